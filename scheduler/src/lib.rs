@@ -1,0 +1,1 @@
+//! The scheduler: records outcomes, sweeps, runs periodic duties.

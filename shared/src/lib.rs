@@ -1,0 +1,1 @@
+//! The domain, the engine, the ledger and the life of a job.
