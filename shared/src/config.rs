@@ -1,0 +1,127 @@
+//! Settings: defaults in code, then a TOML file, then environment `WINDLASS_<SECTION>__<KEY>`.
+//! Unknown keys refuse to start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::model::name::Namespace;
+
+/// Where the ledger is.
+#[derive(Debug, Clone)]
+pub struct LedgerSettings {
+    /// `postgres://…` or `sqlite://PATH`. May hold a password.
+    pub url: SecretString,
+    /// Connections for reads and rare writes; the writers have their own.
+    pub pool_max: u32,
+    /// Tasks that commit submissions.
+    pub writers: u32,
+}
+
+impl LedgerSettings {
+    /// For this address, with defaults.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: SecretString::from(url.into()), pool_max: 10, writers: 2 }
+    }
+    /// Whether the address is SQLite's.
+    pub fn is_sqlite(&self) -> bool {
+        use secrecy::ExposeSecret;
+        self.url.expose_secret().starts_with("sqlite:")
+    }
+}
+
+/// Where the engine is.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// `redis://`, `rediss://`, `redis+sentinel://host1,host2/name`, `redis+cluster://host1,host2`, or
+    /// `embedded`. May hold a password.
+    pub url: String,
+    /// First part of every key, so that several ledgers can share a Redis.
+    pub prefix: String,
+    /// Longest wait for one answer.
+    pub response_timeout: Duration,
+}
+
+impl EngineSettings {
+    /// For this address, with defaults.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), prefix: "w".into(), response_timeout: Duration::from_secs(2) }
+    }
+}
+
+/// The public API.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Probes and metrics; `None`: on the public listener (`dev`).
+    pub admin_listen: Option<SocketAddr>,
+    /// Whether callers need a key.
+    pub auth_required: bool,
+    /// Requests per second and key that are let through; the rest answers 429. 0 is no limit.
+    pub rate_per_key: u32,
+    /// Whole request head must have arrived by then.
+    pub head_timeout: Duration,
+    /// Body must have arrived by then.
+    pub body_timeout: Duration,
+    /// Most open connections.
+    pub connections_max: usize,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 8080).into(),
+            admin_listen: None,
+            auth_required: true,
+            rate_per_key: 0,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            connections_max: 4096,
+        }
+    }
+}
+
+/// One worker process.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Its label.
+    pub name: String,
+    /// Where it works.
+    pub namespace: Namespace,
+    /// Queues with weights.
+    pub queues: Vec<(crate::model::name::QueueName, u32)>,
+    /// Slots.
+    pub concurrency: u32,
+    /// Lease TTL.
+    pub lease: Duration,
+    /// Time to finish on SIGTERM.
+    pub drain_timeout: Duration,
+    /// Where logs, progress and large values go; `None`: nowhere (`dev` reports in process).
+    pub api_url: Option<String>,
+    /// With this key.
+    pub api_key: Option<SecretString>,
+    /// Command templates of `command.run`.
+    pub commands_file: Option<PathBuf>,
+    /// Lets `http.request` reach private and loopback addresses.
+    pub http_allow_private: bool,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            name: "worker".into(),
+            namespace: Namespace::default(),
+            queues: vec![(crate::model::name::QueueName::default(), 1)],
+            concurrency: 16,
+            lease: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(30),
+            api_url: None,
+            api_key: None,
+            commands_file: None,
+            http_allow_private: false,
+        }
+    }
+}

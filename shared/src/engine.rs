@@ -1,0 +1,623 @@
+//! The engine: what may run *now*. A fast, disposable arrangement of ready, delayed and leased jobs,
+//! and of outcomes that the ledger has not recorded yet.
+//!
+//! The engine promises nothing that must be remembered: it can be wiped at any moment and is filled
+//! again from the ledger. What it does promise, while it stands, is that one job has one holder at a
+//! time and that only the holder settles it (fence and lease token, compared in the store).
+//!
+//! One contract, two implementations ([`embedded`], [`redis`]), one executable suite
+//! (`testkit::engine_suite`) and one pure [`model`]: the embedded engine *is* the model behind a
+//! mutex, and the Lua scripts are checked against it step by step.
+//!
+//! All state of a shard lives together, so that every call is one atomic step in one Cluster slot.
+//! Every call is safe to repeat and safe to drop: what a dropped call did is found out by repeating it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
+use crate::model::job::Priority;
+use crate::model::name::{Kind, Namespace, QueueName};
+use crate::model::time::Timestamp;
+
+pub mod embedded;
+pub mod envelope;
+pub mod model;
+pub mod redis;
+
+/// One slice of one queue; all its state sits in one Cluster slot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Which queue.
+    pub queue: QueueName,
+    /// 0 until the queue is given more shards.
+    pub index: u16,
+}
+
+impl ShardId {
+    /// The first shard of a queue.
+    pub fn first(namespace: Namespace, queue: QueueName) -> Self {
+        Self { namespace, queue, index: 0 }
+    }
+}
+
+impl std::fmt::Display for ShardId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.queue, self.index)
+    }
+}
+
+/// A job on its way into a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Push {
+    /// The job.
+    pub id: JobId,
+    /// The ledger's fence. Higher than the entry's or tombstone's: this view replaces it.
+    pub fence: Fence,
+    /// Attempts that counted so far.
+    pub attempt: u32,
+    /// Leases lost so far.
+    pub crashes: u32,
+    /// Quarantined when a lease is lost and `crashes` has reached this.
+    pub max_crashes: u32,
+    /// Its place among the ready.
+    pub priority: Priority,
+    /// Not before; at or before engine time: ready at once. Also orders the ready.
+    pub run_at: Timestamp,
+    /// Not claimed by then: ends as expired.
+    pub expires_at: Option<Timestamp>,
+    /// For claims with a kind filter.
+    pub kind: Kind,
+    /// What the worker needs to run it ([`envelope`]); opaque to the engine.
+    pub envelope: Bytes,
+}
+
+/// What became of one [`Push`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// Claimable, or delayed until its time. Also when it replaced an entry with a lower fence.
+    Added,
+    /// Already there, leased, settled and unrecorded, or tombstoned, with the same or a higher fence.
+    Present,
+    /// Engine time is past `not_after`: the caller must look at the ledger again.
+    Late,
+    /// The shard's budget of jobs or bytes is used up, or the store has no memory. Waits in the ledger.
+    Full,
+}
+
+/// Answer to [`Engine::push`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushReply {
+    /// One per job, in order.
+    pub pushed: Vec<Pushed>,
+    /// `false`: nobody has configured this shard (it is new, or was wiped), so it leases nothing yet.
+    pub configured: bool,
+    /// Engine time.
+    pub now: Timestamp,
+}
+
+/// A worker asks for work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// The token of all leases given by this call; fresh for each call.
+    pub lease_id: LeaseId,
+    /// At most this many, and at most [`crate::limits::ENGINE_BATCH_MAX`].
+    pub max: u32,
+    /// How long the leases last.
+    pub lease: Duration,
+    /// Only these kinds; empty is any.
+    pub kinds: Vec<Kind>,
+    /// With a kind filter: how many of the ready to skip, as [`ClaimReply::next_offset`] said.
+    pub offset: u32,
+}
+
+/// Why a claim gave nothing although jobs may be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimState {
+    /// Nothing holds the shard back.
+    Open,
+    /// Nobody has configured the shard since it is new or was wiped. The scheduler or the next push does.
+    Unconfigured,
+    /// Paused by an operator.
+    Paused,
+    /// Too many outcomes wait to be recorded (outbox brake).
+    Braked,
+}
+
+/// Answer to [`Engine::claim`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimReply {
+    /// Whether the shard gives out leases.
+    pub state: ClaimState,
+    /// The leases given, in ready order.
+    pub jobs: Vec<Claimed>,
+    /// The earliest `run_at` of the delayed: when asking again is worth it.
+    pub next_due: Option<Timestamp>,
+    /// With a kind filter: non-zero when the scan stopped at its bound before the end of the ready.
+    pub next_offset: u32,
+    /// Engine time; the start of every attempt claimed by this call.
+    pub now: Timestamp,
+}
+
+/// One lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// The job.
+    pub id: JobId,
+    /// This lease's number: `max(engine time in µs, last fence + 1)`.
+    pub fence: Fence,
+    /// Attempts that counted before this one.
+    pub attempt: u32,
+    /// Leases lost before this one.
+    pub crashes: u32,
+    /// Unless extended.
+    pub expires_at: Timestamp,
+    /// What was pushed.
+    pub envelope: Bytes,
+}
+
+/// Proof of holding a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// The job.
+    pub id: JobId,
+    /// The lease's number.
+    pub fence: Fence,
+    /// The lease's token.
+    pub lease_id: LeaseId,
+}
+
+/// What became of one lease in [`Engine::extend`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extended {
+    /// Still held; the lease never moves back.
+    Held {
+        /// The new end.
+        expires_at: Timestamp,
+        /// Somebody asked to stop the job: stop the handler and settle as cancelled.
+        cancel: bool,
+    },
+    /// The job is not leased, or not here.
+    Gone,
+    /// Somebody else holds it.
+    Stolen,
+}
+
+/// What happens to a job whose attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Ends as succeeded.
+    Succeeded,
+    /// The attempt counts; runs again after the delay.
+    Retry {
+        /// From engine time of the settle.
+        delay: Duration,
+    },
+    /// The attempt counts; ends as dead.
+    Dead,
+    /// The attempt does not count; runs again after the delay.
+    Snooze {
+        /// From engine time of the settle.
+        delay: Duration,
+    },
+    /// The attempt does not count; ready at once, in its old place.
+    Release,
+    /// Ends as cancelled.
+    Cancelled,
+}
+
+/// The end of one attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settle {
+    /// Proof of the lease. Never skipped for being late: the fence and the token decide.
+    pub held: Held,
+    /// What happens next. A `Retry` or `Snooze` of a job whose cancellation was asked for ends as cancelled.
+    pub verdict: Verdict,
+    /// Output, error, usage ([`envelope::Detail`]); opaque to the engine.
+    pub detail: Bytes,
+}
+
+/// What became of one [`Settle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Done; the outcome waits to be recorded.
+    Settled,
+    /// The same lease has settled before: nothing was changed.
+    Repeated,
+    /// No such lease, and no trace of it. It may have landed and been recorded, or been lost: ask the ledger.
+    Gone,
+    /// Somebody else holds, or has settled, a later lease.
+    Stolen,
+}
+
+/// How an attempt, or a job that never started, ended in the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// [`Verdict::Succeeded`].
+    Succeeded,
+    /// [`Verdict::Retry`]; ready again at this instant.
+    Retry(Timestamp),
+    /// [`Verdict::Dead`].
+    Dead,
+    /// [`Verdict::Snooze`]; ready again at this instant.
+    Snoozed(Timestamp),
+    /// [`Verdict::Release`].
+    Released,
+    /// [`Verdict::Cancelled`], or reaped after its cancellation was asked for.
+    Cancelled,
+    /// Not claimed before its `expires_at`.
+    Expired,
+    /// The lease ran out; the job is ready again.
+    Lost,
+    /// The lease ran out once too often.
+    Quarantined,
+}
+
+impl Ended {
+    /// Whether the job leaves the engine once this is recorded.
+    pub const fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded | Self::Dead | Self::Cancelled | Self::Expired | Self::Quarantined
+        )
+    }
+}
+
+/// An outcome that the ledger has not confirmed yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Its place in the shard's outbox, from 1, without gaps.
+    pub seq: u64,
+    /// The job.
+    pub id: JobId,
+    /// The lease that ended; of an expired job the fence it was pushed with, plus one.
+    pub fence: Fence,
+    /// How.
+    pub ended: Ended,
+    /// When (engine time).
+    pub at: Timestamp,
+    /// The claim's instant; `None` of a job that was not claimed.
+    pub claimed_at: Option<Timestamp>,
+    /// Who held the lease.
+    pub worker: Option<WorkerId>,
+    /// Attempts that counted, this one included where it counts.
+    pub attempt: u32,
+    /// Leases lost, this one included.
+    pub crashes: u32,
+    /// From the settle; empty otherwise.
+    pub detail: Bytes,
+}
+
+/// What became of one cancellation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReply {
+    /// It was waiting; it is gone and cannot start: a tombstone keeps late pushes out.
+    Removed,
+    /// It was not here; a tombstone keeps late pushes out.
+    Absent,
+    /// It is leased: its worker is told at the next extend, and by [`Signal::Cancel`].
+    Running,
+    /// Its outcome waits to be recorded and decides.
+    Finishing,
+}
+
+/// A job's state in the engine; a hint that may vanish, never a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveState {
+    /// Claimable.
+    Ready {
+        /// Jobs before it in ready order.
+        ahead: u64,
+    },
+    /// Waits for its time.
+    Delayed,
+    /// Somebody runs it.
+    Leased {
+        /// Who.
+        worker: WorkerId,
+        /// Since when.
+        claimed_at: Timestamp,
+        /// Until when, unless extended.
+        expires_at: Timestamp,
+        /// Somebody asked to stop it.
+        cancel: bool,
+    },
+    /// Ended; the outcome waits to be recorded.
+    Finishing,
+}
+
+/// Answer to [`Engine::peek`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// What it is doing.
+    pub state: LiveState,
+    /// Its fence here.
+    pub fence: Fence,
+    /// Attempts that counted.
+    pub attempt: u32,
+    /// Leases lost.
+    pub crashes: u32,
+    /// Not before.
+    pub run_at: Timestamp,
+}
+
+/// A lease that has lasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// The job.
+    pub id: JobId,
+    /// The lease's number.
+    pub fence: Fence,
+    /// Attempts that counted before this one.
+    pub attempt: u32,
+    /// Who.
+    pub worker: WorkerId,
+    /// Since when.
+    pub claimed_at: Timestamp,
+}
+
+/// Operator's settings of a queue, as its shards know them. The ledger owns them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardSettings {
+    /// Rises with every change in the ledger; a shard refuses an older one.
+    pub version: u64,
+    /// Give out no leases.
+    pub paused: bool,
+    /// Most jobs in the shard (ready, delayed, leased and finishing).
+    pub jobs_max: u64,
+    /// Most bytes of envelopes and unrecorded outcomes.
+    pub bytes_max: u64,
+    /// What one level of priority is worth in waiting.
+    pub priority_unit: Duration,
+}
+
+impl Default for ShardSettings {
+    /// Version 0, not paused, 50,000 jobs, 256 MiB, a minute a level.
+    fn default() -> Self {
+        Self {
+            version: 0,
+            paused: false,
+            jobs_max: 50_000,
+            bytes_max: 256 << 20,
+            priority_unit: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Counts of a shard, in constant time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Claimable.
+    pub ready: u64,
+    /// Waiting for their time.
+    pub delayed: u64,
+    /// Held.
+    pub leased: u64,
+    /// Outcomes not yet recorded.
+    pub outbox: u64,
+    /// Bytes of envelopes and of unrecorded outcomes.
+    pub bytes: u64,
+    /// Ready since when, of the first in ready order.
+    pub oldest_ready: Option<Timestamp>,
+    /// `None`: nobody has configured it.
+    pub settings: Option<ShardSettings>,
+    /// Engine time.
+    pub now: Timestamp,
+}
+
+/// Something that happened in the engine and is worth waking for. A hint: signals may be lost, so
+/// every listener also polls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// A shard got claimable jobs, or was resumed.
+    Ready(ShardId),
+    /// A leased job is to be stopped.
+    Cancel(ShardId, JobId),
+    /// Outcomes wait to be recorded.
+    Outcomes(ShardId),
+}
+
+/// A stream of [`Signal`]s; see [`Engine::subscribe`].
+pub struct Signals {
+    pub(crate) rx: tokio::sync::broadcast::Receiver<Signal>,
+}
+
+impl Signals {
+    /// The next signal. `None`: some were missed, so look at everything; or the engine is gone.
+    /// May be dropped at any time.
+    pub async fn next(&mut self) -> Option<Signal> {
+        self.rx.recv().await.ok()
+    }
+}
+
+/// Why an engine could not carry out a call.
+///
+/// What a caller must branch on (no job, a stolen lease) is a return value.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No answer in time, or a refusal that passes (failover, loading). Every call is safe to repeat.
+    #[error("queue store is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// A newer build wrote this, or someone edited the store by hand.
+    #[error("script `{script}` replied what this build does not know: {reply}")]
+    UnknownReply {
+        /// Which script.
+        script: &'static str,
+        /// What it said, cut short.
+        reply: String,
+    },
+    /// The address or its options are wrong, or the store is unfit (eviction policy, version).
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// A cause of any type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl EngineError {
+    /// Whether the same call may succeed later with the same input.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// The one door to an engine: dispatches, and opens the spans and metrics that the implementations don't.
+#[derive(Clone)]
+pub enum Engine {
+    /// The model behind a mutex, in this process.
+    Embedded(Arc<embedded::Embedded>),
+    /// Redis: single, Sentinel or Cluster.
+    Redis(Arc<redis::Redis>),
+}
+
+macro_rules! dispatch {
+    ($self:ident, $call:ident ( $($arg:expr),* )) => {{
+        let started = std::time::Instant::now();
+        let result = match $self {
+            Engine::Embedded(engine) => engine.$call($($arg),*).await,
+            Engine::Redis(engine) => engine.$call($($arg),*).await,
+        };
+        crate::telemetry::engine_call(stringify!($call), started, result.is_err());
+        result
+    }};
+}
+
+impl Engine {
+    /// Opens the engine that `settings` names and checks that it is fit.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] for a wrong address or an unsafe store; [`EngineError::Unavailable`] when
+    /// it does not answer within its connect time-out.
+    pub async fn open(settings: &crate::config::EngineSettings) -> Result<Self, EngineError> {
+        if settings.url == "embedded" {
+            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(crate::clock::Clock::System))));
+        }
+        Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
+    }
+
+    /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.
+    ///
+    /// `not_after` is engine time fixed *before* the statement that proved the jobs unfinished was sent,
+    /// plus [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
+    pub async fn push(
+        &self,
+        shard: &ShardId,
+        jobs: &[Push],
+        not_after: Timestamp,
+    ) -> Result<PushReply, EngineError> {
+        dispatch!(self, push(shard, jobs, not_after))
+    }
+
+    /// Leases ready jobs to a worker. Promotes what is due and reaps what expired first, both bounded by
+    /// [`crate::limits::MOVE_MAX`], so that a queue moves while every scheduler is down. Jobs found past
+    /// their `expires_at` end as expired.
+    ///
+    /// If the reply is lost, the leases run out.
+    pub async fn claim(
+        &self,
+        shard: &ShardId,
+        request: &ClaimRequest,
+    ) -> Result<ClaimReply, EngineError> {
+        dispatch!(self, claim(shard, request))
+    }
+
+    /// Moves the end of leases to engine time + `lease`, never back. One reply per lease, in order.
+    pub async fn extend(
+        &self,
+        shard: &ShardId,
+        held: &[Held],
+        lease: Duration,
+    ) -> Result<Vec<Extended>, EngineError> {
+        dispatch!(self, extend(shard, held, lease))
+    }
+
+    /// Ends attempts, and appends their outcomes in the same step. One reply per settle, in order.
+    /// A job stays in the engine until its terminal outcome is confirmed.
+    pub async fn settle(
+        &self,
+        shard: &ShardId,
+        settles: &[Settle],
+    ) -> Result<Vec<Settled>, EngineError> {
+        dispatch!(self, settle(shard, settles))
+    }
+
+    /// Makes due delayed jobs ready, up to `max`; how many.
+    pub async fn promote(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
+        dispatch!(self, promote(shard, max))
+    }
+
+    /// Takes back jobs whose lease ran out, up to `max`; how many. Each counts as a crash.
+    pub async fn reap(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
+        dispatch!(self, reap(shard, max))
+    }
+
+    /// Gives a shard its settings and opens it. `false`: the shard has newer ones and kept them.
+    pub async fn configure(
+        &self,
+        shard: &ShardId,
+        settings: &ShardSettings,
+    ) -> Result<bool, EngineError> {
+        dispatch!(self, configure(shard, settings))
+    }
+
+    /// Keeps jobs from starting. One reply per id, in order.
+    pub async fn cancel(
+        &self,
+        shard: &ShardId,
+        ids: &[JobId],
+    ) -> Result<Vec<CancelReply>, EngineError> {
+        dispatch!(self, cancel(shard, ids))
+    }
+
+    /// The oldest unconfirmed outcomes, in order, up to `max`.
+    pub async fn outcomes(&self, shard: &ShardId, max: u32) -> Result<Vec<Outcome>, EngineError> {
+        dispatch!(self, outcomes(shard, max))
+    }
+
+    /// Forgets the outcomes up to and including `up_to`, which the ledger has committed. Jobs whose
+    /// terminal outcome this was leave the engine; a tombstone stays for [`crate::limits::TOMBSTONE_TTL`].
+    pub async fn confirm(&self, shard: &ShardId, up_to: u64) -> Result<(), EngineError> {
+        dispatch!(self, confirm(shard, up_to))
+    }
+
+    /// Which of these jobs the shard knows: waiting, leased, settled and unconfirmed, or tombstoned.
+    pub async fn exists(&self, shard: &ShardId, ids: &[JobId]) -> Result<Vec<bool>, EngineError> {
+        dispatch!(self, exists(shard, ids))
+    }
+
+    /// One job's live state; `None` when it is not here.
+    pub async fn peek(&self, shard: &ShardId, id: JobId) -> Result<Option<Live>, EngineError> {
+        dispatch!(self, peek(shard, id))
+    }
+
+    /// Leases given at or before `claimed_by`, oldest first, up to `max`.
+    pub async fn leased(
+        &self,
+        shard: &ShardId,
+        claimed_by: Timestamp,
+        max: u32,
+    ) -> Result<Vec<Running>, EngineError> {
+        dispatch!(self, leased(shard, claimed_by, max))
+    }
+
+    /// Counts of a shard.
+    pub async fn stats(&self, shard: &ShardId) -> Result<ShardStats, EngineError> {
+        dispatch!(self, stats(shard))
+    }
+
+    /// Engine time: of the store's host, not of this process.
+    pub async fn now(&self) -> Result<Timestamp, EngineError> {
+        dispatch!(self, now())
+    }
+
+    /// Signals of these shards from now on. Subscribe before looking for work.
+    pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
+        dispatch!(self, subscribe(shards))
+    }
+}

@@ -1,0 +1,1 @@
+//! The pure model of one shard: no I/O, no clock, no randomness.

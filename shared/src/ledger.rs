@@ -1,0 +1,770 @@
+//! The ledger: the SQL record of every job. The only part of Windlass that promises anything:
+//! existence, terminal state, attempts, the highest fence, uniqueness, idempotency, settings.
+//!
+//! One contract, two implementations ([`postgres`], [`sqlite`]), one executable suite
+//! (`testkit::ledger_suite`). `sqlx` is named nowhere else.
+//!
+//! Rules that every write keeps:
+//! * A submission or an outcome is committed before anybody hears of it.
+//! * Writes run in tasks that no caller can cancel: dropping the future drops only the waiting.
+//! * Each hot write is one auto-commit statement that names the state it expects and reports what matched.
+//! * One bad row never fails its neighbours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::engine::{BoxError, Ended, ShardId, ShardSettings};
+use crate::model::id::{BlobId, Fence, JobId, KeyId, OperationId, WorkerId, WorkflowId};
+use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Progress, Value};
+use crate::model::name::{Kind, Namespace, QueueName};
+use crate::model::time::Timestamp;
+
+pub mod postgres;
+pub mod sqlite;
+
+/// Jobs submitted together.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// All of one namespace. At most [`crate::limits::BATCH_JOBS_MAX`].
+    pub jobs: Vec<NewJob>,
+    /// All or nothing.
+    pub atomic: bool,
+    /// The caller's `Idempotency-Key`, where there is one.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A caller's key: the same key with the same body returns the first answer again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The caller's text, at most [`crate::limits::KEY_BYTES_MAX`].
+    pub key: String,
+    /// SHA-256 over method, path and body.
+    pub body_hash: [u8; 32],
+}
+
+/// What became of a [`Submission`].
+#[derive(Debug)]
+pub enum SubmitOutcome {
+    /// Committed, or refused, job by job; in order.
+    Done(Vec<Result<Accepted, Refused>>),
+    /// The key was used before with the same body: the jobs accepted then, in order (`None`: refused then
+    /// or forgotten since).
+    Replayed(Vec<Option<JobId>>),
+    /// The key was used before with another body.
+    KeyReused,
+}
+
+/// A job that is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// The new job.
+    New(Job),
+    /// `on_conflict: return_existing`: the holder of the unique key.
+    Existing(JobId),
+    /// `on_conflict: replace`: the new job, and the waiting holder that was cancelled for it.
+    Replaced(Job, JobId),
+}
+
+/// Why one job of a submission was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Another job holds the unique key.
+    UniqueKeyHeld {
+        /// Who.
+        holder: JobId,
+    },
+    /// The database does not take this row's data.
+    BadData(String),
+    /// Another job of the same atomic submission was refused.
+    Batch,
+}
+
+/// An outcome on its way into the ledger.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Which job.
+    pub id: JobId,
+    /// The lease that ended.
+    pub fence: Fence,
+    /// How.
+    pub ended: Ended,
+    /// When (engine time).
+    pub at: Timestamp,
+    /// Start of the attempt (engine time).
+    pub claimed_at: Option<Timestamp>,
+    /// Attempts that counted, this one included.
+    pub attempt: u32,
+    /// Leases lost, this one included.
+    pub crashes: u32,
+    /// `name (id)` of the worker.
+    pub worker: Option<String>,
+    /// What the handler returned.
+    pub output: Option<Value>,
+    /// Why it did not succeed.
+    pub error: Option<JobError>,
+    /// It was the time limit.
+    pub timed_out: bool,
+    /// What it used, as JSON.
+    pub usage: Option<Bytes>,
+}
+
+/// What became of one [`Record`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// The job's state moved.
+    Applied,
+    /// The job is terminal, or has a higher fence on record, or this very outcome is: nothing changed.
+    Stale,
+    /// No such job.
+    Unknown,
+}
+
+/// A lease that has lasted, on its way into the ledger.
+#[derive(Debug, Clone)]
+pub struct RecordRunning {
+    /// Which job.
+    pub id: JobId,
+    /// The lease's number.
+    pub fence: Fence,
+    /// The attempt's number, this one included.
+    pub attempt: u32,
+    /// Start (engine time).
+    pub claimed_at: Timestamp,
+    /// Worker's id as text.
+    pub worker: String,
+}
+
+/// Which jobs a list or a bulk action means. Empty fields don't filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// In any of these states.
+    pub states: Vec<JobState>,
+    /// In this queue.
+    pub queue: Option<QueueName>,
+    /// Of this kind.
+    pub kind: Option<Kind>,
+    /// With all of these tags.
+    pub tags: Vec<String>,
+    /// Steps of this run.
+    pub workflow_id: Option<WorkflowId>,
+    /// Accepted at or after.
+    pub created_after: Option<Timestamp>,
+    /// Accepted before.
+    pub created_before: Option<Timestamp>,
+    /// Text in kind, tags or error; case-insensitive; `%` and `_` mean themselves.
+    pub text: Option<String>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobPage {
+    /// At most the asked number; may be fewer, or none, although more follow: a page looks at a bounded
+    /// range of ids.
+    pub jobs: Vec<Job>,
+    /// Where the next page starts (exclusive); `None` at the end.
+    pub next: Option<JobId>,
+}
+
+/// Changes to a job that is neither finished nor running.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobPatch {
+    /// New place.
+    pub priority: Option<Priority>,
+    /// New time.
+    pub run_at: Option<Timestamp>,
+    /// New queue.
+    pub queue: Option<QueueName>,
+    /// New bound.
+    pub max_attempts: Option<u32>,
+    /// New tags.
+    pub tags: Option<Vec<String>>,
+}
+
+/// What became of a change to one job. `T` is what it yields.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Changed<T> {
+    /// Done.
+    Done(T),
+    /// The job's recorded state does not allow it.
+    Refused(JobState),
+    /// No such job in the namespace.
+    Unknown,
+}
+
+/// A queue on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queue {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: QueueName,
+    /// Operator's settings.
+    pub settings: QueueSettings,
+    /// Rises with every change of settings or pause.
+    pub version: u64,
+    /// Who paused it, when and why; `None` while it runs.
+    pub paused: Option<Paused>,
+    /// First seen.
+    pub created_at: Timestamp,
+}
+
+/// An operator's pause.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Paused {
+    /// Since when.
+    pub since: Timestamp,
+    /// The key or `local`.
+    pub by: String,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What an operator sets on a queue. Stored as JSON.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueSettings {
+    /// Most jobs running at once over all workers. Kept; enforced by flow control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
+    /// Starts per time over all workers. Kept; enforced by flow control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Most running jobs of one `concurrency_key`. Kept; enforced by flow control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_key_concurrency: Option<u32>,
+    /// Most waiting jobs; beyond it submissions answer 429.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_depth: Option<u64>,
+    /// Lease of its jobs; `None` is the worker's setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<crate::model::time::Span>,
+    /// What a level of priority is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_unit: Option<crate::model::time::Span>,
+    /// `max_attempts` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_max_attempts: Option<u32>,
+    /// `timeout` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_timeout: Option<crate::model::time::Span>,
+    /// `retry` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_retry: Option<crate::model::retry::RetryPolicy>,
+    /// `priority` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_priority: Option<Priority>,
+}
+
+/// A rate.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Starts.
+    pub limit: u32,
+    /// Per this time.
+    pub per: crate::model::time::Span,
+    /// At once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+}
+
+impl Queue {
+    /// What its shards are to know.
+    pub fn shard_settings(&self) -> ShardSettings {
+        let defaults = ShardSettings::default();
+        ShardSettings {
+            version: self.version,
+            paused: self.paused.is_some(),
+            priority_unit: self.settings.priority_unit.map_or(defaults.priority_unit, |s| s.0),
+            ..defaults
+        }
+    }
+}
+
+/// What an API key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Everything but keys.
+    Operator,
+    /// Submits, and reads and cancels jobs.
+    Submitter,
+    /// Claims, extends, settles and reports.
+    Worker,
+    /// Reads.
+    Viewer,
+}
+
+/// An API key on record. The secret is not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The public part, by which it is found; unique.
+    pub public: String,
+    /// SHA-256 of the secret part.
+    pub secret_hash: [u8; 32],
+    /// For people.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Where; `None` is everywhere.
+    pub namespace: Option<Namespace>,
+    /// Made at.
+    pub created_at: Timestamp,
+    /// Refused from then on.
+    pub expires_at: Option<Timestamp>,
+    /// Refused since.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// One line that a handler wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogLine {
+    /// Its place in the job's log, from 1; given by the ledger.
+    pub seq: u64,
+    /// When (worker's time).
+    pub at: Timestamp,
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// The text, cut at [`crate::limits::LOG_LINE_BYTES_MAX`].
+    pub message: String,
+}
+
+/// A worker process, as its beats say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerBeat {
+    /// Its id.
+    pub id: WorkerId,
+    /// Its label.
+    pub name: String,
+    /// Where it works.
+    pub namespace: Namespace,
+    /// On which host.
+    pub host: String,
+    /// Build version.
+    pub version: String,
+    /// Queues that it claims from.
+    pub queues: Vec<String>,
+    /// Kinds that it can run; empty is any.
+    pub kinds: Vec<String>,
+    /// Slots.
+    pub concurrency: u32,
+    /// Jobs running.
+    pub running: u32,
+    /// Asked to drain, by an operator.
+    pub draining: bool,
+    /// Process start.
+    pub started_at: Timestamp,
+    /// Ledger time of the latest beat; set by the ledger.
+    pub seen_at: Timestamp,
+}
+
+/// A bulk action that runs in the background.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// Whose.
+    pub namespace: Namespace,
+    /// `retry`, `cancel`, `delete` or `purge`.
+    pub action: String,
+    /// `running`, `succeeded` or `failed`.
+    pub state: String,
+    /// Jobs that matched so far.
+    pub matched: u64,
+    /// Jobs changed so far.
+    pub changed: u64,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Started at.
+    pub created_at: Timestamp,
+    /// Ended at.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Jobs that ended, by minute; written by the recorder in its own transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollup {
+    /// Start of the minute.
+    pub minute: Timestamp,
+    /// Which queue.
+    pub queue: QueueName,
+    /// Which kind.
+    pub kind: Kind,
+    /// How the attempts ended; [`crate::model::job::AttemptOutcome`] as its wire word.
+    pub outcome: String,
+    /// How many.
+    pub count: u64,
+    /// Sum of their run times.
+    pub run_ms: u64,
+}
+
+/// Why the ledger could not carry out a call.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Not reached, or too slow. Nothing was changed by a read; of a write see [`Self::OutcomeUnknown`].
+    #[error("ledger is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// Too many submissions wait for a writer. Nothing was changed.
+    #[error("ledger writers are overloaded")]
+    Overloaded,
+    /// The connection died after the statement was sent and the answer could not be found out in time.
+    #[error("whether the write was committed is not known")]
+    OutcomeUnknown,
+    /// The schema is older or newer than this build.
+    #[error("{0}")]
+    Schema(String),
+    /// The address or its options are wrong, or the database is set to lose commits.
+    #[error("{0}")]
+    Unfit(String),
+    /// The database answered with what this build does not understand, or refused a statement of ours.
+    #[error("ledger failed")]
+    Failed(#[source] BoxError),
+}
+
+/// The state of the schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// Version and name.
+    pub version: i64,
+    /// What it does.
+    pub name: String,
+    /// When it was applied; `None`: not yet.
+    pub applied: bool,
+}
+
+/// The one door to a ledger.
+#[derive(Clone)]
+pub enum Ledger {
+    /// PostgreSQL.
+    Postgres(Arc<postgres::Postgres>),
+    /// SQLite, in this process only.
+    Sqlite(Arc<sqlite::Sqlite>),
+}
+
+macro_rules! dispatch {
+    ($self:ident, $call:ident ( $($arg:expr),* )) => {{
+        let started = std::time::Instant::now();
+        let result = match $self {
+            Ledger::Postgres(ledger) => ledger.$call($($arg),*).await,
+            Ledger::Sqlite(ledger) => ledger.$call($($arg),*).await,
+        };
+        crate::telemetry::ledger_call(stringify!($call), started, result.is_err());
+        result
+    }};
+}
+
+type Result<T, E = LedgerError> = std::result::Result<T, E>;
+
+impl Ledger {
+    /// Connects to the ledger that `settings` names and checks that it keeps commits and that its schema is
+    /// this build's.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unfit`], [`LedgerError::Schema`] (run `windlass migrate up`), [`LedgerError::Unavailable`].
+    pub async fn open(settings: &crate::config::LedgerSettings) -> Result<Self> {
+        if settings.is_sqlite() {
+            Ok(Self::Sqlite(Arc::new(sqlite::Sqlite::open(settings).await?)))
+        } else {
+            Ok(Self::Postgres(Arc::new(postgres::Postgres::open(settings).await?)))
+        }
+    }
+
+    /// Applies the migrations that are missing; which. Takes the database's own lock, so that two callers
+    /// don't collide.
+    pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {
+        if settings.is_sqlite() {
+            sqlite::Sqlite::migrate(settings).await
+        } else {
+            postgres::Postgres::migrate(settings).await
+        }
+    }
+
+    /// The state of every migration that this build knows, and of applied ones that it doesn't.
+    pub async fn migration_status(
+        settings: &crate::config::LedgerSettings,
+    ) -> Result<Vec<MigrationStatus>> {
+        if settings.is_sqlite() {
+            sqlite::Sqlite::migration_status(settings).await
+        } else {
+            postgres::Postgres::migration_status(settings).await
+        }
+    }
+
+    // Submission
+
+    /// Commits jobs (group commit), then answers. Makes the queues that don't exist yet. Not cancelled by
+    /// dropping; repeat only with an idempotency key.
+    pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
+        dispatch!(self, submit(submission))
+    }
+
+    // Reading
+
+    /// One job of a namespace.
+    pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {
+        dispatch!(self, job(namespace, id))
+    }
+
+    /// Many jobs by id, of any namespace, in any order; missing ones are left out. At most 1,000.
+    pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        dispatch!(self, jobs(ids))
+    }
+
+    /// The terminal ones among these ids; for `wait`. At most 10,000.
+    pub async fn terminal_among(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        dispatch!(self, terminal_among(ids))
+    }
+
+    /// Jobs newest first, before `before` (exclusive).
+    pub async fn list(
+        &self,
+        namespace: &Namespace,
+        filter: &JobFilter,
+        before: Option<JobId>,
+        limit: u32,
+    ) -> Result<JobPage> {
+        dispatch!(self, list(namespace, filter, before, limit))
+    }
+
+    /// Attempts on record, oldest first. A first-attempt success is on the job's row alone and is made up
+    /// from it.
+    pub async fn attempts(&self, namespace: &Namespace, id: JobId) -> Result<Option<Vec<Attempt>>> {
+        dispatch!(self, attempts(namespace, id))
+    }
+
+    // Recording
+
+    /// Commits outcomes in one transaction: guarded update of the job, a row per attempt that did not
+    /// succeed at once, roll-ups. One reply per record, in order. Safe to repeat.
+    pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
+        dispatch!(self, record(records))
+    }
+
+    /// Notes jobs that have been running for a while. Stale ones are left alone. Safe to repeat.
+    pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {
+        dispatch!(self, record_running(running))
+    }
+
+    /// Jobs of a queue that should be in the engine: not terminal, not blocked, due before `due_before`,
+    /// unchanged since `changed_before`, with ids after `after`, in id order.
+    pub async fn unfinished(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        due_before: Timestamp,
+        changed_before: Timestamp,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<Job>> {
+        dispatch!(self, unfinished(namespace, queue, due_before, changed_before, after, limit))
+    }
+
+    // Changing jobs
+
+    /// Ends jobs as cancelled that are not terminal, in the given namespace, after the engine has been told.
+    /// Jobs in `running` get `cancel_requested` only.
+    pub async fn cancel(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        running: bool,
+        reason: &str,
+    ) -> Result<Changed<Job>> {
+        dispatch!(self, cancel(namespace, id, running, reason))
+    }
+
+    /// Makes a dead, cancelled, expired or quarantined job ready again with a fresh budget and a higher
+    /// fence. Refused while another job holds its unique key ([`JobState::Blocked`] is never the reason:
+    /// the recorded state is returned).
+    pub async fn redrive(&self, namespace: &Namespace, id: JobId) -> Result<Changed<Job>> {
+        dispatch!(self, redrive(namespace, id))
+    }
+
+    /// Changes a job that is neither terminal nor running, and raises its fence.
+    pub async fn patch(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        patch: &JobPatch,
+    ) -> Result<Changed<Job>> {
+        dispatch!(self, patch(namespace, id, patch))
+    }
+
+    /// Forgets a terminal job with its attempts and logs.
+    pub async fn delete(&self, namespace: &Namespace, id: JobId) -> Result<Changed<()>> {
+        dispatch!(self, delete(namespace, id))
+    }
+
+    // Queues
+
+    /// One queue.
+    pub async fn queue(&self, namespace: &Namespace, name: &QueueName) -> Result<Option<Queue>> {
+        dispatch!(self, queue(namespace, name))
+    }
+
+    /// Every queue of a namespace, or of all, by name. At most 10,000.
+    pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
+        dispatch!(self, queues(namespace))
+    }
+
+    /// Replaces a queue's settings (making the queue if need be); the version rises.
+    pub async fn set_queue(
+        &self,
+        namespace: &Namespace,
+        name: &QueueName,
+        settings: &QueueSettings,
+    ) -> Result<Queue> {
+        dispatch!(self, set_queue(namespace, name, settings))
+    }
+
+    /// Pauses (`Some`) or resumes a queue, making it if need be; the version rises.
+    pub async fn set_paused(
+        &self,
+        namespace: &Namespace,
+        name: &QueueName,
+        paused: Option<&Paused>,
+    ) -> Result<Queue> {
+        dispatch!(self, set_paused(namespace, name, paused))
+    }
+
+    /// Roll-ups of a namespace from `since` on.
+    pub async fn rollups(&self, namespace: &Namespace, since: Timestamp) -> Result<Vec<Rollup>> {
+        dispatch!(self, rollups(namespace, since))
+    }
+
+    // What workers report
+
+    /// Adds lines to a job's log, up to [`crate::limits::LOG_LINES_MAX`]; `false`: no such job.
+    pub async fn append_logs(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        lines: &[LogLine],
+    ) -> Result<bool> {
+        dispatch!(self, append_logs(namespace, id, lines))
+    }
+
+    /// A job's log after line `after`; `None`: no such job.
+    pub async fn logs(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Option<Vec<LogLine>>> {
+        dispatch!(self, logs(namespace, id, after, limit))
+    }
+
+    /// Notes a job's progress if `fence` is not older than the recorded one.
+    pub async fn set_progress(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        fence: Fence,
+        progress: &Progress,
+    ) -> Result<()> {
+        dispatch!(self, set_progress(namespace, id, fence, progress))
+    }
+
+    /// Notes that a worker lives; whether an operator has asked it to drain.
+    pub async fn beat(&self, beat: &WorkerBeat) -> Result<bool> {
+        dispatch!(self, beat(beat))
+    }
+
+    /// Workers of a namespace seen within `within`.
+    pub async fn workers(&self, namespace: &Namespace, within: Duration) -> Result<Vec<WorkerBeat>> {
+        dispatch!(self, workers(namespace, within))
+    }
+
+    /// Asks a worker to drain; `false`: no such worker.
+    pub async fn drain_worker(&self, namespace: &Namespace, id: WorkerId) -> Result<bool> {
+        dispatch!(self, drain_worker(namespace, id))
+    }
+
+    // Large values
+
+    /// Keeps a value; repeating with the same id changes nothing.
+    pub async fn put_blob(&self, namespace: &Namespace, id: BlobId, bytes: Bytes) -> Result<()> {
+        dispatch!(self, put_blob(namespace, id, bytes))
+    }
+
+    /// A kept value.
+    pub async fn blob(&self, namespace: &Namespace, id: BlobId) -> Result<Option<Bytes>> {
+        dispatch!(self, blob(namespace, id))
+    }
+
+    // Keys
+
+    /// Keeps a key.
+    pub async fn create_key(&self, key: &ApiKey) -> Result<()> {
+        dispatch!(self, create_key(key))
+    }
+
+    /// Finds a key by its public part.
+    pub async fn key(&self, public: &str) -> Result<Option<ApiKey>> {
+        dispatch!(self, key(public))
+    }
+
+    /// Every key, newest first. At most 10,000.
+    pub async fn keys(&self) -> Result<Vec<ApiKey>> {
+        dispatch!(self, keys())
+    }
+
+    /// Refuses a key from now on; `false`: no such key, or refused already.
+    pub async fn revoke_key(&self, id: KeyId) -> Result<bool> {
+        dispatch!(self, revoke_key(id))
+    }
+
+    // Bulk operations
+
+    /// Keeps or replaces an operation's state.
+    pub async fn put_operation(&self, operation: &Operation) -> Result<()> {
+        dispatch!(self, put_operation(operation))
+    }
+
+    /// An operation of a namespace.
+    pub async fn operation(
+        &self,
+        namespace: &Namespace,
+        id: OperationId,
+    ) -> Result<Option<Operation>> {
+        dispatch!(self, operation(namespace, id))
+    }
+
+    // Keeping house
+
+    /// Deletes terminal jobs that ended before `before`, and idempotency keys, blobs and workers past
+    /// their time; in bounded batches; how many rows. Repeat until 0.
+    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        dispatch!(self, prune(before, limit))
+    }
+
+    /// Ledger time, and proof that it answers.
+    pub async fn now(&self) -> Result<Timestamp> {
+        dispatch!(self, now())
+    }
+
+    /// Finishes the writes under way and closes the connections. Later calls fail.
+    pub async fn close(&self) {
+        match self {
+            Self::Postgres(ledger) => ledger.close().await,
+            Self::Sqlite(ledger) => ledger.close().await,
+        }
+    }
+}
+
+/// Which shard holds a job: the first of its queue, until queues are given more.
+pub fn shard_of(job: &Job) -> ShardId {
+    ShardId::first(job.namespace.clone(), job.queue.clone())
+}

@@ -1,0 +1,1 @@
+//! The verbs of a job's life, in order: submit, settle, record, release, reconcile.

@@ -1,0 +1,60 @@
+//! Every bound that has a name and is not a setting.
+
+use std::time::Duration;
+
+/// Largest payload or output, in bytes of JSON.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Larger values live in the ledger by reference, not in the engine.
+pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// Deepest nesting of a payload.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Most jobs in one batch submission.
+pub const BATCH_JOBS_MAX: usize = 10_000;
+/// Largest request body, in bytes.
+pub const BODY_BYTES_MAX: usize = 32 << 20;
+/// Most rows that a ledger writer takes into one statement.
+pub const WRITE_ROWS_MAX: usize = 500;
+/// Submissions waiting for a ledger writer; beyond it the answer is 503.
+pub const WRITE_QUEUE_MAX: usize = 20_000;
+/// Most jobs pushed, claimed or settled by one engine call.
+pub const ENGINE_BATCH_MAX: usize = 200;
+/// Members looked at by one claim with a kind filter.
+pub const CLAIM_SCAN_MAX: usize = 1_000;
+/// Most due or expired jobs moved by one engine call.
+pub const MOVE_MAX: usize = 200;
+/// Unrecorded outcomes of a shard above which it gives out no leases (reliability: outbox brake).
+pub const OUTBOX_ENTRIES_MAX: u64 = 500_000;
+/// The same in bytes.
+pub const OUTBOX_BYTES_MAX: u64 = 256 << 20;
+/// A push may arrive this long after the reply that it was based on (decisions: `not_after`).
+pub const PUSH_WINDOW: Duration = Duration::from_secs(5);
+/// How long a removed or confirmed job is remembered in the engine. Longer than [`PUSH_WINDOW`].
+pub const TOMBSTONE_TTL: Duration = Duration::from_secs(15);
+/// Scheduled jobs enter the engine this long before their time.
+pub const SCHEDULE_AHEAD: Duration = Duration::from_secs(60);
+/// Longest error message kept, in bytes.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// Most tags of a job, and their length in bytes.
+pub const TAGS_MAX: usize = 20;
+/// Longest tag, unique key, concurrency key or idempotency key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Largest `meta`, in bytes of JSON.
+pub const META_BYTES_MAX: usize = 16 << 10;
+/// Longest time-out of an attempt.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Farthest `run_at` or `expires_at` from now.
+pub const HORIZON_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// Most attempts of a job.
+pub const ATTEMPTS_MAX: u32 = 1_000;
+/// Shortest and longest lease.
+pub const LEASE_MIN: Duration = Duration::from_secs(3);
+/// Longest lease.
+pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// Most log lines kept per job.
+pub const LOG_LINES_MAX: u64 = 10_000;
+/// Longest log line, in bytes; longer ones are cut.
+pub const LOG_LINE_BYTES_MAX: usize = 16 << 10;
+/// Idempotency keys are kept this long.
+pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Most items of one page of a list.
+pub const PAGE_MAX: u32 = 500;

@@ -1,0 +1,7 @@
+//! Plain types of the domain: no I/O, no clock, no randomness.
+
+pub mod id;
+pub mod job;
+pub mod name;
+pub mod retry;
+pub mod time;
