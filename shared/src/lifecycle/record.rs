@@ -1,0 +1,1 @@
+//! Outcomes from the engine into the ledger.

@@ -1,0 +1,1 @@
+//! Jobs in the ledger that the engine lost, or never got, are pushed again.
