@@ -272,7 +272,8 @@ impl Ended {
 /// An outcome that the ledger has not confirmed yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Its place in the shard's outbox, from 1, without gaps.
+    /// Its place in the shard's outbox, without gaps. The first of a shard's life is engine time in µs, not
+    /// 1: a confirm that was meant for the outbox of a wiped engine must not hit outcomes of the new one.
     pub seq: u64,
     /// The job.
     pub id: JobId,
@@ -294,6 +295,15 @@ pub struct Outcome {
     pub detail: Bytes,
 }
 
+/// How far a cancellation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdraw {
+    /// A leased job is told to stop.
+    StopRunning,
+    /// A leased job is left alone: only what waits is taken out.
+    WaitingOnly,
+}
+
 /// What became of one cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelReply {
@@ -301,7 +311,8 @@ pub enum CancelReply {
     Removed,
     /// It was not here; a tombstone keeps late pushes out.
     Absent,
-    /// It is leased: its worker is told at the next extend, and by [`Signal::Cancel`].
+    /// It is leased. With [`Withdraw::StopRunning`] its worker is told at the next extend, and by
+    /// [`Signal::Cancel`].
     Running,
     /// Its outcome waits to be recorded and decides.
     Finishing,
@@ -566,13 +577,15 @@ impl Engine {
         dispatch!(self, configure(shard, settings))
     }
 
-    /// Keeps jobs from starting. One reply per id, in order.
+    /// Keeps jobs from starting. Each comes with the caller's view of its fence: the tombstone keeps out
+    /// pushes up to that fence, and lets a later redrive in. One reply per job, in order.
     pub async fn cancel(
         &self,
         shard: &ShardId,
-        ids: &[JobId],
+        jobs: &[(JobId, Fence)],
+        how: Withdraw,
     ) -> Result<Vec<CancelReply>, EngineError> {
-        dispatch!(self, cancel(shard, ids))
+        dispatch!(self, cancel(shard, jobs, how))
     }
 
     /// The oldest unconfirmed outcomes, in order, up to `max`.

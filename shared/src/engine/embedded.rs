@@ -34,7 +34,7 @@ impl Embedded {
     pub async fn configure(&self, shard: &ShardId, settings: &ShardSettings) -> Result<bool, EngineError> {
         todo!()
     }
-    pub async fn cancel(&self, shard: &ShardId, ids: &[JobId]) -> Result<Vec<CancelReply>, EngineError> {
+    pub async fn cancel(&self, shard: &ShardId, jobs: &[(JobId, Fence)], how: Withdraw) -> Result<Vec<CancelReply>, EngineError> {
         todo!()
     }
     pub async fn outcomes(&self, shard: &ShardId, max: u32) -> Result<Vec<Outcome>, EngineError> {
