@@ -10,9 +10,10 @@ use bytes::Bytes;
 use super::Lifecycle;
 use super::push::PushError;
 use crate::engine::envelope::Detail;
-use crate::engine::{Outcome, ShardId};
+use crate::engine::feed::Event;
+use crate::engine::{Ended, Outcome, ShardId};
 use crate::ledger::{Record, RecordRunning, Recorded};
-use crate::model::job::JobError;
+use crate::model::job::{JobError, JobState};
 
 /// Outcomes of one pass.
 const PASS_MAX: u32 = 500;
@@ -35,11 +36,23 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     let oldest = outcomes[0].at;
     let ended: Vec<_> =
         outcomes.iter().filter(|o| o.ended.is_terminal()).map(|outcome| outcome.id).collect();
+    let events: Vec<Event> = outcomes
+        .iter()
+        .map(|outcome| Event { id: outcome.id, state: state_after(outcome.ended), at: outcome.at })
+        .collect();
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
     let replies = life.inner.ledger.record(records).await?;
     life.inner.engine.confirm(shard, last).await?;
     life.inner.waiters.notify(&ended);
+    let events: Vec<Event> = events
+        .into_iter()
+        .zip(&replies)
+        .filter(|(_, reply)| **reply == Recorded::Applied)
+        .map(|(event, _)| event)
+        .collect();
+    // Safe to drop: the feed is a convenience; the ledger has what happened.
+    let _ = life.inner.engine.publish(&shard.namespace, &events).await;
 
     let stale = replies.iter().filter(|reply| **reply != Recorded::Applied).count();
     metrics::counter!("windlass_outcomes_recorded_total").increment((count - stale) as u64);
@@ -47,6 +60,20 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     metrics::histogram!("windlass_recorder_lag_seconds")
         .record(life.inner.clock.now().since(oldest));
     Ok(count)
+}
+
+/// The job's state once this outcome is recorded.
+fn state_after(ended: Ended) -> JobState {
+    match ended {
+        Ended::Succeeded => JobState::Succeeded,
+        Ended::Retry(_) => JobState::Retrying,
+        Ended::Snoozed(_) => JobState::Scheduled,
+        Ended::Released | Ended::Lost => JobState::Ready,
+        Ended::Dead => JobState::Dead,
+        Ended::Cancelled => JobState::Cancelled,
+        Ended::Expired => JobState::Expired,
+        Ended::Quarantined => JobState::Quarantined,
+    }
 }
 
 fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
