@@ -49,7 +49,7 @@ impl Redis {
     pub async fn peek(&self, shard: &ShardId, id: JobId) -> Result<Option<Live>, EngineError> {
         todo!()
     }
-    pub async fn leased(&self, shard: &ShardId, claimed_by: Timestamp, max: u32) -> Result<Vec<Running>, EngineError> {
+    pub async fn leased(&self, shard: &ShardId, after: Option<(Timestamp, JobId)>, claimed_by: Timestamp, max: u32) -> Result<Vec<Running>, EngineError> {
         todo!()
     }
     pub async fn stats(&self, shard: &ShardId) -> Result<ShardStats, EngineError> {
