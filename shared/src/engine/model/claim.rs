@@ -55,7 +55,9 @@ impl Shard {
         let (mut looked, mut leased, mut expired) = (0, 0, 0);
         let mut taken = Vec::new();
         for (_, id) in self.ready.iter().skip(offset as usize) {
-            if leased == leases_max || looked == self.bounds.scan_max || expired == self.bounds.move_max
+            if leased == leases_max
+                || looked == self.bounds.scan_max
+                || expired == self.bounds.move_max
             {
                 break;
             }

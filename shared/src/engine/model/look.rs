@@ -8,9 +8,8 @@ impl Shard {
     /// Which of these jobs are entries or standing tombstones.
     pub fn exists(&mut self, now: Timestamp, ids: &[JobId]) -> Vec<bool> {
         self.tombstones.turn(now);
-        let known = |id: &JobId| {
-            self.entries.contains_key(id) || self.tombstones.standing(*id).is_some()
-        };
+        let known =
+            |id: &JobId| self.entries.contains_key(id) || self.tombstones.standing(*id).is_some();
         ids.iter().map(known).collect()
     }
 
