@@ -118,7 +118,8 @@ fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
 /// The engine or the ledger did not answer. The next pass repeats it.
 pub async fn record_running(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
     let now = life.inner.engine.now().await?;
-    let leased = life.inner.engine.leased(shard, now.minus(RUNNING_AFTER), RUNNING_MAX).await?;
+    let leased =
+        life.inner.engine.leased(shard, None, now.minus(RUNNING_AFTER), RUNNING_MAX).await?;
     let running: Vec<_> = leased
         .into_iter()
         .map(|lease| RecordRunning {
