@@ -24,6 +24,7 @@ use crate::model::time::Timestamp;
 
 pub mod embedded;
 pub mod envelope;
+pub mod feed;
 pub mod model;
 pub mod redis;
 
@@ -272,7 +273,8 @@ impl Ended {
 /// An outcome that the ledger has not confirmed yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Its place in the shard's outbox, from 1, without gaps.
+    /// Its place in the shard's outbox, without gaps. The first of a shard's life is engine time in µs, not
+    /// 1: a confirm that was meant for the outbox of a wiped engine must not hit outcomes of the new one.
     pub seq: u64,
     /// The job.
     pub id: JobId,
@@ -294,6 +296,15 @@ pub struct Outcome {
     pub detail: Bytes,
 }
 
+/// How far a cancellation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdraw {
+    /// A leased job is told to stop.
+    StopRunning,
+    /// A leased job is left alone: only what waits is taken out.
+    WaitingOnly,
+}
+
 /// What became of one cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelReply {
@@ -301,7 +312,8 @@ pub enum CancelReply {
     Removed,
     /// It was not here; a tombstone keeps late pushes out.
     Absent,
-    /// It is leased: its worker is told at the next extend, and by [`Signal::Cancel`].
+    /// It is leased. With [`Withdraw::StopRunning`] its worker is told at the next extend, and by
+    /// [`Signal::Cancel`].
     Running,
     /// Its outcome waits to be recorded and decides.
     Finishing,
@@ -496,7 +508,9 @@ impl Engine {
     /// it does not answer within its connect time-out.
     pub async fn open(settings: &crate::config::EngineSettings) -> Result<Self, EngineError> {
         if settings.url == "embedded" {
-            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(crate::clock::Clock::System))));
+            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(
+                crate::clock::Clock::System,
+            ))));
         }
         Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
     }
@@ -566,13 +580,15 @@ impl Engine {
         dispatch!(self, configure(shard, settings))
     }
 
-    /// Keeps jobs from starting. One reply per id, in order.
+    /// Keeps jobs from starting. Each comes with the caller's view of its fence: the tombstone keeps out
+    /// pushes up to that fence, and lets a later redrive in. One reply per job, in order.
     pub async fn cancel(
         &self,
         shard: &ShardId,
-        ids: &[JobId],
+        jobs: &[(JobId, Fence)],
+        how: Withdraw,
     ) -> Result<Vec<CancelReply>, EngineError> {
-        dispatch!(self, cancel(shard, ids))
+        dispatch!(self, cancel(shard, jobs, how))
     }
 
     /// The oldest unconfirmed outcomes, in order, up to `max`.
@@ -614,6 +630,26 @@ impl Engine {
     /// Engine time: of the store's host, not of this process.
     pub async fn now(&self) -> Result<Timestamp, EngineError> {
         dispatch!(self, now())
+    }
+
+    /// Appends changes to a namespace's live feed, which keeps the latest [`feed::KEPT`]. Not repeated by
+    /// callers: a repeat shows an event twice.
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        dispatch!(self, publish(namespace, events))
+    }
+
+    /// Events of a namespace after position `after`; `None` asks for the end of the feed.
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
+        dispatch!(self, feed(namespace, after, max))
     }
 
     /// Signals of these shards from now on. Subscribe before looking for work.
