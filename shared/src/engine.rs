@@ -218,7 +218,8 @@ pub enum Verdict {
 pub struct Settle {
     /// Proof of the lease. Never skipped for being late: the fence and the token decide.
     pub held: Held,
-    /// What happens next. A `Retry` or `Snooze` of a job whose cancellation was asked for ends as cancelled.
+    /// What happens next. A `Retry`, `Snooze` or `Release` of a job whose cancellation was asked for ends as
+    /// cancelled.
     pub verdict: Verdict,
     /// Output, error, usage ([`envelope::Detail`]); opaque to the engine.
     pub detail: Bytes,
@@ -612,14 +613,16 @@ impl Engine {
         dispatch!(self, peek(shard, id))
     }
 
-    /// Leases given at or before `claimed_by`, oldest first, up to `max`.
+    /// Leases given at or before `claimed_by`, in order of (`claimed_at`, id), up to `max`; only those
+    /// after `after`, which is the last one of an earlier call.
     pub async fn leased(
         &self,
         shard: &ShardId,
+        after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
         max: u32,
     ) -> Result<Vec<Running>, EngineError> {
-        dispatch!(self, leased(shard, claimed_by, max))
+        dispatch!(self, leased(shard, after, claimed_by, max))
     }
 
     /// Counts of a shard.

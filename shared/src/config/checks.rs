@@ -9,7 +9,15 @@ use super::{EngineSettings, Source};
 
 /// Passwords that every example on the web uses.
 const EXAMPLE_PASSWORDS: [&str; 10] = [
-    "postgres", "windlass", "password", "changeme", "change-me", "secret", "redis", "admin", "example",
+    "postgres",
+    "windlass",
+    "password",
+    "changeme",
+    "change-me",
+    "secret",
+    "redis",
+    "admin",
+    "example",
     "test",
 ];
 
@@ -41,7 +49,10 @@ pub(super) fn check(settings: &Settings, layer: &Layer) -> Vec<Problem> {
     }
     if matches!(settings.process, Process::Api | Process::Worker | Process::Scheduler) {
         if settings.ledger.as_ref().is_some_and(super::LedgerSettings::is_sqlite) {
-            refuse("ledger.url", "names SQLite, which only `windlass dev` can use; use postgres://");
+            refuse(
+                "ledger.url",
+                "names SQLite, which only `windlass dev` can use; use postgres://",
+            );
         }
         if settings.engine.as_ref().is_some_and(EngineSettings::is_embedded) {
             refuse("engine.url", "is embedded, which only `windlass dev` can use; use redis://");

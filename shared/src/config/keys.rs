@@ -67,7 +67,11 @@ const fn optional(key: &'static str, secrecy: Secrecy, meaning: &'static str) ->
 
 /// In the order in which they are shown.
 pub(super) const KNOWN: &[Known] = &[
-    open("profile", "development", "development, staging, production or test: a preset of the rest"),
+    open(
+        "profile",
+        "development",
+        "development, staging, production or test: a preset of the rest",
+    ),
     optional("ledger.url", Secrecy::Url, "postgres://… or sqlite://PATH (sqlite: dev only)"),
     open("ledger.pool_max", "10", "connections for reads and rare writes, 1 to 500"),
     open("ledger.writers", "2", "tasks that commit submissions, 1 to 16"),

@@ -115,8 +115,9 @@ pub(super) fn add_env(
             continue;
         }
         let Some((section, key)) = rest.split_once("__") else {
-            let meant = keys::KNOWN.iter().find(|known| known.key.contains('.')
-                && known.key.replace('.', "_").eq_ignore_ascii_case(rest));
+            let meant = keys::KNOWN.iter().find(|known| {
+                known.key.contains('.') && known.key.replace('.', "_").eq_ignore_ascii_case(rest)
+            });
             if let Some(known) = meant {
                 let right = keys::env_name(known.key);
                 notes.push(format!("{name} is not a setting and was ignored; {right} is"));

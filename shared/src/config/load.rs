@@ -217,7 +217,10 @@ impl Settings {
 }
 
 fn missing(key: &str, example: &str) -> ConfigError {
-    let text = format!("is not set; set {}={example}, or `{key}` in the settings file", keys::env_name(key));
+    let text = format!(
+        "is not set; set {}={example}, or `{key}` in the settings file",
+        keys::env_name(key)
+    );
     ConfigError { problems: vec![Problem { key: key.into(), source: None, text }] }
 }
 
@@ -269,9 +272,9 @@ fn base_layer(process: &Process, given: &Layer) -> Layer {
         Process::Dev { data_dir } => {
             presume("ledger.url", format!("sqlite://{}", data_dir.join("ledger.db").display()));
             presume("engine.url", "embedded".into());
-            let listen = given.get("api.listen").map_or(Ok(ApiSettings::default().listen), |v| {
-                values::address(&v.text)
-            });
+            let listen = given
+                .get("api.listen")
+                .map_or(Ok(ApiSettings::default().listen), |v| values::address(&v.text));
             if profile != Profile::Production && listen.is_ok_and(|a| a.ip().is_loopback()) {
                 presume("auth.mode", "off".into());
                 presume("http.allow_private", "true".into());
@@ -283,10 +286,8 @@ fn base_layer(process: &Process, given: &Layer) -> Layer {
         Process::Scheduler => Some(ADMIN_LISTEN_SCHEDULER),
     };
     if let Some(address) = admin {
-        layer.insert(
-            "admin.listen",
-            Sourced { text: address.to_string(), source: Source::Default },
-        );
+        layer
+            .insert("admin.listen", Sourced { text: address.to_string(), source: Source::Default });
     }
     layer
 }
@@ -350,8 +351,7 @@ fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settings {
         values::duration(t, MINUTE..=3650 * 24 * HOUR)
     });
     let mut log = LogSettings::default();
-    let formats =
-        [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
     r.set(&mut log.level, "log.level", |t| {
         crate::telemetry::check_directives(t).map(|()| t.to_owned())
@@ -409,9 +409,7 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
 fn worker(r: &mut Reader) -> WorkerSettings {
     let mut worker = WorkerSettings::default();
     r.set(&mut worker.name, "worker.name", values::label);
-    r.set(&mut worker.namespace, "worker.namespace", |t| {
-        t.parse().map_err(|why| format!("{why}"))
-    });
+    r.set(&mut worker.namespace, "worker.namespace", |t| t.parse().map_err(|why| format!("{why}")));
     r.set(&mut worker.queues, "worker.queues", values::queues);
     r.set(&mut worker.concurrency, "worker.concurrency", |t| values::whole(t, 1..=10_000));
     r.set(&mut worker.lease, "worker.lease", |t| values::duration(t, LEASE_MIN..=LEASE_MAX));

@@ -79,6 +79,7 @@ impl Embedded {
     pub async fn leased(
         &self,
         shard: &ShardId,
+        after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
         max: u32,
     ) -> Result<Vec<Running>, EngineError> {

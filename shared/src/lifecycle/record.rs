@@ -13,7 +13,9 @@ use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
 use crate::engine::{Ended, Outcome, ShardId};
 use crate::ledger::{Record, RecordRunning, Recorded};
+use crate::model::id::JobId;
 use crate::model::job::{JobError, JobState};
+use crate::model::time::Timestamp;
 
 /// Outcomes of one pass.
 const PASS_MAX: u32 = 500;
@@ -112,14 +114,22 @@ fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
     }
 }
 
-/// Notes the leases of a shard that have lasted a while, so that lists show them as running; how many.
+/// Notes the leases of a shard that have lasted a while, so that lists show them as running, and returns how
+/// far it came. `noted` is what the last call returned: only leases claimed since then are looked at.
 ///
 /// # Errors
-/// The engine or the ledger did not answer. The next pass repeats it.
-pub async fn record_running(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
-    let now = life.inner.engine.now().await?;
-    let leased = life.inner.engine.leased(shard, now.minus(RUNNING_AFTER), RUNNING_MAX).await?;
-    let running: Vec<_> = leased
+/// The engine or the ledger did not answer. Repeat it with the same `noted`.
+pub async fn record_running(
+    life: &Lifecycle,
+    shard: &ShardId,
+    noted: Option<(Timestamp, JobId)>,
+) -> Result<Option<(Timestamp, JobId)>, PushError> {
+    let claimed_by = life.inner.engine.now().await?.minus(RUNNING_AFTER);
+    let leased = life.inner.engine.leased(shard, noted, claimed_by, RUNNING_MAX).await?;
+    let Some(last) = leased.last().map(|lease| (lease.claimed_at, lease.id)) else {
+        return Ok(noted);
+    };
+    let running = leased
         .into_iter()
         .map(|lease| RecordRunning {
             id: lease.id,
@@ -129,9 +139,6 @@ pub async fn record_running(life: &Lifecycle, shard: &ShardId) -> Result<usize, 
             worker: lease.worker.to_string(),
         })
         .collect();
-    let count = running.len();
-    if count > 0 {
-        life.inner.ledger.record_running(running).await?;
-    }
-    Ok(count)
+    life.inner.ledger.record_running(running).await?;
+    Ok(Some(last))
 }

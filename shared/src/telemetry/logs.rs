@@ -103,8 +103,7 @@ mod tests {
     fn logged(format: LogFormat, directives: &str) -> String {
         let captured = Captured::default();
         let to = captured.clone();
-        let subscriber =
-            subscriber(format, false, filter(directives).unwrap(), move || to.clone());
+        let subscriber = subscriber(format, false, filter(directives).unwrap(), move || to.clone());
         tracing::subscriber::with_default(subscriber, || {
             let evil = "a\r\n2026 INFO admin login ok\x1b[2J\u{9b}\0\u{2028}";
             let span = tracing::info_span!("claim", queue = evil);
