@@ -130,12 +130,12 @@ pub(super) fn nearest(key: &str) -> Option<&'static str> {
         .map(|known| {
             // Right key in the wrong section, or no section at all, is nearer than any misspelling.
             let same_name = key.rsplit('.').next() == Some(last(known.key));
-            let distance = if same_name { 1 } else { edits(key, known.key) };
-            (distance, known.key)
+            let edits = edits(key, known.key);
+            (if same_name { edits.min(2) } else { edits }, edits, known.key)
         })
         .min()
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 2).max(2))
-        .map(|(_, candidate)| candidate)
+        .filter(|(distance, _, candidate)| *distance <= (candidate.len() / 2).max(2))
+        .map(|(_, _, candidate)| candidate)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
