@@ -94,4 +94,19 @@ impl Redis {
     pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
         todo!()
     }
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        todo!()
+    }
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
+        todo!()
+    }
 }
