@@ -1,1 +1,3 @@
 //! Conformance suites and private servers for tests.
+
+pub mod redis_server;
