@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, Live};
 use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
-    SubmitOutcome, Submission,
+    Submission, SubmitOutcome,
 };
 use crate::model::id::JobId;
 use crate::model::job::Job;
@@ -22,7 +22,7 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
-mod explain;
+pub mod explain;
 mod push;
 pub mod record;
 mod submit;
@@ -30,7 +30,7 @@ pub mod sweep;
 mod wait;
 
 pub use actions::Action;
-pub use explain::{Explanation, Reason};
+use explain::Explanation;
 
 /// Ledger and engine of one process, and the tasks that carry jobs from the one to the other.
 ///
@@ -106,11 +106,7 @@ impl Lifecycle {
     }
 
     /// A job with its live state. Terminal only once recorded.
-    pub async fn get(
-        &self,
-        namespace: &Namespace,
-        id: JobId,
-    ) -> Result<Option<Seen>, LedgerError> {
+    pub async fn get(&self, namespace: &Namespace, id: JobId) -> Result<Option<Seen>, LedgerError> {
         change::get(self, namespace, id).await
     }
 
