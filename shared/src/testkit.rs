@@ -2,3 +2,4 @@
 
 pub mod engine_suite;
 pub mod histories;
+pub mod redis_server;
