@@ -496,9 +496,7 @@ impl Engine {
     /// it does not answer within its connect time-out.
     pub async fn open(settings: &crate::config::EngineSettings) -> Result<Self, EngineError> {
         if settings.url == "embedded" {
-            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(
-                crate::clock::Clock::System,
-            ))));
+            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(crate::clock::Clock::System))));
         }
         Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
     }
