@@ -3,3 +3,5 @@
 pub mod engine_suite;
 pub mod histories;
 pub mod redis_server;
+pub mod ledger_suite;
+pub mod postgres_server;
