@@ -79,6 +79,7 @@ impl Redis {
     pub async fn leased(
         &self,
         shard: &ShardId,
+        after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
         max: u32,
     ) -> Result<Vec<Running>, EngineError> {
@@ -91,6 +92,21 @@ impl Redis {
         todo!()
     }
     pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
+        todo!()
+    }
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        todo!()
+    }
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
         todo!()
     }
 }
