@@ -683,7 +683,11 @@ impl Ledger {
     }
 
     /// Workers of a namespace seen within `within`.
-    pub async fn workers(&self, namespace: &Namespace, within: Duration) -> Result<Vec<WorkerBeat>> {
+    pub async fn workers(
+        &self,
+        namespace: &Namespace,
+        within: Duration,
+    ) -> Result<Vec<WorkerBeat>> {
         dispatch!(self, workers(namespace, within))
     }
 

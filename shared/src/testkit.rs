@@ -1,1 +1,4 @@
 //! Conformance suites and private servers for tests.
+
+pub mod engine_suite;
+pub mod histories;
