@@ -131,21 +131,20 @@ impl Client {
     /// # Errors
     /// In words: what the server answered, or why it could not be reached.
     pub async fn call(&self, call: Call<'_>) -> Outcome<Answer> {
-        let mut pause = Duration::from_millis(200);
-        for tries in 1.. {
+        let (mut pause, mut tries) = (Duration::from_millis(200), 1);
+        loop {
+            let again = call.repeatable && tries < TRIES_MAX;
             let retry_after = match self.once(&call).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(refusal)) if !refusal.passes() || !call.repeatable || tries == TRIES_MAX => {
-                    return Err(refusal.into());
-                }
-                Ok(Err(refusal)) => refusal.retry_after,
-                Err(error) if !call.repeatable || tries == TRIES_MAX => return Err(error.into()),
-                Err(_) => None,
+                Ok(Err(refusal)) if again && refusal.passes() => refusal.retry_after,
+                Ok(Err(refusal)) => return Err(refusal.into()),
+                Err(_) if again => None,
+                Err(error) => return Err(error.into()),
             };
             tokio::time::sleep(retry_after.unwrap_or(pause).min(PAUSE_MAX)).await;
             pause = (pause * 3).min(PAUSE_MAX);
+            tries += 1;
         }
-        unreachable!("the last try returns")
     }
 
     async fn once(&self, call: &Call<'_>) -> anyhow::Result<Result<Answer, Refusal>> {
