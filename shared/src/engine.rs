@@ -12,6 +12,7 @@
 //! All state of a shard lives together, so that every call is one atomic step in one Cluster slot.
 //! Every call is safe to repeat and safe to drop: what a dropped call did is found out by repeating it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -438,14 +439,28 @@ pub enum Signal {
 
 /// A stream of [`Signal`]s; see [`Engine::subscribe`].
 pub struct Signals {
-    pub(crate) rx: tokio::sync::broadcast::Receiver<Signal>,
+    rx: tokio::sync::broadcast::Receiver<Signal>,
+    shards: HashSet<ShardId>,
 }
 
 impl Signals {
+    /// Those signals of `rx` that are about one of these shards.
+    pub(crate) fn new(rx: tokio::sync::broadcast::Receiver<Signal>, shards: &[ShardId]) -> Self {
+        Self { rx, shards: shards.iter().cloned().collect() }
+    }
+
     /// The next signal. `None`: some were missed, so look at everything; or the engine is gone.
     /// May be dropped at any time.
     pub async fn next(&mut self) -> Option<Signal> {
-        self.rx.recv().await.ok()
+        loop {
+            let signal = self.rx.recv().await.ok()?;
+            let shard = match &signal {
+                Signal::Ready(shard) | Signal::Cancel(shard, _) | Signal::Outcomes(shard) => shard,
+            };
+            if self.shards.contains(shard) {
+                return Some(signal);
+            }
+        }
     }
 }
 
