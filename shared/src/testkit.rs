@@ -1,1 +1,4 @@
 //! Conformance suites and private servers for tests.
+
+pub mod ledger_suite;
+pub mod postgres_server;

@@ -13,7 +13,9 @@ impl Postgres {
     pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {
         todo!()
     }
-    pub async fn migration_status(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {
+    pub async fn migration_status(
+        settings: &crate::config::LedgerSettings,
+    ) -> Result<Vec<MigrationStatus>> {
         todo!()
     }
     pub async fn close(&self) {}
@@ -135,7 +137,11 @@ impl Postgres {
     pub async fn beat(&self, beat: &WorkerBeat) -> Result<bool> {
         todo!()
     }
-    pub async fn workers(&self, namespace: &Namespace, within: Duration) -> Result<Vec<WorkerBeat>> {
+    pub async fn workers(
+        &self,
+        namespace: &Namespace,
+        within: Duration,
+    ) -> Result<Vec<WorkerBeat>> {
         todo!()
     }
     pub async fn drain_worker(&self, namespace: &Namespace, id: WorkerId) -> Result<bool> {
