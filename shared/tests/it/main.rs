@@ -2,3 +2,4 @@
 
 mod engine_compare;
 mod engine_histories;
+mod lifecycle;
