@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::engine::{Engine, Live};
+use crate::engine::feed::FeedPage;
+use crate::engine::{Engine, EngineError, Live};
 use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
-    SubmitOutcome, Submission,
+    Submission, SubmitOutcome,
 };
 use crate::model::id::JobId;
 use crate::model::job::Job;
@@ -22,15 +23,15 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
-mod explain;
-mod push;
+pub mod explain;
+pub mod push;
 pub mod record;
 mod submit;
 pub mod sweep;
 mod wait;
 
 pub use actions::Action;
-pub use explain::{Explanation, Reason};
+use explain::Explanation;
 
 /// Ledger and engine of one process, and the tasks that carry jobs from the one to the other.
 ///
@@ -106,11 +107,7 @@ impl Lifecycle {
     }
 
     /// A job with its live state. Terminal only once recorded.
-    pub async fn get(
-        &self,
-        namespace: &Namespace,
-        id: JobId,
-    ) -> Result<Option<Seen>, LedgerError> {
+    pub async fn get(&self, namespace: &Namespace, id: JobId) -> Result<Option<Seen>, LedgerError> {
         change::get(self, namespace, id).await
     }
 
@@ -212,5 +209,18 @@ impl Lifecycle {
         settings: &QueueSettings,
     ) -> Result<(Queue, bool), LedgerError> {
         change::set_queue(self, namespace, queue, settings).await
+    }
+
+    /// Recorded changes of a namespace after a position of its live feed; `None` asks for its end.
+    ///
+    /// # Errors
+    /// The engine did not answer. Positions of a lost feed are answered with `reset`.
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<FeedPage, EngineError> {
+        self.inner.engine.feed(namespace, after, max).await
     }
 }

@@ -125,7 +125,8 @@ impl Detail {
             return Ok(Self::default());
         }
         let (head, tail): (DetailHead, Bytes) = part(bytes)?;
-        let output = head.has_output.then(|| head.output_blob.map_or(Value::Inline(tail), Value::Blob));
+        let output =
+            head.has_output.then(|| head.output_blob.map_or(Value::Inline(tail), Value::Blob));
         Ok(Self { head, output })
     }
 }
@@ -164,6 +165,7 @@ fn part<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<(T, Bytes), Env
     let Some(end) = len.checked_add(5).filter(|end| *end <= bytes.len()) else {
         return Err(EnvelopeError("its head is cut off"));
     };
-    let head = serde_json::from_slice(&bytes[5..end]).map_err(|_| EnvelopeError("its head does not parse"))?;
+    let head = serde_json::from_slice(&bytes[5..end])
+        .map_err(|_| EnvelopeError("its head does not parse"))?;
     Ok((head, bytes.slice(end..)))
 }

@@ -1,0 +1,4 @@
+//! Integration tests of the shared crate, one module per subject.
+
+mod engine_compare;
+mod engine_histories;
