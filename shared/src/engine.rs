@@ -25,6 +25,7 @@ use crate::model::time::Timestamp;
 
 pub mod embedded;
 pub mod envelope;
+pub mod feed;
 pub mod model;
 pub mod redis;
 
@@ -647,6 +648,26 @@ impl Engine {
     /// Engine time: of the store's host, not of this process.
     pub async fn now(&self) -> Result<Timestamp, EngineError> {
         dispatch!(self, now())
+    }
+
+    /// Appends changes to a namespace's live feed, which keeps the latest [`feed::KEPT`]. Not repeated by
+    /// callers: a repeat shows an event twice.
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        dispatch!(self, publish(namespace, events))
+    }
+
+    /// Events of a namespace after position `after`; `None` asks for the end of the feed.
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
+        dispatch!(self, feed(namespace, after, max))
     }
 
     /// Signals of these shards from now on. Subscribe before looking for work.

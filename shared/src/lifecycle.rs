@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::engine::{Engine, Live};
+use crate::engine::feed::FeedPage;
+use crate::engine::{Engine, EngineError, Live};
 use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
     Submission, SubmitOutcome,
@@ -23,7 +24,7 @@ use crate::model::name::{Namespace, QueueName};
 mod actions;
 mod change;
 pub mod explain;
-mod push;
+pub mod push;
 pub mod record;
 mod submit;
 pub mod sweep;
@@ -208,5 +209,18 @@ impl Lifecycle {
         settings: &QueueSettings,
     ) -> Result<(Queue, bool), LedgerError> {
         change::set_queue(self, namespace, queue, settings).await
+    }
+
+    /// Recorded changes of a namespace after a position of its live feed; `None` asks for its end.
+    ///
+    /// # Errors
+    /// The engine did not answer. Positions of a lost feed are answered with `reset`.
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<FeedPage, EngineError> {
+        self.inner.engine.feed(namespace, after, max).await
     }
 }

@@ -25,6 +25,7 @@ pub struct Embedded {
     latest_us: AtomicI64,
     shards: RwLock<HashMap<ShardId, Arc<Mutex<Shard>>>>,
     signals: broadcast::Sender<Signal>,
+    feeds: Mutex<HashMap<Namespace, feed::Ring>>,
 }
 
 impl Embedded {
@@ -36,7 +37,14 @@ impl Embedded {
     /// An empty engine with other bounds than the usual, for tests that must reach them.
     pub fn with_bounds(clock: Clock, bounds: Bounds) -> Self {
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
-        Self { clock, bounds, latest_us: AtomicI64::new(0), shards: RwLock::default(), signals }
+        Self {
+            clock,
+            bounds,
+            latest_us: AtomicI64::new(0),
+            shards: RwLock::default(),
+            signals,
+            feeds: Mutex::default(),
+        }
     }
 
     /// A shard's whole state, for tests and diagnosis; empty for an unknown one.
@@ -47,6 +55,10 @@ impl Embedded {
     fn time(&self) -> Timestamp {
         let us = self.clock.now().micros();
         Timestamp::from_micros(us.max(self.latest_us.fetch_max(us, Ordering::AcqRel)))
+    }
+
+    fn feeds(&self) -> std::sync::MutexGuard<'_, HashMap<Namespace, feed::Ring>> {
+        self.feeds.lock().expect("nothing panics while it holds the feeds")
     }
 
     fn find(&self, shard: &ShardId) -> Option<Arc<Mutex<Shard>>> {
@@ -202,6 +214,30 @@ impl Embedded {
 
     pub async fn now(&self) -> Result<Timestamp, EngineError> {
         Ok(self.time())
+    }
+
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        let now = self.time();
+        let mut feeds = self.feeds();
+        feeds.entry(namespace.clone()).or_insert_with(|| feed::Ring::new(now)).publish(events);
+        Ok(())
+    }
+
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
+        let now = self.time();
+        let mut feeds = self.feeds();
+        // Made at the first look, so that a reader's position stays good when the first event comes.
+        let ring = feeds.entry(namespace.clone()).or_insert_with(|| feed::Ring::new(now));
+        Ok(ring.read(after, max))
     }
 
     pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {

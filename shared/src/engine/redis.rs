@@ -136,4 +136,19 @@ impl Redis {
         };
         script.run(&self.link, way, fill).await
     }
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        todo!()
+    }
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
+        todo!()
+    }
 }

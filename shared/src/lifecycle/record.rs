@@ -10,9 +10,12 @@ use bytes::Bytes;
 use super::Lifecycle;
 use super::push::PushError;
 use crate::engine::envelope::Detail;
-use crate::engine::{Outcome, ShardId};
+use crate::engine::feed::Event;
+use crate::engine::{Ended, Outcome, ShardId};
 use crate::ledger::{Record, RecordRunning, Recorded};
-use crate::model::job::JobError;
+use crate::model::id::JobId;
+use crate::model::job::{JobError, JobState};
+use crate::model::time::Timestamp;
 
 /// Outcomes of one pass.
 const PASS_MAX: u32 = 500;
@@ -35,11 +38,23 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     let oldest = outcomes[0].at;
     let ended: Vec<_> =
         outcomes.iter().filter(|o| o.ended.is_terminal()).map(|outcome| outcome.id).collect();
+    let events: Vec<Event> = outcomes
+        .iter()
+        .map(|outcome| Event { id: outcome.id, state: state_after(outcome.ended), at: outcome.at })
+        .collect();
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
     let replies = life.inner.ledger.record(records).await?;
     life.inner.engine.confirm(shard, last).await?;
     life.inner.waiters.notify(&ended);
+    let events: Vec<Event> = events
+        .into_iter()
+        .zip(&replies)
+        .filter(|(_, reply)| **reply == Recorded::Applied)
+        .map(|(event, _)| event)
+        .collect();
+    // Safe to drop: the feed is a convenience; the ledger has what happened.
+    let _ = life.inner.engine.publish(&shard.namespace, &events).await;
 
     let stale = replies.iter().filter(|reply| **reply != Recorded::Applied).count();
     metrics::counter!("windlass_outcomes_recorded_total").increment((count - stale) as u64);
@@ -47,6 +62,20 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     metrics::histogram!("windlass_recorder_lag_seconds")
         .record(life.inner.clock.now().since(oldest));
     Ok(count)
+}
+
+/// The job's state once this outcome is recorded.
+fn state_after(ended: Ended) -> JobState {
+    match ended {
+        Ended::Succeeded => JobState::Succeeded,
+        Ended::Retry(_) => JobState::Retrying,
+        Ended::Snoozed(_) => JobState::Scheduled,
+        Ended::Released | Ended::Lost => JobState::Ready,
+        Ended::Dead => JobState::Dead,
+        Ended::Cancelled => JobState::Cancelled,
+        Ended::Expired => JobState::Expired,
+        Ended::Quarantined => JobState::Quarantined,
+    }
 }
 
 fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
@@ -85,15 +114,22 @@ fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
     }
 }
 
-/// Notes the leases of a shard that have lasted a while, so that lists show them as running; how many.
+/// Notes the leases of a shard that have lasted a while, so that lists show them as running, and returns how
+/// far it came. `noted` is what the last call returned: only leases claimed since then are looked at.
 ///
 /// # Errors
-/// The engine or the ledger did not answer. The next pass repeats it.
-pub async fn record_running(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
-    let now = life.inner.engine.now().await?;
-    let leased =
-        life.inner.engine.leased(shard, None, now.minus(RUNNING_AFTER), RUNNING_MAX).await?;
-    let running: Vec<_> = leased
+/// The engine or the ledger did not answer. Repeat it with the same `noted`.
+pub async fn record_running(
+    life: &Lifecycle,
+    shard: &ShardId,
+    noted: Option<(Timestamp, JobId)>,
+) -> Result<Option<(Timestamp, JobId)>, PushError> {
+    let claimed_by = life.inner.engine.now().await?.minus(RUNNING_AFTER);
+    let leased = life.inner.engine.leased(shard, noted, claimed_by, RUNNING_MAX).await?;
+    let Some(last) = leased.last().map(|lease| (lease.claimed_at, lease.id)) else {
+        return Ok(noted);
+    };
+    let running = leased
         .into_iter()
         .map(|lease| RecordRunning {
             id: lease.id,
@@ -103,9 +139,6 @@ pub async fn record_running(life: &Lifecycle, shard: &ShardId) -> Result<usize, 
             worker: lease.worker.to_string(),
         })
         .collect();
-    let count = running.len();
-    if count > 0 {
-        life.inner.ledger.record_running(running).await?;
-    }
-    Ok(count)
+    life.inner.ledger.record_running(running).await?;
+    Ok(Some(last))
 }
