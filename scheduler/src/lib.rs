@@ -1,1 +1,44 @@
-//! The scheduler: records outcomes, sweeps, runs periodic duties.
+//! The scheduler: records outcomes, keeps queues moving, sweeps, prunes.
+//!
+//! Every duty is safe to run in several replicas at once, because the ledger's guards and the engine's
+//! scripts refuse what was done already; a second replica costs double reads and nothing else.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::lifecycle::Lifecycle;
+
+mod recorder;
+mod ticker;
+mod ticks;
+
+/// How a scheduler works.
+#[derive(Debug, Clone)]
+pub struct SchedulerSettings {
+    /// Terminal jobs are kept this long after their end.
+    pub retention: Duration,
+}
+
+impl Default for SchedulerSettings {
+    /// Seven days.
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(7 * 24 * 3600) }
+    }
+}
+
+/// Runs the recorder and every duty until `shutdown`, then finishes what is under way.
+pub async fn run(life: Lifecycle, settings: SchedulerSettings, shutdown: CancellationToken) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(recorder::run(life.clone(), shutdown.clone()));
+    ticks::start(&mut tasks, &life, &settings, &shutdown);
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            // A duty that is gone is a promise that nobody keeps: the process must be started again.
+            tracing::error!(%error, "a scheduler duty panicked; stopping");
+            shutdown.cancel();
+        }
+    }
+}

@@ -1,13 +1,40 @@
-//! Settings: defaults in code, then a TOML file, then environment `WINDLASS_<SECTION>__<KEY>`.
-//! Unknown keys refuse to start.
+//! Settings: defaults in code, then a TOML file, then environment `WINDLASS_<SECTION>__<KEY>`, then
+//! flags of the command. Unknown keys refuse to start.
+//!
+//! [`load`] makes [`Settings`] of all four, knows where each value came from, and refuses what is unsafe.
+//! The structs of this file are what the crates take; they can also be made by hand, as tests do.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::model::name::Namespace;
+use crate::model::name::{Namespace, QueueName};
+
+mod checks;
+mod keys;
+mod layers;
+mod load;
+mod mask;
+mod values;
+
+pub use keys::Source;
+pub use layers::Flag;
+pub use load::{ConfigError, Inputs, Problem, Process, Profile, Row, Settings, load};
+pub use mask::masked_url;
+
+/// Where the probes and metrics of `windlass api` are served unless a setting says otherwise.
+pub const ADMIN_LISTEN_API: SocketAddr = loopback(9090);
+/// The same of `windlass worker`.
+pub const ADMIN_LISTEN_WORKER: SocketAddr = loopback(9091);
+/// The same of `windlass scheduler`.
+pub const ADMIN_LISTEN_SCHEDULER: SocketAddr = loopback(9092);
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
+}
 
 /// Where the ledger is.
 #[derive(Debug, Clone)]
@@ -33,7 +60,7 @@ impl LedgerSettings {
 }
 
 /// Where the engine is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EngineSettings {
     /// `redis://`, `rediss://`, `redis+sentinel://host1,host2/name`, `redis+cluster://host1,host2`, or
     /// `embedded`. May hold a password.
@@ -44,7 +71,22 @@ pub struct EngineSettings {
     pub response_timeout: Duration,
 }
 
+impl fmt::Debug for EngineSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineSettings")
+            .field("url", &masked_url(&self.url))
+            .field("prefix", &self.prefix)
+            .field("response_timeout", &self.response_timeout)
+            .finish()
+    }
+}
+
 impl EngineSettings {
+    /// Whether it lives in this process.
+    pub fn is_embedded(&self) -> bool {
+        self.url == "embedded"
+    }
+
     /// For this address, with defaults.
     pub fn new(url: impl Into<String>) -> Self {
         Self { url: url.into(), prefix: "w".into(), response_timeout: Duration::from_secs(2) }
@@ -92,7 +134,7 @@ pub struct WorkerSettings {
     /// Where it works.
     pub namespace: Namespace,
     /// Queues with weights.
-    pub queues: Vec<(crate::model::name::QueueName, u32)>,
+    pub queues: Vec<(QueueName, u32)>,
     /// Slots.
     pub concurrency: u32,
     /// Lease TTL.
@@ -114,7 +156,7 @@ impl Default for WorkerSettings {
         Self {
             name: "worker".into(),
             namespace: Namespace::default(),
-            queues: vec![(crate::model::name::QueueName::default(), 1)],
+            queues: vec![(QueueName::default(), 1)],
             concurrency: 16,
             lease: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
@@ -123,5 +165,31 @@ impl Default for WorkerSettings {
             commands_file: None,
             http_allow_private: false,
         }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// The shape of a line.
+    pub format: LogFormat,
+    /// Filter directives as of `tracing-subscriber`: `info`, `warn,windlass_worker=debug`.
+    pub level: String,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// [`Self::Text`] when standard error is a terminal, else [`Self::Json`].
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".into() }
     }
 }

@@ -12,6 +12,7 @@
 //! All state of a shard lives together, so that every call is one atomic step in one Cluster slot.
 //! Every call is safe to repeat and safe to drop: what a dropped call did is found out by repeating it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::model::time::Timestamp;
 
 pub mod embedded;
 pub mod envelope;
+pub mod feed;
 pub mod model;
 pub mod redis;
 
@@ -217,7 +219,8 @@ pub enum Verdict {
 pub struct Settle {
     /// Proof of the lease. Never skipped for being late: the fence and the token decide.
     pub held: Held,
-    /// What happens next. A `Retry` or `Snooze` of a job whose cancellation was asked for ends as cancelled.
+    /// What happens next. A `Retry`, `Snooze` or `Release` of a job whose cancellation was asked for ends as
+    /// cancelled.
     pub verdict: Verdict,
     /// Output, error, usage ([`envelope::Detail`]); opaque to the engine.
     pub detail: Bytes,
@@ -272,7 +275,8 @@ impl Ended {
 /// An outcome that the ledger has not confirmed yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Its place in the shard's outbox, from 1, without gaps.
+    /// Its place in the shard's outbox, without gaps. The first of a shard's life is engine time in µs, not
+    /// 1: a confirm that was meant for the outbox of a wiped engine must not hit outcomes of the new one.
     pub seq: u64,
     /// The job.
     pub id: JobId,
@@ -294,6 +298,15 @@ pub struct Outcome {
     pub detail: Bytes,
 }
 
+/// How far a cancellation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdraw {
+    /// A leased job is told to stop.
+    StopRunning,
+    /// A leased job is left alone: only what waits is taken out.
+    WaitingOnly,
+}
+
 /// What became of one cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelReply {
@@ -301,7 +314,8 @@ pub enum CancelReply {
     Removed,
     /// It was not here; a tombstone keeps late pushes out.
     Absent,
-    /// It is leased: its worker is told at the next extend, and by [`Signal::Cancel`].
+    /// It is leased. With [`Withdraw::StopRunning`] its worker is told at the next extend, and by
+    /// [`Signal::Cancel`].
     Running,
     /// Its outcome waits to be recorded and decides.
     Finishing,
@@ -425,14 +439,28 @@ pub enum Signal {
 
 /// A stream of [`Signal`]s; see [`Engine::subscribe`].
 pub struct Signals {
-    pub(crate) rx: tokio::sync::broadcast::Receiver<Signal>,
+    rx: tokio::sync::broadcast::Receiver<Signal>,
+    shards: HashSet<ShardId>,
 }
 
 impl Signals {
+    /// Those signals of `rx` that are about one of these shards.
+    pub(crate) fn new(rx: tokio::sync::broadcast::Receiver<Signal>, shards: &[ShardId]) -> Self {
+        Self { rx, shards: shards.iter().cloned().collect() }
+    }
+
     /// The next signal. `None`: some were missed, so look at everything; or the engine is gone.
     /// May be dropped at any time.
     pub async fn next(&mut self) -> Option<Signal> {
-        self.rx.recv().await.ok()
+        loop {
+            let signal = self.rx.recv().await.ok()?;
+            let shard = match &signal {
+                Signal::Ready(shard) | Signal::Cancel(shard, _) | Signal::Outcomes(shard) => shard,
+            };
+            if self.shards.contains(shard) {
+                return Some(signal);
+            }
+        }
     }
 }
 
@@ -496,7 +524,9 @@ impl Engine {
     /// it does not answer within its connect time-out.
     pub async fn open(settings: &crate::config::EngineSettings) -> Result<Self, EngineError> {
         if settings.url == "embedded" {
-            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(crate::clock::Clock::System))));
+            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(
+                crate::clock::Clock::System,
+            ))));
         }
         Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
     }
@@ -566,13 +596,15 @@ impl Engine {
         dispatch!(self, configure(shard, settings))
     }
 
-    /// Keeps jobs from starting. One reply per id, in order.
+    /// Keeps jobs from starting. Each comes with the caller's view of its fence: the tombstone keeps out
+    /// pushes up to that fence, and lets a later redrive in. One reply per job, in order.
     pub async fn cancel(
         &self,
         shard: &ShardId,
-        ids: &[JobId],
+        jobs: &[(JobId, Fence)],
+        how: Withdraw,
     ) -> Result<Vec<CancelReply>, EngineError> {
-        dispatch!(self, cancel(shard, ids))
+        dispatch!(self, cancel(shard, jobs, how))
     }
 
     /// The oldest unconfirmed outcomes, in order, up to `max`.
@@ -596,14 +628,16 @@ impl Engine {
         dispatch!(self, peek(shard, id))
     }
 
-    /// Leases given at or before `claimed_by`, oldest first, up to `max`.
+    /// Leases given at or before `claimed_by`, in order of (`claimed_at`, id), up to `max`; only those
+    /// after `after`, which is the last one of an earlier call.
     pub async fn leased(
         &self,
         shard: &ShardId,
+        after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
         max: u32,
     ) -> Result<Vec<Running>, EngineError> {
-        dispatch!(self, leased(shard, claimed_by, max))
+        dispatch!(self, leased(shard, after, claimed_by, max))
     }
 
     /// Counts of a shard.
@@ -614,6 +648,26 @@ impl Engine {
     /// Engine time: of the store's host, not of this process.
     pub async fn now(&self) -> Result<Timestamp, EngineError> {
         dispatch!(self, now())
+    }
+
+    /// Appends changes to a namespace's live feed, which keeps the latest [`feed::KEPT`]. Not repeated by
+    /// callers: a repeat shows an event twice.
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        events: &[feed::Event],
+    ) -> Result<(), EngineError> {
+        dispatch!(self, publish(namespace, events))
+    }
+
+    /// Events of a namespace after position `after`; `None` asks for the end of the feed.
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<feed::FeedPage, EngineError> {
+        dispatch!(self, feed(namespace, after, max))
     }
 
     /// Signals of these shards from now on. Subscribe before looking for work.

@@ -1,1 +1,226 @@
 //! The verbs of a job's life, in order: submit, settle, record, release, reconcile.
+//!
+//! The ledger is told first, always; the engine is told after. Each gap between the two has one repair:
+//! a job in the ledger that the engine lost, or never got, is pushed again by the sweep ([`sweep`]); an
+//! outcome in the engine that the ledger has not got is read again by the recorder ([`record`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::engine::feed::FeedPage;
+use crate::engine::{Engine, EngineError, Live};
+use crate::ledger::{
+    Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
+    Submission, SubmitOutcome,
+};
+use crate::model::id::JobId;
+use crate::model::job::Job;
+use crate::model::name::{Namespace, QueueName};
+
+mod actions;
+mod change;
+pub mod explain;
+pub mod push;
+pub mod record;
+mod submit;
+pub mod sweep;
+mod wait;
+
+pub use actions::Action;
+use explain::Explanation;
+
+/// Ledger and engine of one process, and the tasks that carry jobs from the one to the other.
+///
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Lifecycle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    engine: Engine,
+    clock: Clock,
+    pusher: push::Pusher,
+    waiters: wait::Waiters,
+    tasks: TaskTracker,
+}
+
+/// A job with what the engine says of it, when it says something.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// As recorded.
+    pub job: Job,
+    /// As the engine has it now; `None` when it is not there or cannot be asked.
+    pub live: Option<Live>,
+}
+
+/// What became of a request to cancel.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cancelled {
+    /// It will never start.
+    Now(Job),
+    /// It runs, or the engine cannot be asked: its worker is told, and it ends as cancelled unless a result
+    /// is recorded first.
+    Requested(Job),
+}
+
+impl Lifecycle {
+    /// Starts the tasks of this process; they end, flushed, after `shutdown` (await `tasks`).
+    pub fn start(
+        ledger: Ledger,
+        engine: Engine,
+        clock: Clock,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        let pusher = push::Pusher::start(ledger.clone(), engine.clone(), shutdown.clone(), &tasks);
+        let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
+        Self { inner: Arc::new(Inner { ledger, engine, clock, pusher, waiters, tasks }) }
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.inner.ledger
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// Where this process takes wall time from.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// Commits jobs to the ledger, then, without making the caller wait, to the engine.
+    ///
+    /// # Errors
+    /// As [`Ledger::submit`]. The engine's state never fails a submission.
+    pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome, LedgerError> {
+        submit::submit(self, submission).await
+    }
+
+    /// A job with its live state. Terminal only once recorded.
+    pub async fn get(&self, namespace: &Namespace, id: JobId) -> Result<Option<Seen>, LedgerError> {
+        change::get(self, namespace, id).await
+    }
+
+    /// Waits until a job is terminal. `None`: no such job. `Some(None)`: not within `timeout`.
+    /// May be dropped at any time.
+    pub async fn wait(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        timeout: Duration,
+    ) -> Result<Option<Option<Job>>, LedgerError> {
+        wait::wait(self, namespace, id, timeout).await
+    }
+
+    /// Keeps a job from starting, or asks its worker to stop it. Safe to repeat.
+    pub async fn cancel(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        reason: &str,
+    ) -> Result<Changed<Cancelled>, LedgerError> {
+        change::cancel(self, namespace, id, reason).await
+    }
+
+    /// Runs a dead, cancelled, expired or quarantined job again with a fresh budget.
+    pub async fn redrive(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+    ) -> Result<Changed<Job>, LedgerError> {
+        change::redrive(self, namespace, id).await
+    }
+
+    /// Changes a job that is neither finished nor running.
+    pub async fn patch(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+        patch: &JobPatch,
+    ) -> Result<Changed<Job>, LedgerError> {
+        change::patch(self, namespace, id, patch).await
+    }
+
+    /// Forgets a finished job.
+    pub async fn delete(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+    ) -> Result<Changed<()>, LedgerError> {
+        self.inner.ledger.delete(namespace, id).await
+    }
+
+    /// How many jobs an action would change now (`dry_run`). Looks at every job that matches the filter.
+    pub async fn count(
+        &self,
+        namespace: &Namespace,
+        action: Action,
+        filter: &JobFilter,
+    ) -> Result<u64, LedgerError> {
+        actions::count(self, namespace, action, filter).await
+    }
+
+    /// Starts a bulk action in the background; follow it with [`Ledger::operation`].
+    pub async fn start_action(
+        &self,
+        namespace: &Namespace,
+        action: Action,
+        filter: JobFilter,
+        by: &str,
+    ) -> Result<Operation, LedgerError> {
+        actions::start(self, namespace, action, filter, by).await
+    }
+
+    /// The ordered list of what holds a job back. `None`: no such job.
+    pub async fn explain(
+        &self,
+        namespace: &Namespace,
+        id: JobId,
+    ) -> Result<Option<Explanation>, LedgerError> {
+        explain::explain(self, namespace, id).await
+    }
+
+    /// Pauses (`Some`) or resumes a queue. When this returns, no job of it starts until it is resumed,
+    /// unless the engine could not be told (second value `false`; it is told as soon as it answers).
+    pub async fn set_paused(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        paused: Option<Paused>,
+    ) -> Result<(Queue, bool), LedgerError> {
+        change::set_paused(self, namespace, queue, paused).await
+    }
+
+    /// Replaces a queue's settings. Second value as in [`Self::set_paused`].
+    pub async fn set_queue(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        settings: &QueueSettings,
+    ) -> Result<(Queue, bool), LedgerError> {
+        change::set_queue(self, namespace, queue, settings).await
+    }
+
+    /// Recorded changes of a namespace after a position of its live feed; `None` asks for its end.
+    ///
+    /// # Errors
+    /// The engine did not answer. Positions of a lost feed are answered with `reset`.
+    pub async fn feed(
+        &self,
+        namespace: &Namespace,
+        after: Option<u64>,
+        max: u32,
+    ) -> Result<FeedPage, EngineError> {
+        self.inner.engine.feed(namespace, after, max).await
+    }
+}

@@ -19,6 +19,15 @@ const VERSION: u8 = 1;
 #[error("cannot read the job's envelope: {0}")]
 pub struct EnvelopeError(&'static str);
 
+const UNKNOWN_VERSION: &str = "unknown version";
+
+impl EnvelopeError {
+    /// Whether a newer build wrote the bytes, so that another worker may be able to read them.
+    pub fn is_unknown_version(&self) -> bool {
+        self.0 == UNKNOWN_VERSION
+    }
+}
+
 /// What a worker needs to run a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
@@ -125,7 +134,8 @@ impl Detail {
             return Ok(Self::default());
         }
         let (head, tail): (DetailHead, Bytes) = part(bytes)?;
-        let output = head.has_output.then(|| head.output_blob.map_or(Value::Inline(tail), Value::Blob));
+        let output =
+            head.has_output.then(|| head.output_blob.map_or(Value::Inline(tail), Value::Blob));
         Ok(Self { head, output })
     }
 }
@@ -158,12 +168,13 @@ fn part<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<(T, Bytes), Env
         return Err(EnvelopeError("too short"));
     }
     if bytes[0] != VERSION {
-        return Err(EnvelopeError("unknown version"));
+        return Err(EnvelopeError(UNKNOWN_VERSION));
     }
     let len = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize;
     let Some(end) = len.checked_add(5).filter(|end| *end <= bytes.len()) else {
         return Err(EnvelopeError("its head is cut off"));
     };
-    let head = serde_json::from_slice(&bytes[5..end]).map_err(|_| EnvelopeError("its head does not parse"))?;
+    let head = serde_json::from_slice(&bytes[5..end])
+        .map_err(|_| EnvelopeError("its head does not parse"))?;
     Ok((head, bytes.slice(end..)))
 }

@@ -165,7 +165,9 @@ impl LeaseId {
 ///
 /// Microseconds of engine time, or the last fence + 1 where that is higher, so it stays below 2^53
 /// and is exact in Lua and JSON numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Fence(pub u64);
 

@@ -145,7 +145,9 @@ impl<'de> Deserialize<'de> for Span {
                 Ok(Span(Duration::from_secs(v)))
             }
             fn visit_i64<E: serde::de::Error>(self, v: i64) -> Result<Span, E> {
-                u64::try_from(v).map_err(|_| E::custom("must not be negative")).and_then(|v| self.visit_u64(v))
+                u64::try_from(v)
+                    .map_err(|_| E::custom("must not be negative"))
+                    .and_then(|v| self.visit_u64(v))
             }
             fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Span, E> {
                 if !(0.0..=1e9).contains(&v) {
@@ -164,7 +166,9 @@ mod tests {
 
     #[test]
     fn spans_survive_a_round_trip_and_reject_nonsense() {
-        for (text, ms) in [("250ms", 250), ("1m30s", 90_000), ("2h", 7_200_000), ("1h1ms", 3_600_001)] {
+        for (text, ms) in
+            [("250ms", 250), ("1m30s", 90_000), ("2h", 7_200_000), ("1h1ms", 3_600_001)]
+        {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.0, Duration::from_millis(ms));
             assert_eq!(span.to_string(), text);

@@ -1,0 +1,73 @@
+//! How a command ends: 0 fine, 1 failed, 2 bad usage or settings, 3 a check or threshold did not hold.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use windlass_shared::config::ConfigError;
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for cannot be meant, or the settings are wrong.
+    Usage(String),
+    /// It was tried and did not work.
+    Failed(anyhow::Error),
+    /// It worked, and the answer is no.
+    Check(String),
+    /// The reader of our output has gone away; nothing to say, and nobody to say it to.
+    PipeClosed,
+}
+
+/// What a command returns.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    /// Says why on standard error; the exit code.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Self::PipeClosed => return ExitCode::SUCCESS,
+            Self::Usage(_) | Self::Failed(_) | Self::Check(_) => eprintln!("{self}"),
+        }
+        ExitCode::from(self.code())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::PipeClosed => 0,
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Check(_) => 3,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Check(text) => f.write_str(text),
+            Self::Failed(error) => write!(f, "error: {error:#}"),
+            Self::PipeClosed => Ok(()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::PipeClosed;
+        }
+        Self::Failed(error.into())
+    }
+}

@@ -1,0 +1,167 @@
+//! Moves outcomes of every shard from the engine into the ledger, as they come.
+//!
+//! One pass per shard is under way at a time: what gathers meanwhile is the next pass's batch, so that
+//! batches grow with the load by themselves.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use windlass_shared::engine::{ShardId, Signal, Signals};
+use windlass_shared::lifecycle::push::PushError;
+use windlass_shared::lifecycle::{Lifecycle, record};
+
+use crate::ticks;
+
+/// How often every shard is looked at although no signal came, and after a failure.
+const FALLBACK: Duration = Duration::from_millis(500);
+/// Passes under way at once.
+const PASSES_MAX: usize = 8;
+/// How long the outbox is emptied at shutdown.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+type Pass = (ShardId, Result<usize, PushError>);
+
+struct Recorder {
+    life: Lifecycle,
+    shards: HashSet<ShardId>,
+    due: HashSet<ShardId>,
+    busy: HashSet<ShardId>,
+    passes: JoinSet<Pass>,
+    failing: bool,
+}
+
+/// Records until `shutdown`, then until the outboxes are empty or [`FLUSH_MAX`] has passed.
+pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
+    let mut recorder = Recorder {
+        life,
+        shards: HashSet::new(),
+        due: HashSet::new(),
+        busy: HashSet::new(),
+        passes: JoinSet::new(),
+        failing: false,
+    };
+    let mut signals = None;
+    let mut fallback = tokio::time::interval(FALLBACK);
+    fallback.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop_at = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled(), if stop_at.is_none() => {
+                stop_at = Some(Instant::now() + FLUSH_MAX);
+                recorder.due = recorder.shards.clone();
+            }
+            Some(pass) = recorder.passes.join_next() => recorder.ended(pass),
+            signal = next(&mut signals) => match signal {
+                Some(signal) => recorder.signalled(signal),
+                // Some were missed, or the engine is gone: the fallback looks at everything and
+                // subscribes anew.
+                None => signals = None,
+            },
+            _ = fallback.tick() => {
+                if recorder.refresh().await || signals.is_none() {
+                    signals = recorder.subscribe().await;
+                }
+                recorder.due = recorder.shards.clone();
+            }
+        }
+        recorder.start_due();
+        if let Some(at) = stop_at
+            && (Instant::now() >= at || recorder.passes.is_empty())
+        {
+            return;
+        }
+    }
+}
+
+/// The next signal; never, without a subscription. May be dropped.
+async fn next(signals: &mut Option<Signals>) -> Option<Signal> {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Recorder {
+    /// Learns of new queues; whether there are any.
+    async fn refresh(&mut self) -> bool {
+        match ticks::shards(&self.life).await {
+            Ok(shards) => {
+                let shards: HashSet<ShardId> = shards.into_iter().collect();
+                let changed = shards != self.shards;
+                self.shards = shards;
+                changed
+            }
+            Err(error) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> Option<Signals> {
+        let shards: Vec<ShardId> = self.shards.iter().cloned().collect();
+        // Without signals the fallback carries on, slower.
+        self.life.engine().subscribe(&shards).await.ok()
+    }
+
+    fn signalled(&mut self, signal: Signal) {
+        match signal {
+            Signal::Outcomes(shard) => {
+                self.due.insert(shard);
+            }
+            Signal::Ready(_) | Signal::Cancel(..) => {}
+        }
+    }
+
+    fn ended(&mut self, pass: Result<Pass, tokio::task::JoinError>) {
+        match pass {
+            Ok((shard, result)) => {
+                self.busy.remove(&shard);
+                match result {
+                    // More may have come while it ran, without a signal, because there was some already.
+                    Ok(count) if count > 0 => {
+                        self.due.insert(shard);
+                    }
+                    Ok(_) => self.failing = false,
+                    Err(error) => self.failed(&error),
+                }
+            }
+            Err(error) => {
+                // Its shard stays busy, so it would never be recorded again: begin anew with all of them.
+                tracing::error!(%error, "a recorder pass panicked");
+                self.busy.clear();
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &dyn std::error::Error) {
+        metrics::counter!("windlass_recorder_failures_total").increment(1);
+        if !self.failing {
+            tracing::warn!(error = %error, "outcomes cannot be recorded now; they are kept and repeated");
+        }
+        self.failing = true;
+    }
+
+    fn start_due(&mut self) {
+        let ready: Vec<ShardId> = self
+            .due
+            .iter()
+            .filter(|shard| !self.busy.contains(*shard))
+            .take(PASSES_MAX.saturating_sub(self.passes.len()))
+            .cloned()
+            .collect();
+        for shard in ready {
+            self.due.remove(&shard);
+            self.busy.insert(shard.clone());
+            let life = self.life.clone();
+            self.passes.spawn(async move {
+                let result = record::record_outcomes(&life, &shard).await;
+                (shard, result)
+            });
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The table of contents of what a scheduler does by itself. Each duty is one file of one shape.
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::engine::ShardId;
+use windlass_shared::ledger::LedgerError;
+use windlass_shared::lifecycle::Lifecycle;
+
+use crate::SchedulerSettings;
+
+mod gauges;
+mod motion;
+mod prune;
+mod running;
+mod sweep;
+
+/// Starts every duty.
+pub(crate) fn start(
+    tasks: &mut JoinSet<()>,
+    life: &Lifecycle,
+    settings: &SchedulerSettings,
+    shutdown: &CancellationToken,
+) {
+    tasks.spawn(motion::run(life.clone(), shutdown.clone()));
+    tasks.spawn(running::run(life.clone(), shutdown.clone()));
+    tasks.spawn(sweep::run(life.clone(), shutdown.clone()));
+    tasks.spawn(prune::run(life.clone(), settings.retention, shutdown.clone()));
+    tasks.spawn(gauges::run(life.clone(), shutdown.clone()));
+}
+
+/// Every shard that the ledger knows of.
+pub(crate) async fn shards(life: &Lifecycle) -> Result<Vec<ShardId>, LedgerError> {
+    let queues = life.ledger().queues(None).await?;
+    Ok(queues.into_iter().map(|queue| ShardId::first(queue.namespace, queue.name)).collect())
+}

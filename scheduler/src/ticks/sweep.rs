@@ -1,0 +1,30 @@
+//! Pushes jobs that the ledger has and the engine has not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::sweep::Sweeper;
+
+use crate::ticker::every;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
+    let sweeper = Arc::new(Mutex::new(Sweeper::default()));
+    every("sweep", INTERVAL, shutdown, || {
+        let (life, sweeper) = (life.clone(), sweeper.clone());
+        async move {
+            let mut sweeper = sweeper.lock().await;
+            let mut repaired = 0;
+            for queue in life.ledger().queues(None).await? {
+                let swept = sweeper.pass(&life, &queue).await?;
+                repaired += swept.pushed + swept.ended;
+            }
+            Ok(repaired)
+        }
+    })
+    .await;
+}

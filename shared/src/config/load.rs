@@ -1,0 +1,428 @@
+//! Puts the layers together, types the values, and refuses what is wrong, all problems at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::keys::{self, KNOWN, Known, Secrecy, Source};
+use super::layers::{self, Flag, Layer, Sourced};
+use super::mask::masked_url;
+use super::{
+    ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, EngineSettings,
+    LedgerSettings, LogFormat, LogSettings, WorkerSettings, checks, values,
+};
+use crate::limits::{LEASE_MAX, LEASE_MIN};
+
+const LEDGER_SCHEMES: [&str; 4] = ["postgres://", "postgresql://", "sqlite://", "sqlite:"];
+const ENGINE_SCHEMES: [&str; 5] =
+    ["redis://", "rediss://", "redis+sentinel://", "redis+cluster://", "rediss+cluster://"];
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_millis(100);
+
+/// Which command reads the settings; decides defaults and what is refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Process {
+    /// Everything in one process, with its data in this folder.
+    Dev {
+        /// `--data-dir`.
+        data_dir: PathBuf,
+    },
+    /// `windlass api`.
+    Api,
+    /// `windlass worker`.
+    Worker,
+    /// `windlass scheduler`.
+    Scheduler,
+    /// Commands that look at an installation: `config`, `doctor`, `migrate`, `key`.
+    #[default]
+    Tool,
+}
+
+/// A preset of settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// The defaults.
+    #[default]
+    Development,
+    /// JSON logs.
+    Staging,
+    /// JSON logs; unsafe settings refuse to start.
+    Production,
+    /// Quiet logs, short drain.
+    Test,
+}
+
+impl Profile {
+    const WORDS: [(&str, Self); 4] = [
+        ("development", Self::Development),
+        ("staging", Self::Staging),
+        ("production", Self::Production),
+        ("test", Self::Test),
+    ];
+
+    /// What it presets.
+    fn presets(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Development => &[],
+            Self::Staging | Self::Production => &[("log.format", "json")],
+            Self::Test => &[("log.level", "warn"), ("worker.drain_timeout", "5s")],
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, profile)| profile == self).map(|(word, _)| *word);
+        f.write_str(word.unwrap_or_default())
+    }
+}
+
+/// All that settings are made of. The environment is passed in, so that tests need not change theirs.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// For which command.
+    pub process: Process,
+    /// A TOML file.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those without the prefix `WINDLASS_` are not looked at.
+    pub env: Vec<(String, String)>,
+    /// Flags of the command.
+    pub flags: Vec<Flag>,
+}
+
+/// One thing that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting, as `section.key`; empty of a file that cannot be read.
+    pub key: String,
+    /// Where its value came from; `None`: it has none.
+    pub source: Option<Source>,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+impl Problem {
+    pub(super) fn of_file(path: &Path, text: String) -> Self {
+        Self { key: String::new(), source: Some(Source::File(path.to_owned())), text }
+    }
+    pub(super) fn of_value(key: &str, source: Source, text: String) -> Self {
+        Self { key: key.into(), source: Some(source), text }
+    }
+    pub(super) fn unknown_key(key: &str, source: Source) -> Self {
+        let hint = match keys::nearest(key) {
+            Some(near) => format!("; did you mean {near} ({})?", keys::env_name(near)),
+            None => "; `windlass config show` lists every setting".into(),
+        };
+        // Keys come from outside: shown with control characters escaped.
+        let key = key.escape_debug().to_string();
+        Self { key, source: Some(source), text: format!("is not a setting{hint}") }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.source, self.key.is_empty()) {
+            (Some(source), true) => write!(f, "{source} {}", self.text),
+            (Some(source), false) => write!(f, "{} ({source}) {}", self.key, self.text),
+            (None, _) => write!(f, "{} {}", self.key, self.text),
+        }
+    }
+}
+
+/// Everything that is wrong with the settings; at least one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// In the order of the settings.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("settings are wrong:")?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// One line of `windlass config show`; secrets are masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// `section.key`.
+    pub key: &'static str,
+    /// As text; `None`: not set.
+    pub value: Option<String>,
+    /// Where it came from.
+    pub source: Source,
+    /// The environment variable that sets it.
+    pub env: String,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// Every setting of a process, typed and checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For which command.
+    pub process: Process,
+    /// The preset.
+    pub profile: Profile,
+    /// Where the ledger is; `None`: not set ([`Self::ledger`] says so in words).
+    pub ledger: Option<LedgerSettings>,
+    /// Where the engine is; `None`: not set ([`Self::engine`] says so in words).
+    pub engine: Option<EngineSettings>,
+    /// The public API. `admin_listen` is `None` in `dev`, which serves all on one port.
+    pub api: ApiSettings,
+    /// Signs the cursors of lists.
+    pub cursor_secret: Option<SecretString>,
+    /// Probes and metrics of this process; `None` in `dev`, unless set.
+    pub admin_listen: Option<SocketAddr>,
+    /// The worker.
+    pub worker: WorkerSettings,
+    /// Finished jobs are kept this long.
+    pub retention: Duration,
+    /// Logs.
+    pub log: LogSettings,
+    /// Things that look like mistakes and were ignored; to be logged.
+    pub notes: Vec<String>,
+    rows: Vec<Row>,
+}
+
+impl Settings {
+    /// Where the ledger is.
+    ///
+    /// # Errors
+    /// When nothing says so.
+    pub fn ledger(&self) -> Result<&LedgerSettings, ConfigError> {
+        self.ledger.as_ref().ok_or_else(|| missing("ledger.url", "postgres://user@host/database"))
+    }
+
+    /// Where the engine is.
+    ///
+    /// # Errors
+    /// When nothing says so.
+    pub fn engine(&self) -> Result<&EngineSettings, ConfigError> {
+        self.engine.as_ref().ok_or_else(|| missing("engine.url", "redis://host:6379"))
+    }
+
+    /// Every setting with its source, secrets masked, in a fixed order.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+}
+
+fn missing(key: &str, example: &str) -> ConfigError {
+    let text = format!(
+        "is not set; set {}={example}, or `{key}` in the settings file",
+        keys::env_name(key)
+    );
+    ConfigError { problems: vec![Problem { key: key.into(), source: None, text }] }
+}
+
+/// Reads the layers and makes settings of them.
+///
+/// # Errors
+/// Unknown keys, values out of bounds, and unsafe combinations: all that were found.
+pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
+    let (mut given, mut problems, mut notes) = (Layer::new(), Vec::new(), Vec::new());
+    if let Some(path) = &inputs.file {
+        layers::add_file(&mut given, &mut problems, path);
+    }
+    layers::add_env(&mut given, &mut problems, &mut notes, &inputs.env);
+    layers::add_flags(&mut given, &inputs.flags);
+
+    let mut reader = Reader { layer: base_layer(&inputs.process, &given), problems };
+    let profile = reader.read("profile", |t| values::word(t, &Profile::WORDS));
+    reader.layer.extend(given);
+    let mut settings = typed(&mut reader, inputs, profile.unwrap_or_default());
+    reader.problems.extend(checks::check(&settings, &reader.layer));
+    if !reader.problems.is_empty() {
+        return Err(ConfigError { problems: reader.problems });
+    }
+    settings.rows = KNOWN.iter().map(|known| row(known, &reader.layer)).collect();
+    settings.notes = notes;
+    Ok(settings)
+}
+
+/// Defaults, then the profile's preset, then what `dev` presumes.
+fn base_layer(process: &Process, given: &Layer) -> Layer {
+    let mut layer = Layer::new();
+    for known in KNOWN {
+        if let Some(text) = known.default {
+            layer.insert(known.key, Sourced { text: text.into(), source: Source::Default });
+        }
+    }
+    if let Some(profile) = given.get("profile") {
+        layer.insert("profile", profile.clone());
+    }
+    let profile = values::word(&layer["profile"].text, &Profile::WORDS).unwrap_or_default();
+    for (key, text) in profile.presets() {
+        let source = Source::Profile(profile);
+        layer.insert(key, Sourced { text: (*text).into(), source });
+    }
+    let mut presume = |key, text: String| {
+        layer.insert(key, Sourced { text, source: Source::Dev });
+    };
+    let admin = match process {
+        Process::Dev { data_dir } => {
+            presume("ledger.url", format!("sqlite://{}", data_dir.join("ledger.db").display()));
+            presume("engine.url", "embedded".into());
+            let listen = given
+                .get("api.listen")
+                .map_or(Ok(ApiSettings::default().listen), |v| values::address(&v.text));
+            if profile != Profile::Production && listen.is_ok_and(|a| a.ip().is_loopback()) {
+                presume("auth.mode", "off".into());
+                presume("http.allow_private", "true".into());
+            }
+            None
+        }
+        Process::Api | Process::Tool => Some(ADMIN_LISTEN_API),
+        Process::Worker => Some(ADMIN_LISTEN_WORKER),
+        Process::Scheduler => Some(ADMIN_LISTEN_SCHEDULER),
+    };
+    if let Some(address) = admin {
+        layer
+            .insert("admin.listen", Sourced { text: address.to_string(), source: Source::Default });
+    }
+    layer
+}
+
+fn row(known: &'static Known, layer: &Layer) -> Row {
+    let sourced = layer.get(known.key).filter(|v| known.default.is_some() || !v.text.is_empty());
+    let value = sourced.map(|v| match known.secrecy {
+        Secrecy::Open => v.text.clone(),
+        Secrecy::Url => masked_url(&v.text),
+        Secrecy::Secret => "***".into(),
+    });
+    let source = sourced.map_or(Source::Default, |v| v.source.clone());
+    Row { key: known.key, value, source, env: keys::env_name(known.key), meaning: known.meaning }
+}
+
+/// Types values and collects what is wrong with them.
+struct Reader {
+    layer: Layer,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    /// `None`: absent, or wrong (and noted). An empty value of a setting without default is absent.
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let optional = keys::known(key).is_none_or(|known| known.default.is_none());
+        let sourced = self.layer.get(key).filter(|v| !(optional && v.text.is_empty()))?;
+        match parse(&sourced.text) {
+            Ok(value) => Some(value),
+            Err(text) => {
+                self.problems.push(Problem::of_value(key, sourced.source.clone(), text));
+                None
+            }
+        }
+    }
+
+    /// As [`Self::read`], into a field that already holds a fallback.
+    fn set<T>(
+        &mut self,
+        field: &mut T,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) {
+        if let Some(value) = self.read(key, parse) {
+            *field = value;
+        }
+    }
+}
+
+fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settings {
+    let ledger = ledger(r);
+    let engine = engine(r);
+    let admin_listen = r.read("admin.listen", values::address);
+    let api = api(r, admin_listen);
+    let cursor_secret = r.read("api.cursor_secret", |t| Ok(SecretString::from(t)));
+    let worker = worker(r);
+    let mut retention = 7 * 24 * HOUR;
+    r.set(&mut retention, "scheduler.retention", |t| {
+        values::duration(t, MINUTE..=3650 * 24 * HOUR)
+    });
+    let mut log = LogSettings::default();
+    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
+    r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
+    r.set(&mut log.level, "log.level", |t| {
+        crate::telemetry::check_directives(t).map(|()| t.to_owned())
+    });
+    Settings {
+        process: inputs.process.clone(),
+        profile,
+        ledger,
+        engine,
+        api,
+        cursor_secret,
+        admin_listen,
+        worker,
+        retention,
+        log,
+        notes: Vec::new(),
+        rows: Vec::new(),
+    }
+}
+
+fn ledger(r: &mut Reader) -> Option<LedgerSettings> {
+    let url = r.read("ledger.url", |t| values::url(t, &LEDGER_SCHEMES));
+    let mut ledger = LedgerSettings::new(url.clone().unwrap_or_default());
+    r.set(&mut ledger.pool_max, "ledger.pool_max", |t| values::whole(t, 1..=500));
+    r.set(&mut ledger.writers, "ledger.writers", |t| values::whole(t, 1..=16));
+    url.map(|_| ledger)
+}
+
+fn engine(r: &mut Reader) -> Option<EngineSettings> {
+    let url = r.read("engine.url", |t| {
+        if t == "embedded" { Ok(t.to_owned()) } else { values::url(t, &ENGINE_SCHEMES) }
+    });
+    let mut engine = EngineSettings::new(url.clone().unwrap_or_default());
+    r.set(&mut engine.prefix, "engine.prefix", values::prefix);
+    r.set(&mut engine.response_timeout, "engine.response_timeout", |t| {
+        values::duration(t, SOON..=MINUTE)
+    });
+    url.map(|_| engine)
+}
+
+fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
+    let mut api = ApiSettings { admin_listen, ..ApiSettings::default() };
+    r.set(&mut api.listen, "api.listen", values::address);
+    r.set(&mut api.auth_required, "auth.mode", |t| {
+        values::word(t, &[("required", true), ("off", false)])
+    });
+    r.set(&mut api.rate_per_key, "api.rate_per_key", |t| values::whole(t, 0..=u32::MAX));
+    r.set(&mut api.head_timeout, "api.head_timeout", |t| values::duration(t, SOON..=10 * MINUTE));
+    r.set(&mut api.body_timeout, "api.body_timeout", |t| values::duration(t, SOON..=HOUR));
+    r.set(&mut api.connections_max, "api.connections_max", |t| {
+        values::whole(t, 1..=100_000).map(|n| n as usize)
+    });
+    api
+}
+
+fn worker(r: &mut Reader) -> WorkerSettings {
+    let mut worker = WorkerSettings::default();
+    r.set(&mut worker.name, "worker.name", values::label);
+    r.set(&mut worker.namespace, "worker.namespace", |t| t.parse().map_err(|why| format!("{why}")));
+    r.set(&mut worker.queues, "worker.queues", values::queues);
+    r.set(&mut worker.concurrency, "worker.concurrency", |t| values::whole(t, 1..=10_000));
+    r.set(&mut worker.lease, "worker.lease", |t| values::duration(t, LEASE_MIN..=LEASE_MAX));
+    r.set(&mut worker.drain_timeout, "worker.drain_timeout", |t| {
+        values::duration(t, Duration::ZERO..=HOUR)
+    });
+    worker.api_url = r.read("worker.api_url", |t| values::url(t, &["http://", "https://"]));
+    worker.api_key = r.read("worker.api_key", |t| Ok(SecretString::from(t)));
+    r.set(&mut worker.http_allow_private, "http.allow_private", values::boolean);
+    worker.commands_file = r.read("commands.file", |t| Ok(PathBuf::from(t)));
+    worker
+}

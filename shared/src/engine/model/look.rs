@@ -1,0 +1,79 @@
+//! exists, peek, leased and stats: verbs that change nothing.
+
+use std::ops::Bound;
+
+use super::*;
+
+impl Shard {
+    /// Which of these jobs are entries or standing tombstones.
+    pub fn exists(&mut self, now: Timestamp, ids: &[JobId]) -> Vec<bool> {
+        self.tombstones.turn(now);
+        let known =
+            |id: &JobId| self.entries.contains_key(id) || self.tombstones.standing(*id).is_some();
+        ids.iter().map(known).collect()
+    }
+
+    /// One job's live state. The rank of a ready job costs a walk over those before it.
+    pub fn peek(&self, id: JobId) -> Option<Live> {
+        let entry = self.entries.get(&id)?;
+        let state = match entry.status {
+            Status::Ready => {
+                LiveState::Ready { ahead: self.ready.range(..(entry.score, id)).count() as u64 }
+            }
+            Status::Delayed => LiveState::Delayed,
+            Status::Leased { until_ms } => LiveState::Leased {
+                worker: entry.worker.expect("a leased entry has a worker"),
+                claimed_at: entry.claimed_at.expect("a leased entry was claimed"),
+                expires_at: Timestamp::from_millis(until_ms),
+                cancel: entry.cancel,
+            },
+            Status::Finishing => LiveState::Finishing,
+        };
+        Some(Live {
+            state,
+            fence: entry.fence,
+            attempt: entry.attempt,
+            crashes: entry.crashes,
+            run_at: entry.run_at,
+        })
+    }
+
+    /// Leases by (`claimed_at`, id), after `after` and up to `claimed_by`.
+    pub fn leased(
+        &self,
+        after: Option<(Timestamp, JobId)>,
+        claimed_by: Timestamp,
+        max: u32,
+    ) -> Vec<Running> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.claims
+            .range((from, Bound::Unbounded))
+            .take_while(|(claimed_at, _)| *claimed_at <= claimed_by)
+            .take(max as usize)
+            .map(|(claimed_at, id)| {
+                let entry = &self.entries[id];
+                Running {
+                    id: *id,
+                    fence: entry.fence,
+                    attempt: entry.attempt,
+                    worker: entry.worker.expect("a leased entry has a worker"),
+                    claimed_at: *claimed_at,
+                }
+            })
+            .collect()
+    }
+
+    /// Counts of the shard.
+    pub fn stats(&self, now: Timestamp) -> ShardStats {
+        ShardStats {
+            ready: self.ready.len() as u64,
+            delayed: self.delayed.len() as u64,
+            leased: self.leases.len() as u64,
+            outbox: self.outbox.len(),
+            bytes: self.bytes(),
+            oldest_ready: self.ready.first().map(|(_, id)| self.entries[id].run_at),
+            settings: self.settings.clone(),
+            now,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! push.
+
+use super::*;
+
+impl Shard {
+    /// Makes jobs claimable; see the module's rules.
+    pub fn push(&mut self, now: Timestamp, jobs: &[Push], not_after: Timestamp) -> PushReply {
+        let pushed = if now > not_after {
+            vec![Pushed::Late; jobs.len()]
+        } else {
+            self.tombstones.turn(now);
+            jobs.iter().map(|job| self.push_one(now, job)).collect()
+        };
+        PushReply { pushed, configured: self.settings.is_some(), now }
+    }
+
+    fn push_one(&mut self, now: Timestamp, job: &Push) -> Pushed {
+        let present = self.entries.get(&job.id);
+        if present.is_some_and(|entry| entry.fence >= job.fence) {
+            return Pushed::Present;
+        }
+        if self.tombstones.standing(job.id).is_some_and(|fence| fence >= job.fence) {
+            return Pushed::Present;
+        }
+        let replaced_bytes = present.map(|entry| entry.envelope.len() as u64);
+        if !self.has_room(job, replaced_bytes) {
+            return Pushed::Full;
+        }
+        if replaced_bytes.is_some() {
+            self.unplace(job.id);
+            self.forget(job.id);
+        }
+        self.tombstones.remove(job.id);
+        self.envelope_bytes += job.envelope.len() as u64;
+        let score = self.score(job.run_at, job.priority);
+        self.entries.insert(job.id, fresh(job, score));
+        self.place(now, job.id);
+        Pushed::Added
+    }
+
+    fn has_room(&self, job: &Push, replaced_bytes: Option<u64>) -> bool {
+        let (jobs_max, bytes_max) = match &self.settings {
+            Some(settings) => (settings.jobs_max, settings.bytes_max),
+            None => {
+                let default = ShardSettings::default();
+                (default.jobs_max, default.bytes_max)
+            }
+        };
+        let jobs = self.entries.len() as u64 + u64::from(replaced_bytes.is_none());
+        let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
+        (replaced_bytes.is_some() || jobs <= jobs_max) && bytes <= bytes_max
+    }
+}
+
+fn fresh(job: &Push, score: i64) -> Entry {
+    Entry {
+        status: Status::Ready,
+        cancel: false,
+        priority: job.priority,
+        attempt: job.attempt,
+        crashes: job.crashes,
+        max_crashes: job.max_crashes,
+        fence: job.fence,
+        lease_id: None,
+        worker: None,
+        claimed_at: None,
+        run_at: job.run_at,
+        expires_at: job.expires_at,
+        score,
+        kind: job.kind.clone(),
+        envelope: job.envelope.clone(),
+    }
+}

@@ -1,0 +1,105 @@
+//! extend and settle: what the holder of a lease does with it.
+
+use super::*;
+
+impl Shard {
+    /// Moves the end of leases; see the module's rules.
+    pub fn extend(&mut self, now: Timestamp, held: &[Held], lease: Duration) -> Vec<Extended> {
+        let until_ms = until_ms(now, lease);
+        held.iter().map(|held| self.extend_one(held, until_ms)).collect()
+    }
+
+    fn extend_one(&mut self, held: &Held, wanted_ms: i64) -> Extended {
+        let Some(entry) = self.entries.get_mut(&held.id) else { return Extended::Gone };
+        let Status::Leased { until_ms } = entry.status else { return Extended::Gone };
+        if entry.fence != held.fence || entry.lease_id != Some(held.lease_id) {
+            return Extended::Stolen;
+        }
+        let new_ms = until_ms.max(wanted_ms);
+        if new_ms > until_ms {
+            entry.status = Status::Leased { until_ms: new_ms };
+            self.leases.remove(&(until_ms, held.id));
+            self.leases.insert((new_ms, held.id));
+        }
+        Extended::Held { expires_at: Timestamp::from_millis(new_ms), cancel: entry.cancel }
+    }
+
+    /// Ends attempts; see the module's rules.
+    pub fn settle(&mut self, now: Timestamp, settles: &[Settle]) -> Vec<Settled> {
+        settles.iter().map(|settle| self.settle_one(now, settle)).collect()
+    }
+
+    fn settle_one(&mut self, now: Timestamp, settle: &Settle) -> Settled {
+        let held = &settle.held;
+        let Some(entry) = self.entries.get(&held.id) else { return Settled::Gone };
+        if entry.fence < held.fence {
+            return Settled::Gone;
+        }
+        if entry.fence > held.fence {
+            return Settled::Stolen;
+        }
+        match entry.lease_id {
+            None => return Settled::Gone,
+            Some(token) if token != held.lease_id => return Settled::Stolen,
+            Some(_) => {}
+        }
+        if !matches!(entry.status, Status::Leased { .. }) {
+            return Settled::Repeated;
+        }
+        let verdict = if entry.cancel { stopped(settle.verdict) } else { settle.verdict };
+        self.end_attempt(now, held.id, verdict, &settle.detail);
+        Settled::Settled
+    }
+
+    fn end_attempt(&mut self, now: Timestamp, id: JobId, verdict: Verdict, detail: &Bytes) {
+        self.unplace(id);
+        let ended = match verdict {
+            Verdict::Succeeded => self.finish(id, 1, Ended::Succeeded),
+            Verdict::Dead => self.finish(id, 1, Ended::Dead),
+            Verdict::Cancelled => self.finish(id, 0, Ended::Cancelled),
+            Verdict::Retry { delay } => Ended::Retry(self.postpone(now, id, 1, delay)),
+            Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, 0, delay)),
+            Verdict::Release => {
+                self.make_ready(id);
+                Ended::Released
+            }
+        };
+        self.report(now, id, ended, true, detail.clone());
+    }
+
+    /// Counts `attempts` and leaves the entry to wait for its confirmation.
+    fn finish(&mut self, id: JobId, attempts: u32, ended: Ended) -> Ended {
+        let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
+        entry.attempt = entry.attempt.saturating_add(attempts);
+        entry.status = Status::Finishing;
+        ended
+    }
+
+    /// Counts `attempts` and lets the job run again after `delay`; from when on.
+    fn postpone(&mut self, now: Timestamp, id: JobId, attempts: u32, delay: Duration) -> Timestamp {
+        let run_at = now.plus(delay);
+        let score = self.score(run_at, self.entries[&id].priority);
+        let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
+        entry.attempt = entry.attempt.saturating_add(attempts);
+        entry.run_at = run_at;
+        entry.score = score;
+        self.place(now, id);
+        run_at
+    }
+
+    /// Puts an entry that is in no order back to its old place among the ready.
+    pub(super) fn make_ready(&mut self, id: JobId) {
+        let entry = self.entries.get_mut(&id).expect("only entries become ready");
+        entry.status = Status::Ready;
+        self.ready.insert((entry.score, id));
+        self.wake_ready();
+    }
+}
+
+/// What a verdict becomes when somebody asked to stop the job: it does not start again.
+fn stopped(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Retry { .. } | Verdict::Snooze { .. } | Verdict::Release => Verdict::Cancelled,
+        Verdict::Succeeded | Verdict::Dead | Verdict::Cancelled => verdict,
+    }
+}

@@ -1,0 +1,52 @@
+//! promote and reap: what time does to a shard.
+
+use super::*;
+
+impl Shard {
+    /// Makes due delayed jobs ready; see the module's rules.
+    pub fn promote(&mut self, now: Timestamp, max: u32) -> u32 {
+        let mut moved = 0;
+        while moved < max.min(self.bounds.move_max) {
+            let Some((due_ms, id)) = self.delayed.first().copied() else { break };
+            if due_ms > now.millis() {
+                break;
+            }
+            self.unplace(id);
+            self.make_ready(id);
+            moved += 1;
+        }
+        moved
+    }
+
+    /// Takes back jobs whose lease ran out; see the module's rules.
+    pub fn reap(&mut self, now: Timestamp, max: u32) -> u32 {
+        let mut moved = 0;
+        while moved < max.min(self.bounds.move_max) {
+            let Some((until_ms, id)) = self.leases.first().copied() else { break };
+            if until_ms >= now.millis() {
+                break;
+            }
+            self.reap_one(now, id);
+            moved += 1;
+        }
+        moved
+    }
+
+    fn reap_one(&mut self, now: Timestamp, id: JobId) {
+        self.unplace(id);
+        let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
+        // A settle that comes too late must not look like a repeated one.
+        entry.lease_id = None;
+        entry.status = Status::Finishing;
+        let ended = if entry.cancel {
+            Ended::Cancelled
+        } else {
+            entry.crashes = entry.crashes.saturating_add(1);
+            if entry.crashes >= entry.max_crashes { Ended::Quarantined } else { Ended::Lost }
+        };
+        if ended == Ended::Lost {
+            self.make_ready(id);
+        }
+        self.report(now, id, ended, true, Bytes::new());
+    }
+}

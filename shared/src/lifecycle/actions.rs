@@ -1,0 +1,165 @@
+//! Bulk actions by filter, as tracked operations.
+
+use futures::StreamExt;
+
+use super::{Cancelled, Lifecycle};
+use crate::ledger::{Changed, JobFilter, LedgerError, Operation};
+use crate::model::id::{JobId, OperationId};
+use crate::model::job::JobState;
+use crate::model::name::Namespace;
+
+/// Jobs changed at once; what the ledger's pool can carry beside other callers.
+const CONCURRENCY: usize = 4;
+const PAGE: u32 = 500;
+
+/// What a bulk action does to every job that matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Redrive the terminal ones that did not succeed.
+    Retry,
+    /// Cancel those that are not terminal.
+    Cancel,
+    /// Forget the terminal ones.
+    Delete,
+}
+
+impl Action {
+    /// The wire word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Cancel => "cancel",
+            Self::Delete => "delete",
+        }
+    }
+
+    fn applies_to(self, state: JobState) -> bool {
+        match self {
+            Self::Retry => state.can_redrive(),
+            Self::Cancel => !state.is_terminal(),
+            Self::Delete => state.is_terminal(),
+        }
+    }
+
+    /// The filter, narrowed to the states that the action is about; `None`: it can match nothing.
+    fn narrow(self, filter: &JobFilter) -> Option<JobFilter> {
+        let states: Vec<JobState> = JobState::ALL
+            .into_iter()
+            .filter(|state| self.applies_to(*state))
+            .filter(|state| filter.states.is_empty() || filter.states.contains(state))
+            .collect();
+        (!states.is_empty()).then(|| JobFilter { states, ..filter.clone() })
+    }
+}
+
+pub(super) async fn count(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    action: Action,
+    filter: &JobFilter,
+) -> Result<u64, LedgerError> {
+    let Some(filter) = action.narrow(filter) else {
+        return Ok(0);
+    };
+    let (mut count, mut before) = (0, None);
+    loop {
+        let page = life.inner.ledger.list(namespace, &filter, before, PAGE).await?;
+        count += page.jobs.len() as u64;
+        match page.next {
+            Some(next) => before = Some(next),
+            None => return Ok(count),
+        }
+    }
+}
+
+pub(super) async fn start(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    action: Action,
+    filter: JobFilter,
+    by: &str,
+) -> Result<Operation, LedgerError> {
+    let operation = Operation {
+        id: OperationId::generate(),
+        namespace: namespace.clone(),
+        action: action.as_str().into(),
+        state: "running".into(),
+        matched: 0,
+        changed: 0,
+        error: None,
+        created_at: life.inner.clock.now(),
+        finished_at: None,
+    };
+    life.inner.ledger.put_operation(&operation).await?;
+    tracing::info!(operation.id = %operation.id, action = action.as_str(), by, "bulk action started");
+    let (life, started, by) = (life.clone(), operation.clone(), by.to_owned());
+    life.clone().inner.tasks.spawn(async move {
+        run(&life, started, action, &filter, &by).await;
+    });
+    Ok(operation)
+}
+
+async fn run(
+    life: &Lifecycle,
+    mut operation: Operation,
+    action: Action,
+    filter: &JobFilter,
+    by: &str,
+) {
+    let result = match action.narrow(filter) {
+        Some(filter) => pages(life, &mut operation, action, &filter, by).await,
+        None => Ok(()),
+    };
+    operation.finished_at = Some(life.inner.clock.now());
+    operation.state = if result.is_ok() { "succeeded" } else { "failed" }.into();
+    operation.error = result.err().map(|error| error.to_string());
+    if let Err(error) = life.inner.ledger.put_operation(&operation).await {
+        tracing::warn!(operation.id = %operation.id, %error, "a bulk action's end could not be noted");
+    }
+}
+
+async fn pages(
+    life: &Lifecycle,
+    operation: &mut Operation,
+    action: Action,
+    filter: &JobFilter,
+    by: &str,
+) -> Result<(), LedgerError> {
+    // New jobs sort before the first page, so the walk ends.
+    let mut before: Option<JobId> = None;
+    loop {
+        let page = life.inner.ledger.list(&operation.namespace, filter, before, PAGE).await?;
+        operation.matched += page.jobs.len() as u64;
+        let namespace = &operation.namespace;
+        let changed: Vec<Result<bool, LedgerError>> = futures::stream::iter(page.jobs)
+            .map(|job| one(life, namespace, action, job.id, by))
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        for result in changed {
+            operation.changed += u64::from(result?);
+        }
+        life.inner.ledger.put_operation(operation).await?;
+        match page.next {
+            Some(next) => before = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn one(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    action: Action,
+    id: JobId,
+    by: &str,
+) -> Result<bool, LedgerError> {
+    Ok(match action {
+        Action::Retry => matches!(life.redrive(namespace, id).await?, Changed::Done(_)),
+        Action::Cancel => matches!(
+            life.cancel(namespace, id, by).await?,
+            Changed::Done(Cancelled::Now(_) | Cancelled::Requested(_))
+        ),
+        Action::Delete => matches!(life.delete(namespace, id).await?, Changed::Done(())),
+    })
+}

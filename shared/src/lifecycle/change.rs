@@ -1,0 +1,149 @@
+//! Changes that people ask for: cancel, redrive, patch, pause, settings.
+
+use super::push::belongs_in_engine;
+use super::{Cancelled, Lifecycle, Seen};
+use crate::engine::{CancelReply, Engine, EngineError, ShardId, Withdraw};
+use crate::ledger::{Changed, JobPatch, LedgerError, Paused, Queue, QueueSettings, shard_of};
+use crate::model::id::JobId;
+use crate::model::job::{Job, JobState};
+use crate::model::name::{Namespace, QueueName};
+use crate::model::time::Timestamp;
+
+pub(super) async fn get(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    id: JobId,
+) -> Result<Option<Seen>, LedgerError> {
+    let Some(job) = life.inner.ledger.job(namespace, id).await? else {
+        return Ok(None);
+    };
+    // A hint: an engine that is away takes only the hint away.
+    let live = if job.state.is_terminal() {
+        None
+    } else {
+        life.inner.engine.peek(&shard_of(&job), id).await.ok().flatten()
+    };
+    Ok(Some(Seen { job, live }))
+}
+
+pub(super) async fn cancel(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    id: JobId,
+    reason: &str,
+) -> Result<Changed<Cancelled>, LedgerError> {
+    let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
+    let Some(job) = ledger.job(namespace, id).await? else {
+        return Ok(Changed::Unknown);
+    };
+    if job.state == JobState::Cancelled {
+        return Ok(Changed::Done(Cancelled::Now(job)));
+    }
+    if job.state.is_terminal() {
+        return Ok(Changed::Refused(job.state));
+    }
+    // The engine first: its tombstone keeps a push that is on its way from starting the job after the
+    // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
+    let stops = matches!(
+        withdraw(engine, &job, Withdraw::StopRunning).await,
+        Ok(CancelReply::Removed | CancelReply::Absent)
+    );
+    let changed = ledger.cancel(namespace, id, !stops, reason).await?;
+    if stops {
+        life.inner.waiters.notify(&[id]);
+    }
+    Ok(match changed {
+        Changed::Done(job) if job.state == JobState::Cancelled => {
+            Changed::Done(Cancelled::Now(job))
+        }
+        Changed::Done(job) => Changed::Done(Cancelled::Requested(job)),
+        Changed::Refused(state) => Changed::Refused(state),
+        Changed::Unknown => Changed::Unknown,
+    })
+}
+
+async fn withdraw(engine: &Engine, job: &Job, how: Withdraw) -> Result<CancelReply, EngineError> {
+    let replies = engine.cancel(&shard_of(job), &[(job.id, job.fence)], how).await?;
+    replies.first().copied().ok_or_else(|| EngineError::UnknownReply {
+        script: "cancel",
+        reply: "no reply for the job".into(),
+    })
+}
+
+pub(super) async fn redrive(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    id: JobId,
+) -> Result<Changed<Job>, LedgerError> {
+    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let changed = life.inner.ledger.redrive(namespace, id).await?;
+    if let Changed::Done(job) = &changed {
+        offer(life, job, not_after);
+    }
+    Ok(changed)
+}
+
+pub(super) async fn patch(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    id: JobId,
+    patch: &JobPatch,
+) -> Result<Changed<Job>, LedgerError> {
+    let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
+    let Some(job) = ledger.job(namespace, id).await? else {
+        return Ok(Changed::Unknown);
+    };
+    if job.state.is_terminal() || job.state == JobState::Running {
+        return Ok(Changed::Refused(job.state));
+    }
+    // Taken out of the engine before the ledger changes, so that the old form cannot start beside the new
+    // one, in another queue perhaps. A crash after this leaves it to the sweep. The ledger's record of
+    // `running` lags; the engine's does not. With the engine away nothing can start either.
+    if let Ok(CancelReply::Running | CancelReply::Finishing) =
+        withdraw(engine, &job, Withdraw::WaitingOnly).await
+    {
+        return Ok(Changed::Refused(JobState::Running));
+    }
+    let not_after = life.inner.pusher.time.deadline(engine).await;
+    let changed = ledger.patch(namespace, id, patch).await?;
+    match &changed {
+        Changed::Done(job) => offer(life, job, not_after),
+        Changed::Refused(_) | Changed::Unknown => {}
+    }
+    Ok(changed)
+}
+
+fn offer(life: &Lifecycle, job: &Job, not_after: Option<Timestamp>) {
+    if let Some(not_after) = not_after
+        && belongs_in_engine(job, life.inner.clock.now())
+    {
+        life.inner.pusher.offer(vec![job.clone()], not_after);
+    }
+}
+
+pub(super) async fn set_paused(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    queue: &QueueName,
+    paused: Option<Paused>,
+) -> Result<(Queue, bool), LedgerError> {
+    let queue = life.inner.ledger.set_paused(namespace, queue, paused.as_ref()).await?;
+    let told = tell(life, &queue).await;
+    Ok((queue, told))
+}
+
+pub(super) async fn set_queue(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    queue: &QueueName,
+    settings: &QueueSettings,
+) -> Result<(Queue, bool), LedgerError> {
+    let queue = life.inner.ledger.set_queue(namespace, queue, settings).await?;
+    let told = tell(life, &queue).await;
+    Ok((queue, told))
+}
+
+async fn tell(life: &Lifecycle, queue: &Queue) -> bool {
+    let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
+    life.inner.engine.configure(&shard, &queue.shard_settings()).await.is_ok()
+}

@@ -1,0 +1,265 @@
+//! "Why is this job not running?": the ordered list of what holds it back, each with evidence.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Lifecycle, Seen};
+use crate::engine::{LiveState, ShardStats};
+use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
+use crate::model::id::JobId;
+use crate::model::job::{Job, JobState};
+use crate::model::name::Namespace;
+use crate::model::time::Timestamp;
+
+/// A worker that has not been heard of for this long does not count.
+const WORKER_SEEN: Duration = Duration::from_secs(30);
+/// The past that estimates rest on.
+const RATE_WINDOW: Duration = Duration::from_secs(300);
+
+/// Answer to [`Lifecycle::explain`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    /// The job.
+    pub id: JobId,
+    /// Its state, the engine's word included.
+    pub state: JobState,
+    /// Nothing but its turn holds it back.
+    pub runnable: bool,
+    /// What holds it back, the most telling first.
+    pub reasons: Vec<Reason>,
+}
+
+/// One thing that holds a job back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reason {
+    /// Stable, snake_case.
+    pub code: &'static str,
+    /// For people.
+    pub detail: String,
+    /// Since when, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Until when, where known or estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// The facts behind it.
+    pub evidence: serde_json::Value,
+}
+
+impl Reason {
+    fn new(code: &'static str, detail: impl Into<String>, evidence: serde_json::Value) -> Self {
+        Self { code, detail: detail.into(), since: None, until: None, evidence }
+    }
+    fn since(mut self, at: Timestamp) -> Self {
+        self.since = Some(at);
+        self
+    }
+    fn until(mut self, at: Option<Timestamp>) -> Self {
+        self.until = at;
+        self
+    }
+}
+
+/// The job's state for readers: the ledger's when terminal, else what the engine says, if it says anything.
+pub fn visible_state(seen: &Seen) -> JobState {
+    let recorded = seen.job.state;
+    match seen.live.map(|live| live.state) {
+        _ if recorded.is_terminal() => recorded,
+        // The outcome is not recorded yet, so for every reader the attempt is still under way.
+        Some(LiveState::Leased { .. } | LiveState::Finishing) => JobState::Running,
+        Some(LiveState::Ready { .. }) => JobState::Ready,
+        Some(LiveState::Delayed) if recorded == JobState::Retrying => JobState::Retrying,
+        Some(LiveState::Delayed) => JobState::Scheduled,
+        None => recorded,
+    }
+}
+
+pub(super) async fn explain(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    id: JobId,
+) -> Result<Option<Explanation>, LedgerError> {
+    let Some(job) = life.inner.ledger.job(namespace, id).await? else {
+        return Ok(None);
+    };
+    let shard = shard_of(&job);
+    let stats = life.inner.engine.stats(&shard).await.ok();
+    let live = life.inner.engine.peek(&shard, id).await.ok().flatten();
+    let seen = Seen { job, live };
+    let state = visible_state(&seen);
+    let mut reasons = Vec::new();
+    match state {
+        JobState::Blocked => reasons.push(Reason::new(
+            "blocked_by",
+            "waits for steps of its workflow",
+            json!({ "workflow": seen.job.workflow }),
+        )),
+        JobState::Running => reasons.push(running(&seen)),
+        JobState::Ready | JobState::Scheduled | JobState::Retrying => {
+            let now = life.inner.clock.now();
+            let queue = life.inner.ledger.queue(namespace, &seen.job.queue).await?;
+            let workers = life.inner.ledger.workers(namespace, WORKER_SEEN).await?;
+            reasons.extend(paused(queue.as_ref()));
+            reasons.extend(not_due(&seen.job, now));
+            reasons.extend(no_worker(&seen.job, &workers));
+            reasons.extend(engine_state(&seen, stats.as_ref(), now));
+            if let Some(reason) = waiting_turn(life, &seen, stats.as_ref(), now).await? {
+                reasons.push(reason);
+            }
+        }
+        JobState::Succeeded
+        | JobState::Dead
+        | JobState::Cancelled
+        | JobState::Expired
+        | JobState::Quarantined => reasons.push(finished(&seen.job)),
+    }
+    let runnable =
+        !state.is_terminal() && reasons.iter().all(|reason| reason.code == "waiting_turn");
+    Ok(Some(Explanation { id, state, runnable, reasons }))
+}
+
+fn finished(job: &Job) -> Reason {
+    let detail = match job.state {
+        JobState::Succeeded => "it has run and succeeded",
+        JobState::Dead => {
+            "its attempts are used up, or its error is permanent; retry it to run it again"
+        }
+        JobState::Cancelled => "it was cancelled; retry it to run it again",
+        JobState::Expired => "it was not started before its expires_at; retry it to run it again",
+        JobState::Quarantined => {
+            "it kept losing its workers; look at its attempts before you retry it"
+        }
+        _ => "it has ended",
+    };
+    let evidence = json!({
+        "finished_at": job.finished_at,
+        "error": job.error,
+        "attempt": job.attempt,
+        "crashes": job.crashes,
+    });
+    Reason::new("finished", detail, evidence)
+}
+
+fn running(seen: &Seen) -> Reason {
+    match seen.live.map(|live| live.state) {
+        Some(LiveState::Leased { worker, claimed_at, expires_at, cancel }) => Reason::new(
+            "running",
+            if cancel { "it runs, and was asked to stop" } else { "it runs" },
+            json!({ "worker": worker, "lease_expires_at": expires_at, "cancel_requested": cancel }),
+        )
+        .since(claimed_at),
+        Some(LiveState::Finishing) => {
+            Reason::new("recording", "it has ended; the outcome is being recorded", json!({}))
+        }
+        _ => Reason::new(
+            "running",
+            "it was running when the engine was last heard of",
+            json!({ "worker": seen.job.worker }),
+        ),
+    }
+}
+
+fn paused(queue: Option<&Queue>) -> Option<Reason> {
+    let queue = queue?;
+    let paused = queue.paused.as_ref()?;
+    let detail = format!("queue {} was paused by {}", queue.name, paused.by);
+    let evidence = json!({ "queue": queue.name, "by": paused.by, "reason": paused.reason });
+    Some(Reason::new("queue_paused", detail, evidence).since(paused.since))
+}
+
+fn not_due(job: &Job, now: Timestamp) -> Option<Reason> {
+    (job.run_at > now).then(|| {
+        let retrying = job.state == JobState::Retrying;
+        let detail = if retrying {
+            "waits out the delay after a failed attempt"
+        } else {
+            "its time has not come"
+        };
+        let evidence = json!({ "run_at": job.run_at, "attempt": job.attempt, "error": job.error });
+        Reason::new("not_due", detail, evidence).until(Some(job.run_at))
+    })
+}
+
+fn no_worker(job: &Job, workers: &[WorkerBeat]) -> Option<Reason> {
+    let serves = |names: &[String], name: &str| names.is_empty() || names.iter().any(|n| n == name);
+    let here: Vec<&WorkerBeat> =
+        workers.iter().filter(|w| serves(&w.queues, job.queue.as_str())).collect();
+    let able: Vec<&&WorkerBeat> =
+        here.iter().filter(|w| serves(&w.kinds, job.kind.as_str()) && !w.draining).collect();
+    able.is_empty().then(|| {
+        let detail = match (workers.is_empty(), here.is_empty()) {
+            (true, _) => "no worker has been heard of".to_owned(),
+            (_, true) => format!("no live worker takes jobs from queue {}", job.queue),
+            _ => format!("no live worker of queue {} runs jobs of kind {}", job.queue, job.kind),
+        };
+        let evidence = json!({
+            "queue": job.queue,
+            "kind": job.kind,
+            "workers_alive": workers.len(),
+            "workers_of_queue": here.len(),
+        });
+        Reason::new("no_worker", detail, evidence)
+    })
+}
+
+/// What the engine itself adds: it is away, closed, full, braked, or does not have the job yet.
+fn engine_state(seen: &Seen, stats: Option<&ShardStats>, now: Timestamp) -> Option<Reason> {
+    let Some(stats) = stats else {
+        let detail =
+            "the queue store does not answer; jobs wait safely in the ledger until it does";
+        return Some(Reason::new("engine_unavailable", detail, json!({})));
+    };
+    let far = seen.job.run_at > now.plus(crate::limits::SCHEDULE_AHEAD);
+    if stats.outbox >= crate::limits::OUTBOX_ENTRIES_MAX {
+        let detail = "too many outcomes wait to be recorded; is a scheduler running?";
+        return Some(Reason::new("outbox_full", detail, json!({ "outcomes": stats.outbox })));
+    }
+    if seen.live.is_some() || far {
+        return None;
+    }
+    let held = stats.ready + stats.delayed + stats.leased;
+    let full = stats.settings.as_ref().is_some_and(|settings| held >= settings.jobs_max);
+    Some(if full {
+        let detail = "waits in the ledger behind the head of its queue";
+        Reason::new("waiting_in_ledger", detail, json!({ "jobs_ahead_at_least": held }))
+    } else {
+        let detail =
+            "is on its way from the ledger to the queue store; the sweep brings it within seconds";
+        Reason::new("not_delivered_yet", detail, json!({ "created_at": seen.job.created_at }))
+    })
+}
+
+async fn waiting_turn(
+    life: &Lifecycle,
+    seen: &Seen,
+    stats: Option<&ShardStats>,
+    now: Timestamp,
+) -> Result<Option<Reason>, LedgerError> {
+    let (Some(LiveState::Ready { ahead }), Some(stats)) = (seen.live.map(|l| l.state), stats)
+    else {
+        return Ok(None);
+    };
+    let since = now.minus(RATE_WINDOW);
+    let ended: u64 = life
+        .inner
+        .ledger
+        .rollups(&seen.job.namespace, since)
+        .await?
+        .iter()
+        .filter(|rollup| rollup.queue == seen.job.queue)
+        .map(|rollup| rollup.count)
+        .sum();
+    let per_second = ended as f64 / RATE_WINDOW.as_secs_f64();
+    let until = (ended > 0)
+        .then(|| now.plus(Duration::from_secs_f64((ahead as f64 / per_second).min(1e9))));
+    let evidence = json!({
+        "ahead": ahead,
+        "ready": stats.ready,
+        "running": stats.leased,
+        "ended_per_second": per_second,
+    });
+    let detail = format!("{ahead} jobs of its queue are before it");
+    Ok(Some(Reason::new("waiting_turn", detail, evidence).until(until)))
+}

@@ -1,0 +1,144 @@
+//! Outcomes from the engine into the ledger.
+//!
+//! Commit before confirm, always: the other order turns a recorder's crash into a second run of a
+//! finished job. An outcome that is read twice is harmless, because the ledger's guarded update refuses it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Lifecycle;
+use super::push::PushError;
+use crate::engine::envelope::Detail;
+use crate::engine::feed::Event;
+use crate::engine::{Ended, Outcome, ShardId};
+use crate::ledger::{Record, RecordRunning, Recorded};
+use crate::model::id::JobId;
+use crate::model::job::{JobError, JobState};
+use crate::model::time::Timestamp;
+
+/// Outcomes of one pass.
+const PASS_MAX: u32 = 500;
+/// Leases noted in one pass.
+const RUNNING_MAX: u32 = 1_000;
+/// Leases younger than this are not worth a write.
+const RUNNING_AFTER: Duration = Duration::from_secs(2);
+
+/// Records the oldest outcomes of a shard; how many. Repeat while it returns a full pass.
+///
+/// Safe to drop, to repeat, and to run twice at once.
+///
+/// # Errors
+/// The engine or the ledger did not answer. Nothing is lost: the outcomes stay where they are.
+pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
+    let outcomes = life.inner.engine.outcomes(shard, PASS_MAX).await?;
+    let Some(last) = outcomes.last().map(|outcome| outcome.seq) else {
+        return Ok(0);
+    };
+    let oldest = outcomes[0].at;
+    let ended: Vec<_> =
+        outcomes.iter().filter(|o| o.ended.is_terminal()).map(|outcome| outcome.id).collect();
+    let events: Vec<Event> = outcomes
+        .iter()
+        .map(|outcome| Event { id: outcome.id, state: state_after(outcome.ended), at: outcome.at })
+        .collect();
+    let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
+    let count = records.len();
+    let replies = life.inner.ledger.record(records).await?;
+    life.inner.engine.confirm(shard, last).await?;
+    life.inner.waiters.notify(&ended);
+    let events: Vec<Event> = events
+        .into_iter()
+        .zip(&replies)
+        .filter(|(_, reply)| **reply == Recorded::Applied)
+        .map(|(event, _)| event)
+        .collect();
+    // Safe to drop: the feed is a convenience; the ledger has what happened.
+    let _ = life.inner.engine.publish(&shard.namespace, &events).await;
+
+    let stale = replies.iter().filter(|reply| **reply != Recorded::Applied).count();
+    metrics::counter!("windlass_outcomes_recorded_total").increment((count - stale) as u64);
+    metrics::counter!("windlass_outcomes_stale_total").increment(stale as u64);
+    metrics::histogram!("windlass_recorder_lag_seconds")
+        .record(life.inner.clock.now().since(oldest));
+    Ok(count)
+}
+
+/// The job's state once this outcome is recorded.
+fn state_after(ended: Ended) -> JobState {
+    match ended {
+        Ended::Succeeded => JobState::Succeeded,
+        Ended::Retry(_) => JobState::Retrying,
+        Ended::Snoozed(_) => JobState::Scheduled,
+        Ended::Released | Ended::Lost => JobState::Ready,
+        Ended::Dead => JobState::Dead,
+        Ended::Cancelled => JobState::Cancelled,
+        Ended::Expired => JobState::Expired,
+        Ended::Quarantined => JobState::Quarantined,
+    }
+}
+
+fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
+    let (detail, unreadable) = match Detail::decode(&outcome.detail) {
+        Ok(detail) => (detail, None),
+        // The end itself is known; only its story is lost.
+        Err(error) => {
+            tracing::error!(job.id = %outcome.id, %error, "an outcome's detail cannot be read");
+            let error = JobError {
+                code: "unreadable_outcome".into(),
+                message: error.to_string(),
+                retryable: false,
+            };
+            (Detail::default(), Some(error))
+        }
+    };
+    let worker = match (detail.head.worker, outcome.worker) {
+        (Some(name), Some(id)) => Some(format!("{name} ({id})")),
+        (Some(name), None) => Some(name),
+        (None, id) => id.map(|id| id.to_string()),
+    };
+    Record {
+        namespace: shard.namespace.clone(),
+        id: outcome.id,
+        fence: outcome.fence,
+        ended: outcome.ended,
+        at: outcome.at,
+        claimed_at: outcome.claimed_at,
+        attempt: outcome.attempt,
+        crashes: outcome.crashes,
+        worker,
+        output: detail.output,
+        error: detail.head.error.or(unreadable),
+        timed_out: detail.head.timed_out,
+        usage: detail.head.usage.map(|usage| Bytes::from(usage.to_string())),
+    }
+}
+
+/// Notes the leases of a shard that have lasted a while, so that lists show them as running, and returns how
+/// far it came. `noted` is what the last call returned: only leases claimed since then are looked at.
+///
+/// # Errors
+/// The engine or the ledger did not answer. Repeat it with the same `noted`.
+pub async fn record_running(
+    life: &Lifecycle,
+    shard: &ShardId,
+    noted: Option<(Timestamp, JobId)>,
+) -> Result<Option<(Timestamp, JobId)>, PushError> {
+    let claimed_by = life.inner.engine.now().await?.minus(RUNNING_AFTER);
+    let leased = life.inner.engine.leased(shard, noted, claimed_by, RUNNING_MAX).await?;
+    let Some(last) = leased.last().map(|lease| (lease.claimed_at, lease.id)) else {
+        return Ok(noted);
+    };
+    let running = leased
+        .into_iter()
+        .map(|lease| RecordRunning {
+            id: lease.id,
+            fence: lease.fence,
+            attempt: lease.attempt.saturating_add(1),
+            claimed_at: lease.claimed_at,
+            worker: lease.worker.to_string(),
+        })
+        .collect();
+    life.inner.ledger.record_running(running).await?;
+    Ok(Some(last))
+}

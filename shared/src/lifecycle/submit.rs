@@ -1,0 +1,27 @@
+//! Submission: the ledger first, then the engine.
+
+use super::Lifecycle;
+use super::push::belongs_in_engine;
+use crate::ledger::{Accepted, LedgerError, Submission, SubmitOutcome};
+
+pub(super) async fn submit(
+    life: &Lifecycle,
+    submission: Submission,
+) -> Result<SubmitOutcome, LedgerError> {
+    // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
+    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let outcome = life.inner.ledger.submit(submission).await?;
+    if let (SubmitOutcome::Done(results), Some(not_after)) = (&outcome, not_after) {
+        let jobs = results
+            .iter()
+            .filter_map(|result| match result {
+                Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job),
+                Ok(Accepted::Existing(_)) | Err(_) => None,
+            })
+            .filter(|job| belongs_in_engine(job, job.created_at))
+            .cloned()
+            .collect();
+        life.inner.pusher.offer(jobs, not_after);
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,235 @@
+//! Jobs in the ledger that the engine lost, or never got, are pushed again.
+//!
+//! The same code fills an empty engine at the start of `windlass dev` and repairs a running one: an engine
+//! that starts is an engine that was wiped. Of reconciliation (reliability 2.8) this is the slow path
+//! from ledger to engine; the gate on an unknown Redis process, adoption, the replay of settles and the
+//! sweep from engine to ledger belong beside it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Lifecycle;
+use super::push::{PushError, open_shard, push, push_of};
+use crate::engine::{CancelReply, Ended, ShardId, Withdraw};
+use crate::ledger::{Queue, Record};
+use crate::limits;
+use crate::model::id::{Fence, JobId};
+use crate::model::job::{Job, JobError};
+use crate::model::time::Timestamp;
+
+/// Rows of one page.
+const PAGE: u32 = 1_000;
+/// Pages of one queue in one pass.
+const PAGES_MAX: usize = 20;
+/// A job that changed within this time may still be on its way to the engine by the common path.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+
+/// What one pass over a queue found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Jobs looked at.
+    pub checked: u64,
+    /// Jobs that the engine did not have and has now.
+    pub pushed: u64,
+    /// Jobs that ended here: expired, or cancelled while the engine was away.
+    pub ended: u64,
+    /// The end of the queue was reached, or the engine is full.
+    pub complete: bool,
+}
+
+/// Where each queue's next pass starts.
+#[derive(Default)]
+pub struct Sweeper {
+    cursors: HashMap<ShardId, JobId>,
+}
+
+impl Sweeper {
+    /// One bounded pass over a queue, from where the last one stopped.
+    ///
+    /// Safe to drop and to run twice at once.
+    ///
+    /// # Errors
+    /// The engine or the ledger did not answer; the next pass starts from the same place.
+    pub async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<Swept, PushError> {
+        let now = life.inner.ledger.now().await?;
+        self.pages(life, queue, now.minus(SETTLED_AFTER), PAGES_MAX).await
+    }
+
+    async fn pages(
+        &mut self,
+        life: &Lifecycle,
+        queue: &Queue,
+        changed_before: Timestamp,
+        pages_max: usize,
+    ) -> Result<Swept, PushError> {
+        let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
+        settle_settings(life, queue, &shard).await?;
+        let mut swept = Swept::default();
+        for _ in 0..pages_max {
+            let after = self.cursors.get(&shard).copied();
+            let page = page(life, &shard, changed_before, after).await?;
+            swept.checked += page.checked;
+            swept.pushed += page.pushed;
+            swept.ended += page.ended;
+            match page.last {
+                Some(last) => self.cursors.insert(shard.clone(), last),
+                None => self.cursors.remove(&shard),
+            };
+            if page.last.is_none() {
+                swept.complete = true;
+                break;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Pushes everything that belongs in the engine: its start is a wipe.
+///
+/// # Errors
+/// The engine or the ledger did not answer. Repeat it.
+pub async fn fill(life: &Lifecycle) -> Result<Swept, PushError> {
+    let mut total = Swept { complete: true, ..Swept::default() };
+    for queue in life.inner.ledger.queues(None).await? {
+        let now = life.inner.ledger.now().await?;
+        let mut sweeper = Sweeper::default();
+        let swept = sweeper.pages(life, &queue, now.plus(SETTLED_AFTER), usize::MAX).await?;
+        total.checked += swept.checked;
+        total.pushed += swept.pushed;
+        total.ended += swept.ended;
+    }
+    Ok(total)
+}
+
+/// A shard that missed a change of settings, a pause perhaps, gets it before anything else.
+async fn settle_settings(
+    life: &Lifecycle,
+    queue: &Queue,
+    shard: &ShardId,
+) -> Result<(), PushError> {
+    let stats = life.inner.engine.stats(shard).await?;
+    if stats.settings.is_none_or(|settings| settings.version < queue.version) {
+        open_shard(&life.inner.ledger, &life.inner.engine, shard).await?;
+    }
+    Ok(())
+}
+
+struct Page {
+    checked: u64,
+    pushed: u64,
+    ended: u64,
+    /// `None`: nothing more to do in this queue.
+    last: Option<JobId>,
+}
+
+async fn page(
+    life: &Lifecycle,
+    shard: &ShardId,
+    changed_before: Timestamp,
+    after: Option<JobId>,
+) -> Result<Page, PushError> {
+    let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
+    let nothing = Page { checked: 0, pushed: 0, ended: 0, last: None };
+    // Fixed before the select that proves the jobs unfinished is sent.
+    let Some(not_after) = life.inner.pusher.time.deadline(engine).await else {
+        return Ok(nothing);
+    };
+    let now = not_after.minus(limits::PUSH_WINDOW);
+    let jobs = ledger
+        .unfinished(
+            &shard.namespace,
+            &shard.queue,
+            now.plus(limits::SCHEDULE_AHEAD),
+            changed_before,
+            after,
+            PAGE,
+        )
+        .await?;
+    let last = jobs.last().filter(|_| jobs.len() == PAGE as usize).map(|job| job.id);
+    let mut page = Page { checked: jobs.len() as u64, last, ..nothing };
+
+    let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
+    page.ended += end(life, shard, &over, now).await?;
+
+    let ids: Vec<JobId> = live.iter().map(|job| job.id).collect();
+    let mut missing = Vec::new();
+    for (ids, jobs) in
+        ids.chunks(limits::ENGINE_BATCH_MAX).zip(live.chunks(limits::ENGINE_BATCH_MAX))
+    {
+        let there = engine.exists(shard, ids).await?;
+        missing.extend(
+            jobs.iter().zip(there).filter(|(_, there)| !there).map(|(job, _)| push_of(job)),
+        );
+    }
+    for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
+        let count = push(ledger, engine, &life.inner.pusher.time, shard, chunk, not_after).await?;
+        page.pushed += count.added;
+        if count.full > 0 {
+            // The head of the queue is in the engine; the rest waits here for its turn.
+            page.last = None;
+            break;
+        }
+    }
+    if page.pushed > 0 {
+        metrics::counter!("windlass_sweep_pushed_total").increment(page.pushed);
+    }
+    Ok(page)
+}
+
+/// Whether a job must not start any more: past its `expires_at`, or asked to stop.
+fn is_over(job: &Job, now: Timestamp) -> bool {
+    job.cancel_requested || job.expires_at.is_some_and(|at| at <= now)
+}
+
+/// Ends jobs that nobody runs and that must not start. Those that somebody runs are left to their worker.
+async fn end(
+    life: &Lifecycle,
+    shard: &ShardId,
+    jobs: &[Job],
+    now: Timestamp,
+) -> Result<u64, PushError> {
+    let mut ended = 0;
+    for jobs in jobs.chunks(limits::ENGINE_BATCH_MAX) {
+        let ids: Vec<(JobId, Fence)> = jobs.iter().map(|job| (job.id, job.fence)).collect();
+        let replies = life.inner.engine.cancel(shard, &ids, Withdraw::WaitingOnly).await?;
+        let mut expired = Vec::new();
+        for (job, reply) in jobs.iter().zip(replies) {
+            if !matches!(reply, CancelReply::Removed | CancelReply::Absent) {
+                continue;
+            }
+            if job.cancel_requested {
+                life.inner.ledger.cancel(&job.namespace, job.id, false, "requested").await?;
+            } else {
+                expired.push(expiry(job, now));
+            }
+            ended += 1;
+        }
+        if !expired.is_empty() {
+            life.inner.ledger.record(expired).await?;
+        }
+        life.inner.waiters.notify(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    }
+    Ok(ended)
+}
+
+fn expiry(job: &Job, now: Timestamp) -> Record {
+    Record {
+        namespace: job.namespace.clone(),
+        id: job.id,
+        fence: Fence(job.fence.0 + 1),
+        ended: Ended::Expired,
+        at: now,
+        claimed_at: None,
+        attempt: job.attempt,
+        crashes: job.crashes,
+        worker: None,
+        output: None,
+        error: Some(JobError {
+            code: "expired".into(),
+            message: "not started before its expires_at".into(),
+            retryable: false,
+        }),
+        timed_out: false,
+        usage: None,
+    }
+}

@@ -1,0 +1,266 @@
+//! Steps, and how they are drawn from a seed.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::engine::{Verdict, Withdraw};
+use crate::limits::TOMBSTONE_TTL;
+
+/// Ids that a history uses: few, so that steps meet.
+pub(super) const IDS: u8 = 8;
+/// Kinds that a history uses.
+pub(super) const KINDS: u8 = 2;
+/// Workers that a history uses.
+pub(super) const WORKERS: u8 = 3;
+
+/// A fence, by its relation to the highest one seen for the job so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FencePick {
+    /// One lower.
+    Below,
+    /// The same.
+    Same,
+    /// One higher: a redrive or a change in the ledger.
+    Above,
+    /// The smallest: a view from before everything.
+    Oldest,
+}
+
+/// A job to push.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobPick {
+    /// Which of the ids.
+    pub id: u8,
+    /// Its fence.
+    pub fence: FencePick,
+    /// Attempts so far.
+    pub attempt: u32,
+    /// Crashes so far.
+    pub crashes: u32,
+    /// Crashes allowed.
+    pub max_crashes: u32,
+    /// 0 to 9.
+    pub priority: u8,
+    /// `run_at` − now, in µs.
+    pub run_in_us: i64,
+    /// `expires_at` − now, in µs.
+    pub expires_in_us: Option<i64>,
+    /// Which of the kinds.
+    pub kind: u8,
+    /// Length of the envelope.
+    pub bytes: usize,
+}
+
+/// How a proof of a lease is made wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tamper {
+    /// It is as the claim gave it.
+    No,
+    /// Another token.
+    Token,
+    /// A lower fence.
+    Lower,
+    /// A higher fence.
+    Higher,
+}
+
+/// A lease: the `back`-th last one given in this history, stale or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldPick {
+    /// 0 is the last one.
+    pub back: u8,
+    /// Whether and how it is wrong.
+    pub tamper: Tamper,
+}
+
+/// One step of a history.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the verbs of the engine's contract, documented there")]
+pub enum Step {
+    /// Engine time moves on by so many µs.
+    Advance(u64),
+    /// `not_after` is `late_us` µs before now (negative: after).
+    Push {
+        jobs: Vec<JobPick>,
+        late_us: i64,
+    },
+    /// `go_on`: with the offset that the last claim gave.
+    Claim {
+        worker: u8,
+        max: u32,
+        lease_us: u64,
+        kinds: Vec<u8>,
+        go_on: bool,
+    },
+    Extend {
+        held: Vec<HeldPick>,
+        lease_us: u64,
+    },
+    Settle(Vec<(HeldPick, Verdict, usize)>),
+    Promote(u32),
+    Reap(u32),
+    /// A version `version` above the last (may be negative).
+    Configure {
+        version: i64,
+        paused: bool,
+        jobs_max: u64,
+        bytes_max: u64,
+        unit_ms: u64,
+    },
+    Cancel {
+        jobs: Vec<(u8, FencePick)>,
+        how: Withdraw,
+    },
+    Outcomes(u32),
+    /// Up to `ahead` past the first that waits.
+    Confirm(u64),
+    Exists(Vec<u8>),
+    Peek(u8),
+    /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
+    Leased {
+        after: bool,
+        before_us: u64,
+        max: u32,
+    },
+    Stats,
+}
+
+/// A history of `len` steps. Equal seeds give equal histories.
+pub fn draw(seed: u64, len: usize) -> Vec<Step> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut steps = Vec::with_capacity(len);
+    if rng.random_ratio(9, 10) {
+        let (version, paused) = (0, false);
+        steps.push(Step::Configure {
+            version,
+            paused,
+            jobs_max: 50,
+            bytes_max: 10_000,
+            unit_ms: 1_000,
+        });
+    }
+    while steps.len() < len {
+        steps.push(step(&mut rng));
+    }
+    steps
+}
+
+fn step(rng: &mut StdRng) -> Step {
+    match rng.random_range(0..100) {
+        0..20 => push(rng),
+        20..40 => claim(rng),
+        40..58 => settle(rng),
+        58..74 => Step::Advance(advance_us(rng)),
+        74..79 => {
+            Step::Extend { held: some(rng, 3, held), lease_us: pick(rng, &[0, 500, 3_000_000]) }
+        }
+        79..84 => Step::Confirm(rng.random_range(0..10)),
+        84..88 => Step::Cancel {
+            jobs: some(rng, 2, |rng| (id(rng), fence(rng))),
+            how: pick(rng, &[Withdraw::StopRunning, Withdraw::StopRunning, Withdraw::WaitingOnly]),
+        },
+        88..90 => Step::Promote(rng.random_range(0..5)),
+        90..92 => Step::Reap(rng.random_range(0..5)),
+        92..95 => configure(rng),
+        95 => Step::Outcomes(rng.random_range(0..5)),
+        96 => Step::Exists(some(rng, 3, id)),
+        97 => Step::Peek(id(rng)),
+        98 => Step::Leased {
+            after: rng.random(),
+            before_us: pick(rng, &[0, 1, 1_000_000]),
+            max: rng.random_range(0..4),
+        },
+        _ => Step::Stats,
+    }
+}
+
+fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
+    *from.choose(rng).expect("every list of choices has some")
+}
+
+fn some<T>(rng: &mut StdRng, max: usize, mut one: impl FnMut(&mut StdRng) -> T) -> Vec<T> {
+    (0..rng.random_range(1..=max)).map(|_| one(rng)).collect()
+}
+
+fn id(rng: &mut StdRng) -> u8 {
+    rng.random_range(0..IDS)
+}
+
+fn fence(rng: &mut StdRng) -> FencePick {
+    use FencePick::{Above, Below, Oldest, Same};
+    pick(rng, &[Same, Above, Above, Above, Below, Oldest])
+}
+
+/// Mostly the last leases, mostly untouched.
+fn held(rng: &mut StdRng) -> HeldPick {
+    use Tamper::{Higher, Lower, No, Token};
+    let reach = pick(rng, &[0, 1, 3, 12]);
+    let back = rng.random_range(0..=reach);
+    HeldPick { back, tamper: pick(rng, &[No, No, No, No, No, No, No, Token, Lower, Higher]) }
+}
+
+/// Around the borders of milliseconds, leases, delays and tombstone windows.
+fn advance_us(rng: &mut StdRng) -> u64 {
+    let ttl_us = TOMBSTONE_TTL.as_micros() as u64;
+    pick(rng, &[1, 499, 1_000, 1_500, 100_000, 1_000_000, 2_999_000, 3_001_000, ttl_us / 2, ttl_us])
+}
+
+fn push(rng: &mut StdRng) -> Step {
+    let jobs = some(rng, 4, |rng| JobPick {
+        id: id(rng),
+        fence: fence(rng),
+        attempt: rng.random_range(0..3),
+        crashes: rng.random_range(0..2),
+        max_crashes: rng.random_range(0..4),
+        priority: pick(rng, &[0, 5, 5, 9]),
+        run_in_us: pick(rng, &[-10_000_000, -1_000, -1, 0, 0, 0, 1, 999, 1_000, 3_000_000]),
+        expires_in_us: pick(
+            rng,
+            &[None, None, None, None, None, None, None, Some(0), Some(1), Some(1_000_000)],
+        ),
+        kind: rng.random_range(0..KINDS),
+        bytes: pick(rng, &[0, 10, 100]),
+    });
+    Step::Push {
+        jobs,
+        late_us: pick(rng, &[-5_000_000, -5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),
+    }
+}
+
+fn claim(rng: &mut StdRng) -> Step {
+    Step::Claim {
+        worker: rng.random_range(0..WORKERS),
+        max: pick(rng, &[0, 1, 1, 2, 5, 10]),
+        lease_us: pick(rng, &[1, 1_000, 1_500, 3_000_000, 3_000_000, 20_000_000]),
+        kinds: pick(rng, &[&[] as &[u8], &[], &[0], &[1], &[0, 1]]).to_vec(),
+        go_on: rng.random(),
+    }
+}
+
+fn settle(rng: &mut StdRng) -> Step {
+    let delay = |rng: &mut StdRng| Duration::from_micros(pick(rng, &[0, 1, 500, 1_000, 2_000_000]));
+    Step::Settle(some(rng, 3, |rng| {
+        let verdict = match rng.random_range(0..8) {
+            0..2 => Verdict::Succeeded,
+            2..4 => Verdict::Retry { delay: delay(rng) },
+            4 => Verdict::Dead,
+            5 => Verdict::Snooze { delay: delay(rng) },
+            6 => Verdict::Release,
+            _ => Verdict::Cancelled,
+        };
+        (held(rng), verdict, pick(rng, &[0, 1, 200]))
+    }))
+}
+
+fn configure(rng: &mut StdRng) -> Step {
+    Step::Configure {
+        version: pick(rng, &[-1, 0, 1, 1]),
+        paused: rng.random_ratio(1, 4),
+        jobs_max: pick(rng, &[0, 3, 50, 50, 50]),
+        bytes_max: pick(rng, &[0, 500, 10_000, 10_000, 10_000]),
+        unit_ms: pick(rng, &[0, 1, 1_000, 60_000]),
+    }
+}

@@ -1,0 +1,174 @@
+//! Turns steps into calls.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::draw::{FencePick, HeldPick, JobPick, Step, Tamper};
+use super::*;
+use crate::engine::ClaimState;
+use crate::model::id::{LeaseId, WorkerId};
+use crate::model::job::Priority;
+use crate::model::name::Kind;
+
+/// What a history has seen so far: enough to give its steps concrete arguments.
+#[derive(Debug, Default)]
+pub struct Player {
+    granted: Vec<Held>,
+    fences: HashMap<JobId, Fence>,
+    claims: u128,
+    next_offset: u32,
+    version: u64,
+    first_seq: u64,
+    last_running: Option<(Timestamp, JobId)>,
+}
+
+impl Player {
+    /// The call that a step asks for at this time; `None` for a step that only moves time, or that
+    /// speaks of leases before there are any.
+    pub fn call(&mut self, now: Timestamp, step: &Step) -> Option<Call> {
+        Some(match step {
+            Step::Advance(_) => return None,
+            Step::Push { jobs, late_us } => Call::Push {
+                jobs: jobs.iter().map(|job| self.job(now, job)).collect(),
+                not_after: shift(now, -*late_us),
+            },
+            Step::Claim { worker, max, lease_us, kinds, go_on } => {
+                Call::Claim(self.claim(*worker, *max, *lease_us, kinds, *go_on))
+            }
+            Step::Extend { held, lease_us } => Call::Extend {
+                held: held.iter().map(|pick| self.held(*pick)).collect::<Option<_>>()?,
+                lease: Duration::from_micros(*lease_us),
+            },
+            Step::Settle(settles) => {
+                let settle = |(pick, verdict, bytes): &(HeldPick, _, usize)| {
+                    let detail = Bytes::from(vec![b'd'; *bytes]);
+                    Some(Settle { held: self.held(*pick)?, verdict: *verdict, detail })
+                };
+                Call::Settle(settles.iter().map(settle).collect::<Option<_>>()?)
+            }
+            Step::Promote(max) => Call::Promote(*max),
+            Step::Reap(max) => Call::Reap(*max),
+            Step::Configure { version, paused, jobs_max, bytes_max, unit_ms } => {
+                self.version = self.version.saturating_add_signed(*version);
+                Call::Configure(ShardSettings {
+                    version: self.version,
+                    paused: *paused,
+                    jobs_max: *jobs_max,
+                    bytes_max: *bytes_max,
+                    priority_unit: Duration::from_millis(*unit_ms),
+                })
+            }
+            Step::Cancel { jobs, how } => Call::Cancel {
+                jobs: jobs.iter().map(|(n, pick)| (id(*n), self.fence(id(*n), *pick))).collect(),
+                how: *how,
+            },
+            Step::Outcomes(max) => Call::Outcomes(*max),
+            Step::Confirm(ahead) => Call::Confirm(self.first_seq + ahead),
+            Step::Exists(ids) => Call::Exists(ids.iter().map(|n| id(*n)).collect()),
+            Step::Peek(n) => Call::Peek(id(*n)),
+            Step::Leased { after, before_us, max } => Call::Leased {
+                after: self.last_running.filter(|_| *after),
+                claimed_by: now.minus(Duration::from_micros(*before_us)),
+                max: *max,
+            },
+            Step::Stats => Call::Stats,
+        })
+    }
+
+    /// Learns from a call and the state after it.
+    pub fn saw(&mut self, call: &Call, reply: &Reply, after: &ShardDump) {
+        if let (Call::Claim(request), Reply::Claim(reply)) = (call, reply) {
+            self.next_offset = reply.next_offset;
+            debug_assert!(reply.jobs.is_empty() || reply.state == ClaimState::Open);
+            let held = reply.jobs.iter().map(|job| Held {
+                id: job.id,
+                fence: job.fence,
+                lease_id: request.lease_id,
+            });
+            self.granted.extend(held);
+        }
+        if let Reply::Leased(running) = reply {
+            self.last_running = running.last().map(|lease| (lease.claimed_at, lease.id));
+        }
+        self.first_seq = after.outbox.first().map_or(after.last_seq, |outcome| outcome.seq);
+        for (id, entry) in &after.entries {
+            let seen = self.fences.entry(*id).or_default();
+            *seen = entry.fence.max(*seen);
+        }
+    }
+
+    fn fence(&self, id: JobId, pick: FencePick) -> Fence {
+        let seen = self.fences.get(&id).copied().unwrap_or(Fence(1)).0;
+        Fence(match pick {
+            FencePick::Below => seen.saturating_sub(1),
+            FencePick::Same => seen,
+            FencePick::Above => seen + 1,
+            FencePick::Oldest => 0,
+        })
+    }
+
+    fn job(&self, now: Timestamp, pick: &JobPick) -> Push {
+        Push {
+            id: id(pick.id),
+            fence: self.fence(id(pick.id), pick.fence),
+            attempt: pick.attempt,
+            crashes: pick.crashes,
+            max_crashes: pick.max_crashes,
+            priority: Priority::new(pick.priority).expect("levels are drawn from 0 to 9"),
+            run_at: shift(now, pick.run_in_us),
+            expires_at: pick.expires_in_us.map(|us| shift(now, us)),
+            kind: kind(pick.kind),
+            envelope: Bytes::from(vec![b'e'; pick.bytes]),
+        }
+    }
+
+    fn claim(
+        &mut self,
+        worker: u8,
+        max: u32,
+        lease_us: u64,
+        kinds: &[u8],
+        go_on: bool,
+    ) -> ClaimRequest {
+        self.claims += 1;
+        ClaimRequest {
+            worker: WorkerId::from_uuid(Uuid::from_u128(0xa0 + u128::from(worker))),
+            lease_id: LeaseId::from_uuid(Uuid::from_u128(self.claims)),
+            max,
+            lease: Duration::from_micros(lease_us),
+            kinds: kinds.iter().map(|n| kind(*n)).collect(),
+            offset: if go_on { self.next_offset } else { 0 },
+        }
+    }
+
+    fn held(&self, pick: HeldPick) -> Option<Held> {
+        let back = usize::from(pick.back).min(self.granted.len().checked_sub(1)?);
+        let mut held = self.granted[self.granted.len() - 1 - back];
+        match pick.tamper {
+            Tamper::No => {}
+            Tamper::Token => held.lease_id = LeaseId::from_uuid(Uuid::from_u128(u128::MAX)),
+            Tamper::Lower => held.fence = Fence(held.fence.0 - 1),
+            Tamper::Higher => held.fence = Fence(held.fence.0 + 1),
+        }
+        Some(held)
+    }
+}
+
+/// Ids whose order differs in the first and in the last byte.
+fn id(n: u8) -> JobId {
+    let mut bytes = [0x55; 16];
+    bytes[0] = n.wrapping_mul(101);
+    bytes[15] = n;
+    JobId::from_bytes(bytes)
+}
+
+fn kind(n: u8) -> Kind {
+    format!("kind-{n}").parse().expect("a legal name")
+}
+
+fn shift(at: Timestamp, by_us: i64) -> Timestamp {
+    Timestamp::from_micros(at.micros() + by_us)
+}
