@@ -1,5 +1,6 @@
 //! `windlass loadtest`: the benchmark.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -63,6 +64,9 @@ struct Common {
     /// What to print
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// Write the report as JSON to this file too
+    #[arg(long, value_name = "FILE")]
+    json_file: Option<PathBuf>,
 }
 
 impl Common {
@@ -155,12 +159,16 @@ struct StartArgs {
 /// Runs the command.
 pub async fn run(args: LoadtestArgs) -> Outcome {
     let LoadtestCommand::Bench { bench } = args.command;
-    let (report, output) = match bench {
-        Bench::Engine(args) => (engine(&args).await?, args.common.output),
-        Bench::Path(args) => (path(&args).await?, args.common.output),
-        Bench::Start(args) => (start(&args).await?, args.common.output),
+    let (report, common) = match bench {
+        Bench::Engine(args) => (engine(&args).await?, args.common),
+        Bench::Path(args) => (path(&args).await?, args.common),
+        Bench::Start(args) => (start(&args).await?, args.common),
     };
-    show(&report, output)
+    if let Some(file) = &common.json_file {
+        let text = serde_json::to_vec_pretty(&report).context("a report is always JSON")?;
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    show(&report, common.output)
 }
 
 async fn engine(args: &EngineArgs) -> Outcome<Report> {
