@@ -287,7 +287,7 @@ macro_rules! engine_cases {
             a_filter_skips_other_kinds
             several_kinds_may_be_asked_for
             a_scan_is_bounded_and_goes_on_where_it_stopped
-            leased_members_do_not_count_for_the_offset
+            members_that_left_do_not_count_for_the_offset
             a_scan_that_reached_the_end_starts_anew
             an_offset_without_a_filter_is_ignored
             an_expired_job_of_another_kind_ends_too
