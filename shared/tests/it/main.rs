@@ -2,3 +2,6 @@
 
 mod engine_compare;
 mod engine_histories;
+mod sqlite;
+mod sqlite_faults;
+mod sqlite_scene;
