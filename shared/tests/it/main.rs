@@ -8,3 +8,6 @@ mod redis_faults;
 mod redis_histories;
 mod redis_rig;
 mod redis_suite;
+mod sqlite;
+mod sqlite_faults;
+mod sqlite_scene;
