@@ -280,6 +280,7 @@ macro_rules! engine_cases {
             a_claim_promotes_and_reaps_a_bounded_number
             the_next_due_is_the_earliest_delayed
             an_expired_job_ends_unclaimed
+            a_job_that_ran_before_may_expire
             a_job_expires_at_its_instant
             a_claim_ends_a_bounded_number_of_expired_jobs
         );
