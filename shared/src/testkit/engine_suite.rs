@@ -280,6 +280,7 @@ macro_rules! engine_cases {
             a_claim_promotes_and_reaps_a_bounded_number
             the_next_due_is_the_earliest_delayed
             an_expired_job_ends_unclaimed
+            a_job_that_ran_before_may_expire
             a_job_expires_at_its_instant
             a_claim_ends_a_bounded_number_of_expired_jobs
         );
@@ -345,7 +346,7 @@ macro_rules! engine_cases {
             a_confirmed_job_stays_out
             a_redriven_job_gets_in
             a_tombstone_is_never_lowered
-            a_replaced_tombstone_leaves_no_trace
+            the_end_of_a_redriven_job_stands_too
         );
         $crate::engine_cases!(@ $rig, outbox:
             outcomes_come_in_order_without_gaps
@@ -355,6 +356,7 @@ macro_rules! engine_cases {
             confirm_past_the_end_forgets_what_is_there
             confirm_forgets_only_what_it_names
             a_recorded_retry_leaves_the_job_alone
+            a_second_end_waits_for_its_own_confirmation
             a_confirmed_job_leaves_its_room
         );
         $crate::engine_cases!(@ $rig, look:
