@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal;
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use super::flood::Flood;
 use super::lines::{Escape, Lines};
@@ -66,7 +66,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = fmt::layer();
-    let subscriber = tracing_subscriber::registry().with(filter);
+    let subscriber = tracing_subscriber::registry().with(filter).with(Flood::new());
     match format {
         LogFormat::Json => {
             let lines = lines
@@ -75,12 +75,12 @@ where
                 .with_current_span(true)
                 .with_span_list(false)
                 .with_writer(Lines { escape: Escape::Json, to });
-            Box::new(subscriber.with(lines.with_filter(Flood::new())))
+            Box::new(subscriber.with(lines))
         }
         LogFormat::Text | LogFormat::Auto => {
             let escape = if terminal { Escape::Terminal } else { Escape::Text };
             let lines = lines.with_ansi(terminal).with_writer(Lines { escape, to });
-            Box::new(subscriber.with(lines.with_filter(Flood::new())))
+            Box::new(subscriber.with(lines))
         }
     }
 }
