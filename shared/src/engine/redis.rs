@@ -37,6 +37,7 @@ mod changes;
 #[cfg(feature = "testkit")]
 mod dump;
 mod fault;
+mod feeds;
 mod fitness;
 mod keys;
 mod layout;
@@ -135,20 +136,5 @@ impl Redis {
             }
         };
         script.run(&self.link, way, fill).await
-    }
-    pub async fn publish(
-        &self,
-        namespace: &Namespace,
-        events: &[feed::Event],
-    ) -> Result<(), EngineError> {
-        todo!()
-    }
-    pub async fn feed(
-        &self,
-        namespace: &Namespace,
-        after: Option<u64>,
-        max: u32,
-    ) -> Result<feed::FeedPage, EngineError> {
-        todo!()
     }
 }

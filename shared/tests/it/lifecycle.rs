@@ -10,8 +10,8 @@ use windlass_shared::clock::Clock;
 use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
 use windlass_shared::engine::{
-    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, Held, LiveState, Settle, Settled, ShardId,
-    Verdict,
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, Held, LiveState, Settle, Settled,
+    ShardId, Verdict,
 };
 use windlass_shared::ledger::{
     Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Submission, SubmitOutcome,
@@ -19,9 +19,7 @@ use windlass_shared::ledger::{
 use windlass_shared::lifecycle::sweep::{self, Sweeper};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::{
-    Job, JobError, JobSpec, JobState, NewJob, Priority, Value,
-};
+use windlass_shared::model::job::{Job, JobError, JobSpec, JobState, NewJob, Priority, Value};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 
@@ -42,7 +40,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = LedgerSettings::new(format!("sqlite://{}/ledger.db", folder.path().display()));
+        let settings =
+            LedgerSettings::new(format!("sqlite://{}/ledger.db", folder.path().display()));
         Ledger::migrate(&settings).await.unwrap();
         let ledger = Ledger::open(&settings).await.unwrap();
         Self::on(ledger, folder).await
@@ -51,8 +50,7 @@ impl World {
     async fn on(ledger: Ledger, folder: tempfile::TempDir) -> Self {
         let engine = Engine::open(&EngineSettings::new("embedded")).await.unwrap();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let life =
-            Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), tasks.clone());
+        let life = Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), tasks.clone());
         let namespace = Namespace::default();
         let shard = ShardId::first(namespace.clone(), QueueName::default());
         Self { life, shutdown, tasks, namespace, shard, _folder: folder }
@@ -187,7 +185,8 @@ async fn a_job_goes_in_runs_and_is_on_record() {
     assert!(matches!(world.live(job.id).await, Some(LiveState::Leased { .. })));
 
     let held = Held { id: claimed.id, fence: claimed.fence, lease_id: request.lease_id };
-    let settle = Settle { held, verdict: Verdict::Succeeded, detail: output(r#"{"ok":true}"#).encode() };
+    let settle =
+        Settle { held, verdict: Verdict::Succeeded, detail: output(r#"{"ok":true}"#).encode() };
     assert_eq!(
         world.life.engine().settle(&world.shard, &[settle]).await.unwrap(),
         [Settled::Settled]
@@ -273,7 +272,10 @@ async fn a_cancelled_job_never_starts_whatever_is_under_way() {
     assert_eq!(world.claim().await.id, last.id);
     assert!(world.claim_now().await.jobs.is_empty());
     let again = world.life.cancel(&world.namespace, last.id, "test").await.unwrap();
-    assert!(matches!(again, Changed::Done(Cancelled::Requested(_))), "a running job is asked to stop");
+    assert!(
+        matches!(again, Changed::Done(Cancelled::Requested(_))),
+        "a running job is asked to stop"
+    );
 }
 
 #[tokio::test]
@@ -314,11 +316,8 @@ async fn a_paused_queue_starts_nothing_even_after_a_wipe() {
     let world = World::new().await;
     world.submit(new_job()).await;
     let paused = Paused { since: Timestamp::from_millis(1), by: "ops".into(), reason: None };
-    let (_, told) = world
-        .life
-        .set_paused(&world.namespace, &world.shard.queue, Some(paused))
-        .await
-        .unwrap();
+    let (_, told) =
+        world.life.set_paused(&world.namespace, &world.shard.queue, Some(paused)).await.unwrap();
     assert!(told);
     assert_eq!(world.claim_now().await.state, ClaimState::Paused);
 
@@ -394,10 +393,8 @@ async fn explain_names_what_holds_a_job_back() {
     assert_eq!(world.reasons(job.id).await.1, ["queue_paused", "no_worker", "waiting_turn"]);
     world.life.set_paused(&world.namespace, &world.shard.queue, None).await.unwrap();
 
-    let later = NewJob {
-        run_at: Some(Clock::System.now().plus(Duration::from_secs(3600))),
-        ..new_job()
-    };
+    let later =
+        NewJob { run_at: Some(Clock::System.now().plus(Duration::from_secs(3600))), ..new_job() };
     let later = world.submit(later).await;
     assert_eq!(world.reasons(later.id).await.1, ["not_due", "no_worker"]);
 

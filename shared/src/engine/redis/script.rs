@@ -1,7 +1,7 @@
 //! The Lua scripts: put together from their parts, sent by digest, sent whole when the server has lost them.
 //!
-//! Every script is `#!lua` flags, a prelude with the time and the bounds, `lua/shard.lua`, what it shares
-//! with others, and its own file. The text is fixed when the engine is opened; nothing of users gets in.
+//! Every script is `#!lua` flags, a prelude with the time and the bounds, what it shares with others
+//! (`lua/shard.lua` first), and its own file. The text is fixed when the engine is opened; nothing of users gets in.
 
 use redis::Cmd;
 
@@ -52,6 +52,8 @@ pub(super) struct Scripts {
     pub(super) peek: Script,
     pub(super) leased: Script,
     pub(super) stats: Script,
+    pub(super) publish: Script,
+    pub(super) feed: Script,
     #[cfg(feature = "testkit")]
     pub(super) dump: Script,
 }
@@ -74,7 +76,7 @@ impl Scripts {
         let prelude = prelude(bounds, time);
         let mut planted = false;
         let mut build = |name, flags: &str, parts: &[&str]| {
-            let mut source = format!("{flags}{prelude}{SHARD}{}", parts.concat());
+            let mut source = format!("{flags}{prelude}{}", parts.concat());
             if let Some(fault) = fault.filter(|fault| source.contains(fault.find)) {
                 source = source.replace(fault.find, fault.replace);
                 planted = true;
@@ -83,21 +85,23 @@ impl Scripts {
             Script { name, source, digest }
         };
         let scripts = Self {
-            push: build("push", WRITES_MUCH, &[TOMBS, include_str!("lua/push.lua")]),
-            claim: build("claim", WRITES, &[MOVES, include_str!("lua/claim.lua")]),
-            extend: build("extend", WRITES, &[include_str!("lua/extend.lua")]),
-            settle: build("settle", WRITES, &[include_str!("lua/settle.lua")]),
-            promote: build("promote", WRITES, &[MOVES, include_str!("lua/promote.lua")]),
-            reap: build("reap", WRITES, &[MOVES, include_str!("lua/reap.lua")]),
-            configure: build("configure", WRITES, &[include_str!("lua/configure.lua")]),
-            cancel: build("cancel", WRITES, &[TOMBS, include_str!("lua/cancel.lua")]),
-            confirm: build("confirm", WRITES, &[TOMBS, include_str!("lua/confirm.lua")]),
-            exists: build("exists", READS, &[TOMBS, include_str!("lua/exists.lua")]),
-            peek: build("peek", READS, &[include_str!("lua/peek.lua")]),
-            leased: build("leased", READS, &[include_str!("lua/leased.lua")]),
-            stats: build("stats", READS, &[include_str!("lua/stats.lua")]),
+            push: build("push", WRITES_MUCH, &[SHARD, TOMBS, include_str!("lua/push.lua")]),
+            claim: build("claim", WRITES, &[SHARD, MOVES, include_str!("lua/claim.lua")]),
+            extend: build("extend", WRITES, &[SHARD, include_str!("lua/extend.lua")]),
+            settle: build("settle", WRITES, &[SHARD, include_str!("lua/settle.lua")]),
+            promote: build("promote", WRITES, &[SHARD, MOVES, include_str!("lua/promote.lua")]),
+            reap: build("reap", WRITES, &[SHARD, MOVES, include_str!("lua/reap.lua")]),
+            configure: build("configure", WRITES, &[SHARD, include_str!("lua/configure.lua")]),
+            cancel: build("cancel", WRITES, &[SHARD, TOMBS, include_str!("lua/cancel.lua")]),
+            confirm: build("confirm", WRITES, &[SHARD, TOMBS, include_str!("lua/confirm.lua")]),
+            exists: build("exists", READS, &[SHARD, TOMBS, include_str!("lua/exists.lua")]),
+            peek: build("peek", READS, &[SHARD, include_str!("lua/peek.lua")]),
+            leased: build("leased", READS, &[SHARD, include_str!("lua/leased.lua")]),
+            stats: build("stats", READS, &[SHARD, include_str!("lua/stats.lua")]),
+            publish: build("publish", WRITES, &[include_str!("lua/publish.lua")]),
+            feed: build("feed", WRITES, &[include_str!("lua/feed.lua")]),
             #[cfg(feature = "testkit")]
-            dump: build("dump", READS, &[include_str!("lua/dump.lua")]),
+            dump: build("dump", READS, &[SHARD, include_str!("lua/dump.lua")]),
         };
         assert!(planted || fault.is_none(), "the planted fault fits no script: {fault:?}");
         scripts

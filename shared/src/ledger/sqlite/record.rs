@@ -147,8 +147,13 @@ impl<'r> Sheet<'r> {
                 self.attempts.push((record, outcome));
             }
             let minute = record.at.micros().div_euclid(MINUTE_US) * MINUTE_US;
-            let key =
-                (job.namespace.clone(), minute, job.queue.clone(), job.kind.clone(), outcome as i16);
+            let key = (
+                job.namespace.clone(),
+                minute,
+                job.queue.clone(),
+                job.kind.clone(),
+                outcome as i16,
+            );
             let sum = self.rollups.entry(key).or_default();
             let run = record.claimed_at.map_or(0, |claimed| record.at.since(claimed).as_millis());
             sum.count += 1;

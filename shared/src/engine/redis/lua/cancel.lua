@@ -25,7 +25,7 @@ for i = 1, count do
     waiting[#waiting + 1] = id
     bytes = bytes - unpacked(">I4", record, 48)
     buried[#buried + 1] = id
-    buried[#buried + 1] = pack(">I8", max(fence, unpacked(">I8", record, 3)))
+    buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", record, 3))))
   elseif byte(record, 1) == LEASED then
     answers[i] = "L"
     if stop then

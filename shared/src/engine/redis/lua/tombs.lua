@@ -15,7 +15,7 @@ local function standing(ids)
     -- Hash `number % 2` belongs to window `number` only if the shard has not been idle since.
     if number == window or number == window - 1 then
       for i, fence in ipairs(fetch(TOMBS[number % 2], ids)) do
-        if fence then fences[i] = max(fences[i], unpacked(">I8", fence)) end
+        if fence then fences[i] = max(fences[i], (unpacked(">I8", fence))) end
       end
     end
   end
