@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 use windlass_shared::ledger::{ApiKey, LedgerError, Role};
@@ -55,10 +56,7 @@ pub struct Caller {
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(
-        parts: &mut http::request::Parts,
-        _state: &S,
-    ) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         parts.extensions.get().cloned().ok_or_else(|| {
             // Only a route that was mounted outside of the authenticated part gets here: refuse.
             ApiError::new(Code::Unauthenticated, "this call needs a key")
@@ -67,8 +65,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// The middleware: authenticates, authorises, throttles, and notes the [`Caller`].
-pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let caller = match admit(&app, &request).await {
+pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let caller = match admit(&app, &parts).await {
         Ok(caller) => caller,
         Err(error) => return axum::response::IntoResponse::into_response(error),
     };
@@ -80,18 +79,18 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
             return response;
         }
     };
-    request.extensions_mut().insert(caller);
-    let mut response = next.run(request).await;
+    parts.extensions.insert(caller);
+    let mut response = next.run(Request::from_parts(parts, body)).await;
     if let Some(rate) = rate {
         throttle::decorate(&mut response, rate);
     }
     response
 }
 
-async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
+async fn admit(app: &App, request: &Parts) -> Result<Caller, ApiError> {
     let caller = identify(app, request).await?;
-    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    if !roles::allows(caller.role, request.method(), path) {
+    let path = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    if !roles::allows(caller.role, &request.method, path) {
         return Err(ApiError::new(
             Code::Forbidden,
             format!("keys with the role {} do not include this call", roles::name(caller.role)),
@@ -100,8 +99,8 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
     Ok(caller)
 }
 
-async fn identify(app: &App, request: &Request) -> Result<Caller, ApiError> {
-    let asked = namespace_header(request.headers())?;
+async fn identify(app: &App, request: &Parts) -> Result<Caller, ApiError> {
+    let asked = namespace_header(&request.headers)?;
     if !app.settings.auth_required {
         return Ok(Caller {
             key: None,
@@ -112,8 +111,8 @@ async fn identify(app: &App, request: &Request) -> Result<Caller, ApiError> {
             public: None,
         });
     }
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    let Some(presented) = bearer(request.headers())?.and_then(keys::parse) else {
+    let address = request.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let Some(presented) = bearer(&request.headers)?.and_then(keys::parse) else {
         return Err(refuse(app, address, "an API key is needed: Authorization: Bearer wl_..."));
     };
     let record = app.keys.find(app, &presented.public).await?;
@@ -197,7 +196,8 @@ impl Default for KeyCache {
 
 impl KeyCache {
     async fn find(&self, app: &App, public: &str) -> Result<Option<Arc<ApiKey>>, ApiError> {
-        let cached = self.seen.lock().expect("nothing panics while holding it").get(public).cloned();
+        let cached =
+            self.seen.lock().expect("nothing panics while holding it").get(public).cloned();
         if let Some((at, key)) = &cached
             && at.elapsed() < BELIEVED_FOR
         {

@@ -90,10 +90,7 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") && is_utf8 {
         Ok(Some(MediaType::Lines))
     } else {
-        Err(ApiError::new(
-            Code::UnsupportedMediaType,
-            "the body must be application/json in UTF-8",
-        ))
+        Err(ApiError::new(Code::UnsupportedMediaType, "the body must be application/json in UTF-8"))
     }
 }
 
@@ -199,7 +196,10 @@ fn explain(text: &str, base: &str, error: &serde_json::Error) -> ApiError {
     let full = error.to_string();
     let message = full.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&full);
     if !error.is_data() {
-        return ApiError::new(Code::InvalidJson, format!("{message} (line {line}, column {column})"));
+        return ApiError::new(
+            Code::InvalidJson,
+            format!("{message} (line {line}, column {column})"),
+        );
     }
     let place = json::place_at(text, json::offset_of(text, line, column));
     let pointer = format!("{base}{}", place.pointer);
@@ -302,7 +302,10 @@ impl Params {
     /// 422 that lists what is wrong and what is unknown.
     pub fn finish(mut self) -> Result<(), ApiError> {
         for (name, _) in std::mem::take(&mut self.pairs).into_iter().take(10) {
-            self.wrong(&name.chars().take(100).collect::<String>(), "is not a parameter of this call");
+            self.wrong(
+                &name.chars().take(100).collect::<String>(),
+                "is not a parameter of this call",
+            );
         }
         if self.errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.errors)) }
     }
@@ -351,7 +354,10 @@ where
             .iter()
             .next()
             .ok_or_else(|| ApiError::new(Code::Internal, "the route has no parameter"))?;
-        value.parse().map(Self).map_err(|error: T::Err| ApiError::parameter(name, error.to_string()))
+        value
+            .parse()
+            .map(Self)
+            .map_err(|error: T::Err| ApiError::parameter(name, error.to_string()))
     }
 }
 
@@ -409,7 +415,9 @@ mod tests {
         assert_eq!((good.limit(), good.flag("follow")), (7, true));
         assert_eq!(good.all("tag"), ["a", "b c"]);
         assert!(good.finish().is_ok());
-        for bad in ["limit=0", "limit=501", "limit=1e9", "limit=+5", "limit=", "limit=1&limit=2", "x=1"] {
+        for bad in
+            ["limit=0", "limit=501", "limit=1e9", "limit=+5", "limit=", "limit=1&limit=2", "x=1"]
+        {
             let mut params = params(bad);
             params.limit();
             assert_eq!(params.finish().unwrap_err().code(), Code::Invalid, "{bad}");
@@ -440,7 +448,10 @@ mod tests {
         let with = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             for value in values {
-                headers.append("idempotency-key", http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+                headers.append(
+                    "idempotency-key",
+                    http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+                );
             }
             idempotency_key(&headers)
         };

@@ -189,10 +189,6 @@ fn is_invisible(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The pattern of [`Faults::printable`], for the documentation.
-pub const PRINTABLE: &str =
-    "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069\\ufeff]*$";
-
 /// Deserialises a list with a bound, so that a body full of empty items costs no more than its bytes.
 pub fn bounded<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where

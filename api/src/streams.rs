@@ -62,8 +62,7 @@ mod tests {
     #[test]
     fn places_are_bounded_and_given_back() {
         let streams = Streams::default();
-        let mut places: Vec<_> =
-            (0..PER_KEY_MAX).map(|_| streams.open(None).unwrap()).collect();
+        let mut places: Vec<_> = (0..PER_KEY_MAX).map(|_| streams.open(None).unwrap()).collect();
         assert!(streams.open(None).is_err());
         assert!(streams.open(Some(KeyId::generate())).is_ok());
         places.pop();

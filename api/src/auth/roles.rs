@@ -65,9 +65,7 @@ pub fn allows(role: Role, method: &Method, route: &str) -> bool {
         Role::Operator => O,
         Role::Admin => A,
     };
-    TABLE.iter().any(|(m, path, roles)| {
-        *path == route && *m == method.as_str() && roles & bit != 0
-    })
+    TABLE.iter().any(|(m, path, roles)| *path == route && *m == method.as_str() && roles & bit != 0)
 }
 
 /// The wire word of a role.

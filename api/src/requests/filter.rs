@@ -12,7 +12,7 @@ use windlass_shared::model::job::JobState;
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
-use super::{Faults, PRINTABLE};
+use super::Faults;
 use crate::error::ApiError;
 use crate::extract::Params;
 use crate::views::job::StateDocs;
@@ -46,7 +46,11 @@ pub struct FilterParams {
     #[param(format = DateTime)]
     created_before: Option<String>,
     /// Text in kind, tags or error.
-    #[param(min_length = 1, max_length = 200, pattern = PRINTABLE)]
+    #[param(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$"
+    )]
     q: Option<String>,
 }
 
@@ -116,34 +120,44 @@ pub fn scope(filter: &JobFilter) -> String {
 
 /// Filters of a bulk action.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 #[schema(as = JobFilter)]
 pub struct FilterRequest {
     /// In any of these states.
-    #[serde(deserialize_with = "super::bounded::<_, _, 10>")]
+    #[serde(default, deserialize_with = "super::bounded::<_, _, 10>")]
     #[schema(value_type = Vec<StateDocs>, max_items = 10)]
     pub states: Vec<JobState>,
     /// In this queue.
+    #[serde(default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     pub queue: Option<QueueName>,
     /// Of this kind.
+    #[serde(default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     pub kind: Option<Kind>,
     /// With all of these tags.
-    #[serde(deserialize_with = "super::bounded::<_, _, 20>")]
+    #[serde(default, deserialize_with = "super::bounded::<_, _, 20>")]
     #[schema(value_type = Vec<String>, max_items = 20)]
     pub tags: Vec<String>,
     /// Steps of this workflow.
+    #[serde(default)]
     #[schema(value_type = Option<String>, format = Uuid)]
     pub workflow_id: Option<WorkflowId>,
     /// Accepted at or after.
+    #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub created_after: Option<Timestamp>,
     /// Accepted before.
+    #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub created_before: Option<Timestamp>,
     /// Text in kind, tags or error.
-    #[schema(min_length = 1, max_length = 200, pattern = PRINTABLE)]
+    #[serde(default)]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$"
+    )]
     pub q: Option<String>,
 }
 

@@ -9,15 +9,13 @@ use utoipa::ToSchema;
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::limits;
 use windlass_shared::model::id::JobId;
-use windlass_shared::model::job::{
-    Expect, JobSpec, NewJob, OnConflict, Priority, Unique, Value,
-};
+use windlass_shared::model::job::{Expect, JobSpec, NewJob, OnConflict, Priority, Unique, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
 use super::retry::RetryDocs;
-use super::{DurationText, Faults, PRINTABLE, Text, retry};
+use super::{DurationText, Faults, Text, retry};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -80,15 +78,15 @@ pub struct JobRequest<'a> {
     pub unique: Option<UniqueRequest<'a>>,
     /// Jobs of one key share the queue's `per_key_concurrency`.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = PRINTABLE)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub concurrency_key: Option<Text<'a>>,
     /// Jobs of one key share a rate.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = PRINTABLE)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub rate_limit_key: Option<Text<'a>>,
     /// Jobs of one key run one after the other, in accepted order.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = PRINTABLE)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub order_key: Option<Text<'a>>,
     /// Slots that the job takes on its worker. Default 1.
     #[serde(default)]
@@ -122,7 +120,7 @@ pub struct JobRequest<'a> {
 pub struct UniqueRequest<'a> {
     /// The key.
     #[serde(borrow, default)]
-    #[schema(value_type = String, required = true, min_length = 1, max_length = 255, pattern = PRINTABLE)]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     key: Option<Text<'a>>,
     /// `active` (default): held until the job has ended. `window`: held for `window`.
     #[serde(default)]
@@ -152,7 +150,6 @@ pub enum UniqueScope {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = OnConflict)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub enum OnConflictDocs {
     Reject,
     ReturnExisting,
@@ -352,12 +349,7 @@ pub fn check_max_attempts(n: u32, faults: &mut Faults) {
     }
 }
 
-fn from_now(
-    span: Span,
-    now: Timestamp,
-    pointer: &str,
-    faults: &mut Faults,
-) -> Option<Timestamp> {
+fn from_now(span: Span, now: Timestamp, pointer: &str, faults: &mut Faults) -> Option<Timestamp> {
     if span.0 > limits::HORIZON_MAX {
         faults.wrong(pointer, "must be at most 10 years");
     }

@@ -12,7 +12,7 @@ use windlass_shared::model::job::JobError;
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Span;
 
-use super::{DurationText, Faults, PRINTABLE, Text};
+use super::{DurationText, Faults, Text};
 use crate::error::ApiError;
 
 /// Longest `wait` of a long poll.
@@ -31,7 +31,7 @@ pub const ITEMS_MAX: usize = 1_000;
 pub struct LeaseRequest<'a> {
     /// The worker's own label. Leases belong to the key and this label.
     #[serde(borrow, default)]
-    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = PRINTABLE)]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// In order of preference. Default: `default` alone.
     #[serde(default)]
@@ -147,7 +147,7 @@ pub fn worker_id(namespace: &Namespace, key: Option<KeyId>, label: &str) -> Work
 pub struct HeartbeatRequest<'a> {
     /// The label that took the leases.
     #[serde(borrow, default)]
-    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = PRINTABLE)]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// Which leases.
     #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
@@ -178,7 +178,7 @@ pub struct LeaseItem<'a> {
 pub struct SettleRequest<'a> {
     /// The label that took the leases.
     #[serde(borrow, default)]
-    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = PRINTABLE)]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// Which, and how.
     #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]

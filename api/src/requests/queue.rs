@@ -9,41 +9,51 @@ use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::Span;
 
 use super::retry::RetryDocs;
-use super::{Change, DurationText, Faults, PRINTABLE, retry};
+use super::{Change, DurationText, Faults, retry};
 use crate::error::ApiError;
 
 /// Changes of a queue's settings. Absent fields stay; `null` removes a setting.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct QueuePatch {
     /// Most jobs running at once over all workers.
+    #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     max_concurrency: Change<u32>,
     /// Starts per time over all workers.
+    #[serde(default)]
     #[schema(value_type = Option<RateLimitDocs>)]
     rate_limit: Change<RateLimit>,
     /// Most running jobs of one `concurrency_key`.
+    #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     per_key_concurrency: Change<u32>,
     /// Most waiting jobs; beyond it submissions answer 429.
+    #[serde(default)]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000)]
     max_depth: Change<u64>,
     /// Lease of its jobs: 3 s to 1 h.
+    #[serde(default)]
     #[schema(value_type = Option<DurationText>)]
     lease: Change<Span>,
     /// What a level of priority is worth in waiting; at most 1 day.
+    #[serde(default)]
     #[schema(value_type = Option<DurationText>)]
     priority_unit: Change<Span>,
     /// `max_attempts` of jobs that don't say.
+    #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     default_max_attempts: Change<u32>,
     /// `timeout` of jobs that don't say; at most 7 days.
+    #[serde(default)]
     #[schema(value_type = Option<DurationText>)]
     default_timeout: Change<Span>,
     /// `retry` of jobs that don't say.
+    #[serde(default)]
     #[schema(value_type = Option<RetryDocs>)]
     default_retry: Change<RetryPolicy>,
     /// `priority` of jobs that don't say.
+    #[serde(default)]
     #[schema(value_type = Option<u8>, minimum = 0, maximum = 9)]
     default_priority: Change<Priority>,
 }
@@ -139,10 +149,15 @@ const REASON_BYTES_MAX: usize = 1_000;
 
 /// Why, for people.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct ReasonRequest {
     /// At most 1,000 bytes.
-    #[schema(min_length = 1, max_length = 1000, pattern = PRINTABLE)]
+    #[serde(default)]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$"
+    )]
     pub reason: Option<String>,
 }
 
@@ -161,10 +176,10 @@ impl ReasonRequest {
 
 /// Which jobs of a queue are removed.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct PurgeRequest {
     /// Waiting states: `ready`, `scheduled`, `retrying`, `blocked`. Default `ready` alone.
-    #[serde(deserialize_with = "super::bounded::<_, _, 4>")]
+    #[serde(default, deserialize_with = "super::bounded::<_, _, 4>")]
     #[schema(value_type = Vec<WaitingDocs>, max_items = 4)]
     states: Vec<JobState>,
 }
@@ -173,7 +188,6 @@ pub struct PurgeRequest {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = WaitingState)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub enum WaitingDocs {
     Ready,
     Scheduled,
@@ -201,23 +215,26 @@ impl PurgeRequest {
 
 /// Changes of a job that is neither finished nor running. Absent fields stay.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct JobPatchRequest<'a> {
     /// 9 runs first.
+    #[serde(default)]
     #[schema(value_type = Option<u8>, minimum = 0, maximum = 9)]
     pub priority: Option<Priority>,
     /// Not before.
+    #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub run_at: Option<windlass_shared::model::time::Timestamp>,
     /// Where it waits.
+    #[serde(default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     pub queue: Option<windlass_shared::model::name::QueueName>,
     /// Handler failures and time-outs allowed.
+    #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     pub max_attempts: Option<u32>,
     /// In place of the present ones.
-    #[serde(borrow)]
+    #[serde(default, borrow)]
     #[schema(value_type = Option<Vec<String>>, max_items = 20)]
     pub tags: Option<Vec<super::Text<'a>>>,
 }
-

@@ -8,7 +8,7 @@ use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
 use super::lease::{ErrorRequest, cut};
-use super::{DurationText, Faults, PRINTABLE, Text};
+use super::{DurationText, Faults, Text};
 
 /// Log lines in one report.
 pub const LINES_MAX: usize = 5_000;
@@ -47,15 +47,15 @@ pub struct BeatRequest<'a> {
     pub id: WorkerId,
     /// Its label.
     #[serde(borrow)]
-    #[schema(value_type = String, min_length = 1, max_length = 128, pattern = PRINTABLE)]
+    #[schema(value_type = String, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub name: Text<'a>,
     /// Where it runs.
     #[serde(borrow)]
-    #[schema(value_type = String, min_length = 1, max_length = 255, pattern = PRINTABLE)]
+    #[schema(value_type = String, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub host: Text<'a>,
     /// Build version.
     #[serde(borrow)]
-    #[schema(value_type = String, min_length = 1, max_length = 64, pattern = PRINTABLE)]
+    #[schema(value_type = String, min_length = 1, max_length = 64, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub version: Text<'a>,
     /// Queues that it claims from.
     #[serde(default, deserialize_with = "super::bounded::<_, _, 200>")]

@@ -36,7 +36,6 @@ pub struct RetryDocs {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = Backoff)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub enum BackoffDocs {
     Exponential,
     Linear,
@@ -48,7 +47,6 @@ pub enum BackoffDocs {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = Jitter)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub enum JitterDocs {
     Full,
     Equal,

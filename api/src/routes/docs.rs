@@ -12,7 +12,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// The page and its parts.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/docs", get(|| page("text/html; charset=utf-8", include_str!("../../ui/docs.html"))))
+        .route(
+            "/docs",
+            get(|| page("text/html; charset=utf-8", include_str!("../../ui/docs.html"))),
+        )
         .route(
             "/docs/docs.js",
             get(|| page("text/javascript; charset=utf-8", include_str!("../../ui/docs.js"))),

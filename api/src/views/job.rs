@@ -37,7 +37,6 @@ pub enum StateDocs {
 /// Why an attempt or a job did not succeed.
 #[derive(Serialize, ToSchema)]
 #[schema(as = JobError)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub struct JobErrorDocs {
     /// Stable, snake_case.
     code: String,
@@ -50,7 +49,6 @@ pub struct JobErrorDocs {
 /// How far a job is.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Progress)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub struct ProgressDocs {
     /// 0 to 100.
     percent: f64,
@@ -61,7 +59,6 @@ pub struct ProgressDocs {
 /// The workflow step that a job is.
 #[derive(Serialize, ToSchema)]
 #[schema(as = StepRef)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub struct StepDocs {
     /// The run.
     id: String,
@@ -206,7 +203,8 @@ impl JobView {
     pub fn live(job: Job, live: Option<Live>) -> Self {
         let fence = job.fence;
         let mut view = Self::recorded(job);
-        let Some(live) = live.filter(|live| !view.state.is_terminal() && live.fence >= fence) else {
+        let Some(live) = live.filter(|live| !view.state.is_terminal() && live.fence >= fence)
+        else {
             return view;
         };
         view.crashes = view.crashes.max(live.crashes);
@@ -242,9 +240,9 @@ impl JobView {
         view
     }
 
-    /// Its state as shown.
-    pub fn state(&self) -> JobState {
-        self.state
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
     /// Puts a large payload in its place.
     pub fn set_payload(&mut self, bytes: Bytes) {

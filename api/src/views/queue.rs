@@ -6,8 +6,6 @@ use windlass_shared::engine::ShardStats;
 use windlass_shared::ledger::{Paused, Queue, QueueSettings, Rollup};
 use windlass_shared::model::time::Timestamp;
 
-use super::job::OperationView;
-
 /// A queue.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Queue)]
@@ -42,7 +40,6 @@ pub struct QueueView {
 /// An operator's pause.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Pause)]
-#[expect(dead_code, reason = "describes a type of another crate")]
 pub struct PausedDocs {
     #[schema(format = DateTime)]
     since: String,
@@ -123,11 +120,4 @@ fn rates(queue: &Queue, rollups: &[Rollup]) -> Rates {
         failed: per_second(failed),
         run_ms_mean: if ended == 0 { 0.0 } else { run_ms as f64 / ended as f64 },
     }
-}
-
-/// A purge that has begun.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PurgeStarted {
-    /// Follow it with `GET /v1/operations/{id}`.
-    pub operation: OperationView,
 }

@@ -144,7 +144,8 @@ impl Lifecycle {
                 Err(error) => Err(error.into()),
             };
             if let Err(Ok(unheard)) = reply.send(result) {
-                hand_back(&life, unheard.iter().map(|t| (t.job.queue.clone(), t.held)), &take).await;
+                hand_back(&life, unheard.iter().map(|t| (t.job.queue.clone(), t.held)), &take)
+                    .await;
             }
         });
         answer.await.map_err(|_| LeaseError::Stopping)?
@@ -354,7 +355,8 @@ async fn with_jobs(
             None => {
                 tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
                 let shard = ShardId::first(take.namespace.clone(), claim.queue);
-                let settle = Settle { held, verdict: Verdict::Cancelled, detail: Default::default() };
+                let settle =
+                    Settle { held, verdict: Verdict::Cancelled, detail: Default::default() };
                 life.inner.engine.settle(&shard, &[settle]).await?;
             }
         }
@@ -367,11 +369,7 @@ fn held(claim: &Claim) -> Held {
 }
 
 /// Gives leases back that nobody will use. Where that fails they run out.
-async fn hand_back(
-    life: &Lifecycle,
-    leases: impl Iterator<Item = (QueueName, Held)>,
-    take: &Take,
-) {
+async fn hand_back(life: &Lifecycle, leases: impl Iterator<Item = (QueueName, Held)>, take: &Take) {
     let mut by_queue: HashMap<QueueName, Vec<Settle>> = HashMap::new();
     for (queue, held) in leases {
         let settle = Settle { held, verdict: Verdict::Release, detail: Default::default() };
