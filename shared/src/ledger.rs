@@ -35,7 +35,8 @@ pub struct Submission {
     pub idempotency: Option<Idempotency>,
 }
 
-/// A caller's key: the same key with the same body returns the first answer again.
+/// A caller's key: the same key with the same body returns the first answer again. A submission of which
+/// nothing was accepted spends no key: its repeat is tried afresh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
     /// The caller's text, at most [`crate::limits::KEY_BYTES_MAX`].
@@ -766,6 +767,26 @@ impl Ledger {
             Self::Sqlite(ledger) => ledger.close().await,
         }
     }
+}
+
+/// The text of a job that no ledger takes, in words: PostgreSQL's text has no NUL, so neither ledger has.
+fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
+    let nul = |text: &str| text.contains('\0');
+    if job.tags.iter().any(|t| nul(t)) {
+        return Some("a tag contains a NUL character");
+    }
+    if job.unique.as_ref().is_some_and(|u| nul(&u.key)) {
+        return Some("the unique key contains a NUL character");
+    }
+    if job.request_id.as_deref().is_some_and(nul) || job.traceparent.as_deref().is_some_and(nul) {
+        return Some("the request id or trace context contains a NUL character");
+    }
+    None
+}
+
+/// Text without NUL, for what is recorded rather than refused: an outcome must not be lost for its words.
+fn fit_text(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 /// Which shard holds a job: the first of its queue, until queues are given more.

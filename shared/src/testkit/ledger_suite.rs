@@ -1,0 +1,80 @@
+//! What every ledger must do, as executable cases against the contract of [`crate::ledger`].
+//!
+//! Each case works in a namespace of its own, so that the cases of a group may share a ledger. Nothing is
+//! flushed between them. A group panics at the first case that fails and has printed that case's name.
+
+mod change;
+mod housekeeping;
+mod idempotency;
+mod queues;
+mod reading;
+mod record;
+mod reports;
+mod scene;
+mod stores;
+mod submission;
+mod uniqueness;
+
+use futures::future::BoxFuture;
+
+use crate::ledger::Ledger;
+
+/// Cases about one concern. Running them returns how many there were.
+pub struct Group {
+    /// What they are about.
+    pub name: &'static str,
+    run: fn(Ledger) -> BoxFuture<'static, usize>,
+}
+
+impl Group {
+    /// Runs the cases one after the other.
+    ///
+    /// # Panics
+    /// When the ledger does not do what a case asks for.
+    pub async fn run(&self, ledger: &Ledger) -> usize {
+        (self.run)(ledger.clone()).await
+    }
+}
+
+/// Every group, in the order of the contract.
+pub const GROUPS: [Group; 10] = [
+    Group { name: "submission", run: submission::run },
+    Group { name: "idempotency", run: idempotency::run },
+    Group { name: "uniqueness", run: uniqueness::run },
+    Group { name: "reading", run: reading::run },
+    Group { name: "record", run: record::run },
+    Group { name: "change", run: change::run },
+    Group { name: "queues", run: queues::run },
+    Group { name: "reports", run: reports::run },
+    Group { name: "stores", run: stores::run },
+    Group { name: "housekeeping", run: housekeeping::run },
+];
+
+/// The group of that name.
+///
+/// # Panics
+/// When there is none.
+pub fn group(name: &str) -> &'static Group {
+    GROUPS.iter().find(|g| g.name == name).expect("the tests name groups that exist")
+}
+
+/// Lists a file's cases and makes `run` of them.
+macro_rules! cases {
+    ($($case:ident),+ $(,)?) => {
+        pub(super) fn run(
+            ledger: crate::ledger::Ledger,
+        ) -> futures::future::BoxFuture<'static, usize> {
+            Box::pin(async move {
+                let mut ran = 0;
+                $(
+                    eprintln!("case {}", stringify!($case));
+                    let scene = super::scene::Scene::new(&ledger, stringify!($case));
+                    Box::pin($case(&scene)).await;
+                    ran += 1;
+                )+
+                ran
+            })
+        }
+    };
+}
+use cases;

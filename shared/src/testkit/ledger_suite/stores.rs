@@ -1,0 +1,116 @@
+//! Values, keys and operations that are kept by id.
+
+use bytes::Bytes;
+
+use super::scene::{Scene, at};
+use crate::ledger::{ApiKey, Operation, Role};
+use crate::model::id::{BlobId, KeyId, OperationId};
+
+super::cases![
+    a_value_reads_back_in_its_namespace,
+    a_value_is_kept_once,
+    a_key_reads_back_by_its_public_part,
+    a_key_is_revoked_once,
+    public_parts_are_unique,
+    an_operation_reads_back_as_last_put,
+];
+
+async fn a_value_reads_back_in_its_namespace(scene: &Scene) {
+    let id = BlobId::generate();
+    let bytes = Bytes::from((0..=255u8).cycle().take(1 << 20).collect::<Vec<_>>());
+    scene.ledger.put_blob(&scene.namespace, id, bytes.clone()).await.unwrap();
+    assert_eq!(scene.ledger.blob(&scene.namespace, id).await.unwrap(), Some(bytes));
+    assert_eq!(scene.ledger.blob(&scene.elsewhere().namespace, id).await.unwrap(), None);
+    assert_eq!(scene.ledger.blob(&scene.namespace, BlobId::generate()).await.unwrap(), None);
+}
+
+async fn a_value_is_kept_once(scene: &Scene) {
+    let id = BlobId::generate();
+    for text in ["first", "first", "second"] {
+        scene.ledger.put_blob(&scene.namespace, id, text.into()).await.unwrap();
+    }
+    assert_eq!(scene.ledger.blob(&scene.namespace, id).await.unwrap(), Some("first".into()));
+}
+
+fn api_key(role: Role) -> ApiKey {
+    let id = KeyId::generate();
+    ApiKey {
+        id,
+        public: id.to_string(),
+        secret_hash: [7; 32],
+        name: "ci".into(),
+        role,
+        namespace: None,
+        created_at: at(0),
+        expires_at: None,
+        revoked_at: None,
+    }
+}
+
+async fn a_key_reads_back_by_its_public_part(scene: &Scene) {
+    let roles = [Role::Admin, Role::Operator, Role::Submitter, Role::Worker, Role::Viewer];
+    let mut kept = Vec::new();
+    for (n, role) in (0..).zip(roles) {
+        let mut key = ApiKey { created_at: at(n), ..api_key(role) };
+        if n % 2 == 0 {
+            key.namespace = Some(scene.namespace.clone());
+            key.expires_at = Some(at(900));
+        }
+        scene.ledger.create_key(&key).await.unwrap();
+        assert_eq!(scene.ledger.key(&key.public).await.unwrap().as_ref(), Some(&key));
+        kept.push(key);
+    }
+    let mut listed = scene.ledger.keys().await.unwrap();
+    listed.retain(|k| kept.contains(k));
+    kept.reverse();
+    assert_eq!(listed, kept);
+    assert_eq!(scene.ledger.key("no such key").await.unwrap(), None);
+    assert_eq!(scene.ledger.key("odd\0text").await.unwrap(), None);
+}
+
+async fn a_key_is_revoked_once(scene: &Scene) {
+    let key = api_key(Role::Viewer);
+    scene.ledger.create_key(&key).await.unwrap();
+    let before = scene.ledger.now().await.unwrap();
+    assert!(scene.ledger.revoke_key(key.id).await.unwrap());
+    let revoked = scene.ledger.key(&key.public).await.unwrap().unwrap();
+    assert!(revoked.revoked_at.unwrap() >= before);
+    assert!(!scene.ledger.revoke_key(key.id).await.unwrap());
+    assert_eq!(scene.ledger.key(&key.public).await.unwrap(), Some(revoked));
+    assert!(!scene.ledger.revoke_key(KeyId::generate()).await.unwrap());
+}
+
+async fn public_parts_are_unique(scene: &Scene) {
+    let key = api_key(Role::Admin);
+    scene.ledger.create_key(&key).await.unwrap();
+    let twin = ApiKey { public: key.public.clone(), ..api_key(Role::Viewer) };
+    assert!(scene.ledger.create_key(&twin).await.is_err());
+    assert_eq!(scene.ledger.key(&key.public).await.unwrap(), Some(key));
+}
+
+async fn an_operation_reads_back_as_last_put(scene: &Scene) {
+    let mut operation = Operation {
+        id: OperationId::generate(),
+        namespace: scene.namespace.clone(),
+        action: "retry".into(),
+        state: "running".into(),
+        matched: 0,
+        changed: 0,
+        error: None,
+        created_at: at(1),
+        finished_at: None,
+    };
+    let read = || scene.ledger.operation(&scene.namespace, operation.id);
+    assert_eq!(read().await.unwrap(), None);
+    scene.ledger.put_operation(&operation).await.unwrap();
+    assert_eq!(read().await.unwrap().as_ref(), Some(&operation));
+    operation.state = "failed".into();
+    (operation.matched, operation.changed) = (1 << 40, 7);
+    operation.error = Some("out of luck".into());
+    operation.finished_at = Some(at(9));
+    scene.ledger.put_operation(&operation).await.unwrap();
+    let id = operation.id;
+    let read = scene.ledger.operation(&scene.namespace, id).await.unwrap();
+    assert_eq!(read, Some(operation));
+    assert_eq!(scene.ledger.operation(&scene.elsewhere().namespace, id).await.unwrap(), None);
+}

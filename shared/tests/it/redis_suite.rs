@@ -1,0 +1,13 @@
+//! Redis passes the engines' suite: a single server, and a Cluster of three masters.
+
+/// A single server.
+mod single {
+    use windlass_shared::testkit::engine_suite::Rig;
+    use windlass_shared::testkit::redis_server::RedisServer;
+
+    pub async fn rig() -> Rig {
+        crate::redis_rig::suite_rig(RedisServer::shared().url()).await
+    }
+
+    windlass_shared::engine_cases!(crate::redis_suite::single::rig);
+}
