@@ -375,6 +375,7 @@ macro_rules! engine_cases {
             a_job_for_later_does_not_wake_until_promoted
             a_resumed_shard_wakes
             a_returned_job_wakes
+            a_lifted_brake_wakes
             outcomes_wake_the_recorder
             a_cancellation_is_told_to_the_holder
             other_shards_are_not_heard

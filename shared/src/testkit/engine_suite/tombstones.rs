@@ -31,6 +31,9 @@ pub async fn a_tombstone_stands_for_its_time_and_no_longer_than_twice(rig: &Rig)
         assert!(!rig.knows(n).await);
         assert_eq!(rig.push(&[rig.job(n).await]).await, [Pushed::Added]);
     }
+    rig.cancel(2, Fence(1)).await;
+    rig.advance(TOMBSTONE_TTL * 2).await;
+    assert!(!rig.knows(2).await, "also when nobody looked for long");
 }
 
 /// A finished job does not start again by a late push.
