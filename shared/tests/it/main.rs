@@ -6,6 +6,7 @@ mod engine_histories;
 mod lifecycle;
 mod redis_faults;
 mod redis_histories;
+mod redis_outages;
 mod redis_rig;
 mod redis_suite;
 mod sqlite;
