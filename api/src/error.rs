@@ -271,10 +271,7 @@ impl ApiError {
 
     fn decorate(&self, response: &mut Response) {
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.inner.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -408,7 +405,11 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for info in CODES {
             assert!(seen.insert(info.code), "{}", info.code);
-            assert!(info.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", info.code);
+            assert!(
+                info.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{}",
+                info.code
+            );
             assert!(StatusCode::from_u16(info.status).is_ok_and(|s| s.as_u16() >= 400));
         }
     }

@@ -199,8 +199,7 @@ pub fn escape_pointer(token: &str) -> String {
 
 /// The byte offset of serde_json's line and column.
 pub fn offset_of(text: &str, line: usize, column: usize) -> usize {
-    let before: usize =
-        text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     before + column
 }
 

@@ -23,7 +23,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// Address of the API
-    #[arg(long, env = "WINDLASS_URL", default_value = "http://127.0.0.1:8080", help_heading = "API")]
+    #[arg(
+        long,
+        env = "WINDLASS_URL",
+        default_value = "http://127.0.0.1:8080",
+        help_heading = "API"
+    )]
     pub url: String,
     /// API key; prefer the environment, other users of this machine can see flags
     #[arg(long, env = "WINDLASS_API_KEY", hide_env_values = true, help_heading = "API")]
@@ -131,25 +136,25 @@ impl Client {
     /// # Errors
     /// In words: what the server answered, or why it could not be reached.
     pub async fn call(&self, call: Call<'_>) -> Outcome<Answer> {
-        let mut pause = Duration::from_millis(200);
-        for tries in 1.. {
+        let (mut pause, mut tries) = (Duration::from_millis(200), 1);
+        loop {
+            let again = call.repeatable && tries < TRIES_MAX;
             let retry_after = match self.once(&call).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(refusal)) if !refusal.passes() || !call.repeatable || tries == TRIES_MAX => {
-                    return Err(refusal.into());
-                }
-                Ok(Err(refusal)) => refusal.retry_after,
-                Err(error) if !call.repeatable || tries == TRIES_MAX => return Err(error.into()),
-                Err(_) => None,
+                Ok(Err(refusal)) if again && refusal.passes() => refusal.retry_after,
+                Ok(Err(refusal)) => return Err(refusal.into()),
+                Err(_) if again => None,
+                Err(error) => return Err(error.into()),
             };
             tokio::time::sleep(retry_after.unwrap_or(pause).min(PAUSE_MAX)).await;
             pause = (pause * 3).min(PAUSE_MAX);
+            tries += 1;
         }
-        unreachable!("the last try returns")
     }
 
     async fn once(&self, call: &Call<'_>) -> anyhow::Result<Result<Answer, Refusal>> {
-        let mut request = self.http.request(call.method.clone(), format!("{}{}", self.base, call.path));
+        let mut request =
+            self.http.request(call.method.clone(), format!("{}{}", self.base, call.path));
         if !call.query.is_empty() {
             request = request.query(&call.query);
         }

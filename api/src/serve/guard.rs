@@ -215,8 +215,8 @@ mod tests {
     fn verdict(stream: &[u8]) -> Result<(), usize> {
         let whole = Guard::new().feed(stream);
         let mut guard = Guard::new();
-        let single = (0..stream.len())
-            .try_for_each(|i| guard.feed(&stream[i..=i]).map_err(|at| at + i));
+        let single =
+            (0..stream.len()).try_for_each(|i| guard.feed(&stream[i..=i]).map_err(|at| at + i));
         assert_eq!(whole, single);
         whole
     }

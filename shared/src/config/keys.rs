@@ -88,6 +88,11 @@ pub(super) const KNOWN: &[Known] = &[
     open("api.body_timeout", "30s", "a request's body must have arrived by then, 100ms to 1h"),
     open("api.connections_max", "4096", "most open connections, 1 to 100000"),
     optional(
+        "api.cursor_secret",
+        Secrecy::Secret,
+        "signs the cursors of lists; derived from the ledger's address when not set",
+    ),
+    optional(
         "admin.listen",
         Secrecy::Open,
         "probes and metrics; 127.0.0.1:9090 (api), :9091 (worker), :9092 (scheduler); dev: its one port",

@@ -180,6 +180,8 @@ pub struct Settings {
     pub engine: Option<EngineSettings>,
     /// The public API. `admin_listen` is `None` in `dev`, which serves all on one port.
     pub api: ApiSettings,
+    /// Signs the cursors of lists.
+    pub cursor_secret: Option<SecretString>,
     /// Probes and metrics of this process; `None` in `dev`, unless set.
     pub admin_listen: Option<SocketAddr>,
     /// The worker.
@@ -345,6 +347,7 @@ fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settings {
     let engine = engine(r);
     let admin_listen = r.read("admin.listen", values::address);
     let api = api(r, admin_listen);
+    let cursor_secret = r.read("api.cursor_secret", |t| Ok(SecretString::from(t)));
     let worker = worker(r);
     let mut retention = 7 * 24 * HOUR;
     r.set(&mut retention, "scheduler.retention", |t| {
@@ -362,6 +365,7 @@ fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settings {
         ledger,
         engine,
         api,
+        cursor_secret,
         admin_listen,
         worker,
         retention,

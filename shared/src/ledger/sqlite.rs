@@ -1,36 +1,141 @@
 //! The ledger on SQLite, for one process.
+//!
+//! One task writes ([`writer`]): it merges submissions, outcomes and everything else that is waiting into one
+//! transaction, commits it with `synchronous=FULL`, and answers. A few connections read. A lock file beside the
+//! database keeps every other process away, so the writer may look first and write then.
+//!
+//! A full disk fails writes until there is room again. An error of the disk or a damaged file ends acceptance
+//! until the process is started anew ([`fault`]).
+
+use std::sync::Arc;
+
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::SqlitePool;
 
 use super::*;
+use crate::clock::Clock;
+use crate::config::LedgerSettings;
+
+mod blobs;
+mod change;
+mod connect;
+mod fault;
+mod holds;
+mod jobs;
+mod keys;
+mod list;
+mod place;
+mod plan;
+mod prune;
+mod queues;
+mod record;
+mod reports;
+mod schema;
+mod statement;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use fault::{Fault, Health};
+use place::Place;
+use writer::Writer;
 
 /// The ledger on SQLite, for one process.
-pub struct Sqlite {}
+pub struct Sqlite {
+    writer: Writer,
+    readers: SqlitePool,
+    health: Arc<Health>,
+    clock: Clock,
+}
 
-#[allow(unused_variables, missing_docs, clippy::todo, reason = "stubs")]
+/// Reads with a connection of the pool, and notes what an error says about the file.
+macro_rules! read {
+    ($self:ident, $call:path $(, $arg:expr)*) => {{
+        let mut connection = $self.reader().await?;
+        let result = $call(&mut *connection $(, $arg)*).await;
+        result.map_err(|fault: Fault| LedgerError::from($self.health.note(fault)))
+    }};
+}
+
+/// Opening and closing.
 impl Sqlite {
-    pub async fn open(settings: &crate::config::LedgerSettings) -> Result<Self> {
-        todo!()
+    /// Opens the database as its only process, and checks that it keeps commits and that its schema is this
+    /// build's.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unfit`] when another process has it, [`LedgerError::Schema`],
+    /// [`LedgerError::Unavailable`].
+    pub async fn open(settings: &LedgerSettings) -> Result<Self> {
+        let place = Place::of(settings)?;
+        let lock = place.lock()?;
+        let mut connection = connect::writer(place.file()).await?;
+        schema::check(&mut connection).await?;
+        let readers = connect::readers(place.file(), settings.pool_max).await?;
+        let health = Arc::new(Health::default());
+        let clock = Clock::System;
+        let writer = Writer::start(connection, lock, Arc::clone(&health), clock.clone());
+        Ok(Self { writer, readers, health, clock })
     }
-    pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {
-        todo!()
+
+    /// Makes the database if there is none, and applies the migrations that are missing; which. Refused while
+    /// a process has the database open.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn migrate(settings: &LedgerSettings) -> Result<Vec<MigrationStatus>> {
+        let place = Place::of(settings)?;
+        let _lock = place.lock()?;
+        let mut connection = connect::writer(place.file()).await?;
+        let applied = schema::migrate(&mut connection).await;
+        sqlx::Connection::close(connection).await.map_err(Fault::from)?;
+        applied
     }
-    pub async fn migration_status(
-        settings: &crate::config::LedgerSettings,
-    ) -> Result<Vec<MigrationStatus>> {
-        todo!()
+
+    /// The state of every migration. Changes nothing, and may be asked while a process has the database.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`] when the file cannot be read.
+    pub async fn migration_status(settings: &LedgerSettings) -> Result<Vec<MigrationStatus>> {
+        let place = Place::of(settings)?;
+        if !place.file().exists() {
+            return Ok(schema::none_applied());
+        }
+        let mut connection = connect::visitor(place.file()).await?;
+        schema::status(&mut connection).await
     }
-    pub async fn close(&self) {}
+
+    /// Writes what was handed in, then gives the database up. Later calls fail. Safe to repeat.
+    pub async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+        let connection = self.readers.acquire().await;
+        connection.map_err(|error| self.health.note(Fault::from(error)).into())
+    }
+}
+
+/// The contract's calls; [`super::Ledger`] says what each does.
+#[expect(missing_docs, reason = "said once, at the enum that dispatches to them")]
+impl Sqlite {
     pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
-        todo!()
+        self.writer.submit(submission).await
     }
+
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {
-        todo!()
+        read!(self, jobs::job, namespace, id)
     }
+
     pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        todo!()
+        read!(self, jobs::jobs, ids)
     }
+
     pub async fn terminal_among(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        todo!()
+        read!(self, jobs::terminal_among, ids)
     }
+
     pub async fn list(
         &self,
         namespace: &Namespace,
@@ -38,17 +143,24 @@ impl Sqlite {
         before: Option<JobId>,
         limit: u32,
     ) -> Result<JobPage> {
-        todo!()
+        read!(self, list::list, namespace, filter, before, limit)
     }
+
     pub async fn attempts(&self, namespace: &Namespace, id: JobId) -> Result<Option<Vec<Attempt>>> {
-        todo!()
+        read!(self, jobs::attempts, namespace, id)
     }
+
     pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
-        todo!()
+        self.writer.record(records).await
     }
+
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {
-        todo!()
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { record::running(tx, &running).await }));
+        change.await
     }
+
     pub async fn unfinished(
         &self,
         namespace: &Namespace,
@@ -58,8 +170,11 @@ impl Sqlite {
         after: Option<JobId>,
         limit: u32,
     ) -> Result<Vec<Job>> {
-        todo!()
+        let wanted =
+            list::Unfinished { namespace, queue, due_before, changed_before, after, limit };
+        read!(self, list::unfinished, wanted)
     }
+
     pub async fn cancel(
         &self,
         namespace: &Namespace,
@@ -67,55 +182,95 @@ impl Sqlite {
         running: bool,
         reason: &str,
     ) -> Result<Changed<Job>> {
-        todo!()
+        let (namespace, reason) = (namespace.clone(), reason.to_owned());
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move { change::cancel(tx, &namespace, id, running, &reason).await })
+        });
+        change.await
     }
+
     pub async fn redrive(&self, namespace: &Namespace, id: JobId) -> Result<Changed<Job>> {
-        todo!()
+        let namespace = namespace.clone();
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { change::redrive(tx, &namespace, id).await }));
+        change.await
     }
+
     pub async fn patch(
         &self,
         namespace: &Namespace,
         id: JobId,
         patch: &JobPatch,
     ) -> Result<Changed<Job>> {
-        todo!()
+        let (namespace, patch) = (namespace.clone(), patch.clone());
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move { change::patch(tx, &namespace, id, &patch).await })
+        });
+        change.await
     }
+
     pub async fn delete(&self, namespace: &Namespace, id: JobId) -> Result<Changed<()>> {
-        todo!()
+        let namespace = namespace.clone();
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { change::delete(tx, &namespace, id).await }));
+        change.await
     }
+
     pub async fn queue(&self, namespace: &Namespace, name: &QueueName) -> Result<Option<Queue>> {
-        todo!()
+        read!(self, queues::queue, namespace, name)
     }
+
     pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
-        todo!()
+        read!(self, queues::queues, namespace)
     }
+
     pub async fn set_queue(
         &self,
         namespace: &Namespace,
         name: &QueueName,
         settings: &QueueSettings,
     ) -> Result<Queue> {
-        todo!()
+        let (namespace, name, settings) = (namespace.clone(), name.clone(), settings.clone());
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move { queues::set(tx, &namespace, &name, &settings).await })
+        });
+        change.await
     }
+
     pub async fn set_paused(
         &self,
         namespace: &Namespace,
         name: &QueueName,
         paused: Option<&Paused>,
     ) -> Result<Queue> {
-        todo!()
+        let (namespace, name, paused) = (namespace.clone(), name.clone(), paused.cloned());
+        let change = self.writer.change(move |tx| {
+            Box::pin(
+                async move { queues::set_paused(tx, &namespace, &name, paused.as_ref()).await },
+            )
+        });
+        change.await
     }
+
     pub async fn rollups(&self, namespace: &Namespace, since: Timestamp) -> Result<Vec<Rollup>> {
-        todo!()
+        read!(self, queues::rollups, namespace, since)
     }
+
     pub async fn append_logs(
         &self,
         namespace: &Namespace,
         id: JobId,
         lines: &[LogLine],
     ) -> Result<bool> {
-        todo!()
+        let (namespace, lines) = (namespace.clone(), lines.to_vec());
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move { reports::append_logs(tx, &namespace, id, &lines).await })
+        });
+        change.await
     }
+
     pub async fn logs(
         &self,
         namespace: &Namespace,
@@ -123,8 +278,9 @@ impl Sqlite {
         after: u64,
         limit: u32,
     ) -> Result<Option<Vec<LogLine>>> {
-        todo!()
+        read!(self, reports::logs, namespace, id, after, limit)
     }
+
     pub async fn set_progress(
         &self,
         namespace: &Namespace,
@@ -132,53 +288,102 @@ impl Sqlite {
         fence: Fence,
         progress: &Progress,
     ) -> Result<()> {
-        todo!()
+        let (namespace, progress) = (namespace.clone(), progress.clone());
+        let change = self.writer.change(move |tx| {
+            Box::pin(
+                async move { reports::set_progress(tx, &namespace, id, fence, &progress).await },
+            )
+        });
+        change.await
     }
+
     pub async fn beat(&self, beat: &WorkerBeat) -> Result<bool> {
-        todo!()
+        let beat = beat.clone();
+        let change =
+            self.writer.change(move |tx| Box::pin(async move { reports::beat(tx, &beat).await }));
+        change.await
     }
+
     pub async fn workers(
         &self,
         namespace: &Namespace,
         within: Duration,
     ) -> Result<Vec<WorkerBeat>> {
-        todo!()
+        let now = self.clock.now();
+        read!(self, reports::workers, namespace, now, within)
     }
+
     pub async fn drain_worker(&self, namespace: &Namespace, id: WorkerId) -> Result<bool> {
-        todo!()
+        let namespace = namespace.clone();
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { reports::drain(tx, &namespace, id).await }));
+        change.await
     }
+
     pub async fn put_blob(&self, namespace: &Namespace, id: BlobId, bytes: Bytes) -> Result<()> {
-        todo!()
+        let namespace = namespace.clone();
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move { blobs::put(tx, &namespace, id, &bytes).await })
+        });
+        change.await
     }
+
     pub async fn blob(&self, namespace: &Namespace, id: BlobId) -> Result<Option<Bytes>> {
-        todo!()
+        read!(self, blobs::blob, namespace, id)
     }
+
     pub async fn create_key(&self, key: &ApiKey) -> Result<()> {
-        todo!()
+        let key = key.clone();
+        let change =
+            self.writer.change(move |tx| Box::pin(async move { keys::create(tx, &key).await }));
+        change.await
     }
+
     pub async fn key(&self, public: &str) -> Result<Option<ApiKey>> {
-        todo!()
+        read!(self, keys::key, public)
     }
+
     pub async fn keys(&self) -> Result<Vec<ApiKey>> {
-        todo!()
+        read!(self, keys::keys)
     }
+
     pub async fn revoke_key(&self, id: KeyId) -> Result<bool> {
-        todo!()
+        let change =
+            self.writer.change(move |tx| Box::pin(async move { keys::revoke(tx, id).await }));
+        change.await
     }
+
     pub async fn put_operation(&self, operation: &Operation) -> Result<()> {
-        todo!()
+        let operation = operation.clone();
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { keys::put_operation(tx, &operation).await }));
+        change.await
     }
+
     pub async fn operation(
         &self,
         namespace: &Namespace,
         id: OperationId,
     ) -> Result<Option<Operation>> {
-        todo!()
+        read!(self, keys::operation, namespace, id)
     }
+
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        todo!()
+        let ids: Result<Vec<JobId>> = read!(self, prune::ended, before, limit);
+        let ids = ids?;
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move {
+                Ok(prune::forget(tx, &ids).await? + prune::tidy(tx, before, limit).await?)
+            })
+        });
+        change.await
     }
+
     pub async fn now(&self) -> Result<Timestamp> {
-        todo!()
+        read!(self, list::answers)?;
+        self.health.check()?;
+        Ok(self.clock.now())
     }
 }

@@ -1,0 +1,186 @@
+//! The whole path: batches over HTTP, committed to the ledger, pushed to the engine, run by a worker,
+//! recorded. A run ends when every job is terminal in the ledger.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+use windlass_shared::config::LedgerSettings;
+use windlass_shared::ledger::Ledger;
+use windlass_shared::model::id::JobId;
+use windlass_shared::model::job::JobState;
+
+use crate::cpu::Watched;
+use crate::http::Api;
+use crate::report::{CpuPerJob, Report, Run, Times};
+use crate::{JOBS_MAX, RUNS_MAX, cpu, is_loopback};
+
+/// Ids asked of the ledger at once.
+const ASK_MAX: usize = 10_000;
+/// Jobs read at once when all are checked in the end.
+const CHECK_MAX: usize = 1_000;
+/// Pause between two looks at the ledger.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// What to run, against processes that run already.
+#[derive(Debug, Clone)]
+pub struct PathBench {
+    /// The API.
+    pub url: String,
+    /// A key for it, where it wants one.
+    pub api_key: Option<String>,
+    /// The ledger behind it: to see when every job is recorded without loading the API.
+    pub ledger: LedgerSettings,
+    /// Jobs per run.
+    pub jobs: u64,
+    /// Connections that submit.
+    pub connections: u32,
+    /// Jobs per batch.
+    pub batch: u32,
+    /// Into this queue.
+    pub queue: String,
+    /// Whose CPU to show.
+    pub watched: Vec<Watched>,
+    /// How often.
+    pub runs: u32,
+    /// A run that takes longer has failed.
+    pub limit: Duration,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Options out of bounds, a call that fails, a job that did not succeed, or a run over its limit.
+pub async fn run(bench: &PathBench) -> Result<Report> {
+    use windlass_shared::model::name::QueueName;
+    ensure!((1..=JOBS_MAX).contains(&bench.jobs), "jobs must be 1 to {JOBS_MAX}");
+    ensure!((1..=RUNS_MAX).contains(&bench.runs), "runs must be 1 to {RUNS_MAX}");
+    ensure!((1..=256).contains(&bench.connections), "connections must be 1 to 256");
+    ensure!((1..=10_000).contains(&bench.batch), "batch must be 1 to 10000");
+    bench.queue.parse::<QueueName>().context("not a queue's name")?;
+    let ledger_url = secrecy::ExposeSecret::expose_secret(&bench.ledger.url);
+    ensure!(is_loopback(ledger_url), "the benchmark only reads ledgers on loopback");
+    let ledger = Ledger::open(&bench.ledger).await.context("cannot open the ledger")?;
+    let mut runs = Vec::new();
+    let mut refused = 0;
+    for _ in 0..bench.runs {
+        let run = one(bench, &ledger, &mut refused);
+        runs.push(tokio::time::timeout(bench.limit, run).await.context("the run took too long")??);
+    }
+    ledger.close().await;
+    let name = format!(
+        "whole path: {} connections, batches of {}, PostgreSQL and Redis",
+        bench.connections, bench.batch
+    );
+    let mut report = Report::new(name, "accepted to finished, a sample of 1000 jobs", runs);
+    if refused > 0 {
+        report.notes.push(format!("{refused} batches were refused for overload and sent again"));
+    }
+    Ok(report)
+}
+
+async fn one(bench: &PathBench, ledger: &Ledger, refused: &mut u64) -> Result<Run> {
+    let before = cpu_of(bench)?;
+    let (own_before, started) = (cpu::own(), Instant::now());
+    let ids = submit_all(bench, refused).await?;
+    wait_for_all(ledger, &ids).await?;
+    let (took, own_after) = (started.elapsed(), cpu::own());
+    let after = cpu_of(bench)?;
+
+    let jobs = ids.len() as u64;
+    let mut cpu: Vec<CpuPerJob> = bench
+        .watched
+        .iter()
+        .zip(before.iter().zip(&after))
+        .map(|(watched, (before, after))| CpuPerJob::between(&watched.name, *before, *after, jobs))
+        .collect();
+    cpu.push(CpuPerJob::between("client", own_before, own_after, jobs));
+    let latency = check_all(ledger, &ids).await?;
+    Ok(Run::new(jobs, took, cpu, latency.percentiles()))
+}
+
+fn cpu_of(bench: &PathBench) -> Result<Vec<Duration>> {
+    bench.watched.iter().map(|watched| cpu::of_tree(watched.pid)).collect()
+}
+
+async fn submit_all(bench: &PathBench, refused: &mut u64) -> Result<Vec<JobId>> {
+    let shares = u64::from(bench.connections);
+    let mut tasks: JoinSet<Result<(Vec<Uuid>, u64)>> = JoinSet::new();
+    for n in 0..shares {
+        // The first ones take what does not divide evenly.
+        let share = bench.jobs / shares + u64::from(n < bench.jobs % shares);
+        let bench = bench.clone();
+        tasks.spawn(async move { submit_share(&bench, share).await });
+    }
+    let mut ids = Vec::with_capacity(usize::try_from(bench.jobs)?);
+    while let Some(ended) = tasks.join_next().await {
+        let (share, refusals) = ended.context("a task of the benchmark panicked")??;
+        ids.extend(share.into_iter().map(JobId::from_uuid));
+        *refused += refusals;
+    }
+    ids.sort_unstable();
+    ensure!(ids.len() as u64 == bench.jobs, "the API accepted {} jobs", ids.len());
+    Ok(ids)
+}
+
+async fn submit_share(bench: &PathBench, share: u64) -> Result<(Vec<Uuid>, u64)> {
+    let api = Api::new(&bench.url, bench.api_key.as_deref(), 1)?;
+    let (mut ids, mut refused) = (Vec::new(), 0);
+    let full = body_of(bench, bench.batch.into());
+    let mut left = share;
+    while left > 0 {
+        let size = left.min(bench.batch.into());
+        let body = if size == u64::from(bench.batch) { full.clone() } else { body_of(bench, size) };
+        ids.extend(api.submit_batch(body, &mut refused).await?);
+        left -= size;
+    }
+    Ok((ids, refused))
+}
+
+fn body_of(bench: &PathBench, jobs: u64) -> Bytes {
+    let job =
+        json!({"kind": "noop", "queue": bench.queue, "payload": {"to": "somebody@example.org"}});
+    let jobs: Vec<_> = (0..jobs).map(|_| &job).collect();
+    json!({ "jobs": jobs }).to_string().into()
+}
+
+/// Until every job is terminal. Asks for the oldest that are not known to be, so that most looks are one
+/// query.
+async fn wait_for_all(ledger: &Ledger, ids: &[JobId]) -> Result<()> {
+    for chunk in ids.chunks(ASK_MAX) {
+        let mut open: Vec<JobId> = chunk.to_vec();
+        loop {
+            let ended: std::collections::HashSet<JobId> =
+                ledger.terminal_among(&open).await?.into_iter().collect();
+            open.retain(|id| !ended.contains(id));
+            if open.is_empty() {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    Ok(())
+}
+
+/// Reads every job, refuses the run if one did not succeed, and gathers the times of about 1,000.
+async fn check_all(ledger: &Ledger, ids: &[JobId]) -> Result<Times> {
+    let mut times = Times::default();
+    let step = (ids.len() / 1_000).max(1);
+    let mut seen = 0;
+    for chunk in ids.chunks(CHECK_MAX) {
+        for job in ledger.jobs(chunk).await? {
+            ensure!(job.state == JobState::Succeeded, "job {} ended as {}", job.id, job.state);
+            if seen % step == 0
+                && let Some(finished) = job.finished_at
+            {
+                times.add(finished.since(job.created_at));
+            }
+            seen += 1;
+        }
+    }
+    ensure!(seen == ids.len(), "the ledger has {seen} of {} jobs", ids.len());
+    Ok(times)
+}

@@ -1,0 +1,319 @@
+//! The packed values that Rust and Lua share; `lua/shard.lua` describes them.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::engine::*;
+
+/// Bytes of an outcome before its detail.
+pub(super) const OUTCOME_HEAD: usize = 81;
+/// Lua's numbers are exact up to here; as an `expires_at` it means never.
+const NUMBER_MAX: i64 = 1 << 53;
+const KIND_PAD: usize = 13;
+const STATUS_WAITING: u8 = 1;
+const STATUS_LEASED: u8 = 2;
+const STATUS_FINISHING: u8 = 3;
+
+/// What is not laid out as this build expects.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Damaged;
+
+/// The status byte of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordStatus {
+    /// Ready or delayed: the order that it is in says which.
+    Waiting,
+    /// Somebody runs it.
+    Leased,
+    /// Ended.
+    Finishing,
+}
+
+/// The part of a record that a job has once it was leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LeaseRecord {
+    /// `None` when it was reaped.
+    pub(super) token: Option<LeaseId>,
+    pub(super) worker: WorkerId,
+    pub(super) claimed_at: Timestamp,
+}
+
+/// A job's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) status: RecordStatus,
+    pub(super) cancel: bool,
+    pub(super) fence: Fence,
+    pub(super) attempt: u32,
+    pub(super) crashes: u32,
+    pub(super) run_at: Timestamp,
+    pub(super) score: i64,
+    pub(super) max_crashes: u32,
+    pub(super) priority: Priority,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) kind: Kind,
+    pub(super) lease: Option<LeaseRecord>,
+}
+
+/// Instants that Lua can hold exactly; others are moved to the nearest that it can.
+pub(super) fn micros(at: Timestamp) -> i64 {
+    at.micros().clamp(0, NUMBER_MAX - 1)
+}
+
+/// As [`micros`], for lengths of time.
+pub(super) fn length_us(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX).min(NUMBER_MAX / 2)
+}
+
+fn fence_number(fence: Fence) -> u64 {
+    fence.0.min(NUMBER_MAX as u64 - 1)
+}
+
+/// The record of a pushed job. In place of its score is its due time in ms, of which the script, which
+/// knows the unit of priority, makes the score.
+pub(super) fn pushed_record(job: &Push) -> Vec<u8> {
+    let run_at = micros(job.run_at);
+    let kind = job.kind.as_str().as_bytes();
+    let mut out = Vec::with_capacity(52 + kind.len().max(KIND_PAD));
+    out.put_u8(STATUS_WAITING);
+    out.put_u8(0);
+    out.put_u64(fence_number(job.fence));
+    out.put_u32(job.attempt);
+    out.put_u32(job.crashes);
+    out.put_i64(run_at);
+    out.put_i64(run_at.div_euclid(1000) + i64::from(run_at.rem_euclid(1000) > 0));
+    out.put_u32(job.max_crashes);
+    out.put_u8(job.priority.level());
+    out.put_i64(job.expires_at.map_or(NUMBER_MAX, micros));
+    out.put_u32(u32::try_from(job.envelope.len()).expect("envelopes are far below 4 GiB"));
+    out.put_u8(u8::try_from(kind.len()).expect("kinds are at most 128 bytes"));
+    out.put_slice(kind);
+    out.resize(52 + kind.len().max(KIND_PAD), 0);
+    out
+}
+
+impl Record {
+    /// Reads a record of the store.
+    pub(super) fn read(mut bytes: &[u8]) -> Result<Self, Damaged> {
+        let bytes = &mut bytes;
+        let status = match bytes.try_get_u8()? {
+            STATUS_WAITING => RecordStatus::Waiting,
+            STATUS_LEASED => RecordStatus::Leased,
+            STATUS_FINISHING => RecordStatus::Finishing,
+            _ => return Err(Damaged),
+        };
+        let record = Self {
+            status,
+            cancel: bytes.try_get_u8()? != 0,
+            fence: Fence(bytes.try_get_u64()?),
+            attempt: bytes.try_get_u32()?,
+            crashes: bytes.try_get_u32()?,
+            run_at: Timestamp::from_micros(bytes.try_get_i64()?),
+            score: bytes.try_get_i64()?,
+            max_crashes: bytes.try_get_u32()?,
+            priority: Priority::new(bytes.try_get_u8()?).ok_or(Damaged)?,
+            expires_at: Some(bytes.try_get_i64()?)
+                .filter(|us| *us != NUMBER_MAX)
+                .map(Timestamp::from_micros),
+            kind: {
+                bytes.try_get_u32()?;
+                read_kind(bytes)?
+            },
+            lease: read_lease(bytes)?,
+        };
+        // A lease without a holder cannot be told to anyone.
+        if record.status == RecordStatus::Leased && record.lease.is_none() {
+            return Err(Damaged);
+        }
+        Ok(record)
+    }
+}
+
+fn read_kind(bytes: &mut &[u8]) -> Result<Kind, Damaged> {
+    let len = usize::from(bytes.try_get_u8()?);
+    let padded = take(bytes, len.max(KIND_PAD))?;
+    std::str::from_utf8(&padded[..len]).ok().and_then(|text| text.parse().ok()).ok_or(Damaged)
+}
+
+fn read_lease(bytes: &mut &[u8]) -> Result<Option<LeaseRecord>, Damaged> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let token = take_id(bytes)?;
+    Ok(Some(LeaseRecord {
+        token: (token != [0; 16]).then_some(LeaseId::from_bytes(token)),
+        worker: WorkerId::from_bytes(take_id(bytes)?),
+        claimed_at: Timestamp::from_micros(bytes.try_get_i64()?),
+    }))
+}
+
+/// The proof of a lease, as `extend` compares it.
+pub(super) fn proof(held: &Held) -> Vec<u8> {
+    let mut out = Vec::with_capacity(24);
+    out.put_u64(fence_number(held.fence));
+    out.put_slice(held.lease_id.as_bytes());
+    out
+}
+
+/// What a settle says beside its id and detail.
+pub(super) fn settle_head(settle: &Settle) -> Vec<u8> {
+    let (ended, delay_us) = match settle.verdict {
+        Verdict::Succeeded => (1, 0),
+        Verdict::Retry { delay } => (2, length_us(delay)),
+        Verdict::Dead => (3, 0),
+        Verdict::Snooze { delay } => (4, length_us(delay)),
+        Verdict::Release => (5, 0),
+        Verdict::Cancelled => (6, 0),
+    };
+    let mut out = Vec::with_capacity(33);
+    out.put_u64(fence_number(settle.held.fence));
+    out.put_u8(ended);
+    out.put_i64(delay_us);
+    out.put_slice(settle.held.lease_id.as_bytes());
+    out
+}
+
+/// A fence as tombstones and `cancel` have it.
+pub(super) fn fence_bytes(fence: Fence) -> [u8; 8] {
+    fence_number(fence).to_be_bytes()
+}
+
+/// Reads an outcome; its detail shares the memory.
+pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
+    let (seq, id) = (bytes.try_get_u64()?, take_id(&mut bytes)?);
+    let (fence, code) = (bytes.try_get_u64()?, bytes.try_get_u8()?);
+    let again_at = Timestamp::from_micros(bytes.try_get_i64()?);
+    let ended = match code {
+        1 => Ended::Succeeded,
+        2 => Ended::Retry(again_at),
+        3 => Ended::Dead,
+        4 => Ended::Snoozed(again_at),
+        5 => Ended::Released,
+        6 => Ended::Cancelled,
+        7 => Ended::Expired,
+        8 => Ended::Lost,
+        9 => Ended::Quarantined,
+        _ => return Err(Damaged),
+    };
+    let at = Timestamp::from_micros(bytes.try_get_i64()?);
+    let (attempt, crashes) = (bytes.try_get_u32()?, bytes.try_get_u32()?);
+    let worker = WorkerId::from_bytes(take_id(&mut bytes)?);
+    let claimed_at = Timestamp::from_micros(bytes.try_get_i64()?);
+    // The only end of a job that nobody held.
+    let held = ended != Ended::Expired;
+    Ok(Outcome {
+        seq,
+        id: JobId::from_bytes(id),
+        fence: Fence(fence),
+        ended,
+        at,
+        claimed_at: held.then_some(claimed_at),
+        worker: held.then_some(worker),
+        attempt,
+        crashes,
+        detail: bytes,
+    })
+}
+
+/// Settings as the store keeps them.
+pub(super) fn settings_bytes(settings: &ShardSettings) -> Vec<u8> {
+    let mut out = Vec::with_capacity(37);
+    out.put_u64(settings.version);
+    out.put_u8(settings.paused.into());
+    out.put_u64(settings.jobs_max);
+    out.put_u64(settings.bytes_max);
+    out.put_u64(settings.priority_unit.as_secs());
+    out.put_u32(settings.priority_unit.subsec_nanos());
+    out
+}
+
+/// Reads settings; none of an unconfigured shard.
+pub(super) fn read_settings(mut bytes: &[u8]) -> Result<Option<ShardSettings>, Damaged> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let bytes = &mut bytes;
+    let settings = ShardSettings {
+        version: bytes.try_get_u64()?,
+        paused: bytes.try_get_u8()? != 0,
+        jobs_max: bytes.try_get_u64()?,
+        bytes_max: bytes.try_get_u64()?,
+        priority_unit: {
+            let (seconds, nanos) = (bytes.try_get_u64()?, bytes.try_get_u32()?);
+            if nanos >= 1_000_000_000 {
+                return Err(Damaged);
+            }
+            Duration::new(seconds, nanos)
+        },
+    };
+    if bytes.is_empty() { Ok(Some(settings)) } else { Err(Damaged) }
+}
+
+/// Takes 16 bytes off the front.
+pub(super) fn take_id(bytes: &mut impl Buf) -> Result<[u8; 16], Damaged> {
+    let mut id = [0; 16];
+    bytes.try_copy_to_slice(&mut id)?;
+    Ok(id)
+}
+
+fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Damaged> {
+    let (head, rest) = bytes.split_at_checked(len).ok_or(Damaged)?;
+    *bytes = rest;
+    Ok(head)
+}
+
+impl From<bytes::TryGetError> for Damaged {
+    fn from(_: bytes::TryGetError) -> Self {
+        Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push() -> Push {
+        Push {
+            id: JobId::generate(),
+            fence: Fence(7),
+            attempt: 1,
+            crashes: 2,
+            max_crashes: 3,
+            priority: Priority::MAX,
+            run_at: Timestamp::from_micros(1_001),
+            expires_at: None,
+            kind: "k".parse().unwrap(),
+            envelope: Bytes::from_static(b"{}"),
+        }
+    }
+
+    #[test]
+    fn a_pushed_record_reads_back() {
+        let job = push();
+        let bytes = pushed_record(&job);
+        assert!(bytes.len() > 64, "small values would be searched linearly");
+        let record = Record::read(&bytes).unwrap();
+        assert_eq!((record.fence, record.score, record.kind), (Fence(7), 2, job.kind));
+        assert_eq!((record.expires_at, record.lease), (None, None));
+    }
+
+    #[test]
+    fn cut_off_or_strange_bytes_are_damaged_and_never_panic() {
+        let record = pushed_record(&push());
+        for len in 0..record.len() {
+            assert_eq!(Record::read(&record[..len]), Err(Damaged), "{len}");
+        }
+        for value in 0..=255 {
+            for place in 0..record.len() {
+                let mut strange = record.clone();
+                strange[place] = value;
+                let _ = Record::read(&strange);
+            }
+            let _ = read_outcome(Bytes::from(vec![value; OUTCOME_HEAD]));
+            let _ = read_settings(&[value; 37]);
+        }
+        assert!(read_outcome(Bytes::from(vec![1; OUTCOME_HEAD - 1])).is_err());
+        assert!(read_settings(&[1; 36]).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! Where the database file is, and the lock that keeps other processes away from it.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use secrecy::ExposeSecret;
+
+use super::LedgerError;
+use crate::config::LedgerSettings;
+
+/// A database file on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    file: PathBuf,
+}
+
+/// The right to be the one process on a database; given up when dropped, and by the operating system when
+/// the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Place {
+    /// Reads `sqlite://PATH` (or `sqlite:PATH`). The path is taken as it stands; relative ones start at the
+    /// working directory.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unfit`] for an empty path, for options, and for a database in memory.
+    pub(super) fn of(settings: &LedgerSettings) -> Result<Self, LedgerError> {
+        let url = settings.url.expose_secret();
+        let rest = url.strip_prefix("sqlite:").ok_or_else(|| unfit("not a sqlite:// address"))?;
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if path.is_empty() || path.ends_with('/') {
+            return Err(unfit("a SQLite ledger needs a file: sqlite://PATH"));
+        }
+        if path.contains('?') {
+            return Err(unfit("the address of a SQLite ledger takes no options: sqlite://PATH"));
+        }
+        if path.starts_with(':') {
+            return Err(unfit("a ledger in memory would forget every job: sqlite://PATH"));
+        }
+        Ok(Self { file: PathBuf::from(path) })
+    }
+
+    /// The database file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Takes the lock, and makes folder (mode 0700) and file (mode 0600) where they are missing. SQLite gives
+    /// its two side files the mode of the database.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unfit`] when another process has the lock (it is named), [`LedgerError::Unavailable`]
+    /// when folder or files cannot be made.
+    pub(super) fn lock(&self) -> Result<Lock, LedgerError> {
+        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unavailable)?;
+        }
+        let lock = self.take_lock()?;
+        private().open(&self.file).map_err(unavailable)?;
+        Ok(lock)
+    }
+
+    fn take_lock(&self) -> Result<Lock, LedgerError> {
+        let mut path = self.file.clone().into_os_string();
+        path.push(".lock");
+        let mut file = private().open(&path).map_err(unavailable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder); // only for the message
+                let holder = holder.trim();
+                return Err(unfit(format!(
+                    "{} is in use by process {}; a SQLite ledger serves one process",
+                    self.file.display(),
+                    if holder.is_empty() { "(unknown)" } else { holder },
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(unavailable(error)),
+        }
+        file.rewind()
+            .and_then(|()| file.set_len(0))
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(unavailable)?;
+        Ok(Lock { _file: file })
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options
+}
+
+fn unfit(why: impl Into<String>) -> LedgerError {
+    LedgerError::Unfit(why.into())
+}
+
+fn unavailable(error: std::io::Error) -> LedgerError {
+    LedgerError::Unavailable(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: &str) -> Result<Place, LedgerError> {
+        Place::of(&LedgerSettings::new(url))
+    }
+
+    #[test]
+    fn addresses_name_a_file_and_nothing_else() {
+        assert_eq!(place("sqlite:///var/lib/a.db").unwrap().file(), Path::new("/var/lib/a.db"));
+        assert_eq!(place("sqlite://data/a b.db").unwrap().file(), Path::new("data/a b.db"));
+        assert_eq!(place("sqlite:a.db").unwrap().file(), Path::new("a.db"));
+        for url in ["sqlite://", "sqlite:///data/", "sqlite::memory:", "sqlite://a.db?mode=ro"] {
+            assert!(matches!(place(url), Err(LedgerError::Unfit(_))), "{url}");
+        }
+    }
+}

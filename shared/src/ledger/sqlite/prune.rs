@@ -1,0 +1,140 @@
+//! Forgetting: one job on request, and in bounded batches whatever is past its time.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::fault::Fault;
+use super::jobs::{Columns, bind_id};
+use super::statement::{Args, Bulk, execute, rows};
+use super::writer::Tx;
+use super::{blobs, holds};
+use crate::limits::IDEMPOTENCY_TTL;
+use crate::model::id::JobId;
+use crate::model::name::{Namespace, QueueName};
+use crate::model::time::Timestamp;
+
+/// A job may have got its id this much later, by a clock set back since, than it ended.
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
+/// Roll-ups are kept at least this long, however short the retention of jobs.
+const ROLLUPS_TTL: Duration = Duration::from_secs(90 * 86_400);
+/// The last instant that an id can hold.
+const MILLIS_MAX: u64 = (1 << 48) - 1;
+
+/// Terminal jobs that ended before `before`, oldest ids first. Reads only, however far it must look, so that
+/// the writer is not kept from its work.
+pub(super) async fn ended(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    limit: u32,
+) -> Result<Vec<JobId>, Fault> {
+    let sql = "SELECT id FROM jobs WHERE id < ? AND state >= 10 AND finished_at < ? \
+               ORDER BY id LIMIT ?";
+    let bound = u64::try_from(before.plus(CLOCK_STEP_MAX).millis()).unwrap_or(0).min(MILLIS_MAX);
+    let args = Args::default()
+        .with(JobId::first_at(bound).as_bytes().as_slice())
+        .with(before.micros())
+        .with(i64::from(limit));
+    let found = rows(connection, sql, args).await?;
+    found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()
+}
+
+/// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone.
+pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<u64, Fault> {
+    static LOOK: Bulk = Bulk::new(
+        "SELECT id, namespace, queue, unique_key, payload_blob, output_blob FROM jobs \
+         WHERE state >= 10 AND id IN (VALUES",
+        "(?)",
+        ")",
+    );
+    static DELETE: [Bulk; 5] = [
+        Bulk::new("DELETE FROM jobs WHERE state >= 10 AND id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM attempts WHERE job_id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM job_logs WHERE job_id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM job_log_heads WHERE job_id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM job_progress WHERE job_id IN (VALUES", "(?)", ")"),
+    ];
+    let (mut gone, mut held, mut values) = (Vec::with_capacity(ids.len()), Vec::new(), Vec::new());
+    for row in &LOOK.fetch(tx.connection, ids, bind_id).await? {
+        let mut c = Columns::of(row);
+        let id = JobId::from_bytes(c.id()?);
+        let namespace: Namespace = c.parsed()?;
+        let queue: QueueName = c.parsed()?;
+        gone.push(id);
+        if let Some(key) = c.next::<Option<String>>()? {
+            held.push(((namespace.clone(), queue, key), id));
+        }
+        for _ in 0..2 {
+            values.extend(c.maybe_id()?.map(|value| (namespace.clone(), value)));
+        }
+    }
+    for table in &DELETE {
+        table.execute(tx.connection, &gone, bind_id).await?;
+    }
+    for (key, id) in &held {
+        holds::forget(tx.connection, key, *id).await?;
+    }
+    blobs::forget_unnamed(tx.connection, &values).await?;
+    Ok(gone.len() as u64)
+}
+
+/// Deletes what is not a job and past its time, at most `limit` rows of each table; how many rows. The rows of
+/// finished operations and old roll-ups are not counted: nobody waits for them to be gone.
+pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let day_ago = tx.now.minus(IDEMPOTENCY_TTL);
+    // A value may wait this long for the submission that names it.
+    let unnamed_before = before.min(day_ago);
+    let steps = [
+        (
+            "DELETE FROM idempotency WHERE (namespace, key) IN \
+             (SELECT namespace, key FROM idempotency WHERE created_at < ? LIMIT ?)",
+            day_ago,
+        ),
+        (
+            "DELETE FROM holds WHERE (namespace, queue, unique_key) IN \
+             (SELECT namespace, queue, unique_key FROM holds WHERE until < ? LIMIT ?)",
+            tx.now,
+        ),
+        (
+            "DELETE FROM blobs WHERE row IN (SELECT b.row FROM blobs b WHERE b.created_at < ? \
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE payload_blob = b.id) \
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = b.id) LIMIT ?)",
+            unnamed_before,
+        ),
+        (
+            "DELETE FROM workers WHERE (namespace, id) IN \
+             (SELECT namespace, id FROM workers WHERE seen_at < ? LIMIT ?)",
+            before,
+        ),
+    ];
+    let uncounted = [
+        (
+            "DELETE FROM operations WHERE (namespace, id) IN \
+             (SELECT namespace, id FROM operations WHERE finished_at < ? LIMIT ?)",
+            before,
+        ),
+        (
+            "DELETE FROM rollups WHERE (namespace, minute, queue, kind, outcome) IN \
+             (SELECT namespace, minute, queue, kind, outcome FROM rollups WHERE minute < ? LIMIT ?)",
+            before.min(tx.now.minus(ROLLUPS_TTL)),
+        ),
+    ];
+    let mut deleted = 0;
+    for (sql, before) in steps {
+        deleted += step(tx, sql, before, limit).await?;
+    }
+    for (sql, before) in uncounted {
+        step(tx, sql, before, limit).await?;
+    }
+    Ok(deleted)
+}
+
+async fn step(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    before: Timestamp,
+    limit: u32,
+) -> Result<u64, Fault> {
+    let args = Args::default().with(before.micros()).with(i64::from(limit));
+    execute(tx.connection, sql, args).await
+}

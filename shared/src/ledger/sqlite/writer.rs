@@ -1,0 +1,417 @@
+//! The one writer: merges what is waiting into one transaction, commits, then answers.
+//!
+//! The previous commit is the window in which the next batch gathers; there is no timer. Nothing cancels the
+//! writer: callers wait for an answer on a channel of their own, and dropping the wait drops only the wait.
+//! Submissions and everything else wait in lanes of their own, so that neither can keep the other out.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::{Class, Fault, Health};
+use super::place::Lock;
+use super::queues::Known;
+use super::record::{self, Recording};
+use super::statement::{Args, execute};
+use super::submit::{self, Submitting};
+use super::{LedgerError, Record, Recorded, Result, Submission, SubmitOutcome};
+use crate::clock::Clock;
+use crate::limits::WRITE_QUEUE_MAX;
+use crate::model::time::Timestamp;
+
+/// Most rows that each lane puts into one transaction; a larger request has a transaction to itself.
+const TRANSACTION_ROWS: usize = 2_000;
+/// Most changes waiting; beyond it their callers wait for room.
+const CHANGES_MAX: usize = 1_000;
+
+/// The connection inside the writer's transaction, and what belongs to it.
+pub(super) struct Tx<'c> {
+    pub(super) connection: &'c mut SqliteConnection,
+    /// Ledger time of the transaction.
+    pub(super) now: Timestamp,
+    /// Queues that exist.
+    pub(super) queues: &'c mut Known,
+}
+
+/// The way to the writer. Dropping it closes the writer once what waits is written.
+pub(super) struct Writer {
+    submissions: mpsc::Sender<Submitting>,
+    rows: Arc<Semaphore>,
+    changes: mpsc::Sender<Change>,
+    health: Arc<Health>,
+    closing: CancellationToken,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What waits in the second lane.
+enum Change {
+    Record(Recording),
+    Other(Box<dyn Other>),
+}
+
+impl Change {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Record(recording) => recording.records.len().max(1),
+            Self::Other(_) => 1,
+        }
+    }
+}
+
+impl Writer {
+    /// Starts the writer's task on a connection that nobody else writes with.
+    /// The lock is given up when the connection is closed.
+    pub(super) fn start(
+        connection: SqliteConnection,
+        lock: Lock,
+        health: Arc<Health>,
+        clock: Clock,
+    ) -> Self {
+        let (submissions, submissions_in) = mpsc::channel(WRITE_QUEUE_MAX);
+        let (changes, changes_in) = mpsc::channel(CHANGES_MAX);
+        let closing = CancellationToken::new();
+        let desk = Desk {
+            connection,
+            _lock: lock,
+            clock,
+            health: Arc::clone(&health),
+            queues: Known::default(),
+            submissions: submissions_in,
+            changes: changes_in,
+            closing: closing.clone(),
+        };
+        Self {
+            submissions,
+            rows: Arc::new(Semaphore::new(WRITE_QUEUE_MAX)),
+            changes,
+            health,
+            closing,
+            task: tokio::sync::Mutex::new(Some(tokio::spawn(desk.run()))),
+        }
+    }
+
+    /// Hands in a submission and waits for its commit.
+    ///
+    /// # Errors
+    /// [`LedgerError::Overloaded`] at once when too many rows wait; nothing was handed in then.
+    pub(super) async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
+        self.health.check()?;
+        let rows = submission.jobs.len().clamp(1, WRITE_QUEUE_MAX);
+        let rows = u32::try_from(rows).expect("the bound fits");
+        let Ok(permit) = Arc::clone(&self.rows).try_acquire_many_owned(rows) else {
+            return Err(LedgerError::Overloaded);
+        };
+        let (reply, answer) = oneshot::channel();
+        let submitting = Submitting { submission, reply, _permit: permit };
+        match self.submissions.try_send(submitting) {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(Fault::closed().into())),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(LedgerError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Fault::closed().into()),
+        }
+    }
+
+    /// Hands in outcomes and waits for their commit.
+    pub(super) async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_in(Change::Record(Recording { records, reply })).await?;
+        answer.await.unwrap_or_else(|_| Err(Fault::closed().into()))
+    }
+
+    /// Hands in any other write and waits for its commit. If `work` fails by itself, what it wrote is undone
+    /// and its neighbours are not touched.
+    pub(super) async fn change<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T, Fault>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let typed = Typed { work: Some(work), result: None, reply };
+        self.hand_in(Change::Other(Box::new(typed))).await?;
+        answer.await.unwrap_or_else(|_| Err(Fault::closed().into()))
+    }
+
+    async fn hand_in(&self, change: Change) -> Result<()> {
+        self.health.check()?;
+        Ok(self.changes.send(change).await.map_err(|_| Fault::closed())?)
+    }
+
+    /// Refuses what comes from now on, and waits until what came before is written.
+    pub(super) async fn close(&self) {
+        self.closing.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            // A panic in the task was reported by the runtime; nobody can be told more here.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// A write that is neither a submission nor an outcome.
+trait Other: Send {
+    /// Does it and keeps the result until the commit.
+    fn run<'t>(&'t mut self, tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<(), Fault>>;
+    /// Passes the result on, if the commit went well.
+    fn answer(self: Box<Self>, committed: Result<(), LedgerError>);
+}
+
+struct Typed<T, F> {
+    work: Option<F>,
+    result: Option<Result<T, Fault>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Other for Typed<T, F>
+where
+    T: Send + 'static,
+    F: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T, Fault>> + Send + 'static,
+{
+    fn run<'t>(&'t mut self, tx: &'t mut Tx<'_>) -> BoxFuture<'t, Result<(), Fault>> {
+        Box::pin(async move {
+            let work = self.work.take().expect("a write runs once");
+            let result = work(tx).await;
+            let fault = result.as_ref().err().cloned();
+            self.result = Some(result);
+            fault.map_or(Ok(()), Err)
+        })
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), LedgerError>) {
+        let result = match (committed, self.result) {
+            (Ok(()), Some(result)) => result.map_err(LedgerError::from),
+            (Ok(()), None) => Err(Fault::closed().into()),
+            (Err(error), _) => Err(error),
+        };
+        let _ = self.reply.send(result); // whoever waited may have gone
+    }
+}
+
+/// The writer's side.
+struct Desk {
+    connection: SqliteConnection,
+    _lock: Lock,
+    clock: Clock,
+    health: Arc<Health>,
+    queues: Known,
+    submissions: mpsc::Receiver<Submitting>,
+    changes: mpsc::Receiver<Change>,
+    closing: CancellationToken,
+}
+
+/// What goes into one transaction.
+#[derive(Default)]
+struct Batch {
+    submissions: Vec<Submitting>,
+    records: Vec<Recording>,
+    others: Vec<Box<dyn Other>>,
+}
+
+/// What [`Batch`] came to, before the commit.
+#[derive(Default)]
+struct Written {
+    submissions: Vec<Result<SubmitOutcome, Fault>>,
+    records: Vec<Result<Vec<Recorded>, Fault>>,
+}
+
+impl Desk {
+    async fn run(mut self) {
+        while let Some(batch) = self.gather().await {
+            self.write(batch).await;
+        }
+        let _ = sqlx::Connection::close(self.connection).await; // everything is committed
+    }
+
+    /// Waits for something to write and takes what is there; `None` once closed and empty.
+    async fn gather(&mut self) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let mut rows = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.closing.cancelled(), if !self.submissions.is_closed() => {
+                    self.submissions.close();
+                    self.changes.close();
+                    continue;
+                }
+                Some(change) = self.changes.recv() => {
+                    rows += change.rows();
+                    batch.take(change);
+                }
+                Some(submitting) = self.submissions.recv() => batch.submissions.push(submitting),
+                else => return None,
+            }
+            break;
+        }
+        while rows < TRANSACTION_ROWS
+            && let Ok(change) = self.changes.try_recv()
+        {
+            rows += change.rows();
+            batch.take(change);
+        }
+        let mut rows: usize = batch.submissions.iter().map(Submitting::rows).sum();
+        while rows < TRANSACTION_ROWS
+            && let Ok(submitting) = self.submissions.try_recv()
+        {
+            rows += submitting.rows();
+            batch.submissions.push(submitting);
+        }
+        Some(batch)
+    }
+
+    async fn write(&mut self, mut batch: Batch) {
+        let written = match self.health.check() {
+            Ok(()) => self.transact(&mut batch).await,
+            Err(fault) => Err(fault.into()),
+        };
+        match written {
+            Ok(written) => {
+                self.queues.keep();
+                batch.answer(written);
+            }
+            Err(error) => {
+                self.queues.forget();
+                batch.refuse(error);
+            }
+        }
+    }
+
+    /// One transaction; it is over when this returns. The driver's own transaction guard is not used: what it
+    /// does when dropped is not awaited.
+    async fn transact(&mut self, batch: &mut Batch) -> Result<Written, Refusal> {
+        command(&mut self.connection, "BEGIN IMMEDIATE").await.map_err(|f| self.note(f))?;
+        let mut tx = Tx {
+            connection: &mut self.connection,
+            now: self.clock.now(),
+            queues: &mut self.queues,
+        };
+        let written = match batch.write(&mut tx).await {
+            Ok(written) => written,
+            Err(fault) => {
+                let refusal = self.note(fault);
+                self.roll_back().await;
+                return Err(refusal);
+            }
+        };
+        if let Err(fault) = command(&mut self.connection, "COMMIT").await {
+            // A commit that fails on a damaged disk may yet be found whole by the next start.
+            let unknown = fault.class() == Class::Broken;
+            let refusal = self.note(fault);
+            self.roll_back().await;
+            return Err(if unknown { Refusal::Unknown } else { refusal });
+        }
+        Ok(written)
+    }
+
+    fn note(&self, fault: Fault) -> Refusal {
+        Refusal::Fault(self.health.note(fault))
+    }
+
+    async fn roll_back(&mut self) {
+        // Some errors have ended the transaction already, and then there is nothing to roll back. If it fails
+        // otherwise the next BEGIN fails too: nothing is written into half a transaction.
+        let _ = command(&mut self.connection, "ROLLBACK").await;
+    }
+}
+
+/// Why a whole transaction came to nothing.
+enum Refusal {
+    Fault(Fault),
+    Unknown,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Refusal {
+    fn error(&self) -> LedgerError {
+        match self {
+            Self::Fault(fault) => fault.clone().into(),
+            Self::Unknown => LedgerError::OutcomeUnknown,
+        }
+    }
+}
+
+impl Batch {
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Record(recording) => self.records.push(recording),
+            Change::Other(other) => self.others.push(other),
+        }
+    }
+
+    /// Fails only where the whole transaction cannot go on.
+    async fn write(&mut self, tx: &mut Tx<'_>) -> Result<Written, Fault> {
+        for other in &mut self.others {
+            savepoint(tx).await?;
+            if let Err(fault) = other.run(tx).await {
+                undo(tx, fault).await?; // `other` has kept it
+            }
+            release(tx).await?;
+        }
+        let records = record::write_all(tx, &self.records).await?;
+        let submissions = submit::write_all(tx, &self.submissions).await?;
+        Ok(Written { submissions, records })
+    }
+
+    fn answer(self, written: Written) {
+        for other in self.others {
+            other.answer(Ok(()));
+        }
+        for (recording, result) in self.records.into_iter().zip(written.records) {
+            let _ = recording.reply.send(result.map_err(LedgerError::from));
+        }
+        for (submitting, result) in self.submissions.into_iter().zip(written.submissions) {
+            let _ = submitting.reply.send(result.map_err(LedgerError::from));
+        }
+    }
+
+    fn refuse(self, refusal: Refusal) {
+        for other in self.others {
+            other.answer(Err(refusal.error()));
+        }
+        for recording in self.records {
+            let _ = recording.reply.send(Err(refusal.error()));
+        }
+        for submitting in self.submissions {
+            let _ = submitting.reply.send(Err(refusal.error()));
+        }
+    }
+}
+
+async fn command(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), Fault> {
+    execute(connection, sql, Args::default()).await?;
+    Ok(())
+}
+
+/// Marks a point to which [`undo`] goes back. They don't nest deeper than one in another.
+pub(super) async fn savepoint(tx: &mut Tx<'_>) -> Result<(), Fault> {
+    command(tx.connection, "SAVEPOINT alone").await
+}
+
+/// Forgets the latest point.
+pub(super) async fn release(tx: &mut Tx<'_>) -> Result<(), Fault> {
+    command(tx.connection, "RELEASE alone").await
+}
+
+/// Goes back to the latest point, which stays, after an error that the rest of the transaction can live with.
+///
+/// # Errors
+/// The error itself, where it cannot.
+pub(super) async fn undo(tx: &mut Tx<'_>, fault: Fault) -> Result<(), Fault> {
+    if !fault.is_alone() {
+        return Err(fault);
+    }
+    tx.queues.forget();
+    command(tx.connection, "ROLLBACK TO alone").await
+}
