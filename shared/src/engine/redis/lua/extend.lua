@@ -10,23 +10,22 @@ local wanted_ms = ceil((now + tonumber(ARGV[2])) / 1000)
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local records, ends = fetch(JOBS, ids), call("ZMSCORE", LEASES, unpack(ids))
+local helds, ends = fetch(HELD, ids), call("ZMSCORE", LEASES, unpack(ids))
 
 local reply, moved = { "extended" }, {}
 for i = 1, count do
-  local record, proof = records[i], ARGV[2 * i + 3]
+  local held, proof = helds[i], ARGV[2 * i + 3]
   local answer = -1
-  if sound(record) and byte(record, 1) == LEASED and ends[i] then
-    local split = tail_end(record)
+  if is_held(held) and byte(held, 42) == LEASED and ends[i] then
     answer = -2
-    if sub(record, 3, 10) .. sub(record, split + 1, split + 16) == proof then
+    if sub(held, 9, 16) .. sub(held, 44, 59) == proof then
       local until_ms = tonumber(ends[i])
       if wanted_ms > until_ms then
         until_ms = wanted_ms
-        moved[#moved + 1] = until_ms
+        moved[#moved + 1] = text_of(until_ms)
         moved[#moved + 1] = ids[i]
       end
-      answer = 2 * until_ms + byte(record, 2)
+      answer = 2 * until_ms + byte(held, 43)
     end
   end
   reply[i + 1] = answer

@@ -2,16 +2,17 @@
 --
 -- ARGV[2] id
 --
--- Returns {"absent"}, or {"ready", rank, record}, {"delayed", 0, record}, {"leased", end ms, record},
--- {"finishing", 0, record}. Writes nothing.
+-- Returns {"absent"}, or {"ready", rank, head}, {"delayed", 0, head}, {"leased", end ms, held},
+-- {"finishing", 0, held}; a head is a held or a job. Writes nothing.
 local id = ARGV[2]
-local record = call("HGET", JOBS, id)
-if not sound(record) then return { "absent" } end
-local status = byte(record, 1)
-if status == FINISHING then return { "finishing", 0, record } end
+local heads, helds = fetch_heads({ id })
+local head, held = heads[1], helds[1]
+if not head then return { "absent" } end
+local status = held and byte(held, 42) or WAITING
+if status == FINISHING then return { "finishing", 0, head } end
 if status == LEASED then
-  return { "leased", tonumber(call("ZSCORE", LEASES, id) or now_ms), record }
+  return { "leased", tonumber(call("ZSCORE", LEASES, id) or now_ms), head }
 end
 local rank = call("ZRANK", READY, id)
-if rank then return { "ready", rank, record } end
-return { "delayed", 0, record }
+if rank then return { "ready", rank, head } end
+return { "delayed", 0, head }
