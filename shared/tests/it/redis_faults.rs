@@ -38,16 +38,16 @@ macro_rules! faults {
 }
 
 faults! {
-    a_lower_fence_may_settle: "    return \"T\"\n  end" => "    return nil\n  end";
-    a_higher_fence_may_settle: "if unpacked(\">I8\", fence) < unpacked(\">I8\", proof) then return \"G\" end" => "if unpacked(\">I8\", fence) < unpacked(\">I8\", proof) then return nil end";
-    any_token_may_settle: "if token ~= sub(proof, 9, 24) then return \"T\" end" => "";
-    a_reaped_holder_may_settle: "sub(held, 43, 43) .. NO_TOKEN .. sub(held, 60)" => "sub(held, 43)";
+    another_fence_may_settle: "if not is_held(held) or sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "if not is_held(held) or sub(held, 31, 46) ~= sub(settle, 1, 16) then";
+    an_unknown_fence_is_called_stolen: "if fence < given then return \"G\" end" => "if fence < given then return \"T\" end";
+    any_token_may_settle: "sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "sub(held, 47, 54) ~= sub(settle, 17, 24) then";
+    a_reaped_holder_may_settle: "crashes .. NO_TOKEN .. sub(held, 47, 54)" => "crashes .. sub(held, 31, 54)";
     confirm_leaves_no_tombstone: "    buried[2 * gone_count - 1], buried[2 * gone_count] = terminal[i], fences[i]\n" => "";
     push_ignores_tombstones: "if tomb >= fence then return \"P\" end" => "";
     a_settled_lease_stays: "each(\"ZREM\", LEASES, ended_leases)" => "";
     reap_waits_a_millisecond_less: "\"-inf\", \"(\" .." => "\"-inf\", \"\" ..";
     a_retry_is_not_counted: "if ended == SUCCEEDED or ended == RETRY or" => "if ended == SUCCEEDED or";
-    the_fence_stands_still: "unpacked(\">I8\", head, 9) + 1, packed_now" => "unpacked(\">I8\", head, 9), packed_now";
+    the_fence_stands_still: "held and 47 or 1) + 1, packed_now" => "held and 47 or 1), packed_now";
     a_wrong_score: "due_ms - priority * unit_ms" => "due_ms + priority * unit_ms";
     a_cancelled_job_runs_again: "or ended == RELEASED) then ended = CANCELLED" => "or false) then ended = CANCELLED";
     confirm_forgets_the_bytes: "bytes = bytes - detail_bytes - count * OUTCOME_BYTES" => "bytes = bytes - detail_bytes";

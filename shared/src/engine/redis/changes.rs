@@ -80,7 +80,7 @@ impl Redis {
         let reply = self
             .change(&self.scripts.claim, shard, |cmd| {
                 cmd.arg(max).arg(layout::length_us(request.lease));
-                cmd.arg([*request.lease_id.as_bytes(), *request.worker.as_bytes()].as_flattened());
+                cmd.arg([*request.worker.as_bytes(), *request.lease_id.as_bytes()].as_flattened());
                 cmd.arg(request.offset).arg(request.kinds.len());
                 for kind in &request.kinds {
                     cmd.arg(kind.as_str());
@@ -301,7 +301,8 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
 fn claimed_head(head: &mut Bytes) -> Result<(JobId, Fence, u32, u32), layout::Damaged> {
     use bytes::Buf;
     let id = JobId::from_bytes(layout::take_id(head)?);
-    Ok((id, Fence(head.try_get_u64()?), head.try_get_u32()?, head.try_get_u32()?))
+    let (fence, crashes) = (Fence(head.try_get_u64()?), head.try_get_u32()?);
+    Ok((id, fence, head.try_get_u32()?, crashes))
 }
 
 fn moved(mut reply: Reply) -> Result<u32, EngineError> {

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 use crate::engine::*;
 
 /// Bytes of an outcome before its detail.
-pub(super) const OUTCOME_HEAD: usize = 81;
+pub(super) const OUTCOME_HEAD: usize = 97;
 /// Lua's numbers are exact up to here; as an `expires_at` it means never.
 const NUMBER_MAX: i64 = 1 << 53;
 /// Bytes of a job before its kind.
@@ -86,10 +86,10 @@ pub(super) fn pushed_job(job: &Push) -> Vec<u8> {
     let due_ms = run_at.div_euclid(1000) + i64::from(run_at.rem_euclid(1000) > 0);
     let unit_ms = ShardSettings::default().priority_unit.as_millis() as i64;
     let mut out = Vec::with_capacity(JOB_HEAD + kind.len() + job.envelope.len());
-    out.put_i64(due_ms - i64::from(job.priority.level()) * unit_ms);
     out.put_u64(fence_number(job.fence));
-    out.put_u32(job.attempt);
     out.put_u32(job.crashes);
+    out.put_u32(job.attempt);
+    out.put_i64(due_ms - i64::from(job.priority.level()) * unit_ms);
     out.put_i64(run_at);
     out.put_u32(job.max_crashes);
     out.put_u8(job.priority.level());
@@ -102,20 +102,27 @@ pub(super) fn pushed_job(job: &Push) -> Vec<u8> {
 }
 
 impl Head {
-    /// Reads the beginning of a job or held.
+    /// Reads the head of a job.
     pub(super) fn read(bytes: &mut impl Buf) -> Result<Self, Damaged> {
-        let head = Self {
-            score: bytes.try_get_i64()?,
-            fence: Fence(bytes.try_get_u64()?),
-            attempt: bytes.try_get_u32()?,
-            crashes: bytes.try_get_u32()?,
-            run_at: Timestamp::from_micros(bytes.try_get_i64()?),
-            max_crashes: bytes.try_get_u32()?,
-            priority: Priority::new(bytes.try_get_u8()?).ok_or(Damaged)?,
-        };
+        let fence = Fence(bytes.try_get_u64()?);
+        let (crashes, attempt) = (bytes.try_get_u32()?, bytes.try_get_u32()?);
+        Self::read_rest(bytes, fence, crashes, attempt)
+    }
+
+    /// Reads what jobs and helds have in the same order.
+    fn read_rest(
+        bytes: &mut impl Buf,
+        fence: Fence,
+        crashes: u32,
+        attempt: u32,
+    ) -> Result<Self, Damaged> {
+        let score = bytes.try_get_i64()?;
+        let run_at = Timestamp::from_micros(bytes.try_get_i64()?);
+        let max_crashes = bytes.try_get_u32()?;
+        let priority = Priority::new(bytes.try_get_u8()?).ok_or(Damaged)?;
         // The length of the envelope: for the scripts, which do not see where it begins.
         bytes.try_get_u32()?;
-        Ok(head)
+        Ok(Self { score, fence, attempt, crashes, run_at, max_crashes, priority })
     }
 }
 
@@ -151,7 +158,6 @@ impl JobValue {
 impl HeldValue {
     /// Reads a held.
     pub(super) fn read(bytes: &mut impl Buf) -> Result<Self, Damaged> {
-        let head = Head::read(bytes)?;
         let status = match bytes.try_get_u8()? {
             STATUS_WAITING => HeldStatus::Waiting,
             STATUS_LEASED => HeldStatus::Leased,
@@ -159,8 +165,12 @@ impl HeldValue {
             _ => return Err(Damaged),
         };
         let cancel = bytes.try_get_u8()? != 0;
-        let (token, worker) = (take_id(bytes)?, take_id(bytes)?);
+        let worker = take_id(bytes)?;
         let claimed_at = Timestamp::from_micros(bytes.try_get_i64()?);
+        let crashes = bytes.try_get_u32()?;
+        let token = take_id(bytes)?;
+        let (fence, attempt) = (Fence(bytes.try_get_u64()?), bytes.try_get_u32()?);
+        let head = Head::read_rest(bytes, fence, crashes, attempt)?;
         let lease = (worker != [0; 16]).then_some((WorkerId::from_bytes(worker), claimed_at));
         // A lease without a holder cannot be told to anyone.
         if bytes.has_remaining() || (status == HeldStatus::Leased && lease.is_none()) {
@@ -174,8 +184,8 @@ impl HeldValue {
 /// The proof of a lease, as `extend` compares it.
 pub(super) fn proof(held: &Held) -> Vec<u8> {
     let mut out = Vec::with_capacity(24);
-    out.put_u64(fence_number(held.fence));
     out.put_slice(held.lease_id.as_bytes());
+    out.put_u64(fence_number(held.fence));
     out
 }
 
@@ -190,8 +200,7 @@ pub(super) fn settle_head(settle: &Settle) -> Vec<u8> {
         Verdict::Cancelled => (6, 0),
     };
     let mut out = Vec::with_capacity(33);
-    out.put_u64(fence_number(settle.held.fence));
-    out.put_slice(settle.held.lease_id.as_bytes());
+    out.put_slice(&proof(&settle.held));
     out.put_u8(ended);
     out.put_i64(delay_us);
     out
@@ -205,10 +214,12 @@ pub(super) fn fence_bytes(fence: Fence) -> [u8; 8] {
 /// Reads an outcome; its detail shares the memory.
 pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
     let (seq, id) = (bytes.try_get_u64()?, take_id(&mut bytes)?);
-    let fence = bytes.try_get_u64()?;
-    let (attempt, crashes) = (bytes.try_get_u32()?, bytes.try_get_u32()?);
     let worker = WorkerId::from_bytes(take_id(&mut bytes)?);
     let claimed_at = Timestamp::from_micros(bytes.try_get_i64()?);
+    let crashes = bytes.try_get_u32()?;
+    // The token: no one's business any more.
+    take_id(&mut bytes)?;
+    let (fence, attempt) = (bytes.try_get_u64()?, bytes.try_get_u32()?);
     let code = bytes.try_get_u8()?;
     let again_at = Timestamp::from_micros(bytes.try_get_i64()?);
     let at = Timestamp::from_micros(bytes.try_get_i64()?);

@@ -64,14 +64,15 @@ impl Redis {
             return Ok(None);
         }
         let number = reply.count()?;
-        let value = reply.bytes()?;
-        let head = reply.sound(Head::read(&mut value.clone()))?;
+        let head = Head::read(&mut reply.bytes()?);
+        let head = reply.sound(head)?;
+        let mut held = reply.bytes()?;
         let state = match word.as_str() {
             "ready" => LiveState::Ready { ahead: number },
             "delayed" => LiveState::Delayed,
             "finishing" => LiveState::Finishing,
             "leased" => {
-                let held = reply.sound(HeldValue::read(&mut value.clone()))?;
+                let held = reply.sound(HeldValue::read(&mut held))?;
                 let (worker, claimed_at) = reply.sound(held.lease.ok_or(layout::Damaged))?;
                 LiveState::Leased {
                     worker,

@@ -17,7 +17,7 @@ local answers, buried, waiting, flagged, cancels = {}, {}, {}, {}, {}
 for i = 1, count do
   local id, head = ids[i], heads[i]
   local fence = unpacked(">I8", ARGV[2 * i + 3])
-  local status = helds[i] and byte(helds[i], 42) or WAITING
+  local status = helds[i] and byte(helds[i], 1) or WAITING
   if not head then
     answers[i] = "A"
     buried[#buried + 1] = id
@@ -27,12 +27,12 @@ for i = 1, count do
     waiting[#waiting + 1] = id
     bytes = bytes - unpacked(">I4", head, 38)
     buried[#buried + 1] = id
-    buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", head, 9))))
+    buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", head))))
   elseif status == LEASED then
     answers[i] = "L"
     if stop then
       flagged[#flagged + 1] = id
-      flagged[#flagged + 1] = sub(head, 1, 42) .. "\1" .. sub(head, 44)
+      flagged[#flagged + 1] = sub(helds[i], 1, 1) .. "\1" .. sub(helds[i], 3)
       cancels[#cancels + 1] = "c" .. id
     end
   else

@@ -2,13 +2,13 @@
 --
 -- ARGV[2] most leases
 -- ARGV[3] length of the leases, µs
--- ARGV[4] lease token and worker, 32 bytes
+-- ARGV[4] worker and lease token, 32 bytes
 -- ARGV[5] how many of the ready to skip
 -- ARGV[6] number of kinds; 0: any
 -- ARGV[7…] the kinds
 --
 -- Returns {"open", "unconfigured", "paused" or "braked", now, next due ms or -1, next offset, end of the
--- leases ms, members found that are no jobs, then for each lease: id, fence u64, attempt u32 and crashes u32
+-- leases ms, members found that are no jobs, then for each lease: id, fence u64, crashes u32 and attempt u32
 -- in one string, and the job}.
 -- Writes the moved jobs first, then the leased and the expired ones with the outcomes of the latter.
 local leases_max, lease_us, holder, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -32,8 +32,8 @@ elseif braked() then
   state = "braked"
 end
 
--- Of the leases to give: ids, jobs, and what tells their present state.
-local leased_ids, leased_jobs, leased_heads, leased = {}, {}, {}, 0
+-- Of the leases to give: ids, jobs, and helds or false.
+local leased_ids, leased_jobs, leased_helds, leased = {}, {}, {}, 0
 local removed, changed, strays = {}, {}, {}
 local looked, expired, skipped = 0, 0, 0
 local until_ms = ceil((now + lease_us) / 1000)
@@ -46,18 +46,20 @@ local function visit(id, job, held)
     strays[#strays + 1] = id
     return true
   end
-  local head = is_held(held) and held or job
+  if not is_held(held) then held = false end
   if unpacked(">i8", job, 42) <= now then
     expired = expired + 1
-    local counts = pack(">I8", unpacked(">I8", head, 9) + 1) .. sub(head, 17, 24)
+    local fence = pack(">I8", unpacked(">I8", held or job, held and 47 or 1) + 1)
+    local crashes = held and sub(held, 27, 30) or sub(job, 9, 12)
+    local before = held and sub(held, 2, 46) or "\0" .. NO_LEASE .. crashes .. NO_TOKEN
+    local rest = held and sub(held, 55) or sub(job, 13, 41)
     removed[#removed + 1] = id
     changed[#changed + 1] = id
-    changed[#changed + 1] = sub(head, 1, 8) .. counts .. sub(head, 25, 41) .. STATUS[FINISHING] .. "\0"
-      .. (head == held and sub(held, 44) or NO_LEASE)
-    report(id, counts, sub(NO_LEASE, 17), EXPIRED, 0, "")
+    changed[#changed + 1] = STATUS[FINISHING] .. before .. fence .. rest
+    report(id, NO_LEASE .. crashes .. NO_TOKEN .. fence, sub(rest, 1, 4), EXPIRED, 0, "")
   elseif not filtered or kinds[sub(job, 51, 50 + byte(job, 50))] then
     leased = leased + 1
-    leased_ids[leased], leased_jobs[leased], leased_heads[leased] = id, job, head
+    leased_ids[leased], leased_jobs[leased], leased_helds[leased] = id, job, held
   else
     skipped = skipped + 1
   end
@@ -83,17 +85,19 @@ end
 local reply = { state, now, -1, 0, until_ms, #strays + garbage }
 local removed_count, changed_count, leases, given = #removed, #changed, {}, 0
 local until_text, packed_now = text_of(until_ms), pack(">I8", now)
-local holding = STATUS[LEASED] .. "\0" .. holder .. packed_now
+local before, token = STATUS[LEASED] .. "\0" .. sub(holder, 1, 16) .. packed_now, sub(holder, 17)
 for i = 1, leased do
-  local id, head = leased_ids[i], leased_heads[i]
-  local fence, packed_fence = unpacked(">I8", head, 9) + 1, packed_now
+  local id, job, held = leased_ids[i], leased_jobs[i], leased_helds[i]
+  local fence, packed_fence = unpacked(">I8", held or job, held and 47 or 1) + 1, packed_now
   if fence > now then packed_fence = pack(">I8", fence) end
+  local crashes = held and sub(held, 27, 30) or sub(job, 9, 12)
+  local rest = held and sub(held, 55) or sub(job, 13, 41)
   removed[removed_count + i] = id
   changed[changed_count + 1] = id
-  changed[changed_count + 2] = sub(head, 1, 8) .. packed_fence .. sub(head, 17, 41) .. holding
+  changed[changed_count + 2] = before .. crashes .. token .. packed_fence .. rest
   changed_count = changed_count + 2
   leases[given + 1], leases[given + 2] = until_text, id
-  reply[given + 7], reply[given + 8] = id .. packed_fence .. sub(head, 17, 24), leased_jobs[i]
+  reply[given + 7], reply[given + 8] = id .. packed_fence .. crashes .. sub(rest, 1, 4), job
   given = given + 2
 end
 

@@ -15,19 +15,19 @@ local terminal, fences, terminal_count, detail_bytes = {}, {}, 0, 0
 for i = 1, count do
   local outcome = listed[i]
   detail_bytes = detail_bytes + #outcome - OUTCOME_HEAD
-  if TERMINAL[byte(outcome, 65)] then
+  if TERMINAL[byte(outcome, 81)] then
     terminal_count = terminal_count + 1
-    terminal[terminal_count], fences[terminal_count] = sub(outcome, 9, 24), sub(outcome, 25, 32)
+    terminal[terminal_count], fences[terminal_count] = sub(outcome, 9, 24), sub(outcome, 69, 76)
   end
 end
 
 local buried, gone, gone_count = {}, {}, 0
 for i, held in ipairs(fetch(HELD, terminal)) do
-  if is_held(held) and byte(held, 42) == FINISHING and sub(held, 9, 16) == fences[i] then
+  if is_held(held) and byte(held, 1) == FINISHING and sub(held, 47, 54) == fences[i] then
     gone_count = gone_count + 1
     gone[gone_count] = terminal[i]
     buried[2 * gone_count - 1], buried[2 * gone_count] = terminal[i], fences[i]
-    bytes = bytes - unpacked(">I4", held, 38)
+    bytes = bytes - unpacked(">I4", held, 80)
   end
 end
 

@@ -14,8 +14,8 @@ local ids = {}
 for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
 local reply = { "leased", page[1] }
 for i, held in ipairs(fetch(HELD, ids)) do
-  if is_held(held) and byte(held, 42) == LEASED then
-    local claimed_at = unpacked(">i8", held, 76)
+  if is_held(held) and byte(held, 1) == LEASED then
+    local claimed_at = unpacked(">i8", held, 19)
     if claimed_at >= from and claimed_at <= to then reply[#reply + 1] = ids[i] .. held end
   end
 end

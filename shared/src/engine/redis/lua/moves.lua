@@ -10,7 +10,7 @@ local function promote(limit)
   for i = 1, #ids do
     local head = heads[i]
     if head then
-      ready[#ready + 1] = text_of((unpacked(">i8", head)))
+      ready[#ready + 1] = text_of((unpacked(">i8", head, 17)))
       ready[#ready + 1] = ids[i]
     else
       garbage = garbage + 1
@@ -29,22 +29,21 @@ local function reap(limit)
   for i, held in ipairs(fetch(HELD, ids)) do
     local id = ids[i]
     if is_held(held) then
-      local status, ended, crashes = FINISHING, CANCELLED, sub(held, 21, 24)
-      if byte(held, 43) == 0 then
+      local status, ended, crashes = FINISHING, CANCELLED, sub(held, 27, 30)
+      if byte(held, 2) == 0 then
         crashes = plus_one(crashes)
         ended = QUARANTINED
-        if unpacked(">I4", crashes) < unpacked(">I4", held, 33) then
+        if unpacked(">I4", crashes) < unpacked(">I4", held, 75) then
           status, ended = WAITING, LOST
-          ready[#ready + 1] = text_of((unpacked(">i8", held)))
+          ready[#ready + 1] = text_of((unpacked(">i8", held, 59)))
           ready[#ready + 1] = id
         end
       end
-      local counts = sub(held, 9, 20) .. crashes
-      changed[#changed + 1] = id
       -- Without its token: a settle that comes too late must not look like a repeated one.
-      changed[#changed + 1] = sub(held, 1, 8) .. counts .. sub(held, 25, 41) .. STATUS[status]
-        .. sub(held, 43, 43) .. NO_TOKEN .. sub(held, 60)
-      report(id, counts, sub(held, 60), ended, 0, "")
+      local part = sub(held, 3, 26) .. crashes .. NO_TOKEN .. sub(held, 47, 54)
+      changed[#changed + 1] = id
+      changed[#changed + 1] = STATUS[status] .. sub(held, 2, 2) .. part .. sub(held, 55)
+      report(id, part, sub(held, 55, 58), ended, 0, "")
     else
       garbage = garbage + 1
     end

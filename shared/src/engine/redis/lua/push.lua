@@ -21,11 +21,12 @@ local last_run_at, last_priority, due_ms, score, packed_score
 local function admit(id, job, old, tomb)
   local old_length = 0
   if old or tomb >= 0 then
-    local fence = unpacked(">I8", job, 9)
+    local fence = unpacked(">I8", job)
     if tomb >= fence then return "P" end
     if is_job(old) then
       local held = call("HGET", HELD, id)
-      if unpacked(">I8", is_held(held) and held or old, 9) >= fence then return "P" end
+      local old_fence = is_held(held) and unpacked(">I8", held, 47) or unpacked(">I8", old)
+      if old_fence >= fence then return "P" end
       old_length = unpacked(">I4", old, 38)
     end
   end
@@ -40,7 +41,7 @@ local function admit(id, job, old, tomb)
     due_ms, score = due_and_score(run_at, priority)
     packed_score = pack(">i8", score)
   end
-  if sub(job, 1, 8) ~= packed_score then job = packed_score .. sub(job, 9) end
+  if sub(job, 17, 24) ~= packed_score then job = sub(job, 1, 16) .. packed_score .. sub(job, 25) end
   added[added_count + 1], added[added_count + 2] = id, job
   added_count = added_count + 2
   if run_at <= now then

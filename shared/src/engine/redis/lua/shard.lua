@@ -16,16 +16,16 @@
 -- KEYS[9] tombs1   hash    the same of odd windows
 -- ARGV[1] the channel of the shard's signals
 --
--- Jobs and helds, big-endian; ids are 16 raw bytes, times µs. Both begin with
---    1 score i64   9 fence u64   17 attempt u32   21 crashes u32   25 run_at i64
---   33 max_crashes u32   37 priority u8   38 envelope's length u32
--- A job goes on with
+-- A job, big-endian; ids are 16 raw bytes, times µs. Its head, to 41, is what changes once there is a held:
+--    1 fence u64   9 crashes u32   13 attempt u32   17 score i64   25 run_at i64   33 max_crashes u32
+--   37 priority u8   38 envelope's length u32
 --   42 expires_at i64 (2^53: never)   50 kind's length u8   51 kind, then the envelope, never looked at
--- A held goes on with
---   42 status u8   43 cancel u8   44 lease token (zero: none, or reaped)   60 worker (zero: never leased)
---   76 claimed_at i64
--- A held is longer than 64 bytes: Redis would search a hash of smaller values linearly. Jobs are written
--- once, so that an envelope is touched by push and claim only.
+-- A held:
+--    1 status u8   2 cancel u8   3 worker (zero: never leased)   19 claimed_at i64   27 crashes u32
+--   31 lease token (zero: none, or reaped)   47 fence u64   55 attempt u32   59 on: a head's from score on
+-- Jobs are written once, so that an envelope is touched by push and claim only. A held is longer than 64
+-- bytes: Redis would search a hash of smaller values linearly. Its parts are in the order in which scripts
+-- cut and join most of them at a time.
 --
 -- Scripts cut and join raw bytes where they can: packing and unpacking numbers is what
 -- costs most. For the same reason lists are filled with counters of their own, and numbers that go into
@@ -40,7 +40,7 @@ local STATUS = { "\1", "\2", "\3" }
 local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARANTINED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
 local JOB_MIN, HELD_LENGTH = 51, 83
-local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 40)
+local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 local now_ms = floor(now / 1000)
@@ -93,13 +93,13 @@ local function is_held(held)
   return held and #held == HELD_LENGTH
 end
 
--- For each id its held, or else its job, or else false: what tells score, fence, counts, run_at, length.
--- And for each id its held or false.
+-- For each id its head as it now stands, longer where there is no held, or false; and its held or false.
 local function fetch_heads(ids)
   local heads, helds, missing, places = {}, fetch(HELD, ids), {}, {}
   for i = 1, #ids do
-    if is_held(helds[i]) then
-      heads[i] = helds[i]
+    local held = helds[i]
+    if is_held(held) then
+      heads[i] = sub(held, 47, 54) .. sub(held, 27, 30) .. sub(held, 55)
     else
       heads[i], helds[i] = false, false
       missing[#missing + 1] = ids[i]
@@ -133,9 +133,9 @@ local function plus_one(raw)
 end
 
 local outcomes, outcome_count, endings = {}, 0, {}
--- Appends an outcome: seq u64, id, the job's fence, attempt and crashes (16 bytes), worker (16 bytes)
--- and claimed_at i64 of the lease that ended, ended u8, ready again at i64, at i64, detail.
-local function report(id, counts, lease, ended, again_at, detail)
+-- Appends an outcome: seq u64, id, a held's part from worker to fence, attempt u32, ended u8, ready again at
+-- i64, at i64, detail.
+local function report(id, part, attempt, ended, again_at, detail)
   last_seq = last_seq == 0 and max(now, 1) or last_seq + 1
   local ending = again_at == 0 and endings[ended] or nil
   if not ending then
@@ -143,7 +143,7 @@ local function report(id, counts, lease, ended, again_at, detail)
     if again_at == 0 then endings[ended] = ending end
   end
   outcome_count = outcome_count + 1
-  outcomes[outcome_count] = pack(">I8", last_seq) .. id .. counts .. lease .. ending .. detail
+  outcomes[outcome_count] = pack(">I8", last_seq) .. id .. part .. attempt .. ending .. detail
   local size = #detail + OUTCOME_BYTES
   bytes, outbox_bytes = bytes + size, outbox_bytes + size
 end

@@ -1,7 +1,7 @@
 -- stats.lua: counts of a shard, in constant time.
 --
--- Returns {"stats", now, ready, delayed, leased, outbox, bytes, settings as stored or "", held or
--- job of the first of the ready or ""}. Writes nothing.
+-- Returns {"stats", now, ready, delayed, leased, outbox, bytes, settings as stored or "", head of
+-- the first of the ready or ""}. Writes nothing.
 local first = call("ZRANGE", READY, 0, 0)[1]
 return {
   "stats", now, call("ZCARD", READY), call("ZCARD", DELAYED), call("ZCARD", LEASES), call("LLEN", OUTBOX),
