@@ -71,7 +71,10 @@ async fn request(socket: &mut tokio::net::TcpStream) -> String {
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 async fn rig(allow_private: bool) -> (Rig, Running) {
@@ -89,7 +92,15 @@ async fn once(rig: &mut Rig, payload: Json) -> Ending {
 #[tokio::test]
 async fn a_request_carries_what_it_was_told_and_which_job_it_is_for() {
     let (mut rig, worker) = rig(true).await;
-    let server = Server::start(answer("201 Created", "content-type: application/json\r\nx-a: b\r\n", "{\"id\": 12345678901234567890}"), false).await;
+    let server = Server::start(
+        answer(
+            "201 Created",
+            "content-type: application/json\r\nx-a: b\r\n",
+            "{\"id\": 12345678901234567890}",
+        ),
+        false,
+    )
+    .await;
     let payload = json!({
         "method": "post", "url": format!("{}/path?x=1", server.url), "headers": {"x-mine": "yes"},
         "query": {"q": "a b", "n": 3, "t": true}, "json": {"big": 9007199254740993u64},
@@ -103,8 +114,12 @@ async fn a_request_carries_what_it_was_told_and_which_job_it_is_for() {
     let asked = server.asked();
     assert!(asked.starts_with("POST /path?x=1&n=3&q=a+b&t=true HTTP/1.1\r\n"), "{asked}");
     for part in [
-        "x-mine: yes\r\n", "content-type: application/json\r\n", "{\"big\":9007199254740993}",
-        &format!("windlass-job-id: {id}\r\n"), &format!("idempotency-key: {id}\r\n"), "windlass-fence: ",
+        "x-mine: yes\r\n",
+        "content-type: application/json\r\n",
+        "{\"big\":9007199254740993}",
+        &format!("windlass-job-id: {id}\r\n"),
+        &format!("idempotency-key: {id}\r\n"),
+        "windlass-fence: ",
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n",
     ] {
         assert!(asked.contains(part), "{part} is missing in {asked}");
@@ -126,14 +141,21 @@ async fn statuses_decide_between_success_retry_and_death() {
         ("425 Too Early", "", json!(null), "retry http_status_425"),
         ("500 Oops", "", json!(null), "retry http_status_500"),
         ("503 Busy", "retry-after: 120\r\n", json!(null), "later http_status_503"),
-        ("429 Slow", "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n", json!(null), "later http_status_429"),
+        (
+            "429 Slow",
+            "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n",
+            json!(null),
+            "later http_status_429",
+        ),
     ] {
         let server = Server::start(answer(status, headers, ""), false).await;
         let end = once(&mut rig, json!({"url": server.url, "expect_status": expect})).await;
         let got = match end.ended {
             Ended::Succeeded => "ok".to_owned(),
             Ended::Dead => format!("dead {}", end.code()),
-            Ended::Retry(at) if at >= end.at.plus(Duration::from_secs(119)) => format!("later {}", end.code()),
+            Ended::Retry(at) if at >= end.at.plus(Duration::from_secs(119)) => {
+                format!("later {}", end.code())
+            }
             Ended::Retry(_) => format!("retry {}", end.code()),
             other => format!("{other:?}"),
         };
@@ -218,10 +240,8 @@ async fn a_bad_peer_costs_one_attempt_and_little_memory() {
     let nonsense = Server::start("SSH-2.0-OpenSSH\r\n", false).await;
     let end = once(&mut rig, json!({"url": nonsense.url})).await;
     assert_eq!(end.code(), "http_failed", "{end:?}");
-    for end in [end] {
-        assert!(matches!(end.ended, Ended::Retry(_)));
-        assert!(!end.message().contains("127.0.0.1"), "{}", end.message());
-    }
+    assert!(matches!(end.ended, Ended::Retry(_)));
+    assert!(!end.message().contains("127.0.0.1"), "{}", end.message());
     let mut endless = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
     endless.resize(4 << 20, b'x');
     let server = Server::start(endless, true).await;
