@@ -70,7 +70,10 @@ impl CommandRun {
         stop: &CancellationToken,
     ) -> Result<Finished, HandlerError> {
         let template = self.templates.get(&args.command).ok_or_else(|| {
-            HandlerError::permanent("command_not_registered", "this worker has no such command template")
+            HandlerError::permanent(
+                "command_not_registered",
+                "this worker has no such command template",
+            )
         })?;
         let launch = payload::launch(template, args, stamp)?;
         Box::pin(process::run(launch, stop)).await.map_err(|e| verdict::not_started(&e))
@@ -92,7 +95,10 @@ impl Handler for CommandRun {
             ctx.set_usage(verdict::usage(&finished));
             if finished.why == Why::Cancelled {
                 // The attempt's record has no room for it.
-                ctx.log(LogLevel::Warn, format!("the command was stopped{}", verdict::last_words(&finished)));
+                ctx.log(
+                    LogLevel::Warn,
+                    format!("the command was stopped{}", verdict::last_words(&finished)),
+                );
             }
             verdict::conclude(&finished)
         })

@@ -44,8 +44,12 @@ fn processes_with(marker: &str) -> Vec<PathBuf> {
 #[tokio::test]
 async fn arguments_are_passed_as_they_are() {
     let hostile = ["; rm -rf x", "$(id)", "`id`", "--output=/etc/x", "-", "a\nb", "*", ""];
-    let (mut rig, worker, _dir) =
-        rig(&sh("args", r#"for a in "$@"; do printf '[%s]' "$a"; done; sleep 0.1"#, "args_max = 8")).await;
+    let (mut rig, worker, _dir) = rig(&sh(
+        "args",
+        r#"for a in "$@"; do printf '[%s]' "$a"; done; sleep 0.1"#,
+        "args_max = 8",
+    ))
+    .await;
     let end = run(&mut rig, json!({"command": "args", "args": hostile})).await;
     assert_eq!(end.ended, Ended::Succeeded, "{end:?}");
     let want: String = hostile.iter().map(|arg| format!("[{arg}]")).collect();
@@ -60,7 +64,8 @@ async fn arguments_are_passed_as_they_are() {
 
 #[tokio::test]
 async fn a_payload_gets_no_further_than_its_template_lets_it() {
-    let templates = sh("plain", "true", "env = { FIXED = \"1\" }\nenv_allowed = [\"OPEN\"]\nargs_max = 1");
+    let templates =
+        sh("plain", "true", "env = { FIXED = \"1\" }\nenv_allowed = [\"OPEN\"]\nargs_max = 1");
     let (mut rig, worker, _dir) = rig(&templates).await;
     for (payload, code) in [
         (json!({"command": "other"}), "command_not_registered"),
@@ -102,7 +107,8 @@ async fn a_command_inherits_neither_environment_nor_files() {
         stdout.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     for name in &names {
         let ours = name.starts_with("WINDLASS_")
-            || ["PATH", "LANG", "MINE", "TRACEPARENT", "PWD", "SHLVL", "_", "OLDPWD"].contains(name);
+            || ["PATH", "LANG", "MINE", "TRACEPARENT", "PWD", "SHLVL", "_", "OLDPWD"]
+                .contains(name);
         assert!(ours, "{name} is inherited");
     }
     assert!(

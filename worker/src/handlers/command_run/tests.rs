@@ -344,7 +344,8 @@ async fn processor_time_is_that_of_the_whole_tree() {
 async fn memory_is_the_commands_and_not_the_workers() {
     // The command's process begins as a copy of this one, which holds much.
     let ballast = vec![1u8; 256 << 20];
-    let small = run("program = \"/bin/sleep\"\nargs = [\"0.2\"]", &[]).await.memory_peak_bytes.unwrap();
+    let small =
+        run("program = \"/bin/sleep\"\nargs = [\"0.2\"]", &[]).await.memory_peak_bytes.unwrap();
     assert!((100 << 10..32 << 20).contains(&small), "{small}");
     // Held for longer than it takes to look.
     let text = "{ head -c 100000000 /dev/zero; sleep 0.3; } | tail -n 1 | wc -c";
