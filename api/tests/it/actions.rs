@@ -25,7 +25,8 @@ async fn an_action_changes_what_its_filter_means_and_a_dry_run_nothing() {
     for queue in ["a", "a", "b"] {
         api.submit(json!({"kind": "x", "queue": queue})).await;
     }
-    let body = |dry_run: bool| json!({"action": "cancel", "filter": {"queue": "a"}, "dry_run": dry_run});
+    let body =
+        |dry_run: bool| json!({"action": "cancel", "filter": {"queue": "a"}, "dry_run": dry_run});
     let counted = api.post("/v1/jobs/actions", body(true)).await.expect(200);
     assert_eq!(counted, json!({"dry_run": true, "matched": 2}));
     let started = api.post("/v1/jobs/actions", body(false)).await;

@@ -42,7 +42,12 @@ async fn without_a_valid_key_nothing_is_answered() {
         api.send(request).await.refused(401, "unauthenticated");
     }
     let value = format!("Bearer {key}");
-    let twice = request(Method::GET, "/v1/jobs", &[("authorization", &value), ("authorization", &value)], "");
+    let twice = request(
+        Method::GET,
+        "/v1/jobs",
+        &[("authorization", &value), ("authorization", &value)],
+        "",
+    );
     api.send(twice).await.refused(401, "unauthenticated");
     api.get(&format!("/v1/jobs?api_key={key}")).await.refused(401, "unauthenticated");
 }
@@ -62,7 +67,12 @@ async fn roles_are_kept_on_every_route() {
             let method: Method = method.parse().unwrap();
             let answer = with_key(&api, &key, method.clone(), &path, "").await;
             let allowed = roles::allows(role, &method, route);
-            assert_eq!(answer.status != 403, allowed, "{role:?} {method} {route}: {}", answer.status);
+            assert_eq!(
+                answer.status != 403,
+                allowed,
+                "{role:?} {method} {route}: {}",
+                answer.status
+            );
             assert_ne!(answer.status, 401);
         }
     }
@@ -113,9 +123,13 @@ async fn keys_are_made_shown_once_listed_and_revoked() {
     assert_eq!(with_key(&api, &admin, Method::DELETE, &path, "").await.status, 204);
     with_key(&api, &key, Method::GET, "/v1/jobs", "").await.refused(401, "unauthenticated");
     with_key(&api, &admin, Method::DELETE, &path, "").await.refused(404, "not_found");
-    for bad in ["{}", r#"{"name":"x"}"#, r#"{"name":"","role":"admin"}"#, r#"{"name":"x","role":"root"}"#,
-        r#"{"name":"x","role":"admin","expires_at":"2020-01-01T00:00:00Z"}"#]
-    {
+    for bad in [
+        "{}",
+        r#"{"name":"x"}"#,
+        r#"{"name":"","role":"admin"}"#,
+        r#"{"name":"x","role":"root"}"#,
+        r#"{"name":"x","role":"admin","expires_at":"2020-01-01T00:00:00Z"}"#,
+    ] {
         with_key(&api, &admin, Method::POST, "/v1/api-keys", bad).await.refused(422, "invalid");
     }
 }
@@ -126,14 +140,17 @@ async fn an_admin_of_one_namespace_rules_there_only() {
     let admin = api.key(Role::Admin, None).await;
     let bound = api.key(Role::Admin, Some("a")).await;
     let other = r#"{"name":"x","role":"viewer","namespace":"b"}"#;
-    with_key(&api, &bound, Method::POST, "/v1/api-keys", other).await.refused(403, "namespace_denied");
+    with_key(&api, &bound, Method::POST, "/v1/api-keys", other)
+        .await
+        .refused(403, "namespace_denied");
     let own = r#"{"name":"x","role":"viewer"}"#;
     let made = with_key(&api, &bound, Method::POST, "/v1/api-keys", own).await.expect(201);
     assert_eq!(made["namespace"], "a");
     let seen = with_key(&api, &bound, Method::GET, "/v1/api-keys", "").await.expect(200);
     assert_eq!(seen["items"].as_array().unwrap().len(), 2);
     let all = with_key(&api, &admin, Method::GET, "/v1/api-keys", "").await.expect(200);
-    let foreign = all["items"].as_array().unwrap().iter().find(|k| k["namespace"].is_null()).unwrap();
+    let foreign =
+        all["items"].as_array().unwrap().iter().find(|k| k["namespace"].is_null()).unwrap();
     let path = format!("/v1/api-keys/{}", foreign["id"].as_str().unwrap());
     with_key(&api, &bound, Method::DELETE, &path, "").await.refused(404, "not_found");
 }

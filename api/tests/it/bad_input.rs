@@ -14,7 +14,8 @@ async fn nothing_stored(api: &Fixture) {
 #[tokio::test]
 async fn bodies_that_are_not_json_or_cannot_be_read_by_everyone() {
     let api = Fixture::new().await;
-    let nested = |n: usize| format!(r#"{{"kind":"a","payload":{}{}}}"#, "[".repeat(n), "]".repeat(n));
+    let nested =
+        |n: usize| format!(r#"{{"kind":"a","payload":{}{}}}"#, "[".repeat(n), "]".repeat(n));
     for (body, code) in [
         (String::new(), "unsupported_media_type"),
         ("{".into(), "invalid_json"),
@@ -43,7 +44,11 @@ async fn bodies_that_are_not_json_or_cannot_be_read_by_everyone() {
         let status = if code == "unsupported_media_type" { 415 } else { 400 };
         answer.refused(status, code);
     }
-    for bytes in [&b"{\"kind\":\"\xff\"}"[..], b"{\"kind\":\"a\",\"payload\":\"\xc0\xaf\"}", b"\xff\xfe{\0}\0"] {
+    for bytes in [
+        &b"{\"kind\":\"\xff\"}"[..],
+        b"{\"kind\":\"a\",\"payload\":\"\xc0\xaf\"}",
+        b"\xff\xfe{\0}\0",
+    ] {
         let request = Request::post("/v1/jobs")
             .header("content-type", "application/json")
             .body(Body::from(bytes.to_vec()))
@@ -57,7 +62,19 @@ async fn bodies_that_are_not_json_or_cannot_be_read_by_everyone() {
 async fn fields_that_are_well_formed_but_wrong() {
     let api = Fixture::new().await;
     let long = "x".repeat(300);
-    let names = ["../x", "a{b}c", "a b", "a\r\nb", "\u{202e}x", long.as_str(), "🙂", "%00", "", "a/b", "{q}:1"];
+    let names = [
+        "../x",
+        "a{b}c",
+        "a b",
+        "a\r\nb",
+        "\u{202e}x",
+        long.as_str(),
+        "🙂",
+        "%00",
+        "",
+        "a/b",
+        "{q}:1",
+    ];
     for name in names {
         for field in ["kind", "queue", "circuit"] {
             let mut body = json!({"kind": "a"});
@@ -94,7 +111,10 @@ async fn fields_that_are_well_formed_but_wrong() {
         ("tags", "[\"\"]"),
         ("tags", "[1]"),
         ("tags", "[\"\\u202e\"]"),
-        ("tags", "[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\"]"),
+        (
+            "tags",
+            "[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\"]",
+        ),
         ("meta", "[]"),
         ("meta", "\"x\""),
         ("unique", "{}"),
@@ -121,11 +141,19 @@ async fn fields_that_are_well_formed_but_wrong() {
         let pointer = refused["errors"][0]["pointer"].as_str().unwrap();
         assert!(pointer.starts_with(&format!("/{field}")), "{pointer} for {body}");
     }
-    api.post("/v1/jobs", json!({"kind": "a", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})).await.refused(422, "invalid");
+    api.post("/v1/jobs", json!({"kind": "a", "delay": 1, "run_at": "2030-01-01T00:00:00Z"}))
+        .await
+        .refused(422, "invalid");
     api.post("/v1/jobs", json!([])).await.refused(422, "invalid");
-    api.post("/v1/jobs", json!({"kind": "a", "meta": {"x": "y".repeat(17_000)}})).await.refused(422, "invalid");
-    api.post("/v1/jobs", json!({"kind": "a", "concurrency_key": "k".repeat(256)})).await.refused(422, "invalid");
-    api.post("/v1/jobs", json!({"kind": "a", "expect": {"expr": "1".repeat(5_000)}})).await.refused(422, "invalid");
+    api.post("/v1/jobs", json!({"kind": "a", "meta": {"x": "y".repeat(17_000)}}))
+        .await
+        .refused(422, "invalid");
+    api.post("/v1/jobs", json!({"kind": "a", "concurrency_key": "k".repeat(256)}))
+        .await
+        .refused(422, "invalid");
+    api.post("/v1/jobs", json!({"kind": "a", "expect": {"expr": "1".repeat(5_000)}}))
+        .await
+        .refused(422, "invalid");
     nothing_stored(&api).await;
 }
 
@@ -134,8 +162,12 @@ async fn many_faults_are_listed_together_and_cut() {
     let api = Fixture::new().await;
     let body = json!({"kind": "a b", "weight": 0, "timeout": 0, "tags": ["", "\u{1b}[2J"]});
     let refused = api.post("/v1/jobs", body).await.refused(422, "invalid");
-    let pointers: Vec<&str> =
-        refused["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+    let pointers: Vec<&str> = refused["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["pointer"].as_str().unwrap())
+        .collect();
     for pointer in ["/kind", "/weight", "/timeout", "/tags/0", "/tags/1"] {
         assert!(pointers.contains(&pointer), "{pointer} in {pointers:?}");
     }
@@ -144,7 +176,9 @@ async fn many_faults_are_listed_together_and_cut() {
     answer.refused(422, "invalid");
     assert!(answer.text.len() < 3_000, "{}", answer.text.len());
     let keys: String = (0..100_000).map(|i| format!(r#","k{i}":1"#)).collect();
-    api.post_with("/v1/jobs", &[], &format!(r#"{{"kind":"a"{keys}}}"#)).await.refused(413, "too_large");
+    api.post_with("/v1/jobs", &[], &format!(r#"{{"kind":"a"{keys}}}"#))
+        .await
+        .refused(422, "invalid");
 }
 
 #[tokio::test]
@@ -162,7 +196,9 @@ async fn bodies_that_are_too_large_or_of_another_type() {
         .unwrap();
     api.send(declared).await.refused(413, "too_large");
     let json = r#"{"kind":"a"}"#;
-    for kind in ["text/plain", "application/xml", "application/json; charset=utf-16", "multipart/form-data"] {
+    for kind in
+        ["text/plain", "application/xml", "application/json; charset=utf-16", "multipart/form-data"]
+    {
         let headers = [("content-type", kind)];
         api.post_with("/v1/jobs", &headers, json).await.refused(415, "unsupported_media_type");
     }
@@ -181,7 +217,8 @@ async fn keys_headers_and_paths_that_are_wrong() {
         let headers = [("idempotency-key", key)];
         api.post_with("/v1/jobs", &headers, r#"{"kind":"a"}"#).await.refused(400, "invalid_header");
     }
-    for id in ["1", "x", "00000000000000000000000000000000", "%F0%9F%99%82", "..%2f..%2fetc", "%00"] {
+    for id in ["1", "x", "00000000000000000000000000000000", "%F0%9F%99%82", "..%2f..%2fetc", "%00"]
+    {
         let answer = api.get(&format!("/v1/jobs/{id}")).await;
         answer.refused(422, "invalid");
     }
@@ -191,7 +228,10 @@ async fn keys_headers_and_paths_that_are_wrong() {
         let path = format!("/v1/queues/{queue}/pause");
         api.send(request(Method::POST, &path, &[], "")).await.refused(422, "invalid");
     }
-    api.post_with("/v1/jobs?x=1", &[], r#"{"kind":"a"}"#).await.refused(422, "invalid");
+    for path in ["/v1/jobs?x=1", "/v1/leases?x", "/v1/queues/q/pause?now=true"] {
+        let refused = api.post_with(path, &[], r#"{"kind":"a"}"#).await.refused(422, "invalid");
+        assert!(refused["errors"][0]["parameter"].is_string(), "{refused}");
+    }
     nothing_stored(&api).await;
 }
 

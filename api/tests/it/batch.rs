@@ -22,7 +22,10 @@ async fn a_bad_job_is_refused_alone() {
         assert_eq!(results[i]["state"], "ready");
         assert_eq!(api.get(&format!("/v1/jobs/{id}")).await.expect(200)["state"], "ready");
     }
-    assert_eq!(results.iter().map(|r| r["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert_eq!(
+        results.iter().map(|r| r["index"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4]
+    );
 }
 
 #[tokio::test]
@@ -51,7 +54,9 @@ async fn lines_are_taken_as_jobs() {
     assert_eq!((&result["accepted"], &result["rejected"]), (&json!(2), &json!(1)));
     assert_eq!(result["results"][1]["error"]["code"], "invalid_json");
     // Lines are for batches only.
-    api.post_with("/v1/jobs", &headers, "{\"kind\":\"a\"}").await.refused(415, "unsupported_media_type");
+    api.post_with("/v1/jobs", &headers, "{\"kind\":\"a\"}")
+        .await
+        .refused(415, "unsupported_media_type");
 }
 
 #[tokio::test]
@@ -83,7 +88,8 @@ async fn the_number_of_jobs_and_of_queues_is_bounded() {
     api.post("/v1/jobs/batch", json!({"jobs": []})).await.refused(422, "invalid");
     api.post("/v1/jobs/batch", json!({})).await.refused(422, "invalid");
     assert_eq!(count(&api).await, 0);
-    let spread: Vec<Value> = (0..101).map(|i| json!({"kind": "a", "queue": format!("q{i}")})).collect();
+    let spread: Vec<Value> =
+        (0..101).map(|i| json!({"kind": "a", "queue": format!("q{i}")})).collect();
     let result = api.post("/v1/jobs/batch", json!({"jobs": spread})).await.expect(200);
     assert_eq!((&result["accepted"], &result["rejected"]), (&json!(100), &json!(1)));
 }

@@ -145,10 +145,8 @@ async fn waiting_ends_with_the_job_or_with_the_time() {
     let path = format!("/v1/jobs/{id}/wait");
     assert_eq!(api.get(&format!("{path}?timeout=50ms")).await.status, 204);
     assert_eq!(api.get(&format!("{path}?timeout=0.05")).await.status, 204);
-    let (waited, _) = tokio::join!(
-        tokio::time::timeout(SOON, api.get(&path)),
-        api.finish_one("default"),
-    );
+    let (waited, _) =
+        tokio::join!(tokio::time::timeout(SOON, api.get(&path)), api.finish_one("default"),);
     assert_eq!(waited.unwrap().expect(200)["state"], "succeeded");
     // At once, now that it has ended.
     assert_eq!(api.get(&path).await.expect(200)["id"], id.as_str());
@@ -164,10 +162,11 @@ async fn a_shutdown_ends_long_polls() {
     let path = format!("/v1/jobs/{id}/wait?timeout=60s");
     let waiting = api.get(&path);
     let lease = api.post("/v1/leases", json!({"worker": "w", "wait": "50s"}));
-    let (waited, leased, ()) =
-        tokio::time::timeout(SOON, async { tokio::join!(waiting, lease, async { api.shutdown.cancel() }) })
-            .await
-            .expect("nothing waits on after a shutdown");
+    let (waited, leased, ()) = tokio::time::timeout(SOON, async {
+        tokio::join!(waiting, lease, async { api.shutdown.cancel() })
+    })
+    .await
+    .expect("nothing waits on after a shutdown");
     assert_eq!(waited.status, 204);
     assert_eq!(leased.expect(200)["jobs"], json!([]));
 }
@@ -197,7 +196,8 @@ async fn cancelling_a_running_job_asks_its_worker() {
     let job = api.post(&format!("/v1/jobs/{id}/cancel"), json!({})).await.expect(202);
     assert_eq!(job["cancel_requested"], true);
     let items = json!([{"id": id, "token": taken["lease"]["token"]}]);
-    let beat = api.post("/v1/leases/heartbeat", json!({"worker": "w", "items": items})).await.expect(200);
+    let beat =
+        api.post("/v1/leases/heartbeat", json!({"worker": "w", "items": items})).await.expect(200);
     assert_eq!(beat["results"][0]["cancel"], true);
     assert_eq!(api.settle(&taken, json!({"outcome": "release"})).await["ok"], true);
     api.record("default").await;
@@ -209,9 +209,8 @@ async fn a_waiting_job_can_be_changed_and_a_running_one_cannot() {
     let api = Fixture::new().await;
     let id = api.submit(json!({"kind": "a", "delay": "1h"})).await;
     let path = format!("/v1/jobs/{id}");
-    let patch = |body: serde_json::Value| {
-        api.send(request(Method::PATCH, &path, &[], &body.to_string()))
-    };
+    let patch =
+        |body: serde_json::Value| api.send(request(Method::PATCH, &path, &[], &body.to_string()));
     let job = patch(json!({"priority": 9, "max_attempts": 2, "tags": ["x"], "queue": "other"}))
         .await
         .expect(200);

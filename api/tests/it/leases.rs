@@ -9,7 +9,10 @@ async fn a_settle_lands_once_and_its_repeat_is_fine() {
     let api = Fixture::new().await;
     let id = api.submit(json!({"kind": "a", "payload": {"n": 1}})).await;
     let job = api.take("default").await;
-    assert_eq!((&job["id"], &job["payload"]["n"], &job["attempt"]), (&json!(id), &json!(1), &json!(1)));
+    assert_eq!(
+        (&job["id"], &job["payload"]["n"], &job["attempt"]),
+        (&json!(id), &json!(1), &json!(1))
+    );
     assert!(job["lease"]["fence"].as_u64().unwrap() > 0 && job["lease"]["expires_at"].is_string());
     let done = json!({"outcome": "succeed", "output": "ok"});
     assert_eq!(api.settle(&job, done.clone()).await, json!({"id": id, "ok": true}));
@@ -40,7 +43,8 @@ async fn a_failure_is_tried_again_as_the_jobs_rules_say() {
     assert_eq!(attempts["items"].as_array().unwrap().len(), 2);
     let permanent = api.submit(json!({"kind": "a"})).await;
     let job = api.take("default").await;
-    let fail = json!({"outcome": "fail", "error": {"code": "bad", "message": "", "retryable": false}});
+    let fail =
+        json!({"outcome": "fail", "error": {"code": "bad", "message": "", "retryable": false}});
     assert_eq!(api.settle(&job, fail).await["ok"], true);
     api.record("default").await;
     assert_eq!(api.get(&format!("/v1/jobs/{permanent}")).await.expect(200)["state"], "dead");
@@ -82,7 +86,8 @@ async fn stale_and_foreign_leases_are_refused_alone() {
     assert_eq!(answer["results"][1]["error"]["code"], "stale_lease");
     // A token is worth nothing in another namespace.
     let headers = [("windlass-namespace", "other")];
-    let answer = api.post_with("/v1/leases/heartbeat", &headers, &beat.to_string()).await.expect(200);
+    let answer =
+        api.post_with("/v1/leases/heartbeat", &headers, &beat.to_string()).await.expect(200);
     assert_eq!(answer["results"][0]["ok"], false);
 }
 
@@ -97,7 +102,11 @@ async fn only_the_kinds_asked_for_are_taken_from_the_queues_in_order() {
     while taken.len() < 3 {
         let jobs = api.post("/v1/leases", body.clone()).await.expect(200);
         for job in jobs["jobs"].as_array().unwrap() {
-            taken.push(format!("{}/{}", job["queue"].as_str().unwrap(), job["kind"].as_str().unwrap()));
+            taken.push(format!(
+                "{}/{}",
+                job["queue"].as_str().unwrap(),
+                job["kind"].as_str().unwrap()
+            ));
         }
     }
     taken.sort();

@@ -7,8 +7,10 @@ use crate::fixture::{Fixture, SOON, request};
 async fn write(api: &Fixture, id: &str, lines: &[&str]) {
     let logs: Vec<_> = lines
         .iter()
-        .map(|text| json!({"job_id": id, "attempt": 1, "level": "info", "message": text,
-            "at": "2026-01-01T00:00:00Z"}))
+        .map(|text| {
+            json!({"job_id": id, "attempt": 1, "level": "info", "message": text,
+            "at": "2026-01-01T00:00:00Z"})
+        })
         .collect();
     api.post("/v1/worker/reports", json!({"logs": logs})).await.expect(200);
 }

@@ -79,9 +79,19 @@ fn every_operation_is_described_and_says_how_it_can_fail() {
 fn every_object_that_callers_send_is_closed() {
     let document = document();
     let schemas = document["components"]["schemas"].as_object().unwrap();
-    for name in ["JobRequest", "Unique", "Expect", "RetryPolicy", "QueuePatch", "LeaseRequest",
-        "SettleRequest", "HeartbeatRequest", "ReportRequest", "ActionRequest", "JobFilter"]
-    {
+    for name in [
+        "JobRequest",
+        "Unique",
+        "Expect",
+        "RetryPolicy",
+        "QueuePatch",
+        "LeaseRequest",
+        "SettleRequest",
+        "HeartbeatRequest",
+        "ReportRequest",
+        "ActionRequest",
+        "JobFilter",
+    ] {
         assert_eq!(schemas[name]["additionalProperties"], false, "{name}");
     }
 }

@@ -49,7 +49,8 @@ async fn readiness_follows_the_ledger_and_the_drain() {
 async fn metrics_are_on_the_admin_listener_only_where_there_is_one() {
     let dev = Fixture::new().await;
     assert!(dev.get("/metrics").await.text.contains("windlass_up 1"));
-    let settings = ApiSettings { admin_listen: Some(([127, 0, 0, 1], 0).into()), ..ApiSettings::default() };
+    let settings =
+        ApiSettings { admin_listen: Some(([127, 0, 0, 1], 0).into()), ..ApiSettings::default() };
     let api = Fixture::with(settings).await;
     api.get("/metrics").await.refused(404, "not_found");
     let admin = windlass_api::admin_router(api.app.clone());

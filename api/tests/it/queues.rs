@@ -14,13 +14,18 @@ async fn patch(api: &Fixture, queue: &str, body: Value) -> crate::fixture::Answe
 async fn settings_are_set_kept_and_removed() {
     let api = Fixture::new().await;
     api.get("/v1/queues/mail").await.refused(404, "not_found");
-    let body = json!({"max_concurrency": 3, "rate_limit": {"limit": 10, "per": "1s"}, "lease": "1m"});
+    let body =
+        json!({"max_concurrency": 3, "rate_limit": {"limit": 10, "per": "1s"}, "lease": "1m"});
     let queue = patch(&api, "mail", body).await.expect(200);
     assert_eq!(queue["settings"]["rate_limit"], json!({"limit": 10, "per": "1s"}));
     assert_eq!(queue["applied"], true);
-    let queue = patch(&api, "mail", json!({"max_concurrency": null, "max_depth": 9})).await.expect(200);
+    let queue =
+        patch(&api, "mail", json!({"max_concurrency": null, "max_depth": 9})).await.expect(200);
     assert_eq!(queue["settings"]["max_concurrency"], json!(null));
-    assert_eq!((&queue["settings"]["max_depth"], &queue["settings"]["lease"]), (&json!(9), &json!("1m")));
+    assert_eq!(
+        (&queue["settings"]["max_depth"], &queue["settings"]["lease"]),
+        (&json!(9), &json!("1m"))
+    );
     for bad in [
         json!({"max_concurrency": 0}),
         json!({"lease": "1s"}),
@@ -84,7 +89,12 @@ async fn queues_are_listed_by_name_with_their_depths() {
     }
     let page = api.get("/v1/queues?limit=2").await.expect(200);
     let names = |page: &Value| -> Vec<String> {
-        page["items"].as_array().unwrap().iter().map(|q| q["name"].as_str().unwrap().into()).collect()
+        page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|q| q["name"].as_str().unwrap().into())
+            .collect()
     };
     assert_eq!(names(&page), ["a", "b"]);
     let cursor = page["next_cursor"].as_str().unwrap();

@@ -18,7 +18,10 @@ async fn a_beating_worker_is_listed_and_can_be_drained() {
     let answer = api.post("/v1/worker/reports", json!({"worker": beat()})).await.expect(200);
     assert_eq!(answer["drain"], false);
     let workers = api.get("/v1/workers").await.expect(200);
-    assert_eq!((&workers["items"][0]["id"], &workers["items"][0]["running"]), (&json!(WORKER), &json!(1)));
+    assert_eq!(
+        (&workers["items"][0]["id"], &workers["items"][0]["running"]),
+        (&json!(WORKER), &json!(1))
+    );
     let drain = request(Method::POST, &format!("/v1/workers/{WORKER}/drain"), &[], "");
     api.send(drain).await.expect(200);
     let answer = api.post("/v1/worker/reports", json!({"worker": beat()})).await.expect(200);
@@ -32,8 +35,10 @@ async fn progress_and_logs_reach_the_job() {
     let api = Fixture::new().await;
     let id = api.submit(json!({"kind": "a"})).await;
     let taken = api.take("default").await;
-    let line = |text: &str| json!({"job_id": id, "attempt": 1, "level": "info", "message": text,
-        "at": "2026-01-01T00:00:00Z"});
+    let line = |text: &str| {
+        json!({"job_id": id, "attempt": 1, "level": "info", "message": text,
+        "at": "2026-01-01T00:00:00Z"})
+    };
     let report = json!({
         "logs": [line("one"), line("two\u{0}")],
         "progress": [{"job_id": id, "fence": taken["lease"]["fence"], "percent": 50, "message": "half"}],
@@ -47,7 +52,13 @@ async fn progress_and_logs_reach_the_job() {
     let foreign = json!({"logs": [line("x")]}).to_string();
     let headers = [("windlass-namespace", "other")];
     api.post_with("/v1/worker/reports", &headers, &foreign).await.expect(200);
-    assert_eq!(api.get(&format!("/v1/jobs/{id}/logs")).await.expect(200)["items"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        api.get(&format!("/v1/jobs/{id}/logs")).await.expect(200)["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -55,8 +66,10 @@ async fn an_outcome_by_the_direct_path_is_recorded_once() {
     let api = Fixture::new().await;
     let id = api.submit(json!({"kind": "a"})).await;
     let taken = api.take("default").await;
-    let outcome = |job: &str| json!({"job_id": job, "fence": taken["lease"]["fence"], "outcome": "succeeded",
-        "at": "2026-01-01T00:00:00Z", "attempt": 1, "output": {"n": 1}});
+    let outcome = |job: &str| {
+        json!({"job_id": job, "fence": taken["lease"]["fence"], "outcome": "succeeded",
+        "at": "2026-01-01T00:00:00Z", "attempt": 1, "output": {"n": 1}})
+    };
     let unknown = "01900000-0000-7000-8000-000000000000";
     let report = json!({"worker": beat(), "outcomes": [outcome(&id), outcome(unknown)]});
     let answer = api.post("/v1/worker/reports", report.clone()).await.expect(200);
@@ -75,7 +88,10 @@ async fn wrong_reports_are_named() {
     no_name["name"] = json!("");
     for (body, pointer) in [
         (json!({"worker": no_name}), "/worker/name"),
-        (json!({"progress": [{"job_id": WORKER, "fence": 1, "percent": 101}]}), "/progress/0/percent"),
+        (
+            json!({"progress": [{"job_id": WORKER, "fence": 1, "percent": 101}]}),
+            "/progress/0/percent",
+        ),
         (json!({"logs": [{"job_id": "x"}]}), "/logs/0/job_id"),
         (json!({"outcomes": [{"fence": -1}]}), "/outcomes/0/fence"),
         (json!({"other": 1}), "/other"),
@@ -89,9 +105,8 @@ async fn wrong_reports_are_named() {
 async fn blobs_are_a_namespaces_own() {
     let api = Fixture::new().await;
     let path = "/v1/blobs/01900000-0000-7000-8000-00000000bbbb";
-    let put = |headers: &[(&str, &str)], body: &str| {
-        api.send(request(Method::PUT, path, headers, body))
-    };
+    let put =
+        |headers: &[(&str, &str)], body: &str| api.send(request(Method::PUT, path, headers, body));
     assert_eq!(put(&[], "{\"a\": [1,2]}").await.status, 204);
     assert_eq!(put(&[], "\"other\"").await.status, 204);
     assert_eq!(api.get(path).await.text, "{\"a\": [1,2]}");

@@ -75,7 +75,10 @@ async fn silence_and_half_heads_are_closed_in_time() {
         stream.write_all(start.as_bytes()).await.unwrap();
         read_to_end(&mut stream).await;
         let took = started.elapsed();
-        assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(10), "{start:?} {took:?}");
+        assert!(
+            took >= Duration::from_millis(300) && took < Duration::from_secs(10),
+            "{start:?} {took:?}"
+        );
     }
     // Byte by byte is no way around it.
     let mut stream = server.connect().await;
@@ -99,7 +102,9 @@ async fn silence_and_half_heads_are_closed_in_time() {
 async fn half_a_body_is_answered_in_time() {
     let server = Server::start(bounds()).await;
     let head = "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
-    for rest in ["Content-Length: 100\r\n\r\n{\"k", "Transfer-Encoding: chunked\r\n\r\n3\r\n{\"k\r\n"] {
+    for rest in
+        ["Content-Length: 100\r\n\r\n{\"k", "Transfer-Encoding: chunked\r\n\r\n3\r\n{\"k\r\n"]
+    {
         let started = Instant::now();
         let text = server.exchange(format!("{head}{rest}").as_bytes()).await;
         assert!(text.starts_with("HTTP/1.1 408"), "{text}");
