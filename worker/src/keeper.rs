@@ -109,12 +109,16 @@ impl Keeper {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = async { tokio::join!(self.extend_for_ever(&engine), self.watch_exclusive(), self.listen(&engine)) } => {}
+            _ = futures::future::join3(
+                self.extend_for_ever(&engine),
+                self.watch_exclusive(),
+                self.listen(&engine),
+            ) => {}
         }
     }
 
     /// Extends every lease before a third of it has passed.
-    async fn extend_for_ever(&self, engine: &Engine) -> ((), (), ()) {
+    async fn extend_for_ever(&self, engine: &Engine) {
         // Looked at twice as often: a lease that is just too young now is still in time at the next look.
         let tick = self.lease / 6;
         let mut pause = Pause::default();
@@ -132,8 +136,8 @@ impl Keeper {
 
     /// Extends the leases that are older than `age`, shard by shard; whether every call was answered.
     async fn extend_due(&self, engine: &Engine, age: Duration) -> bool {
-        let mut calls = FuturesUnordered::new();
         let due = self.leases.older_than(age);
+        let mut calls = FuturesUnordered::new();
         for (shard, attempts) in &due {
             for batch in attempts.chunks(ENGINE_BATCH_MAX) {
                 calls.push(self.extend_batch(engine, shard, batch));

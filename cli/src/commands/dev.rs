@@ -95,7 +95,8 @@ pub async fn run(args: DevArgs) -> Outcome {
     let scheduler = tokio::spawn(windlass_scheduler::run(life.clone(), duties, last.clone()));
     let render = Arc::new(move || metrics.render());
     let app = role::app(&settings, life, render, shutdown.token.clone());
-    let router = windlass_api::router(app.clone()).merge(windlass_api::admin_router(app));
+    // Without an admin listener it serves the probes and metrics too.
+    let router = windlass_api::router(app);
     let bounds = Bounds::from(&settings.api);
     let server = tokio::spawn(serve(listener, router, bounds, shutdown.token.clone()));
     output::line(&format!("windlass dev is ready: http://{address}"))?;

@@ -83,7 +83,7 @@ impl Fleet {
         let mut set = |key: &str, value: String| {
             env.insert(key.to_owned(), value);
         };
-        set("WINDLASS_LEDGER__URL", postgres.empty_database_url());
+        set("WINDLASS_LEDGER__URL", postgres.url(&postgres.empty_database()));
         set("WINDLASS_ENGINE__URL", redis.url());
         set("WINDLASS_API__LISTEN", format!("127.0.0.1:{port}"));
         set("WINDLASS_WORKER__LEASE", format!("{}s", LEASE.as_secs()));

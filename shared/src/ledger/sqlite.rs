@@ -33,6 +33,8 @@ mod reports;
 mod schema;
 mod statement;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use fault::{Fault, Health};

@@ -22,6 +22,7 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     // The engine
     ("windlass_engine_call_seconds", Histogram, "Time of a call to the engine, by call"),
     ("windlass_engine_errors_total", Counter, "Calls to the engine that failed, by call"),
+    ("windlass_log_events_dropped_total", Counter, "Log events dropped because their place floods"),
     // Serving
     ("windlass_http_connections", Gauge, "Open connections"),
     ("windlass_http_connections_refused_total", Counter, "Connections refused, by bound"),

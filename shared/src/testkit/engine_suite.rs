@@ -243,11 +243,18 @@ pub const fn us(n: u64) -> Duration {
 }
 
 /// Makes a test of every case, in modules named like the suite's. The argument is the path, from the
-/// crate's root, of an async function that gives a fresh [`Rig`].
+/// crate's root, of an async function that gives a fresh [`Rig`]. With `, together` one test per module runs
+/// its cases one after the other: for stores that take long to start.
 #[macro_export]
 macro_rules! engine_cases {
     ($rig:path) => {
-        $crate::engine_cases!(@ $rig, push:
+        $crate::engine_cases!(@list apart $rig);
+    };
+    ($rig:path, together) => {
+        $crate::engine_cases!(@list together $rig);
+    };
+    (@list $mode:ident $rig:path) => {
+        $crate::engine_cases!(@ $mode $rig, push:
             a_pushed_job_is_claimable_at_once
             a_job_for_later_waits_for_its_time
             a_push_is_repeatable
@@ -263,7 +270,7 @@ macro_rules! engine_cases {
             a_replacement_needs_no_room_for_another_job
             the_default_budget_holds_until_configured
         );
-        $crate::engine_cases!(@ $rig, claim:
+        $crate::engine_cases!(@ $mode $rig, claim:
             leases_are_given_in_ready_order
             a_level_of_priority_is_worth_a_unit_of_waiting
             a_new_unit_of_priority_orders_later_pushes
@@ -280,10 +287,11 @@ macro_rules! engine_cases {
             a_claim_promotes_and_reaps_a_bounded_number
             the_next_due_is_the_earliest_delayed
             an_expired_job_ends_unclaimed
+            a_job_that_ran_before_may_expire
             a_job_expires_at_its_instant
             a_claim_ends_a_bounded_number_of_expired_jobs
         );
-        $crate::engine_cases!(@ $rig, filter:
+        $crate::engine_cases!(@ $mode $rig, filter:
             a_filter_skips_other_kinds
             several_kinds_may_be_asked_for
             a_scan_is_bounded_and_goes_on_where_it_stopped
@@ -292,7 +300,7 @@ macro_rules! engine_cases {
             an_offset_without_a_filter_is_ignored
             an_expired_job_of_another_kind_ends_too
         );
-        $crate::engine_cases!(@ $rig, lease:
+        $crate::engine_cases!(@ $mode $rig, lease:
             an_extended_lease_ends_later
             a_lease_never_moves_back
             a_lease_that_ran_out_is_held_until_reaped
@@ -300,7 +308,7 @@ macro_rules! engine_cases {
             extend_answers_for_each_lease_in_order
             extend_tells_of_a_cancellation
         );
-        $crate::engine_cases!(@ $rig, reap:
+        $crate::engine_cases!(@ $mode $rig, reap:
             a_lease_is_reaped_after_its_end_not_at_it
             a_lost_job_is_ready_in_its_old_place
             crashes_count_apart_from_attempts
@@ -310,7 +318,7 @@ macro_rules! engine_cases {
             a_reaped_holder_settles_nothing
             promote_is_bounded_and_takes_the_earliest_first
         );
-        $crate::engine_cases!(@ $rig, settle:
+        $crate::engine_cases!(@ $mode $rig, settle:
             success_ends_the_job
             a_retry_counts_and_waits
             a_retry_without_delay_is_ready_at_once
@@ -328,7 +336,7 @@ macro_rules! engine_cases {
             a_settled_job_stays_until_confirmed
             details_travel_unchanged
         );
-        $crate::engine_cases!(@ $rig, cancel:
+        $crate::engine_cases!(@ $mode $rig, cancel:
             a_ready_job_is_removed
             a_delayed_job_is_removed
             an_absent_job_is_kept_out
@@ -339,15 +347,15 @@ macro_rules! engine_cases {
             a_finished_job_is_left_to_its_outcome
             cancel_answers_for_each_job_in_order
         );
-        $crate::engine_cases!(@ $rig, tombstones:
+        $crate::engine_cases!(@ $mode $rig, tombstones:
             a_tombstone_outlives_the_push_window
             a_tombstone_stands_for_its_time_and_no_longer_than_twice
             a_confirmed_job_stays_out
             a_redriven_job_gets_in
             a_tombstone_is_never_lowered
-            a_replaced_tombstone_leaves_no_trace
+            the_end_of_a_redriven_job_stands_too
         );
-        $crate::engine_cases!(@ $rig, outbox:
+        $crate::engine_cases!(@ $mode $rig, outbox:
             outcomes_come_in_order_without_gaps
             the_first_outcome_is_numbered_by_engine_time
             a_reader_bounds_what_it_gets
@@ -355,9 +363,10 @@ macro_rules! engine_cases {
             confirm_past_the_end_forgets_what_is_there
             confirm_forgets_only_what_it_names
             a_recorded_retry_leaves_the_job_alone
+            a_second_end_waits_for_its_own_confirmation
             a_confirmed_job_leaves_its_room
         );
-        $crate::engine_cases!(@ $rig, look:
+        $crate::engine_cases!(@ $mode $rig, look:
             peek_shows_every_state
             peek_counts_the_jobs_ahead
             exists_knows_every_state
@@ -368,22 +377,34 @@ macro_rules! engine_cases {
             shards_are_apart
             an_unknown_shard_is_empty
         );
-        $crate::engine_cases!(@ $rig, signals:
+        $crate::engine_cases!(@ $mode $rig, signals:
             a_push_wakes
             a_job_for_later_does_not_wake_until_promoted
             a_resumed_shard_wakes
             a_returned_job_wakes
+            a_lifted_brake_wakes
             outcomes_wake_the_recorder
             a_cancellation_is_told_to_the_holder
             other_shards_are_not_heard
         );
-        $crate::engine_cases!(@ $rig, feed:
+        $crate::engine_cases!(@ $mode $rig, feed:
             events_are_read_in_order_once
             a_reader_from_another_life_starts_over
             namespaces_have_feeds_of_their_own
         );
     };
-    (@ $rig:path, $module:ident: $($case:ident)*) => {
+    (@ together $rig:path, $module:ident: $($case:ident)*) => {
+        #[tokio::test]
+        async fn $module() {
+            $(
+                // Shown only when the test fails: the last one is the case that did.
+                println!("{}", stringify!($case));
+                let rig = $rig().await;
+                $crate::testkit::engine_suite::$module::$case(&rig).await;
+            )*
+        }
+    };
+    (@ apart $rig:path, $module:ident: $($case:ident)*) => {
         mod $module {
             $(
                 #[tokio::test]

@@ -89,3 +89,50 @@ impl Replay for OnRedis {
         self.stage.redis.dump(&self.shard).await.expect("the shard's keys agree with each other")
     }
 }
+
+/// A shard whose errors are remembered rather than fatal: of scripts that are broken on purpose.
+pub struct Tolerant {
+    inner: OnRedis,
+    broke: bool,
+}
+
+impl OnRedis {
+    pub fn tolerant(self) -> Tolerant {
+        Tolerant { inner: self, broke: false }
+    }
+}
+
+impl Tolerant {
+    /// Whether a script failed, or left keys that contradict each other.
+    pub fn broke(&self) -> bool {
+        self.broke
+    }
+}
+
+impl Replay for Tolerant {
+    async fn now(&mut self) -> Timestamp {
+        self.inner.now().await
+    }
+    async fn advance(&mut self, by: Duration) {
+        self.inner.advance(by).await;
+    }
+    async fn call(&mut self, wanted: &Call) -> (Reply, Timestamp) {
+        let now = self.inner.stage.clock.now();
+        match call(&self.inner.stage.engine, &self.inner.shard, wanted).await {
+            Ok(reply) => (reply, now),
+            Err(_) => {
+                self.broke = true;
+                (Reply::Confirm, now)
+            }
+        }
+    }
+    async fn dump(&mut self) -> ShardDump {
+        match self.inner.stage.redis.dump(&self.inner.shard).await {
+            Ok(dump) => dump,
+            Err(_) => {
+                self.broke = true;
+                ShardDump::default()
+            }
+        }
+    }
+}

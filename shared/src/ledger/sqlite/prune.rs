@@ -16,6 +16,8 @@ use crate::model::time::Timestamp;
 
 /// A job may have got its id this much later, by a clock set back since, than it ended.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
+/// Roll-ups are kept at least this long, however short the retention of jobs.
+const ROLLUPS_TTL: Duration = Duration::from_secs(90 * 86_400);
 /// The last instant that an id can hold.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
@@ -76,7 +78,8 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<u64, Fault>
     Ok(gone.len() as u64)
 }
 
-/// Deletes what is not a job and past its time, at most `limit` rows of each table; how many rows.
+/// Deletes what is not a job and past its time, at most `limit` rows of each table; how many rows. The rows of
+/// finished operations and old roll-ups are not counted: nobody waits for them to be gone.
 pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
     let day_ago = tx.now.minus(IDEMPOTENCY_TTL);
     // A value may wait this long for the submission that names it.
@@ -103,6 +106,8 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
              (SELECT namespace, id FROM workers WHERE seen_at < ? LIMIT ?)",
             before,
         ),
+    ];
+    let uncounted = [
         (
             "DELETE FROM operations WHERE (namespace, id) IN \
              (SELECT namespace, id FROM operations WHERE finished_at < ? LIMIT ?)",
@@ -111,13 +116,25 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
         (
             "DELETE FROM rollups WHERE (namespace, minute, queue, kind, outcome) IN \
              (SELECT namespace, minute, queue, kind, outcome FROM rollups WHERE minute < ? LIMIT ?)",
-            before,
+            before.min(tx.now.minus(ROLLUPS_TTL)),
         ),
     ];
     let mut deleted = 0;
     for (sql, before) in steps {
-        let args = Args::default().with(before.micros()).with(i64::from(limit));
-        deleted += execute(tx.connection, sql, args).await?;
+        deleted += step(tx, sql, before, limit).await?;
+    }
+    for (sql, before) in uncounted {
+        step(tx, sql, before, limit).await?;
     }
     Ok(deleted)
+}
+
+async fn step(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    before: Timestamp,
+    limit: u32,
+) -> Result<u64, Fault> {
+    let args = Args::default().with(before.micros()).with(i64::from(limit));
+    execute(tx.connection, sql, args).await
 }

@@ -234,6 +234,21 @@ pub async fn an_expired_job_ends_unclaimed(rig: &Rig) {
     assert_eq!(rig.state(0).await, None);
 }
 
+/// Each attempt is a start: a retry that comes too late does not run either.
+pub async fn a_job_that_ran_before_may_expire(rig: &Rig) {
+    rig.open().await;
+    let expires_at = Some(rig.now().await.plus(ms(10)));
+    rig.push(&[Push { expires_at, ..rig.job(0).await }]).await;
+    let (held, _) = rig.claim_one().await;
+    rig.settle(held, Verdict::Retry { delay: ms(10) }).await;
+    rig.advance(ms(10)).await;
+    assert_eq!(rig.claim(9).await, []);
+    let outcome = rig.last_outcome().await;
+    assert_eq!((outcome.ended, outcome.attempt), (Ended::Expired, 1));
+    assert_eq!(outcome.fence, Fence(held.fence.0 + 1));
+    assert_eq!((outcome.claimed_at, outcome.worker), (None, None));
+}
+
 /// A µs before, it may still start.
 pub async fn a_job_expires_at_its_instant(rig: &Rig) {
     rig.open().await;

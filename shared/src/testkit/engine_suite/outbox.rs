@@ -100,6 +100,21 @@ pub async fn a_recorded_retry_leaves_the_job_alone(rig: &Rig) {
     assert_eq!(rig.settle(again, Verdict::Succeeded).await, Settled::Settled);
 }
 
+/// A job that ended, was redriven and ended again, all unrecorded.
+pub async fn a_second_end_waits_for_its_own_confirmation(rig: &Rig) {
+    rig.open_with(1).await;
+    let (first, _) = rig.claim_one().await;
+    rig.settle(first, Verdict::Dead).await;
+    rig.push(&[Push { fence: Fence(first.fence.0 + 1), ..rig.job(0).await }]).await;
+    let (second, _) = rig.claim_one().await;
+    rig.settle(second, Verdict::Succeeded).await;
+    let ends = rig.outcomes().await;
+    rig.confirm(ends[0].seq).await;
+    assert_eq!(rig.state(0).await, Some(LiveState::Finishing));
+    rig.confirm(ends[1].seq).await;
+    assert_eq!(rig.state(0).await, None);
+}
+
 /// Jobs and bytes are counted off.
 pub async fn a_confirmed_job_leaves_its_room(rig: &Rig) {
     rig.end(2, Verdict::Succeeded).await;

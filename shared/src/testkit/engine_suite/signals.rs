@@ -92,6 +92,19 @@ pub async fn a_returned_job_wakes(rig: &Rig) {
     wait_for(&mut signals, &rig.ready()).await;
 }
 
+/// The jobs were there all along.
+pub async fn a_lifted_brake_wakes(rig: &Rig) {
+    let most = BOUNDS.outbox_entries_max as u8;
+    rig.open_with(most + 1).await;
+    for _ in 0..most {
+        let (held, _) = rig.claim_one().await;
+        rig.settle(held, Verdict::Succeeded).await;
+    }
+    let mut signals = rig.listen().await;
+    rig.confirm_all().await;
+    wait_for(&mut signals, &rig.ready()).await;
+}
+
 /// Of settles and of reaps.
 pub async fn outcomes_wake_the_recorder(rig: &Rig) {
     rig.open_with(2).await;

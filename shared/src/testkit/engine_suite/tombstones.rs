@@ -31,6 +31,9 @@ pub async fn a_tombstone_stands_for_its_time_and_no_longer_than_twice(rig: &Rig)
         assert!(!rig.knows(n).await);
         assert_eq!(rig.push(&[rig.job(n).await]).await, [Pushed::Added]);
     }
+    rig.cancel(2, Fence(1)).await;
+    rig.advance(TOMBSTONE_TTL * 2).await;
+    assert!(!rig.knows(2).await, "also when nobody looked for long");
 }
 
 /// A finished job does not start again by a late push.
@@ -70,17 +73,16 @@ pub async fn a_tombstone_is_never_lowered(rig: &Rig) {
     assert_eq!(rig.push(&same).await, [Pushed::Added]);
 }
 
-/// The fence of the entry decides alone once it is there.
-pub async fn a_replaced_tombstone_leaves_no_trace(rig: &Rig) {
+/// The later tombstone is the one that counts.
+pub async fn the_end_of_a_redriven_job_stands_too(rig: &Rig) {
     rig.open().await;
     rig.cancel(0, Fence(5)).await;
-    rig.push(&[Push { fence: Fence(6), ..rig.job(0).await }]).await;
-    assert_eq!(rig.push(&[Push { fence: Fence(7), ..rig.job(0).await }]).await, [Pushed::Added]);
+    assert_eq!(rig.push(&[Push { fence: Fence(6), ..rig.job(0).await }]).await, [Pushed::Added]);
     let (held, _) = rig.claim_one().await;
     rig.settle(held, Verdict::Succeeded).await;
     rig.confirm_all().await;
-    assert_eq!(
-        rig.push(&[Push { fence: held.fence, ..rig.job(0).await }]).await,
-        [Pushed::Present]
-    );
+    let again = |fence| async move { rig.push(&[Push { fence, ..rig.job(0).await }]).await };
+    assert_eq!(again(Fence(7)).await, [Pushed::Present]);
+    assert_eq!(again(held.fence).await, [Pushed::Present]);
+    assert_eq!(again(Fence(held.fence.0 + 1)).await, [Pushed::Added]);
 }

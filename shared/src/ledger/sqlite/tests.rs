@@ -1,0 +1,204 @@
+//! Faults that only this module can cause: a full disk, a damaged file, a write of ours that fails.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use futures::FutureExt;
+
+use super::statement::{Args, execute};
+use super::*;
+use crate::model::job::{JobSpec, NewJob, Value};
+
+async fn ledger(folder: &tempfile::TempDir) -> (Sqlite, LedgerSettings) {
+    let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
+    let settings = LedgerSettings::new(url);
+    Sqlite::migrate(&settings).await.unwrap();
+    (Sqlite::open(&settings).await.unwrap(), settings)
+}
+
+fn new_jobs(n: usize) -> Vec<NewJob> {
+    let job = || NewJob {
+        id: JobId::generate(),
+        namespace: Namespace::default(),
+        queue: QueueName::default(),
+        kind: "test.kind".parse().unwrap(),
+        priority: Priority::default(),
+        payload: Value::Inline(vec![b'1'; 2_000].into()),
+        run_at: None,
+        expires_at: None,
+        spec: JobSpec::default(),
+        unique: None,
+        tags: Vec::new(),
+        meta: None,
+        request_id: None,
+        traceparent: None,
+    };
+    (0..n).map(|_| job()).collect()
+}
+
+async fn submit(ledger: &Sqlite, n: usize) -> Result<Vec<JobId>> {
+    let jobs = new_jobs(n);
+    let ids = jobs.iter().map(|job| job.id).collect();
+    let submission = Submission { jobs, atomic: false, idempotency: None };
+    match ledger.submit(submission).await? {
+        SubmitOutcome::Done(results) if results.iter().all(Result::is_ok) => Ok(ids),
+        other => panic!("expected acceptance, got {other:?}"),
+    }
+}
+
+async fn write(ledger: &Sqlite, sql: &'static str) -> Result<u64> {
+    let change = ledger.writer.change(move |tx| {
+        async move { execute(tx.connection, sql, Args::default()).await }.boxed()
+    });
+    change.await
+}
+
+/// Goal: a full disk refuses writes and harms nothing, and once there is room they are taken again without
+/// a restart.
+#[tokio::test]
+async fn a_full_disk_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = ledger(&folder).await;
+    write(&ledger, "PRAGMA max_page_count = 300").await.unwrap();
+    let mut accepted = Vec::new();
+    let refused = loop {
+        match submit(&ledger, 20).await {
+            Ok(ids) => accepted.extend(ids),
+            Err(error) => break error,
+        }
+        assert!(accepted.len() < 10_000, "300 pages hold no 10,000 jobs");
+    };
+    assert!(matches!(refused, LedgerError::Unavailable(_)), "{refused:?}");
+    assert!(matches!(submit(&ledger, 20).await, Err(LedgerError::Unavailable(_))));
+    assert_eq!(ledger.jobs(&accepted).await.unwrap().len(), accepted.len());
+    ledger.now().await.unwrap();
+    write(&ledger, "PRAGMA max_page_count = 100000").await.unwrap();
+    let later = submit(&ledger, 20).await.unwrap();
+    assert_eq!(ledger.jobs(&later).await.unwrap().len(), 20);
+    ledger.close().await;
+}
+
+/// Goal: damage that a read comes upon ends acceptance too. Method: every page behind the first ones is
+/// overwritten while the ledger is closed.
+#[tokio::test]
+async fn damage_seen_by_a_read_ends_acceptance() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, settings) = ledger(&folder).await;
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.extend(submit(&first, 100).await.unwrap());
+    }
+    first.close().await;
+    let path = folder.path().join("ledger.db");
+    let length = path.metadata().unwrap().len();
+    let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(100 * 4096)).unwrap();
+    file.write_all(&vec![0x5a; usize::try_from(length).unwrap() - 100 * 4096]).unwrap();
+    let ledger = Sqlite::open(&settings).await.unwrap();
+    let read = ledger.jobs(&ids).await;
+    assert!(matches!(read, Err(LedgerError::Unavailable(_))), "{read:?}");
+    for _ in 0..2 {
+        let refused = submit(&ledger, 1).await;
+        assert!(matches!(refused, Err(LedgerError::Unavailable(_))), "{refused:?}");
+        assert!(matches!(ledger.now().await, Err(LedgerError::Unavailable(_))));
+    }
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    std::fs::write(&path, vec![0x5a; 8192]).unwrap();
+    let settings = LedgerSettings::new(format!("sqlite://{}", path.display()));
+    assert!(matches!(Sqlite::open(&settings).await, Err(LedgerError::Unavailable(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), vec![0x5a; 8192]);
+}
+
+/// Goal: a write that fails half-way leaves nothing, and the others of its transaction stay. Method: all are
+/// handed in before the writer has a turn, so they share a transaction.
+#[tokio::test]
+async fn a_write_that_fails_is_undone_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = ledger(&folder).await;
+    let queue = |name: &str| -> QueueName { name.parse().unwrap() };
+    let half = ledger.writer.change(|tx| {
+        async move {
+            let (namespace, name) = (Namespace::default(), "half".parse().expect("a name"));
+            queues::ensure(tx, &namespace, &name).await?;
+            execute(tx.connection, "INSERT INTO no_such_table VALUES (1)", Args::default()).await
+        }
+        .boxed()
+    });
+    let namespace = Namespace::default();
+    let settings = QueueSettings::default();
+    let (name, other) = (queue("before"), queue("after"));
+    let (before, half, after, jobs) = tokio::join!(
+        ledger.set_queue(&namespace, &name, &settings),
+        half,
+        ledger.set_queue(&namespace, &other, &settings),
+        submit(&ledger, 3),
+    );
+    assert!(matches!(half, Err(LedgerError::Failed(_))), "{half:?}");
+    before.unwrap();
+    after.unwrap();
+    jobs.unwrap();
+    let names: Vec<String> =
+        ledger.queues(None).await.unwrap().iter().map(|q| q.name.to_string()).collect();
+    assert_eq!(names, ["after", "before", "default"]);
+    // The writer does not think that it exists.
+    ledger.set_paused(&namespace, &queue("half"), None).await.unwrap();
+    assert!(ledger.queue(&namespace, &queue("half")).await.unwrap().is_some());
+    ledger.close().await;
+}
+
+/// Goal: dropping the ledger without closing it ends the writer and frees the file.
+#[tokio::test]
+async fn a_dropped_ledger_lets_go_of_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, settings) = ledger(&folder).await;
+    submit(&first, 1).await.unwrap();
+    drop(first);
+    let reopened = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            match Sqlite::open(&settings).await {
+                Err(LedgerError::Unfit(_)) => tokio::task::yield_now().await,
+                other => break other,
+            }
+        }
+    });
+    reopened.await.expect("the lock is given up").unwrap().close().await;
+}
+
+/// Goal: the wide statements look rows up by their ids; none scans `jobs`.
+#[tokio::test]
+async fn no_hot_statement_scans_the_jobs() {
+    use sqlx::Row;
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = ledger(&folder).await;
+    for sql in [
+        "EXPLAIN QUERY PLAN WITH v (row, state, fence) AS (VALUES (1, 2, 3), (4, 5, 6)) \
+         UPDATE jobs SET state = v.state FROM v WHERE jobs.row = v.row AND jobs.state < 10 \
+         AND jobs.fence <= v.fence",
+        "EXPLAIN QUERY PLAN WITH v (id, fence) AS (VALUES (x'00', 2), (x'01', 3)) \
+         UPDATE jobs SET state = 3 FROM v WHERE jobs.id = v.id AND jobs.state < 10 \
+         AND jobs.fence < v.fence",
+        "EXPLAIN QUERY PLAN SELECT id, row FROM jobs WHERE id IN (VALUES (x'00'), (x'01'))",
+        "EXPLAIN QUERY PLAN SELECT h.job_id, j.state FROM holds h LEFT JOIN jobs j ON j.id = h.job_id \
+         WHERE (h.namespace, h.queue, h.unique_key) IN (VALUES ('a', 'b', 'c'), ('d', 'e', 'f'))",
+        "EXPLAIN QUERY PLAN DELETE FROM holds WHERE until IS NULL \
+         AND (namespace, queue, unique_key, job_id) IN (VALUES ('a', 'b', 'c', x'00'))",
+        "EXPLAIN QUERY PLAN SELECT 1 FROM jobs WHERE payload_blob = x'00'",
+        "EXPLAIN QUERY PLAN SELECT id FROM jobs j WHERE j.namespace = 'a' AND j.queue = 'b' \
+         AND j.id > x'00' AND j.state < 10 AND j.state > 0 AND j.run_at < 1 AND j.changed_at < 1 \
+         ORDER BY j.id LIMIT 10",
+    ] {
+        let mut reader = ledger.reader().await.unwrap();
+        let steps = statement::rows(&mut reader, sql, Args::default()).await.unwrap();
+        let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
+        let scans = steps.iter().any(|step| {
+            ["SCAN jobs", "SCAN h", "SCAN j", "SCAN holds"].iter().any(|scan| step.starts_with(scan))
+        });
+        assert!(!scans, "{sql}\n{steps:#?}");
+    }
+    ledger.close().await;
+}
