@@ -205,7 +205,9 @@ fn explain(text: &str, base: &str, error: &serde_json::Error) -> ApiError {
             format!("{message} (line {line}, column {column})"),
         );
     }
-    let place = json::place_at(text, json::offset_of(text, line, column));
+    // Only decides how precise the pointer is; serde has no other way to tell the two apart.
+    let of_container = message.starts_with("missing field");
+    let place = json::place_at(text, json::offset_of(text, line, column), !of_container);
     let pointer = format!("{base}{}", place.pointer);
     if place.duplicate_key {
         return ApiError::new(Code::DuplicateKey, format!("{pointer} is given twice"))
@@ -315,6 +317,20 @@ impl Params {
     }
 }
 
+/// For calls that have no query parameters.
+pub struct NoParams;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParams {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            Params::from_request_parts(parts, state).await?.finish()?;
+        }
+        Ok(Self)
+    }
+}
+
 /// The caller's `Idempotency-Key`.
 ///
 /// # Errors
@@ -401,6 +417,11 @@ mod tests {
         assert_eq!(fault(r#"{"a":-0}"#), at("/a"));
         assert_eq!(fault(r#"{"b":[{},{"c":1}]}"#), at("/b/1/c"));
         assert_eq!(fault(r#"{"b":[{},{"d/e":1}]}"#), at("/b/1/d~1e"));
+        assert_eq!(fault(r#"{"b":[7]}"#), at("/b/0"));
+        assert_eq!(
+            fault(r#"{"b":[{}], "a":null, "b":7}"#),
+            (Code::DuplicateKey, Some("/b".into()))
+        );
         assert_eq!(fault(r#"{"zzz":1}"#), at("/zzz"));
         assert_eq!(fault("{\n  \"a\": 1,\n  \"b\": 7}"), at("/b"));
         assert_eq!(fault(r#"{"a":1,"a":2}"#), (Code::DuplicateKey, Some("/a".into())));
