@@ -22,6 +22,7 @@ use windlass_worker::reporter::ledger::LedgerReporter;
 use windlass_worker::worker::{Worker, WorkerError};
 
 use super::role;
+use crate::admin;
 use crate::boot::{self, Booted};
 use crate::exit::{Failure, Outcome};
 use crate::output;
@@ -95,7 +96,12 @@ pub async fn run(args: DevArgs) -> Outcome {
     let scheduler = tokio::spawn(windlass_scheduler::run(life.clone(), duties, last.clone()));
     let render = Arc::new(move || metrics.render());
     let app = role::app(&settings, life, render, shutdown.token.clone());
-    // Without an admin listener it serves the probes and metrics too.
+    if let Some(address) = settings.admin_listen {
+        let listener = boot::listen(address, "admin.listen").await?;
+        let router = windlass_api::admin_router(app.clone());
+        admin::spawn(listener, router, ended.clone(), &shutdown.tasks);
+    }
+    // Without an admin listener it serves the metrics too.
     let router = windlass_api::router(app);
     let bounds = Bounds::from(&settings.api);
     let server = tokio::spawn(serve(listener, router, bounds, shutdown.token.clone()));

@@ -23,7 +23,7 @@ async fn rig(templates: &str) -> (Rig, Running, TempDir) {
 
 fn sh(name: &str, script: &str, more: &str) -> String {
     format!(
-        "[commands.{name}]\nprogram = \"/bin/sh\"\nargs = [\"-c\", '''{script}''', \"sh\"]\n{more}\n"
+        "[commands.{name}]\nprogram = \"/bin/sh\"\nargs = [\"-c\", '''{script}''', \"--\"]\n{more}\n"
     )
 }
 
@@ -44,8 +44,12 @@ fn processes_with(marker: &str) -> Vec<PathBuf> {
 #[tokio::test]
 async fn arguments_are_passed_as_they_are() {
     let hostile = ["; rm -rf x", "$(id)", "`id`", "--output=/etc/x", "-", "a\nb", "*", ""];
-    let (mut rig, worker, _dir) =
-        rig(&sh("args", r#"for a in "$@"; do printf '[%s]' "$a"; done"#, "allow_args = 8")).await;
+    let (mut rig, worker, _dir) = rig(&sh(
+        "args",
+        r#"for a in "$@"; do printf '[%s]' "$a"; done; sleep 0.1"#,
+        "args_max = 8",
+    ))
+    .await;
     let end = run(&mut rig, json!({"command": "args", "args": hostile})).await;
     assert_eq!(end.ended, Ended::Succeeded, "{end:?}");
     let want: String = hostile.iter().map(|arg| format!("[{arg}]")).collect();
@@ -60,7 +64,8 @@ async fn arguments_are_passed_as_they_are() {
 
 #[tokio::test]
 async fn a_payload_gets_no_further_than_its_template_lets_it() {
-    let templates = sh("plain", "true", "env = { FIXED = \"1\", OPEN = true }\nallow_args = 1");
+    let templates =
+        sh("plain", "true", "env = { FIXED = \"1\" }\nenv_allowed = [\"OPEN\"]\nargs_max = 1");
     let (mut rig, worker, _dir) = rig(&templates).await;
     for (payload, code) in [
         (json!({"command": "other"}), "command_not_registered"),
@@ -102,7 +107,8 @@ async fn a_command_inherits_neither_environment_nor_files() {
         stdout.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     for name in &names {
         let ours = name.starts_with("WINDLASS_")
-            || ["PATH", "MINE", "TRACEPARENT", "PWD", "SHLVL", "_", "OLDPWD"].contains(name);
+            || ["PATH", "LANG", "MINE", "TRACEPARENT", "PWD", "SHLVL", "_", "OLDPWD"]
+                .contains(name);
         assert!(ours, "{name} is inherited");
     }
     assert!(
@@ -148,12 +154,12 @@ async fn exit_codes_signals_and_faults_are_told_apart() {
     .concat();
     let (mut rig, worker, dir) = rig(&templates).await;
     for (command, code, part) in [
-        ("code", "command_failed", "exit code 3: because"),
-        ("signal", "command_failed", "signal 11"),
+        ("code", "command_failed", "exit code 3; stderr ends with: because"),
+        ("signal", "command_killed", "signal 11"),
         ("missing", "command_not_started", "No such file"),
         ("folder", "command_not_started", "ermission denied"),
-        ("hog", "command_memory_exceeded", "bytes of memory"),
-        ("slow", "command_timeout", "limit of 200ms"),
+        ("hog", "out_of_memory", "bytes of memory"),
+        ("slow", "timeout", "limit of 200ms"),
         ("files", "command_failed", ""),
     ] {
         let end = run(&mut rig, json!({"command": command})).await;
@@ -258,7 +264,7 @@ async fn no_process_of_a_command_outlives_it() {
     again();
     let before = Instant::now();
     let end = run(&mut rig, json!({"command": "stays"})).await;
-    assert_eq!(end.code(), "command_timeout");
+    assert_eq!((end.code(), end.detail.head.timed_out), ("timeout", false));
     assert!(dir.path().join("all").exists(), "it was stopped too early to prove anything");
     assert!(before.elapsed() < Duration::from_secs(8), "{:?}", before.elapsed());
     assert_gone(end.id);
