@@ -26,9 +26,16 @@ binary="${WINDLASS_BIN:-$root/target/debug/windlass}"
 folder="$(mktemp -d)"
 port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 url="http://127.0.0.1:$port"
-WINDLASS_LOG__LEVEL=warn "$binary" dev --listen "127.0.0.1:$port" --data-dir "$folder/data" \
+export WINDLASS_LOG__LEVEL=warn WINDLASS_AUTH__MODE=required
+mkdir -p "$folder/data"
+ledger="sqlite://$folder/data/ledger.db"
+WINDLASS_LEDGER__URL="$ledger" "$binary" migrate up >"$folder/log"
+key="$(WINDLASS_LEDGER__URL="$ledger" "$binary" key create --role admin --name contract --output json |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["key"])')"
+"$binary" dev --listen "127.0.0.1:$port" --data-dir "$folder/data" \
     >"$folder/log" 2>&1 &
 pid=$!
+# shellcheck disable=SC2329 # by the trap
 finish() {
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
@@ -50,6 +57,7 @@ status=0
 "$venv/bin/st" run "$url/openapi.json" \
     --checks all \
     --exclude-path /v1/events \
+    --header "Authorization: Bearer $key" \
     --max-time "${CONTRACT_SECONDS:-120}" \
     --request-timeout 60 \
     --workers 2 \

@@ -209,8 +209,8 @@ step_doctest() {
 }
 
 step_contract() {
-    cargo build --locked --bin windlass && scripts/contract.sh ||
-        fail "the API and its OpenAPI document disagree" "run: scripts/contract.sh"
+    cargo build --locked --bin windlass || fail "the binary does not build"
+    scripts/contract.sh || fail "the API and its OpenAPI document disagree" "run: scripts/contract.sh"
 }
 
 # Advisories need a database from the network: CI has a job of its own for them.

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use windlass_shared::engine::EngineError;
 use windlass_shared::ledger::LedgerError;
 
-/// Where the codes are explained; `type` points there.
-const DOCUMENTATION: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/errors.md");
+/// `type` is this and the code: a name, not an address, since an installation may have no way out.
+const TYPE: &str = "urn:windlass:error:";
 
 /// One line of the table of codes.
 #[derive(Debug)]
@@ -247,7 +247,7 @@ impl ApiError {
     pub fn problem(&self, request_id: &str) -> Problem {
         let info = self.inner.code.info();
         Problem {
-            type_: format!("{DOCUMENTATION}#{}", info.code),
+            type_: format!("{TYPE}{}", info.code),
             title: info.title,
             status: info.status,
             detail: self.inner.detail.clone(),
@@ -299,7 +299,7 @@ impl IntoResponse for ApiError {
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// Where the code is explained.
+    /// The code as a URI.
     #[serde(rename = "type")]
     #[schema(format = "uri")]
     type_: String,

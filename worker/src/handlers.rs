@@ -12,6 +12,7 @@ mod command_run;
 mod echo;
 mod fail;
 mod http_request;
+mod json_text;
 mod noop;
 mod sleep;
 

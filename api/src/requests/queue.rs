@@ -59,7 +59,8 @@ pub struct QueuePatch {
 }
 
 /// A rate.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = RateLimit)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct RateLimitDocs {

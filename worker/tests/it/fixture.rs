@@ -201,6 +201,7 @@ impl Rig {
 /// An outcome with its detail read.
 #[derive(Debug)]
 pub struct Ending {
+    pub id: JobId,
     pub ended: Ended,
     pub attempt: u32,
     pub at: Timestamp,
@@ -210,7 +211,13 @@ pub struct Ending {
 impl From<Outcome> for Ending {
     fn from(outcome: Outcome) -> Self {
         let detail = Detail::decode(&outcome.detail).unwrap();
-        Self { ended: outcome.ended, attempt: outcome.attempt, at: outcome.at, detail }
+        Self {
+            id: outcome.id,
+            ended: outcome.ended,
+            attempt: outcome.attempt,
+            at: outcome.at,
+            detail,
+        }
     }
 }
 

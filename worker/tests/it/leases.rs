@@ -50,8 +50,12 @@ async fn a_handler_that_blocks_every_thread_keeps_its_lease() {
     let stop = tokio_util::sync::CancellationToken::new();
     let token = stop.clone();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.unwrap().block_on(async { tokio::spawn(worker.run(token)).await.unwrap() }).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime
+            .unwrap()
+            .block_on(async { tokio::spawn(worker.run(token)).await.unwrap() })
+            .unwrap();
     });
     let engine = rig.engine.clone();
     let shard = rig.shard.clone();
@@ -181,6 +185,9 @@ async fn a_job_that_another_worker_holds_is_stopped() {
     let settled = rig.engine.settle(&rig.shard, &[settle]).await.unwrap();
     assert_eq!(settled, [Settled::Settled]);
     let ends = rig.outcomes(id, |o| o.ended.is_terminal()).await;
-    assert_eq!(ends.into_iter().map(|end| end.ended).collect::<Vec<_>>(), [Ended::Lost, Ended::Succeeded]);
+    assert_eq!(
+        ends.into_iter().map(|end| end.ended).collect::<Vec<_>>(),
+        [Ended::Lost, Ended::Succeeded]
+    );
     worker.stop().await;
 }

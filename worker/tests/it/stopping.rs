@@ -186,7 +186,12 @@ async fn the_example_runs_and_stops_on_interrupt() {
     let caught = format!("/proc/{}/status", example.id());
     let listening = || {
         let status = std::fs::read_to_string(&caught).unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim().to_owned();
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .unwrap_or("0")
+            .trim()
+            .to_owned();
         u64::from_str_radix(&mask, 16).unwrap_or(0) & (1 << (libc::SIGINT - 1)) != 0
     };
     let wait = async {

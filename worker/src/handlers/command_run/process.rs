@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::pin::pin;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Capture;
-use super::tree;
+use super::tree::{self, Tree};
 use super::warden::{self, MESSAGE_BYTES, Message, Setup};
 
 /// Between asking a command to end and killing it.
@@ -25,8 +25,10 @@ const TERMINATE_GRACE: Duration = Duration::from_secs(2);
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 /// For the streams to end after all processes have: somebody else may have been handed their other ends.
 const STREAMS_TIME_MAX: Duration = Duration::from_secs(2);
-/// Memory is looked at this often.
+/// The tree is looked at this often, but for its first moments: short commands are to be seen as well.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// The first look, after the start; each further one takes twice as long.
+const SAMPLE_FIRST: Duration = Duration::from_millis(3);
 
 /// What to run.
 pub(super) struct Launch {
@@ -37,6 +39,7 @@ pub(super) struct Launch {
     pub(super) open_files_max: u64,
     pub(super) file_size_max: Option<u64>,
     pub(super) memory_max: Option<u64>,
+    pub(super) processes_max: usize,
     pub(super) timeout: Option<Duration>,
 }
 
@@ -45,13 +48,15 @@ pub(super) struct Launch {
 pub(super) enum Why {
     /// By itself, or killed by somebody.
     Ended(ExitStatus),
-    /// Over its limit.
-    TimedOut,
-    /// Over its memory.
-    TooMuchMemory,
+    /// Over this limit.
+    TimedOut(Duration),
+    /// It held this many bytes.
+    TooMuchMemory(u64),
+    /// It had this many.
+    TooManyProcesses(usize),
     /// The token fired.
     Cancelled,
-    /// Its warden is gone, so nothing is known of it.
+    /// Its warden was killed, so nothing is known of it.
     Unknown,
 }
 
@@ -62,7 +67,8 @@ pub(super) struct Finished {
     pub(super) stdout: Capture,
     pub(super) stderr: Capture,
     pub(super) cpu: Duration,
-    pub(super) memory_peak_bytes: u64,
+    /// `None` of a command that ended before it could be looked at.
+    pub(super) memory_peak_bytes: Option<u64>,
 }
 
 /// The warden, and with it the command. Dropping it kills the command's whole tree.
@@ -87,12 +93,19 @@ impl Drop for Running {
     }
 }
 
-/// Runs a command to its end. When dropped, or when the token fires, its whole process tree is ended.
+/// Runs a command to the end of its last process: what it has left behind when it ends is killed. When
+/// dropped, its whole process tree is killed; when the token fires or a limit is passed, it is ended, at the
+/// latest after the grace.
 ///
 /// # Errors
 /// When it cannot be started.
 pub(super) async fn run(launch: Launch, token: &CancellationToken) -> io::Result<Finished> {
     let (stdin, output_max) = (launch.stdin, launch.output_max);
+    let limits = Limits {
+        timeout: launch.timeout,
+        memory_max: launch.memory_max.unwrap_or(u64::MAX),
+        processes_max: launch.processes_max,
+    };
     let start = Start {
         command: launch.command,
         with_stdin: stdin.is_some(),
@@ -100,18 +113,23 @@ pub(super) async fn run(launch: Launch, token: &CancellationToken) -> io::Result
         file_size_max: launch.file_size_max,
     };
     // Copying a large worker's page tables takes a while.
-    let (mut running, streams) = tokio::task::spawn_blocking(move || start.start())
-        .await
-        .map_err(io::Error::other)??;
+    let (mut running, streams) =
+        tokio::task::spawn_blocking(move || start.start()).await.map_err(io::Error::other)??;
     let (mut out, mut err) = (Capture::new(output_max), Capture::new(output_max));
     let why;
     {
         let feeding = feed(streams.stdin, stdin);
         let mut streaming = pin!(
-            async { tokio::join!(feeding, drain(streams.stdout, &mut out), drain(streams.stderr, &mut err)) }
-                .fuse()
+            async {
+                tokio::join!(
+                    feeding,
+                    drain(streams.stdout, &mut out),
+                    drain(streams.stderr, &mut err)
+                )
+            }
+            .fuse()
         );
-        let mut following = pin!(running.follow(launch.timeout, launch.memory_max, token));
+        let mut following = pin!(running.follow(&limits, token));
         why = loop {
             tokio::select! {
                 why = &mut following => break why,
@@ -123,8 +141,15 @@ pub(super) async fn run(launch: Launch, token: &CancellationToken) -> io::Result
             let _ = tokio::time::timeout(STREAMS_TIME_MAX, streaming).await;
         }
     }
-    let (cpu, memory_peak_bytes) = (running.cpu, running.memory_peak_bytes);
+    let (cpu, peak) = (running.cpu, running.memory_peak_bytes);
+    let memory_peak_bytes = (peak > 0).then_some(peak);
     Ok(Finished { why, stdout: out, stderr: err, cpu, memory_peak_bytes })
+}
+
+struct Limits {
+    timeout: Option<Duration>,
+    memory_max: u64,
+    processes_max: usize,
 }
 
 struct Start {
@@ -179,20 +204,20 @@ impl Start {
 
 impl Running {
     /// Follows the command to its end and the end of everything that it left, and collects the warden.
-    async fn follow(
-        &mut self,
-        timeout: Option<Duration>,
-        memory_max: Option<u64>,
-        token: &CancellationToken,
-    ) -> Why {
-        let why = self.main_end(timeout, memory_max, token).await;
-        if matches!(why, Why::TimedOut | Why::Cancelled) {
-            self.terminate().await;
+    async fn follow(&mut self, limits: &Limits, token: &CancellationToken) -> Why {
+        let why = self.main_end(limits, token).await;
+        match why {
+            Why::TimedOut(_) | Why::Cancelled => self.terminate().await,
+            // Nobody is left to ask, or there is no time to lose.
+            Why::Ended(_) | Why::TooMuchMemory(_) | Why::TooManyProcesses(_) | Why::Unknown => {}
         }
         // Whoever is left is killed: an end is the end of all.
         self.orders = None;
         if tokio::time::timeout(KILL_TIME_MAX, self.all_end()).await.is_err() {
-            tracing::error!("processes of a command hang in the kernel and cannot be killed");
+            tracing::error!(
+                "processes of a command hang in the kernel; they are killed as soon as they don't"
+            );
+            return why;
         }
         if let Some(mut child) = self.child.take() {
             // It has closed its pipe, which it does by ending.
@@ -202,37 +227,39 @@ impl Running {
     }
 
     /// Waits for the main process's end, or a reason to bring it about.
-    async fn main_end(
-        &mut self,
-        timeout: Option<Duration>,
-        memory_max: Option<u64>,
-        token: &CancellationToken,
-    ) -> Why {
-        let warden = self.child.as_ref().map_or(0, Child::id);
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let mut sample = tokio::time::interval(SAMPLE_EVERY);
-        sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    async fn main_end(&mut self, limits: &Limits, token: &CancellationToken) -> Why {
+        let deadline = limits.timeout.map(|timeout| (Instant::now() + timeout, timeout));
+        let mut pause = SAMPLE_FIRST;
+        let mut sample_at = Instant::now();
         let mut inbox = Inbox::default();
         loop {
             tokio::select! {
                 biased;
                 message = inbox.next(&mut self.messages) => return match message {
-                    Some(Message::MainEnded(status)) => {
-                        Why::Ended(std::os::unix::process::ExitStatusExt::from_raw(status))
-                    }
+                    Some(Message::MainEnded(status)) => Why::Ended(ExitStatus::from_raw(status)),
                     Some(Message::AllEnded { .. }) | None => Why::Unknown,
                 },
                 () = token.cancelled() => return Why::Cancelled,
-                () = until(deadline) => return Why::TimedOut,
-                _ = sample.tick() => {
-                    let bytes = tree::resident_bytes(warden);
-                    self.memory_peak_bytes = self.memory_peak_bytes.max(bytes);
-                    if memory_max.is_some_and(|max| bytes > max) {
-                        return Why::TooMuchMemory;
-                    }
-                }
+                limit = passed(deadline) => return Why::TimedOut(limit),
+                () = tokio::time::sleep_until(sample_at) => {}
             }
+            let tree = self.look();
+            if tree.resident_bytes > limits.memory_max {
+                return Why::TooMuchMemory(tree.resident_bytes);
+            }
+            if tree.processes > limits.processes_max {
+                return Why::TooManyProcesses(tree.processes);
+            }
+            sample_at = Instant::now() + pause;
+            pause = (pause * 2).min(SAMPLE_EVERY);
         }
+    }
+
+    fn look(&mut self) -> Tree {
+        let tree = self.child.as_ref().map_or_else(Tree::default, |warden| tree::look(warden.id()));
+        self.memory_peak_bytes =
+            self.memory_peak_bytes.max(tree.resident_bytes).max(tree.peak_bytes);
+        tree
     }
 
     /// Asks the command to end and gives it some time.
@@ -250,7 +277,11 @@ impl Running {
         while let Some(message) = inbox.next(&mut self.messages).await {
             if let Message::AllEnded { cpu_us, memory_kib } = message {
                 self.cpu = Duration::from_micros(cpu_us);
-                self.memory_peak_bytes = self.memory_peak_bytes.max(memory_kib << 10);
+                let bytes = memory_kib << 10;
+                // What the worker held at the fork counts in it: only more than that is the command's.
+                if bytes > tree::own_peak_bytes() {
+                    self.memory_peak_bytes = self.memory_peak_bytes.max(bytes);
+                }
             }
         }
     }
@@ -282,9 +313,13 @@ impl Inbox {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits for the deadline, and gives back the limit that it stands for.
+async fn passed(deadline: Option<(Instant, Duration)>) -> Duration {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        Some((deadline, limit)) => {
+            tokio::time::sleep_until(deadline).await;
+            limit
+        }
         None => std::future::pending().await,
     }
 }

@@ -21,13 +21,14 @@ pub(super) enum Fork {
     Parent(pid_t),
 }
 
-/// What [`reap`] found.
+/// What became of children that were waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reaped {
-    /// This child has ended, with this wait status.
-    Child(pid_t, c_int),
-    /// None has ended.
+    /// One has ended and is collected.
+    Collected,
+    /// None of them has ended.
     NotYet,
-    /// There are no children.
+    /// There are none.
     NoChildren,
 }
 
@@ -109,15 +110,34 @@ pub(super) fn child_signals() -> RawFd {
     }
 }
 
-/// Collects a child that has ended, if there is one.
-pub(super) fn reap() -> Reaped {
+/// Collects a child that has ended: this one, or with [`ANY`] the first that is found.
+pub(super) fn reap(pid: pid_t) -> Reaped {
     let mut status = 0;
     // SAFETY: `status` is writable for the call.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
-    match pid {
+    match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG | libc::__WALL) } {
         -1 => Reaped::NoChildren,
         0 => Reaped::NotYet,
-        pid => Reaped::Child(pid, status),
+        _ => Reaped::Collected,
+    }
+}
+
+/// For [`reap`]: whichever child.
+pub(super) const ANY: pid_t = -1;
+
+/// The wait status of a child that has ended, which stays to be collected.
+pub(super) fn end_of(pid: pid_t) -> Option<c_int> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a zeroed siginfo is valid, and writable for the call; what is read of it is what the kernel
+    // writes for a child that has ended, and zero otherwise.
+    let (found, code, status) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let failed = libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, flags) != 0;
+        (!failed && info.si_pid() == pid, info.si_code, info.si_status())
+    };
+    match code {
+        _ if !found => None,
+        libc::CLD_EXITED => Some((status & 0xff) << 8),
+        _ => Some(status & 0x7f),
     }
 }
 
@@ -161,10 +181,10 @@ pub(super) fn write(fd: RawFd, bytes: &[u8]) {
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// Opens a file for reading; negative when it cannot be.
-pub(super) fn open(path: &std::ffi::CStr) -> RawFd {
+/// Opens a file that exists, for reading or with `O_WRONLY`; negative when it cannot be.
+pub(super) fn open(path: &std::ffi::CStr, how: c_int) -> RawFd {
     // SAFETY: the path is NUL-terminated and lives for the call.
-    unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }
+    unsafe { libc::open(path.as_ptr(), how | libc::O_CLOEXEC) }
 }
 
 pub(super) fn close(fd: RawFd) {
@@ -205,13 +225,6 @@ fn range(first: RawFd, flags: c_int, each: impl Fn(RawFd)) {
     if done != 0 {
         (first..OLD_KERNEL_MAX).for_each(each);
     }
-}
-
-/// Bytes of a page of memory.
-pub(super) fn page_size() -> u64 {
-    // SAFETY: takes a number only.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(size).unwrap_or(4096)
 }
 
 fn check(status: c_int) -> io::Result<()> {

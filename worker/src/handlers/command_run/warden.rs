@@ -57,7 +57,9 @@ impl Message {
             u64::from_le_bytes(word)
         };
         match number(4) {
-            u64::MAX => Self::MainEnded(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+            u64::MAX => {
+                Self::MainEnded(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            }
             cpu_us => Self::AllEnded { cpu_us, memory_kib: number(12) },
         }
     }
@@ -99,6 +101,11 @@ fn prepare_main(warden: pid_t, setup: &Setup) -> io::Result<()> {
     if let Some(max) = setup.file_size_max {
         sys::limit(libc::RLIMIT_FSIZE, max)?;
     }
+    let score = sys::open(c"/proc/self/oom_score_adj", libc::O_WRONLY);
+    if score >= 0 {
+        sys::write(score, OOM_SCORE);
+        sys::close(score);
+    }
     sys::close_on_exec_from(3);
     Ok(())
 }
@@ -107,6 +114,9 @@ const ORDERS: RawFd = 0;
 const MESSAGES: RawFd = 1;
 /// While killing, children are looked for this often, for those whose end is not signalled.
 const KILL_EVERY_MS: c_int = 10;
+/// Between the kernel's first choice when memory runs out (1000) and an ordinary process (0): a command goes
+/// before the worker does.
+const OOM_SCORE: &[u8] = b"500";
 
 /// The warden's life: collects whoever ends, obeys orders, ends when nobody is left.
 fn guard(main: pid_t, setup: &Setup) -> ! {
@@ -119,12 +129,12 @@ fn guard(main: pid_t, setup: &Setup) -> ! {
     sys::close_from(2);
     sys::set_nonblocking(ORDERS);
     let ended = sys::child_signals();
+    let mut flock = Flock { main, main_ended: false, main_collected: false };
     let mut killing = false;
-    let mut main = Some(main);
     loop {
-        collect(&mut main);
+        flock.collect();
         if killing {
-            kill_children(main);
+            flock.signal(libc::SIGKILL);
         }
         let orders = if killing { -1 } else { ORDERS };
         sys::wait_readable(orders, ended, if killing { KILL_EVERY_MS } else { -1 });
@@ -134,51 +144,68 @@ fn guard(main: pid_t, setup: &Setup) -> ! {
         match sys::read(ORDERS, &mut order) {
             0 => killing = true,
             1 if order[0] == TERMINATE => {
-                if let Some(main) = main {
-                    sys::signal(-main, libc::SIGTERM);
-                }
-                for_each_child(|pid| sys::signal(pid, libc::SIGTERM));
+                flock.signal(libc::SIGTERM);
+                // One that is stopped would not hear it.
+                flock.signal(libc::SIGCONT);
             }
             _ => {}
         }
     }
 }
 
-/// Collects all who have ended; ends the warden if nobody is left. `main` is taken when it has ended: its
-/// number may mean somebody else from then on.
-fn collect(main: &mut Option<pid_t>) {
-    loop {
-        match sys::reap() {
-            Reaped::Child(pid, status) if Some(pid) == *main => {
-                *main = None;
-                sys::write(MESSAGES, &Message::MainEnded(status).encode());
+/// The main process and all orphans: the warden's children.
+struct Flock {
+    main: pid_t,
+    main_ended: bool,
+    main_collected: bool,
+}
+
+impl Flock {
+    /// Collects all who have ended; ends the warden if nobody is left. The main process is collected last:
+    /// as long as it is not, nobody else can have its number, and its group can be signalled.
+    fn collect(&mut self) {
+        if !self.main_ended
+            && let Some(status) = sys::end_of(self.main)
+        {
+            self.main_ended = true;
+            sys::write(MESSAGES, &Message::MainEnded(status).encode());
+        }
+        let mut others = 0;
+        let listed = for_each_child(|pid| {
+            if pid != self.main && sys::reap(pid) == Reaped::NotYet {
+                others += 1;
             }
-            Reaped::Child(..) => {}
-            Reaped::NotYet => return,
-            Reaped::NoChildren => {
-                let (cpu_us, memory_kib) = sys::children_usage();
-                sys::write(MESSAGES, &Message::AllEnded { cpu_us, memory_kib }.encode());
-                sys::exit(0);
+        });
+        // The list may miss a child while others end. Then collecting the main process finds it, below.
+        if self.main_ended && !self.main_collected && (others == 0 || !listed) {
+            self.main_collected = sys::reap(self.main) == Reaped::Collected;
+        }
+        while self.main_collected {
+            match sys::reap(sys::ANY) {
+                Reaped::Collected => {}
+                Reaped::NotYet => return,
+                Reaped::NoChildren => {
+                    let (cpu_us, memory_kib) = sys::children_usage();
+                    sys::write(MESSAGES, &Message::AllEnded { cpu_us, memory_kib }.encode());
+                    sys::exit(0);
+                }
             }
         }
     }
-}
 
-/// Kills the direct children. Theirs become ours by that, and are killed the next time.
-fn kill_children(main: Option<pid_t>) {
-    if let Some(main) = main {
-        sys::signal(-main, libc::SIGKILL);
-    }
-    let listed = for_each_child(|pid| sys::signal(pid, libc::SIGKILL));
-    if !listed && main.is_none() {
-        // A kernel without the list: nothing more can be found.
-        sys::exit(1);
+    /// Signals the main process's group, at one go whatever it forks, and every child. Killed children leave
+    /// theirs to the warden, which finds them the next time.
+    fn signal(&self, signal: c_int) {
+        if !self.main_collected {
+            sys::signal(-self.main, signal);
+        }
+        for_each_child(|pid| sys::signal(pid, signal));
     }
 }
 
 /// Whether the kernel lists children.
-fn for_each_child(each: impl Fn(pid_t)) -> bool {
-    let list = sys::open(c"/proc/thread-self/children");
+fn for_each_child(mut each: impl FnMut(pid_t)) -> bool {
+    let list = sys::open(c"/proc/thread-self/children", libc::O_RDONLY);
     if list < 0 {
         return false;
     }

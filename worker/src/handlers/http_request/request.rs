@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use reqwest::{Client, Method, Request};
 use serde::Deserialize;
@@ -12,9 +12,15 @@ use serde_json::value::RawValue;
 use windlass_shared::model::time::Span;
 
 use super::address::Reach;
+use super::statuses::Statuses;
 use super::target;
-use crate::context::Context;
 use crate::error::HandlerError;
+
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+/// Most headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Most bytes of their names and values.
+const HEADER_BYTES_MAX: usize = 32 << 10;
 
 /// The payload.
 #[derive(Deserialize)]
@@ -33,7 +39,7 @@ pub(super) struct Args {
     body: Option<String>,
     #[serde(default)]
     pub(super) expect_status: Option<Statuses>,
-    /// For everything from connecting to the last byte.
+    /// For everything from resolving the name to the last byte.
     #[serde(default)]
     pub(super) timeout: Option<Span>,
 }
@@ -50,34 +56,19 @@ enum QueryValue {
     Number(serde_json::Number),
 }
 
-/// The statuses that count as success.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Statuses {
-    One(u16),
-    Many(Vec<u16>),
+/// Which job a request belongs to.
+pub(super) struct Stamp {
+    pub(super) job_id: String,
+    pub(super) attempt: u32,
+    pub(super) fence: u64,
+    pub(super) traceparent: Option<String>,
 }
-
-impl Statuses {
-    pub(super) fn contains(&self, status: u16) -> bool {
-        match self {
-            Self::One(one) => *one == status,
-            Self::Many(many) => many.contains(&status),
-        }
-    }
-}
-
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-
-/// Names that a caller cannot set: they frame the message or are ours.
-const JOB_ID: &str = "windlass-job-id";
-const FENCE: &str = "windlass-fence";
 
 /// Builds the request, or says for good what is wrong with the payload.
 pub(super) fn build(
     client: &Client,
     reach: Reach,
-    ctx: &Context,
+    stamp: &Stamp,
     args: Args,
 ) -> Result<Request, HandlerError> {
     let method = args.method.to_ascii_uppercase();
@@ -85,19 +76,24 @@ pub(super) fn build(
         return Err(invalid("`method` must be GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS"));
     }
     let method: Method = method.parse().map_err(|_| invalid("`method` is not a method"))?;
-    let mut url = target::parse(&args.url, reach).map_err(super::refused)?;
+    let mut url = target::parse(&args.url, reach).map_err(|refused| refused.failure())?;
     if !args.query.is_empty() {
         let mut pairs = url.query_pairs_mut();
         for (name, value) in &args.query {
             match value {
                 QueryValue::Text(text) => pairs.append_pair(name, text),
-                QueryValue::Bool(value) => pairs.append_pair(name, if *value { "true" } else { "false" }),
+                QueryValue::Bool(value) => {
+                    pairs.append_pair(name, if *value { "true" } else { "false" })
+                }
                 QueryValue::Number(number) => pairs.append_pair(name, &number.to_string()),
             };
         }
     }
+    if args.timeout.is_some_and(|span| span.0.is_zero()) {
+        return Err(invalid("`timeout` must not be zero"));
+    }
     let mut headers = headers(&args.headers)?;
-    ours(&mut headers, ctx);
+    ours(&mut headers, stamp);
     let mut request = client.request(method, url);
     match (args.json, args.body) {
         (Some(_), Some(_)) => return Err(invalid("`json` and `body` exclude each other")),
@@ -113,6 +109,10 @@ pub(super) fn build(
 }
 
 fn headers(given: &BTreeMap<String, String>) -> Result<HeaderMap, HandlerError> {
+    let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if given.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return Err(invalid("`headers` are too many or too long"));
+    }
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let parsed: HeaderName =
@@ -121,27 +121,33 @@ fn headers(given: &BTreeMap<String, String>) -> Result<HeaderMap, HandlerError> 
             return Err(invalid(&format!("the header `{parsed}` cannot be set")));
         }
         // Refuses CR, LF and NUL.
-        let value = HeaderValue::from_str(value)
-            .map_err(|_| invalid(&format!("the header `{parsed}` has a value that cannot be sent")))?;
+        let value = HeaderValue::from_str(value).map_err(|_| {
+            invalid(&format!("the header `{parsed}` has a value that cannot be sent"))
+        })?;
         headers.append(parsed, value);
     }
     Ok(headers)
 }
 
+/// Names that a caller cannot set: they frame the message, concern one hop, or are ours.
 fn is_forbidden(name: &HeaderName) -> bool {
-    let framing = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, TE, TRAILER];
+    let framing =
+        [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, TE, TRAILER, EXPECT];
+    let name_text = name.as_str();
     framing.contains(name)
-        || name.as_str().starts_with("proxy-")
-        || matches!(name.as_str(), "keep-alive" | JOB_ID | FENCE)
+        || name_text == "keep-alive"
+        || name_text.starts_with("proxy-")
+        || name_text.starts_with("windlass-")
 }
 
 /// Tells the receiver which job this is, so that it can tell a repetition and refuse a latecomer.
-fn ours(headers: &mut HeaderMap, ctx: &Context) {
-    let id = HeaderValue::from_str(&ctx.job_id().to_string()).expect("ids are plain text");
-    headers.insert(FENCE, HeaderValue::from(ctx.fence().0));
-    headers.insert(JOB_ID, id.clone());
+fn ours(headers: &mut HeaderMap, stamp: &Stamp) {
+    let id = HeaderValue::from_str(&stamp.job_id).expect("ids are plain text");
+    headers.insert("windlass-job-id", id.clone());
+    headers.insert("windlass-attempt", HeaderValue::from(stamp.attempt));
+    headers.insert("windlass-fence", HeaderValue::from(stamp.fence));
     headers.entry("idempotency-key").or_insert(id);
-    if let Some(trace) = ctx.traceparent()
+    if let Some(trace) = &stamp.traceparent
         && let Ok(trace) = HeaderValue::from_str(trace)
     {
         headers.entry("traceparent").or_insert(trace);

@@ -8,21 +8,38 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::address::Reach;
+use crate::error::HandlerError;
 
 /// Longest address, in bytes.
 const URL_BYTES_MAX: usize = 8 << 10;
 
-/// A target that requests must not reach.
+/// Why a target is not taken.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
-#[error("{0}")]
-pub(super) struct Refused(pub(super) String);
+pub(super) enum Refused {
+    /// It is not written as the address of a web server should be.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is not one that jobs may reach.
+    #[error("{0}")]
+    Blocked(String),
+}
+
+impl Refused {
+    /// As the failure of an attempt. (`?` would make it one that is tried again.)
+    pub(super) fn failure(&self) -> HandlerError {
+        match self {
+            Self::Invalid(message) => HandlerError::permanent("invalid_payload", message),
+            Self::Blocked(message) => HandlerError::permanent("http_blocked_address", message),
+        }
+    }
+}
 
 /// Parses and checks an address.
 ///
 /// Browsers repair addresses that are written oddly; what they would repair is refused here, because
 /// somebody who looks at the text must see where it leads.
 pub(super) fn parse(text: &str, reach: Reach) -> Result<Url, Refused> {
-    let refuse = |why: &str| Err(Refused(format!("the URL {why}")));
+    let refuse = |why: &str| Err(Refused::Invalid(format!("the URL {why}")));
     if text.len() > URL_BYTES_MAX {
         return refuse("is too long");
     }
@@ -63,7 +80,9 @@ fn check_host(url: &Url, authority: &str, reach: Reach) -> Result<(), Refused> {
         let written = authority.strip_suffix(&port_text(url, authority)).unwrap_or(authority);
         let plainly = written == host || address.is_ipv6();
         if !plainly {
-            return Err(Refused("the URL's address is not written in the usual way".into()));
+            return Err(Refused::Invalid(
+                "the URL's address is not written in the usual way".into(),
+            ));
         }
         return check_address(address, reach);
     }
@@ -71,7 +90,7 @@ fn check_host(url: &Url, authority: &str, reach: Reach) -> Result<(), Refused> {
     let local = name == "localhost" || name.ends_with(".localhost");
     let metadata = name == "metadata.google.internal" || name == "metadata";
     if metadata || (local && reach == Reach::Public) {
-        return Err(Refused("the URL's host is not allowed".into()));
+        return Err(Refused::Blocked("the URL's host is not allowed".into()));
     }
     Ok(())
 }
@@ -87,7 +106,7 @@ fn port_text(url: &Url, authority: &str) -> String {
 fn check_port(url: &Url, reach: Reach) -> Result<(), Refused> {
     let port = url.port_or_known_default().unwrap_or_default();
     if reach == Reach::Public && port < 1024 && port != 80 && port != 443 {
-        return Err(Refused(format!("port {port} is not allowed")));
+        return Err(Refused::Blocked(format!("port {port} is not allowed")));
     }
     Ok(())
 }
@@ -98,7 +117,7 @@ pub(super) fn check_address(address: IpAddr, reach: Reach) -> Result<(), Refused
         return Ok(());
     }
     // The address is not named: what a name leads to inside must not be found out by trying.
-    Err(Refused("the URL leads to an address that is not allowed".into()))
+    Err(Refused::Blocked("the URL leads to an address that is not allowed".into()))
 }
 
 /// Looks names up. The system's resolver, or a test's.
@@ -117,7 +136,9 @@ impl CheckedResolver {
     /// On the system's resolver.
     pub(super) fn system(reach: Reach) -> Self {
         let lookup: Lookup = Arc::new(|name: String| {
-            Box::pin(async move { Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect()) })
+            Box::pin(
+                async move { Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect()) },
+            )
         });
         Self { reach, lookup }
     }
@@ -151,37 +172,90 @@ mod tests {
     #[test]
     fn hostile_addresses_are_refused_as_written() {
         for text in [
-            "http://127.0.0.1:6379/", "http://localhost", "http://localhost.", "http://LOCALHOST:8080",
-            "http://a.localhost/", "http://0.0.0.0", "http://0/", "http://[::]", "http://[::1]",
-            "http://2130706433/", "http://0x7f.1", "http://0177.0.0.1", "http://127.1",
-            "http://①②⑦.0.0.1", "http://[::ffff:127.0.0.1]", "http://[::ffff:7f00:1]",
-            "http://[::127.0.0.1]", "http://[64:ff9b::a9fe:a9fe]", "http://[64:ff9b:1::7f00:1]",
-            "http://[2002:7f00:1::]", "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]",
-            "http://[fe80::1%25eth0]", "http://[fd00::1]", "http://[fec0::1]", "http://[5f00::1]",
-            "http://[100::1]", "http://[3fff::1]", "http://169.254.169.254/latest/meta-data/",
-            "http://100.100.100.200", "http://metadata.google.internal/", "http://168.63.129.16",
-            "http://100.64.0.1", "http://192.0.0.1", "http://198.18.0.1", "http://192.88.99.1",
-            "http://224.0.0.1", "http://240.0.0.1", "http://255.255.255.255",
-            "http://user:pass@example.com", "http://user@example.com", "http://@example.com",
-            "http://ok#@127.0.0.1", "http://ok\\@127.0.0.1", "http://127.0.0.1%2f@ok",
-            "http://exa\tmple.com", "http://example.com/\n", " http://example.com", "http:example.com",
-            "http:///example.com", "https:/example.com", "file:///etc/passwd", "gopher://example.com",
-            "redis://example.com", "ftp://example.com", "javascript:alert(1)", "example.com", "", "http://",
-            "http://example.com:22/", "http://example.com:25/", "http://example.com/#x",
+            "http://127.0.0.1:6379/",
+            "http://localhost",
+            "http://localhost.",
+            "http://LOCALHOST:8080",
+            "http://a.localhost/",
+            "http://0.0.0.0",
+            "http://0/",
+            "http://[::]",
+            "http://[::1]",
+            "http://2130706433/",
+            "http://0x7f.1",
+            "http://0177.0.0.1",
+            "http://127.1",
+            "http://①②⑦.0.0.1",
+            "http://[::ffff:127.0.0.1]",
+            "http://[::ffff:7f00:1]",
+            "http://[::127.0.0.1]",
+            "http://[64:ff9b::a9fe:a9fe]",
+            "http://[64:ff9b:1::7f00:1]",
+            "http://[2002:7f00:1::]",
+            "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]",
+            "http://[fe80::1%25eth0]",
+            "http://[fd00::1]",
+            "http://[fec0::1]",
+            "http://[5f00::1]",
+            "http://[100::1]",
+            "http://[3fff::1]",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://100.100.100.200",
+            "http://metadata.google.internal/",
+            "http://168.63.129.16",
+            "http://100.64.0.1",
+            "http://192.0.0.1",
+            "http://198.18.0.1",
+            "http://192.88.99.1",
+            "http://224.0.0.1",
+            "http://240.0.0.1",
+            "http://255.255.255.255",
+            "http://user:pass@example.com",
+            "http://user@example.com",
+            "http://@example.com",
+            "http://ok#@127.0.0.1",
+            "http://ok\\@127.0.0.1",
+            "http://127.0.0.1%2f@ok",
+            "http://exa\tmple.com",
+            "http://example.com/\n",
+            " http://example.com",
+            "http:example.com",
+            "http:///example.com",
+            "https:/example.com",
+            "file:///etc/passwd",
+            "gopher://example.com",
+            "redis://example.com",
+            "ftp://example.com",
+            "javascript:alert(1)",
+            "example.com",
+            "",
+            "http://",
+            "http://example.com:22/",
+            "http://example.com:25/",
+            "http://example.com/#x",
             // Even public addresses are taken in their plain spelling only.
-            "http://134744072/", "http://8.8.2056/",
+            "http://134744072/",
+            "http://8.8.2056/",
         ] {
             assert!(parse(text, Reach::Public).is_err(), "{text}");
         }
-        assert!(parse(&format!("http://example.com/{}", "a".repeat(URL_BYTES_MAX)), Reach::Public).is_err());
+        assert!(
+            parse(&format!("http://example.com/{}", "a".repeat(URL_BYTES_MAX)), Reach::Public)
+                .is_err()
+        );
     }
 
     #[test]
     fn ordinary_addresses_pass() {
         for text in [
-            "http://example.com", "https://example.com:8443/a/b?c=d%20e", "https://8.8.8.8/x",
-            "http://8.8.8.8:80/x", "https://[2606:4700::1111]/", "https://[2606:4700::1111]:443/",
-            "https://bücher.example/", "HTTPS://Example.COM/",
+            "http://example.com",
+            "https://example.com:8443/a/b?c=d%20e",
+            "https://8.8.8.8/x",
+            "http://8.8.8.8:80/x",
+            "https://[2606:4700::1111]/",
+            "https://[2606:4700::1111]:443/",
+            "https://bücher.example/",
+            "HTTPS://Example.COM/",
         ] {
             assert!(parse(text, Reach::Public).is_ok(), "{text}: {:?}", parse(text, Reach::Public));
         }
@@ -189,10 +263,20 @@ mod tests {
 
     #[test]
     fn private_reach_takes_loopback_but_no_tricks() {
-        for text in ["http://127.0.0.1:6379/", "http://localhost:1", "http://[::1]:8080/", "http://10.0.0.1"] {
+        for text in [
+            "http://127.0.0.1:6379/",
+            "http://localhost:1",
+            "http://[::1]:8080/",
+            "http://10.0.0.1",
+        ] {
             assert!(parse(text, Reach::Private).is_ok(), "{text}");
         }
-        for text in ["http://169.254.169.254/", "http://metadata.google.internal", "http://u@127.0.0.1/", "http://0/"] {
+        for text in [
+            "http://169.254.169.254/",
+            "http://metadata.google.internal",
+            "http://u@127.0.0.1/",
+            "http://0/",
+        ] {
             assert!(parse(text, Reach::Private).is_err(), "{text}");
         }
     }
