@@ -107,8 +107,9 @@ impl Sqlite {
 
     /// Writes what was handed in, then gives the database up. Later calls fail. Safe to repeat.
     pub async fn close(&self) {
-        self.writer.close().await;
+        // In this order the writer's connection is the last, and its end empties the WAL into the database.
         self.readers.close().await;
+        self.writer.close().await;
     }
 
     async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
@@ -155,9 +156,9 @@ impl Sqlite {
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {
-        let change = self.writer.change(move |tx| {
-            Box::pin(async move { record::running(tx, &running).await })
-        });
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { record::running(tx, &running).await }));
         change.await
     }
 
@@ -247,7 +248,9 @@ impl Sqlite {
     ) -> Result<Queue> {
         let (namespace, name, paused) = (namespace.clone(), name.clone(), paused.cloned());
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { queues::set_paused(tx, &namespace, &name, paused.as_ref()).await })
+            Box::pin(
+                async move { queues::set_paused(tx, &namespace, &name, paused.as_ref()).await },
+            )
         });
         change.await
     }
@@ -288,22 +291,25 @@ impl Sqlite {
     ) -> Result<()> {
         let (namespace, progress) = (namespace.clone(), progress.clone());
         let change = self.writer.change(move |tx| {
-            Box::pin(async move {
-                reports::set_progress(tx, &namespace, id, fence, &progress).await
-            })
+            Box::pin(
+                async move { reports::set_progress(tx, &namespace, id, fence, &progress).await },
+            )
         });
         change.await
     }
 
     pub async fn beat(&self, beat: &WorkerBeat) -> Result<bool> {
         let beat = beat.clone();
-        let change = self
-            .writer
-            .change(move |tx| Box::pin(async move { reports::beat(tx, &beat).await }));
+        let change =
+            self.writer.change(move |tx| Box::pin(async move { reports::beat(tx, &beat).await }));
         change.await
     }
 
-    pub async fn workers(&self, namespace: &Namespace, within: Duration) -> Result<Vec<WorkerBeat>> {
+    pub async fn workers(
+        &self,
+        namespace: &Namespace,
+        within: Duration,
+    ) -> Result<Vec<WorkerBeat>> {
         let now = self.clock.now();
         read!(self, reports::workers, namespace, now, within)
     }
@@ -330,9 +336,8 @@ impl Sqlite {
 
     pub async fn create_key(&self, key: &ApiKey) -> Result<()> {
         let key = key.clone();
-        let change = self
-            .writer
-            .change(move |tx| Box::pin(async move { keys::create(tx, &key).await }));
+        let change =
+            self.writer.change(move |tx| Box::pin(async move { keys::create(tx, &key).await }));
         change.await
     }
 

@@ -29,11 +29,7 @@ impl Known {
     }
 }
 
-async fn known(
-    tx: &mut Tx<'_>,
-    namespace: &Namespace,
-    id: JobId,
-) -> Result<Option<Known>, Fault> {
+async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Option<Known>, Fault> {
     let sql = "SELECT state, queue, unique_key, unique_until, expires_at FROM jobs \
                WHERE id = ? AND namespace = ?";
     let Some(row) = row(tx.connection, sql, key(namespace, id)).await? else { return Ok(None) };

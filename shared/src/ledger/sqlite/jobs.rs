@@ -76,8 +76,7 @@ impl<'r> Columns<'r> {
 
     /// The next column, text with a meaning.
     pub(super) fn parsed<T: FromStr>(&mut self) -> Result<T, Fault> {
-        let text: &str = self.next()?;
-        text.parse().map_err(|_| Fault::unreadable("a name"))
+        name(self.next()?)
     }
 
     /// The next column, JSON that the ledger wrote.
@@ -86,7 +85,9 @@ impl<'r> Columns<'r> {
         serde_json::from_str(text).map_err(Fault::unreadable)
     }
 
-    pub(super) fn maybe_json<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, Fault> {
+    pub(super) fn maybe_json<T: serde::de::DeserializeOwned>(
+        &mut self,
+    ) -> Result<Option<T>, Fault> {
         let text: Option<&str> = self.next()?;
         text.map(|text| serde_json::from_str(text).map_err(Fault::unreadable)).transpose()
     }
@@ -121,6 +122,11 @@ impl<'r> Columns<'r> {
     }
 }
 
+/// A text with a meaning.
+pub(super) fn name<T: FromStr>(text: &str) -> Result<T, Fault> {
+    text.parse().map_err(|_| Fault::unreadable("a name"))
+}
+
 /// A job from a row of [`select_jobs!`].
 pub(super) fn job_of(row: &SqliteRow) -> Result<Job, Fault> {
     let mut c = Columns::of(row);
@@ -130,18 +136,15 @@ pub(super) fn job_of(row: &SqliteRow) -> Result<Job, Fault> {
     let (namespace, queue, kind) = (c.parsed()?, c.parsed()?, c.parsed()?);
     let unique_key = c.next()?;
     let (run_at, created_at) = (c.time()?, c.time()?);
-    let (started_at, finished_at, expires_at) =
-        (c.maybe_time()?, c.maybe_time()?, c.maybe_time()?);
+    let (started_at, finished_at, expires_at) = (c.maybe_time()?, c.maybe_time()?, c.maybe_time()?);
     let (attempt, crashes) = (c.count()?, c.count()?);
     let priority = Priority::new(c.count()?).ok_or_else(|| Fault::unreadable("a priority"))?;
     let cancel_requested = c.next()?;
     let error = c.error()?;
     let worker = c.next()?;
     let (workflow_id, step) = (c.maybe_id()?, c.next::<Option<String>>()?);
-    let workflow = workflow_id.map(|id| StepRef {
-        id: WorkflowId::from_bytes(id),
-        step: step.unwrap_or_default(),
-    });
+    let workflow = workflow_id
+        .map(|id| StepRef { id: WorkflowId::from_bytes(id), step: step.unwrap_or_default() });
     let tags = c.maybe_json()?.unwrap_or_default();
     let (request_id, traceparent) = (c.next()?, c.next()?);
     let meta = c.maybe_bytes()?;

@@ -140,7 +140,10 @@ fn matches(c: &mut Columns<'_>, filter: &JobFilter) -> Result<bool, Fault> {
     let kind: &str = c.next()?;
     let tags: Vec<String> = c.maybe_json()?.unwrap_or_default();
     let (code, message): (Option<&str>, Option<&str>) = (c.next()?, c.next()?);
-    Ok(has(kind) || tags.iter().any(|t| has(t)) || code.is_some_and(has) || message.is_some_and(has))
+    Ok(has(kind)
+        || tags.iter().any(|t| has(t))
+        || code.is_some_and(has)
+        || message.is_some_and(has))
 }
 
 /// Which jobs [`unfinished`] means.

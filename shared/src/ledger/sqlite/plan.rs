@@ -177,8 +177,14 @@ pub(super) fn plan(
     found: Found,
     bad: &HashMap<(usize, usize), String>,
 ) -> Plan {
-    let mut planner =
-        Planner { now, found, bad, specs: Specs::default(), plan: Plan::default(), undo: Vec::new() };
+    let mut planner = Planner {
+        now,
+        found,
+        bad,
+        specs: Specs::default(),
+        plan: Plan::default(),
+        undo: Vec::new(),
+    };
     for (at, submission) in submissions.iter().enumerate() {
         planner.submission(at, submission);
     }

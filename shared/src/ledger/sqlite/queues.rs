@@ -60,8 +60,7 @@ pub(super) async fn ensure(
     }
     let sql = "INSERT INTO queues (namespace, name, created_at) VALUES (?, ?, ?) \
                ON CONFLICT DO NOTHING";
-    let args =
-        Args::default().with(namespace.as_str()).with(name.as_str()).with(tx.now.micros());
+    let args = Args::default().with(namespace.as_str()).with(name.as_str()).with(tx.now.micros());
     execute(tx.connection, sql, args).await?;
     tx.queues.fresh.insert(key);
     Ok(())
@@ -117,7 +116,8 @@ pub(super) async fn set(
     settings: &QueueSettings,
 ) -> Result<Queue, Fault> {
     let settings = serde_json::to_string(settings).map_err(Fault::unreadable)?;
-    let sql = "UPDATE queues SET settings = ?, version = version + 1 WHERE namespace = ? AND name = ?";
+    let sql =
+        "UPDATE queues SET settings = ?, version = version + 1 WHERE namespace = ? AND name = ?";
     change(tx, namespace, name, sql, Some(settings)).await
 }
 
@@ -129,7 +129,8 @@ pub(super) async fn set_paused(
     paused: Option<&Paused>,
 ) -> Result<Queue, Fault> {
     let paused = paused.map(serde_json::to_string).transpose().map_err(Fault::unreadable)?;
-    let sql = "UPDATE queues SET paused = ?, version = version + 1 WHERE namespace = ? AND name = ?";
+    let sql =
+        "UPDATE queues SET paused = ?, version = version + 1 WHERE namespace = ? AND name = ?";
     change(tx, namespace, name, sql, paused).await
 }
 

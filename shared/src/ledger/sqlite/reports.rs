@@ -165,10 +165,8 @@ pub(super) async fn workers(
     let sql = "SELECT id, name, namespace, host, version, queues, kinds, concurrency, running, \
                draining, started_at, seen_at FROM workers \
                WHERE namespace = ? AND seen_at >= ? ORDER BY name, id LIMIT ?";
-    let args = Args::default()
-        .with(namespace.as_str())
-        .with(now.minus(within).micros())
-        .with(WORKERS_MAX);
+    let args =
+        Args::default().with(namespace.as_str()).with(now.minus(within).micros()).with(WORKERS_MAX);
     let found = rows(connection, sql, args).await?;
     found.iter().map(worker_of).collect()
 }

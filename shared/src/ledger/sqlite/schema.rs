@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::Row;
 use sqlx::SqlSafeStr;
-use sqlx::migrate::{Migration, MigrateError, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnection;
 
 use super::fault::Fault;

@@ -104,7 +104,8 @@ async fn write(
 /// Reads what the decisions need: used keys, held keys, and which jobs of used keys are still there.
 async fn look(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Found, Fault> {
     let keys = look_up_keys(tx.connection, submissions).await?;
-    let named: Vec<JobId> = keys.values().flat_map(|key| key.ids.iter().flatten().copied()).collect();
+    let named: Vec<JobId> =
+        keys.values().flat_map(|key| key.ids.iter().flatten().copied()).collect();
     let wanted: Vec<HoldKey> = submissions
         .iter()
         .flat_map(|submission| &submission.jobs)
@@ -172,10 +173,7 @@ async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(
     Ok(())
 }
 
-async fn keep_keys(
-    tx: &mut Tx<'_>,
-    keys: &[((Namespace, String), KeyRow)],
-) -> Result<(), Fault> {
+async fn keep_keys(tx: &mut Tx<'_>, keys: &[((Namespace, String), KeyRow)]) -> Result<(), Fault> {
     static KEEP: Bulk = Bulk::new(
         "INSERT INTO idempotency (namespace, key, body_hash, ids, created_at) VALUES",
         "(?, ?, ?, ?, ?)",

@@ -18,7 +18,7 @@ use super::queues::Known;
 use super::record::{self, Recording};
 use super::statement::{Args, execute};
 use super::submit::{self, Submitting};
-use super::{LedgerError, Record, Recorded, Result, SubmitOutcome, Submission};
+use super::{LedgerError, Record, Recorded, Result, Submission, SubmitOutcome};
 use crate::clock::Clock;
 use crate::limits::WRITE_QUEUE_MAX;
 use crate::model::time::Timestamp;
