@@ -44,8 +44,7 @@ pub(super) async fn look<'r>(
 }
 
 /// The columns of [`look`]. Names and hexadecimal digits have no escapes in JSON.
-type Line<'j> =
-    (&'j str, i64, &'j str, &'j str, &'j str, i16, u64, Option<String>, Option<String>);
+type Line<'j> = (&'j str, i64, &'j str, &'j str, &'j str, i16, u64, Option<String>, Option<String>);
 
 /// Jobs that end together mostly have the same names, which are then not made anew.
 fn known_of<'r>(
@@ -191,7 +190,10 @@ pub(super) async fn add_rollups(
 }
 
 /// Notes leases that have lasted, the highest fence of each job.
-pub(in crate::ledger::sqlite) async fn running(tx: &mut Tx<'_>, running: &[RecordRunning]) -> Result<(), Fault> {
+pub(in crate::ledger::sqlite) async fn running(
+    tx: &mut Tx<'_>,
+    running: &[RecordRunning],
+) -> Result<(), Fault> {
     static UPDATE: Bulk = Bulk::new(
         "WITH v (id, fence, changed_at, attempt, started_at, worker) AS (VALUES",
         "(?, ?, ?, ?, ?, ?)",
