@@ -6,9 +6,9 @@ usage() {
     cat <<'HELP'
 scripts/test.sh [--fast] [--only STEP[,STEP...]] [--no-install] [NEXTEST ARGUMENTS]
 
-Steps, in this order: fmt, clippy, test, doctest, deny.
+Steps, in this order: fmt, clippy, test, doctest, contract, deny.
 
-  --fast         skip clippy and deny
+  --fast         skip clippy, contract and deny
   --only STEPS   run these steps alone, for example --only fmt,clippy
   --no-install   fail, rather than install what is missing
   --help         this text
@@ -18,8 +18,8 @@ left out: scripts/test.sh --only test -p windlass-shared engine::
 
 Needs Rust 1.95 (rustup). On Debian and Ubuntu the rest is installed when it is
 missing, as root or by sudo: a C compiler, redis-server and postgresql (their
-services are not started; tests start private servers). cargo-nextest and
-cargo-deny go to target/tools.
+services are not started; tests start private servers), python3 for examples and
+schemathesis. cargo-nextest, cargo-deny and schemathesis go to target/tools.
 
   WINDLASS_CI_DENY=1   install cargo-deny when it is missing; otherwise the deny
                        step is skipped then, since it takes minutes to build
@@ -44,7 +44,7 @@ fail() {
     exit 1
 }
 
-steps="fmt,clippy,test,doctest,deny"
+steps="fmt,clippy,test,doctest,contract,deny"
 install=1
 nextest_args=()
 while [ $# -gt 0 ]; do
@@ -73,8 +73,8 @@ done
 
 for step in ${steps//,/ }; do
     case "$step" in
-        fmt | clippy | test | doctest | deny) ;;
-        *) fail "there is no step '$step'" "steps: fmt, clippy, test, doctest, deny" ;;
+        fmt | clippy | test | doctest | contract | deny) ;;
+        *) fail "there is no step '$step'" "steps: fmt, clippy, test, doctest, contract, deny" ;;
     esac
 done
 
@@ -146,6 +146,10 @@ find_packages() {
     if selected test; then
         command -v redis-server >/dev/null || missing+=(redis-server)
         [ -n "$(postgres_bin)" ] || missing+=(postgresql)
+        command -v python3 >/dev/null || missing+=(python3)
+    fi
+    if selected contract && ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
+        missing+=(python3 python3-venv)
     fi
     [ "${#missing[@]}" = 0 ] || apt_install "${missing[@]}"
     if selected test; then
@@ -204,6 +208,11 @@ step_doctest() {
         "run: cargo test --doc --workspace"
 }
 
+step_contract() {
+    cargo build --locked --bin windlass || fail "the binary does not build"
+    scripts/contract.sh || fail "the API and its OpenAPI document disagree" "run: scripts/contract.sh"
+}
+
 # Advisories need a database from the network: CI has a job of its own for them.
 step_deny() {
     # Offline it reads every crate of the lock file, those of other platforms too.
@@ -233,6 +242,7 @@ run clippy "Clippy, warnings are errors"
 run test "Tests"
 if [ "${#nextest_args[@]}" = 0 ]; then
     run doctest "Doc tests"
+    run contract "The API against its OpenAPI document"
 fi
 if selected deny && ! cargo deny --version >/dev/null 2>&1; then
     say "Dependencies: skipped, cargo-deny is not installed (WINDLASS_CI_DENY=1 installs it)"

@@ -50,8 +50,14 @@ impl CursorKey {
         if bool::from(given.ct_eq(&expected)) { Ok(bytes) } else { Err(wrong()) }
     }
 
-    fn signature(&self, namespace: &Namespace, scope: &str, position: &[u8]) -> [u8; SIGNATURE_LEN] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+    fn signature(
+        &self,
+        namespace: &Namespace,
+        scope: &str,
+        position: &[u8],
+    ) -> [u8; SIGNATURE_LEN] {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         // Lengths before the parts: no two inputs run together into the same bytes.
         for part in [namespace.as_str().as_bytes(), scope.as_bytes(), position] {
             mac.update(&(part.len() as u64).to_le_bytes());

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use windlass_shared::engine::EngineError;
 use windlass_shared::ledger::LedgerError;
 
-/// Where the codes are explained; `type` points there.
-const DOCUMENTATION: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/errors.md");
+/// `type` is this and the code: a name, not an address, since an installation may have no way out.
+const TYPE: &str = "urn:windlass:error:";
 
 /// One line of the table of codes.
 #[derive(Debug)]
@@ -247,7 +247,7 @@ impl ApiError {
     pub fn problem(&self, request_id: &str) -> Problem {
         let info = self.inner.code.info();
         Problem {
-            type_: format!("{DOCUMENTATION}#{}", info.code),
+            type_: format!("{TYPE}{}", info.code),
             title: info.title,
             status: info.status,
             detail: self.inner.detail.clone(),
@@ -271,10 +271,7 @@ impl ApiError {
 
     fn decorate(&self, response: &mut Response) {
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.inner.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -302,7 +299,7 @@ impl IntoResponse for ApiError {
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// Where the code is explained.
+    /// The code as a URI.
     #[serde(rename = "type")]
     #[schema(format = "uri")]
     type_: String,
@@ -408,7 +405,11 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for info in CODES {
             assert!(seen.insert(info.code), "{}", info.code);
-            assert!(info.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", info.code);
+            assert!(
+                info.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{}",
+                info.code
+            );
             assert!(StatusCode::from_u16(info.status).is_ok_and(|s| s.as_u16() >= 400));
         }
     }

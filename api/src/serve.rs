@@ -138,8 +138,8 @@ async fn connection(
         let guard = seen.begin();
         let router = router.clone();
         async move {
-            let mut request = request
-                .map(|body| axum::body::Body::new(body::TimedBody::new(body, body_timeout)));
+            let mut request =
+                request.map(|body| axum::body::Body::new(body::TimedBody::new(body, body_timeout)));
             request.extensions_mut().insert(ConnectInfo(address));
             let response: Response<axum::body::Body> = router.oneshot(request).await?;
             Ok::<_, Infallible>(response.map(|body| body::hold(body, guard)))
@@ -277,6 +277,9 @@ mod tests {
         let one = network_of("2001:db8:1:2:3:4:5:6".parse().unwrap());
         assert_eq!(one, network_of("2001:db8:1:2::1".parse().unwrap()));
         assert_ne!(one, network_of("2001:db8:1:3::1".parse().unwrap()));
-        assert_eq!(network_of("::ffff:10.0.0.1".parse().unwrap()), "10.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            network_of("::ffff:10.0.0.1".parse().unwrap()),
+            "10.0.0.1".parse::<IpAddr>().unwrap()
+        );
     }
 }

@@ -35,7 +35,8 @@ pub struct Booted {
 /// They are set up already, or the operating system refuses.
 pub fn boot(role: &'static str, settings: &Settings) -> Outcome<Booted> {
     logs::init(&settings.log).map_err(Failure::Usage)?;
-    let metrics = Metrics::install().map_err(|why| anyhow!(why).context("cannot set up metrics"))?;
+    let metrics =
+        Metrics::install().map_err(|why| anyhow!(why).context("cannot set up metrics"))?;
     let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
     metrics.spawn_upkeep(shutdown.token.clone(), &shutdown.tasks);
     for note in &settings.notes {
@@ -57,17 +58,23 @@ pub async fn listen(address: SocketAddr, setting: &str) -> Outcome<TcpListener> 
 
 /// Opens the ledger; while it does not answer, tries again for a minute, or until `shutdown`.
 pub async fn open_ledger(settings: &Settings, shutdown: &CancellationToken) -> Outcome<Ledger> {
-    patiently("ledger", shutdown, || crate::setup::open_ledger(settings), |error| {
-        matches!(error.downcast_ref(), Some(LedgerError::Unavailable(_)))
-    })
+    patiently(
+        "ledger",
+        shutdown,
+        || crate::setup::open_ledger(settings),
+        |error| matches!(error.downcast_ref(), Some(LedgerError::Unavailable(_))),
+    )
     .await
 }
 
 /// Opens the engine; while it does not answer, tries again for a minute, or until `shutdown`.
 pub async fn open_engine(settings: &Settings, shutdown: &CancellationToken) -> Outcome<Engine> {
-    patiently("engine", shutdown, || crate::setup::open_engine(settings), |error| {
-        matches!(error.downcast_ref(), Some(EngineError::Unavailable(_)))
-    })
+    patiently(
+        "engine",
+        shutdown,
+        || crate::setup::open_engine(settings),
+        |error| matches!(error.downcast_ref(), Some(EngineError::Unavailable(_))),
+    )
     .await
 }
 

@@ -23,7 +23,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// Address of the API
-    #[arg(long, env = "WINDLASS_URL", default_value = "http://127.0.0.1:8080", help_heading = "API")]
+    #[arg(
+        long,
+        env = "WINDLASS_URL",
+        default_value = "http://127.0.0.1:8080",
+        help_heading = "API"
+    )]
     pub url: String,
     /// API key; prefer the environment, other users of this machine can see flags
     #[arg(long, env = "WINDLASS_API_KEY", hide_env_values = true, help_heading = "API")]
@@ -148,7 +153,8 @@ impl Client {
     }
 
     async fn once(&self, call: &Call<'_>) -> anyhow::Result<Result<Answer, Refusal>> {
-        let mut request = self.http.request(call.method.clone(), format!("{}{}", self.base, call.path));
+        let mut request =
+            self.http.request(call.method.clone(), format!("{}{}", self.base, call.path));
         if !call.query.is_empty() {
             request = request.query(&call.query);
         }

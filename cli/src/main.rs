@@ -12,7 +12,7 @@ mod exit;
 mod output;
 mod setup;
 
-use exit::{Failure, Outcome};
+use exit::Outcome;
 
 // One allocator on every platform; musl's own is slow under many threads.
 #[global_allocator]

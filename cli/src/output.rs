@@ -33,7 +33,7 @@ pub fn json(value: &Value) -> Outcome {
 /// Prints rows under headings; just the headings where there are none.
 pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Outcome {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(headings.iter().map(|h| h.to_uppercase()));
     for row in rows {
         table.add_row(row.iter().map(|cell| clean(cell)));
@@ -44,7 +44,7 @@ pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> 
 /// Prints one thing as lines of name and value; leaves out what is absent.
 pub fn fields(pairs: &[(&str, String)]) -> Outcome {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([(*name).to_owned(), clean(value)]);
     }

@@ -51,7 +51,9 @@ pub fn of_tree(pid: u32) -> Result<Duration> {
     let root = stat(pid).with_context(|| format!("there is no process {pid}"))?;
     let mut children: HashMap<u32, Vec<(u32, u64)>> = HashMap::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         if let Some(stat) = stat(pid) {
             children.entry(stat.parent).or_default().push((pid, stat.ticks));
         }

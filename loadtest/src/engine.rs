@@ -1,5 +1,5 @@
 //! The engine alone, through its contract: push, claim, settle, and, as the recorder does, outcomes and
-//! confirm; all at once, on one shard.
+//! confirm; all at once, on one shard. Or with the real worker runtime in the place of the claims.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,15 +9,22 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use windlass_shared::config::EngineSettings;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::clock::Clock;
+use windlass_shared::config::{EngineSettings, WorkerSettings};
+use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
 use windlass_shared::engine::{
-    ClaimRequest, Engine, Held, Push, Pushed, Settle, Settled, ShardId, ShardSettings, Verdict,
+    ClaimRequest, Ended, Engine, Held, Push, Pushed, Settle, Settled, ShardId, ShardSettings,
+    Verdict,
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::Priority;
+use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
+use windlass_worker::builder::EngineSource;
+use windlass_worker::reporter::Nowhere;
+use windlass_worker::worker::Worker;
 
 use crate::report::{CpuPerJob, Report, Run, Times};
 use crate::{JOBS_MAX, RUNS_MAX, cpu, is_loopback, redis_cpu};
@@ -38,20 +45,42 @@ pub struct EngineBench {
     pub engine: EngineSettings,
     /// Jobs per run.
     pub jobs: u64,
-    /// Tasks that claim and settle, on one connection.
-    pub claimers: u32,
+    /// Who works on them.
+    pub work: Work,
     /// Tasks that push.
     pub pushers: u32,
     /// Jobs per call.
     pub batch: u32,
-    /// Size of an envelope.
-    pub envelope_bytes: usize,
-    /// Whether outcomes are read and confirmed too.
-    pub recorded: bool,
+    /// Size of a payload; the envelope adds what a real one does.
+    pub payload_bytes: usize,
     /// How often.
     pub runs: u32,
     /// A run that takes longer has failed.
     pub limit: Duration,
+}
+
+/// Who works on the jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Tasks that claim and settle, on one connection.
+    Claimers {
+        /// How many.
+        tasks: u32,
+        /// Whether outcomes are read and confirmed too.
+        recorded: bool,
+    },
+    /// A worker as in production, in this process, with a handler that does nothing; outcomes are read and
+    /// confirmed.
+    Worker {
+        /// Its slots.
+        concurrency: u32,
+    },
+}
+
+impl Work {
+    fn recorded(self) -> bool {
+        !matches!(self, Self::Claimers { recorded: false, .. })
+    }
 }
 
 /// Runs it.
@@ -62,32 +91,34 @@ pub async fn run(bench: &EngineBench) -> Result<Report> {
     ensure!(is_loopback(&bench.engine.url), "the benchmark only loads engines on loopback");
     ensure!((1..=JOBS_MAX).contains(&bench.jobs), "jobs must be 1 to {JOBS_MAX}");
     ensure!((1..=RUNS_MAX).contains(&bench.runs), "runs must be 1 to {RUNS_MAX}");
-    ensure!((1..=256).contains(&bench.claimers), "claimers must be 1 to 256");
+    let (Work::Claimers { tasks: width, .. } | Work::Worker { concurrency: width }) = bench.work;
+    ensure!((1..=1_000).contains(&width), "claimers or slots must be 1 to 1000");
     ensure!((1..=64).contains(&bench.pushers), "pushers must be 1 to 64");
     let batch_max = u32::try_from(ENGINE_BATCH_MAX).unwrap_or(u32::MAX);
     ensure!((1..=batch_max).contains(&bench.batch), "batch must be 1 to {batch_max}");
-    ensure!(bench.envelope_bytes <= 16 << 10, "an envelope is at most 16 KiB");
+    ensure!((2..=16 << 10).contains(&bench.payload_bytes), "payload bytes must be 2 to 16384");
     ensure!(
-        bench.recorded || bench.jobs <= UNRECORDED_MAX,
+        bench.work.recorded() || bench.jobs <= UNRECORDED_MAX,
         "at most {UNRECORDED_MAX} jobs when outcomes are not confirmed"
     );
     let settings = EngineSettings { prefix: "wbench".into(), ..bench.engine.clone() };
     let engine = Engine::open(&settings).await.context("cannot open the engine")?;
     let mut runs = Vec::new();
     for _ in 0..bench.runs {
-        let run = one(&engine, bench);
+        let run = one(&engine, &settings, bench);
         runs.push(tokio::time::timeout(bench.limit, run).await.context("the run took too long")??);
     }
-    let calls = if bench.recorded {
-        "push, claim, settle, outcomes, confirm"
-    } else {
-        "push, claim, settle"
+    let (name, latency) = match bench.work {
+        Work::Claimers { tasks, recorded } => {
+            let rest = if recorded { ", outcomes, confirm" } else { "" };
+            (format!("engine: push, claim, settle{rest}; {tasks} claimers"), "claim calls")
+        }
+        Work::Worker { concurrency } => {
+            (format!("worker runtime: {concurrency} slots"), "push to end of the attempt")
+        }
     };
-    let name = format!(
-        "engine: {calls}; {} claimers, {} pushers, batches of {}",
-        bench.claimers, bench.pushers, bench.batch
-    );
-    Ok(Report::new(name, "claim calls", runs))
+    let name = format!("{name}, {} pushers, batches of {}", bench.pushers, bench.batch);
+    Ok(Report::new(name, latency, runs))
 }
 
 /// What the tasks of a run share.
@@ -103,13 +134,14 @@ struct Shared {
     envelope: Bytes,
 }
 
-async fn one(engine: &Engine, bench: &EngineBench) -> Result<Run> {
+async fn one(engine: &Engine, settings: &EngineSettings, bench: &EngineBench) -> Result<Run> {
     let shard = fresh_shard()?;
-    let room = if bench.recorded { BACKLOG_MAX } else { usize::try_from(bench.jobs)? };
+    let recorded = bench.work.recorded();
+    let room = if recorded { BACKLOG_MAX } else { usize::try_from(bench.jobs)? };
     let jobs_max = room.max(BACKLOG_MAX) as u64 * 2;
-    let settings =
+    let budget =
         ShardSettings { version: 1, jobs_max, bytes_max: 4 << 30, ..ShardSettings::default() };
-    engine.configure(&shard, &settings).await?;
+    engine.configure(&shard, &budget).await?;
     let shared = Arc::new(Shared {
         engine: engine.clone(),
         shard,
@@ -118,35 +150,86 @@ async fn one(engine: &Engine, bench: &EngineBench) -> Result<Run> {
         pushed: AtomicU64::new(0),
         settled: AtomicU64::new(0),
         room: Semaphore::new(room),
-        envelope: vec![b'x'; bench.envelope_bytes].into(),
+        envelope: envelope(bench.payload_bytes)?,
     });
     let redis_before = redis_cpu::of(&bench.engine.url).await?;
     let (own_before, started) = (cpu::own(), Instant::now());
-
-    let mut tasks: JoinSet<Result<Times>> = JoinSet::new();
-    for _ in 0..bench.pushers {
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move { push(&shared).await.map(|()| Times::default()) });
-    }
-    for _ in 0..bench.claimers {
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move { claim_and_settle(&shared).await });
-    }
-    if bench.recorded {
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move { record(&shared).await.map(|()| Times::default()) });
-    }
-    let mut claims = Times::default();
-    while let Some(ended) = tasks.join_next().await {
-        claims.add_all(&ended.context("a task of the benchmark panicked")??);
-    }
-
+    let times = Box::pin(work(&shared, settings, bench)).await?;
     let (took, own_after) = (started.elapsed(), cpu::own());
     let mut cpu = vec![CpuPerJob::between("client", own_before, own_after, bench.jobs)];
     if let (Some(before), Some(after)) = (redis_before, redis_cpu::of(&bench.engine.url).await?) {
         cpu.insert(0, CpuPerJob::between("redis", before, after, bench.jobs));
     }
-    Ok(Run::new(bench.jobs, took, cpu, claims.percentiles()))
+    Ok(Run::new(bench.jobs, took, cpu, times.percentiles()))
+}
+
+/// Pushes, works and records at once until the last job is through.
+async fn work(
+    shared: &Arc<Shared>,
+    settings: &EngineSettings,
+    bench: &EngineBench,
+) -> Result<Times> {
+    let mut tasks: JoinSet<Result<Times>> = JoinSet::new();
+    for _ in 0..bench.pushers {
+        let shared = Arc::clone(shared);
+        tasks.spawn(async move { push(&shared).await.map(|()| Times::default()) });
+    }
+    let done = CancellationToken::new();
+    match bench.work {
+        Work::Claimers { tasks: claimers, .. } => {
+            for _ in 0..claimers {
+                let shared = Arc::clone(shared);
+                tasks.spawn(async move { claim_and_settle(&shared).await });
+            }
+        }
+        Work::Worker { concurrency } => {
+            let worker = worker(shared, settings, concurrency)?;
+            let done = done.clone();
+            tasks.spawn(async move { Ok(worker.run(done).await.map(|()| Times::default())?) });
+        }
+    }
+    if bench.work.recorded() {
+        let (shared, of_jobs) = (Arc::clone(shared), matches!(bench.work, Work::Worker { .. }));
+        tasks.spawn(async move {
+            let times = record(&shared).await?;
+            done.cancel();
+            Ok(if of_jobs { times } else { Times::default() })
+        });
+    }
+    let mut times = Times::default();
+    while let Some(ended) = tasks.join_next().await {
+        times.add_all(&ended.context("a task of the benchmark panicked")??);
+    }
+    Ok(times)
+}
+
+fn worker(shared: &Shared, settings: &EngineSettings, concurrency: u32) -> Result<Worker> {
+    let worker = WorkerSettings {
+        name: "bench".into(),
+        queues: vec![(shared.shard.queue.clone(), 1)],
+        concurrency,
+        ..WorkerSettings::default()
+    };
+    let source = match &shared.engine {
+        Engine::Embedded(_) => EngineSource::from(shared.engine.clone()),
+        Engine::Redis(_) => EngineSource::from(settings.clone()),
+    };
+    Ok(Worker::builder(worker).engine(source).reporter(Arc::new(Nowhere)).builtin().build()?)
+}
+
+/// What a job of kind `noop` carries.
+fn envelope(payload_bytes: usize) -> Result<Bytes> {
+    let head = EnvelopeHead {
+        kind: "noop".parse()?,
+        spec: JobSpec::default(),
+        created_at: Clock::System.now(),
+        traceparent: None,
+        request_id: None,
+        workflow: None,
+        payload_blob: None,
+    };
+    let payload = format!("\"{}\"", "x".repeat(payload_bytes.saturating_sub(2)));
+    Ok(Envelope { head, payload: Value::Inline(payload.into()) }.encode())
 }
 
 fn fresh_shard() -> Result<ShardId> {
@@ -230,18 +313,30 @@ async fn claim_and_settle(shared: &Shared) -> Result<Times> {
     Ok(claims)
 }
 
-/// Reads and confirms every outcome, as the recorder does after its commit.
-async fn record(shared: &Shared) -> Result<()> {
-    let mut recorded = 0;
+/// Reads and confirms every outcome, as the recorder does after its commit; the times from a job's push to
+/// its end, in engine time.
+async fn record(shared: &Shared) -> Result<Times> {
+    let (mut recorded, mut times) = (0, Times::default());
     while recorded < shared.jobs {
         let outcomes = shared.engine.outcomes(&shared.shard, RECORD_MAX).await?;
         let Some(last) = outcomes.last() else {
             tokio::time::sleep(IDLE).await;
             continue;
         };
+        for outcome in &outcomes {
+            ensure!(outcome.ended == Ended::Succeeded, "a job ended as {:?}", outcome.ended);
+            times.add(outcome.at.since(pushed_at(outcome.id)));
+        }
         shared.engine.confirm(&shared.shard, last.seq).await?;
         recorded += outcomes.len() as u64;
         shared.room.add_permits(outcomes.len());
     }
-    Ok(())
+    Ok(times)
+}
+
+/// The millisecond in which an id was made.
+fn pushed_at(id: JobId) -> Timestamp {
+    let mut ms = [0; 8];
+    ms[2..].copy_from_slice(&id.as_bytes()[..6]);
+    Timestamp::from_millis(i64::from_be_bytes(ms))
 }

@@ -69,9 +69,13 @@ impl Api {
             }
             let bytes = response.bytes().await.context("the answer broke off")?;
             if status != 200 {
-                bail!("a batch was answered with HTTP {status}: {}", String::from_utf8_lossy(&bytes));
+                bail!(
+                    "a batch was answered with HTTP {status}: {}",
+                    String::from_utf8_lossy(&bytes)
+                );
             }
-            let answer: BatchAnswer = serde_json::from_slice(&bytes).context("not a batch's answer")?;
+            let answer: BatchAnswer =
+                serde_json::from_slice(&bytes).context("not a batch's answer")?;
             let ids: Option<Vec<Uuid>> = answer.results.iter().map(|result| result.id).collect();
             return ids.context("a job of a batch was rejected");
         }
@@ -88,7 +92,11 @@ impl Api {
         let response = self.authorised(request).send().await.context("cannot submit")?;
         let status = response.status().as_u16();
         let bytes = response.bytes().await.context("the answer broke off")?;
-        ensure!(status == 201, "a job was answered with HTTP {status}: {}", String::from_utf8_lossy(&bytes));
+        ensure!(
+            status == 201,
+            "a job was answered with HTTP {status}: {}",
+            String::from_utf8_lossy(&bytes)
+        );
         let answer: BatchResult = serde_json::from_slice(&bytes).context("not a job")?;
         answer.id.context("not a job")
     }

@@ -95,9 +95,7 @@ async fn one(bench: &PathBench, ledger: &Ledger, refused: &mut u64) -> Result<Ru
         .watched
         .iter()
         .zip(before.iter().zip(&after))
-        .map(|(watched, (before, after))| {
-            CpuPerJob::between(&watched.name, *before, *after, jobs)
-        })
+        .map(|(watched, (before, after))| CpuPerJob::between(&watched.name, *before, *after, jobs))
         .collect();
     cpu.push(CpuPerJob::between("client", own_before, own_after, jobs));
     let latency = check_all(ledger, &ids).await?;
@@ -143,7 +141,8 @@ async fn submit_share(bench: &PathBench, share: u64) -> Result<(Vec<Uuid>, u64)>
 }
 
 fn body_of(bench: &PathBench, jobs: u64) -> Bytes {
-    let job = json!({"kind": "noop", "queue": bench.queue, "payload": {"to": "somebody@example.org"}});
+    let job =
+        json!({"kind": "noop", "queue": bench.queue, "payload": {"to": "somebody@example.org"}});
     let jobs: Vec<_> = (0..jobs).map(|_| &job).collect();
     json!({ "jobs": jobs }).to_string().into()
 }

@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn both_sorts_of_cpu_time_count() {
-        let answer = "$99\r\n# CPU\r\nused_cpu_sys:1.5\r\nused_cpu_user:2.25\r\nused_cpu_sys_children:9\r\n";
+        let answer =
+            "$99\r\n# CPU\r\nused_cpu_sys:1.5\r\nused_cpu_user:2.25\r\nused_cpu_sys_children:9\r\n";
         assert_eq!(parse(answer).unwrap(), Duration::from_secs_f64(3.75));
         assert!(parse("-NOAUTH Authentication required.\r\n").is_err());
     }

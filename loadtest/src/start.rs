@@ -94,9 +94,10 @@ async fn one(bench: &StartBench, ledger: Option<&Ledger>) -> Result<Run> {
     let after = cpu_of(bench)?;
     let jobs = u64::from(bench.jobs);
     let pairs = before.iter().zip(&after);
-    let cpu = bench.watched.iter().zip(pairs).map(|(watched, (before, after))| {
-        CpuPerJob::between(&watched.name, *before, *after, jobs)
-    });
+    let cpu =
+        bench.watched.iter().zip(pairs).map(|(watched, (before, after))| {
+            CpuPerJob::between(&watched.name, *before, *after, jobs)
+        });
     Ok(Run::new(jobs, took, cpu.collect(), times.percentiles()))
 }
 

@@ -110,6 +110,8 @@ pub struct ApiSettings {
     pub body_timeout: Duration,
     /// Most open connections.
     pub connections_max: usize,
+    /// Most open connections of one address. A proxy in front is one address.
+    pub connections_per_address_max: usize,
 }
 
 impl Default for ApiSettings {
@@ -122,6 +124,7 @@ impl Default for ApiSettings {
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             connections_max: 4096,
+            connections_per_address_max: 1024,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::model::name::{Namespace, QueueName};
 mod actions;
 mod change;
 pub mod explain;
+pub mod lease;
 pub mod push;
 pub mod record;
 mod submit;

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+mod flood;
 pub mod labels;
 mod lines;
 pub mod logs;

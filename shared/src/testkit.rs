@@ -2,6 +2,6 @@
 
 pub mod engine_suite;
 pub mod histories;
-pub mod redis_server;
 pub mod ledger_suite;
 pub mod postgres_server;
+pub mod redis_server;

@@ -61,8 +61,7 @@ impl Body for TimedBody {
         }
         // The timer is made only when there is something to wait for: most bodies come with their head.
         let deadline = this.deadline();
-        let timer =
-            this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(TooSlow)))),
             Poll::Pending => Poll::Pending,

@@ -109,6 +109,8 @@ impl Guard {
             // A bare line feed, or a carriage return inside of a line.
             b'\n' => Err(Smuggled),
             _ if after_cr => Err(Smuggled),
+            // A chunk that is longer than it said.
+            _ if self.at == At::ChunkEnd && byte != b'\r' => Err(Smuggled),
             _ if self.line.len() >= LINE_MAX => {
                 self.at = At::Open;
                 Ok(())
@@ -215,8 +217,8 @@ mod tests {
     fn verdict(stream: &[u8]) -> Result<(), usize> {
         let whole = Guard::new().feed(stream);
         let mut guard = Guard::new();
-        let single = (0..stream.len())
-            .try_for_each(|i| guard.feed(&stream[i..=i]).map_err(|at| at + i));
+        let single =
+            (0..stream.len()).try_for_each(|i| guard.feed(&stream[i..=i]).map_err(|at| at + i));
         assert_eq!(whole, single);
         whole
     }

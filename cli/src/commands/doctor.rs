@@ -91,7 +91,9 @@ pub async fn run(args: DoctorArgs) -> Outcome {
     let mut findings = Findings::default();
     match args.settings.load(Process::Tool, Vec::new()) {
         Ok(settings) => examine(&settings, &mut findings).await,
-        Err(failure) => findings.fail("settings", failure.to_string(), "see `windlass config show --help`"),
+        Err(failure) => {
+            findings.fail("settings", failure.to_string(), "see `windlass config show --help`")
+        }
     }
     report(&findings, args.output)?;
     let wrong = findings.0.iter().filter(|f| f.verdict == Verdict::Fail).count();
@@ -130,11 +132,12 @@ fn settings_themselves(settings: &Settings, findings: &mut Findings) {
 /// Every connection is an open file.
 fn open_files(findings: &mut Findings) {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    let soft = limits.lines().find_map(|line| {
+        let values = line.strip_prefix("Max open files")?;
+        values.split_whitespace().next()?.parse::<u64>().ok()
+    });
     match soft {
-        Some(soft) if soft < 8192_u64 => findings.warn(
+        Some(soft) if soft < 8192 => findings.warn(
             "open files",
             format!("a process may open {soft} files"),
             "raise it to 8192 or more: ulimit -n, LimitNOFILE= or the container's nofile",
@@ -212,7 +215,8 @@ fn clock(
     let ahead = theirs.since(before.plus(took));
     let behind = before.since(theirs);
     let drift = ahead.max(behind);
-    let detail = format!("differs from this host's by about {:.1} ms", drift.as_secs_f64() * 1000.0);
+    let detail =
+        format!("differs from this host's by about {:.1} ms", drift.as_secs_f64() * 1000.0);
     let advice = "run a time service (chrony, systemd-timesyncd) on every host";
     if drift > DRIFT_FAIL {
         findings.fail(check, detail, advice);

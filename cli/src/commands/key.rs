@@ -117,7 +117,10 @@ async fn open(args: &SettingsArgs) -> Outcome<(Settings, Ledger)> {
 }
 
 async fn create(args: Create) -> Outcome {
-    if args.name.is_empty() || args.name.chars().count() > 128 || args.name.chars().any(char::is_control) {
+    if args.name.is_empty()
+        || args.name.chars().count() > 128
+        || args.name.chars().any(char::is_control)
+    {
         return Err(Failure::Usage("--name must be 1 to 128 characters".into()));
     }
     let (settings, ledger) = open(&args.settings).await?;

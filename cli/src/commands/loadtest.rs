@@ -1,11 +1,12 @@
 //! `windlass loadtest`: the benchmark.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use windlass_loadtest::cpu::Watched;
-use windlass_loadtest::engine::EngineBench;
+use windlass_loadtest::engine::{EngineBench, Work};
 use windlass_loadtest::path::PathBench;
 use windlass_loadtest::report::Report;
 use windlass_loadtest::start::StartBench;
@@ -45,6 +46,8 @@ enum LoadtestCommand {
 enum Bench {
     /// The engine alone: push, claim, settle, and what the recorder does
     Engine(EngineArgs),
+    /// The real worker runtime on an engine, with a handler that does nothing
+    Worker(WorkerArgs),
     /// The whole path: HTTP, ledger, engine, worker, recorded
     Path(PathArgs),
     /// Idle: from before the submission to the job's start
@@ -63,6 +66,9 @@ struct Common {
     /// What to print
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// Write the report as JSON to this file too
+    #[arg(long, value_name = "FILE")]
+    json_file: Option<PathBuf>,
 }
 
 impl Common {
@@ -82,20 +88,44 @@ struct EngineArgs {
     /// Tasks that claim and settle
     #[arg(long, default_value_t = 8)]
     claimers: u32,
+    /// Leave the recorder's part (outcomes, confirm) out
+    #[arg(long)]
+    unrecorded: bool,
+    #[command(flatten)]
+    load: Load,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct WorkerArgs {
+    /// The engine: redis://127.0.0.1:6379 or embedded
+    #[arg(long, value_name = "URL")]
+    engine_url: String,
+    /// Jobs per run
+    #[arg(long, default_value_t = 200_000)]
+    jobs: u64,
+    /// Slots of the worker
+    #[arg(long, default_value_t = 200)]
+    concurrency: u32,
+    #[command(flatten)]
+    load: Load,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What is pushed into an engine.
+#[derive(Debug, Args)]
+struct Load {
     /// Tasks that push
     #[arg(long, default_value_t = 2)]
     pushers: u32,
     /// Jobs per call, at most 200
     #[arg(long, default_value_t = 200)]
     batch: u32,
-    /// Size of an envelope, in bytes
-    #[arg(long, default_value_t = 160)]
-    envelope_bytes: usize,
-    /// Leave the recorder's part (outcomes, confirm) out
-    #[arg(long)]
-    unrecorded: bool,
-    #[command(flatten)]
-    common: Common,
+    /// Size of a payload, in bytes
+    #[arg(long, default_value_t = 64)]
+    payload_bytes: usize,
 }
 
 /// Where a running installation is.
@@ -155,25 +185,45 @@ struct StartArgs {
 /// Runs the command.
 pub async fn run(args: LoadtestArgs) -> Outcome {
     let LoadtestCommand::Bench { bench } = args.command;
-    let (report, output) = match bench {
-        Bench::Engine(args) => (engine(&args).await?, args.common.output),
-        Bench::Path(args) => (path(&args).await?, args.common.output),
-        Bench::Start(args) => (start(&args).await?, args.common.output),
+    let (report, common) = match bench {
+        Bench::Engine(args) => (engine(&args).await?, args.common),
+        Bench::Worker(args) => (worker(&args).await?, args.common),
+        Bench::Path(args) => (path(&args).await?, args.common),
+        Bench::Start(args) => (start(&args).await?, args.common),
     };
-    show(&report, output)
+    if let Some(file) = &common.json_file {
+        let text = serde_json::to_vec_pretty(&report).context("a report is always JSON")?;
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    show(&report, common.output)
 }
 
 async fn engine(args: &EngineArgs) -> Outcome<Report> {
+    let work = Work::Claimers { tasks: args.claimers, recorded: !args.unrecorded };
+    on_engine(&args.engine_url, args.jobs, work, &args.load, &args.common).await
+}
+
+async fn worker(args: &WorkerArgs) -> Outcome<Report> {
+    let work = Work::Worker { concurrency: args.concurrency };
+    on_engine(&args.engine_url, args.jobs, work, &args.load, &args.common).await
+}
+
+async fn on_engine(
+    url: &str,
+    jobs: u64,
+    work: Work,
+    load: &Load,
+    common: &Common,
+) -> Outcome<Report> {
     let bench = EngineBench {
-        engine: EngineSettings::new(args.engine_url.as_str()),
-        jobs: args.jobs,
-        claimers: args.claimers,
-        pushers: args.pushers,
-        batch: args.batch,
-        envelope_bytes: args.envelope_bytes,
-        recorded: !args.unrecorded,
-        runs: args.common.runs,
-        limit: args.common.limit(),
+        engine: EngineSettings::new(url),
+        jobs,
+        work,
+        pushers: load.pushers,
+        batch: load.batch,
+        payload_bytes: load.payload_bytes,
+        runs: common.runs,
+        limit: common.limit(),
     };
     Ok(windlass_loadtest::engine::run(&bench).await?)
 }

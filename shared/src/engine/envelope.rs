@@ -19,6 +19,15 @@ const VERSION: u8 = 1;
 #[error("cannot read the job's envelope: {0}")]
 pub struct EnvelopeError(&'static str);
 
+const UNKNOWN_VERSION: &str = "unknown version";
+
+impl EnvelopeError {
+    /// Whether a newer build wrote the bytes, so that another worker may be able to read them.
+    pub fn is_unknown_version(&self) -> bool {
+        self.0 == UNKNOWN_VERSION
+    }
+}
+
 /// What a worker needs to run a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
@@ -159,7 +168,7 @@ fn part<T: serde::de::DeserializeOwned>(bytes: &Bytes) -> Result<(T, Bytes), Env
         return Err(EnvelopeError("too short"));
     }
     if bytes[0] != VERSION {
-        return Err(EnvelopeError("unknown version"));
+        return Err(EnvelopeError(UNKNOWN_VERSION));
     }
     let len = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize;
     let Some(end) = len.checked_add(5).filter(|end| *end <= bytes.len()) else {

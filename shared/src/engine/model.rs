@@ -281,3 +281,52 @@ fn ceil_ms(at: Timestamp) -> i64 {
 fn until_ms(now: Timestamp, lease: Duration) -> i64 {
     ceil_ms(now.plus(lease))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_round_up_and_never_down() {
+        for (us, ms) in [(0, 0), (1, 1), (999, 1), (1_000, 1), (1_001, 2), (-1, 0), (-1_000, -1)] {
+            assert_eq!(ceil_ms(Timestamp::from_micros(us)), ms, "{us} µs");
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_production_hold_for_batches() {
+        let mut shard = Shard::new(Bounds::default());
+        shard.configure(&ShardSettings::default());
+        let now = Timestamp::from_millis(1_000);
+        let job = |n: u16| {
+            let mut id = [0; 16];
+            id[..2].copy_from_slice(&n.to_be_bytes());
+            Push {
+                id: JobId::from_bytes(id),
+                fence: Fence(1),
+                attempt: 0,
+                crashes: 0,
+                max_crashes: 3,
+                priority: Priority::default(),
+                run_at: now,
+                expires_at: None,
+                kind: "plain".parse().unwrap(),
+                envelope: Bytes::new(),
+            }
+        };
+        let jobs: Vec<Push> = (0..500).map(job).collect();
+        shard.push(now, &jobs, now);
+        let request = ClaimRequest {
+            worker: WorkerId::generate(),
+            lease_id: LeaseId::random(),
+            max: 1_000,
+            lease: Duration::from_secs(1),
+            kinds: Vec::new(),
+            offset: 0,
+        };
+        assert_eq!(shard.claim(now, &request).jobs.len(), limits::ENGINE_BATCH_MAX);
+        assert_eq!(shard.claim(now, &request).jobs.len(), limits::ENGINE_BATCH_MAX);
+        let later = now.plus(Duration::from_secs(2));
+        assert_eq!(shard.reap(later, u32::MAX) as usize, limits::MOVE_MAX);
+    }
+}

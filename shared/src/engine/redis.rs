@@ -1,112 +1,140 @@
 //! The engine on Redis: single, Sentinel or Cluster.
+//!
+//! Each verb is one Lua script in one round trip, so one atomic step of its shard (`redis/lua/*.lua`, whose
+//! headers are their contracts; `shard.lua` describes the keys). The scripts do what the pure
+//! [`model`] does: property tests compare replies and whole states after every step.
+//!
+//! | key | what | why so |
+//! |---|---|---|
+//! | `jobs` | hash, id → packed job with its envelope | written once, read by claim only: the large values are left alone |
+//! | `held` | hash, id → packed state since the first claim | small and short-lived, so that settle and confirm stay in the processor's caches |
+//! | `ready`, `delayed`, `leases` | zsets of ids | range reads and range removals, no search per job |
+//! | `outbox` | list of packed outcomes, each with its seq | appended by one RPUSH; read without a script |
+//! | `tombs0`, `tombs1` | hashes, id → fence | dropped whole, in turn; also expire by themselves |
+//! | `meta` | one packed string | all counters and settings in one GET and one SET |
+//!
+//! **Cost**: the number of Redis commands per script does not depend on the number of jobs; what remains
+//! per job is some twenty steps inside variadic commands.
+//!
+//! **Failure**: a call that gets no answer is [`EngineError::Unavailable`] and its effect is unknown; all
+//! are safe to repeat. The next call connects anew. A script that the server has lost is sent again whole.
+//! At `maxmemory` only `push` is refused, as [`Pushed::Full`]. Values that a stranger wrote are counted
+//! (`windlass_engine_garbage_total`) and either dropped, so that the ledger brings the job back, or told as
+//! [`EngineError::UnknownReply`].
+//!
+//! **Trust**: engine time is the server's. The address is checked when the engine is opened, as are the
+//! server's version and its eviction policy.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use super::model::Bounds;
 use super::*;
+use crate::clock::Clock;
+use crate::config::EngineSettings;
+
+mod address;
+mod changes;
+#[cfg(feature = "testkit")]
+mod dump;
+mod fault;
+mod feeds;
+mod fitness;
+mod keys;
+mod layout;
+mod link;
+mod looks;
+mod reply;
+mod script;
+mod sentinel;
+mod signals;
+
+use address::Address;
+use keys::Keys;
+use link::Link;
+use script::{Script, Scripts, Time, Way};
+use signals::Hub;
+
+#[cfg(feature = "testkit")]
+pub use script::PlantedFault;
 
 /// The engine on Redis: single, Sentinel or Cluster.
-pub struct Redis {}
+pub struct Redis {
+    link: Arc<Link>,
+    scripts: Scripts,
+    prefix: String,
+    hub: Hub,
+    /// Engine time, where a test makes it.
+    test_clock: Option<Clock>,
+}
 
-#[allow(unused_variables, missing_docs, clippy::todo, reason = "stubs")]
 impl Redis {
     /// Connects and checks that the store is fit.
-    pub async fn open(_settings: &crate::config::EngineSettings) -> Result<Self, EngineError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] for a wrong address, an old server or an eviction policy that loses jobs;
+    /// [`EngineError::Unavailable`] when it does not answer.
+    pub async fn open(settings: &EngineSettings) -> Result<Self, EngineError> {
+        let scripts = Scripts::new(Bounds::default(), Time::Server, None);
+        Self::connect(settings, scripts, None).await
     }
-    pub async fn push(
+
+    /// As [`Self::open`], for tests: on a clock that stands still until moved, with other bounds than the
+    /// usual, and with a fault in the scripts if one is given.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(feature = "testkit")]
+    pub async fn open_with_test_clock(
+        settings: &EngineSettings,
+        clock: Clock,
+        bounds: Bounds,
+        fault: Option<PlantedFault>,
+    ) -> Result<Self, EngineError> {
+        let scripts = Scripts::new(bounds, Time::Argument, fault);
+        Self::connect(settings, scripts, Some(clock)).await
+    }
+
+    async fn connect(
+        settings: &EngineSettings,
+        scripts: Scripts,
+        test_clock: Option<Clock>,
+    ) -> Result<Self, EngineError> {
+        let address = Address::parse(&settings.url)?;
+        if settings.prefix.is_empty() || settings.prefix.contains(['{', '}']) {
+            return Err(EngineError::Unfit(
+                "the engine's prefix must not be empty or hold braces: they choose the Cluster slot"
+                    .to_owned(),
+            ));
+        }
+        let link = Arc::new(Link::new(address, settings.response_timeout));
+        fitness::check(&link).await?;
+        let hub = Hub::new(link.clone());
+        Ok(Self { link, scripts, prefix: settings.prefix.clone(), hub, test_clock })
+    }
+
+    fn keys(&self, shard: &ShardId) -> Keys {
+        Keys::new(&self.prefix, shard)
+    }
+
+    /// Runs a script on a shard.
+    async fn run(
         &self,
+        script: &Script,
+        way: Way,
         shard: &ShardId,
-        jobs: &[Push],
-        not_after: Timestamp,
-    ) -> Result<PushReply, EngineError> {
-        todo!()
-    }
-    pub async fn claim(
-        &self,
-        shard: &ShardId,
-        request: &ClaimRequest,
-    ) -> Result<ClaimReply, EngineError> {
-        todo!()
-    }
-    pub async fn extend(
-        &self,
-        shard: &ShardId,
-        held: &[Held],
-        lease: Duration,
-    ) -> Result<Vec<Extended>, EngineError> {
-        todo!()
-    }
-    pub async fn settle(
-        &self,
-        shard: &ShardId,
-        settles: &[Settle],
-    ) -> Result<Vec<Settled>, EngineError> {
-        todo!()
-    }
-    pub async fn promote(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
-        todo!()
-    }
-    pub async fn reap(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
-        todo!()
-    }
-    pub async fn configure(
-        &self,
-        shard: &ShardId,
-        settings: &ShardSettings,
-    ) -> Result<bool, EngineError> {
-        todo!()
-    }
-    pub async fn cancel(
-        &self,
-        shard: &ShardId,
-        jobs: &[(JobId, Fence)],
-        how: Withdraw,
-    ) -> Result<Vec<CancelReply>, EngineError> {
-        todo!()
-    }
-    pub async fn outcomes(&self, shard: &ShardId, max: u32) -> Result<Vec<Outcome>, EngineError> {
-        todo!()
-    }
-    pub async fn confirm(&self, shard: &ShardId, up_to: u64) -> Result<(), EngineError> {
-        todo!()
-    }
-    pub async fn exists(&self, shard: &ShardId, ids: &[JobId]) -> Result<Vec<bool>, EngineError> {
-        todo!()
-    }
-    pub async fn peek(&self, shard: &ShardId, id: JobId) -> Result<Option<Live>, EngineError> {
-        todo!()
-    }
-    pub async fn leased(
-        &self,
-        shard: &ShardId,
-        after: Option<(Timestamp, JobId)>,
-        claimed_by: Timestamp,
-        max: u32,
-    ) -> Result<Vec<Running>, EngineError> {
-        todo!()
-    }
-    pub async fn stats(&self, shard: &ShardId) -> Result<ShardStats, EngineError> {
-        todo!()
-    }
-    pub async fn now(&self) -> Result<Timestamp, EngineError> {
-        todo!()
-    }
-    pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
-        todo!()
-    }
-    pub async fn publish(
-        &self,
-        namespace: &Namespace,
-        events: &[feed::Event],
-    ) -> Result<(), EngineError> {
-        todo!()
-    }
-    pub async fn feed(
-        &self,
-        namespace: &Namespace,
-        after: Option<u64>,
-        max: u32,
-    ) -> Result<feed::FeedPage, EngineError> {
-        todo!()
+        args: impl Fn(&mut ::redis::Cmd),
+    ) -> Result<::redis::Value, fault::Fault> {
+        let keys = self.keys(shard);
+        let channel = keys.signals();
+        let now = self.test_clock.as_ref().map(Clock::now);
+        let fill = |cmd: &mut ::redis::Cmd| {
+            keys.fill(cmd);
+            cmd.arg(&channel);
+            args(cmd);
+            if let Some(now) = now {
+                cmd.arg(now.micros());
+            }
+        };
+        script.run(&self.link, way, fill).await
     }
 }

@@ -1,36 +1,206 @@
 //! The ledger on PostgreSQL.
+//!
+//! Submissions go through [`writer`]s (group commit) or, where they ask for more, through a transaction of
+//! their [`own`]. Outcomes are one statement per batch ([`record`]). Reads and rare writes use a pool. Every
+//! write runs in a task of its own, which no caller can cancel.
+
+use std::sync::Arc;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgPool};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::limits::WRITE_ROWS_MAX;
+use crate::model::job::OnConflict;
+
+mod connect;
+mod error;
+mod row;
+mod schema;
+
+mod insert;
+mod own;
+mod own_rows;
+mod unknown;
+mod write_queue;
+mod writer;
+
+mod attempts;
+mod jobs;
+mod record;
+
+mod change;
+mod forget;
+
+mod blobs;
+mod keys;
+mod logs;
+mod operations;
+mod progress;
+mod queues;
+mod rollups;
+mod workers;
+
+mod prune;
+
+/// Pause between two makings of partitions.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
+/// Longest wait for writes under way when the ledger is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The ledger on PostgreSQL.
-pub struct Postgres {}
+pub struct Postgres {
+    inner: Arc<Inner>,
+    stop: CancellationToken,
+}
 
-#[allow(unused_variables, missing_docs, clippy::todo, reason = "stubs")]
+/// What calls and tasks share.
+struct Inner {
+    options: PgConnectOptions,
+    /// For reads and rare writes.
+    pool: PgPool,
+    /// For outcomes and transactions of their own.
+    bulk: PgPool,
+    queue: write_queue::WriteQueue,
+    known_queues: queues::KnownQueues,
+    pass: prune::Pass,
+    tasks: TaskTracker,
+}
+
+impl Drop for Postgres {
+    /// The writers finish what waits, and end.
+    fn drop(&mut self) {
+        self.inner.queue.close();
+        self.stop.cancel();
+    }
+}
+
+/// Ledger time.
+async fn now(pool: &PgPool) -> Result<Timestamp> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let micros = sqlx::query_scalar(sql).fetch_one(pool).await.map_err(error::unchanged)?;
+    Ok(Timestamp::from_micros(micros))
+}
+
+async fn keep_partitions(inner: Arc<Inner>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PARTITIONS_EVERY) => {}
+        }
+        // Without them jobs go to the default partition; the next hour tries again.
+        if let Err(error) = prune::ensure_partitions(&inner.pool).await {
+            tracing::warn!(%error, "the ledger's partitions could not be made");
+        }
+    }
+}
+
+/// Whether a submission cannot be merged with others: it is large, all or nothing, or its rows need looking
+/// at one by one.
+fn needs_own_transaction(submission: &Submission) -> bool {
+    submission.jobs.len() > WRITE_ROWS_MAX
+        || submission.atomic && submission.jobs.len() > 1
+        || submission.jobs.iter().any(|job| {
+            let replaces = |u: &crate::model::job::Unique| u.on_conflict == OnConflict::Replace;
+            unfit_text(job).is_some()
+                || job.unique.as_ref().is_some_and(replaces)
+                || job.unique.is_some() && submission.idempotency.is_some()
+        })
+}
+
+#[allow(missing_docs, reason = "the contract is on `Ledger`")]
 impl Postgres {
     pub async fn open(settings: &crate::config::LedgerSettings) -> Result<Self> {
-        todo!()
+        let options = connect::options(settings)?;
+        let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
+        connect::check_fitness(&mut connection).await?;
+        schema::check(&mut connection).await?;
+        // Failing to say goodbye changes nothing.
+        let _ = connection.close().await;
+        let inner = Arc::new(Inner {
+            pool: connect::pool(&options, settings.pool_max.max(1)),
+            bulk: connect::bulk_pool(&options),
+            options,
+            queue: write_queue::WriteQueue::new(),
+            known_queues: queues::KnownQueues::default(),
+            pass: prune::Pass::default(),
+            tasks: TaskTracker::new(),
+        });
+        prune::ensure_partitions(&inner.pool).await?;
+        let stop = CancellationToken::new();
+        for _ in 0..settings.writers.max(1) {
+            inner.tasks.spawn(writer::keep(Arc::clone(&inner)));
+        }
+        inner.tasks.spawn(keep_partitions(Arc::clone(&inner), stop.clone()));
+        Ok(Self { inner, stop })
     }
+
     pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {
-        todo!()
+        schema::migrate(&connect::options(settings)?).await
     }
+
     pub async fn migration_status(
         settings: &crate::config::LedgerSettings,
     ) -> Result<Vec<MigrationStatus>> {
-        todo!()
+        let options = connect::options(settings)?;
+        let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
+        schema::status(&mut connection).await
     }
-    pub async fn close(&self) {}
+
+    pub async fn close(&self) {
+        self.inner.queue.close();
+        self.stop.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
+            tracing::error!("writes of the ledger were still under way when it was closed");
+        }
+        self.inner.pool.close().await;
+        self.inner.bulk.close().await;
+    }
+
+    /// Runs a write in a task of its own: dropping the caller's future drops only the waiting.
+    async fn detached<T, F, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+        W: FnOnce(Arc<Inner>) -> F,
+    {
+        let task = self.inner.tasks.spawn(work(Arc::clone(&self.inner)));
+        match task.await {
+            Ok(result) => result,
+            Err(panic) => Err(LedgerError::Failed(panic.into())),
+        }
+    }
+
     pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
-        todo!()
+        if submission.jobs.is_empty() {
+            return Ok(SubmitOutcome::Done(Vec::new()));
+        }
+        let (pending, answer) = self.inner.queue.admit(submission)?;
+        if needs_own_transaction(&pending.submission) {
+            own::spawn(&self.inner, pending);
+        } else {
+            self.inner.queue.push(pending);
+        }
+        // Only a task that panicked answers nothing.
+        answer.await.unwrap_or(Err(LedgerError::OutcomeUnknown))
     }
+
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {
-        todo!()
+        jobs::job(&self.inner.pool, namespace, id).await
     }
+
     pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        todo!()
+        jobs::jobs(&self.inner.pool, ids).await
     }
+
     pub async fn terminal_among(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        todo!()
+        jobs::terminal_among(&self.inner.pool, ids).await
     }
+
     pub async fn list(
         &self,
         namespace: &Namespace,
@@ -38,17 +208,22 @@ impl Postgres {
         before: Option<JobId>,
         limit: u32,
     ) -> Result<JobPage> {
-        todo!()
+        jobs::list(&self.inner.pool, namespace, filter, before, limit).await
     }
+
     pub async fn attempts(&self, namespace: &Namespace, id: JobId) -> Result<Option<Vec<Attempt>>> {
-        todo!()
+        attempts::attempts(&self.inner.pool, namespace, id).await
     }
+
     pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
-        todo!()
+        self.detached(|inner| async move { record::record(&inner.bulk, records).await }).await
     }
+
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {
-        todo!()
+        self.detached(|inner| async move { record::record_running(&inner.bulk, running).await })
+            .await
     }
+
     pub async fn unfinished(
         &self,
         namespace: &Namespace,
@@ -58,8 +233,10 @@ impl Postgres {
         after: Option<JobId>,
         limit: u32,
     ) -> Result<Vec<Job>> {
-        todo!()
+        let pool = &self.inner.pool;
+        jobs::unfinished(pool, (namespace, queue), due_before, changed_before, after, limit).await
     }
+
     pub async fn cancel(
         &self,
         namespace: &Namespace,
@@ -67,55 +244,89 @@ impl Postgres {
         running: bool,
         reason: &str,
     ) -> Result<Changed<Job>> {
-        todo!()
+        let (namespace, reason) = (namespace.clone(), reason.to_owned());
+        self.detached(move |inner| async move {
+            change::cancel(&inner.pool, &namespace, id, running, &reason).await
+        })
+        .await
     }
+
     pub async fn redrive(&self, namespace: &Namespace, id: JobId) -> Result<Changed<Job>> {
-        todo!()
+        let namespace = namespace.clone();
+        self.detached(move |inner| async move { change::redrive(&inner.pool, &namespace, id).await })
+            .await
     }
+
     pub async fn patch(
         &self,
         namespace: &Namespace,
         id: JobId,
         patch: &JobPatch,
     ) -> Result<Changed<Job>> {
-        todo!()
+        let (namespace, patch) = (namespace.clone(), patch.clone());
+        self.detached(move |inner| async move {
+            change::patch(&inner.pool, &namespace, id, &patch).await
+        })
+        .await
     }
+
     pub async fn delete(&self, namespace: &Namespace, id: JobId) -> Result<Changed<()>> {
-        todo!()
+        let namespace = namespace.clone();
+        self.detached(move |inner| async move { change::delete(&inner.bulk, &namespace, id).await })
+            .await
     }
+
     pub async fn queue(&self, namespace: &Namespace, name: &QueueName) -> Result<Option<Queue>> {
-        todo!()
+        queues::queue(&self.inner.pool, namespace, name).await
     }
+
     pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
-        todo!()
+        queues::queues(&self.inner.pool, namespace).await
     }
+
     pub async fn set_queue(
         &self,
         namespace: &Namespace,
         name: &QueueName,
         settings: &QueueSettings,
     ) -> Result<Queue> {
-        todo!()
+        let (namespace, name, settings) = (namespace.clone(), name.clone(), settings.clone());
+        self.detached(move |inner| async move {
+            queues::set_queue(&inner.pool, &namespace, &name, &settings).await
+        })
+        .await
     }
+
     pub async fn set_paused(
         &self,
         namespace: &Namespace,
         name: &QueueName,
         paused: Option<&Paused>,
     ) -> Result<Queue> {
-        todo!()
+        let (namespace, name, paused) = (namespace.clone(), name.clone(), paused.cloned());
+        self.detached(move |inner| async move {
+            queues::set_paused(&inner.pool, &namespace, &name, paused.as_ref()).await
+        })
+        .await
     }
+
     pub async fn rollups(&self, namespace: &Namespace, since: Timestamp) -> Result<Vec<Rollup>> {
-        todo!()
+        rollups::rollups(&self.inner.pool, namespace, since).await
     }
+
     pub async fn append_logs(
         &self,
         namespace: &Namespace,
         id: JobId,
         lines: &[LogLine],
     ) -> Result<bool> {
-        todo!()
+        let (namespace, lines) = (namespace.clone(), lines.to_vec());
+        self.detached(move |inner| async move {
+            logs::append(&inner.pool, &namespace, id, &lines).await
+        })
+        .await
     }
+
     pub async fn logs(
         &self,
         namespace: &Namespace,
@@ -123,8 +334,9 @@ impl Postgres {
         after: u64,
         limit: u32,
     ) -> Result<Option<Vec<LogLine>>> {
-        todo!()
+        logs::logs(&self.inner.pool, namespace, id, after, limit).await
     }
+
     pub async fn set_progress(
         &self,
         namespace: &Namespace,
@@ -132,53 +344,79 @@ impl Postgres {
         fence: Fence,
         progress: &Progress,
     ) -> Result<()> {
-        todo!()
+        let (namespace, progress) = (namespace.clone(), progress.clone());
+        self.detached(move |inner| async move {
+            progress::set(&inner.pool, &namespace, id, fence, &progress).await
+        })
+        .await
     }
+
     pub async fn beat(&self, beat: &WorkerBeat) -> Result<bool> {
-        todo!()
+        let beat = beat.clone();
+        self.detached(move |inner| async move { workers::beat(&inner.pool, &beat).await }).await
     }
-    pub async fn workers(
-        &self,
-        namespace: &Namespace,
-        within: Duration,
-    ) -> Result<Vec<WorkerBeat>> {
-        todo!()
+
+    pub async fn workers(&self, namespace: &Namespace, within: Duration) -> Result<Vec<WorkerBeat>> {
+        workers::workers(&self.inner.pool, namespace, within).await
     }
+
     pub async fn drain_worker(&self, namespace: &Namespace, id: WorkerId) -> Result<bool> {
-        todo!()
+        let namespace = namespace.clone();
+        self.detached(move |inner| async move { workers::drain(&inner.pool, &namespace, id).await })
+            .await
     }
+
     pub async fn put_blob(&self, namespace: &Namespace, id: BlobId, bytes: Bytes) -> Result<()> {
-        todo!()
+        let namespace = namespace.clone();
+        self.detached(move |inner| async move {
+            blobs::put(&inner.pool, &namespace, id, &bytes).await
+        })
+        .await
     }
+
     pub async fn blob(&self, namespace: &Namespace, id: BlobId) -> Result<Option<Bytes>> {
-        todo!()
+        blobs::blob(&self.inner.pool, namespace, id).await
     }
+
     pub async fn create_key(&self, key: &ApiKey) -> Result<()> {
-        todo!()
+        let key = key.clone();
+        self.detached(move |inner| async move { keys::create(&inner.pool, &key).await }).await
     }
+
     pub async fn key(&self, public: &str) -> Result<Option<ApiKey>> {
-        todo!()
+        keys::key(&self.inner.pool, public).await
     }
+
     pub async fn keys(&self) -> Result<Vec<ApiKey>> {
-        todo!()
+        keys::keys(&self.inner.pool).await
     }
+
     pub async fn revoke_key(&self, id: KeyId) -> Result<bool> {
-        todo!()
+        self.detached(move |inner| async move { keys::revoke(&inner.pool, id).await }).await
     }
+
     pub async fn put_operation(&self, operation: &Operation) -> Result<()> {
-        todo!()
+        let operation = operation.clone();
+        self.detached(move |inner| async move { operations::put(&inner.pool, &operation).await })
+            .await
     }
+
     pub async fn operation(
         &self,
         namespace: &Namespace,
         id: OperationId,
     ) -> Result<Option<Operation>> {
-        todo!()
+        operations::operation(&self.inner.pool, namespace, id).await
     }
+
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        todo!()
+        self.detached(move |inner| async move {
+            prune::prune(&inner.bulk, &inner.pass, before, limit).await
+        })
+        .await
     }
+
     pub async fn now(&self) -> Result<Timestamp> {
-        todo!()
+        now(&self.inner.pool).await
     }
 }

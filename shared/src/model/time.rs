@@ -69,16 +69,17 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// A length of time on the wire: accepted as `"1m30s"` or as a number of seconds, returned as text.
+/// A length of time on the wire: accepted as `"1m30s"` or as a number of seconds, returned as text. Whole
+/// milliseconds: fractions of one are rounded up when read, and not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_zero() {
+        let ms_total = self.0.as_millis();
+        if ms_total == 0 {
             return f.write_str("0s");
         }
-        let ms_total = self.0.as_millis();
         let (s_total, ms) = (ms_total / 1000, ms_total % 1000);
         let (m_total, s) = (s_total / 60, s_total % 60);
         let (h, m) = (m_total / 60, m_total % 60);
@@ -153,7 +154,7 @@ impl<'de> Deserialize<'de> for Span {
                 if !(0.0..=1e9).contains(&v) {
                     return Err(E::custom("must be from 0 to 1e9 seconds"));
                 }
-                Ok(Span(Duration::from_micros((v * 1e6) as u64)))
+                Ok(Span(Duration::from_millis((v * 1e3).ceil() as u64)))
             }
         }
         d.deserialize_any(Visitor)
@@ -178,6 +179,12 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<Span>("1.5").unwrap().0, Duration::from_millis(1500));
         assert!(serde_json::from_str::<Span>("-1").is_err());
+        // What was read can be shown and read again: rows of the ledger hold it as text.
+        for tiny in ["0.0000001", "0.0005", "1e-300"] {
+            let span: Span = serde_json::from_str(tiny).unwrap();
+            assert_eq!(span.to_string().parse::<Span>().unwrap(), span, "{tiny}");
+        }
+        assert_eq!(Span(Duration::from_micros(5)).to_string(), "0s");
     }
 
     #[test]

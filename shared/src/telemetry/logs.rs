@@ -3,9 +3,11 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::flood::Flood;
 use super::lines::{Escape, Lines};
 use crate::config::{LogFormat, LogSettings};
 
@@ -63,20 +65,22 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let lines = fmt::layer();
+    let subscriber = tracing_subscriber::registry().with(filter).with(Flood::new());
     match format {
-        LogFormat::Json => Box::new(
-            builder
+        LogFormat::Json => {
+            let lines = lines
                 .json()
                 .flatten_event(true)
                 .with_current_span(true)
                 .with_span_list(false)
-                .with_writer(Lines { escape: Escape::Json, to })
-                .finish(),
-        ),
+                .with_writer(Lines { escape: Escape::Json, to });
+            Box::new(subscriber.with(lines))
+        }
         LogFormat::Text | LogFormat::Auto => {
             let escape = if terminal { Escape::Terminal } else { Escape::Text };
-            Box::new(builder.with_ansi(terminal).with_writer(Lines { escape, to }).finish())
+            let lines = lines.with_ansi(terminal).with_writer(Lines { escape, to });
+            Box::new(subscriber.with(lines))
         }
     }
 }
@@ -131,6 +135,24 @@ mod tests {
         let text = logged(LogFormat::Text, "info");
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.trim_end().chars().all(|c| !c.is_control()), "{text:?}");
+    }
+
+    #[test]
+    fn a_flood_from_one_place_is_cut_and_others_are_heard() {
+        let captured = Captured::default();
+        let to = captured.clone();
+        let filter = filter("info").unwrap();
+        let subscriber = subscriber(LogFormat::Json, false, filter, move || to.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            for n in 0..10_000 {
+                tracing::warn!(n, "the same again");
+            }
+            tracing::warn!("something else");
+        });
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        // A second may end during the test, and another share begin.
+        assert!((200..5_000).contains(&text.lines().count()), "{}", text.lines().count());
+        assert!(text.contains("something else"));
     }
 
     #[test]

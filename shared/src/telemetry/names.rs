@@ -4,7 +4,7 @@
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
 /// What a metric measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sort {
     /// Only rises.
     Counter,
@@ -19,10 +19,55 @@ use Sort::{Counter, Gauge, Histogram};
 /// Name, sort, help text.
 pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_build_info", Gauge, "1, labelled with the version of this process"),
+    // The engine
     ("windlass_engine_call_seconds", Histogram, "Time of a call to the engine, by call"),
     ("windlass_engine_errors_total", Counter, "Calls to the engine that failed, by call"),
+    ("windlass_log_events_dropped_total", Counter, "Log events dropped because their place floods"),
+    // Serving
+    ("windlass_http_connections", Gauge, "Open connections"),
+    ("windlass_http_connections_refused_total", Counter, "Connections refused, by bound"),
+    ("windlass_http_malformed_total", Counter, "Connections closed for malformed framing"),
+    // The ledger
     ("windlass_ledger_call_seconds", Histogram, "Time of a call to the ledger, by call"),
     ("windlass_ledger_errors_total", Counter, "Calls to the ledger that failed, by call"),
+    // From ledger to engine and back
+    (
+        "windlass_push_dropped_total",
+        Counter,
+        "Jobs that the sweep will push because the pusher was behind",
+    ),
+    ("windlass_push_failed_total", Counter, "Jobs that the sweep will push because a push failed"),
+    (
+        "windlass_push_full_total",
+        Counter,
+        "Jobs that wait in the ledger because their shard is full",
+    ),
+    (
+        "windlass_sweep_pushed_total",
+        Counter,
+        "Jobs that the sweep found missing in the engine and pushed",
+    ),
+    ("windlass_outcomes_recorded_total", Counter, "Outcomes recorded in the ledger"),
+    ("windlass_outcomes_stale_total", Counter, "Outcomes that the ledger's guard refused as old"),
+    ("windlass_recorder_lag_seconds", Histogram, "From the end of an attempt to its record"),
+    ("windlass_recorder_failures_total", Counter, "Passes of the recorder that failed"),
+    // The scheduler's duties and what they see
+    ("windlass_duty_seconds", Histogram, "Time of one pass of a duty, by duty"),
+    ("windlass_duty_done_total", Counter, "What a duty has done, by duty"),
+    ("windlass_duty_failures_total", Counter, "Passes of a duty that failed, by duty"),
+    ("windlass_queue_jobs", Gauge, "Jobs of a queue in the engine, by state"),
+    ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
+    ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),
+    ("windlass_queue_oldest_ready_seconds", Gauge, "Age of the first ready job of a queue"),
+    // The worker
+    ("windlass_worker_slots", Gauge, "Slots of this worker, free and busy"),
+    ("windlass_worker_claims_total", Counter, "Claim calls, by result"),
+    ("windlass_claim_seconds", Histogram, "Time of a claim call"),
+    ("windlass_attempts_total", Counter, "Attempts ended, by queue, kind and outcome"),
+    ("windlass_attempt_seconds", Histogram, "Run time of an attempt, by queue and kind"),
+    ("windlass_settles_total", Counter, "Settles, by the engine's reply"),
+    ("windlass_lease_lost_total", Counter, "Leases that had passed on or were unknown"),
+    ("windlass_worker_log_lines_dropped_total", Counter, "Log lines of jobs that were dropped"),
 ];
 
 /// Tells the recorder of this process the help texts.

@@ -1,7 +1,14 @@
 //! Integration tests of the shared crate, one module per subject.
 
 mod engine_compare;
+mod engine_embedded;
 mod engine_histories;
+mod lifecycle;
+mod redis_faults;
+mod redis_histories;
+mod redis_outages;
+mod redis_rig;
+mod redis_suite;
 mod sqlite;
 mod sqlite_faults;
 mod sqlite_scene;

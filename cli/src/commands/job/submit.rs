@@ -154,7 +154,8 @@ fn json_of(flag: &str, given: &str) -> Outcome<Value> {
         None => Some(given.to_owned()),
     };
     text.and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(|| {
-        let hint = format!("{flag} must be JSON, @FILE or -; a text needs quotes: {flag} '\"text\"'");
+        let hint =
+            format!("{flag} must be JSON, @FILE or -; a text needs quotes: {flag} '\"text\"'");
         Failure::Usage(hint)
     })
 }
@@ -196,7 +197,8 @@ async fn batch(client: &Client, args: &SubmitArgs, file: &std::path::Path, key: 
                         message if message.is_empty() => text(&result["error"], "detail"),
                         message => message,
                     };
-                    let line = format!("  line {}: {why}", result["index"].as_u64().unwrap_or(0) + 1);
+                    let line =
+                        format!("  line {}: {why}", result["index"].as_u64().unwrap_or(0) + 1);
                     output::line(&output::clean(&line))?;
                 }
             }

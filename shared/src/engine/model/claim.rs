@@ -19,6 +19,7 @@ enum Take {
 impl Shard {
     /// Leases ready jobs; see the module's rules.
     pub fn claim(&mut self, now: Timestamp, request: &ClaimRequest) -> ClaimReply {
+        let woken_before = self.wake.ready;
         let moved = self.promote(now, u32::MAX) + self.reap(now, u32::MAX);
         let state = self.claim_state();
         let mut jobs = Vec::new();
@@ -34,7 +35,7 @@ impl Shard {
             }
         }
         // The claimer itself is awake: others are woken only for what it left.
-        self.wake.ready = moved > 0 && self.is_open() && !self.ready.is_empty();
+        self.wake.ready = woken_before || (moved > 0 && self.is_open() && !self.ready.is_empty());
         let next_due = self.delayed.first().map(|(due_ms, _)| Timestamp::from_millis(*due_ms));
         ClaimReply { state, jobs, next_due, next_offset, now }
     }

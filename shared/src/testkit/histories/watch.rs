@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::engine::model::Status;
-use crate::engine::{ClaimState, Pushed};
+use crate::engine::{ClaimState, Ended, Pushed};
 
 mod state;
 
@@ -135,6 +135,10 @@ impl Watch {
         for outcome in seen.after.outbox.iter().filter(|o| o.seq > seen.before.last_seq) {
             if outcome.at != seen.now {
                 wrong.push(format!("outcome {} is not of this step", outcome.seq));
+            }
+            let unclaimed = outcome.ended == Ended::Expired;
+            if outcome.claimed_at.is_none() != unclaimed || outcome.worker.is_none() != unclaimed {
+                wrong.push(format!("outcome {} tells a wrong story of its claim", outcome.seq));
             }
             if outcome.claimed_at.is_some() && !self.ended.insert((outcome.id, outcome.fence)) {
                 wrong.push(format!("lease {} of {} ended twice", outcome.fence, outcome.id));

@@ -1,5 +1,7 @@
 //! A private Redis Cluster of masters.
 
+use std::sync::OnceLock;
+
 use super::{RedisOptions, RedisServer, wait_until};
 
 const SLOTS: u32 = 16_384;
@@ -28,6 +30,12 @@ impl RedisCluster {
         cluster.introduce();
         cluster.wait_whole();
         cluster
+    }
+
+    /// A cluster of three shared by all tests of this process, as [`RedisServer::shared`].
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<RedisCluster> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(3))
     }
 
     /// `redis+cluster://host,host,…`

@@ -31,7 +31,8 @@ impl RedisProcess {
     pub fn start(args: &[String]) -> Self {
         let mut last = String::new();
         for _ in 0..STARTS_MAX {
-            let dir = TempDir::with_prefix("windlass-redis-").expect("a temporary folder can be made");
+            let dir =
+                TempDir::with_prefix("windlass-redis-").expect("a temporary folder can be made");
             let (port, bus_port) = (free_port(), free_port());
             let mut process = Self { port, bus_port, dir, args: args.to_vec(), child: None };
             match process.spawn() {

@@ -52,7 +52,8 @@ impl Connection {
     /// # Errors
     /// When nobody listens.
     pub fn open(port: u16) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), WAIT_MAX)?;
+        let stream =
+            TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), WAIT_MAX)?;
         stream.set_read_timeout(Some(WAIT_MAX))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
@@ -88,7 +89,8 @@ impl Connection {
         }
         let line = line.trim_end();
         let (sort, rest) = line.split_at(1.min(line.len()));
-        let count = || rest.parse::<i64>().map_err(|_| Error::other(format!("not a reply: {line}")));
+        let count =
+            || rest.parse::<i64>().map_err(|_| Error::other(format!("not a reply: {line}")));
         Ok(match sort {
             "+" | ":" => Reply::Bytes(rest.as_bytes().to_vec()),
             "-" => Reply::Refused(rest.to_owned()),

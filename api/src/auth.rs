@@ -1,0 +1,309 @@
+//! Who calls, in which namespace, and whether their role allows the call.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::sync::Semaphore;
+use windlass_shared::ledger::{ApiKey, LedgerError, Role};
+use windlass_shared::model::id::KeyId;
+use windlass_shared::model::name::Namespace;
+
+use crate::app::App;
+use crate::error::{ApiError, Code};
+use crate::keys;
+use crate::throttle;
+
+pub mod roles;
+
+/// Selects the namespace of a caller whose key is bound to none.
+pub const NAMESPACE_HEADER: &str = "windlass-namespace";
+
+/// A looked-up key is believed for this long: a revocation bites within 5 s everywhere.
+const BELIEVED_FOR: Duration = Duration::from_secs(4);
+/// While the ledger is away nobody can revoke there; keys seen before keep working for this long.
+const BELIEVED_WITHOUT_LEDGER: Duration = Duration::from_secs(60);
+/// Looked-up public parts kept, known and unknown ones.
+const CACHED_MAX: usize = 10_000;
+/// Lookups at the ledger at once; a flood of made-up keys must not take the whole pool.
+const LOOKUPS_MAX: usize = 8;
+/// Longest `Authorization` header that is looked at.
+const HEADER_MAX: usize = 256;
+
+/// Who sent a request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The key's record; `None` where no key is needed.
+    pub key: Option<KeyId>,
+    /// For logs and records of who did what: the key's name, or `local`.
+    pub name: Arc<str>,
+    /// What they may do.
+    pub role: Role,
+    /// Where they act.
+    pub namespace: Namespace,
+    /// Where they may act; `None` is everywhere.
+    pub bound_to: Option<Namespace>,
+    /// How the key is found again, for streams.
+    public: Option<Arc<str>>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parts.extensions.get().cloned().ok_or_else(|| {
+            // Only a route that was mounted outside of the authenticated part gets here: refuse.
+            ApiError::new(Code::Unauthenticated, "this call needs a key")
+        })
+    }
+}
+
+/// The middleware: authenticates, authorises, throttles, and notes the [`Caller`].
+pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let caller = match admit(&app, &parts).await {
+        Ok(caller) => caller,
+        Err(error) => {
+            let mut response = error.into_response();
+            if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                response.headers_mut().insert(header::ALLOW, allowed(&parts));
+            }
+            return response;
+        }
+    };
+    let rate = match app.throttle.check(caller.key) {
+        Ok(rate) => rate,
+        Err((error, rate)) => {
+            let mut response = error.into_response();
+            throttle::decorate(&mut response, rate);
+            return response;
+        }
+    };
+    parts.extensions.insert(caller);
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    if let Some(rate) = rate {
+        throttle::decorate(&mut response, rate);
+    }
+    response
+}
+
+async fn admit(app: &App, request: &Parts) -> Result<Caller, ApiError> {
+    let caller = identify(app, request).await?;
+    let path = route(request);
+    if !roles::methods(path).any(|method| method == request.method.as_str()) {
+        let detail = format!("{} is not allowed here", request.method);
+        return Err(ApiError::new(Code::MethodNotAllowed, detail));
+    }
+    if !roles::allows(caller.role, &request.method, path) {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            format!("keys with the role {} do not include this call", roles::name(caller.role)),
+        ));
+    }
+    Ok(caller)
+}
+
+fn route(request: &Parts) -> &str {
+    request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str)
+}
+
+/// The methods of a route, for `Allow`.
+fn allowed(request: &Parts) -> HeaderValue {
+    let methods: Vec<&str> = roles::methods(route(request)).collect();
+    HeaderValue::try_from(methods.join(",")).expect("methods are ASCII words")
+}
+
+async fn identify(app: &App, request: &Parts) -> Result<Caller, ApiError> {
+    let asked = namespace_header(&request.headers)?;
+    if !app.settings.auth_required {
+        return Ok(Caller {
+            key: None,
+            name: "local".into(),
+            role: Role::Admin,
+            namespace: asked.unwrap_or_default(),
+            bound_to: None,
+            public: None,
+        });
+    }
+    let address = request.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let Some(presented) = bearer(&request.headers)?.and_then(keys::parse) else {
+        return Err(refuse(app, address, "an API key is needed: Authorization: Bearer wl_..."));
+    };
+    let record = app.keys.find(app, &presented.public).await?;
+    let matches = presented.matches(record.as_ref().map(|key| &key.secret_hash));
+    let Some(record) = record.filter(|key| matches && is_live(app, key)) else {
+        return Err(refuse(app, address, "the API key is not known, or no longer valid"));
+    };
+    let namespace = match (&record.namespace, asked) {
+        (Some(bound), Some(asked)) if *bound != asked => {
+            return Err(ApiError::new(
+                Code::NamespaceDenied,
+                "the key is bound to another namespace",
+            ));
+        }
+        (Some(bound), _) => bound.clone(),
+        (None, asked) => asked.unwrap_or_default(),
+    };
+    Ok(Caller {
+        key: Some(record.id),
+        name: record.name.as_str().into(),
+        role: record.role,
+        namespace,
+        bound_to: record.namespace.clone(),
+        public: Some(record.public.as_str().into()),
+    })
+}
+
+fn is_live(app: &App, key: &ApiKey) -> bool {
+    let now = app.life.clock().now();
+    key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > now)
+}
+
+fn refuse(app: &App, address: Option<IpAddr>, why: &str) -> ApiError {
+    metrics::counter!("windlass_http_unauthenticated_total").increment(1);
+    match address.map(|address| app.throttle.failed_login(address)) {
+        Some(Err(error)) => error,
+        Some(Ok(())) | None => ApiError::new(Code::Unauthenticated, why),
+    }
+}
+
+fn namespace_header(headers: &HeaderMap) -> Result<Option<Namespace>, ApiError> {
+    let mut values = headers.get_all(NAMESPACE_HEADER).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let wrong = |why: &str| ApiError::new(Code::InvalidHeader, format!("Windlass-Namespace {why}"));
+    if values.next().is_some() {
+        return Err(wrong("is given twice"));
+    }
+    let text = value.to_str().map_err(|_| wrong("is not text"))?;
+    text.parse().map(Some).map_err(|error| wrong(&format!("{error}")))
+}
+
+/// The one credential of a request. `None`: there is none that can be read.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(ApiError::new(Code::Unauthenticated, "Authorization is given twice"));
+    }
+    let text = value.to_str().ok().filter(|text| text.len() <= HEADER_MAX);
+    Ok(text
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, key)| key))
+}
+
+/// Keys looked up lately, by public part.
+pub struct KeyCache {
+    seen: Mutex<HashMap<String, (Instant, Option<Arc<ApiKey>>)>>,
+    lookups: Semaphore,
+}
+
+impl Default for KeyCache {
+    fn default() -> Self {
+        Self { seen: Mutex::default(), lookups: Semaphore::new(LOOKUPS_MAX) }
+    }
+}
+
+impl KeyCache {
+    async fn find(&self, app: &App, public: &str) -> Result<Option<Arc<ApiKey>>, ApiError> {
+        let cached =
+            self.seen.lock().expect("nothing panics while holding it").get(public).cloned();
+        if let Some((at, key)) = &cached
+            && at.elapsed() < BELIEVED_FOR
+        {
+            return Ok(key.clone());
+        }
+        let _turn = self.lookups.acquire().await.expect("the semaphore is never closed");
+        match app.life.ledger().key(public).await {
+            Ok(key) => {
+                let key = key.map(Arc::new);
+                self.keep(public, key.clone());
+                Ok(key)
+            }
+            Err(error) => match cached {
+                Some((at, Some(key)))
+                    if at.elapsed() < BELIEVED_WITHOUT_LEDGER
+                        && matches!(error, LedgerError::Unavailable(_)) =>
+                {
+                    Ok(Some(key))
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    fn keep(&self, public: &str, key: Option<Arc<ApiKey>>) {
+        let mut seen = self.seen.lock().expect("nothing panics while holding it");
+        if seen.len() >= CACHED_MAX {
+            // Old ones first; if all are fresh this is a flood of made-up keys, and forgetting is right.
+            seen.retain(|_, (at, _)| at.elapsed() < BELIEVED_FOR);
+            if seen.len() >= CACHED_MAX {
+                seen.clear();
+            }
+        }
+        seen.insert(public.to_owned(), (Instant::now(), key));
+    }
+
+    /// Looks keys up anew from now on: one was revoked here.
+    pub fn forget(&self) {
+        self.seen.lock().expect("nothing panics while holding it").clear();
+    }
+}
+
+/// Whether a caller who opened a stream may still see it.
+pub async fn still_valid(app: &App, caller: &Caller) -> bool {
+    let Some(public) = &caller.public else {
+        return true;
+    };
+    match app.keys.find(app, public).await {
+        Ok(key) => key.is_some_and(|key| is_live(app, &key)),
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for value in values {
+            map.append(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn the_key_comes_from_one_authorization_header() {
+        assert_eq!(bearer(&headers(&[])).unwrap(), None);
+        assert_eq!(bearer(&headers(&["Bearer abc"])).unwrap(), Some("abc"));
+        assert_eq!(bearer(&headers(&["bearer abc"])).unwrap(), Some("abc"));
+        assert_eq!(bearer(&headers(&["Basic abc"])).unwrap(), None);
+        assert_eq!(bearer(&headers(&["Bearerabc"])).unwrap(), None);
+        assert!(bearer(&headers(&["Bearer a", "Bearer b"])).is_err());
+        assert_eq!(bearer(&headers(&[&format!("Bearer {}", "a".repeat(9000))])).unwrap(), None);
+    }
+
+    #[test]
+    fn the_namespace_header_is_checked() {
+        let with = |value: &str| {
+            let mut map = HeaderMap::new();
+            map.insert(NAMESPACE_HEADER, value.parse().unwrap());
+            namespace_header(&map)
+        };
+        assert_eq!(with("team-a").unwrap(), Some("team-a".parse().unwrap()));
+        for bad in ["", "A", "../x", "a b", &"a".repeat(65)] {
+            assert_eq!(with(bad).unwrap_err().code(), Code::InvalidHeader, "{bad}");
+        }
+    }
+}

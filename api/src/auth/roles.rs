@@ -1,0 +1,113 @@
+//! Which role may make which call. One table; what is not in it nobody may.
+
+use http::Method;
+use windlass_shared::ledger::Role;
+
+const V: u8 = 1;
+const S: u8 = 2;
+const W: u8 = 4;
+const O: u8 = 8;
+const A: u8 = 16;
+
+/// Viewers, submitters and operators read.
+const READ: u8 = V | S | O | A;
+/// Submitters change jobs one by one.
+const SUBMIT: u8 = S | O | A;
+/// Workers take and settle jobs.
+const WORK: u8 = W | A;
+const OPERATE: u8 = O | A;
+const ADMIN: u8 = A;
+
+/// Method, route, roles.
+pub const TABLE: &[(&str, &str, u8)] = &[
+    ("POST", "/v1/jobs", SUBMIT),
+    ("GET", "/v1/jobs", READ),
+    ("POST", "/v1/jobs/batch", SUBMIT),
+    ("POST", "/v1/jobs/actions", OPERATE),
+    ("GET", "/v1/jobs/{id}", READ),
+    ("PATCH", "/v1/jobs/{id}", OPERATE),
+    ("DELETE", "/v1/jobs/{id}", OPERATE),
+    ("GET", "/v1/jobs/{id}/wait", READ),
+    ("GET", "/v1/jobs/{id}/attempts", READ),
+    ("GET", "/v1/jobs/{id}/logs", READ),
+    ("GET", "/v1/jobs/{id}/explain", READ),
+    ("POST", "/v1/jobs/{id}/cancel", SUBMIT),
+    ("POST", "/v1/jobs/{id}/retry", OPERATE),
+    ("GET", "/v1/operations/{id}", READ),
+    ("GET", "/v1/events", READ),
+    ("GET", "/v1/queues", READ),
+    ("GET", "/v1/queues/{queue}", READ),
+    ("PATCH", "/v1/queues/{queue}", OPERATE),
+    ("POST", "/v1/queues/{queue}/pause", OPERATE),
+    ("POST", "/v1/queues/{queue}/resume", OPERATE),
+    ("POST", "/v1/queues/{queue}/purge", OPERATE),
+    ("GET", "/v1/workers", READ),
+    ("POST", "/v1/workers/{id}/drain", OPERATE),
+    ("POST", "/v1/leases", WORK),
+    ("POST", "/v1/leases/heartbeat", WORK),
+    ("POST", "/v1/leases/settle", WORK),
+    ("POST", "/v1/worker/reports", WORK),
+    ("PUT", "/v1/blobs/{id}", W | S | A),
+    ("GET", "/v1/blobs/{id}", W | READ),
+    ("POST", "/v1/api-keys", ADMIN),
+    ("GET", "/v1/api-keys", ADMIN),
+    ("DELETE", "/v1/api-keys/{id}", ADMIN),
+];
+
+/// Whether a role includes a call.
+pub fn allows(role: Role, method: &Method, route: &str) -> bool {
+    // A HEAD shows no more than the GET beside it.
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    let bit = match role {
+        Role::Viewer => V,
+        Role::Submitter => S,
+        Role::Worker => W,
+        Role::Operator => O,
+        Role::Admin => A,
+    };
+    TABLE.iter().any(|(m, path, roles)| *path == route && *m == method.as_str() && roles & bit != 0)
+}
+
+/// The methods that a route has for anybody; HEAD where there is GET.
+pub fn methods(route: &str) -> impl Iterator<Item = &'static str> {
+    let of_route = TABLE.iter().filter(move |(_, path, _)| *path == route);
+    of_route.flat_map(|(method, _, _)| {
+        let also = (*method == "GET").then_some("HEAD");
+        std::iter::once(*method).chain(also)
+    })
+}
+
+/// The wire word of a role.
+pub fn name(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::Operator => "operator",
+        Role::Submitter => "submitter",
+        Role::Worker => "worker",
+        Role::Viewer => "viewer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_get_what_they_are_for_and_nothing_else() {
+        let can = |role, method: Method, path| allows(role, &method, path);
+        assert!(can(Role::Submitter, Method::POST, "/v1/jobs"));
+        assert!(!can(Role::Submitter, Method::POST, "/v1/jobs/actions"));
+        assert!(!can(Role::Submitter, Method::POST, "/v1/leases"));
+        assert!(can(Role::Viewer, Method::GET, "/v1/jobs/{id}"));
+        assert!(can(Role::Viewer, Method::HEAD, "/v1/jobs/{id}"));
+        assert!(!can(Role::Viewer, Method::POST, "/v1/jobs/{id}/cancel"));
+        assert!(can(Role::Worker, Method::POST, "/v1/leases/settle"));
+        assert!(!can(Role::Worker, Method::GET, "/v1/jobs"));
+        assert!(!can(Role::Operator, Method::POST, "/v1/api-keys"));
+        assert!(!can(Role::Admin, Method::GET, "/v1/not-in-the-table"));
+        assert!(TABLE.iter().all(|(_, _, roles)| roles & A != 0));
+        for (_, path, roles) in TABLE.iter().filter(|(m, _, _)| *m != "GET") {
+            assert!(roles & V == 0, "viewers change {path}");
+        }
+    }
+}

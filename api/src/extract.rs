@@ -1,0 +1,490 @@
+//! Reading requests: bodies, queries, path parameters and headers, each with a precise refusal.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderMap, header};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use windlass_shared::limits;
+
+use crate::app::App;
+use crate::error::{ApiError, Code, FieldError};
+use crate::json;
+use crate::serve::body::TooSlow;
+use crate::strict;
+
+/// Largest body of calls that carry neither payloads nor batches.
+pub const SMALL: usize = 64 << 10;
+/// Largest body of a single job: its payload, and as much room for the rest.
+pub const ONE_JOB: usize = limits::VALUE_BYTES_MAX + (256 << 10);
+/// Largest body of calls that carry many values.
+pub const MANY: usize = limits::BODY_BYTES_MAX;
+
+/// What a body says that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json`
+    Json,
+    /// `application/x-ndjson`
+    Lines,
+}
+
+/// A whole body of at most `MAX` bytes. Holds its part of the budget for bodies until dropped.
+pub struct RawBody<const MAX: usize> {
+    /// As it came.
+    pub bytes: Bytes,
+    /// What it says that it is; `None` without a content type.
+    pub media_type: Option<MediaType>,
+    _budget: Vec<OwnedSemaphorePermit>,
+}
+
+impl<const MAX: usize> FromRequest<App> for RawBody<MAX> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let media_type = media_type(request.headers())?;
+        if let Some(length) = declared_length(request.headers())
+            && length > MAX as u64
+        {
+            refused_body("too_large");
+            return Err(too_large(MAX));
+        }
+        let (bytes, budget) = read(app, request.into_body(), MAX).await?;
+        Ok(Self { bytes, media_type, _budget: budget })
+    }
+}
+
+fn refused_body(why: &'static str) {
+    metrics::counter!("windlass_http_bodies_refused_total", "why" => why).increment(1);
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(max: usize) -> ApiError {
+    ApiError::new(Code::TooLarge, format!("the body is larger than {max} bytes"))
+}
+
+/// # Errors
+/// 415 for other types, and for every content encoding: an inflated body could be of any size.
+fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            "bodies with a Content-Encoding are not taken",
+        ));
+    }
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or("");
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let essence = essence.trim();
+    let is_utf8 = parameters.trim().is_empty()
+        || parameters.trim().to_ascii_lowercase().replace('"', "") == "charset=utf-8";
+    if essence.eq_ignore_ascii_case("application/json") && is_utf8 {
+        Ok(Some(MediaType::Json))
+    } else if essence.eq_ignore_ascii_case("application/x-ndjson") && is_utf8 {
+        Ok(Some(MediaType::Lines))
+    } else {
+        Err(ApiError::new(Code::UnsupportedMediaType, "the body must be application/json in UTF-8"))
+    }
+}
+
+async fn read(
+    app: &App,
+    mut body: Body,
+    max: usize,
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), ApiError> {
+    let mut budget = Vec::new();
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| body_error(&error))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length += data.len();
+        if length > max {
+            refused_body("too_large");
+            return Err(too_large(max));
+        }
+        let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
+        let part = app.body_budget.clone().try_acquire_many_owned(kib).map_err(|_| {
+            refused_body("budget");
+            ApiError::new(Code::Overloaded, "too many bytes of requests are under way")
+        })?;
+        budget.push(part);
+        if first.is_empty() && rest.is_empty() {
+            // Most bodies come in one piece and are not copied.
+            first = data;
+        } else {
+            if !first.is_empty() {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok((if rest.is_empty() { first } else { rest.freeze() }, budget))
+}
+
+fn body_error(error: &axum::Error) -> ApiError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    // An error chain is as long as its layers; four is more than there are.
+    for _ in 0..4 {
+        match source {
+            Some(cause) if cause.is::<TooSlow>() => {
+                refused_body("too_slow");
+                return ApiError::new(Code::RequestTimeout, "the body did not arrive in time");
+            }
+            Some(cause) => source = cause.source(),
+            None => break,
+        }
+    }
+    ApiError::new(Code::InvalidRequest, "the body broke off or is badly framed")
+}
+
+impl<const MAX: usize> RawBody<MAX> {
+    /// The body as JSON of a known shape, borrowing from it.
+    ///
+    /// # Errors
+    /// 415, 400 or 422, naming the place.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
+        if self.media_type != Some(MediaType::Json) {
+            return Err(ApiError::new(
+                Code::UnsupportedMediaType,
+                "the body must have the content type application/json",
+            ));
+        }
+        parse(text(&self.bytes)?, "")
+    }
+
+    /// As [`Self::json`]; an absent body is the default.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub fn json_or_default<'a, T: Deserialize<'a> + Default>(&'a self) -> Result<T, ApiError> {
+        if self.bytes.is_empty() { Ok(T::default()) } else { self.json() }
+    }
+}
+
+/// # Errors
+/// 400 for what is not UTF-8.
+pub fn text(bytes: &[u8]) -> Result<&str, ApiError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        ApiError::new(
+            Code::InvalidJson,
+            format!("the body is not UTF-8 at byte {}", error.valid_up_to()),
+        )
+    })
+}
+
+/// Reads JSON; `base` is the pointer to it in the whole body.
+///
+/// # Errors
+/// 400 for what is not JSON or names a field twice; 422, with a pointer, for the wrong shape.
+pub fn parse<'a, T: Deserialize<'a>>(text: &'a str, base: &str) -> Result<T, ApiError> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    strict::deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value))
+        .map_err(|error| explain(text, base, &error))
+}
+
+fn explain(text: &str, base: &str, error: &serde_json::Error) -> ApiError {
+    let (line, column) = (error.line(), error.column());
+    let full = error.to_string();
+    let message = full.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&full);
+    if !error.is_data() {
+        return ApiError::new(
+            Code::InvalidJson,
+            format!("{message} (line {line}, column {column})"),
+        );
+    }
+    // Only decides how precise the pointer is; serde has no other way to tell the two apart.
+    let of_container = message.starts_with("missing field");
+    let place = json::place_at(text, json::offset_of(text, line, column), !of_container);
+    let pointer = format!("{base}{}", place.pointer);
+    if place.duplicate_key {
+        return ApiError::new(Code::DuplicateKey, format!("{pointer} is given twice"))
+            .with_errors(vec![FieldError::at(pointer, "is given twice")]);
+    }
+    ApiError::invalid(vec![FieldError::at(pointer, message)])
+}
+
+/// The parameters of a query, taken one by one; what is left over is an error.
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    errors: Vec<FieldError>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let Query(pairs) = Query::try_from_uri(&parts.uri)
+            .map_err(|_| ApiError::new(Code::InvalidRequest, "the query cannot be read"))?;
+        Ok(Self { pairs, errors: Vec::new() })
+    }
+}
+
+impl Params {
+    /// Every value of a parameter that may repeat.
+    pub fn all(&mut self, name: &str) -> Vec<String> {
+        let mut values = Vec::new();
+        self.pairs.retain_mut(|(key, value)| {
+            let hit = key == name;
+            if hit {
+                values.push(std::mem::take(value));
+            }
+            !hit
+        });
+        values
+    }
+
+    /// The value of a parameter that may come once.
+    pub fn one(&mut self, name: &str) -> Option<String> {
+        let mut values = self.all(name);
+        if values.len() > 1 {
+            self.wrong(name, "is given more than once");
+        }
+        values.pop()
+    }
+
+    /// As [`Self::one`], parsed; a value that does not parse is noted.
+    pub fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.one(name)?;
+        match parse(&value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.wrong(name, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`; absent is `false`.
+    pub fn flag(&mut self, name: &str) -> bool {
+        let parsed = self.parsed(name, |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("must be true or false"),
+        });
+        parsed.unwrap_or(false)
+    }
+
+    /// A whole number in a range.
+    pub fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        self.parsed(name, |text| {
+            let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            text.parse().ok().filter(|n| is_number && range.contains(n)).ok_or_else(|| {
+                format!("must be a whole number from {} to {}", range.start(), range.end())
+            })
+        })
+    }
+
+    /// The length of a page, 1 to [`limits::PAGE_MAX`], 50 if not given.
+    pub fn limit(&mut self) -> u32 {
+        let limit = self.number("limit", 1..=u64::from(limits::PAGE_MAX)).unwrap_or(50);
+        u32::try_from(limit).unwrap_or(limits::PAGE_MAX)
+    }
+
+    /// Notes that a parameter is wrong.
+    pub fn wrong(&mut self, name: &str, message: impl Into<String>) {
+        self.errors.push(FieldError::parameter(name, message));
+    }
+
+    /// To be called when all parameters have been taken.
+    ///
+    /// # Errors
+    /// 422 that lists what is wrong and what is unknown.
+    pub fn finish(mut self) -> Result<(), ApiError> {
+        for (name, _) in std::mem::take(&mut self.pairs).into_iter().take(10) {
+            self.wrong(
+                &name.chars().take(100).collect::<String>(),
+                "is not a parameter of this call",
+            );
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.errors)) }
+    }
+}
+
+/// For calls that have no query parameters.
+pub struct NoParams;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParams {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            Params::from_request_parts(parts, state).await?.finish()?;
+        }
+        Ok(Self)
+    }
+}
+
+/// The caller's `Idempotency-Key`.
+///
+/// # Errors
+/// 400 for one that is empty, too long, given twice, or not printable ASCII.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or("");
+    let fine = (1..=limits::KEY_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if !fine || values.next().is_some() {
+        return Err(ApiError::new(
+            Code::InvalidHeader,
+            format!(
+                "Idempotency-Key must be 1 to {} printable ASCII characters, given once",
+                limits::KEY_BYTES_MAX
+            ),
+        ));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// A path parameter of a type that parses.
+pub struct Id<T>(pub T);
+
+impl<T, S> FromRequestParts<S> for Id<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::new(Code::InvalidRequest, "the path is not UTF-8"))?;
+        let (name, value) = path
+            .iter()
+            .next()
+            .ok_or_else(|| ApiError::new(Code::Internal, "the route has no parameter"))?;
+        value
+            .parse()
+            .map(Self)
+            .map_err(|error: T::Err| ApiError::parameter(name, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it parses matters")]
+    struct Shape {
+        a: Option<u32>,
+        b: Option<Vec<Inner>>,
+    }
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it parses matters")]
+    struct Inner {
+        c: Option<String>,
+    }
+
+    fn fault(text: &str) -> (Code, Option<String>) {
+        let error = parse::<Shape>(text, "").expect_err(text);
+        (error.code(), error.errors().first().and_then(|e| e.pointer.clone()))
+    }
+
+    #[test]
+    fn what_is_not_json_is_400_and_what_is_wrong_is_422_with_a_pointer() {
+        for bad in ["", "{", "{\"a\":NaN}", "{\"a\":1e400}", "\u{feff}{}", "{\"a\":01}", "{} x"] {
+            assert_eq!(fault(bad).0, Code::InvalidJson, "{bad}");
+        }
+        let at = |pointer: &str| (Code::Invalid, Some(pointer.to_owned()));
+        assert_eq!(fault(r#"{"a":"x"}"#), at("/a"));
+        assert_eq!(fault(r#"{"a": 4294967296}"#), at("/a"));
+        assert_eq!(fault(r#"{"a":-1}"#), at("/a"));
+        assert_eq!(fault(r#"{"a":1.0}"#), at("/a"));
+        assert_eq!(fault(r#"{"a":-0}"#), at("/a"));
+        assert_eq!(fault(r#"{"b":[{},{"c":1}]}"#), at("/b/1/c"));
+        assert_eq!(fault(r#"{"b":[{},{"d/e":1}]}"#), at("/b/1/d~1e"));
+        assert_eq!(fault(r#"{"b":[7]}"#), at("/b/0"));
+        assert_eq!(
+            fault(r#"{"b":[{}], "a":null, "b":7}"#),
+            (Code::DuplicateKey, Some("/b".into()))
+        );
+        assert_eq!(fault(r#"{"zzz":1}"#), at("/zzz"));
+        assert_eq!(fault("{\n  \"a\": 1,\n  \"b\": 7}"), at("/b"));
+        assert_eq!(fault(r#"{"a":1,"a":2}"#), (Code::DuplicateKey, Some("/a".into())));
+        let deep = format!("{{\"zzz\":{}", "[".repeat(100_000));
+        assert_ne!(fault(&deep).0, Code::Internal);
+    }
+
+    #[test]
+    fn queries_are_taken_apart_and_nothing_is_left_over() {
+        let params = |query: &str| {
+            let Query(pairs) =
+                Query::try_from_uri(&format!("/x?{query}").parse().unwrap()).unwrap();
+            Params { pairs, errors: Vec::new() }
+        };
+        let mut good = params("limit=7&tag=a&tag=b%20c&follow=true");
+        assert_eq!((good.limit(), good.flag("follow")), (7, true));
+        assert_eq!(good.all("tag"), ["a", "b c"]);
+        assert!(good.finish().is_ok());
+        for bad in
+            ["limit=0", "limit=501", "limit=1e9", "limit=+5", "limit=", "limit=1&limit=2", "x=1"]
+        {
+            let mut params = params(bad);
+            params.limit();
+            assert_eq!(params.finish().unwrap_err().code(), Code::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_plain_json_is_taken() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            media_type(&headers)
+        };
+        for good in ["application/json", "Application/JSON", "application/json; charset=UTF-8"] {
+            assert_eq!(with(good).unwrap(), Some(MediaType::Json), "{good}");
+        }
+        assert_eq!(with("application/x-ndjson").unwrap(), Some(MediaType::Lines));
+        for bad in ["text/plain", "application/jsonx", "application/json; charset=latin1", ""] {
+            assert_eq!(with(bad).unwrap_err().code(), Code::UnsupportedMediaType, "{bad}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        assert!(media_type(&headers).is_err());
+    }
+
+    #[test]
+    fn idempotency_keys_are_short_printable_and_single() {
+        let with = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(
+                    "idempotency-key",
+                    http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+                );
+            }
+            idempotency_key(&headers)
+        };
+        assert_eq!(with(&[]).unwrap(), None);
+        assert_eq!(with(&["order-1"]).unwrap().as_deref(), Some("order-1"));
+        for bad in [vec![""], vec!["a", "b"], vec!["é"]] {
+            assert!(with(&bad).is_err(), "{bad:?}");
+        }
+        assert!(with(&[&"a".repeat(256)]).is_err());
+    }
+}

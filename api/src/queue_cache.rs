@@ -1,0 +1,102 @@
+//! Queues' defaults and depths as submissions need them, at most a second old.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use windlass_shared::engine::ShardId;
+use windlass_shared::ledger::QueueSettings;
+use windlass_shared::model::name::{Namespace, QueueName};
+
+use crate::app::App;
+use crate::error::{ApiError, Code};
+
+const KEPT: Duration = Duration::from_secs(1);
+const QUEUES_MAX: usize = 10_000;
+
+/// What a submission needs to know of its queue.
+#[derive(Debug)]
+pub struct Known {
+    /// Its defaults among them.
+    pub settings: QueueSettings,
+    /// Waiting jobs: as the engine said, plus what was let in here since. 0 where there is no `max_depth`,
+    /// or the engine did not say.
+    waiting: AtomicU64,
+    at: Instant,
+}
+
+impl Known {
+    /// Lets one more job in.
+    ///
+    /// # Errors
+    /// 429 `queue_full`.
+    pub fn admit(&self) -> Result<(), ApiError> {
+        let Some(max) = self.settings.max_depth else {
+            return Ok(());
+        };
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < max {
+            return Ok(());
+        }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Err(ApiError::new(Code::QueueFull, format!("the queue holds {max} waiting jobs"))
+            .retry_after(KEPT))
+    }
+}
+
+/// Queues seen lately.
+#[derive(Default)]
+pub struct QueueCache {
+    known: Mutex<HashMap<(Namespace, QueueName), Arc<Known>>>,
+}
+
+impl QueueCache {
+    /// What is known of a queue; of one that does not exist yet, the defaults.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    pub async fn get(
+        &self,
+        app: &App,
+        namespace: &Namespace,
+        queue: &QueueName,
+    ) -> Result<Arc<Known>, ApiError> {
+        let key = (namespace.clone(), queue.clone());
+        let seen = self.known.lock().expect("nothing panics while holding it").get(&key).cloned();
+        if let Some(known) = seen.filter(|known| known.at.elapsed() < KEPT) {
+            return Ok(known);
+        }
+        let record = app.life.ledger().queue(namespace, queue).await?;
+        let settings = record.map(|queue| queue.settings).unwrap_or_default();
+        let waiting = match settings.max_depth {
+            Some(_) => waiting(app, namespace, queue).await,
+            None => 0,
+        };
+        let known =
+            Arc::new(Known { settings, waiting: AtomicU64::new(waiting), at: Instant::now() });
+        let mut all = self.known.lock().expect("nothing panics while holding it");
+        if all.len() >= QUEUES_MAX {
+            all.retain(|_, known| known.at.elapsed() < KEPT);
+            if all.len() >= QUEUES_MAX {
+                all.clear();
+            }
+        }
+        all.insert(key, known.clone());
+        Ok(known)
+    }
+
+    /// Looks a queue up anew: its settings were changed here.
+    pub fn forget(&self, namespace: &Namespace, queue: &QueueName) {
+        let key = (namespace.clone(), queue.clone());
+        self.known.lock().expect("nothing panics while holding it").remove(&key);
+    }
+}
+
+async fn waiting(app: &App, namespace: &Namespace, queue: &QueueName) -> u64 {
+    let shard = ShardId::first(namespace.clone(), queue.clone());
+    match app.life.engine().stats(&shard).await {
+        Ok(stats) => stats.ready + stats.delayed,
+        // A quota that cannot be checked must not stop submissions, which the engine has no part in.
+        Err(_) => 0,
+    }
+}

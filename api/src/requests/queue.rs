@@ -1,0 +1,241 @@
+//! Changes of queues, and small bodies of calls on jobs.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+use windlass_shared::ledger::{QueueSettings, RateLimit};
+use windlass_shared::limits;
+use windlass_shared::model::job::{JobState, Priority};
+use windlass_shared::model::retry::RetryPolicy;
+use windlass_shared::model::time::Span;
+
+use super::retry::RetryDocs;
+use super::{Change, DurationText, Faults, retry};
+use crate::error::ApiError;
+
+/// Changes of a queue's settings. Absent fields stay; `null` removes a setting.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueuePatch {
+    /// Most jobs running at once over all workers.
+    #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    max_concurrency: Change<u32>,
+    /// Starts per time over all workers.
+    #[serde(default)]
+    #[schema(value_type = Option<RateLimitDocs>)]
+    rate_limit: Change<RateLimit>,
+    /// Most running jobs of one `concurrency_key`.
+    #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    per_key_concurrency: Change<u32>,
+    /// Most waiting jobs; beyond it submissions answer 429.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000)]
+    max_depth: Change<u64>,
+    /// Lease of its jobs: 3 s to 1 h.
+    #[serde(default)]
+    #[schema(value_type = Option<DurationText>)]
+    lease: Change<Span>,
+    /// What a level of priority is worth in waiting; at most 1 day.
+    #[serde(default)]
+    #[schema(value_type = Option<DurationText>)]
+    priority_unit: Change<Span>,
+    /// `max_attempts` of jobs that don't say.
+    #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    default_max_attempts: Change<u32>,
+    /// `timeout` of jobs that don't say; at most 7 days.
+    #[serde(default)]
+    #[schema(value_type = Option<DurationText>)]
+    default_timeout: Change<Span>,
+    /// `retry` of jobs that don't say.
+    #[serde(default)]
+    #[schema(value_type = Option<RetryDocs>)]
+    default_retry: Change<RetryPolicy>,
+    /// `priority` of jobs that don't say.
+    #[serde(default)]
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 9)]
+    default_priority: Change<Priority>,
+}
+
+/// A rate.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RateLimit)]
+#[expect(dead_code, reason = "describes a type of another crate")]
+pub struct RateLimitDocs {
+    /// Starts.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    limit: u32,
+    /// Per this time; 1 ms to 1 day.
+    #[schema(value_type = DurationText)]
+    per: (),
+    /// At once.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    burst: Option<u32>,
+}
+
+const COUNT_MAX: u32 = 1_000_000;
+const DEPTH_MAX: u64 = 1_000_000_000;
+const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+impl QueuePatch {
+    /// # Errors
+    /// 422 that lists what is out of range.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let mut faults = Faults::default();
+        for (pointer, count) in [
+            ("/max_concurrency", &self.max_concurrency),
+            ("/per_key_concurrency", &self.per_key_concurrency),
+        ] {
+            if count.value().is_some_and(|n| !(1..=COUNT_MAX).contains(n)) {
+                faults.wrong(pointer, "must be from 1 to 1000000");
+            }
+        }
+        if self.max_depth.value().is_some_and(|n| !(1..=DEPTH_MAX).contains(n)) {
+            faults.wrong("/max_depth", "must be from 1 to 1000000000");
+        }
+        if let Some(n) = self.default_max_attempts.value() {
+            if !(1..=limits::ATTEMPTS_MAX).contains(n) {
+                faults.wrong("/default_max_attempts", "must be from 1 to 1000");
+            }
+        }
+        if self.lease.value().is_some_and(|s| s.0 < limits::LEASE_MIN || s.0 > limits::LEASE_MAX) {
+            faults.wrong("/lease", "must be from 3s to 1h");
+        }
+        if self.priority_unit.value().is_some_and(|span| span.0 > DAY) {
+            faults.wrong("/priority_unit", "must be at most 1 day");
+        }
+        let over = |span: &Span| span.0.is_zero() || span.0 > limits::TIMEOUT_MAX;
+        if self.default_timeout.value().is_some_and(over) {
+            faults.wrong("/default_timeout", "must be longer than 0 and at most 7 days");
+        }
+        if let Some(rate) = self.rate_limit.value() {
+            check_rate(rate, &mut faults);
+        }
+        if let Some(policy) = self.default_retry.value() {
+            retry::check(policy, "/default_retry", &mut faults);
+        }
+        faults.finish()
+    }
+
+    /// Carries the changes out.
+    pub fn apply(self, settings: &mut QueueSettings) {
+        self.max_concurrency.apply(&mut settings.max_concurrency);
+        self.rate_limit.apply(&mut settings.rate_limit);
+        self.per_key_concurrency.apply(&mut settings.per_key_concurrency);
+        self.max_depth.apply(&mut settings.max_depth);
+        self.lease.apply(&mut settings.lease);
+        self.priority_unit.apply(&mut settings.priority_unit);
+        self.default_max_attempts.apply(&mut settings.default_max_attempts);
+        self.default_timeout.apply(&mut settings.default_timeout);
+        self.default_retry.apply(&mut settings.default_retry);
+        self.default_priority.apply(&mut settings.default_priority);
+    }
+}
+
+fn check_rate(rate: &RateLimit, faults: &mut Faults) {
+    if !(1..=COUNT_MAX).contains(&rate.limit) {
+        faults.wrong("/rate_limit/limit", "must be from 1 to 1000000");
+    }
+    if rate.per.0.is_zero() || rate.per.0 > DAY {
+        faults.wrong("/rate_limit/per", "must be longer than 0 and at most 1 day");
+    }
+    if rate.burst.is_some_and(|n| !(1..=COUNT_MAX).contains(&n)) {
+        faults.wrong("/rate_limit/burst", "must be from 1 to 1000000");
+    }
+}
+
+const REASON_BYTES_MAX: usize = 1_000;
+
+/// Why, for people.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonRequest {
+    /// At most 1,000 bytes.
+    #[serde(default)]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$"
+    )]
+    pub reason: Option<String>,
+}
+
+impl ReasonRequest {
+    /// # Errors
+    /// 422 or 400.
+    pub fn check(self) -> Result<Option<String>, ApiError> {
+        let mut faults = Faults::default();
+        if let Some(reason) = &self.reason {
+            faults.indexed("/reason", reason, REASON_BYTES_MAX);
+        }
+        faults.finish()?;
+        Ok(self.reason)
+    }
+}
+
+/// Which jobs of a queue are removed.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PurgeRequest {
+    /// Waiting states: `ready`, `scheduled`, `retrying`, `blocked`. Default `ready` alone.
+    #[serde(default, deserialize_with = "super::bounded::<_, _, 4>")]
+    #[schema(value_type = Vec<WaitingDocs>, max_items = 4)]
+    states: Vec<JobState>,
+}
+
+/// A state in which a job waits.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = WaitingState)]
+pub enum WaitingDocs {
+    Ready,
+    Scheduled,
+    Retrying,
+    Blocked,
+}
+
+impl PurgeRequest {
+    /// # Errors
+    /// 422 for a state in which a job does not wait.
+    pub fn states(self) -> Result<Vec<JobState>, ApiError> {
+        if self.states.is_empty() {
+            return Ok(vec![JobState::Ready]);
+        }
+        let mut faults = Faults::default();
+        for (i, state) in self.states.iter().enumerate() {
+            if state.is_terminal() || *state == JobState::Running {
+                faults.wrong(&format!("/states/{i}"), "jobs in this state do not wait");
+            }
+        }
+        faults.finish()?;
+        Ok(self.states)
+    }
+}
+
+/// Changes of a job that is neither finished nor running. Absent fields stay.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobPatchRequest<'a> {
+    /// 9 runs first.
+    #[serde(default)]
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 9)]
+    pub priority: Option<Priority>,
+    /// Not before.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub run_at: Option<windlass_shared::model::time::Timestamp>,
+    /// Where it waits.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
+    pub queue: Option<windlass_shared::model::name::QueueName>,
+    /// Handler failures and time-outs allowed.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    pub max_attempts: Option<u32>,
+    /// In place of the present ones.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<Vec<String>>, max_items = 20)]
+    pub tags: Option<Vec<super::Text<'a>>>,
+}

@@ -1,0 +1,100 @@
+//! Every route, mounted once for the router and for its documentation.
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::error::{ApiError, Code};
+use crate::{auth, observe, openapi};
+
+pub mod actions;
+pub mod blobs;
+pub mod changes;
+pub mod docs;
+pub mod events;
+pub mod jobs;
+pub mod keys;
+pub mod leases;
+pub mod logs;
+pub mod probes;
+pub mod queues;
+pub mod reading;
+pub mod reports;
+pub mod submit;
+pub mod workers;
+
+/// The calls that need a key.
+pub fn api() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(jobs::submit_job, reading::list_jobs))
+        .routes(routes!(submit::submit_batch))
+        .routes(routes!(actions::start_action))
+        .routes(routes!(reading::get_job, changes::patch_job, changes::delete_job))
+        .routes(routes!(reading::wait_for_job))
+        .routes(routes!(reading::list_attempts))
+        .routes(routes!(logs::read_logs))
+        .routes(routes!(reading::explain_job))
+        .routes(routes!(changes::cancel_job))
+        .routes(routes!(changes::retry_job))
+        .routes(routes!(actions::get_operation))
+        .routes(routes!(events::watch))
+        .routes(routes!(queues::list_queues))
+        .routes(routes!(queues::get_queue, queues::patch_queue))
+        .routes(routes!(queues::pause_queue))
+        .routes(routes!(queues::resume_queue))
+        .routes(routes!(queues::purge_queue))
+        .routes(routes!(workers::list_workers))
+        .routes(routes!(workers::drain_worker))
+        .routes(routes!(leases::take_leases))
+        .routes(routes!(leases::extend_leases))
+        .routes(routes!(leases::settle_leases))
+        .routes(routes!(reports::report))
+        .routes(routes!(blobs::put_blob, blobs::get_blob))
+        .routes(routes!(keys::create_key, keys::list_keys))
+        .routes(routes!(keys::delete_key))
+}
+
+/// The probes, which need none.
+pub fn probes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(probes::liveness))
+        .routes(routes!(probes::readiness))
+        .routes(routes!(probes::startup))
+        .routes(routes!(probes::health))
+}
+
+/// The public listener: the API, its documentation and the probes.
+pub fn router(app: App) -> Router {
+    let (api, _) = api().split_for_parts();
+    let (probes, _) = probes().split_for_parts();
+    let mut open = probes.merge(docs::routes()).merge(openapi_router());
+    // Without an admin listener (`dev`) there is no other place for them.
+    if app.settings.admin_listen.is_none() {
+        open = open.merge(metrics_router());
+    }
+    let router = api.route_layer(from_fn_with_state(app.clone(), auth::guard)).merge(open);
+    finish(router, app)
+}
+
+/// The admin listener: probes and metrics.
+pub fn admin_router(app: App) -> Router {
+    let (probes, _) = probes().split_for_parts();
+    finish(probes.merge(metrics_router()), app)
+}
+
+fn openapi_router() -> Router<App> {
+    Router::new().route("/openapi.json", axum::routing::get(probes::openapi))
+}
+
+fn metrics_router() -> Router<App> {
+    Router::new().route("/metrics", axum::routing::get(probes::metrics))
+}
+
+fn finish(router: Router<App>, app: App) -> Router {
+    router
+        .fallback(|| async { ApiError::new(Code::NotFound, "there is no such route") })
+        .layer(from_fn(observe::observe))
+        .with_state(app)
+}

@@ -1,0 +1,168 @@
+//! Changing one job: cancel, retry, patch, delete.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use windlass_shared::ledger::{Changed, JobPatch};
+use windlass_shared::lifecycle::Cancelled;
+use windlass_shared::model::id::JobId;
+use windlass_shared::model::job::JobState;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::{Id, NoParams, RawBody, SMALL};
+use crate::requests::Faults;
+use crate::requests::job::{check_instant, check_max_attempts, check_tags};
+use crate::requests::queue::{JobPatchRequest, ReasonRequest};
+use crate::values::Large;
+use crate::views::job::JobView;
+
+/// Cancel a job
+///
+/// 200: it is cancelled and never starts. 202: it runs; its worker is told, and it ends as cancelled unless
+/// a result is recorded first. Safe to repeat.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+    params(("id" = String, Path, format = Uuid)),
+    request_body = Option<ReasonRequest>,
+    responses(
+        (status = 200, description = "Cancelled.", body = JobView),
+        (status = 202, description = "Asked to stop.", body = JobView),
+        (status = 409, description = "It has ended otherwise.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn cancel_job(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(id): Id<JobId>,
+    body: RawBody<SMALL>,
+) -> Result<Response, ApiError> {
+    let reason = body.json_or_default::<ReasonRequest>()?.check()?;
+    let reason = reason.unwrap_or_else(|| format!("cancelled by {}", caller.name));
+    let (status, job) = match app.life.cancel(&caller.namespace, id, &reason).await? {
+        Changed::Done(Cancelled::Now(job)) => (StatusCode::OK, job),
+        Changed::Done(Cancelled::Requested(job)) => (StatusCode::ACCEPTED, job),
+        Changed::Refused(state) => {
+            return Err(conflict(state, "only jobs that have not ended can be cancelled"));
+        }
+        Changed::Unknown => return Err(ApiError::not_found()),
+    };
+    let large = Large::of(&job);
+    let mut view = JobView::recorded(job);
+    large.fill(&app, &caller.namespace, &mut view).await?;
+    Ok((status, Json(view)).into_response())
+}
+
+/// Run a job again
+///
+/// A dead, cancelled, expired or quarantined job gets a fresh budget of attempts.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs",
+    params(("id" = String, Path, format = Uuid)),
+    responses(
+        (status = 200, description = "It may run again.", body = JobView),
+        (status = 409, description = "It has not ended, or has succeeded, or another job holds its unique key.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn retry_job(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(id): Id<JobId>,
+) -> Result<Json<JobView>, ApiError> {
+    let job = match app.life.redrive(&caller.namespace, id).await? {
+        Changed::Done(job) => job,
+        Changed::Refused(state) if state.can_redrive() => {
+            return Err(conflict(state, "another job holds its unique key"));
+        }
+        Changed::Refused(state) => {
+            return Err(conflict(
+                state,
+                "only dead, cancelled, expired and quarantined jobs can run again",
+            ));
+        }
+        Changed::Unknown => return Err(ApiError::not_found()),
+    };
+    let large = Large::of(&job);
+    let mut view = JobView::recorded(job);
+    large.fill(&app, &caller.namespace, &mut view).await?;
+    Ok(Json(view))
+}
+
+/// Change a waiting job
+///
+/// Only jobs that have not ended and do not run. Absent fields stay as they are.
+#[utoipa::path(
+    patch, path = "/v1/jobs/{id}", tag = "jobs",
+    params(("id" = String, Path, format = Uuid)),
+    request_body = JobPatchRequest<'static>,
+    responses(
+        (status = 200, description = "The job as it is now.", body = JobView),
+        (status = 409, description = "It has ended, or runs.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn patch_job(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(id): Id<JobId>,
+    body: RawBody<SMALL>,
+) -> Result<Json<JobView>, ApiError> {
+    let request: JobPatchRequest<'_> = body.json()?;
+    let mut faults = Faults::default();
+    check_instant(request.run_at, app.life.clock().now(), "/run_at", &mut faults);
+    if let Some(n) = request.max_attempts {
+        check_max_attempts(n, &mut faults);
+    }
+    let tags = request.tags.as_deref().map(|tags| check_tags(Some(tags), &mut faults));
+    faults.finish()?;
+    let patch = JobPatch {
+        priority: request.priority,
+        run_at: request.run_at,
+        queue: request.queue,
+        max_attempts: request.max_attempts,
+        tags,
+    };
+    let job = match app.life.patch(&caller.namespace, id, &patch).await? {
+        Changed::Done(job) => job,
+        Changed::Refused(state) => {
+            return Err(conflict(state, "only jobs that wait can be changed"));
+        }
+        Changed::Unknown => return Err(ApiError::not_found()),
+    };
+    let large = Large::of(&job);
+    let mut view = JobView::recorded(job);
+    large.fill(&app, &caller.namespace, &mut view).await?;
+    Ok(Json(view))
+}
+
+/// Forget a finished job
+///
+/// With its attempts and its log.
+#[utoipa::path(
+    delete, path = "/v1/jobs/{id}", tag = "jobs",
+    params(("id" = String, Path, format = Uuid)),
+    responses(
+        (status = 204, description = "Forgotten."),
+        (status = 409, description = "It has not ended.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn delete_job(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(id): Id<JobId>,
+) -> Result<StatusCode, ApiError> {
+    match app.life.delete(&caller.namespace, id).await? {
+        Changed::Done(()) => Ok(StatusCode::NO_CONTENT),
+        Changed::Refused(state) => Err(conflict(state, "only jobs that have ended can be deleted")),
+        Changed::Unknown => Err(ApiError::not_found()),
+    }
+}
+
+fn conflict(state: JobState, rule: &str) -> ApiError {
+    ApiError::state(state.as_str(), format!("the job is {state}; {rule}"))
+}

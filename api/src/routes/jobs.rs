@@ -1,0 +1,176 @@
+//! `POST /v1/jobs`: one job.
+
+use axum::Json;
+use axum::extract::{OriginalUri, State};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use sha2::{Digest, Sha256};
+use windlass_shared::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
+use windlass_shared::model::id::JobId;
+use windlass_shared::model::job::Job;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::{ApiError, Code};
+use crate::extract::{self, NoParams, ONE_JOB, RawBody};
+use crate::observe::RequestContext;
+use crate::requests::job::{JobRequest, Names, Origin};
+use crate::values::{self, Large};
+use crate::views::job::JobView;
+
+/// Marks an answer that was given before.
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Submit a job
+///
+/// Answers once the job is durable in the ledger. With an `Idempotency-Key` the call may be repeated: the
+/// same key with the same body gives the first answer again, with the header `Idempotency-Replayed: true`.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
+    request_body = JobRequest<'static>,
+    responses(
+        (status = 201, description = "The job is durable.", body = JobView,
+            headers(("Location" = String, description = "The job."),
+                ("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
+        (status = 409, description = "Its unique key is held.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn submit_job(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    context: RequestContext,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: RawBody<ONE_JOB>,
+) -> Result<Response, ApiError> {
+    let idempotency = idempotency(&headers, &Method::POST, &uri, &body.bytes)?;
+    let request: JobRequest<'_> = body.json()?;
+    let mut names = Names::default();
+    let queue = request.queue_name("", &mut names)?;
+    let known = app.queues.get(&app, &caller.namespace, &queue).await?;
+    let origin = origin(&app, &caller, &context);
+    let mut checked = request.check("", &origin, queue, &known.settings, &mut names)?;
+    known.admit()?;
+    let large = checked.large.take();
+    if let Some(bytes) = large.clone() {
+        checked.job.payload = values::store(&app, &caller.namespace, bytes).await?;
+    }
+    let submission = Submission { jobs: vec![checked.job], atomic: false, idempotency };
+    match app.life.submit(submission).await? {
+        SubmitOutcome::Done(results) => match results.into_iter().next() {
+            Some(Ok(Accepted::New(job) | Accepted::Replaced(job, _))) => {
+                Ok(created(view_of(job, large), false))
+            }
+            Some(Ok(Accepted::Existing(id))) => existing(&app, &caller, id, false).await,
+            Some(Err(refused)) => Err(refusal(&refused)),
+            None => Err(ApiError::new(Code::Internal, "the ledger gave no answer for the job")),
+        },
+        SubmitOutcome::Replayed(ids) => match ids.first() {
+            Some(Some(id)) => existing(&app, &caller, *id, true).await,
+            Some(None) | None => Err(gone()),
+        },
+        SubmitOutcome::KeyReused => Err(key_reused()),
+    }
+}
+
+/// What the jobs of a request have in common.
+pub fn origin<'a>(app: &App, caller: &'a Caller, context: &'a RequestContext) -> Origin<'a> {
+    Origin {
+        namespace: &caller.namespace,
+        now: app.life.clock().now(),
+        request_id: &context.id,
+        traceparent: context.traceparent.as_deref(),
+    }
+}
+
+/// The caller's idempotency key with the hash of what it is for.
+///
+/// # Errors
+/// 400 for a key that is not one.
+pub fn idempotency(
+    headers: &HeaderMap,
+    method: &Method,
+    uri: &http::Uri,
+    body: &Bytes,
+) -> Result<Option<Idempotency>, ApiError> {
+    Ok(extract::idempotency_key(headers)?.map(|key| {
+        let target = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let mut hash = Sha256::new();
+        for part in [method.as_str().as_bytes(), target.as_bytes(), body] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Idempotency { key, body_hash: hash.finalize().into() }
+    }))
+}
+
+fn view_of(job: Job, large: Option<Bytes>) -> JobView {
+    let mut view = JobView::recorded(job);
+    if let Some(bytes) = large {
+        view.set_payload(bytes);
+    }
+    view
+}
+
+fn created(view: JobView, replayed: bool) -> Response {
+    let location = format!("/v1/jobs/{}", view.id());
+    let mut response = (StatusCode::CREATED, Json(view)).into_response();
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+async fn existing(
+    app: &App,
+    caller: &Caller,
+    id: JobId,
+    replayed: bool,
+) -> Result<Response, ApiError> {
+    let Some(seen) = app.life.get(&caller.namespace, id).await? else {
+        return Err(gone());
+    };
+    let large = Large::of(&seen.job);
+    let mut view = JobView::live(seen.job, seen.live);
+    large.fill(app, &caller.namespace, &mut view).await?;
+    Ok(created(view, replayed))
+}
+
+fn gone() -> ApiError {
+    ApiError::new(
+        Code::KeyConflict,
+        "the request was made before; its job was refused then, or has been forgotten since",
+    )
+}
+
+/// 422 `idempotency_key_reused`.
+pub fn key_reused() -> ApiError {
+    ApiError::new(
+        Code::IdempotencyKeyReused,
+        "the idempotency key was used for a request with another body",
+    )
+}
+
+/// Why the ledger refused a job.
+pub fn refusal(refused: &Refused) -> ApiError {
+    match refused {
+        Refused::UniqueKeyHeld { holder } => {
+            ApiError::new(Code::UniqueKeyHeld, format!("job {holder} holds the unique key"))
+                .with_holder(holder.to_string())
+        }
+        // The ledger's words may name columns and constraints.
+        Refused::BadData(reason) => {
+            tracing::warn!(reason, "the ledger does not take a job's data");
+            ApiError::new(Code::Invalid, "the ledger does not take this job's data")
+        }
+        Refused::Batch => {
+            ApiError::new(Code::BatchRefused, "another job of the same batch was refused")
+        }
+    }
+}

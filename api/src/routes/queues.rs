@@ -1,0 +1,207 @@
+//! Queues: depth, settings, pause, purge.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use futures::StreamExt as _;
+use windlass_shared::engine::ShardId;
+use windlass_shared::ledger::{JobFilter, Paused, Queue, Rollup};
+use windlass_shared::lifecycle::Action;
+use windlass_shared::model::name::QueueName;
+
+use super::actions::accepted;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::{ApiError, Code};
+use crate::extract::{Id, NoParams, Params, RawBody, SMALL};
+use crate::requests::queue::{PurgeRequest, QueuePatch, ReasonRequest};
+use crate::views::Page;
+use crate::views::job::OperationView;
+use crate::views::queue::{QueueView, RATE_WINDOW_SECS};
+
+/// Shards asked for their counts at once.
+const STATS_AT_ONCE: usize = 16;
+const SCOPE: &str = "queues";
+
+/// List queues
+///
+/// By name, with their depths as the queue store has them.
+#[utoipa::path(
+    get, path = "/v1/queues", tag = "queues",
+    params(
+        ("limit" = Option<u32>, Query, description = "Items of a page; 50 if not given.", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before.", max_length = 512),
+    ),
+    responses((status = 200, description = "A page of queues.", body = Page<QueueView>)),
+)]
+pub async fn list_queues(
+    State(app): State<App>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<Json<Page<QueueView>>, ApiError> {
+    let limit = params.limit() as usize;
+    let cursor = params.one("cursor");
+    params.finish()?;
+    let after = match cursor {
+        Some(text) => {
+            let bytes = app.cursors.open(&caller.namespace, SCOPE, &text)?;
+            let name = String::from_utf8(bytes)
+                .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
+            Some(name)
+        }
+        None => None,
+    };
+    let queues = app.life.ledger().queues(Some(&caller.namespace)).await?;
+    let mut rest = queues
+        .into_iter()
+        .filter(|queue| after.as_ref().is_none_or(|after| queue.name.as_str() > after.as_str()));
+    let page: Vec<Queue> = rest.by_ref().take(limit).collect();
+    let more = rest.next().is_some();
+    let next_cursor = page
+        .last()
+        .filter(|_| more)
+        .map(|last| app.cursors.seal(&caller.namespace, SCOPE, last.name.as_str().as_bytes()));
+    let rollups = rollups(&app, &caller).await?;
+    let items = futures::stream::iter(page)
+        .map(|queue| view(&app, queue, &rollups, None))
+        .buffered(STATS_AT_ONCE)
+        .collect()
+        .await;
+    Ok(Json(Page { items, next_cursor }))
+}
+
+async fn rollups(app: &App, caller: &Caller) -> Result<Vec<Rollup>, ApiError> {
+    let since = app.life.clock().now().minus(Duration::from_secs(RATE_WINDOW_SECS));
+    Ok(app.life.ledger().rollups(&caller.namespace, since).await?)
+}
+
+/// An engine that does not answer takes only the depth away.
+async fn view(app: &App, queue: Queue, rollups: &[Rollup], applied: Option<bool>) -> QueueView {
+    let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
+    let stats = app.life.engine().stats(&shard).await.ok();
+    QueueView::new(queue, stats, rollups, applied)
+}
+
+/// Get a queue
+#[utoipa::path(
+    get, path = "/v1/queues/{queue}", tag = "queues",
+    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    responses((status = 200, description = "The queue.", body = QueueView)),
+)]
+pub async fn get_queue(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(name): Id<QueueName>,
+) -> Result<Json<QueueView>, ApiError> {
+    let queue =
+        app.life.ledger().queue(&caller.namespace, &name).await?.ok_or_else(ApiError::not_found)?;
+    let rollups = rollups(&app, &caller).await?;
+    Ok(Json(view(&app, queue, &rollups, None).await))
+}
+
+/// Change a queue's settings
+///
+/// Absent fields stay, `null` removes a setting. An unknown queue is made. `applied` is false when the
+/// queue store could not be told yet.
+#[utoipa::path(
+    patch, path = "/v1/queues/{queue}", tag = "queues",
+    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    request_body = QueuePatch,
+    responses((status = 200, description = "The queue as it is now.", body = QueueView)),
+)]
+pub async fn patch_queue(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(name): Id<QueueName>,
+    body: RawBody<SMALL>,
+) -> Result<Json<QueueView>, ApiError> {
+    let patch: QueuePatch = body.json()?;
+    patch.check()?;
+    let known = app.life.ledger().queue(&caller.namespace, &name).await?;
+    let mut settings = known.map(|queue| queue.settings).unwrap_or_default();
+    patch.apply(&mut settings);
+    let (queue, applied) = app.life.set_queue(&caller.namespace, &name, &settings).await?;
+    app.queues.forget(&caller.namespace, &name);
+    let rollups = rollups(&app, &caller).await?;
+    Ok(Json(view(&app, queue, &rollups, Some(applied)).await))
+}
+
+/// Pause a queue
+///
+/// It takes jobs and starts none. When this answers with `applied: true`, no job of it starts until it is
+/// resumed.
+#[utoipa::path(
+    post, path = "/v1/queues/{queue}/pause", tag = "queues",
+    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    request_body = Option<ReasonRequest>,
+    responses((status = 200, description = "The queue as it is now.", body = QueueView)),
+)]
+pub async fn pause_queue(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(name): Id<QueueName>,
+    body: RawBody<SMALL>,
+) -> Result<Json<QueueView>, ApiError> {
+    let reason = body.json_or_default::<ReasonRequest>()?.check()?;
+    let paused = Paused { since: app.life.clock().now(), by: caller.name.to_string(), reason };
+    set_paused(&app, &caller, &name, Some(paused)).await
+}
+
+/// Resume a queue
+#[utoipa::path(
+    post, path = "/v1/queues/{queue}/resume", tag = "queues",
+    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    responses((status = 200, description = "The queue as it is now.", body = QueueView)),
+)]
+pub async fn resume_queue(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(name): Id<QueueName>,
+) -> Result<Json<QueueView>, ApiError> {
+    set_paused(&app, &caller, &name, None).await
+}
+
+async fn set_paused(
+    app: &App,
+    caller: &Caller,
+    name: &QueueName,
+    paused: Option<Paused>,
+) -> Result<Json<QueueView>, ApiError> {
+    let (queue, applied) = app.life.set_paused(&caller.namespace, name, paused).await?;
+    let rollups = rollups(app, caller).await?;
+    Ok(Json(view(app, queue, &rollups, Some(applied)).await))
+}
+
+/// Purge a queue
+///
+/// Cancels its waiting jobs in the background: those that are ready, or those in `states`.
+#[utoipa::path(
+    post, path = "/v1/queues/{queue}/purge", tag = "queues",
+    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    request_body = Option<PurgeRequest>,
+    responses((status = 202, description = "The operation that does it.", body = OperationView,
+        headers(("Location" = String, description = "The operation.")))),
+)]
+pub async fn purge_queue(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoParams,
+    Id(name): Id<QueueName>,
+    body: RawBody<SMALL>,
+) -> Result<Response, ApiError> {
+    let states = body.json_or_default::<PurgeRequest>()?.states()?;
+    let known = app.life.ledger().queue(&caller.namespace, &name).await?;
+    if known.is_none() {
+        return Err(ApiError::not_found());
+    }
+    let filter = JobFilter { states, queue: Some(name), ..JobFilter::default() };
+    let operation =
+        app.life.start_action(&caller.namespace, Action::Cancel, filter, &caller.name).await?;
+    Ok(accepted(operation))
+}

@@ -1,0 +1,39 @@
+//! What callers get: the wire types. `Serialize` is used here and for problems only.
+
+use bytes::Bytes;
+use serde::ser::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+pub mod job;
+pub mod key;
+pub mod queue;
+pub mod submit;
+pub mod worker;
+
+/// JSON as it was stored; goes out unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw(pub Bytes);
+
+impl Serialize for Raw {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serde_json::from_slice::<&RawValue>(&self.0) {
+            Ok(raw) => raw.serialize(serializer),
+            // Everything stored was checked on its way in; this is a damaged or foreign row. The rest of
+            // the answer is still good.
+            Err(error) => {
+                tracing::error!(%error, "a stored value is not JSON");
+                serializer.serialize_none()
+            }
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// In the list's order.
+    pub items: Vec<T>,
+    /// For `?cursor=`; `null` at the end. A page may hold few items, or none, and still have a next one.
+    #[schema(required = true)]
+    pub next_cursor: Option<String>,
+}

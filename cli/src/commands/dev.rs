@@ -1,0 +1,199 @@
+//! `windlass dev`: API, worker and scheduler in one process, on the embedded engine and SQLite.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use windlass_api::serve::{Bounds, serve};
+use windlass_scheduler::SchedulerSettings;
+use windlass_shared::clock::Clock;
+use windlass_shared::config::{Process, Settings};
+use windlass_shared::engine::Engine;
+use windlass_shared::ledger::Ledger;
+use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::shutdown::Shutdown;
+use windlass_worker::builder::EngineSource;
+use windlass_worker::reporter::ledger::LedgerReporter;
+use windlass_worker::worker::{Worker, WorkerError};
+
+use super::role;
+use crate::admin;
+use crate::boot::{self, Booted};
+use crate::exit::{Failure, Outcome};
+use crate::output;
+use crate::setup::{SettingsArgs, flag};
+
+const EXAMPLES: &str = "\
+Examples:
+  windlass dev                                   then, in another shell:
+  windlass job submit echo --payload '\"hi\"' --wait
+  windlass dev --listen 127.0.0.1:0 --data-dir /var/lib/windlass --concurrency 64
+
+The same code as in production, on one machine: what is accepted survives a crash. On a loopback address
+no key is needed; on any other, and with WINDLASS_PROFILE=production, `windlass key create` makes one.
+Probes and /metrics are on the same port.";
+
+/// Run everything in one process; needs nothing installed
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DevArgs {
+    /// Address to serve on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where the data is kept; made if need be
+    #[arg(long, value_name = "FOLDER", default_value = "./windlass-data")]
+    data_dir: PathBuf,
+    /// Jobs at once [default: 16]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Queues to work on, with weights, such as default,io:3 [default: default]
+    #[arg(long)]
+    queues: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Runs the command.
+pub async fn run(args: DevArgs) -> Outcome {
+    let flags = [
+        flag("api.listen", "--listen", args.listen),
+        flag("worker.concurrency", "--concurrency", args.concurrency),
+        flag("worker.queues", "--queues", args.queues),
+    ];
+    let process = Process::Dev { data_dir: args.data_dir.clone() };
+    let settings = args.settings.load(process, flags.into_iter().flatten().collect())?;
+    let (ledger_settings, engine_settings) = (settings.ledger()?, settings.engine()?);
+    let _lock = lock(&args.data_dir)?;
+    let Booted { metrics, shutdown } = boot::boot("dev", &settings)?;
+    let listener = boot::listen(settings.api.listen, "api.listen").await?;
+    let address = listener.local_addr().context("a bound listener has an address")?;
+
+    Ledger::migrate(ledger_settings).await.context("cannot migrate the ledger")?;
+    let ledger = boot::open_ledger(&settings, &shutdown.token).await?;
+    let engine = boot::open_engine(&settings, &shutdown.token).await?;
+    let source = match &engine {
+        Engine::Embedded(_) => EngineSource::from(engine.clone()),
+        Engine::Redis(_) => EngineSource::from(engine_settings.clone()),
+    };
+    let ended = CancellationToken::new();
+    let life = Lifecycle::start(
+        ledger.clone(),
+        engine,
+        Clock::System,
+        ended.clone(),
+        shutdown.tasks.clone(),
+    );
+    let worker = worker(&settings, source, ledger.clone())?;
+    let worker = tokio::spawn(worker.run(shutdown.token.clone()));
+    // The scheduler outlives the others: it records what they leave.
+    let last = CancellationToken::new();
+    let duties = SchedulerSettings { retention: settings.retention };
+    let scheduler = tokio::spawn(windlass_scheduler::run(life.clone(), duties, last.clone()));
+    let render = Arc::new(move || metrics.render());
+    let app = role::app(&settings, life, render, shutdown.token.clone());
+    if let Some(address) = settings.admin_listen {
+        let listener = boot::listen(address, "admin.listen").await?;
+        let router = windlass_api::admin_router(app.clone());
+        admin::spawn(listener, router, ended.clone(), &shutdown.tasks);
+    }
+    // Without an admin listener it serves the metrics too.
+    let router = windlass_api::router(app);
+    let bounds = Bounds::from(&settings.api);
+    let server = tokio::spawn(serve(listener, router, bounds, shutdown.token.clone()));
+    output::line(&format!("windlass dev is ready: http://{address}"))?;
+
+    let parts = Parts { server, worker, scheduler, last, ended, ledger };
+    parts.run_and_stop(&shutdown).await
+}
+
+/// What runs, and what stops it.
+struct Parts {
+    server: JoinHandle<()>,
+    worker: JoinHandle<Result<(), WorkerError>>,
+    scheduler: JoinHandle<()>,
+    /// Stops the scheduler.
+    last: CancellationToken,
+    /// Stops what carries jobs to the engine.
+    ended: CancellationToken,
+    ledger: Ledger,
+}
+
+impl Parts {
+    /// Until `shutdown`, or until a part breaks; then stops them in order: no more requests and claims, then
+    /// what was done is recorded, then the ledger is closed.
+    async fn run_and_stop(mut self, shutdown: &Shutdown) -> Outcome {
+        let mut worked = None;
+        let mut scheduled = None;
+        tokio::select! {
+            biased;
+            () = shutdown.token.cancelled() => {}
+            ended = &mut self.worker => {
+                tracing::error!("the worker ended; stopping");
+                worked = Some(ended);
+            }
+            ended = &mut self.scheduler => {
+                tracing::error!("the scheduler ended; stopping");
+                scheduled = Some(ended);
+            }
+        }
+        let broken = worked.is_some() || scheduled.is_some();
+        shutdown.token.cancel();
+        self.server.await.context("the server panicked")?;
+        let worked = match worked {
+            Some(ended) => ended,
+            None => self.worker.await,
+        };
+        self.last.cancel();
+        let scheduled = match scheduled {
+            Some(ended) => ended,
+            None => self.scheduler.await,
+        };
+        self.ended.cancel();
+        boot::finish("dev", shutdown).await?;
+        self.ledger.close().await;
+        worked.context("the worker panicked")?.context("the worker stopped")?;
+        scheduled.context("the scheduler panicked")?;
+        if broken {
+            return Err(Failure::Failed(anyhow!("a part of dev ended by itself")));
+        }
+        Ok(())
+    }
+}
+
+fn worker(settings: &Settings, source: EngineSource, ledger: Ledger) -> Outcome<Worker> {
+    let reporter = LedgerReporter::new(ledger, settings.worker.namespace.clone());
+    Worker::builder(settings.worker.clone())
+        .engine(source)
+        .reporter(Arc::new(reporter))
+        .builtin()
+        .build()
+        .map_err(|error| {
+            Failure::Usage(format!("settings are wrong: {:#}", anyhow::Error::new(error)))
+        })
+}
+
+/// Keeps a second `dev` from the same data, until dropped or killed.
+fn lock(data_dir: &Path) -> Outcome<File> {
+    let name = data_dir.display();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("cannot make {name}"))?;
+    let file =
+        File::create(data_dir.join("lock")).with_context(|| format!("cannot write to {name}"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Failure::Failed(anyhow!("another `windlass dev` uses {name}")))
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(Failure::Failed(anyhow::Error::new(error).context(format!("cannot lock {name}"))))
+        }
+    }
+}

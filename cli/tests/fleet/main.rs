@@ -1,0 +1,8 @@
+//! The three roles as separate processes of the real binary, on a private Redis and a private PostgreSQL:
+//! what a user's installation does, faults included.
+
+mod harness;
+
+mod crash;
+mod examples;
+mod submit;

@@ -1,0 +1,217 @@
+//! Client commands against a server that answers as the test says.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::binary::{windlass, windlass_with};
+
+/// One request, as it came.
+#[derive(Debug, Clone)]
+struct Seen {
+    line: String,
+    headers: Vec<String>,
+    body: String,
+}
+
+impl Seen {
+    fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|h| h.to_lowercase().starts_with(&format!("{name}:")));
+        found.and_then(|h| h.split_once(':')).map(|(_, value)| value.trim())
+    }
+}
+
+/// A server that gives these answers in order, one per connection, and notes what it was asked.
+struct Server {
+    url: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Server {
+    fn answering(answers: Vec<(u16, &'static str, Value)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&seen);
+        // Ends with its last answer, or with the test's process.
+        std::thread::spawn(move || {
+            for (status, more, body) in answers {
+                let (stream, _) = listener.accept().expect("a client");
+                noted.lock().expect("whole").push(serve(stream, status, more, &body));
+            }
+        });
+        Self { url, seen }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("whole").clone()
+    }
+}
+
+fn serve(mut stream: std::net::TcpStream, status: u16, more: &str, body: &Value) -> Seen {
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("text");
+        let line = line.trim_end().to_owned();
+        if line.is_empty() {
+            break;
+        }
+        lines.push(line);
+    }
+    let mut seen = Seen { line: lines.remove(0), headers: lines, body: String::new() };
+    let length = seen.header("content-length").map_or(0, |v| v.parse().expect("a number"));
+    let mut bytes = vec![0; length];
+    reader.read_exact(&mut bytes).expect("a whole body");
+    seen.body = String::from_utf8(bytes).expect("text");
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let head = format!(
+        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n{more}\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");
+    seen
+}
+
+const ID: &str = "0197b0a4-0000-7000-8000-000000000001";
+
+#[test]
+fn a_submission_carries_what_was_given_and_a_key_of_its_own() {
+    let server = Server::answering(vec![(201, "", json!({ "id": ID, "state": "ready" }))]);
+    let args = [
+        "job",
+        "submit",
+        "echo",
+        "--payload",
+        "-",
+        "--delay",
+        "5m",
+        "--tag",
+        "a",
+        "--tag",
+        "b",
+        "--unique-key",
+        "u",
+        "--on-conflict",
+        "return-existing",
+    ];
+    let env = [("WINDLASS_URL", server.url.as_str()), ("WINDLASS_API_KEY", "secret")];
+    let said = windlass_with(&args, &env, "{\"n\": 1}");
+    assert_eq!((said.code, said.out.trim()), (0, ID), "{said:?}");
+    let seen = &server.seen()[0];
+    assert_eq!(seen.line, "POST /v1/jobs HTTP/1.1");
+    assert_eq!(seen.header("authorization"), Some("Bearer secret"));
+    assert!(seen.header("idempotency-key").is_some());
+    let body: Value = serde_json::from_str(&seen.body).expect("JSON");
+    let unique = json!({ "key": "u", "on_conflict": "return_existing" });
+    let expected = json!({
+        "kind": "echo", "payload": { "n": 1 }, "delay": "5m", "tags": ["a", "b"], "unique": unique
+    });
+    assert_eq!(body, expected);
+}
+
+#[test]
+fn a_submission_refused_for_overload_is_sent_again_under_the_same_key() {
+    let busy = json!({ "title": "busy", "code": "overloaded" });
+    let server = Server::answering(vec![
+        (503, "retry-after: 0\r\n", busy),
+        (201, "", json!({ "id": ID, "state": "ready" })),
+    ]);
+    let said = windlass(&["job", "submit", "noop"], &[("WINDLASS_URL", &server.url)]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let seen = server.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].header("idempotency-key"), seen[1].header("idempotency-key"));
+    assert_eq!(seen[0].body, seen[1].body);
+}
+
+#[test]
+fn a_problem_is_shown_in_words_and_exits_1() {
+    let problem = json!({
+        "type": "about:blank", "title": "Unprocessable", "status": 422, "detail": "the job is not valid",
+        "code": "invalid_request", "request_id": "r-1\u{1b}[2J",
+        "errors": [{ "pointer": "/kind", "message": "must not be empty" }],
+    });
+    let server = Server::answering(vec![(422, "", problem)]);
+    let said = windlass(&["job", "submit", "noop"], &[("WINDLASS_URL", &server.url)]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("the job is not valid (invalid_request, HTTP 422)"), "{}", said.err);
+    assert!(said.err.contains("/kind: must not be empty"), "{}", said.err);
+    assert!(said.err.contains("request r-1") && !said.err.contains('\u{1b}'), "{:?}", said.err);
+}
+
+#[test]
+fn no_server_is_told_with_what_to_do() {
+    // A port that was free a moment ago; nobody listens on it.
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let url = format!("http://user:canary@127.0.0.1:{port}");
+    let said = windlass(&["job", "cancel", ID], &[("WINDLASS_URL", &url)]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("is `windlass dev` or `windlass api` running there"), "{}", said.err);
+    assert!(!said.err.contains("canary"), "{}", said.err);
+}
+
+#[test]
+fn waiting_for_a_job_that_dies_exits_3_and_goes_on_over_204() {
+    let dead = json!({
+        "id": ID, "state": "dead", "attempt": 5, "max_attempts": 5,
+        "error": { "code": "boom", "message": "it broke", "retryable": false },
+    });
+    let server = Server::answering(vec![(204, "", Value::Null), (200, "", dead)]);
+    let said = windlass(&["job", "wait", ID], &[("WINDLASS_URL", &server.url)]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.out.contains("boom: it broke"), "{said:?}");
+    assert!(server.seen()[1].line.starts_with(&format!("GET /v1/jobs/{ID}/wait?timeout=30")));
+}
+
+#[test]
+fn a_wait_ends_at_its_timeout_with_3() {
+    let server = Server::answering(vec![(204, "", Value::Null)]);
+    let said = windlass(&["job", "wait", ID, "--timeout", "0s"], &[("WINDLASS_URL", &server.url)]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.err.contains("is not finished yet"), "{said:?}");
+}
+
+#[test]
+fn lists_are_tables_or_json_and_filters_reach_the_server() {
+    let page = json!({
+        "items": [{ "id": ID, "state": "dead", "queue": "default", "kind": "x\u{1b}[31m", "attempt": 5,
+            "max_attempts": 5, "created_at": "2026-01-01T00:00:00.000Z", "error": { "code": "boom" } }],
+        "next_cursor": "c1",
+    });
+    let server = Server::answering(vec![(200, "", page.clone()), (200, "", page.clone())]);
+    let env = [("WINDLASS_URL", server.url.as_str())];
+    let said = windlass(&["job", "list", "--state", "dead,expired", "--tag", "a&b"], &env);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.out.contains("5/5") && said.out.contains("boom") && said.out.contains("--cursor c1")
+    );
+    assert!(!said.out.contains('\u{1b}'), "{:?}", said.out);
+    let line = &server.seen()[0].line;
+    assert!(line.contains("state=dead%2Cexpired") && line.contains("tag=a%26b"), "{line}");
+    let said = windlass(&["job", "list", "--output", "json"], &env);
+    assert_eq!(serde_json::from_str::<Value>(&said.out).expect("JSON"), page);
+}
+
+#[test]
+fn a_batch_with_a_rejected_line_says_which_and_exits_1() {
+    let answer = json!({ "accepted": 1, "rejected": 1, "results": [
+        { "index": 0, "id": ID, "state": "ready" },
+        { "index": 1, "error": { "code": "invalid", "message": "kind is missing" } },
+    ]});
+    let server = Server::answering(vec![(200, "", answer)]);
+    let lines = "{\"kind\": \"noop\"}\n{}\n";
+    let env = [("WINDLASS_URL", server.url.as_str())];
+    let said = windlass_with(&["job", "submit", "--batch", "-"], &env, lines);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(
+        said.out.contains("accepted 1, rejected 1") && said.out.contains("line 2: kind is missing")
+    );
+    let seen = &server.seen()[0];
+    assert_eq!(seen.header("content-type"), Some("application/x-ndjson"));
+    assert_eq!(seen.body, lines);
+}

@@ -1,0 +1,189 @@
+//! `windlass dev` as a user meets it: submit, wait, stop, kill, start again.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::binary::{Dev, until, windlass, windlass_with};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn a_job_goes_round_and_sigterm_drains_with_0() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut dev = Dev::start(data.path(), &[]);
+    let args = [
+        "job",
+        "submit",
+        "echo",
+        "--payload",
+        "{\"hello\": \"world\"}",
+        "--wait",
+        "--output",
+        "json",
+    ];
+    let said = dev.run(&args);
+    assert_eq!(said.code, 0, "{said:?}");
+    let job = json(&said.out);
+    assert_eq!(job["state"], "succeeded");
+    assert_eq!(job["output"], serde_json::json!({ "hello": "world" }));
+
+    let id = job["id"].as_str().expect("an id");
+    let shown = dev.run(&["job", "get", id]);
+    assert!(shown.out.contains("succeeded"), "{shown:?}");
+    let attempts = dev.run(&["job", "attempts", id]);
+    assert!(attempts.out.contains("succeeded"), "{attempts:?}");
+    let listed = dev.run(&["job", "list", "--kind", "echo", "--output", "json"]);
+    assert_eq!(json(&listed.out)["items"][0]["id"], id);
+    let queues = dev.run(&["queue", "list"]);
+    assert!(queues.out.contains("default"), "{queues:?}");
+
+    dev.signal("TERM");
+    assert_eq!(dev.ended().code(), Some(0));
+}
+
+#[test]
+fn a_job_that_fails_for_good_exits_3_and_can_be_explained_and_retried() {
+    let data = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(data.path(), &[]);
+    let payload = "{\"times\": 1, \"error\": \"boom\", \"permanent\": true}";
+    let said =
+        dev.run(&["job", "submit", "fail", "--payload", payload, "--wait", "--output", "json"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    let job = json(&said.out);
+    assert_eq!(job["state"], "dead");
+    let id = job["id"].as_str().expect("an id");
+    let explained = dev.run(&["job", "explain", id]);
+    assert_eq!(explained.code, 0, "{explained:?}");
+    let retried = dev.run(&["job", "retry", id]);
+    assert_eq!(retried.code, 0, "{retried:?}");
+}
+
+#[test]
+fn a_paused_queue_holds_a_job_and_says_so() {
+    let data = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(data.path(), &[]);
+    let paused = dev.run(&["queue", "pause", "default", "--reason", "a test"]);
+    assert_eq!(paused.code, 0, "{paused:?}");
+    let id = dev.run(&["job", "submit", "noop"]).out.trim().to_owned();
+    let explained = dev.run(&["job", "explain", &id]);
+    assert!(explained.out.contains("queue_paused"), "{explained:?}");
+    let waited = dev.run(&["job", "wait", &id, "--timeout", "200ms"]);
+    assert_eq!(waited.code, 3, "{waited:?}");
+    let resumed = dev.run(&["queue", "resume", "default"]);
+    assert_eq!(resumed.code, 0, "{resumed:?}");
+    let waited = dev.run(&["job", "wait", &id]);
+    assert_eq!(waited.code, 0, "{waited:?}");
+}
+
+#[test]
+fn a_second_signal_exits_at_once_with_130() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut dev = Dev::start(data.path(), &[]);
+    // Longer than the drain may take, so that only the second signal can end it soon.
+    let id = dev.run(&["job", "submit", "sleep", "--payload", "{\"for\": \"50s\"}"]).out;
+    wait_until_running(&dev, id.trim());
+    dev.signal("INT");
+    wait_until_draining(&dev);
+    dev.signal("TERM");
+    assert_eq!(dev.ended().code(), Some(130));
+}
+
+fn wait_until_running(dev: &Dev, id: &str) {
+    until("the job runs", || {
+        let said = dev.run(&["job", "get", id, "--output", "json"]);
+        (json(&said.out)["state"] == "running").then_some(())
+    });
+}
+
+/// The first signal closes the listener.
+fn wait_until_draining(dev: &Dev) {
+    let address = dev.url.strip_prefix("http://").expect("an address");
+    until("the listener is closed", || std::net::TcpStream::connect(address).err());
+}
+
+/// Goal: what was accepted before a crash is there after it, and is run. Method: submit batches, kill -9
+/// while the worker works on them, start again on the same data, wait for each id.
+#[test]
+fn every_accepted_job_survives_a_kill() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut dev = Dev::start(data.path(), &[]);
+    let mut accepted = BTreeSet::new();
+    for _ in 0..4 {
+        let lines = "{\"kind\": \"noop\"}\n".repeat(250);
+        let args = ["job", "submit", "--batch", "-", "--output", "json"];
+        let said = windlass_with(&args, &[("WINDLASS_URL", &dev.url)], &lines);
+        assert_eq!(said.code, 0, "{said:?}");
+        for result in json(&said.out)["results"].as_array().expect("one per job") {
+            accepted.insert(result["id"].as_str().expect("an id").to_owned());
+        }
+    }
+    assert_eq!(accepted.len(), 1000);
+    dev.signal("KILL");
+    dev.ended();
+
+    let dev = Dev::start(data.path(), &[]);
+    // A few are waited for; all are counted in the list.
+    for id in accepted.iter().rev().step_by(100) {
+        let waited = dev.run(&["job", "wait", id, "--timeout", "1m"]);
+        assert_eq!(waited.code, 0, "{waited:?}");
+    }
+    until("all have succeeded", || (succeeded(&dev) == accepted).then_some(()));
+}
+
+/// The ids of every job that succeeded.
+fn succeeded(dev: &Dev) -> BTreeSet<String> {
+    let (mut ids, mut cursor) = (BTreeSet::new(), None::<String>);
+    loop {
+        let mut args =
+            vec!["job", "list", "--state", "succeeded", "--limit", "500", "--output", "json"];
+        args.extend(cursor.iter().flat_map(|cursor| ["--cursor", cursor.as_str()]));
+        let page = json(&dev.run(&args).out);
+        let items = page["items"].as_array().expect("a list");
+        ids.extend(items.iter().map(|job| job["id"].as_str().expect("an id").to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => return ids,
+        }
+    }
+}
+
+#[test]
+fn a_second_dev_on_the_same_data_is_refused() {
+    let data = tempfile::tempdir().expect("a folder");
+    let _first = Dev::start(data.path(), &[]);
+    let folder = data.path().to_str().expect("text");
+    let said = windlass(&["dev", "--listen", "127.0.0.1:0", "--data-dir", folder], &[]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("another `windlass dev` uses"), "{said:?}");
+}
+
+#[test]
+fn production_dev_wants_a_key_and_doctor_finds_it_well() {
+    let data = tempfile::tempdir().expect("a folder");
+    let production = [("WINDLASS_PROFILE", "production")];
+    let dev = Dev::start(data.path(), &production);
+    let said = dev.run(&["job", "submit", "noop"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("HTTP 401") && said.err.contains("windlass key create"), "{said:?}");
+
+    let ledger = format!("sqlite://{}/ledger.db", data.path().display());
+    let env = [("WINDLASS_LEDGER__URL", ledger.as_str()), production[0]];
+    let made = windlass(&["key", "create", "--role", "submitter", "--name", "test"], &env);
+    assert_eq!(made.code, 0, "{made:?}");
+    let key = made.out.trim();
+    assert!(key.starts_with("wl_live_"), "{key}");
+    let env_with_key = [("WINDLASS_URL", dev.url.as_str()), ("WINDLASS_API_KEY", key)];
+    let said = windlass(&["job", "submit", "noop", "--wait"], &env_with_key);
+    assert_eq!(said.code, 0, "{said:?}");
+
+    let listed = windlass(&["key", "list", "--output", "json"], &env);
+    let secret = key.split('_').nth(3).expect("the secret part");
+    assert!(!listed.out.contains(secret), "{listed:?}");
+    let id = json(&listed.out)["items"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(windlass(&["key", "revoke", &id], &env).code, 0);
+    assert_eq!(windlass(&["key", "revoke", &id], &env).code, 1, "there is nothing to revoke twice");
+    assert_eq!(windlass(&["migrate", "validate"], &env).code, 0);
+}

@@ -1,0 +1,100 @@
+//! Help, and what bad usage gets.
+
+use crate::binary::windlass;
+
+const COMMANDS: [&str; 11] = [
+    "dev",
+    "api",
+    "worker",
+    "scheduler",
+    "key",
+    "migrate",
+    "job",
+    "queue",
+    "config",
+    "doctor",
+    "loadtest",
+];
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let said = windlass(&["--help"], &[]);
+    assert_eq!(said.code, 0);
+    for command in COMMANDS {
+        assert!(said.out.contains(&format!("\n  {command} ")), "{command}: {}", said.out);
+    }
+    assert!(said.out.contains("Exit codes: 0 fine, 1 failed, 2 bad usage"));
+    assert!(said.out.contains("windlass dev"), "it says where to start");
+}
+
+#[test]
+fn every_command_teaches_itself() {
+    for command in COMMANDS {
+        let said = windlass(&[command, "--help"], &[]);
+        assert_eq!(said.code, 0, "{command}");
+        let teaches = said.out.contains("Examples:")
+            || said.out.contains("Needs WINDLASS_")
+            || said.out.contains("Looks at")
+            || said.out.contains("windlass loadtest bench");
+        assert!(teaches, "{command}: {}", said.out);
+    }
+}
+
+#[test]
+fn bad_usage_exits_2() {
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["job"],
+        &["job", "get"],
+        &["job", "get", "not-an-id"],
+        &["job", "submit"],
+        &["job", "submit", "echo", "--payload", "{not json"],
+        &["job", "submit", "echo", "--priority", "10"],
+        &["job", "submit", "echo", "--payload", "@/no/such/file"],
+        &["job", "list", "--url", "not a url"],
+        &["job", "list", "--limit", "501"],
+        &["queue", "purge", "default"],
+        &["queue", "get", "../keys"],
+        &["queue", "set", "default"],
+        &["key", "create", "--name", "x", "--role", "emperor"],
+        &["loadtest", "bench", "engine"],
+        &["migrate", "up"],
+        &["scheduler"],
+        &["worker"],
+        &["api"],
+        &["dev", "--listen", "nonsense"],
+    ] {
+        let said = windlass(args, &[]);
+        assert_eq!(said.code, 2, "{args:?}: {said:?}");
+        assert!(said.out.is_empty(), "standard output is for answers: {args:?}: {said:?}");
+        assert!(!said.err.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_payload_that_is_bare_text_is_told_about_quotes() {
+    let said = windlass(&["job", "submit", "echo", "--payload", "hello"], &[]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("--payload '\"text\"'"), "{}", said.err);
+}
+
+#[test]
+fn roles_say_which_setting_is_missing_and_refuse_what_only_dev_can_use() {
+    let said = windlass(&["worker"], &[]);
+    assert!(
+        said.err.contains("engine.url is not set; set WINDLASS_ENGINE__URL=redis://"),
+        "{said:?}"
+    );
+    for role in ["api", "worker", "scheduler"] {
+        let env =
+            [("WINDLASS_ENGINE__URL", "embedded"), ("WINDLASS_LEDGER__URL", "sqlite:///tmp/x.db")];
+        let said = windlass(&[role], &env);
+        assert_eq!(said.code, 2, "{role}: {said:?}");
+        assert!(
+            said.err.contains("ledger.url (env WINDLASS_LEDGER__URL) names SQLite"),
+            "{said:?}"
+        );
+        assert!(said.err.contains("engine.url (env WINDLASS_ENGINE__URL) is embedded"), "{said:?}");
+    }
+}

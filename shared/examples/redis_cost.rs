@@ -1,0 +1,209 @@
+//! What a job costs Redis: CPU per job and memory per waiting job, on a private server.
+//!
+//! `cargo run --release -p windlass-shared --features testkit --example redis_cost [JOBS [BATCH [BYTES]]]`
+//!
+//! Each phase is one call after the other from one task, so that the server's CPU is only the jobs'. Two
+//! rounds: everything pushed, then everything claimed, and so on; and batch by batch, as a queue that keeps up.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use windlass_shared::config::EngineSettings;
+use windlass_shared::engine::{
+    ClaimRequest, Engine, Held, Push, Settle, ShardId, ShardSettings, Verdict,
+};
+use windlass_shared::limits::PUSH_WINDOW;
+use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
+use windlass_shared::model::job::Priority;
+use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer, unique_prefix};
+
+struct Bench {
+    server: RedisServer,
+    engine: Engine,
+    shard: ShardId,
+    envelope: Bytes,
+}
+
+/// What the server says of itself at one moment.
+struct Reading {
+    cpu_us: f64,
+    at: Instant,
+    commands_us: BTreeMap<String, f64>,
+}
+
+impl Bench {
+    fn read(&self) -> Reading {
+        let info = |section: &str| self.server.command(&["INFO", section]).text();
+        let cpu = info("cpu");
+        let seconds = |name: &str| -> f64 {
+            let line = cpu.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|text| text.trim().parse().ok()).unwrap_or(0.0)
+        };
+        let main = seconds("used_cpu_user_main_thread") + seconds("used_cpu_sys_main_thread");
+        let commands_us = info("commandstats").lines().filter_map(command_us).collect();
+        Reading { cpu_us: main * 1e6, at: Instant::now(), commands_us }
+    }
+
+    fn memory(&self) -> f64 {
+        let info = self.server.command(&["INFO", "memory"]).text();
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        line.and_then(|text| text.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    async fn push(&self, count: usize) {
+        let now = self.engine.now().await.expect("redis answers");
+        let job = || Push {
+            id: JobId::generate(),
+            fence: Fence(1),
+            attempt: 0,
+            crashes: 0,
+            max_crashes: 3,
+            priority: Priority::default(),
+            run_at: now,
+            expires_at: None,
+            kind: "email.send".parse().expect("a legal kind"),
+            envelope: self.envelope.clone(),
+        };
+        let jobs: Vec<Push> = (0..count).map(|_| job()).collect();
+        let reply = self.engine.push(&self.shard, &jobs, now.plus(PUSH_WINDOW)).await;
+        assert_eq!(reply.expect("redis answers").pushed.len(), count);
+    }
+
+    async fn claim(&self, count: usize) -> Vec<Held> {
+        let request = ClaimRequest {
+            worker: WorkerId::generate(),
+            lease_id: LeaseId::random(),
+            max: count as u32,
+            lease: Duration::from_secs(600),
+            kinds: vec!["email.send".parse().expect("a legal kind")],
+            offset: 0,
+        };
+        let reply = self.engine.claim(&self.shard, &request).await.expect("redis answers");
+        assert_eq!(reply.jobs.len(), count);
+        let held = |job: &windlass_shared::engine::Claimed| Held {
+            id: job.id,
+            fence: job.fence,
+            lease_id: request.lease_id,
+        };
+        reply.jobs.iter().map(held).collect()
+    }
+
+    async fn settle(&self, held: &[Held]) {
+        let detail = Bytes::from_static(&[b'd'; 40]);
+        let settle = |held: &Held| Settle {
+            held: *held,
+            verdict: Verdict::Succeeded,
+            detail: detail.clone(),
+        };
+        let settles: Vec<Settle> = held.iter().map(settle).collect();
+        self.engine.settle(&self.shard, &settles).await.expect("redis answers");
+    }
+
+    async fn record(&self, count: usize) -> u64 {
+        let outcomes = self.engine.outcomes(&self.shard, count as u32).await;
+        let outcomes = outcomes.expect("redis answers");
+        assert_eq!(outcomes.len(), count);
+        outcomes.last().expect("some").seq
+    }
+
+    async fn confirm(&self, up_to: u64) {
+        self.engine.confirm(&self.shard, up_to).await.expect("redis answers");
+    }
+}
+
+fn command_us(line: &str) -> Option<(String, f64)> {
+    let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(':')?;
+    let usec = rest.split(',').find_map(|part| part.strip_prefix("usec="))?;
+    Some((name.to_owned(), usec.parse().ok()?))
+}
+
+fn report(what: &str, jobs: usize, before: &Reading, after: &Reading) -> f64 {
+    let jobs = jobs as f64;
+    let per_job = (after.cpu_us - before.cpu_us) / jobs;
+    let wall = after.at.duration_since(before.at).as_secs_f64();
+    let mut spent: Vec<(String, f64)> = after
+        .commands_us
+        .iter()
+        .map(|(name, us)| {
+            (name.clone(), (us - before.commands_us.get(name).unwrap_or(&0.0)) / jobs)
+        })
+        .filter(|(_, us)| *us >= 0.02)
+        .collect();
+    spent.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let spent: Vec<String> = spent.iter().map(|(name, us)| format!("{name} {us:.2}")).collect();
+    println!(
+        "{what:9} {per_job:6.2} µs of Redis CPU a job, {:7.0} jobs/s   [{}]",
+        jobs / wall,
+        spent.join(", ")
+    );
+    per_job
+}
+
+#[tokio::main]
+async fn main() {
+    let mut numbers = std::env::args().skip(1).map(|arg| arg.parse().expect("a number"));
+    let (jobs, batch, bytes) = (
+        numbers.next().unwrap_or(40_000usize),
+        numbers.next().unwrap_or(100usize),
+        numbers.next().unwrap_or(200usize),
+    );
+    let server = RedisServer::start(RedisOptions::default());
+    let mut settings = EngineSettings::new(server.url());
+    settings.prefix = unique_prefix();
+    let engine = Engine::open(&settings).await.expect("the private redis is fit");
+    let shard = ShardId::first(Namespace::default(), QueueName::default());
+    let wide = ShardSettings {
+        version: 1,
+        jobs_max: 10_000_000,
+        bytes_max: 1 << 40,
+        ..ShardSettings::default()
+    };
+    engine.configure(&shard, &wide).await.expect("redis answers");
+    let _listening = engine.subscribe(std::slice::from_ref(&shard)).await.expect("redis answers");
+    let bench = Bench { server, engine, shard, envelope: Bytes::from(vec![b'e'; bytes]) };
+    println!("{jobs} jobs, batches of {batch}, envelopes of {bytes} bytes");
+
+    let rounds = jobs / batch;
+    let memory = bench.memory();
+    let mut total = 0.0;
+    let mut last = bench.read();
+    for _ in 0..rounds {
+        bench.push(batch).await;
+    }
+    let now = bench.read();
+    total += report("push", jobs, &last, &now);
+    println!("          {:.0} bytes a waiting job", (bench.memory() - memory) / jobs as f64);
+    last = bench.read();
+    let mut held = Vec::new();
+    for _ in 0..rounds {
+        held.extend(bench.claim(batch).await);
+    }
+    let now = bench.read();
+    total += report("claim", jobs, &last, &now);
+    last = bench.read();
+    for held in held.chunks(batch) {
+        bench.settle(held).await;
+    }
+    let now = bench.read();
+    total += report("settle", jobs, &last, &now);
+    last = bench.read();
+    for _ in 0..rounds {
+        let up_to = bench.record(batch).await;
+        bench.confirm(up_to).await;
+    }
+    let now = bench.read();
+    total += report("record", jobs, &last, &now);
+    println!("together  {total:6.2} µs");
+
+    last = bench.read();
+    for _ in 0..rounds {
+        bench.push(batch).await;
+        let held = bench.claim(batch).await;
+        bench.settle(&held).await;
+        let up_to = bench.record(batch).await;
+        bench.confirm(up_to).await;
+    }
+    report("all, kept up", jobs, &last, &bench.read());
+}

@@ -1,0 +1,163 @@
+//! A shard's whole state, for tests: what the scripts wrote, as the model would say it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Redis;
+use super::layout::{Damaged, HeldStatus, HeldValue, JobValue, read_outcome, read_settings};
+use super::reply::Reply;
+use super::script::Way;
+use crate::engine::model::{Entry, ShardDump, Status, window};
+use crate::engine::*;
+
+/// The zsets by id, with their scores.
+struct Places {
+    ready: HashMap<JobId, i64>,
+    delayed: HashMap<JobId, i64>,
+    leases: HashMap<JobId, i64>,
+}
+
+impl Redis {
+    /// Everything in the shard's keys. `Err` also when they contradict each other.
+    pub async fn dump(&self, shard: &ShardId) -> Result<ShardDump, EngineError> {
+        let mut reply = self.look(&self.scripts.dump, Way::Hot, shard, |_| {}).await?;
+        reply.expect("dump")?;
+        let meta = reply.bytes()?;
+        let jobs = pairs(&mut reply)?;
+        let mut helds: HashMap<Bytes, Bytes> = pairs(&mut reply)?.into_iter().collect();
+        let mut dump = ShardDump::default();
+        let [last_seq, bytes, outbox_bytes, present] = reply.sound(counters(&meta))?;
+        (dump.last_seq, dump.bytes, dump.outbox_bytes) = (last_seq, bytes, outbox_bytes);
+        dump.settings = reply.sound(read_settings(&meta[32..]))?;
+        dump.ready = scores(&mut reply)?;
+        dump.delayed = scores(&mut reply)?;
+        dump.leases = scores(&mut reply)?;
+        let mut outbox = reply.list()?;
+        while outbox.len() > 0 {
+            let outcome = read_outcome(outbox.bytes()?);
+            dump.outbox.push(outbox.sound(outcome)?);
+        }
+        let now = self.now().await?;
+        dump.tombstones = tombstones(&mut reply, present as i64, window(now))?;
+        reply.end()?;
+
+        let by_id = |order: &[(i64, JobId)]| order.iter().map(|(n, id)| (*id, *n)).collect();
+        let places = Places {
+            ready: by_id(&dump.ready),
+            delayed: by_id(&dump.delayed),
+            leases: by_id(&dump.leases),
+        };
+        let mut entries = BTreeMap::new();
+        for (id, job) in jobs {
+            let held = helds.remove(&id).map(|mut held| HeldValue::read(&mut held)).transpose();
+            let held = held.map_err(|_| contradiction("a damaged held"))?;
+            let id = job_id(&id)?;
+            let job = JobValue::read(job).map_err(|_| contradiction("a damaged job"))?;
+            let entry = entry(job, held, &places, id)?;
+            if let (Status::Leased { .. }, Some(claimed_at)) = (entry.status, entry.claimed_at) {
+                dump.claims.push((claimed_at, id));
+            }
+            entries.insert(id, entry);
+        }
+        if !helds.is_empty() {
+            return Err(contradiction("a held has no job"));
+        }
+        if entries.len() < places.ready.len() + places.delayed.len() + places.leases.len() {
+            return Err(contradiction("an order has a member that is no job"));
+        }
+        dump.claims.sort_unstable();
+        dump.entries = entries;
+        Ok(dump)
+    }
+}
+
+fn status(held: HeldStatus, places: &Places, id: JobId) -> Result<Status, EngineError> {
+    let (ready, delayed) = (places.ready.get(&id), places.delayed.get(&id));
+    Ok(match (held, ready, delayed, places.leases.get(&id)) {
+        (HeldStatus::Waiting, Some(_), None, None) => Status::Ready,
+        (HeldStatus::Waiting, None, Some(_), None) => Status::Delayed,
+        (HeldStatus::Leased, None, None, Some(until_ms)) => Status::Leased { until_ms: *until_ms },
+        (HeldStatus::Finishing, None, None, None) => Status::Finishing,
+        other => return Err(contradiction(&format!("{id} is in the wrong orders: {other:?}"))),
+    })
+}
+
+fn entry(
+    job: JobValue,
+    held: Option<HeldValue>,
+    places: &Places,
+    id: JobId,
+) -> Result<Entry, EngineError> {
+    let head = held.map_or(job.head, |held| held.head);
+    Ok(Entry {
+        status: status(held.map_or(HeldStatus::Waiting, |held| held.status), places, id)?,
+        cancel: held.is_some_and(|held| held.cancel),
+        priority: head.priority,
+        attempt: head.attempt,
+        crashes: head.crashes,
+        max_crashes: head.max_crashes,
+        fence: head.fence,
+        lease_id: held.and_then(|held| held.token),
+        worker: held.and_then(|held| held.lease).map(|(worker, _)| worker),
+        claimed_at: held.and_then(|held| held.lease).map(|(_, claimed_at)| claimed_at),
+        run_at: head.run_at,
+        expires_at: job.expires_at,
+        score: head.score,
+        kind: job.kind,
+        envelope: job.envelope,
+    })
+}
+
+fn counters(meta: &Bytes) -> Result<[u64; 4], Damaged> {
+    use bytes::Buf;
+    let mut meta = meta.clone();
+    let mut next = || meta.try_get_u64().map_err(Damaged::from);
+    Ok([next()?, next()?, next()?, next()?])
+}
+
+/// Those that stand, of the hashes of even and odd windows.
+fn tombstones(
+    reply: &mut Reply,
+    present: i64,
+    now: i64,
+) -> Result<Vec<(i64, JobId, Fence)>, EngineError> {
+    let mut all = Vec::new();
+    for parity in 0..2 {
+        let number = if present % 2 == parity { present } else { present - 1 };
+        for (id, fence) in pairs(reply)? {
+            let fence: [u8; 8] =
+                fence.as_ref().try_into().map_err(|_| contradiction("a damaged tombstone"))?;
+            if number + 1 >= now {
+                all.push((number, job_id(&id)?, Fence(u64::from_be_bytes(fence))));
+            }
+        }
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+fn pairs(reply: &mut Reply) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+    let mut list = reply.list()?;
+    let mut pairs = Vec::with_capacity(list.len() / 2);
+    while list.len() > 0 {
+        pairs.push((list.bytes()?, list.bytes()?));
+    }
+    Ok(pairs)
+}
+
+fn scores(reply: &mut Reply) -> Result<Vec<(i64, JobId)>, EngineError> {
+    let pairs = pairs(reply)?;
+    let read = |(id, score): &(Bytes, Bytes)| {
+        let score = std::str::from_utf8(score).ok().and_then(|text| text.parse().ok());
+        Ok((score.ok_or_else(|| contradiction("a score is not whole"))?, job_id(id)?))
+    };
+    pairs.iter().map(read).collect()
+}
+
+fn job_id(bytes: &[u8]) -> Result<JobId, EngineError> {
+    let bytes = bytes.try_into().map_err(|_| contradiction("a key is no job id"))?;
+    Ok(JobId::from_bytes(bytes))
+}
+
+fn contradiction(what: &str) -> EngineError {
+    super::fault::unknown_reply("dump", what.to_owned())
+}

@@ -1,0 +1,62 @@
+//! The names of a shard's keys.
+
+use crate::engine::ShardId;
+
+/// In the order in which the scripts expect them; see `lua/shard.lua`.
+const PARTS: [&str; 9] =
+    ["meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1"];
+
+/// `<prefix>:{<namespace>/<queue>/<index>}:`, what all names of a shard begin with. What is in braces
+/// chooses the Cluster slot, so that one script reaches them all. Names hold no braces or slashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keys(String);
+
+impl Keys {
+    /// Of this shard.
+    pub(super) fn new(prefix: &str, shard: &ShardId) -> Self {
+        Self(format!("{prefix}:{{{shard}}}:"))
+    }
+
+    /// Puts the number of keys and the keys behind a script.
+    pub(super) fn fill(&self, cmd: &mut redis::Cmd) {
+        cmd.arg(PARTS.len());
+        let mut name = self.0.clone();
+        for part in PARTS {
+            name.truncate(self.0.len());
+            name.push_str(part);
+            cmd.arg(&name);
+        }
+    }
+
+    /// The list of outcomes.
+    pub(super) fn outbox(&self) -> String {
+        format!("{}outbox", self.0)
+    }
+
+    /// The channel of the shard's signals.
+    pub(super) fn signals(&self) -> String {
+        format!("{}signals", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::name::{Namespace, QueueName};
+
+    #[test]
+    fn all_keys_of_a_shard_share_a_hash_tag() {
+        let shard = ShardId::first(Namespace::default(), QueueName::default());
+        let keys = Keys::new("w", &shard);
+        assert_eq!(keys.outbox(), "w:{default/default/0}:outbox");
+        let mut cmd = redis::Cmd::new();
+        keys.fill(&mut cmd);
+        let names = cmd.args_iter().skip(1).map(|arg| match arg {
+            redis::Arg::Simple(name) => String::from_utf8(name.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        let names: Vec<_> = names.collect();
+        assert_eq!(names.len(), PARTS.len());
+        assert!(names.iter().all(|name| name.starts_with("w:{default/default/0}:")), "{names:?}");
+    }
+}

@@ -1,0 +1,55 @@
+-- moves.lua: what time does to a shard, for the scripts that move jobs. Comes after shard.lua.
+local garbage = 0
+
+-- Makes due delayed jobs ready, in order, up to `limit`; how many.
+local function promote(limit)
+  local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
+  if #ids == 0 then return 0 end
+  local ready = {}
+  local heads = fetch_heads(ids)
+  for i = 1, #ids do
+    local head = heads[i]
+    if head then
+      ready[#ready + 1] = text_of((unpacked(">i8", head, 17)))
+      ready[#ready + 1] = ids[i]
+    else
+      garbage = garbage + 1
+    end
+  end
+  each("ZADD", READY, ready)
+  call("ZREMRANGEBYRANK", DELAYED, 0, #ids - 1)
+  return #ready / 2
+end
+
+-- Takes back jobs whose lease ran out, in order, up to `limit`; how many, and how many became ready.
+local function reap(limit)
+  local ids = call("ZRANGE", LEASES, "-inf", "(" .. string.format("%.0f", now_ms), "BYSCORE", "LIMIT", 0, limit)
+  if #ids == 0 then return 0, 0 end
+  local ready, changed = {}, {}
+  for i, held in ipairs(fetch(HELD, ids)) do
+    local id = ids[i]
+    if is_held(held) then
+      local status, ended, crashes = FINISHING, CANCELLED, sub(held, 27, 30)
+      if byte(held, 2) == 0 then
+        crashes = plus_one(crashes)
+        ended = QUARANTINED
+        if unpacked(">I4", crashes) < unpacked(">I4", held, 75) then
+          status, ended = WAITING, LOST
+          ready[#ready + 1] = text_of((unpacked(">i8", held, 59)))
+          ready[#ready + 1] = id
+        end
+      end
+      -- Without its token: a settle that comes too late must not look like a repeated one.
+      local part = sub(held, 3, 26) .. crashes .. NO_TOKEN .. sub(held, 47, 54)
+      changed[#changed + 1] = id
+      changed[#changed + 1] = STATUS[status] .. sub(held, 2, 2) .. part .. sub(held, 55)
+      report(id, part, sub(held, 55, 58), ended, 0, "")
+    else
+      garbage = garbage + 1
+    end
+  end
+  each("HSET", HELD, changed)
+  each("ZADD", READY, ready)
+  call("ZREMRANGEBYRANK", LEASES, 0, #ids - 1)
+  return #changed / 2, #ready / 2
+end

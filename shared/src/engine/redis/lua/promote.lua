@@ -1,0 +1,8 @@
+-- promote.lua: makes due delayed jobs ready.
+--
+-- ARGV[2] how many at most
+--
+-- Returns {"moved", how many, members found that are no jobs}. Writes their places.
+local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX))
+publish(moved > 0)
+return { "moved", moved, garbage }

@@ -1,0 +1,230 @@
+//! Signals from Redis to the listeners in this process.
+//!
+//! One task holds one connection for all listeners of an engine. It connects again for ever, subscribes
+//! anew, and checks a silent connection by PING, so that no listener stays deaf after an outage. Signals of
+//! the meantime are lost, which listeners must expect.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Buf;
+use futures::StreamExt;
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use super::fault::Fault;
+use super::layout::take_id;
+use super::link::{Link, delays};
+use crate::engine::{JobId, ShardId, Signal};
+
+/// Signals kept for a listener that is slow; one that falls further behind is told to look at everything.
+const SIGNALS_MAX: usize = 4096;
+/// Subscriptions under way.
+const ORDERS_MAX: usize = 64;
+/// Silence after which the connection is checked.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// The listeners' side.
+pub(super) struct Hub {
+    link: Arc<Link>,
+    running: OnceLock<Running>,
+}
+
+struct Running {
+    signals: broadcast::Sender<Signal>,
+    orders: mpsc::Sender<Order>,
+    task: AbortHandle,
+}
+
+/// Channels to listen to, and whom to tell when that is so.
+struct Order {
+    channels: Vec<(String, ShardId)>,
+    done: oneshot::Sender<()>,
+}
+
+impl Hub {
+    /// Nobody listens yet, so nothing is connected yet.
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, running: OnceLock::new() }
+    }
+
+    /// Signals of these channels, and of those that others asked for, from now on.
+    ///
+    /// # Errors
+    /// [`Fault::Down`] when the store does not confirm in time. May be dropped and repeated.
+    pub(super) async fn subscribe(
+        &self,
+        channels: Vec<(String, ShardId)>,
+    ) -> Result<broadcast::Receiver<Signal>, Fault> {
+        let running = self.running.get_or_init(|| Running::start(self.link.clone()));
+        let receiver = running.signals.subscribe();
+        let (done, confirmed) = oneshot::channel();
+        let order = async {
+            running.orders.send(Order { channels, done }).await.map_err(|_| ())?;
+            confirmed.await.map_err(|_| ())
+        };
+        match tokio::time::timeout(self.link.timeout() * 2, order).await {
+            Ok(Ok(())) => Ok(receiver),
+            Ok(Err(())) => Err(Fault::Down("the listener for signals has ended".into())),
+            Err(_) => Err(Fault::late()),
+        }
+    }
+}
+
+impl Running {
+    fn start(link: Arc<Link>) -> Self {
+        let (signals, _) = broadcast::channel(SIGNALS_MAX);
+        let (orders, inbox) = mpsc::channel(ORDERS_MAX);
+        let listener = Listener { link, signals: signals.clone(), inbox, shards: HashMap::new() };
+        let task = tokio::spawn(listener.run()).abort_handle();
+        Self { signals, orders, task }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It holds nothing that would have to be finished.
+        self.task.abort();
+    }
+}
+
+/// The task.
+struct Listener {
+    link: Arc<Link>,
+    signals: broadcast::Sender<Signal>,
+    inbox: mpsc::Receiver<Order>,
+    shards: HashMap<String, ShardId>,
+}
+
+enum Event {
+    Message(Option<redis::Msg>),
+    Order(Option<Order>),
+    Silence,
+}
+
+impl Listener {
+    async fn run(mut self) {
+        let mut waits = delays();
+        loop {
+            match self.link.pubsub().await {
+                Ok(connection) => {
+                    let (sink, stream) = connection.split();
+                    match self.listen(sink, stream).await {
+                        Ok(()) => return,
+                        Err(Heard(true)) => waits = delays(),
+                        Err(Heard(false)) => {}
+                    }
+                }
+                Err(fault) => tracing::debug!(?fault, "cannot listen to the queue store's signals"),
+            }
+            tokio::time::sleep(waits.next().unwrap_or(SILENCE_MAX)).await;
+        }
+    }
+
+    /// Listens until the connection breaks (an error, and whether it ever worked) or nobody can ask for
+    /// more.
+    async fn listen(
+        &mut self,
+        mut sink: PubSubSink,
+        mut stream: PubSubStream,
+    ) -> Result<(), Heard> {
+        let known: Vec<String> = self.shards.keys().cloned().collect();
+        self.follow(&mut sink, &known).await.map_err(|()| Heard(false))?;
+        loop {
+            let event = tokio::select! {
+                biased;
+                order = self.inbox.recv() => Event::Order(order),
+                message = stream.next() => Event::Message(message),
+                () = tokio::time::sleep(SILENCE_MAX) => Event::Silence,
+            };
+            let works = match event {
+                Event::Message(Some(message)) => {
+                    self.pass_on(&message);
+                    Ok(())
+                }
+                Event::Message(None) => Err(()),
+                Event::Order(None) => return Ok(()),
+                Event::Order(Some(order)) => self.obey(&mut sink, order).await,
+                Event::Silence => {
+                    let ping = sink.ping::<redis::Value>();
+                    let answer = tokio::time::timeout(self.link.timeout(), ping).await;
+                    if matches!(answer, Ok(Ok(_))) { Ok(()) } else { Err(()) }
+                }
+            };
+            works.map_err(|()| Heard(true))?;
+        }
+    }
+
+    async fn obey(&mut self, sink: &mut PubSubSink, order: Order) -> Result<(), ()> {
+        let mut new = Vec::new();
+        for (channel, shard) in order.channels {
+            if self.shards.insert(channel.clone(), shard).is_none() {
+                new.push(channel);
+            }
+        }
+        self.follow(sink, &new).await?;
+        // Whoever asked may have left; the subscription harms nobody.
+        let _ = order.done.send(());
+        Ok(())
+    }
+
+    async fn follow(&self, sink: &mut PubSubSink, channels: &[String]) -> Result<(), ()> {
+        if channels.is_empty() {
+            return Ok(());
+        }
+        let answer = tokio::time::timeout(self.link.timeout(), sink.subscribe(channels)).await;
+        if matches!(answer, Ok(Ok(()))) { Ok(()) } else { Err(()) }
+    }
+
+    fn pass_on(&self, message: &redis::Msg) {
+        let Some(shard) = self.shards.get(message.get_channel_name()) else { return };
+        for signal in read(shard, message.get_payload_bytes()) {
+            // Fails when nobody listens at the moment, which is no loss.
+            let _ = self.signals.send(signal);
+        }
+    }
+}
+
+/// A connection broke; whether it had worked before.
+struct Heard(bool);
+
+/// The signals in one message, as `lua/shard.lua` writes them. Stops at what it does not know: a newer
+/// build may say more.
+fn read(shard: &ShardId, mut text: &[u8]) -> Vec<Signal> {
+    let mut signals = Vec::new();
+    while let Some((letter, rest)) = text.split_first() {
+        text = rest;
+        match letter {
+            b'r' => signals.push(Signal::Ready(shard.clone())),
+            b'o' => signals.push(Signal::Outcomes(shard.clone())),
+            b'c' if text.remaining() >= 16 => {
+                let Ok(id) = take_id(&mut text) else { break };
+                signals.push(Signal::Cancel(shard.clone(), JobId::from_bytes(id)));
+            }
+            _ => break,
+        }
+    }
+    signals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::name::{Namespace, QueueName};
+
+    #[test]
+    fn messages_read_as_signals_up_to_what_is_strange() {
+        let shard = ShardId::first(Namespace::default(), QueueName::default());
+        let id = JobId::generate();
+        let message = [b"roc", id.as_bytes().as_slice(), b"?r"].concat();
+        let expected = [
+            Signal::Ready(shard.clone()),
+            Signal::Outcomes(shard.clone()),
+            Signal::Cancel(shard.clone(), id),
+        ];
+        assert_eq!(read(&shard, &message), expected);
+        assert_eq!(read(&shard, b"cshort"), []);
+    }
+}

@@ -1,0 +1,95 @@
+//! Deleting terminal jobs with everything that is about them alone.
+
+use sqlx::PgPool;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::error::{after_write, is_collision};
+use super::row::get;
+use super::{LedgerError, Result};
+use crate::model::name::Namespace;
+use crate::model::time::Timestamp;
+
+/// Tries of a statement that met a deadlock.
+const TRIES_MAX: u32 = 5;
+
+/// Deletes jobs, if they are terminal still, and what hangs on them. A large value goes with the last job
+/// that names it. The hold of a window that lasts goes with a job that is deleted by hand ($3), and stays
+/// when old jobs are pruned: its promise is about submissions, not about the job.
+const FORGET: &str = "
+WITH dead AS (
+    DELETE FROM jobs
+    WHERE id = ANY($1) AND state >= 10 AND finished_at < $2 AND ($3::text IS NULL OR namespace = $3)
+    RETURNING id, namespace, queue, unique_key, payload_blob, output_blob
+), attempts_gone AS (
+    DELETE FROM attempts a USING dead d WHERE a.job_id = d.id
+), logs_gone AS (
+    DELETE FROM job_logs l USING dead d WHERE l.job_id = d.id
+), heads_gone AS (
+    DELETE FROM job_log_heads l USING dead d WHERE l.job_id = d.id
+), progress_gone AS (
+    DELETE FROM job_progress p USING dead d WHERE p.job_id = d.id
+), holds_gone AS (
+    DELETE FROM holds h USING dead d
+    WHERE $3 IS NOT NULL AND h.namespace = d.namespace AND h.queue = d.queue
+      AND h.unique_key = d.unique_key AND h.job_id = d.id
+), unnamed AS (
+    UPDATE blobs b SET refs = greatest(0, b.refs - n.jobs)
+    FROM (SELECT namespace, id, count(*)::int AS jobs FROM (
+              SELECT namespace, payload_blob AS id FROM dead WHERE payload_blob IS NOT NULL
+              UNION ALL SELECT namespace, output_blob FROM dead WHERE output_blob IS NOT NULL
+          ) one GROUP BY namespace, id) n
+    WHERE b.namespace = n.namespace AND b.id = n.id
+)
+SELECT namespace, payload_blob, output_blob FROM dead";
+
+/// After [`FORGET`] has counted them down. What a crash in between leaves goes with age, as values do that no
+/// job ever named.
+const FORGET_VALUES: &str = "
+DELETE FROM blobs b USING unnest($1::text[], $2::uuid[]) AS n(namespace, id)
+WHERE b.namespace = n.namespace AND b.id = n.id AND b.refs = 0";
+
+/// Which jobs.
+pub(super) struct Forget<'a> {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) ended_before: Timestamp,
+    /// By hand, in this namespace; `None`: pruned.
+    pub(super) namespace: Option<&'a Namespace>,
+}
+
+/// Forgets jobs; how many. Safe to repeat.
+pub(super) async fn forget(pool: &PgPool, what: Forget<'_>) -> Result<u64> {
+    for _ in 0..TRIES_MAX {
+        let query = sqlx::query(FORGET)
+            .bind(&what.ids)
+            .bind(what.ended_before.micros())
+            .bind(what.namespace.map(Namespace::as_str));
+        match query.fetch_all(pool).await {
+            Ok(rows) => {
+                forget_values(pool, &rows).await?;
+                return Ok(rows.len() as u64);
+            }
+            Err(error) if is_collision(&error) => {}
+            Err(error) => return Err(after_write(error)),
+        }
+    }
+    Err(LedgerError::Unavailable("deleting kept colliding with other writes".into()))
+}
+
+async fn forget_values(pool: &PgPool, dead: &[PgRow]) -> Result<()> {
+    let (mut namespaces, mut ids) = (Vec::<String>::new(), Vec::<Uuid>::new());
+    for row in dead {
+        for column in [1, 2] {
+            if let Some(id) = get(row, column)? {
+                namespaces.push(get(row, 0)?);
+                ids.push(id);
+            }
+        }
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(FORGET_VALUES).bind(namespaces).bind(ids);
+    query.execute(pool).await.map_err(after_write)?;
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Submissions with a transaction of their own: large ones, atomic ones, and those whose keys need a
+//! second look. Row by row where a row asks for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Acquire, PgConnection};
+use uuid::Uuid;
+
+use super::error::{is_collision, is_lost, unchanged};
+use super::insert::{Made, accepted, unpack_ids};
+use super::own_rows::Rows;
+use super::unknown::{Backend, committed};
+use super::write_queue::Pending;
+use super::{Inner, LedgerError, Result};
+use crate::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
+use crate::limits::IDEMPOTENCY_TTL;
+use crate::model::id::JobId;
+use crate::model::name::Namespace;
+
+/// Tries of one transaction: after a lost connection that committed nothing, or a deadlock.
+const TRIES_MAX: u32 = 6;
+/// As the writer's, for the whole transaction and for its commit.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Carries out a submission in a task that nobody cancels, and answers it.
+pub(super) fn spawn(inner: &Arc<Inner>, pending: Pending) {
+    let task_inner = Arc::clone(inner);
+    inner.tasks.spawn(async move {
+        let outcome = commit(&task_inner, &pending.submission).await;
+        pending.answer(outcome);
+    });
+}
+
+/// As [`spawn`], for a submission of which a group commit has brought in the jobs in `made`.
+pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) {
+    let jobs = std::mem::take(&mut pending.submission.jobs);
+    let times: Vec<_> = jobs.iter().map(|j| made.get(&j.id.uuid()).copied()).collect();
+    let task_inner = Arc::clone(inner);
+    inner.tasks.spawn(async move {
+        let left = jobs.iter().zip(&times).filter(|(_, time)| time.is_none());
+        let rest = Submission {
+            jobs: left.map(|(job, _)| job.clone()).collect(),
+            atomic: pending.submission.atomic,
+            idempotency: pending.submission.idempotency.clone(),
+        };
+        let outcome = match commit(&task_inner, &rest).await {
+            Ok(SubmitOutcome::Done(rest)) => {
+                let mut rest = rest.into_iter();
+                let results = jobs.into_iter().zip(times).map(|(job, time)| match time {
+                    Some(created_at) => Ok(Accepted::New(accepted(job, created_at))),
+                    None => rest.next().expect("one result for each job that was left"),
+                });
+                Ok(SubmitOutcome::Done(results.collect()))
+            }
+            other => other,
+        };
+        pending.answer(outcome);
+    });
+}
+
+/// How far a transaction got.
+enum Prepared {
+    /// There is nothing to commit.
+    Answered(SubmitOutcome),
+    /// True once it is committed.
+    Ready(SubmitOutcome),
+}
+
+/// Runs the transaction until it is known what became of it.
+async fn commit(inner: &Inner, submission: &Submission) -> Result<SubmitOutcome> {
+    for _ in 0..TRIES_MAX {
+        let mut connection = inner.bulk.acquire().await.map_err(unchanged)?;
+        let backend = Backend::of(&mut connection).await.map_err(unchanged)?;
+        let (error, ready) = match attempt(&mut connection, submission).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(failed) => failed,
+        };
+        if is_collision(&error) {
+            continue;
+        }
+        if !is_lost(&error) {
+            return Err(unchanged(error));
+        }
+        // Given up, not given back: nobody else is to find what is left on it.
+        drop(connection.detach());
+        let Some(mut fresh) = backend.outlive(&inner.options).await else {
+            return Err(LedgerError::OutcomeUnknown);
+        };
+        let Some(outcome) = ready else { continue };
+        let ids: Vec<_> = new_ids(&outcome).collect();
+        match committed(&mut fresh, &ids).await {
+            Ok(found) if found.is_empty() => {}
+            Ok(_) => return Ok(outcome),
+            Err(_) => return Err(LedgerError::OutcomeUnknown),
+        }
+    }
+    Err(LedgerError::Unavailable("no try of a transaction came through".into()))
+}
+
+type Failed = (sqlx::Error, Option<SubmitOutcome>);
+
+/// One try. An error comes with the outcome that holds in case the commit, which was sent, went through.
+async fn attempt(
+    connection: &mut PgConnection,
+    submission: &Submission,
+) -> Result<SubmitOutcome, Failed> {
+    let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    let mut transaction = connection.begin().await.map_err(|e| (e, None))?;
+    let preparing = tokio::time::timeout(SILENCE_MAX, prepare(&mut transaction, submission));
+    let prepared = preparing.await.unwrap_or_else(|_| Err(silent())).map_err(|e| (e, None))?;
+    match prepared {
+        Prepared::Answered(outcome) => {
+            transaction.rollback().await.map_err(|e| (e, None))?;
+            Ok(outcome)
+        }
+        Prepared::Ready(outcome) => {
+            let committing = tokio::time::timeout(SILENCE_MAX, transaction.commit());
+            match committing.await.unwrap_or_else(|_| Err(silent())) {
+                Ok(()) => Ok(outcome),
+                Err(error) => Err((error, Some(outcome))),
+            }
+        }
+    }
+}
+
+fn new_ids(outcome: &SubmitOutcome) -> impl Iterator<Item = Uuid> {
+    let results = match outcome {
+        SubmitOutcome::Done(results) => results.as_slice(),
+        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused => &[],
+    };
+    results.iter().filter_map(|result| match result {
+        Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job.id.uuid()),
+        Ok(Accepted::Existing(_)) | Err(_) => None,
+    })
+}
+
+/// Everything but the commit.
+async fn prepare(
+    connection: &mut PgConnection,
+    submission: &Submission,
+) -> Result<Prepared, sqlx::Error> {
+    let sql = "SELECT set_config('statement_timeout', '30s', true)";
+    sqlx::query(sql).execute(&mut *connection).await?;
+    let namespace = submission.jobs.first().map(|job| &job.namespace);
+    let key = namespace.zip(submission.idempotency.as_ref());
+    if let Some((namespace, idempotency)) = key {
+        if let Some(outcome) = replay(connection, namespace, idempotency).await? {
+            return Ok(Prepared::Answered(outcome));
+        }
+    }
+    let mut rows = Rows::new(connection, &submission.jobs);
+    rows.insert_all().await?;
+    let results = rows.results();
+    if submission.atomic && results.iter().any(Result::is_err) {
+        return Ok(Prepared::Answered(SubmitOutcome::Done(refuse_all(results))));
+    }
+    // Nothing accepted, nothing kept: the key is not spent either.
+    if results.iter().all(Result::is_err) {
+        return Ok(Prepared::Answered(SubmitOutcome::Done(results)));
+    }
+    if let Some((namespace, idempotency)) = key {
+        let ids = super::insert::pack_ids(results.iter().map(|result| match result {
+            Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job.id.uuid()),
+            Ok(Accepted::Existing(id)) => Some(id.uuid()),
+            Err(_) => None,
+        }));
+        let sql = "UPDATE idempotency SET ids = $3 WHERE namespace = $1 AND key = $2";
+        let query = sqlx::query(sql).bind(namespace.as_str()).bind(&idempotency.key).bind(ids);
+        query.execute(&mut *connection).await?;
+    }
+    Ok(Prepared::Ready(SubmitOutcome::Done(results)))
+}
+
+/// What the caller of an atomic submission is told when a part was refused.
+fn refuse_all(results: Vec<Result<Accepted, Refused>>) -> Vec<Result<Accepted, Refused>> {
+    results.into_iter().map(|result| result.and(Err(Refused::Batch))).collect()
+}
+
+/// Takes the key for this transaction; the earlier answer where it is spent.
+async fn replay(
+    connection: &mut PgConnection,
+    namespace: &Namespace,
+    idempotency: &Idempotency,
+) -> Result<Option<SubmitOutcome>, sqlx::Error> {
+    let sql = "
+        INSERT INTO idempotency (namespace, key, body_hash, ids, created_at)
+        VALUES ($1, $2, $3, '', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        ON CONFLICT (namespace, key) DO UPDATE
+            SET body_hash = EXCLUDED.body_hash, ids = EXCLUDED.ids, created_at = EXCLUDED.created_at
+            WHERE idempotency.created_at <= EXCLUDED.created_at - $4
+        RETURNING key";
+    let taken = sqlx::query(sql)
+        .bind(namespace.as_str())
+        .bind(&idempotency.key)
+        .bind(&idempotency.body_hash[..])
+        .bind(i64::try_from(IDEMPOTENCY_TTL.as_micros()).unwrap_or(i64::MAX))
+        .fetch_optional(&mut *connection)
+        .await?;
+    if taken.is_some() {
+        return Ok(None);
+    }
+    // The row is locked by the statement above, so it is still there.
+    let sql = "SELECT body_hash, ids FROM idempotency WHERE namespace = $1 AND key = $2";
+    let query = sqlx::query_as(sql).bind(namespace.as_str()).bind(&idempotency.key);
+    let (body_hash, ids): (Vec<u8>, Vec<u8>) = query.fetch_one(&mut *connection).await?;
+    if body_hash != idempotency.body_hash {
+        return Ok(Some(SubmitOutcome::KeyReused));
+    }
+    let ids = unpack_ids(&ids);
+    let accepted: Vec<Uuid> = ids.iter().copied().flatten().collect();
+    let found: HashMap<_, _> = committed(connection, &accepted).await?;
+    let known = |id: Uuid| found.contains_key(&id).then(|| JobId::from_uuid(id));
+    let ids = ids.into_iter().map(|id| id.and_then(known)).collect();
+    Ok(Some(SubmitOutcome::Replayed(ids)))
+}

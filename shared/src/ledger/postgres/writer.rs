@@ -1,0 +1,198 @@
+//! Group commit: a writer takes what waits and commits it with one statement on its own connection.
+//!
+//! There is no timer: what comes in during a commit is the next group. A writer is a task that nobody
+//! cancels, so a caller that goes away takes nothing with it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::connect::connect;
+use super::error::{is_bad_data, is_collision, is_lost, unchanged};
+use super::insert::{Insert, Made, Spend, accepted, pack_ids};
+use super::unknown::{Backend, committed};
+use super::write_queue::Pending;
+use super::{Inner, LedgerError, Result, own};
+use crate::ledger::{Accepted, SubmitOutcome};
+use crate::limits::WRITE_ROWS_MAX;
+
+/// Tries of one group: after a lost connection that committed nothing, or a deadlock.
+const TRIES_MAX: u32 = 4;
+/// A server that is silent for so long is taken for lost. Above the server's own limit for a statement, so
+/// that it is the network that has failed; the connection is then given up, never used again.
+const SILENCE_MAX: Duration = Duration::from_secs(12);
+
+/// Keeps a writer at work until the queue is closed and empty. One that panics is replaced; its group is
+/// answered as unknown.
+pub(super) async fn keep(inner: Arc<Inner>) {
+    loop {
+        let writer = Writer { inner: Arc::clone(&inner), session: None };
+        match tokio::spawn(writer.run()).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "a ledger writer panicked and is replaced"),
+        }
+    }
+}
+
+struct Writer {
+    inner: Arc<Inner>,
+    session: Option<(PgConnection, Backend)>,
+}
+
+/// Why a group was not committed.
+enum Fault {
+    /// One of its rows is to blame.
+    BadData,
+    Ledger(LedgerError),
+}
+
+impl Writer {
+    async fn run(mut self) {
+        while let Some(batch) = self.inner.queue.take(WRITE_ROWS_MAX).await {
+            for pending in batch.colliding {
+                own::spawn(&self.inner, pending);
+            }
+            if !batch.merged.is_empty() {
+                self.commit(batch.merged).await;
+            }
+        }
+    }
+
+    /// Commits a group; one with a bad row is split in halves until that row stands alone.
+    async fn commit(&mut self, group: Vec<Pending>) {
+        let mut parts = vec![group];
+        while let Some(mut part) = parts.pop() {
+            match self.insert(&part).await {
+                Ok(made) => self.answer(part, &made),
+                Err(Fault::BadData) if part.len() > 1 => {
+                    metrics::counter!("windlass_ledger_group_splits_total").increment(1);
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([rest, part]);
+                }
+                Err(Fault::BadData) => {
+                    part.into_iter().for_each(|pending| own::spawn(&self.inner, pending));
+                }
+                Err(Fault::Ledger(error)) => {
+                    for pending in part {
+                        pending.answer(Err(same(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits a group with one statement, exactly once.
+    async fn insert(&mut self, group: &[Pending]) -> Result<Made, Fault> {
+        for _ in 0..TRIES_MAX {
+            let (connection, backend) = match self.session.take() {
+                Some(session) => session,
+                None => self.connect().await.map_err(|e| Fault::Ledger(unchanged(e)))?,
+            };
+            match self.send(group, connection, backend.clone()).await {
+                Ok(made) => return Ok(made),
+                Err(error) if is_lost(&error) => {
+                    let made = self.find_out(group, &backend).await.map_err(Fault::Ledger)?;
+                    if !made.is_empty() {
+                        return Ok(made);
+                    }
+                }
+                Err(error) if is_collision(&error) => {}
+                Err(error) if is_bad_data(&error) => return Err(Fault::BadData),
+                Err(error) => return Err(Fault::Ledger(unchanged(error))),
+            }
+        }
+        Err(Fault::Ledger(LedgerError::Unavailable("no try of a commit came through".into())))
+    }
+
+    async fn connect(&self) -> Result<(PgConnection, Backend), sqlx::Error> {
+        let mut connection = connect(&self.inner.options).await?;
+        let backend = Backend::of(&mut connection).await?;
+        Ok((connection, backend))
+    }
+
+    /// Sends the statement once. Keeps the connection unless it is lost.
+    async fn send(
+        &mut self,
+        group: &[Pending],
+        mut connection: PgConnection,
+        backend: Backend,
+    ) -> Result<Made, sqlx::Error> {
+        let insert = self.statement(group);
+        let queues: Vec<_> =
+            insert.queues.iter().map(|(n, q)| ((*n).clone(), (*q).clone())).collect();
+        let sent = tokio::time::timeout(SILENCE_MAX, insert.run(&mut connection)).await;
+        let result = sent.unwrap_or_else(|silence| Err(sqlx::Error::Io(silence.into())));
+        if !result.as_ref().is_err_and(is_lost) {
+            self.session = Some((connection, backend));
+        }
+        if let Ok(made) = &result {
+            metrics::histogram!("windlass_ledger_commit_rows").record(made.len() as f64);
+            self.inner.known_queues.add(queues);
+        }
+        result
+    }
+
+    fn statement<'a>(&self, group: &'a [Pending]) -> Insert<'a> {
+        let mut insert = Insert::default();
+        let mut queues = HashSet::new();
+        for Pending { submission, .. } in group {
+            let key = submission.idempotency.as_ref();
+            insert.jobs.extend(submission.jobs.iter().map(|j| (j, key.map(|k| k.key.as_str()))));
+            queues.extend(submission.jobs.iter().map(|j| (&j.namespace, &j.queue)));
+            if let (Some(idempotency), Some(first)) = (key, submission.jobs.first()) {
+                let ids = pack_ids(submission.jobs.iter().map(|j| Some(j.id.uuid())));
+                insert.spends.push(Spend { namespace: &first.namespace, idempotency, ids });
+            }
+        }
+        insert.queues = self.inner.known_queues.unknown(queues);
+        insert
+    }
+
+    /// What a lost connection committed, once that is certain.
+    async fn find_out(&mut self, group: &[Pending], backend: &Backend) -> Result<Made> {
+        let unknown = LedgerError::OutcomeUnknown;
+        let Some(mut connection) = backend.outlive(&self.inner.options).await else {
+            return Err(unknown);
+        };
+        let jobs = group.iter().flat_map(|p| &p.submission.jobs);
+        let ids: Vec<Uuid> = jobs.map(|j| j.id.uuid()).collect();
+        match committed(&mut connection, &ids).await {
+            Ok(made) => Ok(made),
+            Err(_) => Err(unknown),
+        }
+    }
+
+    /// Answers those whose jobs are all in. The others met a spent key or a held one: they are looked at
+    /// one by one, in transactions of their own.
+    fn answer(&self, group: Vec<Pending>, made: &Made) {
+        for mut pending in group {
+            let is_in = |job: &crate::model::job::NewJob| made.get(&job.id.uuid()).copied();
+            if pending.submission.jobs.iter().all(|job| is_in(job).is_some()) {
+                let jobs = std::mem::take(&mut pending.submission.jobs);
+                let results = jobs.into_iter().map(|job| {
+                    let created_at = made[&job.id.uuid()];
+                    Ok(Accepted::New(accepted(job, created_at)))
+                });
+                let outcome = SubmitOutcome::Done(results.collect());
+                pending.answer(Ok(outcome));
+            } else {
+                own::spawn_rest(&self.inner, pending, made);
+            }
+        }
+    }
+}
+
+/// The error for one more of the group.
+fn same(error: &LedgerError) -> LedgerError {
+    match error {
+        LedgerError::OutcomeUnknown => LedgerError::OutcomeUnknown,
+        LedgerError::Overloaded => LedgerError::Overloaded,
+        LedgerError::Schema(text) => LedgerError::Schema(text.clone()),
+        LedgerError::Unfit(text) => LedgerError::Unfit(text.clone()),
+        LedgerError::Unavailable(cause) => LedgerError::Unavailable(cause.to_string().into()),
+        LedgerError::Failed(cause) => LedgerError::Failed(cause.to_string().into()),
+    }
+}

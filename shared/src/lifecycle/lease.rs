@@ -1,0 +1,489 @@
+//! The lease verbs of remote workers: take, extend, settle, over several queues of one namespace.
+//!
+//! Workers in process, and workers that speak to the engine, claim there. These verbs are for workers that
+//! have nothing but the API: they look up what such a worker cannot (the job's rules, its attempt), and
+//! decide the verdict of a failure for it. The engine still compares fence and token of every lease.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Lifecycle;
+use super::push::{PushError, open_shard};
+use crate::backoff;
+use crate::engine::envelope::{Detail, DetailHead};
+use crate::engine::{
+    ClaimRequest, ClaimState, Claimed, EngineError, Extended, Held, LiveState, Settle, Settled,
+    ShardId, Signals, Verdict,
+};
+use crate::ledger::LedgerError;
+use crate::limits;
+use crate::model::id::{JobId, LeaseId, WorkerId};
+use crate::model::job::{Job, JobError, JobState, Value};
+use crate::model::name::{Kind, Namespace, QueueName};
+use crate::model::time::Timestamp;
+
+/// Without a signal the queues are looked at this often.
+const POLL: Duration = Duration::from_secs(1);
+/// The error code by which a worker says that its attempt went over its time limit.
+const TIMEOUT_CODE: &str = "timeout";
+/// Claims of one shard in one pass; more only matter when a kind filter hides the ready jobs.
+const SCANS_MAX: usize = 10;
+
+/// A remote worker asks for work.
+#[derive(Debug, Clone)]
+pub struct Take {
+    /// Whose queues.
+    pub namespace: Namespace,
+    /// Who asks.
+    pub worker: WorkerId,
+    /// In order of preference.
+    pub queues: Vec<QueueName>,
+    /// Only these; empty is any.
+    pub kinds: Vec<Kind>,
+    /// At most this many, and at most [`limits::ENGINE_BATCH_MAX`].
+    pub max: u32,
+    /// How long the leases last.
+    pub lease: Duration,
+    /// How long to wait for the first job.
+    pub wait: Duration,
+}
+
+/// A job in a remote worker's hands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// As recorded.
+    pub job: Job,
+    /// Its lease.
+    pub held: Held,
+    /// End of the lease, unless extended.
+    pub expires_at: Timestamp,
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// Start of the attempt (engine time).
+    pub claimed_at: Timestamp,
+}
+
+/// A lease as a remote worker shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Where the job is leased.
+    pub queue: QueueName,
+    /// The proof.
+    pub held: Held,
+}
+
+/// How an attempt ended, in a remote worker's words.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// With this output.
+    Succeed(Option<Value>),
+    /// With this error; the job's rules decide what follows. The duration is a lower bound on the delay.
+    Fail(JobError, Option<Duration>),
+    /// The attempt does not count; again after this delay.
+    Snooze(Duration),
+    /// The attempt does not count; again at once.
+    Release,
+}
+
+/// What became of one settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landed {
+    /// It counts; also when it had landed before.
+    Yes,
+    /// The lease has passed to somebody else, or is gone.
+    Stale,
+}
+
+/// A store did not answer. Every verb here is safe to repeat.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The process is stopping.
+    #[error("the process is stopping")]
+    Stopping,
+}
+
+impl From<PushError> for LeaseError {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Engine(error) => Self::Engine(error),
+            PushError::Ledger(error) => Self::Ledger(error),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Leases ready jobs to a remote worker, waiting for the first one up to `take.wait`.
+    ///
+    /// May be dropped: leases that were taken by then are handed back, so that a caller who hangs up does
+    /// not count as a crash of the job.
+    ///
+    /// # Errors
+    /// A store did not answer; leases taken by then are handed back or run out.
+    pub async fn take(&self, take: Take) -> Result<Vec<Taken>, LeaseError> {
+        let (reply, answer) = oneshot::channel();
+        let life = self.clone();
+        self.inner.tasks.spawn(async move {
+            let shards = shards(&take);
+            let mut reply = reply;
+            let claimed = tokio::select! {
+                biased;
+                () = reply.closed() => return,
+                signals = life.inner.engine.subscribe(&shards) => signals,
+            };
+            let result = match claimed {
+                Ok(signals) => until_some(&life, &take, &shards, signals, &mut reply).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(Ok(unheard)) = reply.send(result) {
+                hand_back(&life, unheard.iter().map(|t| (t.job.queue.clone(), t.held)), &take)
+                    .await;
+            }
+        });
+        answer.await.map_err(|_| LeaseError::Stopping)?
+    }
+
+    /// Moves the end of leases. One reply per lease, in order; `None` is a stale one.
+    ///
+    /// # Errors
+    /// The engine did not answer for at least one queue. Safe to repeat.
+    pub async fn extend_taken(
+        &self,
+        namespace: &Namespace,
+        shown: &[Shown],
+        lease: Duration,
+    ) -> Result<Vec<Option<(Timestamp, bool)>>, LeaseError> {
+        let mut replies = vec![None; shown.len()];
+        for (shard, places) in by_shard(namespace, shown.iter().map(|s| &s.queue)) {
+            for places in places.chunks(limits::ENGINE_BATCH_MAX) {
+                let held: Vec<Held> = places.iter().map(|i| shown[*i].held).collect();
+                let extended = self.inner.engine.extend(&shard, &held, lease).await?;
+                for (place, extended) in places.iter().zip(extended) {
+                    replies[*place] = match extended {
+                        Extended::Held { expires_at, cancel } => Some((expires_at, cancel)),
+                        Extended::Gone | Extended::Stolen => None,
+                    };
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Ends attempts. One reply per item, in order. `worker` is its name, for people.
+    ///
+    /// # Errors
+    /// A store did not answer; some may have landed. Safe to repeat: what has landed answers [`Landed::Yes`].
+    pub async fn settle_taken(
+        &self,
+        namespace: &Namespace,
+        worker: &str,
+        ends: &[(Shown, End)],
+    ) -> Result<Vec<Landed>, LeaseError> {
+        let failed: Vec<JobId> = ends
+            .iter()
+            .filter(|(_, end)| matches!(end, End::Fail(..)))
+            .map(|(shown, _)| shown.held.id)
+            .collect();
+        let rules = jobs_by_id(self, &failed).await?;
+        let mut replies = vec![Landed::Stale; ends.len()];
+        for (shard, places) in by_shard(namespace, ends.iter().map(|(shown, _)| &shown.queue)) {
+            for places in places.chunks(limits::ENGINE_BATCH_MAX) {
+                let mut settles = Vec::with_capacity(places.len());
+                for place in places {
+                    let (shown, end) = &ends[*place];
+                    let verdict = verdict(self, &shard, shown.held, end, &rules).await?;
+                    settles.push(Settle { held: shown.held, verdict, detail: detail(worker, end) });
+                }
+                let settled = self.inner.engine.settle(&shard, &settles).await?;
+                let landed = landed(self, namespace, &settles, &settled).await?;
+                for (place, landed) in places.iter().zip(landed) {
+                    replies[*place] = landed;
+                }
+            }
+        }
+        Ok(replies)
+    }
+}
+
+fn shards(take: &Take) -> Vec<ShardId> {
+    take.queues.iter().map(|q| ShardId::first(take.namespace.clone(), q.clone())).collect()
+}
+
+/// Positions by shard, so that each shard is asked once.
+fn by_shard<'a>(
+    namespace: &Namespace,
+    queues: impl Iterator<Item = &'a QueueName>,
+) -> HashMap<ShardId, Vec<usize>> {
+    let mut places: HashMap<ShardId, Vec<usize>> = HashMap::new();
+    for (place, queue) in queues.enumerate() {
+        let shard = ShardId::first(namespace.clone(), queue.clone());
+        places.entry(shard).or_default().push(place);
+    }
+    places
+}
+
+async fn jobs_by_id(life: &Lifecycle, ids: &[JobId]) -> Result<HashMap<JobId, Job>, LedgerError> {
+    let mut jobs = HashMap::with_capacity(ids.len());
+    for ids in ids.chunks(1_000) {
+        jobs.extend(life.inner.ledger.jobs(ids).await?.into_iter().map(|job| (job.id, job)));
+    }
+    Ok(jobs)
+}
+
+/// Passes over the queues until one yields jobs, the time is over, or nobody listens any more.
+async fn until_some(
+    life: &Lifecycle,
+    take: &Take,
+    shards: &[ShardId],
+    mut signals: Signals,
+    reply: &mut oneshot::Sender<Result<Vec<Taken>, LeaseError>>,
+) -> Result<Vec<Taken>, LeaseError> {
+    let deadline = Instant::now() + take.wait;
+    loop {
+        let (claims, next_due) = pass(life, take, shards).await?;
+        if !claims.is_empty() {
+            return with_jobs(life, take, claims).await;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Vec::new());
+        }
+        let pause = left.min(POLL).min(next_due.unwrap_or(POLL).max(Duration::from_millis(5)));
+        tokio::select! {
+            biased;
+            () = reply.closed() => return Ok(Vec::new()),
+            // Missed signals, or an engine that is gone: the timer is the fallback, and keeps the pace.
+            Some(_) = signals.next() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+struct Claim {
+    queue: QueueName,
+    lease_id: LeaseId,
+    claimed: Claimed,
+    at: Timestamp,
+}
+
+/// Asks every shard once; also when the next delayed job is due.
+async fn pass(
+    life: &Lifecycle,
+    take: &Take,
+    shards: &[ShardId],
+) -> Result<(Vec<Claim>, Option<Duration>), LeaseError> {
+    let max = take.max.min(u32::try_from(limits::ENGINE_BATCH_MAX).unwrap_or(u32::MAX));
+    let mut claims: Vec<Claim> = Vec::new();
+    let mut next_due = None;
+    for shard in shards {
+        let mut offset = 0;
+        for _ in 0..SCANS_MAX {
+            let room = max.saturating_sub(u32::try_from(claims.len()).unwrap_or(u32::MAX));
+            if room == 0 {
+                return Ok((claims, next_due));
+            }
+            let request = ClaimRequest {
+                worker: take.worker,
+                lease_id: LeaseId::random(),
+                max: room,
+                lease: take.lease,
+                kinds: take.kinds.clone(),
+                offset,
+            };
+            let reply = match life.inner.engine.claim(shard, &request).await {
+                Ok(reply) => reply,
+                // What is held already must not be lost with this error.
+                Err(_) if !claims.is_empty() => return Ok((claims, next_due)),
+                Err(error) => return Err(error.into()),
+            };
+            if reply.state == ClaimState::Unconfigured {
+                open_shard(&life.inner.ledger, &life.inner.engine, shard).await?;
+            }
+            if let Some(due) = reply.next_due {
+                let wait = due.since(reply.now);
+                next_due = Some(next_due.map_or(wait, |known: Duration| known.min(wait)));
+            }
+            claims.extend(reply.jobs.into_iter().map(|claimed| Claim {
+                queue: shard.queue.clone(),
+                lease_id: request.lease_id,
+                claimed,
+                at: reply.now,
+            }));
+            offset = reply.next_offset;
+            if offset == 0 {
+                break;
+            }
+        }
+    }
+    Ok((claims, next_due))
+}
+
+/// Adds what the ledger knows. Jobs that it does not know are ended: they belong to another ledger.
+async fn with_jobs(
+    life: &Lifecycle,
+    take: &Take,
+    claims: Vec<Claim>,
+) -> Result<Vec<Taken>, LeaseError> {
+    let ids: Vec<JobId> = claims.iter().map(|claim| claim.claimed.id).collect();
+    let mut jobs = match jobs_by_id(life, &ids).await {
+        Ok(jobs) => jobs,
+        Err(error) => {
+            hand_back(life, claims.iter().map(|c| (c.queue.clone(), held(c))), take).await;
+            return Err(error.into());
+        }
+    };
+    let mut taken = Vec::with_capacity(claims.len());
+    for claim in claims {
+        let held = held(&claim);
+        let job = jobs.remove(&claim.claimed.id).filter(|job| job.namespace == take.namespace);
+        match job {
+            Some(job) => taken.push(Taken {
+                job,
+                held,
+                expires_at: claim.claimed.expires_at,
+                attempt: claim.claimed.attempt.saturating_add(1),
+                claimed_at: claim.at,
+            }),
+            None => {
+                tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
+                let shard = ShardId::first(take.namespace.clone(), claim.queue);
+                let settle =
+                    Settle { held, verdict: Verdict::Cancelled, detail: Default::default() };
+                life.inner.engine.settle(&shard, &[settle]).await?;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+fn held(claim: &Claim) -> Held {
+    Held { id: claim.claimed.id, fence: claim.claimed.fence, lease_id: claim.lease_id }
+}
+
+/// Gives leases back that nobody will use. Where that fails they run out.
+async fn hand_back(life: &Lifecycle, leases: impl Iterator<Item = (QueueName, Held)>, take: &Take) {
+    let mut by_queue: HashMap<QueueName, Vec<Settle>> = HashMap::new();
+    for (queue, held) in leases {
+        let settle = Settle { held, verdict: Verdict::Release, detail: Default::default() };
+        by_queue.entry(queue).or_default().push(settle);
+    }
+    for (queue, settles) in by_queue {
+        let shard = ShardId::first(take.namespace.clone(), queue);
+        if let Err(error) = life.inner.engine.settle(&shard, &settles).await {
+            tracing::warn!(shard = %shard, %error, "leases could not be handed back; they run out");
+        }
+    }
+}
+
+/// What happens next with a job. A cancellation that was asked for wins over another attempt.
+async fn verdict(
+    life: &Lifecycle,
+    shard: &ShardId,
+    held: Held,
+    end: &End,
+    rules: &HashMap<JobId, Job>,
+) -> Result<Verdict, LeaseError> {
+    match end {
+        End::Succeed(_) => Ok(Verdict::Succeeded),
+        End::Snooze(delay) => Ok(Verdict::Snooze { delay: *delay }),
+        End::Release | End::Fail(..) => {
+            let live = life.inner.engine.peek(shard, held.id).await?;
+            let asked_to_stop = live
+                .is_some_and(|live| matches!(live.state, LiveState::Leased { cancel: true, .. }));
+            if asked_to_stop {
+                return Ok(Verdict::Cancelled);
+            }
+            let End::Fail(error, retry_after) = end else {
+                return Ok(Verdict::Release);
+            };
+            Ok(match (rules.get(&held.id), live) {
+                (Some(job), Some(live)) => {
+                    let attempt = live.attempt.saturating_add(1);
+                    backoff::decide(&job.spec, error, attempt, *retry_after, rand::random())
+                }
+                // Without a job or a lease the engine refuses this settle whatever it says.
+                _ => Verdict::Dead,
+            })
+        }
+    }
+}
+
+fn detail(worker: &str, end: &End) -> bytes::Bytes {
+    let (output, error) = match end {
+        End::Succeed(output) => (output.clone(), None),
+        End::Fail(error, _) => (None, Some(error.clone())),
+        End::Snooze(_) | End::Release => (None, None),
+    };
+    let timed_out = error.as_ref().is_some_and(|error| error.code == TIMEOUT_CODE);
+    let worker = Some(worker.to_owned());
+    let head = DetailHead { error, timed_out, worker, ..DetailHead::default() };
+    Detail { head, output }.encode()
+}
+
+/// What the engine's replies mean. `Gone` may mean that it landed and was recorded: the ledger knows.
+async fn landed(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    settles: &[Settle],
+    settled: &[Settled],
+) -> Result<Vec<Landed>, LeaseError> {
+    let gone: Vec<JobId> = settles
+        .iter()
+        .zip(settled)
+        .filter(|(_, settled)| **settled == Settled::Gone)
+        .map(|(settle, _)| settle.held.id)
+        .collect();
+    let jobs = jobs_by_id(life, &gone).await?;
+    Ok(settles
+        .iter()
+        .zip(settled)
+        .map(|(settle, settled)| match settled {
+            Settled::Settled | Settled::Repeated => Landed::Yes,
+            Settled::Stolen => Landed::Stale,
+            Settled::Gone => {
+                let recorded = jobs.get(&settle.held.id).is_some_and(|job| {
+                    job.namespace == *namespace
+                        && job.fence == settle.held.fence
+                        && agrees(settle.verdict, job.state)
+                });
+                if recorded { Landed::Yes } else { Landed::Stale }
+            }
+        })
+        .collect())
+}
+
+/// Whether a recorded state is what the verdict leads to.
+fn agrees(verdict: Verdict, state: JobState) -> bool {
+    match verdict {
+        Verdict::Succeeded => state == JobState::Succeeded,
+        Verdict::Dead => matches!(state, JobState::Dead | JobState::Retrying),
+        Verdict::Cancelled => state == JobState::Cancelled,
+        Verdict::Retry { .. } | Verdict::Snooze { .. } | Verdict::Release => {
+            !matches!(state, JobState::Running | JobState::Succeeded | JobState::Quarantined)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_state_proves_only_the_verdict_that_leads_to_it() {
+        let retry = Verdict::Retry { delay: Duration::ZERO };
+        assert!(agrees(Verdict::Succeeded, JobState::Succeeded));
+        assert!(!agrees(Verdict::Succeeded, JobState::Quarantined));
+        assert!(!agrees(Verdict::Succeeded, JobState::Running));
+        assert!(agrees(retry, JobState::Retrying));
+        assert!(!agrees(retry, JobState::Running));
+        assert!(!agrees(Verdict::Release, JobState::Quarantined));
+    }
+}

@@ -1,0 +1,179 @@
+//! push.
+
+use super::*;
+
+/// What was pushed is what a claim gives.
+pub async fn a_pushed_job_is_claimable_at_once(rig: &Rig) {
+    rig.open().await;
+    let now = rig.now().await;
+    let job = Push { attempt: 4, crashes: 2, ..rig.job(0).await };
+    let reply = rig.engine.push(&rig.shard, std::slice::from_ref(&job), now).await.unwrap();
+    assert_eq!(reply.pushed, [Pushed::Added]);
+    assert!(reply.configured);
+    assert_eq!(reply.now, now);
+    let (_, claimed) = rig.claim_one().await;
+    assert_eq!(claimed.id, job.id);
+    assert_eq!((claimed.attempt, claimed.crashes), (4, 2));
+    assert_eq!(claimed.envelope, job.envelope);
+}
+
+/// Not a µs early, and at the latest when the next ms begins.
+pub async fn a_job_for_later_waits_for_its_time(rig: &Rig) {
+    rig.open().await;
+    let run_at = rig.now().await.plus(us(2_500));
+    assert_eq!(rig.push(&[Push { run_at, ..rig.job(0).await }]).await, [Pushed::Added]);
+    assert_eq!(rig.state(0).await, Some(LiveState::Delayed));
+    rig.advance(us(2_499)).await;
+    assert_eq!(rig.claim(1).await, []);
+    rig.advance(us(501)).await;
+    assert_eq!(rig.claim_ids(1).await, [id(0)]);
+}
+
+/// A repeat of a lost reply does no harm.
+pub async fn a_push_is_repeatable(rig: &Rig) {
+    rig.open().await;
+    let job = Push { fence: Fence(5), ..rig.job(0).await };
+    assert_eq!(rig.push(std::slice::from_ref(&job)).await, [Pushed::Added]);
+    let lower = Push { fence: Fence(4), ..job.clone() };
+    assert_eq!(rig.push(&[job, lower]).await, [Pushed::Present; 2]);
+    assert_eq!(rig.claim_ids(9).await, [id(0)]);
+}
+
+/// The same id twice in one call.
+pub async fn one_call_decides_its_jobs_in_order(rig: &Rig) {
+    rig.open().await;
+    let job = rig.job(0).await;
+    let higher = Push { fence: Fence(2), envelope: Bytes::from_static(b"new"), ..job.clone() };
+    let jobs = [job.clone(), job.clone(), higher, job];
+    let expected = [Pushed::Added, Pushed::Present, Pushed::Added, Pushed::Present];
+    assert_eq!(rig.push(&jobs).await, expected);
+    let claimed = rig.claim(9).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].1.envelope, "new");
+}
+
+/// A changed job: other time, other priority, other envelope.
+pub async fn a_higher_fence_replaces_a_waiting_job(rig: &Rig) {
+    rig.open_with(1).await;
+    let run_at = rig.now().await.plus(ms(50));
+    let envelope = Bytes::from_static(b"changed");
+    let changed = Push { fence: Fence(2), attempt: 7, run_at, envelope, ..rig.job(0).await };
+    assert_eq!(rig.push(&[changed]).await, [Pushed::Added]);
+    assert_eq!(rig.claim(9).await, [], "it waits for its new time");
+    rig.advance(ms(50)).await;
+    let (_, claimed) = rig.claim_one().await;
+    assert_eq!((claimed.attempt, &claimed.envelope[..]), (7, &b"changed"[..]));
+    assert_eq!(rig.claim(9).await, [], "there is one of it");
+}
+
+/// The ledger took the job back from a holder that it had given up.
+pub async fn a_higher_fence_takes_a_lease_away(rig: &Rig) {
+    let (held, claimed) = rig.hold_one().await;
+    let fence = Fence(claimed.fence.0 + 10);
+    assert_eq!(rig.push(&[Push { fence, ..rig.job(0).await }]).await, [Pushed::Added]);
+    assert_eq!(rig.extend(held, LEASE).await, Extended::Gone);
+    assert_eq!(rig.settle(held, Verdict::Succeeded).await, Settled::Stolen);
+    let (_, again) = rig.claim_one().await;
+    assert!(again.fence > fence);
+    assert_eq!(rig.extend(held, LEASE).await, Extended::Stolen);
+    assert_eq!(rig.outcomes().await, []);
+}
+
+/// Redriven before its old outcome was confirmed: the confirmation must not take the new life.
+pub async fn a_higher_fence_revives_a_finished_job(rig: &Rig) {
+    let (held, claimed) = rig.hold_one().await;
+    assert_eq!(rig.settle(held, Verdict::Dead).await, Settled::Settled);
+    let fence = Fence(claimed.fence.0 + 1);
+    assert_eq!(rig.push(&[Push { fence, ..rig.job(0).await }]).await, [Pushed::Added]);
+    assert_eq!(rig.confirm_all().await.len(), 1);
+    let (_, again) = rig.claim_one().await;
+    assert!(again.fence > fence);
+    assert_eq!((again.attempt, again.crashes), (0, 0));
+}
+
+/// `not_after` itself is in time; a µs later is not.
+pub async fn a_late_push_changes_nothing(rig: &Rig) {
+    rig.open().await;
+    let now = rig.now().await;
+    let jobs = [rig.job(0).await, rig.job(1).await];
+    let late = rig.engine.push(&rig.shard, &jobs, now.minus(us(1))).await.unwrap();
+    assert_eq!(late.pushed, [Pushed::Late; 2]);
+    assert!(!rig.knows(0).await);
+    let in_time = rig.engine.push(&rig.shard, &jobs, now).await.unwrap();
+    assert_eq!(in_time.pushed, [Pushed::Added; 2]);
+}
+
+/// Whatever happens to it, a job of that fence is there once.
+pub async fn a_leased_or_finished_job_is_present(rig: &Rig) {
+    let (held, _) = rig.hold_one().await;
+    let again = [rig.job(0).await];
+    assert_eq!(rig.push(&again).await, [Pushed::Present]);
+    rig.settle(held, Verdict::Succeeded).await;
+    assert_eq!(rig.push(&again).await, [Pushed::Present]);
+    rig.confirm_all().await;
+    assert_eq!(rig.push(&again).await, [Pushed::Present]);
+    assert_eq!(rig.claim(9).await, []);
+}
+
+/// Ready, delayed, leased and finishing jobs all count.
+pub async fn a_full_shard_refuses_job_by_job(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, jobs_max: 3, ..ShardSettings::default() }).await;
+    let later = rig.now().await.plus(ms(1_000));
+    assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
+    let (held, _) = rig.claim_one().await;
+    let mut jobs = vec![Push { run_at: later, ..rig.job(1).await }, rig.job(0).await];
+    jobs.extend([rig.job(2).await, rig.job(3).await]);
+    let expected = [Pushed::Added, Pushed::Present, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&jobs).await, expected);
+    rig.settle(held, Verdict::Succeeded).await;
+    assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Full], "a finishing job is still there");
+    rig.confirm_all().await;
+    assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Added]);
+}
+
+/// Up to the last byte, not beyond. A smaller one behind a refused one gets in.
+pub async fn bytes_are_a_budget_too(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, bytes_max: 100, ..ShardSettings::default() }).await;
+    let sizes = [60, 41, 40, 1];
+    let mut jobs = Vec::new();
+    for (n, size) in (0..).zip(sizes) {
+        jobs.push(Push { envelope: Bytes::from(vec![0; size]), ..rig.job(n).await });
+    }
+    let expected = [Pushed::Added, Pushed::Full, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&jobs).await, expected);
+    let larger = Push { fence: Fence(2), envelope: Bytes::from(vec![0; 61]), ..rig.job(0).await };
+    assert_eq!(rig.push(&[larger]).await, [Pushed::Full], "a replacement must fit as well");
+    let smaller = Push { fence: Fence(2), envelope: Bytes::from(vec![0; 59]), ..rig.job(0).await };
+    assert_eq!(rig.push(&[smaller, jobs[3].clone()]).await, [Pushed::Added; 2]);
+}
+
+/// Details wait in the same memory.
+pub async fn unrecorded_outcomes_use_the_budget_of_bytes(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, bytes_max: 1_000, ..ShardSettings::default() }).await;
+    assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
+    let (held, _) = rig.claim_one().await;
+    let detail = Bytes::from(vec![0; 900]);
+    rig.settle_all(&[Settle { held, verdict: Verdict::Succeeded, detail }]).await;
+    let large = [Push { envelope: Bytes::from(vec![0; 100]), ..rig.job(1).await }];
+    assert_eq!(rig.push(&large).await, [Pushed::Full]);
+    rig.confirm_all().await;
+    assert_eq!(rig.push(&large).await, [Pushed::Added]);
+}
+
+/// Also when the budget was lowered below what is there.
+pub async fn a_replacement_needs_no_room_for_another_job(rig: &Rig) {
+    rig.open_with(2).await;
+    rig.configure(ShardSettings { version: 2, jobs_max: 1, ..ShardSettings::default() }).await;
+    let replacement = Push { fence: Fence(2), ..rig.job(0).await };
+    assert_eq!(rig.push(&[replacement, rig.job(2).await]).await, [Pushed::Added, Pushed::Full]);
+}
+
+/// A new shard takes jobs before anybody configured it, and says so.
+pub async fn the_default_budget_holds_until_configured(rig: &Rig) {
+    let now = rig.now().await;
+    let over = Bytes::from(vec![0; 1 << 20]);
+    let jobs = [rig.job(0).await, Push { envelope: over, ..rig.job(1).await }];
+    let reply = rig.engine.push(&rig.shard, &jobs, now).await.unwrap();
+    assert_eq!(reply.pushed, [Pushed::Added; 2]);
+    assert!(!reply.configured);
+}

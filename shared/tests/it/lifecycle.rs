@@ -1,0 +1,446 @@
+//! The verbs of a job's life on a real ledger (SQLite) and a real engine (embedded), with a worker that is
+//! played by hand.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use windlass_shared::clock::Clock;
+use windlass_shared::config::{EngineSettings, LedgerSettings};
+use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
+use windlass_shared::engine::{
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, Held, LiveState, Settle, Settled,
+    ShardId, Verdict,
+};
+use windlass_shared::ledger::{
+    Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Submission, SubmitOutcome,
+};
+use windlass_shared::lifecycle::sweep::{self, Sweeper};
+use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
+use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
+use windlass_shared::model::job::{Job, JobError, JobSpec, JobState, NewJob, Priority, Value};
+use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::model::time::Timestamp;
+
+/// How long a test waits for what another task must do soon.
+const SOON: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(15);
+
+/// One process: its ledger, its engine, and the tasks between them.
+struct World {
+    life: Lifecycle,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    namespace: Namespace,
+    shard: ShardId,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            LedgerSettings::new(format!("sqlite://{}/ledger.db", folder.path().display()));
+        Ledger::migrate(&settings).await.unwrap();
+        let ledger = Ledger::open(&settings).await.unwrap();
+        Self::on(ledger, folder).await
+    }
+
+    async fn on(ledger: Ledger, folder: tempfile::TempDir) -> Self {
+        let engine = Engine::open(&EngineSettings::new("embedded")).await.unwrap();
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let life = Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), tasks.clone());
+        let namespace = Namespace::default();
+        let shard = ShardId::first(namespace.clone(), QueueName::default());
+        Self { life, shutdown, tasks, namespace, shard, _folder: folder }
+    }
+
+    /// The same ledger with an empty engine: what a restart of `dev`, or a wiped Redis, leaves.
+    async fn wiped(self) -> Self {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        Self::on(self.life.ledger().clone(), self._folder).await
+    }
+
+    async fn submit(&self, job: NewJob) -> Job {
+        let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
+        let SubmitOutcome::Done(mut results) = self.life.submit(submission).await.unwrap() else {
+            panic!("a submission without a key is never replayed");
+        };
+        match results.remove(0) {
+            Ok(Accepted::New(job)) => job,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    async fn claim_now(&self) -> ClaimReply {
+        let request = ClaimRequest {
+            worker: WorkerId::generate(),
+            lease_id: LeaseId::random(),
+            max: 10,
+            lease: LEASE,
+            kinds: Vec::new(),
+            offset: 0,
+        };
+        let mut reply = self.life.engine().claim(&self.shard, &request).await.unwrap();
+        for job in &mut reply.jobs {
+            // The token travels beside the reply; tests keep it in the envelope's place.
+            job.envelope = Bytes::copy_from_slice(request.lease_id.as_bytes());
+        }
+        reply
+    }
+
+    /// Claims until something comes: the push is carried by another task.
+    async fn claim(&self) -> Claimed {
+        soon("a claimable job", || async { self.claim_now().await.jobs.pop() }).await
+    }
+
+    async fn settle(&self, claimed: &Claimed, verdict: Verdict, detail: Detail) -> Settled {
+        let lease_id = LeaseId::from_bytes(claimed.envelope[..].try_into().unwrap());
+        let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
+        let settle = Settle { held, verdict, detail: detail.encode() };
+        self.life.engine().settle(&self.shard, &[settle]).await.unwrap()[0]
+    }
+
+    async fn record(&self) -> usize {
+        record::record_outcomes(&self.life, &self.shard).await.unwrap()
+    }
+
+    async fn job(&self, id: JobId) -> Job {
+        self.life.ledger().job(&self.namespace, id).await.unwrap().expect("an accepted job")
+    }
+
+    async fn live(&self, id: JobId) -> Option<LiveState> {
+        self.life.get(&self.namespace, id).await.unwrap().unwrap().live.map(|live| live.state)
+    }
+
+    async fn reasons(&self, id: JobId) -> (bool, Vec<&'static str>) {
+        let explanation = self.life.explain(&self.namespace, id).await.unwrap().unwrap();
+        (explanation.runnable, explanation.reasons.iter().map(|reason| reason.code).collect())
+    }
+}
+
+async fn soon<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, looking).await.unwrap_or_else(|_| panic!("no {what} in time"))
+}
+
+fn new_job() -> NewJob {
+    NewJob {
+        id: JobId::generate(),
+        namespace: Namespace::default(),
+        queue: QueueName::default(),
+        kind: "echo".parse().unwrap(),
+        priority: Priority::default(),
+        payload: Value::Inline(Bytes::from_static(br#"{"n": 1}"#)),
+        run_at: None,
+        expires_at: None,
+        spec: JobSpec::default(),
+        unique: None,
+        tags: vec!["t".into()],
+        meta: None,
+        request_id: Some("req-1".into()),
+        traceparent: None,
+    }
+}
+
+fn error(code: &str) -> Detail {
+    let error = JobError { code: code.into(), message: "no".into(), retryable: true };
+    Detail { head: DetailHead { error: Some(error), ..DetailHead::default() }, output: None }
+}
+
+fn output(json: &'static str) -> Detail {
+    let output = Some(Value::Inline(Bytes::from_static(json.as_bytes())));
+    Detail { head: DetailHead { worker: Some("w".into()), ..DetailHead::default() }, output }
+}
+
+#[tokio::test]
+async fn a_job_goes_in_runs_and_is_on_record() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    let request = ClaimRequest {
+        worker: WorkerId::generate(),
+        lease_id: LeaseId::random(),
+        max: 1,
+        lease: LEASE,
+        kinds: vec!["echo".parse().unwrap()],
+        offset: 0,
+    };
+    let claimed = soon("a claimable job", || async {
+        world.life.engine().claim(&world.shard, &request).await.unwrap().jobs.pop()
+    })
+    .await;
+    let envelope = Envelope::decode(&claimed.envelope).unwrap();
+    assert_eq!(envelope.payload, job.payload);
+    assert_eq!(envelope.head.request_id.as_deref(), Some("req-1"));
+    assert!(matches!(world.live(job.id).await, Some(LiveState::Leased { .. })));
+
+    let held = Held { id: claimed.id, fence: claimed.fence, lease_id: request.lease_id };
+    let settle =
+        Settle { held, verdict: Verdict::Succeeded, detail: output(r#"{"ok":true}"#).encode() };
+    assert_eq!(
+        world.life.engine().settle(&world.shard, &[settle]).await.unwrap(),
+        [Settled::Settled]
+    );
+    assert!(!world.job(job.id).await.state.is_terminal(), "terminal only once recorded");
+    assert_eq!(world.record().await, 1);
+
+    let done = world.job(job.id).await;
+    assert_eq!(done.state, JobState::Succeeded);
+    assert_eq!(done.output, Some(Value::Inline(Bytes::from_static(br#"{"ok":true}"#))));
+    assert_eq!((done.attempt, done.fence), (1, claimed.fence));
+    assert!(done.worker.unwrap().starts_with("w ("));
+    assert_eq!(world.record().await, 0, "confirmed outcomes are gone");
+    assert_eq!(world.life.engine().stats(&world.shard).await.unwrap().bytes, 0);
+}
+
+#[tokio::test]
+async fn a_waiter_hears_of_the_end_and_not_before() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    let short = Duration::from_millis(1);
+    assert_eq!(world.life.wait(&world.namespace, job.id, short).await.unwrap(), Some(None));
+    assert_eq!(world.life.wait(&world.namespace, JobId::generate(), short).await.unwrap(), None);
+
+    let claimed = world.claim().await;
+    let waiting = {
+        let (life, namespace) = (world.life.clone(), world.namespace.clone());
+        tokio::spawn(async move { life.wait(&namespace, job.id, SOON).await.unwrap() })
+    };
+    world.settle(&claimed, Verdict::Succeeded, output("1")).await;
+    world.record().await;
+    let ended = waiting.await.unwrap().flatten().expect("it ended in time");
+    assert_eq!(ended.state, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_on_record_and_the_dead_can_be_redriven() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    let first = world.claim().await;
+    let retry = Verdict::Retry { delay: Duration::ZERO };
+    assert_eq!(world.settle(&first, retry, error("busy")).await, Settled::Settled);
+    let second = world.claim().await;
+    assert_eq!((second.id, second.attempt), (job.id, 1));
+    assert!(second.fence > first.fence);
+    assert_eq!(world.settle(&first, Verdict::Succeeded, output("1")).await, Settled::Stolen);
+    assert_eq!(world.settle(&second, Verdict::Dead, error("gone")).await, Settled::Settled);
+    assert_eq!(world.record().await, 2);
+
+    let dead = world.job(job.id).await;
+    assert_eq!((dead.state, dead.attempt), (JobState::Dead, 2));
+    assert_eq!(dead.error.unwrap().code, "gone");
+    let attempts = world.life.ledger().attempts(&world.namespace, job.id).await.unwrap().unwrap();
+    let codes: Vec<String> = attempts.into_iter().map(|a| a.error.unwrap().code).collect();
+    assert_eq!(codes, ["busy", "gone"]);
+
+    let Changed::Done(again) = world.life.redrive(&world.namespace, job.id).await.unwrap() else {
+        panic!("a dead job can be redriven");
+    };
+    assert_eq!((again.state, again.attempt), (JobState::Ready, 0));
+    let third = world.claim().await;
+    assert_eq!((third.id, third.attempt), (job.id, 0), "its tombstone does not keep a redrive out");
+    world.settle(&third, Verdict::Succeeded, output("1")).await;
+    world.record().await;
+    assert_eq!(world.job(job.id).await.state, JobState::Succeeded);
+    assert_eq!(
+        world.life.redrive(&world.namespace, job.id).await.unwrap(),
+        Changed::Refused(JobState::Succeeded)
+    );
+}
+
+#[tokio::test]
+async fn a_cancelled_job_never_starts_whatever_is_under_way() {
+    let world = World::new().await;
+    // Cancelled right after the submission, so that its push may still be on its way.
+    for _ in 0..200 {
+        let job = world.submit(new_job()).await;
+        let reply = world.life.cancel(&world.namespace, job.id, "test").await.unwrap();
+        assert!(matches!(reply, Changed::Done(Cancelled::Now(_))), "{reply:?}");
+    }
+    // A job behind them shows that every push has arrived.
+    let last = world.submit(new_job()).await;
+    assert_eq!(world.claim().await.id, last.id);
+    assert!(world.claim_now().await.jobs.is_empty());
+    let again = world.life.cancel(&world.namespace, last.id, "test").await.unwrap();
+    assert!(
+        matches!(again, Changed::Done(Cancelled::Requested(_))),
+        "a running job is asked to stop"
+    );
+}
+
+#[tokio::test]
+async fn a_running_job_that_was_cancelled_ends_as_its_worker_says() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    let claimed = world.claim().await;
+    world.life.cancel(&world.namespace, job.id, "test").await.unwrap();
+    assert!(world.job(job.id).await.cancel_requested);
+    let retry = Verdict::Retry { delay: Duration::ZERO };
+    world.settle(&claimed, retry, error("interrupted")).await;
+    world.record().await;
+    assert_eq!(world.job(job.id).await.state, JobState::Cancelled, "no other attempt starts");
+}
+
+#[tokio::test]
+async fn a_patch_moves_a_waiting_job_and_spares_a_running_one() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    soon("the job in the engine", || async { world.live(job.id).await }).await;
+    let other: QueueName = "other".parse().unwrap();
+    let patch = JobPatch { queue: Some(other.clone()), ..JobPatch::default() };
+    let changed = world.life.patch(&world.namespace, job.id, &patch).await.unwrap();
+    assert!(matches!(changed, Changed::Done(_)), "{changed:?}");
+    assert!(world.claim_now().await.jobs.is_empty(), "it left its old queue");
+    let moved = World { shard: ShardId::first(world.namespace.clone(), other), ..world };
+    let claimed = moved.claim().await;
+    assert_eq!(claimed.id, job.id);
+
+    let patch = JobPatch { priority: Some(Priority::MAX), ..JobPatch::default() };
+    let refused = moved.life.patch(&moved.namespace, job.id, &patch).await.unwrap();
+    assert_eq!(refused, Changed::Refused(JobState::Running));
+    assert!(matches!(moved.live(job.id).await, Some(LiveState::Leased { cancel: false, .. })));
+}
+
+#[tokio::test]
+async fn a_paused_queue_starts_nothing_even_after_a_wipe() {
+    let world = World::new().await;
+    world.submit(new_job()).await;
+    let paused = Paused { since: Timestamp::from_millis(1), by: "ops".into(), reason: None };
+    let (_, told) =
+        world.life.set_paused(&world.namespace, &world.shard.queue, Some(paused)).await.unwrap();
+    assert!(told);
+    assert_eq!(world.claim_now().await.state, ClaimState::Paused);
+
+    let world = world.wiped().await;
+    assert_eq!(world.claim_now().await.state, ClaimState::Unconfigured, "nobody has opened it");
+    sweep::fill(&world.life).await.unwrap();
+    assert_eq!(world.claim_now().await.state, ClaimState::Paused);
+    world.life.set_paused(&world.namespace, &world.shard.queue, None).await.unwrap();
+    assert_eq!(world.claim_now().await.jobs.len(), 1);
+}
+
+#[tokio::test]
+async fn an_empty_engine_is_filled_with_what_has_not_ended() {
+    let world = World::new().await;
+    let done = world.submit(new_job()).await;
+    let claimed = world.claim().await;
+    world.settle(&claimed, Verdict::Succeeded, output("1")).await;
+    world.record().await;
+    let retrying = world.submit(new_job()).await;
+    let claimed = world.claim().await;
+    world.settle(&claimed, Verdict::Retry { delay: Duration::from_secs(30) }, error("busy")).await;
+    world.record().await;
+    let waiting = world.submit(new_job()).await;
+
+    let world = world.wiped().await;
+    assert!(world.live(waiting.id).await.is_none());
+    let swept = sweep::fill(&world.life).await.unwrap();
+    assert_eq!((swept.pushed, swept.complete), (2, true));
+    assert!(matches!(world.live(waiting.id).await, Some(LiveState::Ready { ahead: 0 })));
+    let live = world.life.get(&world.namespace, retrying.id).await.unwrap().unwrap().live.unwrap();
+    assert_eq!((live.state, live.attempt), (LiveState::Delayed, 1), "its back-off survives");
+    assert!(world.live(done.id).await.is_none());
+    assert_eq!(sweep::fill(&world.life).await.unwrap().pushed, 0, "repeating changes nothing");
+}
+
+#[tokio::test]
+async fn the_sweep_ends_what_must_not_start() {
+    let world = World::new().await;
+    let soon_over = NewJob {
+        expires_at: Some(Clock::System.now().plus(Duration::from_millis(1))),
+        ..new_job()
+    };
+    let expired = world.submit(soon_over).await;
+    world.shutdown.cancel();
+    let world = world.wiped().await;
+    soon("its expiry", || async {
+        (Clock::System.now() > expired.expires_at.unwrap()).then_some(())
+    })
+    .await;
+    let swept = sweep::fill(&world.life).await.unwrap();
+    assert_eq!((swept.ended, swept.pushed), (1, 0));
+    assert_eq!(world.job(expired.id).await.state, JobState::Expired);
+}
+
+#[tokio::test]
+async fn the_sweep_leaves_alone_what_changed_just_now() {
+    let world = World::new().await;
+    world.submit(new_job()).await;
+    let queue = world.life.ledger().queues(None).await.unwrap().remove(0);
+    let swept = Sweeper::default().pass(&world.life, &queue).await.unwrap();
+    assert_eq!(swept.checked, 0, "the common path may still be carrying it");
+}
+
+#[tokio::test]
+async fn explain_names_what_holds_a_job_back() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    soon("the job in the engine", || async { world.live(job.id).await }).await;
+    assert_eq!(world.reasons(job.id).await, (false, vec!["no_worker", "waiting_turn"]));
+
+    let paused = Paused { since: Timestamp::from_millis(1), by: "ops".into(), reason: None };
+    world.life.set_paused(&world.namespace, &world.shard.queue, Some(paused)).await.unwrap();
+    assert_eq!(world.reasons(job.id).await.1, ["queue_paused", "no_worker", "waiting_turn"]);
+    world.life.set_paused(&world.namespace, &world.shard.queue, None).await.unwrap();
+
+    let later =
+        NewJob { run_at: Some(Clock::System.now().plus(Duration::from_secs(3600))), ..new_job() };
+    let later = world.submit(later).await;
+    assert_eq!(world.reasons(later.id).await.1, ["not_due", "no_worker"]);
+
+    let claimed = world.claim().await;
+    assert_eq!(world.reasons(job.id).await, (false, vec!["running"]));
+    world.settle(&claimed, Verdict::Succeeded, output("1")).await;
+    assert_eq!(world.reasons(job.id).await.1, ["recording"]);
+    world.record().await;
+    assert_eq!(world.reasons(job.id).await.1, ["finished"]);
+    assert!(world.life.explain(&world.namespace, JobId::generate()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_bulk_action_changes_what_matches_and_nothing_else() {
+    let world = World::new().await;
+    let tagged = NewJob { tags: vec!["old".into()], ..new_job() };
+    for _ in 0..3 {
+        world.submit(NewJob { id: JobId::generate(), ..tagged.clone() }).await;
+    }
+    let spared = world.submit(new_job()).await;
+    let filter = JobFilter { tags: vec!["old".into()], ..JobFilter::default() };
+    let (life, namespace) = (&world.life, &world.namespace);
+    assert_eq!(life.count(namespace, Action::Cancel, &filter).await.unwrap(), 3);
+    assert_eq!(life.count(namespace, Action::Retry, &filter).await.unwrap(), 0);
+    let operation =
+        life.start_action(namespace, Action::Cancel, filter.clone(), "test").await.unwrap();
+    let ended = soon("the operation's end", || async {
+        let operation = life.ledger().operation(namespace, operation.id).await.unwrap().unwrap();
+        (operation.state != "running").then_some(operation)
+    })
+    .await;
+    assert_eq!((ended.state.as_str(), ended.matched, ended.changed), ("succeeded", 3, 3));
+    assert_eq!(world.job(spared.id).await.state, JobState::Ready);
+    assert_eq!(life.count(namespace, Action::Retry, &filter).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn the_feed_tells_what_was_recorded() {
+    let world = World::new().await;
+    let start = world.life.feed(&world.namespace, None, 10).await.unwrap().position;
+    let job = world.submit(new_job()).await;
+    let claimed = world.claim().await;
+    world.settle(&claimed, Verdict::Succeeded, output("1")).await;
+    world.record().await;
+    let page = world.life.feed(&world.namespace, Some(start), 10).await.unwrap();
+    let told: Vec<_> = page.events.iter().map(|(_, event)| (event.id, event.state)).collect();
+    assert_eq!(told, [(job.id, JobState::Succeeded)]);
+    assert!(!page.reset);
+}

@@ -1,0 +1,60 @@
+//! Faults planted in the scripts: the comparison with the model notices each of them. A comparison that
+//! passes everything would prove nothing.
+
+use windlass_shared::engine::redis::PlantedFault;
+use windlass_shared::testkit::histories::compare::play;
+use windlass_shared::testkit::histories::draw;
+use windlass_shared::testkit::redis_server::RedisServer;
+
+use crate::redis_rig::Stage;
+
+/// Histories within which a fault must show; the full run plays twenty times as many.
+const HISTORIES_MAX: u64 = 400;
+const STEPS: usize = 25;
+
+/// Opening the stage panics when `find` is in no script.
+async fn is_noticed(find: &'static str, replace: &'static str) {
+    let fault = PlantedFault { find, replace };
+    let stage = Stage::of_histories(RedisServer::shared().url(), Some(fault)).await;
+    for seed in 0..HISTORIES_MAX {
+        // A broken script may also leave keys that contradict each other, or fail.
+        let mut redis = stage.fresh().tolerant();
+        if play(&mut redis, &draw(seed, STEPS)).await.is_some() || redis.broke() {
+            return;
+        }
+    }
+    panic!("{HISTORIES_MAX} histories did not notice `{find}` becoming `{replace}`");
+}
+
+macro_rules! faults {
+    ($($name:ident: $find:literal => $replace:literal;)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                is_noticed($find, $replace).await;
+            }
+        )*
+    };
+}
+
+faults! {
+    another_fence_may_settle: "if not is_held(held) or sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "if not is_held(held) or sub(held, 31, 46) ~= sub(settle, 1, 16) then";
+    an_unknown_fence_is_called_stolen: "if fence < given then return \"G\" end" => "if fence < given then return \"T\" end";
+    any_token_may_settle: "sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "sub(held, 47, 54) ~= sub(settle, 17, 24) then";
+    a_reaped_holder_may_settle: "crashes .. NO_TOKEN .. sub(held, 47, 54)" => "crashes .. sub(held, 31, 54)";
+    confirm_leaves_no_tombstone: "    buried[2 * gone_count - 1], buried[2 * gone_count] = terminal[i], fences[i]\n" => "";
+    push_ignores_tombstones: "if tomb >= fence then return \"P\" end" => "";
+    a_settled_lease_stays: "each(\"ZREM\", LEASES, ended_leases)" => "";
+    reap_waits_a_millisecond_less: "\"-inf\", \"(\" .." => "\"-inf\", \"\" ..";
+    a_retry_is_not_counted: "if ended == SUCCEEDED or ended == RETRY or" => "if ended == SUCCEEDED or";
+    the_fence_stands_still: "held and 47 or 1) + 1, packed_now" => "held and 47 or 1), packed_now";
+    a_wrong_score: "due_ms - priority * unit_ms" => "due_ms + priority * unit_ms";
+    a_cancelled_job_runs_again: "or ended == RELEASED) then ended = CANCELLED" => "or false) then ended = CANCELLED";
+    confirm_forgets_the_bytes: "bytes = bytes - detail_bytes - count * OUTCOME_BYTES" => "bytes = bytes - detail_bytes";
+    a_lease_moves_back: "if wanted_ms > until_ms then" => "if wanted_ms ~= until_ms then";
+    quarantine_comes_late: "if unpacked(\">I4\", crashes) < unpacked" => "if unpacked(\">I4\", crashes) <= unpacked";
+    expiry_is_ignored: "if unpacked(\">i8\", job, 42) <= now then" => "if false then";
+    old_settings_win: "if given_version < version then" => "if given_version < 0 then";
+    tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
+    the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
+}

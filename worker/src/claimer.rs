@@ -1,0 +1,293 @@
+//! Claims jobs for free slots, from several queues by weight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::engine::envelope::Envelope;
+use windlass_shared::engine::{
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, Held, Settle, ShardId,
+    Signal, Signals, Verdict,
+};
+use windlass_shared::limits::ENGINE_BATCH_MAX;
+use windlass_shared::model::id::LeaseId;
+
+use crate::acker::{Ack, Acks};
+use crate::attempt::{Attempt, Crew};
+use crate::boot_time::boot_ms;
+use crate::executor::{Executor, Start};
+use crate::leases::Leases;
+use crate::metrics::OutcomeLabel;
+use crate::outcome::{self, Conclusion};
+use crate::pause::Pause;
+use crate::rotation::Rotation;
+use crate::runtime::released;
+
+/// While fewer than half of the slots are free, a claim waits this long for more: fuller batches cost the
+/// engine less, and two milliseconds are nothing to a job that is long enough to keep slots busy.
+const REFILL_WAIT: Duration = Duration::from_millis(2);
+/// Longest wait of a claimed job for the slots that its weight needs; then it goes back.
+const WEIGHT_WAIT: Duration = Duration::from_secs(10);
+/// A job too heavy for now comes back after this long, so that lighter ones pass it meanwhile.
+const TOO_HEAVY_DELAY: Duration = Duration::from_secs(1);
+/// A job written by a newer build waits this long for a worker that can read it.
+const NEWER_BUILD_DELAY: Duration = Duration::from_secs(30);
+/// Most signals taken at one time.
+const SIGNALS_MAX: usize = 4_096;
+
+/// The task that claims.
+pub(crate) struct Claimer {
+    pub(crate) engine: Engine,
+    pub(crate) crew: Arc<Crew>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) acks: Acks,
+    pub(crate) starts: mpsc::Sender<Start>,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) concurrency: u32,
+    /// Worker, lease and kinds of every claim; the rest is filled in for each.
+    pub(crate) request: ClaimRequest,
+    pub(crate) queues: Rotation,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Where wake-ups come from.
+#[derive(Default)]
+struct Ear {
+    signals: Option<Signals>,
+    pause: Pause,
+    retry_at: Option<Instant>,
+}
+
+impl Claimer {
+    /// Claims until it is stopped. Never ends because of the engine: it waits and asks again.
+    pub(crate) async fn run(mut self) {
+        let mut ear = Ear::default();
+        let mut pause = Pause::default();
+        while !self.stop.is_cancelled() {
+            self.subscribe(&mut ear).await;
+            let Some(queue) = self.queues.next(Instant::now()) else {
+                self.wait(&mut ear).await;
+                continue;
+            };
+            let stop = self.stop.clone();
+            let slots = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                slots = self.free_slots() => slots,
+            };
+            match self.claim(queue, slots).await {
+                Ok(()) => pause.reset(),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot claim");
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(pause.next()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes free slots before there are jobs for them: at least one, at most a batch.
+    async fn free_slots(&self) -> OwnedSemaphorePermit {
+        const OPEN: &str = "the semaphore is never closed";
+        let batch = (self.concurrency as usize).min(ENGINE_BATCH_MAX);
+        let half = batch.div_ceil(2);
+        let mut slots = Arc::clone(&self.slots).acquire_owned().await.expect(OPEN);
+        if self.slots.available_permits() + 1 < half {
+            let more = u32::try_from(half - 1).expect("a batch is small");
+            let more = Arc::clone(&self.slots).acquire_many_owned(more);
+            if let Ok(more) = tokio::time::timeout(REFILL_WAIT, more).await {
+                slots.merge(more.expect(OPEN));
+            }
+        }
+        let free = self.slots.available_permits().min(batch - slots.num_permits());
+        let free = u32::try_from(free).expect("a batch is small");
+        if let Ok(more) = Arc::clone(&self.slots).try_acquire_many_owned(free) {
+            slots.merge(more);
+        }
+        self.show_slots(slots.num_permits());
+        slots
+    }
+
+    /// `taken` slots are taken for jobs that are not claimed yet.
+    fn show_slots(&self, taken: usize) {
+        let free = self.slots.available_permits() + taken;
+        let free = u32::try_from(free).unwrap_or(self.concurrency);
+        let busy = self.concurrency.saturating_sub(free);
+        metrics::gauge!("windlass_worker_slots", "state" => "free").set(f64::from(free));
+        metrics::gauge!("windlass_worker_slots", "state" => "busy").set(f64::from(busy));
+    }
+
+    /// One claim call, and the start of what it gave.
+    async fn claim(
+        &mut self,
+        queue: usize,
+        slots: OwnedSemaphorePermit,
+    ) -> Result<(), EngineError> {
+        let shard = Arc::clone(self.queues.shard(queue));
+        let max = u32::try_from(slots.num_permits()).expect("a batch is small");
+        self.request.lease_id = LeaseId::random();
+        self.request.max = max;
+        self.request.offset = self.queues.offset(queue);
+        let (sent_ms, started) = (boot_ms(), Instant::now());
+        let reply = self.engine.claim(&shard, &self.request).await;
+        metrics::histogram!("windlass_claim_seconds").record(started.elapsed());
+        let result = reply.as_ref().map_or("error", claim_label);
+        metrics::counter!("windlass_worker_claims_total", "result" => result).increment(1);
+        let reply = reply?;
+        self.queues.note(queue, max, &reply, Instant::now());
+        if !reply.jobs.is_empty() {
+            self.start(&shard, sent_ms, reply.jobs, slots).await;
+        }
+        Ok(())
+    }
+
+    /// Starts claimed jobs: the light ones at once, the heavy ones as their slots become free.
+    async fn start(
+        &self,
+        shard: &Arc<ShardId>,
+        sent_ms: u64,
+        jobs: Vec<Claimed>,
+        mut slots: OwnedSemaphorePermit,
+    ) {
+        let mut attempts = Vec::with_capacity(jobs.len());
+        for job in &jobs {
+            match Envelope::decode(&job.envelope) {
+                Ok(envelope) => {
+                    let lease_id = self.request.lease_id;
+                    let job = (job, envelope);
+                    attempts
+                        .push(Arc::new(Attempt::new(&self.crew, shard, lease_id, sent_ms, job)));
+                }
+                Err(error) => {
+                    let newer = error.is_unknown_version();
+                    self.refuse(shard, job, newer, &error.to_string()).await;
+                }
+            }
+        }
+        self.leases.add(attempts.iter().map(Arc::clone));
+        let (light, heavy): (Vec<_>, Vec<_>) =
+            attempts.into_iter().partition(|attempt| attempt.head.spec.weight <= 1);
+        for attempt in light {
+            let slots = slots.split(1).expect("no more jobs are claimed than slots are taken");
+            self.send(Start { attempt, slots }).await;
+        }
+        for attempt in heavy {
+            self.start_heavy(attempt, &mut slots).await;
+        }
+    }
+
+    /// `pot` holds slots that were taken for this claim and are not used yet.
+    async fn start_heavy(&self, attempt: Arc<Attempt>, pot: &mut OwnedSemaphorePermit) {
+        let weight = attempt.head.spec.weight.min(self.concurrency);
+        let missing = (weight as usize).saturating_sub(pot.num_permits());
+        let missing = u32::try_from(missing).expect("slots are counted in 32 bits");
+        let more = Arc::clone(&self.slots).acquire_many_owned(missing);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return self.executor.hand_in(&attempt, released()).await,
+            more = tokio::time::timeout(WEIGHT_WAIT, more) => match more {
+                Ok(more) => pot.merge(more.expect("the semaphore is never closed")),
+                Err(_) => {
+                    let verdict = Verdict::Snooze { delay: TOO_HEAVY_DELAY };
+                    let conclusion = Conclusion { verdict, ..released() };
+                    return self.executor.hand_in(&attempt, conclusion).await;
+                }
+            },
+        }
+        let slots = pot.split(weight as usize).expect("the missing slots were just added");
+        self.send(Start { attempt, slots }).await;
+    }
+
+    async fn send(&self, start: Start) {
+        if let Err(mpsc::error::SendError(start)) = self.starts.send(start).await {
+            // The runtime is gone: somebody else can have the job.
+            self.executor.hand_in(&start.attempt, released()).await;
+        }
+    }
+
+    /// Settles a job whose envelope cannot be read: one that a newer build wrote waits for a newer worker,
+    /// a damaged one is dead.
+    async fn refuse(&self, shard: &Arc<ShardId>, job: &Claimed, newer: bool, message: &str) {
+        tracing::error!(job.id = %job.id, message, "cannot read a job's envelope");
+        let error = outcome::error("bad_envelope", message, newer);
+        let verdict =
+            if newer { Verdict::Snooze { delay: NEWER_BUILD_DELAY } } else { Verdict::Dead };
+        let mut detail = outcome::with_error(verdict, OutcomeLabel::Failed, error).detail;
+        detail.head.worker = Some(self.crew.worker_name.clone());
+        let held = Held { id: job.id, fence: job.fence, lease_id: self.request.lease_id };
+        let settle = Settle { held, verdict, detail: detail.encode() };
+        // The acker lives until every sender is dropped.
+        let _ = self.acks.send(Ack { shard: Arc::clone(shard), settle }).await;
+    }
+
+    /// Listens again after a loss. What was missed meanwhile is found by looking everywhere.
+    async fn subscribe(&mut self, ear: &mut Ear) {
+        if ear.signals.is_some() || ear.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let shards: Vec<ShardId> = self.queues.shards().map(|shard| (**shard).clone()).collect();
+        match self.engine.subscribe(&shards).await {
+            Ok(signals) => {
+                ear.signals = Some(signals);
+                self.queues.look_everywhere();
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot listen for jobs; polling");
+                ear.retry_at = Some(Instant::now() + ear.pause.next());
+            }
+        }
+    }
+
+    async fn wait(&mut self, ear: &mut Ear) {
+        let until = self.queues.next_look();
+        let until = ear.retry_at.map_or(until, |at| until.min(at));
+        let Some(signals) = &mut ear.signals else {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+            return;
+        };
+        let mut signal = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return,
+            signal = signals.next() => signal,
+            () = tokio::time::sleep_until(until) => return,
+        };
+        for _ in 0..SIGNALS_MAX {
+            match signal {
+                Some(Signal::Ready(shard)) => self.queues.wake(&shard),
+                Some(Signal::Cancel(..) | Signal::Outcomes(_)) => {}
+                // Some were missed, or the connection is gone.
+                None => {
+                    ear.signals = None;
+                    ear.retry_at = Some(Instant::now() + ear.pause.next());
+                    return self.queues.look_everywhere();
+                }
+            }
+            match signals.next().now_or_never() {
+                Some(next) => signal = next,
+                None => break,
+            }
+        }
+        ear.pause.reset();
+    }
+}
+
+fn claim_label(reply: &ClaimReply) -> &'static str {
+    match reply.state {
+        _ if !reply.jobs.is_empty() => "jobs",
+        ClaimState::Open => "empty",
+        ClaimState::Unconfigured => "unconfigured",
+        ClaimState::Paused => "paused",
+        ClaimState::Braked => "braked",
+    }
+}

@@ -1,0 +1,243 @@
+//! Keeps the leases: extends them in batches, learns of cancellations, and stops exclusive jobs before
+//! their lease can pass to somebody else.
+//!
+//! It has an operating-system thread, a runtime and (with Redis) a connection of its own, so that handlers
+//! that block every thread of the main runtime do not cost their leases.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::engine::{Engine, EngineError, Extended, Held, ShardId, Signal, Signals};
+use windlass_shared::limits::ENGINE_BATCH_MAX;
+
+use crate::attempt::{Attempt, StopReason};
+use crate::boot_time::boot_ms;
+use crate::builder::EngineSource;
+use crate::leases::Leases;
+use crate::pause::Pause;
+
+/// Exclusive jobs are looked at this often.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// An exclusive job is stopped this long before its lease could pass, or a tenth of the lease if that is
+/// longer; with short leases a third.
+const EXCLUSIVE_MARGIN: Duration = Duration::from_secs(2);
+
+/// What the keeper works on.
+pub(crate) struct Keeper {
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) shards: Vec<ShardId>,
+    pub(crate) lease: Duration,
+}
+
+/// The running thread.
+pub(crate) struct KeeperThread {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KeeperThread {
+    /// Ends the thread and waits for it. May be dropped: the thread ends all the same.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        // The sender is dropped when the thread ends, however it ends.
+        let _ = (&mut self.ended).await;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the lease keeper panicked");
+        }
+    }
+}
+
+impl Drop for KeeperThread {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Keeper {
+    /// Starts the thread, and waits until it has its engine.
+    ///
+    /// # Errors
+    /// Those of [`Engine::open`].
+    pub(crate) async fn start(self, source: EngineSource) -> Result<KeeperThread, EngineError> {
+        let stop = CancellationToken::new();
+        let (ready_tx, ready_rx) = oneshot::channel();
+        let (ended_tx, ended) = oneshot::channel::<()>();
+        let token = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("windlass-keeper".into())
+            .spawn(move || {
+                let _ended = ended_tx;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = match runtime {
+                    Ok(runtime) => runtime,
+                    Err(e) => {
+                        let _ = ready_tx.send(Err(EngineError::Unavailable(Box::new(e))));
+                        return;
+                    }
+                };
+                runtime.block_on(async move {
+                    match source.open().await {
+                        Ok(engine) => {
+                            // Nobody waits any more: then `stop` has fired too.
+                            let _ = ready_tx.send(Ok(()));
+                            self.run(engine, token).await;
+                        }
+                        Err(error) => {
+                            let _ = ready_tx.send(Err(error));
+                        }
+                    }
+                });
+            })
+            .map_err(|e| EngineError::Unavailable(Box::new(e)))?;
+        let keeper = KeeperThread { stop, ended, thread: Some(thread) };
+        match ready_rx.await {
+            Ok(Ok(())) => Ok(keeper),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(EngineError::Unavailable("the lease keeper ended at once".into())),
+        }
+    }
+
+    async fn run(self, engine: Engine, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ = futures::future::join3(
+                self.extend_for_ever(&engine),
+                self.watch_exclusive(),
+                self.listen(&engine),
+            ) => {}
+        }
+    }
+
+    /// Extends every lease before a third of it has passed.
+    async fn extend_for_ever(&self, engine: &Engine) {
+        // Looked at twice as often: a lease that is just too young now is still in time at the next look.
+        let tick = self.lease / 6;
+        let mut pause = Pause::default();
+        loop {
+            let good = self.extend_due(engine, tick).await;
+            let wait = if good {
+                pause.reset();
+                tick
+            } else {
+                pause.next().min(tick)
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Extends the leases that are older than `age`, shard by shard; whether every call was answered.
+    async fn extend_due(&self, engine: &Engine, age: Duration) -> bool {
+        let due = self.leases.older_than(age);
+        let mut calls = FuturesUnordered::new();
+        for (shard, attempts) in &due {
+            for batch in attempts.chunks(ENGINE_BATCH_MAX) {
+                calls.push(self.extend_batch(engine, shard, batch));
+            }
+        }
+        let mut good = true;
+        while let Some(answered) = calls.next().await {
+            good &= answered;
+        }
+        good
+    }
+
+    async fn extend_batch(&self, engine: &Engine, shard: &ShardId, batch: &[Arc<Attempt>]) -> bool {
+        let held: Vec<Held> = batch.iter().map(|attempt| attempt.held).collect();
+        let sent_ms = boot_ms();
+        match engine.extend(shard, &held, self.lease).await {
+            Ok(replies) => {
+                for (attempt, reply) in batch.iter().zip(replies) {
+                    note(attempt, sent_ms, reply);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(queue = %shard.queue, leases = held.len(), %error, "cannot extend leases");
+                false
+            }
+        }
+    }
+
+    async fn watch_exclusive(&self) {
+        let age = self_stop_age(self.lease);
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let stopped = self.leases.stop_exclusive(age);
+            if stopped > 0 {
+                tracing::warn!(stopped, "stopped exclusive jobs whose lease cannot be extended");
+            }
+        }
+    }
+
+    /// Stops jobs at once when their cancellation is signalled; the next extension would tell as well.
+    async fn listen(&self, engine: &Engine) {
+        let mut pause = Pause::default();
+        loop {
+            if let Ok(signals) = engine.subscribe(&self.shards).await {
+                pause.reset();
+                self.hear(signals).await;
+            }
+            tokio::time::sleep(pause.next()).await;
+        }
+    }
+
+    async fn hear(&self, mut signals: Signals) {
+        while let Some(signal) = signals.next().await {
+            if let Signal::Cancel(shard, id) = signal {
+                self.leases.stop_job(&shard, id, StopReason::Cancelled);
+            }
+        }
+    }
+}
+
+fn note(attempt: &Attempt, sent_ms: u64, reply: Extended) {
+    let (id, fence) = (attempt.held.id, attempt.held.fence);
+    match reply {
+        Extended::Held { expires_at, cancel } => {
+            attempt.extended(sent_ms, expires_at);
+            if cancel {
+                attempt.stop.stop(StopReason::Cancelled);
+            }
+        }
+        // The handler goes on: the store may have been wiped, and then the fence decides whether its
+        // result counts. Its settle may be under way, too.
+        Extended::Gone => {
+            if attempt.lose() {
+                tracing::info!(job.id = %id, %fence, "a lease is not known to the engine any more");
+            }
+        }
+        Extended::Stolen => {
+            if attempt.lose() {
+                metrics::counter!("windlass_lease_lost_total").increment(1);
+                tracing::warn!(job.id = %id, %fence, "a lease has passed to another worker");
+            }
+            attempt.stop.stop(StopReason::LeaseLost);
+        }
+    }
+}
+
+/// How long after the sending of the last good extension an exclusive job must stop.
+fn self_stop_age(lease: Duration) -> Duration {
+    lease - EXCLUSIVE_MARGIN.min(lease / 3).max(lease / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exclusive_jobs_leave_a_margin_before_their_lease_ends() {
+        for (lease, age) in [(3, 2_000), (6, 4_000), (15, 13_000), (60, 54_000)] {
+            assert_eq!(self_stop_age(Duration::from_secs(lease)), Duration::from_millis(age));
+        }
+    }
+}

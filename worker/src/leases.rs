@@ -1,0 +1,81 @@
+//! The leases that this worker holds, from the claim's answer to the settle's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use windlass_shared::engine::{Held, ShardId};
+use windlass_shared::model::id::JobId;
+
+use crate::attempt::{Attempt, StopReason};
+
+/// The table. Its lock is held for moments, by the claimer, the acker and the keeper.
+#[derive(Default)]
+pub(crate) struct Leases {
+    held: Mutex<HashMap<Held, Arc<Attempt>>>,
+}
+
+impl Leases {
+    pub(crate) fn add(&self, attempts: impl Iterator<Item = Arc<Attempt>>) {
+        let mut held = self.lock();
+        for attempt in attempts {
+            held.insert(attempt.held, attempt);
+        }
+    }
+
+    /// Forgets leases that are settled. Those that are not here are passed over.
+    pub(crate) fn remove<'a>(&self, settled: impl Iterator<Item = &'a Held>) {
+        let mut held = self.lock();
+        for lease in settled {
+            held.remove(lease);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Leases not known to be good for at least `age`, by shard.
+    pub(crate) fn older_than(&self, age: Duration) -> HashMap<Arc<ShardId>, Vec<Arc<Attempt>>> {
+        let mut shards: HashMap<Arc<ShardId>, Vec<Arc<Attempt>>> = HashMap::new();
+        for attempt in self.lock().values() {
+            if attempt.lease_age() >= age {
+                shards.entry(Arc::clone(&attempt.shard)).or_default().push(Arc::clone(attempt));
+            }
+        }
+        shards
+    }
+
+    /// Tells the attempts of one job to stop.
+    pub(crate) fn stop_job(&self, shard: &ShardId, id: JobId, reason: StopReason) {
+        for attempt in self.lock().values() {
+            if attempt.held.id == id && *attempt.shard == *shard {
+                attempt.stop.stop(reason);
+            }
+        }
+    }
+
+    /// Tells every attempt to stop.
+    pub(crate) fn stop_all(&self, reason: StopReason) {
+        for attempt in self.lock().values() {
+            attempt.stop.stop(reason);
+        }
+    }
+
+    /// Stops the exclusive jobs whose lease was last known to be good `age` ago or longer; how many.
+    pub(crate) fn stop_exclusive(&self, age: Duration) -> usize {
+        let mut stopped = 0;
+        for attempt in self.lock().values() {
+            let due = attempt.head.spec.exclusive && attempt.lease_age() >= age;
+            if due && attempt.stop.reason().is_none() {
+                attempt.stop.stop(StopReason::LeaseLost);
+                stopped += 1;
+            }
+        }
+        stopped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Held, Arc<Attempt>>> {
+        self.held.lock().expect("nobody panics while holding the leases")
+    }
+}

@@ -1,0 +1,144 @@
+//! Where a worker's logs, progress, beats and large values go: to the API, or, in one process with it,
+//! straight to the ledger.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use windlass_shared::model::id::{BlobId, Fence, JobId, WorkerId};
+use windlass_shared::model::name::{Kind, QueueName};
+use windlass_shared::model::time::Timestamp;
+
+pub(crate) mod buffer;
+pub mod http;
+pub mod ledger;
+pub(crate) mod pump;
+
+/// Body of `POST /v1/worker/reports`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The beat.
+    pub worker: Beat,
+    /// What handlers wrote, oldest first; at most [`REPORT_LINES_MAX`].
+    pub logs: Vec<LogEntry>,
+    /// How far jobs are; at most one per job, and at most [`REPORT_LINES_MAX`].
+    pub progress: Vec<ProgressEntry>,
+}
+
+/// Most log lines, and most progress entries, in one report.
+pub const REPORT_LINES_MAX: usize = 500;
+
+/// A worker process, alive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Its id; fresh for each start.
+    pub id: WorkerId,
+    /// Its label.
+    pub name: String,
+    /// On which host.
+    pub host: String,
+    /// Build version.
+    pub version: String,
+    /// Queues that it claims from.
+    pub queues: Vec<QueueName>,
+    /// Kinds that it can run.
+    pub kinds: Vec<Kind>,
+    /// Slots.
+    pub concurrency: u32,
+    /// Jobs running.
+    pub running: u32,
+    /// Process start, by its own clock.
+    pub started_at: Timestamp,
+}
+
+/// One line of a job's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Whose.
+    pub job_id: JobId,
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// When, by the worker's clock.
+    pub at: Timestamp,
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// The text.
+    pub message: String,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProgressEntry {
+    /// Which.
+    pub job_id: JobId,
+    /// Older fences are ignored.
+    pub fence: Fence,
+    /// 0 to 100.
+    pub percent: f64,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Answer to a [`Report`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportReply {
+    /// An operator wants the worker to finish what it has and take nothing new.
+    #[serde(default)]
+    pub drain: bool,
+}
+
+/// Why something could not be reported, stored or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// Not reached, too slow, or overloaded: try again later.
+    #[error("the receiver of reports is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It understood and said no; the same again would be refused again.
+    #[error("the receiver of reports refused with status {0}")]
+    Refused(u16),
+    /// The worker has none: no API address is set.
+    #[error("the worker has no API address to report to")]
+    Unconfigured,
+}
+
+impl ReportError {
+    /// Whether the same call may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// The receiver of reports and keeper of large values.
+///
+/// Every call is safe to repeat but for [`Reporter::report`], which may then store log lines twice; every
+/// call may be dropped, and then may or may not have happened.
+pub trait Reporter: Send + Sync + 'static {
+    /// Delivers a report.
+    fn report(&self, report: Report) -> BoxFuture<'_, Result<ReportReply, ReportError>>;
+
+    /// Keeps a value under an id of the caller's.
+    fn put_blob(&self, id: BlobId, bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>>;
+
+    /// A kept value; `None`: there is no such.
+    fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>>;
+}
+
+/// Reports to nobody: log lines and progress vanish, large values cannot be had.
+pub struct Nowhere;
+
+impl Reporter for Nowhere {
+    fn report(&self, _report: Report) -> BoxFuture<'_, Result<ReportReply, ReportError>> {
+        Box::pin(std::future::ready(Ok(ReportReply::default())))
+    }
+    fn put_blob(&self, _id: BlobId, _bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>> {
+        Box::pin(std::future::ready(Err(ReportError::Unconfigured)))
+    }
+    fn blob(&self, _id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>> {
+        Box::pin(std::future::ready(Err(ReportError::Unconfigured)))
+    }
+}
+
+/// A reporter that is shared.
+pub type SharedReporter = Arc<dyn Reporter>;
