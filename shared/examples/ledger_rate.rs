@@ -45,7 +45,10 @@ async fn main() -> anyhow::Result<()> {
     let writes = records.into_iter().map(|records| ledger.record(records));
     let mut writes = futures::stream::iter(writes).buffer_unordered(clients);
     while let Some(replies) = writes.next().await {
-        anyhow::ensure!(replies?.iter().all(|r| *r == Recorded::Applied), "an outcome was not applied");
+        anyhow::ensure!(
+            replies?.iter().all(|r| *r == Recorded::Applied),
+            "an outcome was not applied"
+        );
     }
     report("recorded", total, begun.elapsed());
     ledger.close().await;
@@ -67,7 +70,10 @@ async fn submit(ledger: &Ledger, jobs: Vec<NewJob>) -> anyhow::Result<()> {
 }
 
 fn report(what: &str, total: usize, took: Duration) {
-    println!("{what}: {total} jobs in {took:.2?}, {:.0} per second", total as f64 / took.as_secs_f64());
+    println!(
+        "{what}: {total} jobs in {took:.2?}, {:.0} per second",
+        total as f64 / took.as_secs_f64()
+    );
 }
 
 fn new_job() -> NewJob {

@@ -196,7 +196,9 @@ async fn no_hot_statement_scans_the_jobs() {
         let steps = statement::rows(&mut reader, sql, Args::default()).await.unwrap();
         let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
         let scans = steps.iter().any(|step| {
-            ["SCAN jobs", "SCAN h", "SCAN j", "SCAN holds"].iter().any(|scan| step.starts_with(scan))
+            ["SCAN jobs", "SCAN h", "SCAN j", "SCAN holds"]
+                .iter()
+                .any(|scan| step.starts_with(scan))
         });
         assert!(!scans, "{sql}\n{steps:#?}");
     }
