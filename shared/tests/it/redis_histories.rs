@@ -4,10 +4,12 @@
 use std::ops::Range;
 
 use windlass_shared::engine::Pushed;
-use windlass_shared::engine::model::Shard;
+use windlass_shared::engine::model::{Shard, Wake};
+use windlass_shared::model::id::JobId;
 use windlass_shared::testkit::histories::compare::check;
 use windlass_shared::testkit::histories::{BOUNDS, Call, Player, Replay, Reply, Step, apply, draw};
 use windlass_shared::testkit::redis_server::cluster::RedisCluster;
+use windlass_shared::testkit::redis_server::resp::{Connection, Reply as Raw};
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer};
 
 use crate::redis_rig::{OnRedis, Stage};
@@ -90,4 +92,71 @@ async fn play_with_little_memory(
         assert_eq!(redis.dump().await, state, "step {number}: {call:?}");
     }
     refused
+}
+
+/// Signals are hints, but Redis gives the same ones as the model: each step wakes whom it should, and nobody
+/// else.
+#[tokio::test]
+async fn redis_wakes_whom_the_model_wakes() {
+    let server = RedisServer::shared();
+    let stage = Stage::of_histories(server.url(), None).await;
+    let mut wakes = 0;
+    for seed in 10_000..10_400 {
+        let mut redis = stage.fresh();
+        let mut listener = Listener::start(server, &redis);
+        let (mut model, mut player) = (Shard::new(BOUNDS), Player::default());
+        for (number, step) in draw(seed, STEPS).iter().enumerate() {
+            if let Step::Advance(us) = step {
+                redis.advance(std::time::Duration::from_micros(*us)).await;
+            }
+            let Some(call) = player.call(redis.now().await, step) else { continue };
+            let (_, now) = redis.call(&call).await;
+            let reply = apply(&mut model, now, &call);
+            player.saw(&call, &reply, &model.dump(now));
+            let expected = model.take_wake();
+            wakes += usize::from(expected != Wake::default());
+            assert_eq!(listener.heard(server), expected, "seed {seed}, step {number}: {call:?}");
+        }
+    }
+    assert!(wakes > 1_000, "{wakes} steps woke somebody");
+}
+
+/// A connection that hears the messages of one shard.
+struct Listener {
+    channel: String,
+    connection: Connection,
+}
+
+impl Listener {
+    fn start(server: &RedisServer, redis: &OnRedis) -> Self {
+        let channel = format!("w:{{{}}}:signals", redis.shard);
+        let mut connection = Connection::open(server.port()).unwrap();
+        connection.call(&["SUBSCRIBE", &channel]).unwrap().expect_ok();
+        Self { channel, connection }
+    }
+
+    /// What was said since the last look: up to a mark of our own, as Redis keeps the order.
+    fn heard(&mut self, server: &RedisServer) -> Wake {
+        server.command(&["PUBLISH", &self.channel, "."]).expect_ok();
+        let mut wake = Wake::default();
+        loop {
+            let Raw::List(parts) = self.connection.read().unwrap() else { panic!("no message") };
+            let Some(Raw::Bytes(text)) = parts.last() else { panic!("no text: {parts:?}") };
+            let mut text = text.as_slice();
+            while let Some((letter, rest)) = text.split_first() {
+                text = rest;
+                match letter {
+                    b'.' => return wake,
+                    b'r' => wake.ready = true,
+                    b'o' => wake.outcomes = true,
+                    b'c' => {
+                        let (id, rest) = text.split_first_chunk().expect("an id follows");
+                        wake.cancels.push(JobId::from_bytes(*id));
+                        text = rest;
+                    }
+                    other => panic!("unknown letter {other}"),
+                }
+            }
+        }
+    }
 }

@@ -269,6 +269,54 @@ async fn an_unfit_store_is_refused_with_a_reason() {
     assert!(error.is_transient(), "{error:?}");
 }
 
+/// With a certificate of its own, as a private Redis has; and not with another's.
+#[tokio::test]
+async fn a_private_certificate_is_trusted_when_named() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for name in ["ours", "other"] {
+        let made = std::process::Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=redis",
+            ])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args(["-keyout", &path(&format!("{name}.key")), "-out", &path(&format!("{name}.pem"))])
+            .output()
+            .expect("openssl is on the path");
+        assert!(made.status.success(), "{made:?}");
+    }
+    let port = windlass_shared::testkit::redis_server::process::free_port();
+    let mut args = vec!["--tls-port".to_owned(), port.to_string()];
+    args.extend(["--tls-auth-clients".to_owned(), "no".to_owned()]);
+    args.extend(["--tls-cert-file".to_owned(), path("ours.pem")]);
+    args.extend(["--tls-key-file".to_owned(), path("ours.key")]);
+    args.extend(["--tls-ca-cert-file".to_owned(), path("ours.pem")]);
+    let _server = RedisServer::start(RedisOptions { args, ..RedisOptions::default() });
+
+    let engine = open(format!("rediss://127.0.0.1:{port}?ca={}", path("ours.pem"))).await;
+    let shard = shard("tls");
+    let mut signals = engine.subscribe(std::slice::from_ref(&shard)).await.unwrap();
+    configure(&engine, &shard).await.unwrap();
+    push(&engine, &shard).await.unwrap();
+    assert_eq!(signals.next().await, Some(Signal::Ready(shard.clone())));
+    assert_eq!(engine.stats(&shard).await.unwrap().ready, 1, "the pool speaks TLS too");
+    for url in [
+        format!("rediss://127.0.0.1:{port}?ca={}", path("other.pem")),
+        format!("rediss://127.0.0.1:{port}"),
+    ] {
+        assert!(Redis::open(&EngineSettings::new(url)).await.is_err());
+    }
+}
+
 /// A rig and raw access to its shard's keys.
 async fn with_keys() -> (Rig, impl Fn(&str, &[&[u8]])) {
     let server = RedisServer::shared();

@@ -28,6 +28,14 @@ impl Fault {
         Self::Down("no answer in time".into())
     }
 
+    /// Why no connection was made. Refusals pass (too many clients, loading), but for a wrong login.
+    pub(super) fn of_connecting(error: RedisError) -> Self {
+        match Self::from(error.clone()) {
+            Self::Confused(_) => Self::Down(Box::new(error)),
+            other => other,
+        }
+    }
+
     /// As the contract says it; `script` is what was asked for.
     pub(super) fn into_error(self, script: &'static str) -> EngineError {
         match self {

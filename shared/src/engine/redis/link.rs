@@ -115,7 +115,7 @@ impl Link {
             let connecting = async { Client::open(place)?.get_async_pubsub().await };
             match tokio::time::timeout(self.connect_timeout(), connecting).await {
                 Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => last = fault::Fault::from(error),
+                Ok(Err(error)) => last = fault::Fault::of_connecting(error),
                 Err(_) => last = fault::Fault::late(),
             }
         }
@@ -160,6 +160,7 @@ impl Link {
         let mut live = self.live.write().expect("nothing panics while it holds the connection");
         if live.as_ref().is_some_and(|present| Arc::ptr_eq(present, broken)) {
             *live = None;
+            tracing::warn!("lost the connection to the queue store; the next call makes another");
         }
     }
 
@@ -180,6 +181,7 @@ impl Link {
         }
         match self.connect().await {
             Ok(live) => {
+                tracing::info!("connected to the queue store");
                 let live = Arc::new(live);
                 gate.delays = delays();
                 let mut slot =
@@ -206,7 +208,9 @@ impl Link {
             }
         };
         let client = Client::open(info.clone())?;
-        let wire = client.get_multiplexed_async_connection_with_config(&self.config()).await?;
+        let config = self.config();
+        let wire = client.get_multiplexed_async_connection_with_config(&config).await;
+        let wire = wire.map_err(fault::Fault::of_connecting)?;
         Ok(Live {
             wire: Wire::Node(wire),
             pool: Some(self.pool(info)?),
@@ -230,7 +234,8 @@ impl Link {
         }
         let connecting = builder.build()?;
         let wire = tokio::time::timeout(self.timeout * 2, connecting.get_async_connection());
-        let wire = wire.await.map_err(|_| fault::Fault::late())??;
+        let wire = wire.await.map_err(|_| fault::Fault::late())?;
+        let wire = wire.map_err(fault::Fault::of_connecting)?;
         Ok(Live { wire: Wire::Cluster(wire), pool: None, failures: AtomicU32::new(0) })
     }
 

@@ -23,11 +23,11 @@ pub(super) async fn master(
                 match is_master(&found, config).await {
                     Ok(true) => return Ok(found),
                     Ok(false) => last = Fault::Down("the named master is a replica still".into()),
-                    Err(error) => last = error.into(),
+                    Err(error) => last = Fault::of_connecting(error),
                 }
             }
             Ok(None) => {}
-            Err(error) => last = error.into(),
+            Err(error) => last = Fault::of_connecting(error),
         }
     }
     Err(last)

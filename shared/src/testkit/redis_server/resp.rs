@@ -82,7 +82,11 @@ impl Connection {
         self.read()
     }
 
-    fn read(&mut self) -> Result<Reply> {
+    /// Reads one more reply: the next message of a connection that has subscribed.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn read(&mut self) -> Result<Reply> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(Error::other("closed"));
