@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
 use windlass_shared::ledger::{ApiKey, LedgerError, Role};
 use windlass_shared::model::id::KeyId;
@@ -69,12 +69,18 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
     let (mut parts, body) = request.into_parts();
     let caller = match admit(&app, &parts).await {
         Ok(caller) => caller,
-        Err(error) => return axum::response::IntoResponse::into_response(error),
+        Err(error) => {
+            let mut response = error.into_response();
+            if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                response.headers_mut().insert(header::ALLOW, allowed(&parts));
+            }
+            return response;
+        }
     };
     let rate = match app.throttle.check(caller.key) {
         Ok(rate) => rate,
         Err((error, rate)) => {
-            let mut response = axum::response::IntoResponse::into_response(error);
+            let mut response = error.into_response();
             throttle::decorate(&mut response, rate);
             return response;
         }
@@ -89,7 +95,11 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
 
 async fn admit(app: &App, request: &Parts) -> Result<Caller, ApiError> {
     let caller = identify(app, request).await?;
-    let path = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let path = route(request);
+    if !roles::methods(path).any(|method| method == request.method.as_str()) {
+        let detail = format!("{} is not allowed here", request.method);
+        return Err(ApiError::new(Code::MethodNotAllowed, detail));
+    }
     if !roles::allows(caller.role, &request.method, path) {
         return Err(ApiError::new(
             Code::Forbidden,
@@ -97,6 +107,16 @@ async fn admit(app: &App, request: &Parts) -> Result<Caller, ApiError> {
         ));
     }
     Ok(caller)
+}
+
+fn route(request: &Parts) -> &str {
+    request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str)
+}
+
+/// The methods of a route, for `Allow`.
+fn allowed(request: &Parts) -> HeaderValue {
+    let methods: Vec<&str> = roles::methods(route(request)).collect();
+    HeaderValue::try_from(methods.join(",")).expect("methods are ASCII words")
 }
 
 async fn identify(app: &App, request: &Parts) -> Result<Caller, ApiError> {
@@ -182,9 +202,12 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
         .map(|(_, key)| key))
 }
 
+/// When a public part was looked up, and the key that it belongs to.
+type Looked = (Instant, Option<Arc<ApiKey>>);
+
 /// Keys looked up lately, by public part.
 pub struct KeyCache {
-    seen: Mutex<HashMap<String, (Instant, Option<Arc<ApiKey>>)>>,
+    seen: Mutex<HashMap<String, Looked>>,
     lookups: Semaphore,
 }
 

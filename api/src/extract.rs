@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::error::{ApiError, Code, FieldError};
 use crate::json;
 use crate::serve::body::TooSlow;
+use crate::strict;
 
 /// Largest body of calls that carry neither payloads nor batches.
 pub const SMALL: usize = 64 << 10;
@@ -188,7 +189,10 @@ pub fn text(bytes: &[u8]) -> Result<&str, ApiError> {
 /// # Errors
 /// 400 for what is not JSON or names a field twice; 422, with a pointer, for the wrong shape.
 pub fn parse<'a, T: Deserialize<'a>>(text: &'a str, base: &str) -> Result<T, ApiError> {
-    serde_json::from_str(text).map_err(|error| explain(text, base, &error))
+    let mut reader = serde_json::Deserializer::from_str(text);
+    strict::deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value))
+        .map_err(|error| explain(text, base, &error))
 }
 
 fn explain(text: &str, base: &str, error: &serde_json::Error) -> ApiError {
@@ -201,7 +205,9 @@ fn explain(text: &str, base: &str, error: &serde_json::Error) -> ApiError {
             format!("{message} (line {line}, column {column})"),
         );
     }
-    let place = json::place_at(text, json::offset_of(text, line, column));
+    // Only decides how precise the pointer is; serde has no other way to tell the two apart.
+    let of_container = message.starts_with("missing field");
+    let place = json::place_at(text, json::offset_of(text, line, column), !of_container);
     let pointer = format!("{base}{}", place.pointer);
     if place.duplicate_key {
         return ApiError::new(Code::DuplicateKey, format!("{pointer} is given twice"))
@@ -311,6 +317,20 @@ impl Params {
     }
 }
 
+/// For calls that have no query parameters.
+pub struct NoParams;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParams {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            Params::from_request_parts(parts, state).await?.finish()?;
+        }
+        Ok(Self)
+    }
+}
+
 /// The caller's `Idempotency-Key`.
 ///
 /// # Errors
@@ -397,6 +417,11 @@ mod tests {
         assert_eq!(fault(r#"{"a":-0}"#), at("/a"));
         assert_eq!(fault(r#"{"b":[{},{"c":1}]}"#), at("/b/1/c"));
         assert_eq!(fault(r#"{"b":[{},{"d/e":1}]}"#), at("/b/1/d~1e"));
+        assert_eq!(fault(r#"{"b":[7]}"#), at("/b/0"));
+        assert_eq!(
+            fault(r#"{"b":[{}], "a":null, "b":7}"#),
+            (Code::DuplicateKey, Some("/b".into()))
+        );
         assert_eq!(fault(r#"{"zzz":1}"#), at("/zzz"));
         assert_eq!(fault("{\n  \"a\": 1,\n  \"b\": 7}"), at("/b"));
         assert_eq!(fault(r#"{"a":1,"a":2}"#), (Code::DuplicateKey, Some("/a".into())));

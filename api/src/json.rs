@@ -111,9 +111,15 @@ enum Level {
 }
 
 /// What a reader that stopped at byte `offset` of a well-formed text was reading.
-pub fn place_at(text: &str, offset: usize) -> Place {
+///
+/// `member`: the fault is in a member of the container, not in the container as a whole. serde_json reads
+/// the closing bracket after a member's fault before it notes the position.
+pub fn place_at(text: &str, offset: usize, member: bool) -> Place {
     let bytes = text.as_bytes();
-    let end = offset.min(bytes.len());
+    let mut end = offset.min(bytes.len());
+    if member && end > 0 && matches!(bytes[end - 1], b'}' | b']') {
+        end -= 1;
+    }
     let mut levels: Vec<Level> = Vec::new();
     let mut at = 0;
     while at < end {
@@ -243,12 +249,15 @@ mod tests {
     fn places_are_named_by_pointer() {
         let text = r#"{"a": {"b/c": [1, {"d": "x"}]}, "a": 2}"#;
         let at = |needle: &str| text.find(needle).unwrap() + needle.len();
-        assert_eq!(place_at(text, at("\"x\"")).pointer, "/a/b~1c/1/d");
-        assert_eq!(place_at(text, at("[1")).pointer, "/a/b~1c/0");
-        assert_eq!(place_at(text, at("{\"b/c\"")).pointer, "/a/b~1c");
-        let second = place_at(text, text.rfind("\"a\"").unwrap() + 3);
+        assert_eq!(place_at(text, at("\"x\""), true).pointer, "/a/b~1c/1/d");
+        assert_eq!(place_at(text, at("[1"), true).pointer, "/a/b~1c/0");
+        assert_eq!(place_at(text, at("{\"b/c\""), true).pointer, "/a/b~1c");
+        let second = place_at(text, text.rfind("\"a\"").unwrap() + 3, true);
         assert_eq!((second.pointer.as_str(), second.duplicate_key), ("/a", true));
-        assert!(!place_at(text, at("{\"a\"")).duplicate_key);
+        assert!(!place_at(text, at("{\"a\""), true).duplicate_key);
+        // After the bracket that closes the innermost object: its last member, or itself.
+        assert_eq!(place_at(text, at("\"x\"}"), true).pointer, "/a/b~1c/1/d");
+        assert_eq!(place_at(text, at("\"x\"}"), false).pointer, "/a/b~1c/1");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, Content, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Ref,
@@ -24,6 +25,7 @@ pub fn document() -> &'static OpenApi {
         for item in document.paths.paths.values_mut() {
             for operation in operations(item) {
                 add_refusals(operation);
+                add_namespace(operation);
                 operation.security =
                     Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
             }
@@ -98,7 +100,7 @@ fn add_refusals(operation: &mut Operation) {
     let parameters = operation.parameters.as_deref().unwrap_or_default();
     let has_id = parameters.iter().any(|parameter| match parameter {
         RefOr::T(parameter) => {
-            matches!(parameter.parameter_in, utoipa::openapi::path::ParameterIn::Path)
+            matches!(parameter.parameter_in, ParameterIn::Path)
         }
         RefOr::Ref(_) => false,
     });
@@ -113,6 +115,20 @@ fn add_refusals(operation: &mut Operation) {
         let responses = &mut operation.responses.responses;
         responses.entry(status.to_string()).or_insert_with(|| RefOr::T(refusal(status)));
     }
+}
+
+/// The header that every call with a key reads.
+fn add_namespace(operation: &mut Operation) {
+    let name = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .pattern(Some("^[a-z0-9._-]{1,64}$"));
+    let header = ParameterBuilder::new()
+        .name("Windlass-Namespace")
+        .parameter_in(ParameterIn::Header)
+        .required(utoipa::openapi::Required::False)
+        .description(Some("The namespace, for keys that are bound to none. Default `default`."))
+        .schema(Some(name));
+    operation.parameters.get_or_insert_default().push(RefOr::T(header.build()));
 }
 
 fn refusal(status: u16) -> Response {

@@ -68,6 +68,15 @@ pub fn allows(role: Role, method: &Method, route: &str) -> bool {
     TABLE.iter().any(|(m, path, roles)| *path == route && *m == method.as_str() && roles & bit != 0)
 }
 
+/// The methods that a route has for anybody; HEAD where there is GET.
+pub fn methods(route: &str) -> impl Iterator<Item = &'static str> {
+    let of_route = TABLE.iter().filter(move |(_, path, _)| *path == route);
+    of_route.flat_map(|(method, _, _)| {
+        let also = (*method == "GET").then_some("HEAD");
+        std::iter::once(*method).chain(also)
+    })
+}
+
 /// The wire word of a role.
 pub fn name(role: Role) -> &'static str {
     match role {

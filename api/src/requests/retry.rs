@@ -8,7 +8,8 @@ use windlass_shared::model::retry::RetryPolicy;
 use super::{DurationText, Faults};
 
 /// When a failed attempt is followed by another. For the documentation; the domain's type is read.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = RetryPolicy)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct RetryDocs {
@@ -54,7 +55,8 @@ pub enum JitterDocs {
 }
 
 /// What to do after an attempt that failed with a given error code.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = RetryRule)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct RetryRuleDocs {

@@ -10,7 +10,7 @@ use windlass_shared::model::id::OperationId;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, FieldError};
-use crate::extract::{Id, RawBody, SMALL};
+use crate::extract::{Id, NoParams, RawBody, SMALL};
 use crate::requests::filter::ActionRequest;
 use crate::views::job::{DryRun, OperationView};
 
@@ -29,6 +29,7 @@ use crate::views::job::{DryRun, OperationView};
 pub async fn start_action(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
     let request: ActionRequest = body.json()?;
@@ -65,6 +66,7 @@ pub fn accepted(operation: Operation) -> Response {
 pub async fn get_operation(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<OperationId>,
 ) -> Result<Json<OperationView>, ApiError> {
     let operation = app

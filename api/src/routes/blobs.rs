@@ -10,7 +10,7 @@ use windlass_shared::model::id::BlobId;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{Id, RawBody};
+use crate::extract::{Id, NoParams, RawBody};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 
@@ -26,6 +26,7 @@ use crate::requests::job::checked_value;
 pub async fn put_blob(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<BlobId>,
     body: RawBody<{ limits::VALUE_BYTES_MAX }>,
 ) -> Result<StatusCode, ApiError> {
@@ -48,6 +49,7 @@ pub async fn put_blob(
 pub async fn get_blob(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<BlobId>,
 ) -> Result<Response, ApiError> {
     let bytes =

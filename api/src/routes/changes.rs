@@ -12,7 +12,7 @@ use windlass_shared::model::job::JobState;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{Id, RawBody, SMALL};
+use crate::extract::{Id, NoParams, RawBody, SMALL};
 use crate::requests::Faults;
 use crate::requests::job::{check_instant, check_max_attempts, check_tags};
 use crate::requests::queue::{JobPatchRequest, ReasonRequest};
@@ -36,6 +36,7 @@ use crate::views::job::JobView;
 pub async fn cancel_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
@@ -69,6 +70,7 @@ pub async fn cancel_job(
 pub async fn retry_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
 ) -> Result<Json<JobView>, ApiError> {
     let job = match app.life.redrive(&caller.namespace, id).await? {
@@ -105,6 +107,7 @@ pub async fn retry_job(
 pub async fn patch_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
     body: RawBody<SMALL>,
 ) -> Result<Json<JobView>, ApiError> {
@@ -150,6 +153,7 @@ pub async fn patch_job(
 pub async fn delete_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
 ) -> Result<StatusCode, ApiError> {
     match app.life.delete(&caller.namespace, id).await? {

@@ -13,7 +13,7 @@ use windlass_shared::model::job::Job;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
-use crate::extract::{self, ONE_JOB, RawBody};
+use crate::extract::{self, NoParams, ONE_JOB, RawBody};
 use crate::observe::RequestContext;
 use crate::requests::job::{JobRequest, Names, Origin};
 use crate::values::{self, Large};
@@ -40,15 +40,12 @@ pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed")
 pub async fn submit_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     context: RequestContext,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     body: RawBody<ONE_JOB>,
 ) -> Result<Response, ApiError> {
-    let params = uri.query().unwrap_or("");
-    if !params.is_empty() {
-        return Err(ApiError::parameter(params, "this call has no query parameters"));
-    }
     let idempotency = idempotency(&headers, &Method::POST, &uri, &body.bytes)?;
     let request: JobRequest<'_> = body.json()?;
     let mut names = Names::default();

@@ -16,7 +16,7 @@ use windlass_shared::model::time::{Span, Timestamp};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
-use crate::extract::{Id, Params, RawBody, SMALL};
+use crate::extract::{Id, NoParams, Params, RawBody, SMALL};
 use crate::keys;
 use crate::requests::{DurationText, Faults};
 use crate::views::Page;
@@ -59,6 +59,7 @@ struct KeyRequest {
 pub async fn create_key(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
     let request: KeyRequest = body.json()?;
@@ -172,6 +173,7 @@ async fn visible(app: &App, caller: &Caller) -> Result<Vec<ApiKey>, ApiError> {
 pub async fn delete_key(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<KeyId>,
 ) -> Result<StatusCode, ApiError> {
     if caller.bound_to.is_some() && !visible(&app, &caller).await?.iter().any(|key| key.id == id) {

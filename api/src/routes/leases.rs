@@ -11,7 +11,7 @@ use windlass_shared::lifecycle::lease::{End, Landed, LeaseError, Shown, Take, Ta
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
-use crate::extract::{MANY, RawBody, SMALL};
+use crate::extract::{MANY, NoParams, RawBody, SMALL};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 use crate::requests::lease::{
@@ -42,6 +42,7 @@ const VALUES_AT_ONCE: usize = 8;
 pub async fn take_leases(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     body: RawBody<SMALL>,
 ) -> Result<Json<Leases>, ApiError> {
     let call = body.json::<LeaseRequest<'_>>()?.check()?;
@@ -119,6 +120,7 @@ fn stale() -> ItemError {
 pub async fn extend_leases(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     body: RawBody<{ 1 << 20 }>,
 ) -> Result<Json<HeartbeatResult>, ApiError> {
     let request: HeartbeatRequest<'_> = body.json()?;
@@ -157,6 +159,7 @@ pub async fn extend_leases(
 pub async fn settle_leases(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     body: RawBody<MANY>,
 ) -> Result<Json<SettleResult>, ApiError> {
     let request: SettleRequest<'_> = body.json()?;

@@ -15,7 +15,7 @@ use super::actions::accepted;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
-use crate::extract::{Id, Params, RawBody, SMALL};
+use crate::extract::{Id, NoParams, Params, RawBody, SMALL};
 use crate::requests::queue::{PurgeRequest, QueuePatch, ReasonRequest};
 use crate::views::Page;
 use crate::views::job::OperationView;
@@ -93,6 +93,7 @@ async fn view(app: &App, queue: Queue, rollups: &[Rollup], applied: Option<bool>
 pub async fn get_queue(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(name): Id<QueueName>,
 ) -> Result<Json<QueueView>, ApiError> {
     let queue =
@@ -114,6 +115,7 @@ pub async fn get_queue(
 pub async fn patch_queue(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(name): Id<QueueName>,
     body: RawBody<SMALL>,
 ) -> Result<Json<QueueView>, ApiError> {
@@ -141,6 +143,7 @@ pub async fn patch_queue(
 pub async fn pause_queue(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(name): Id<QueueName>,
     body: RawBody<SMALL>,
 ) -> Result<Json<QueueView>, ApiError> {
@@ -158,6 +161,7 @@ pub async fn pause_queue(
 pub async fn resume_queue(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(name): Id<QueueName>,
 ) -> Result<Json<QueueView>, ApiError> {
     set_paused(&app, &caller, &name, None).await
@@ -187,6 +191,7 @@ async fn set_paused(
 pub async fn purge_queue(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(name): Id<QueueName>,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {

@@ -10,7 +10,7 @@ use windlass_shared::model::time::Span;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
-use crate::extract::{Id, Params};
+use crate::extract::{Id, NoParams, Params};
 use crate::requests::filter::{self, FilterParams};
 use crate::values::Large;
 use crate::views::Page;
@@ -70,6 +70,7 @@ pub async fn list_jobs(
 pub async fn get_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
 ) -> Result<Json<JobView>, ApiError> {
     let seen = app.life.get(&caller.namespace, id).await?.ok_or_else(ApiError::not_found)?;
@@ -143,6 +144,7 @@ fn duration(text: &str) -> Result<Span, &'static str> {
 pub async fn list_attempts(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
 ) -> Result<Json<Page<AttemptView>>, ApiError> {
     let attempts =
@@ -162,6 +164,7 @@ pub async fn list_attempts(
 pub async fn explain_job(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<JobId>,
 ) -> Result<Json<ExplanationView>, ApiError> {
     let explanation =

@@ -13,7 +13,7 @@ use windlass_shared::model::job::{Progress, Value};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{MANY, RawBody};
+use crate::extract::{MANY, NoParams, RawBody};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 use crate::requests::lease::cut;
@@ -36,6 +36,7 @@ use crate::views::worker::ReportResult;
 pub async fn report(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     body: RawBody<MANY>,
 ) -> Result<Json<ReportResult>, ApiError> {
     let request: ReportRequest<'_> = body.json()?;

@@ -9,7 +9,7 @@ use windlass_shared::model::id::WorkerId;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::Id;
+use crate::extract::{Id, NoParams};
 use crate::views::Page;
 use crate::views::worker::{Draining, WorkerView};
 
@@ -26,6 +26,7 @@ const SEEN_WITHIN: Duration = Duration::from_secs(60);
 pub async fn list_workers(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
 ) -> Result<Json<Page<WorkerView>>, ApiError> {
     let workers = app.life.ledger().workers(&caller.namespace, SEEN_WITHIN).await?;
     let items = workers.into_iter().map(WorkerView::from).collect();
@@ -43,6 +44,7 @@ pub async fn list_workers(
 pub async fn drain_worker(
     State(app): State<App>,
     caller: Caller,
+    _: NoParams,
     Id(id): Id<WorkerId>,
 ) -> Result<Json<Draining>, ApiError> {
     if app.life.ledger().drain_worker(&caller.namespace, id).await? {

@@ -109,6 +109,8 @@ impl Guard {
             // A bare line feed, or a carriage return inside of a line.
             b'\n' => Err(Smuggled),
             _ if after_cr => Err(Smuggled),
+            // A chunk that is longer than it said.
+            _ if self.at == At::ChunkEnd && byte != b'\r' => Err(Smuggled),
             _ if self.line.len() >= LINE_MAX => {
                 self.at = At::Open;
                 Ok(())

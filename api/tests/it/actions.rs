@@ -1,0 +1,72 @@
+//! Bulk actions.
+
+use serde_json::json;
+
+use crate::fixture::{Fixture, SOON};
+
+/// Polls an operation until it has ended: there is nothing else that tells.
+async fn ended(api: &Fixture, location: &str) -> serde_json::Value {
+    tokio::time::timeout(SOON, async {
+        loop {
+            let operation = api.get(location).await.expect(200);
+            if operation["state"] != "running" {
+                return operation;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the operation ends")
+}
+
+#[tokio::test]
+async fn an_action_changes_what_its_filter_means_and_a_dry_run_nothing() {
+    let api = Fixture::new().await;
+    for queue in ["a", "a", "b"] {
+        api.submit(json!({"kind": "x", "queue": queue})).await;
+    }
+    let body =
+        |dry_run: bool| json!({"action": "cancel", "filter": {"queue": "a"}, "dry_run": dry_run});
+    let counted = api.post("/v1/jobs/actions", body(true)).await.expect(200);
+    assert_eq!(counted, json!({"dry_run": true, "matched": 2}));
+    let started = api.post("/v1/jobs/actions", body(false)).await;
+    let location = started.header("location").to_owned();
+    started.expect(202);
+    let operation = ended(&api, &location).await;
+    assert_eq!((&operation["state"], &operation["changed"]), (&json!("succeeded"), &json!(2)));
+    let left = api.get("/v1/jobs?state=ready").await.expect(200);
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_action_says_what_it_needs() {
+    let api = Fixture::new().await;
+    for bad in [
+        json!({}),
+        json!({"action": "cancel"}),
+        json!({"action": "explode", "filter": {}}),
+        json!({"action": "cancel", "filter": {"statez": []}}),
+        json!({"action": "cancel", "filter": {"states": ["done"]}}),
+        json!({"action": "cancel", "filter": {"q": ""}}),
+    ] {
+        api.post("/v1/jobs/actions", bad).await.refused(422, "invalid");
+    }
+    api.get("/v1/operations/01900000-0000-7000-8000-000000000000").await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_purge_cancels_the_ready_jobs_of_one_queue() {
+    let api = Fixture::new().await;
+    let ready = api.submit(json!({"kind": "x", "queue": "a"})).await;
+    let later = api.submit(json!({"kind": "x", "queue": "a", "delay": "1h"})).await;
+    let other = api.submit(json!({"kind": "x", "queue": "b"})).await;
+    let started = api.post("/v1/queues/a/purge", json!({})).await;
+    let location = started.header("location").to_owned();
+    started.expect(202);
+    ended(&api, &location).await;
+    for (id, state) in [(ready, "cancelled"), (later, "scheduled"), (other, "ready")] {
+        assert_eq!(api.get(&format!("/v1/jobs/{id}")).await.expect(200)["state"], state);
+    }
+    api.post("/v1/queues/a/purge", json!({"states": ["running"]})).await.refused(422, "invalid");
+    api.post("/v1/queues/none/purge", json!({})).await.refused(404, "not_found");
+}

@@ -1,0 +1,17 @@
+//! The API on a real SQLite ledger and the embedded engine.
+
+mod actions;
+mod auth;
+mod bad_input;
+mod batch;
+mod events;
+mod fixture;
+mod jobs;
+mod leases;
+mod lists;
+mod logs;
+mod openapi;
+mod operations;
+mod queues;
+mod reports;
+mod serve;

@@ -1,0 +1,106 @@
+//! Queues: settings, defaults, depth, pause.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, request};
+
+async fn patch(api: &Fixture, queue: &str, body: Value) -> crate::fixture::Answer {
+    let path = format!("/v1/queues/{queue}");
+    api.send(request(Method::PATCH, &path, &[], &body.to_string())).await
+}
+
+#[tokio::test]
+async fn settings_are_set_kept_and_removed() {
+    let api = Fixture::new().await;
+    api.get("/v1/queues/mail").await.refused(404, "not_found");
+    let body =
+        json!({"max_concurrency": 3, "rate_limit": {"limit": 10, "per": "1s"}, "lease": "1m"});
+    let queue = patch(&api, "mail", body).await.expect(200);
+    assert_eq!(queue["settings"]["rate_limit"], json!({"limit": 10, "per": "1s"}));
+    assert_eq!(queue["applied"], true);
+    let queue =
+        patch(&api, "mail", json!({"max_concurrency": null, "max_depth": 9})).await.expect(200);
+    assert_eq!(queue["settings"]["max_concurrency"], json!(null));
+    assert_eq!(
+        (&queue["settings"]["max_depth"], &queue["settings"]["lease"]),
+        (&json!(9), &json!("1m"))
+    );
+    for bad in [
+        json!({"max_concurrency": 0}),
+        json!({"lease": "1s"}),
+        json!({"rate_limit": {"limit": 1}}),
+        json!({"default_retry": {"multiplier": 0.5}}),
+        json!({"default_timeout": 0}),
+        json!({"nope": 1}),
+    ] {
+        patch(&api, "mail", bad).await.refused(422, "invalid");
+    }
+}
+
+#[tokio::test]
+async fn jobs_take_over_their_queues_defaults() {
+    let api = Fixture::new().await;
+    let body = json!({"default_max_attempts": 2, "default_timeout": "5s", "default_priority": 8,
+        "default_retry": {"backoff": "fixed"}});
+    patch(&api, "q", body).await.expect(200);
+    let job = api.post("/v1/jobs", json!({"kind": "a", "queue": "q"})).await.expect(201);
+    assert_eq!((&job["max_attempts"], &job["timeout"]), (&json!(2), &json!("5s")));
+    assert_eq!((&job["priority"], &job["retry"]["backoff"]), (&json!(8), &json!("fixed")));
+    let own = json!({"kind": "a", "queue": "q", "max_attempts": 9, "priority": 0});
+    let job = api.post("/v1/jobs", own).await.expect(201);
+    assert_eq!((&job["max_attempts"], &job["priority"]), (&json!(9), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses() {
+    let api = Fixture::new().await;
+    patch(&api, "q", json!({"max_depth": 2})).await.expect(200);
+    for _ in 0..2 {
+        api.submit(json!({"kind": "a", "queue": "q"})).await;
+    }
+    let answer = api.post("/v1/jobs", json!({"kind": "a", "queue": "q"})).await;
+    answer.refused(429, "queue_full");
+    assert_eq!(answer.header("retry-after"), "1");
+    let jobs = json!({"jobs": [{"kind": "a", "queue": "q"}, {"kind": "a", "queue": "free"}]});
+    let result = api.post("/v1/jobs/batch", jobs).await.expect(200);
+    assert_eq!(result["results"][0]["error"]["code"], "queue_full");
+    assert_eq!(result["accepted"], 1);
+}
+
+#[tokio::test]
+async fn a_paused_queue_takes_jobs_and_starts_none() {
+    let api = Fixture::new().await;
+    let queue = api.post("/v1/queues/q/pause", json!({"reason": "maintenance"})).await.expect(200);
+    assert_eq!((&queue["paused"], &queue["pause"]["by"]), (&json!(true), &json!("local")));
+    api.submit(json!({"kind": "a", "queue": "q"})).await;
+    let take = json!({"worker": "w", "queues": ["q"], "wait": "100ms"});
+    assert_eq!(api.post("/v1/leases", take).await.expect(200)["jobs"], json!([]));
+    let resume = request(Method::POST, "/v1/queues/q/resume", &[], "");
+    assert_eq!(api.send(resume).await.expect(200)["paused"], false);
+    assert_eq!(api.take("q").await["queue"], "q");
+}
+
+#[tokio::test]
+async fn queues_are_listed_by_name_with_their_depths() {
+    let api = Fixture::new().await;
+    for queue in ["c", "a", "b"] {
+        api.submit(json!({"kind": "x", "queue": queue})).await;
+    }
+    let page = api.get("/v1/queues?limit=2").await.expect(200);
+    let names = |page: &Value| -> Vec<String> {
+        page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|q| q["name"].as_str().unwrap().into())
+            .collect()
+    };
+    assert_eq!(names(&page), ["a", "b"]);
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let rest = api.get(&format!("/v1/queues?cursor={cursor}")).await.expect(200);
+    assert_eq!((names(&rest), &rest["next_cursor"]), (vec!["c".into()], &json!(null)));
+    api.take("a").await;
+    let queue = api.get("/v1/queues/a").await.expect(200);
+    assert_eq!((&queue["depth"]["running"], &queue["depth"]["ready"]), (&json!(1), &json!(0)));
+}

@@ -1,0 +1,118 @@
+//! What workers report, and the worker calls.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, request};
+
+const WORKER: &str = "01900000-0000-7000-8000-00000000aaaa";
+
+fn beat() -> Value {
+    json!({"id": WORKER, "name": "w1", "host": "h", "version": "1.0", "queues": ["default"], "kinds": [],
+        "concurrency": 4, "running": 1, "started_at": "2026-01-01T00:00:00Z"})
+}
+
+#[tokio::test]
+async fn a_beating_worker_is_listed_and_can_be_drained() {
+    let api = Fixture::new().await;
+    let answer = api.post("/v1/worker/reports", json!({"worker": beat()})).await.expect(200);
+    assert_eq!(answer["drain"], false);
+    let workers = api.get("/v1/workers").await.expect(200);
+    assert_eq!(
+        (&workers["items"][0]["id"], &workers["items"][0]["running"]),
+        (&json!(WORKER), &json!(1))
+    );
+    let drain = request(Method::POST, &format!("/v1/workers/{WORKER}/drain"), &[], "");
+    api.send(drain).await.expect(200);
+    let answer = api.post("/v1/worker/reports", json!({"worker": beat()})).await.expect(200);
+    assert_eq!(answer["drain"], true);
+    let unknown = "/v1/workers/01900000-0000-7000-8000-000000000000/drain";
+    api.send(request(Method::POST, unknown, &[], "")).await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn progress_and_logs_reach_the_job() {
+    let api = Fixture::new().await;
+    let id = api.submit(json!({"kind": "a"})).await;
+    let taken = api.take("default").await;
+    let line = |text: &str| {
+        json!({"job_id": id, "attempt": 1, "level": "info", "message": text,
+        "at": "2026-01-01T00:00:00Z"})
+    };
+    let report = json!({
+        "logs": [line("one"), line("two\u{0}")],
+        "progress": [{"job_id": id, "fence": taken["lease"]["fence"], "percent": 50, "message": "half"}],
+    });
+    api.post("/v1/worker/reports", report).await.expect(200);
+    let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+    assert_eq!(job["progress"], json!({"percent": 50.0, "message": "half"}));
+    let log = api.get(&format!("/v1/jobs/{id}/logs")).await.expect(200);
+    assert_eq!(log["items"][0]["message"], "one");
+    assert_eq!(log["items"][1]["seq"], 2);
+    let foreign = json!({"logs": [line("x")]}).to_string();
+    let headers = [("windlass-namespace", "other")];
+    api.post_with("/v1/worker/reports", &headers, &foreign).await.expect(200);
+    assert_eq!(
+        api.get(&format!("/v1/jobs/{id}/logs")).await.expect(200)["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn an_outcome_by_the_direct_path_is_recorded_once() {
+    let api = Fixture::new().await;
+    let id = api.submit(json!({"kind": "a"})).await;
+    let taken = api.take("default").await;
+    let outcome = |job: &str| {
+        json!({"job_id": job, "fence": taken["lease"]["fence"], "outcome": "succeeded",
+        "at": "2026-01-01T00:00:00Z", "attempt": 1, "output": {"n": 1}})
+    };
+    let unknown = "01900000-0000-7000-8000-000000000000";
+    let report = json!({"worker": beat(), "outcomes": [outcome(&id), outcome(unknown)]});
+    let answer = api.post("/v1/worker/reports", report.clone()).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(["applied", "unknown"]));
+    let answer = api.post("/v1/worker/reports", report).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(["stale", "unknown"]));
+    let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+    assert_eq!((&job["state"], &job["output"]["n"]), (&json!("succeeded"), &json!(1)));
+    assert!(job["worker"].as_str().unwrap().starts_with("w1"));
+}
+
+#[tokio::test]
+async fn wrong_reports_are_named() {
+    let api = Fixture::new().await;
+    let mut no_name = beat();
+    no_name["name"] = json!("");
+    for (body, pointer) in [
+        (json!({"worker": no_name}), "/worker/name"),
+        (
+            json!({"progress": [{"job_id": WORKER, "fence": 1, "percent": 101}]}),
+            "/progress/0/percent",
+        ),
+        (json!({"logs": [{"job_id": "x"}]}), "/logs/0/job_id"),
+        (json!({"outcomes": [{"fence": -1}]}), "/outcomes/0/fence"),
+        (json!({"other": 1}), "/other"),
+    ] {
+        let refused = api.post("/v1/worker/reports", body).await.refused(422, "invalid");
+        assert_eq!(refused["errors"][0]["pointer"], pointer);
+    }
+}
+
+#[tokio::test]
+async fn blobs_are_a_namespaces_own() {
+    let api = Fixture::new().await;
+    let path = "/v1/blobs/01900000-0000-7000-8000-00000000bbbb";
+    let put =
+        |headers: &[(&str, &str)], body: &str| api.send(request(Method::PUT, path, headers, body));
+    assert_eq!(put(&[], "{\"a\": [1,2]}").await.status, 204);
+    assert_eq!(put(&[], "\"other\"").await.status, 204);
+    assert_eq!(api.get(path).await.text, "{\"a\": [1,2]}");
+    let other = request(Method::GET, path, &[("windlass-namespace", "other")], "");
+    api.send(other).await.refused(404, "not_found");
+    put(&[], "{").await.refused(400, "invalid_json");
+    put(&[], &format!("\"{}\"", "x".repeat(1 << 20))).await.refused(413, "too_large");
+    put(&[("content-type", "text/plain")], "1").await.refused(415, "unsupported_media_type");
+}
