@@ -13,6 +13,7 @@ use windlass_shared::limits;
 use crate::app::App;
 use crate::error::{ApiError, Code, FieldError};
 use crate::json;
+use crate::requests::Object;
 use crate::serve::body::TooSlow;
 
 /// Largest body of calls that carry neither payloads nor batches.
@@ -149,11 +150,19 @@ fn body_error(error: &axum::Error) -> ApiError {
 }
 
 impl<const MAX: usize> RawBody<MAX> {
-    /// The body as JSON of a known shape, borrowing from it.
+    /// The body as a JSON object of a known shape, borrowing from it.
     ///
     /// # Errors
     /// 415, 400 or 422, naming the place.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
+        self.value().map(|Object(value)| value)
+    }
+
+    /// The body as JSON of any shape.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub fn value<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         if self.media_type != Some(MediaType::Json) {
             return Err(ApiError::new(
                 Code::UnsupportedMediaType,
@@ -163,12 +172,16 @@ impl<const MAX: usize> RawBody<MAX> {
         parse(text(&self.bytes)?, "")
     }
 
-    /// As [`Self::json`]; an absent body is the default.
+    /// As [`Self::json`]; an absent body, or `null`, is the default.
     ///
     /// # Errors
     /// As [`Self::json`].
     pub fn json_or_default<'a, T: Deserialize<'a> + Default>(&'a self) -> Result<T, ApiError> {
-        if self.bytes.is_empty() { Ok(T::default()) } else { self.json() }
+        if self.bytes.is_empty() {
+            return Ok(T::default());
+        }
+        let value: Option<Object<T>> = self.value()?;
+        Ok(value.map_or_else(T::default, |Object(value)| value))
     }
 }
 

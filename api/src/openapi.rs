@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, Content, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Ref,
@@ -25,6 +25,7 @@ pub fn document() -> &'static OpenApi {
         for item in document.paths.paths.values_mut() {
             for operation in operations(item) {
                 add_refusals(operation);
+                forbid_null_parameters(operation);
                 add_namespace(operation);
                 operation.security =
                     Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
@@ -114,6 +115,38 @@ fn add_refusals(operation: &mut Operation) {
     for status in statuses {
         let responses = &mut operation.responses.responses;
         responses.entry(status.to_string()).or_insert_with(|| RefOr::T(refusal(status)));
+    }
+}
+
+/// A parameter that is not given is left out; there is no way to write `null`.
+fn forbid_null_parameters(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else {
+            continue;
+        };
+        match &mut parameter.schema {
+            Some(RefOr::T(Schema::Object(object))) => not_null(&mut object.schema_type),
+            Some(RefOr::T(Schema::Array(array))) => not_null(&mut array.schema_type),
+            Some(schema @ RefOr::T(Schema::OneOf(_))) => {
+                let RefOr::T(Schema::OneOf(one_of)) = &*schema else {
+                    continue;
+                };
+                // `oneOf: [null, it]`
+                if let Some(it) = one_of.items.last().cloned() {
+                    *schema = it;
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn not_null(schema_type: &mut SchemaType) {
+    if let SchemaType::Array(types) = schema_type {
+        types.retain(|t| *t != Type::Null);
+        if let [only] = types.as_slice() {
+            *schema_type = SchemaType::Type(only.clone());
+        }
     }
 }
 

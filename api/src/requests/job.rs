@@ -14,8 +14,9 @@ use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
+use super::docs::{DurationText, Tag, TimeoutText};
 use super::retry::RetryDocs;
-use super::{DurationText, Faults, Text, retry};
+use super::{Faults, Text, retry};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -58,10 +59,10 @@ pub struct JobRequest<'a> {
     pub max_crashes: Option<u32>,
     /// Limit of one attempt. Default 60 s, at most 7 days.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<TimeoutText>)]
     pub timeout: Option<Span>,
     /// When a failed attempt is followed by another.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::maybe_object")]
     #[schema(value_type = Option<RetryDocs>)]
     pub retry: Option<RetryPolicy>,
     /// Not started by then: `expired`. Not together with `ttl`.
@@ -73,7 +74,7 @@ pub struct JobRequest<'a> {
     #[schema(value_type = Option<DurationText>)]
     pub ttl: Option<Span>,
     /// At most one job holds the key in its queue.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
     #[schema(value_type = Option<UniqueRequest<'static>>)]
     pub unique: Option<UniqueRequest<'a>>,
     /// Jobs of one key share the queue's `per_key_concurrency`.
@@ -100,12 +101,12 @@ pub struct JobRequest<'a> {
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     pub circuit: Option<Text<'a>>,
     /// A result gate: an output that fails it fails the attempt with `result_rejected`.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
     #[schema(value_type = Option<ExpectRequest<'static>>)]
     pub expect: Option<ExpectRequest<'a>>,
     /// Words to find the job by.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<Vec<String>>, max_items = 20)]
+    #[schema(value_type = Option<Vec<Tag>>, max_items = 20)]
     pub tags: Option<Vec<Text<'a>>>,
     /// An object of your own, at most 16 KiB; not handed to the handler.
     #[serde(borrow, default)]

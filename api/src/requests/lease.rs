@@ -12,7 +12,8 @@ use windlass_shared::model::job::JobError;
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Span;
 
-use super::{DurationText, Faults, Text};
+use super::docs::{DurationText, KindText, LeaseText, PollText, QueueNameText};
+use super::{Faults, Text};
 use crate::error::ApiError;
 
 /// Longest `wait` of a long poll.
@@ -35,11 +36,11 @@ pub struct LeaseRequest<'a> {
     pub worker: Option<Text<'a>>,
     /// In order of preference. Default: `default` alone.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 50)]
+    #[schema(value_type = Option<Vec<QueueNameText>>, min_items = 1, max_items = 50)]
     pub queues: Option<Vec<QueueName>>,
     /// Only these kinds. Default: any.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    #[schema(value_type = Option<Vec<KindText>>, max_items = 100)]
     pub kinds: Option<Vec<Kind>>,
     /// At most this many jobs. Default 1.
     #[serde(default)]
@@ -47,11 +48,11 @@ pub struct LeaseRequest<'a> {
     pub max: Option<u32>,
     /// How long the leases last unless extended: 3 s to 1 h. Default 30 s.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<LeaseText>)]
     pub lease: Option<Span>,
     /// How long to wait for the first job; at most 50 s. Default 0.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<PollText>)]
     pub wait: Option<Span>,
 }
 
@@ -150,12 +151,12 @@ pub struct HeartbeatRequest<'a> {
     #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// Which leases.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, deserialize_with = "super::bounded_objects::<_, _, ITEMS_MAX>")]
     #[schema(required = true, max_items = 1000)]
     pub items: Vec<LeaseItem<'a>>,
     /// How long they last from now: 3 s to 1 h. Default 30 s.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<LeaseText>)]
     pub lease: Option<Span>,
 }
 
@@ -181,7 +182,7 @@ pub struct SettleRequest<'a> {
     #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// Which, and how.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, deserialize_with = "super::bounded_objects::<_, _, ITEMS_MAX>")]
     #[schema(required = true, max_items = 1000)]
     pub items: Vec<SettleItem<'a>>,
 }
@@ -204,7 +205,7 @@ pub struct SettleItem<'a> {
     #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<&'a RawValue>,
     /// With `fail`.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
     #[schema(value_type = Option<ErrorRequest<'static>>)]
     pub error: Option<ErrorRequest<'a>>,
     /// With `snooze`: when to run again. With `fail`: not before.

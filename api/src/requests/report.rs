@@ -7,8 +7,9 @@ use windlass_shared::model::id::{Fence, JobId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
+use super::docs::{DurationText, KindText, QueueNameText};
 use super::lease::{ErrorRequest, cut};
-use super::{DurationText, Faults, Text};
+use super::{Faults, Text};
 
 /// Log lines in one report.
 pub const LINES_MAX: usize = 5_000;
@@ -20,19 +21,19 @@ pub const ITEMS_MAX: usize = 1_000;
 #[serde(deny_unknown_fields)]
 pub struct ReportRequest<'a> {
     /// The worker lives.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
     #[schema(value_type = Option<BeatRequest<'static>>)]
     pub worker: Option<BeatRequest<'a>>,
     /// What handlers wrote.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, LINES_MAX>")]
+    #[serde(borrow, default, deserialize_with = "super::bounded_objects::<_, _, LINES_MAX>")]
     #[schema(required = false, max_items = 5000)]
     pub logs: Vec<LogRequest<'a>>,
     /// How far jobs are.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, default, deserialize_with = "super::bounded_objects::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
     pub progress: Vec<ProgressRequest<'a>>,
     /// Outcomes whose engine lost them (the direct path). Recorded if the ledger has nothing newer.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, default, deserialize_with = "super::bounded_objects::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
     pub outcomes: Vec<OutcomeRequest<'a>>,
 }
@@ -59,11 +60,11 @@ pub struct BeatRequest<'a> {
     pub version: Text<'a>,
     /// Queues that it claims from.
     #[serde(default, deserialize_with = "super::bounded::<_, _, 200>")]
-    #[schema(value_type = Vec<String>, required = false, max_items = 200)]
+    #[schema(value_type = Vec<QueueNameText>, required = false, max_items = 200)]
     pub queues: Vec<QueueName>,
     /// Kinds that it can run; empty is any.
     #[serde(default, deserialize_with = "super::bounded::<_, _, 1000>")]
-    #[schema(value_type = Vec<String>, required = false, max_items = 1000)]
+    #[schema(value_type = Vec<KindText>, required = false, max_items = 1000)]
     pub kinds: Vec<Kind>,
     /// Slots.
     #[schema(minimum = 0, maximum = 100_000)]
@@ -201,7 +202,7 @@ pub struct OutcomeRequest<'a> {
     #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<&'a RawValue>,
     /// With the others.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
     #[schema(value_type = Option<ErrorRequest<'static>>)]
     pub error: Option<ErrorRequest<'a>>,
 }
