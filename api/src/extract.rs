@@ -15,6 +15,7 @@ use crate::error::{ApiError, Code, FieldError};
 use crate::json;
 use crate::requests::Object;
 use crate::serve::body::TooSlow;
+use crate::strict;
 
 /// Largest body of calls that carry neither payloads nor batches.
 pub const SMALL: usize = 64 << 10;
@@ -201,7 +202,10 @@ pub fn text(bytes: &[u8]) -> Result<&str, ApiError> {
 /// # Errors
 /// 400 for what is not JSON or names a field twice; 422, with a pointer, for the wrong shape.
 pub fn parse<'a, T: Deserialize<'a>>(text: &'a str, base: &str) -> Result<T, ApiError> {
-    serde_json::from_str(text).map_err(|error| explain(text, base, &error))
+    let mut reader = serde_json::Deserializer::from_str(text);
+    strict::deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value))
+        .map_err(|error| explain(text, base, &error))
 }
 
 fn explain(text: &str, base: &str, error: &serde_json::Error) -> ApiError {

@@ -20,6 +20,7 @@ mod requests;
 mod routes;
 pub mod serve;
 mod streams;
+mod strict;
 mod throttle;
 pub mod token;
 mod values;

@@ -158,7 +158,11 @@ mod tests {
         spec.retry.jitter = Jitter::None;
         spec.retry.rules = vec![
             RetryRule { retry: Some(false), ..rule("bad_input") },
-            RetryRule { retry: Some(true), delay: Some(Span(Duration::from_secs(7))), ..rule("odd") },
+            RetryRule {
+                retry: Some(true),
+                delay: Some(Span(Duration::from_secs(7))),
+                ..rule("odd")
+            },
             RetryRule { max_attempts: Some(2), ..rule("http_status_5*") },
             RetryRule { max_attempts: Some(99), ..rule("many") },
             RetryRule { retry: Some(false), ..rule("http_*") },

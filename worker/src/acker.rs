@@ -80,7 +80,8 @@ impl Acker {
     async fn settle_open(&mut self) -> bool {
         for (shard, acks) in by_shard(std::mem::take(&mut self.open)) {
             let left = self.settle_batch(&shard, acks).await;
-            self.open.extend(left.into_iter().map(|settle| Ack { shard: Arc::clone(&shard), settle }));
+            self.open
+                .extend(left.into_iter().map(|settle| Ack { shard: Arc::clone(&shard), settle }));
         }
         self.open.is_empty()
     }

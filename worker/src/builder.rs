@@ -180,7 +180,8 @@ impl WorkerBuilder {
 }
 
 fn check(settings: &WorkerSettings) -> Result<(), BuildError> {
-    let fault = |setting, fault: &str| Err(BuildError::Setting { setting, fault: fault.to_owned() });
+    let fault =
+        |setting, fault: &str| Err(BuildError::Setting { setting, fault: fault.to_owned() });
     if !(1..=10_000).contains(&settings.concurrency) {
         return fault("worker.concurrency", "must be from 1 to 10000");
     }
@@ -198,7 +199,8 @@ fn reporter_of(settings: &WorkerSettings) -> Result<SharedReporter, BuildError> 
         tracing::warn!("no API address is set: logs, progress and large values of jobs go nowhere");
         return Ok(Arc::new(Nowhere));
     };
-    let reporter = HttpReporter::new(url, settings.api_key.clone())
-        .map_err(|fault| BuildError::Setting { setting: "worker.api_url", fault: format!("is {fault}") })?;
+    let reporter = HttpReporter::new(url, settings.api_key.clone()).map_err(|fault| {
+        BuildError::Setting { setting: "worker.api_url", fault: format!("is {fault}") }
+    })?;
     Ok(Arc::new(reporter))
 }

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::envelope::Envelope;
 use windlass_shared::engine::{
-    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, Held, Settle, ShardId, Signal,
-    Signals, Verdict,
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, Held, Settle, ShardId,
+    Signal, Signals, Verdict,
 };
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::LeaseId;
@@ -111,19 +111,25 @@ impl Claimer {
         if let Ok(more) = Arc::clone(&self.slots).try_acquire_many_owned(free) {
             slots.merge(more);
         }
-        self.show_slots();
+        self.show_slots(slots.num_permits());
         slots
     }
 
-    fn show_slots(&self) {
-        let free = u32::try_from(self.slots.available_permits()).unwrap_or(self.concurrency);
+    /// `taken` slots are taken for jobs that are not claimed yet.
+    fn show_slots(&self, taken: usize) {
+        let free = self.slots.available_permits() + taken;
+        let free = u32::try_from(free).unwrap_or(self.concurrency);
         let busy = self.concurrency.saturating_sub(free);
         metrics::gauge!("windlass_worker_slots", "state" => "free").set(f64::from(free));
         metrics::gauge!("windlass_worker_slots", "state" => "busy").set(f64::from(busy));
     }
 
     /// One claim call, and the start of what it gave.
-    async fn claim(&mut self, queue: usize, slots: OwnedSemaphorePermit) -> Result<(), EngineError> {
+    async fn claim(
+        &mut self,
+        queue: usize,
+        slots: OwnedSemaphorePermit,
+    ) -> Result<(), EngineError> {
         let shard = Arc::clone(self.queues.shard(queue));
         let max = u32::try_from(slots.num_permits()).expect("a batch is small");
         self.request.lease_id = LeaseId::random();
@@ -156,7 +162,8 @@ impl Claimer {
                 Ok(envelope) => {
                     let lease_id = self.request.lease_id;
                     let job = (job, envelope);
-                    attempts.push(Arc::new(Attempt::new(&self.crew, shard, lease_id, sent_ms, job)));
+                    attempts
+                        .push(Arc::new(Attempt::new(&self.crew, shard, lease_id, sent_ms, job)));
                 }
                 Err(error) => {
                     let newer = error.is_unknown_version();

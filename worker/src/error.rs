@@ -131,6 +131,8 @@ mod tests {
     fn a_pause_is_kept_by_failures_only() {
         let second = Duration::from_secs(1);
         assert_eq!(failed(HandlerError::retryable("e", "m").after(second)).1, Some(second));
-        assert!(matches!(HandlerError::snooze(second).after(second).0, Cause::Snooze(d) if d == second));
+        assert!(
+            matches!(HandlerError::snooze(second).after(second).0, Cause::Snooze(d) if d == second)
+        );
     }
 }

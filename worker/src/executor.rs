@@ -85,7 +85,8 @@ impl Executor {
     ) -> (RunEnd, Option<OwnedSemaphorePermit>) {
         let Some(handler) = self.registry.get(&attempt.head.kind) else {
             // The claim asked for registered kinds only.
-            let error = HandlerError::retryable("no_handler", "this worker has no handler for the kind");
+            let error =
+                HandlerError::retryable("no_handler", "this worker has no handler for the kind");
             return (RunEnd::Error(error), Some(slots));
         };
         if attempt.stop.reason().is_some() {
@@ -112,7 +113,8 @@ impl Executor {
     async fn accept(&self, attempt: &Attempt, output: Output) -> RunEnd {
         let bytes = output.bytes();
         if bytes.len() > VALUE_BYTES_MAX {
-            let message = format!("the output has {} bytes; {VALUE_BYTES_MAX} are allowed", bytes.len());
+            let message =
+                format!("the output has {} bytes; {VALUE_BYTES_MAX} are allowed", bytes.len());
             return RunEnd::Error(HandlerError::permanent("output_too_large", message));
         }
         if let Some(expect) = &attempt.head.spec.expect
@@ -133,7 +135,10 @@ impl Executor {
         let id = BlobId::generate();
         let stored = persistently(|| self.reporter.put_blob(id, bytes.clone())).await;
         stored.map(|()| id).map_err(|e| {
-            HandlerError::retryable("output_not_stored", format!("cannot store a large output: {e}"))
+            HandlerError::retryable(
+                "output_not_stored",
+                format!("cannot store a large output: {e}"),
+            )
         })
     }
 
@@ -148,7 +153,9 @@ impl Executor {
                 attempt.payload_bytes.get_or_init(|| bytes);
                 Ok(())
             }
-            Ok(None) => Err(HandlerError::permanent("payload_missing", "the payload is not kept any more")),
+            Ok(None) => {
+                Err(HandlerError::permanent("payload_missing", "the payload is not kept any more"))
+            }
             Err(e) if e.is_transient() => {
                 tracing::warn!(job.id = %attempt.held.id, error = %e, "cannot fetch a payload");
                 Err(HandlerError::snooze(PAYLOAD_AWAY_DELAY))

@@ -64,7 +64,9 @@ impl Gate {
         match tokio::time::timeout(CHECK_TIME_MAX, answer).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) => Err(HandlerError::retryable(REJECTED, "the check of the result broke")),
-            Err(_) => Err(HandlerError::retryable(REJECTED, "the check of the result took too long")),
+            Err(_) => {
+                Err(HandlerError::retryable(REJECTED, "the check of the result took too long"))
+            }
         }
     }
 }
@@ -115,9 +117,14 @@ fn check_expr(expr: &str, output: &serde_json::Value) -> Result<(), HandlerError
     context.add_variable_from_value("output", to_cel(output));
     match program.execute(&context) {
         Ok(cel::Value::Bool(true)) => Ok(()),
-        Ok(cel::Value::Bool(false)) => Err(HandlerError::retryable(REJECTED, format!("`{expr}` is false"))),
+        Ok(cel::Value::Bool(false)) => {
+            Err(HandlerError::retryable(REJECTED, format!("`{expr}` is false")))
+        }
         Ok(other) => Err(invalid(format!("`{expr}` is not a condition but a {}", other.type_of()))),
-        Err(e) => Err(HandlerError::retryable(REJECTED, format!("`{expr}` failed: {}", cut_short(e.to_string())))),
+        Err(e) => Err(HandlerError::retryable(
+            REJECTED,
+            format!("`{expr}` failed: {}", cut_short(e.to_string())),
+        )),
     }
 }
 
@@ -180,7 +187,8 @@ mod tests {
 
     #[tokio::test]
     async fn expressions_decide_over_the_output() {
-        let output = r#"{"n": 3, "big": 18446744073709551615, "f": 1.0, "list": ["a"], "none": null}"#;
+        let output =
+            r#"{"n": 3, "big": 18446744073709551615, "f": 1.0, "list": ["a"], "none": null}"#;
         for (text, want) in [
             ("output.n == 3", "ok"),
             ("output.n > 2.5 && output.f == 1.0", "ok"),
@@ -198,7 +206,8 @@ mod tests {
 
     #[tokio::test]
     async fn schemas_decide_over_the_output() {
-        let object = r#"{"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}"#;
+        let object =
+            r#"{"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}"#;
         assert_eq!(code(schema(object), r#"{"id": 1}"#).await, "ok");
         assert_eq!(code(schema(object), r#"{"id": "x"}"#).await, "result_rejected");
         assert_eq!(code(schema(object), "[]").await, "result_rejected");

@@ -82,7 +82,8 @@ impl MetricsByKind {
         drop(known);
         let mut known = self.known.write().expect("nobody panics while holding the handles");
         let kinds = known.entry(queue.clone()).or_default();
-        let handles = kinds.entry(kind.clone()).or_insert_with(|| AttemptMetrics::new(queue, kind).into());
+        let handles =
+            kinds.entry(kind.clone()).or_insert_with(|| AttemptMetrics::new(queue, kind).into());
         Arc::clone(handles)
     }
 }
@@ -94,7 +95,10 @@ pub(crate) fn describe() {
     describe_counter!("windlass_attempts_total", "Attempts ended, by queue, kind and outcome");
     describe_counter!("windlass_settles_total", "Settles by the engine's reply");
     describe_counter!("windlass_lease_lost_total", "Leases that had passed on or were unknown");
-    describe_counter!("windlass_worker_log_lines_dropped_total", "Log lines of jobs that were dropped");
+    describe_counter!(
+        "windlass_worker_log_lines_dropped_total",
+        "Log lines of jobs that were dropped"
+    );
     describe_gauge!("windlass_worker_slots", "Slots of this worker, free and busy");
     describe_histogram!("windlass_attempt_seconds", "Time from start to end of a handler");
     describe_histogram!("windlass_claim_seconds", "Time of a claim call");

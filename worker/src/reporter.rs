@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use windlass_shared::model::id::{BlobId, Fence, JobId, WorkerId};
-use windlass_shared::model::name::{Kind, Namespace, QueueName};
+use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
 pub(crate) mod buffer;
@@ -40,8 +40,6 @@ pub struct Beat {
     pub host: String,
     /// Build version.
     pub version: String,
-    /// Where it works.
-    pub namespace: Namespace,
     /// Queues that it claims from.
     pub queues: Vec<QueueName>,
     /// Kinds that it can run.

@@ -105,7 +105,11 @@ async fn hand_back(executor: Arc<Executor>, left: Vec<Start>) {
 
 /// The conclusion of an attempt that was never started.
 pub(crate) fn released() -> Conclusion {
-    Conclusion { verdict: Verdict::Release, detail: Detail::default(), label: OutcomeLabel::Released }
+    Conclusion {
+        verdict: Verdict::Release,
+        detail: Detail::default(),
+        label: OutcomeLabel::Released,
+    }
 }
 
 impl BackendConfig for Claims {

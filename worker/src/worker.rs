@@ -85,7 +85,8 @@ impl Worker {
     }
 
     /// Works until `shutdown` fires, then drains: claims nothing more, lets attempts end within the drain
-    /// time, hands back those that don't, settles what is left, and returns. Not to be dropped before.
+    /// time, hands back those that don't, settles what is left, and returns. Dropped before, it claims
+    /// nothing more, but leases are not kept any longer while attempts end unattended.
     ///
     /// # Errors
     /// When the engine cannot be opened at the start; later troubles of the engine are waited out. When a
@@ -94,6 +95,9 @@ impl Worker {
         metrics::describe();
         let drain_timeout = self.settings.drain_timeout;
         let mut parts = self.start().await?;
+        // If this future is dropped all the same, no part is left working for ever.
+        let _stop = [&parts.stop_claiming, &parts.stop_runtime, &parts.stop_pump]
+            .map(|token| token.clone().drop_guard());
         let broken = tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
@@ -106,14 +110,13 @@ impl Worker {
     async fn start(self) -> Result<Parts, WorkerError> {
         let engine = self.source.open().await?;
         let id = WorkerId::generate();
-        let shards: Vec<ShardId> = self.settings.queues.iter().map(|(queue, _)| self.shard(queue)).collect();
+        let shards: Vec<ShardId> =
+            self.settings.queues.iter().map(|(queue, _)| self.shard(queue)).collect();
         let leases = Arc::new(Leases::default());
         let keeper = Keeper { leases: Arc::clone(&leases), shards, lease: self.settings.lease };
         let keeper = keeper.start(self.source.shares(&engine)).await?;
-        let crew = Arc::new(Crew {
-            worker_name: self.settings.name.clone(),
-            reports: Reports::default(),
-        });
+        let crew =
+            Arc::new(Crew { worker_name: self.settings.name.clone(), reports: Reports::default() });
         let last_try = Arc::new(AtomicBool::new(false));
         let waiting_max = (self.settings.concurrency as usize).max(ENGINE_BATCH_MAX);
         let (acks, acker) =
@@ -168,7 +171,9 @@ impl Worker {
     }
 
     fn rotation(&self) -> Rotation {
-        Rotation::new(self.settings.queues.iter().map(|(queue, weight)| (self.shard(queue), *weight)))
+        Rotation::new(
+            self.settings.queues.iter().map(|(queue, weight)| (self.shard(queue), *weight)),
+        )
     }
 
     fn request(&self, worker: WorkerId) -> ClaimRequest {
@@ -194,7 +199,6 @@ impl Worker {
             name: self.settings.name.clone(),
             host: host(),
             version: env!("CARGO_PKG_VERSION").into(),
-            namespace: self.settings.namespace.clone(),
             queues: self.settings.queues.iter().map(|(queue, _)| queue.clone()).collect(),
             kinds: self.registry.kinds(),
             concurrency: self.settings.concurrency,
@@ -238,7 +242,10 @@ impl Parts {
         finish(&mut self.claimer).await;
         self.stop_runtime.cancel();
         if tokio::time::timeout_at(deadline, finish(&mut self.runtime)).await.is_err() {
-            tracing::warn!(running = self.leases.len(), "the drain time is over; jobs are handed back");
+            tracing::warn!(
+                running = self.leases.len(),
+                "the drain time is over; jobs are handed back"
+            );
             self.leases.stop_all(StopReason::Drain);
             if tokio::time::timeout(FORCED_STOP_MAX, finish(&mut self.runtime)).await.is_err() {
                 self.runtime.abort();
@@ -292,4 +299,3 @@ fn host() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }
-

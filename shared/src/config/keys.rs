@@ -87,6 +87,11 @@ pub(super) const KNOWN: &[Known] = &[
     open("api.head_timeout", "10s", "a request's head must have arrived by then, 100ms to 10m"),
     open("api.body_timeout", "30s", "a request's body must have arrived by then, 100ms to 1h"),
     open("api.connections_max", "4096", "most open connections, 1 to 100000"),
+    open(
+        "api.connections_per_address_max",
+        "1024",
+        "most open connections of one address, 1 to 100000",
+    ),
     optional(
         "api.cursor_secret",
         Secrecy::Secret,

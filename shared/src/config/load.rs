@@ -404,9 +404,10 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
     r.set(&mut api.rate_per_key, "api.rate_per_key", |t| values::whole(t, 0..=u32::MAX));
     r.set(&mut api.head_timeout, "api.head_timeout", |t| values::duration(t, SOON..=10 * MINUTE));
     r.set(&mut api.body_timeout, "api.body_timeout", |t| values::duration(t, SOON..=HOUR));
-    r.set(&mut api.connections_max, "api.connections_max", |t| {
-        values::whole(t, 1..=100_000).map(|n| n as usize)
-    });
+    let connections = |t: &str| values::whole(t, 1..=100_000).map(|n| n as usize);
+    r.set(&mut api.connections_max, "api.connections_max", connections);
+    let per_address = &mut api.connections_per_address_max;
+    r.set(per_address, "api.connections_per_address_max", connections);
     api
 }
 

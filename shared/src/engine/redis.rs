@@ -6,8 +6,8 @@
 //!
 //! | key | what | why so |
 //! |---|---|---|
-//! | `jobs` | hash, id → packed record | one HMGET and one HSET per batch of jobs; rewritten by claim and settle |
-//! | `bodies` | hash, id → envelope | written once, read by claim only |
+//! | `jobs` | hash, id → packed job with its envelope | written once, read by claim only: the large values are left alone |
+//! | `held` | hash, id → packed state since the first claim | small and short-lived, so that settle and confirm stay in the processor's caches |
 //! | `ready`, `delayed`, `leases` | zsets of ids | range reads and range removals, no search per job |
 //! | `outbox` | list of packed outcomes, each with its seq | appended by one RPUSH; read without a script |
 //! | `tombs0`, `tombs1` | hashes, id → fence | dropped whole, in turn; also expire by themselves |

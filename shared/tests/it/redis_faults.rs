@@ -38,22 +38,22 @@ macro_rules! faults {
 }
 
 faults! {
-    a_lower_fence_may_settle: "if fence > held_fence then return \"T\" end" => "";
-    a_higher_fence_may_settle: "if fence < held_fence then return \"G\" end" => "";
-    any_token_may_settle: "if token ~= held_token then return \"T\" end" => "";
-    a_reaped_holder_may_settle: "token == \"\" or token == NO_TOKEN" => "token == \"\"";
-    confirm_leaves_no_tombstone: "buried[#buried + 1] = sub(record, 3, 10)" => "buried = {}";
-    push_ignores_tombstones: "or tombs[i] >= fence then" => "then";
+    another_fence_may_settle: "if not is_held(held) or sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "if not is_held(held) or sub(held, 31, 46) ~= sub(settle, 1, 16) then";
+    an_unknown_fence_is_called_stolen: "if fence < given then return \"G\" end" => "if fence < given then return \"T\" end";
+    any_token_may_settle: "sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "sub(held, 47, 54) ~= sub(settle, 17, 24) then";
+    a_reaped_holder_may_settle: "crashes .. NO_TOKEN .. sub(held, 47, 54)" => "crashes .. sub(held, 31, 54)";
+    confirm_leaves_no_tombstone: "    buried[2 * gone_count - 1], buried[2 * gone_count] = terminal[i], fences[i]\n" => "";
+    push_ignores_tombstones: "if tomb >= fence then return \"P\" end" => "";
     a_settled_lease_stays: "each(\"ZREM\", LEASES, ended_leases)" => "";
     reap_waits_a_millisecond_less: "\"-inf\", \"(\" .." => "\"-inf\", \"\" ..";
-    a_retry_is_not_counted: "or ended == RETRY or ended == DEAD then attempt" => "or ended == DEAD then attempt";
-    the_fence_stands_still: "max(now, fence + 1)" => "max(now, fence)";
-    a_wrong_score: "return due_ms - priority * unit_ms" => "return due_ms + priority * unit_ms";
+    a_retry_is_not_counted: "if ended == SUCCEEDED or ended == RETRY or" => "if ended == SUCCEEDED or";
+    the_fence_stands_still: "held and 47 or 1) + 1, packed_now" => "held and 47 or 1), packed_now";
+    a_wrong_score: "due_ms - priority * unit_ms" => "due_ms + priority * unit_ms";
     a_cancelled_job_runs_again: "or ended == RELEASED) then ended = CANCELLED" => "or false) then ended = CANCELLED";
     confirm_forgets_the_bytes: "bytes = bytes - detail_bytes - count * OUTCOME_BYTES" => "bytes = bytes - detail_bytes";
     a_lease_moves_back: "if wanted_ms > until_ms then" => "if wanted_ms ~= until_ms then";
-    quarantine_comes_late: "if crashes < max_crashes then" => "if crashes <= max_crashes then";
-    expiry_is_ignored: "if expires_at <= now then" => "if false then";
+    quarantine_comes_late: "if unpacked(\">I4\", crashes) < unpacked" => "if unpacked(\">I4\", crashes) <= unpacked";
+    expiry_is_ignored: "if unpacked(\">i8\", job, 42) <= now then" => "if false then";
     old_settings_win: "if given_version < version then" => "if given_version < 0 then";
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";

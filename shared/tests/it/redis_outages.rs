@@ -288,16 +288,17 @@ async fn with_keys() -> (Rig, impl Fn(&str, &[&[u8]])) {
 async fn strange_members_of_orders_are_passed_over() {
     let (rig, write) = with_keys().await;
     rig.open_with(2).await;
-    let (no_record, strange_record, no_body) = ([1; 16], [2; 16], id(0));
-    write("ZADD", &[b"ready", b"0", &no_record]);
-    write("ZADD", &[b"ready", b"1", &strange_record]);
-    write("HSET", &[b"jobs", &strange_record, b"?"]);
-    write("HDEL", &[b"bodies", no_body.as_bytes()]);
-    write("ZADD", &[b"delayed", b"0", &no_record]);
-    write("ZADD", &[b"leases", b"0", &no_record]);
+    let (absent, strange, emptied) = ([1; 16], [2; 16], id(0));
+    write("ZADD", &[b"ready", b"0", &absent]);
+    write("ZADD", &[b"ready", b"1", &strange]);
+    write("HSET", &[b"jobs", &strange, b"?"]);
+    write("HSET", &[b"held", &strange, b"?"]);
+    write("HDEL", &[b"jobs", emptied.as_bytes()]);
+    write("ZADD", &[b"delayed", b"0", &absent]);
+    write("ZADD", &[b"leases", b"0", &absent]);
     assert_eq!(rig.claim_ids(10).await, [id(1)]);
     assert_eq!(rig.claim_ids(10).await, []);
-    let strangers = [no_record, strange_record].map(JobId::from_bytes);
+    let strangers = [absent, strange].map(JobId::from_bytes);
     let known = rig.engine.exists(&rig.shard, &[strangers[0], strangers[1], id(0)]).await;
     assert_eq!(known.unwrap(), [false; 3]);
     let stats = rig.engine.stats(&rig.shard).await.unwrap();
@@ -312,7 +313,7 @@ async fn strange_values_are_told_and_never_panic() {
         ("SET", &[b"ready", b"?"]),
         ("SET", &[b"outbox", b"?"]),
         ("RPUSH", &[b"outbox", b"?"]),
-        ("HSET", &[b"jobs", id(0).as_bytes(), &[0xff; 80]]),
+        ("HSET", &[b"held", id(0).as_bytes(), &[0xff; 83]]),
     ] {
         let (rig, write) = with_keys().await;
         let (shard, engine) = (rig.shard.clone(), rig.engine.clone());

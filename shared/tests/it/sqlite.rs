@@ -3,9 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use windlass_shared::config::LedgerSettings;
-use windlass_shared::ledger::{
-    JobFilter, Ledger, LedgerError, Refused, Submission, SubmitOutcome,
-};
+use windlass_shared::ledger::{JobFilter, Ledger, LedgerError, Refused, Submission, SubmitOutcome};
 use windlass_shared::limits::{BATCH_JOBS_MAX, WRITE_QUEUE_MAX};
 use windlass_shared::model::id::JobId;
 use windlass_shared::testkit::ledger_suite;

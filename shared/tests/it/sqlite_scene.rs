@@ -1,9 +1,7 @@
 //! Jobs for the tests of the SQLite ledger.
 
 use bytes::Bytes;
-use windlass_shared::ledger::{
-    Accepted, Ledger, LedgerError, Refused, Submission, SubmitOutcome,
-};
+use windlass_shared::ledger::{Accepted, Ledger, LedgerError, Refused, Submission, SubmitOutcome};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
 

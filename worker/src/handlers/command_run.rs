@@ -70,7 +70,10 @@ impl CommandRun {
         stop: &CancellationToken,
     ) -> Result<Finished, HandlerError> {
         let template = self.templates.get(&args.command).ok_or_else(|| {
-            HandlerError::permanent("command_not_registered", "this worker has no such command template")
+            HandlerError::permanent(
+                "command_not_registered",
+                "this worker has no such command template",
+            )
         })?;
         let launch = payload::launch(template, args, stamp)?;
         Box::pin(process::run(launch, stop)).await.map_err(|e| verdict::not_started(&e))
@@ -89,13 +92,13 @@ impl Handler for CommandRun {
                 traceparent: ctx.traceparent().map(str::to_owned),
             };
             let finished = handler.perform(args, &stamp, &ctx.cancellation()).await?;
-            ctx.set_usage(serde_json::json!({
-                "cpu_ms": u64::try_from(finished.cpu.as_millis()).unwrap_or(u64::MAX),
-                "memory_peak_bytes": finished.memory_peak_bytes,
-            }));
+            ctx.set_usage(verdict::usage(&finished));
             if finished.why == Why::Cancelled {
                 // The attempt's record has no room for it.
-                ctx.log(LogLevel::Warn, format!("the command was stopped{}", verdict::last_words(&finished)));
+                ctx.log(
+                    LogLevel::Warn,
+                    format!("the command was stopped{}", verdict::last_words(&finished)),
+                );
             }
             verdict::conclude(&finished)
         })

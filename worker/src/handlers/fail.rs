@@ -40,7 +40,8 @@ pub(super) fn handler() -> impl Handler {
         if attempt > args.times {
             return Ok(Succeeded { attempt });
         }
-        let is_code = args.error.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let is_code =
+            args.error.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         let code = if is_code { args.error.clone() } else { on_purpose() };
         Err(if args.permanent {
             HandlerError::permanent(&code, args.error)

@@ -104,7 +104,7 @@ impl HttpRequest {
     }
 
     async fn exchange(&self, args: Args, stamp: &Stamp) -> Result<Output, HandlerError> {
-        let expected = args.expect_status.clone();
+        let expected = args.expect_status.clone().unwrap_or_default();
         let request = request::build(&self.client, self.reach, stamp, args)?;
         let response = self.client.execute(request).await.map_err(network_error)?;
         // The resolver has checked where the connection may go; this is the second wall.

@@ -28,12 +28,13 @@ impl LedgerReporter {
 impl Reporter for LedgerReporter {
     fn report(&self, report: Report) -> BoxFuture<'_, Result<ReportReply, ReportError>> {
         Box::pin(async move {
-            let drain = self.ledger.beat(&beat(report.worker)).await.map_err(unavailable)?;
+            let drain = self
+                .ledger
+                .beat(&beat(&self.namespace, report.worker))
+                .await
+                .map_err(unavailable)?;
             for (id, lines) in by_job(report.logs) {
-                self.ledger
-                    .append_logs(&self.namespace, id, &lines)
-                    .await
-                    .map_err(unavailable)?;
+                self.ledger.append_logs(&self.namespace, id, &lines).await.map_err(unavailable)?;
             }
             for entry in report.progress {
                 let progress = Progress { percent: entry.percent, message: entry.message };
@@ -61,11 +62,11 @@ fn unavailable(error: LedgerError) -> ReportError {
     ReportError::Unavailable(Box::new(error))
 }
 
-fn beat(beat: Beat) -> WorkerBeat {
+fn beat(namespace: &Namespace, beat: Beat) -> WorkerBeat {
     WorkerBeat {
         id: beat.id,
         name: beat.name,
-        namespace: beat.namespace,
+        namespace: namespace.clone(),
         host: beat.host,
         version: beat.version,
         queues: beat.queues.iter().map(ToString::to_string).collect(),

@@ -53,8 +53,10 @@ impl Pump {
                 }
             }
         }
-        if tokio::time::timeout(FLUSH_TIME_MAX, self.flush()).await.is_err() {
-            tracing::warn!("the last log lines could not be reported in time");
+        // Whether it was in time shows in what is left.
+        let _ = tokio::time::timeout(FLUSH_TIME_MAX, self.flush()).await;
+        if !self.crew.reports.is_empty() {
+            tracing::warn!("the last log lines could not be reported");
         }
     }
 
@@ -77,14 +79,16 @@ impl Pump {
         }
     }
 
+    /// Sends what is left, trying again while the API is away.
     async fn flush(&self) {
+        let mut pause = Pause::default();
         for _ in 0..FLUSH_REPORTS_MAX {
             if self.crew.reports.is_empty() {
                 return;
             }
             if let Err(error) = self.send().await {
-                tracing::warn!(error = %chain(&error), "the last log lines could not be reported");
-                return;
+                tracing::debug!(error = %chain(&error), "cannot report the last log lines yet");
+                tokio::time::sleep(pause.next()).await;
             }
         }
     }
@@ -104,7 +108,11 @@ impl Pump {
                 Ok(())
             }
             Err(ReportError::Refused(status)) if status != 401 && status != 403 => {
-                tracing::warn!(status, lines = logs.len(), "the API refused a report; it is dropped");
+                tracing::warn!(
+                    status,
+                    lines = logs.len(),
+                    "the API refused a report; it is dropped"
+                );
                 Ok(())
             }
             Err(error) => {

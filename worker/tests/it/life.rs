@@ -63,9 +63,14 @@ async fn typed_handlers_read_their_payload_and_any_error_is_retryable() {
     let mut rig = Rig::new().await;
     let worker = rig.start(|b| {
         b.handle("add", |ctx: Context, pair: Pair| async move {
-            assert_eq!((ctx.attempt(), ctx.kind().as_str(), ctx.queue().as_str()), (1, "add", "default"));
+            assert_eq!(
+                (ctx.attempt(), ctx.kind().as_str(), ctx.queue().as_str()),
+                (1, "add", "default")
+            );
             assert!(ctx.traceparent().is_some() && ctx.fence().0 > 0);
-            pair.left.checked_add(pair.right).ok_or(HandlerError::permanent("overflow", "too large"))
+            pair.left
+                .checked_add(pair.right)
+                .ok_or(HandlerError::permanent("overflow", "too large"))
         })
         .handle("io", |_ctx, (): ()| async move {
             std::fs::read("/nonexistent").map(|_| ()).map_err(HandlerError::from)
@@ -113,7 +118,8 @@ impl windlass_worker::handler::Handler for Early {
     fn call(
         &self,
         _ctx: Context,
-    ) -> futures::future::BoxFuture<'static, Result<windlass_worker::handler::Output, HandlerError>> {
+    ) -> futures::future::BoxFuture<'static, Result<windlass_worker::handler::Output, HandlerError>>
+    {
         panic!("no future")
     }
 }
@@ -134,7 +140,11 @@ async fn an_attempt_over_its_limit_is_stopped_and_counts() {
         let ends = rig.outcomes(id, |o| o.ended.is_terminal()).await;
         assert_eq!(ends.len(), 2);
         for end in &ends {
-            assert_eq!((end.code(), end.detail.head.timed_out), ("timeout", true), "{kind}: {end:?}");
+            assert_eq!(
+                (end.code(), end.detail.head.timed_out),
+                ("timeout", true),
+                "{kind}: {end:?}"
+            );
         }
         assert_eq!((ends[1].ended, ends[1].attempt), (Ended::Dead, 2));
     }
@@ -184,7 +194,8 @@ async fn envelopes_that_cannot_be_read_are_parked_or_dead() {
     let end = rig.first(newer).await;
     assert!(matches!(end.ended, Ended::Snoozed(_)), "{end:?}");
     assert_eq!(end.code(), "bad_envelope");
-    let damaged = rig.push_raw("noop".parse().unwrap(), Bytes::from_static(b"\x01\xff\xff\xff\xff")).await;
+    let damaged =
+        rig.push_raw("noop".parse().unwrap(), Bytes::from_static(b"\x01\xff\xff\xff\xff")).await;
     let end = rig.first(damaged).await;
     assert_eq!((end.ended, end.code()), (Ended::Dead, "bad_envelope"));
     worker.stop().await;

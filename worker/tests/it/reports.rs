@@ -39,7 +39,8 @@ async fn logs_and_progress_arrive_with_the_beat_even_after_the_api_was_away() {
             (logs.len() >= 2 && !progress.is_empty()).then_some((logs, progress))
         })
         .await;
-    let lines: Vec<_> = logs.iter().map(|l| (l.attempt, l.level.as_str(), l.message.as_str())).collect();
+    let lines: Vec<_> =
+        logs.iter().map(|l| (l.attempt, l.level.as_str(), l.message.as_str())).collect();
     assert_eq!(lines, [(1, "info", "one"), (1, "warn", "two")]);
     assert!(logs.iter().all(|line| line.job_id == id && line.at.micros() > 0));
     let last = progress.last().unwrap();
@@ -73,7 +74,10 @@ async fn large_values_go_by_reference() {
 async fn an_output_over_the_limit_or_without_a_place_fails() {
     let mut rig = Rig::new().await;
     let make = |b: windlass_worker::builder::WorkerBuilder| {
-        b.handle("make", |_ctx, length: usize| async move { Ok::<_, HandlerError>("x".repeat(length)) })
+        b.handle(
+            "make",
+            |_ctx, length: usize| async move { Ok::<_, HandlerError>("x".repeat(length)) },
+        )
     };
     let worker = rig.start(make);
     let end = rig.run("make", json!(VALUE_BYTES_MAX - 2), spec(1)).await;

@@ -49,12 +49,12 @@ impl Redis {
         jobs: &[Push],
         not_after: Timestamp,
     ) -> Result<Result<PushReply, EngineError>, Fault> {
-        let records: Vec<_> = jobs.iter().map(layout::pushed_record).collect();
+        let values: Vec<_> = jobs.iter().map(layout::pushed_job).collect();
         let value = self
             .run(&self.scripts.push, Way::Hot, shard, |cmd| {
                 cmd.arg(layout::micros(not_after)).arg(jobs.len());
-                for (job, record) in jobs.iter().zip(&records) {
-                    cmd.arg(job.id.as_bytes()).arg(record).arg(&*job.envelope);
+                for (job, value) in jobs.iter().zip(&values) {
+                    cmd.arg(job.id.as_bytes()).arg(value);
                 }
             })
             .await?;
@@ -80,7 +80,7 @@ impl Redis {
         let reply = self
             .change(&self.scripts.claim, shard, |cmd| {
                 cmd.arg(max).arg(layout::length_us(request.lease));
-                cmd.arg([*request.lease_id.as_bytes(), *request.worker.as_bytes()].as_flattened());
+                cmd.arg([*request.worker.as_bytes(), *request.lease_id.as_bytes()].as_flattened());
                 cmd.arg(request.offset).arg(request.kinds.len());
                 for kind in &request.kinds {
                     cmd.arg(kind.as_str());
@@ -288,9 +288,10 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     garbage("claim", reply.count()?);
     let mut jobs = Vec::with_capacity(reply.len() / 2);
     while reply.len() > 0 {
-        let (mut head, envelope) = (reply.bytes()?, reply.bytes()?);
+        let (mut head, job) = (reply.bytes()?, reply.bytes()?);
         let lease = claimed_head(&mut head);
         let (id, fence, attempt, crashes) = reply.sound(lease)?;
+        let envelope = reply.sound(layout::JobValue::envelope(&job))?;
         jobs.push(Claimed { id, fence, attempt, crashes, expires_at, envelope });
     }
     let next_due = (next_due_ms >= 0).then(|| Timestamp::from_millis(next_due_ms));
@@ -300,7 +301,8 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
 fn claimed_head(head: &mut Bytes) -> Result<(JobId, Fence, u32, u32), layout::Damaged> {
     use bytes::Buf;
     let id = JobId::from_bytes(layout::take_id(head)?);
-    Ok((id, Fence(head.try_get_u64()?), head.try_get_u32()?, head.try_get_u32()?))
+    let (fence, crashes) = (Fence(head.try_get_u64()?), head.try_get_u32()?);
+    Ok((id, fence, head.try_get_u32()?, crashes))
 }
 
 fn moved(mut reply: Reply) -> Result<u32, EngineError> {
@@ -310,7 +312,7 @@ fn moved(mut reply: Reply) -> Result<u32, EngineError> {
     u32::try_from(count).map_err(|_| reply.unknown(count))
 }
 
-/// Counts members of orders that a script threw out because they had no sound record.
+/// Counts members of orders that a script threw out because they were no jobs.
 fn garbage(script: &'static str, count: u64) {
     if count > 0 {
         metrics::counter!("windlass_engine_garbage_total", "script" => script).increment(count);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Redis;
-use super::layout::{Damaged, Record, RecordStatus, read_outcome, read_settings};
+use super::layout::{Damaged, HeldStatus, HeldValue, JobValue, read_outcome, read_settings};
 use super::reply::Reply;
 use super::script::Way;
 use crate::engine::model::{Entry, ShardDump, Status, window};
@@ -22,8 +22,8 @@ impl Redis {
         let mut reply = self.look(&self.scripts.dump, Way::Hot, shard, |_| {}).await?;
         reply.expect("dump")?;
         let meta = reply.bytes()?;
-        let records = pairs(&mut reply)?;
-        let mut bodies: HashMap<Bytes, Bytes> = pairs(&mut reply)?.into_iter().collect();
+        let jobs = pairs(&mut reply)?;
+        let mut helds: HashMap<Bytes, Bytes> = pairs(&mut reply)?.into_iter().collect();
         let mut dump = ShardDump::default();
         let [last_seq, bytes, outbox_bytes, present] = reply.sound(counters(&meta))?;
         (dump.last_seq, dump.bytes, dump.outbox_bytes) = (last_seq, bytes, outbox_bytes);
@@ -47,19 +47,19 @@ impl Redis {
             leases: by_id(&dump.leases),
         };
         let mut entries = BTreeMap::new();
-        for (id, record) in records {
-            let envelope = bodies.remove(&id).ok_or_else(|| contradiction("a job has no body"))?;
+        for (id, job) in jobs {
+            let held = helds.remove(&id).map(|mut held| HeldValue::read(&mut held)).transpose();
+            let held = held.map_err(|_| contradiction("a damaged held"))?;
             let id = job_id(&id)?;
-            let record = Record::read(&record).map_err(|_| contradiction("a damaged record"))?;
-            if let (Status::Leased { .. }, Some(lease)) =
-                (status(&record, &places, id)?, record.lease)
-            {
-                dump.claims.push((lease.claimed_at, id));
+            let job = JobValue::read(job).map_err(|_| contradiction("a damaged job"))?;
+            let entry = entry(job, held, &places, id)?;
+            if let (Status::Leased { .. }, Some(claimed_at)) = (entry.status, entry.claimed_at) {
+                dump.claims.push((claimed_at, id));
             }
-            entries.insert(id, entry(&record, &places, id, envelope)?);
+            entries.insert(id, entry);
         }
-        if !bodies.is_empty() {
-            return Err(contradiction("a body has no job"));
+        if !helds.is_empty() {
+            return Err(contradiction("a held has no job"));
         }
         if entries.len() < places.ready.len() + places.delayed.len() + places.leases.len() {
             return Err(contradiction("an order has a member that is no job"));
@@ -70,41 +70,40 @@ impl Redis {
     }
 }
 
-fn status(record: &Record, places: &Places, id: JobId) -> Result<Status, EngineError> {
+fn status(held: HeldStatus, places: &Places, id: JobId) -> Result<Status, EngineError> {
     let (ready, delayed) = (places.ready.get(&id), places.delayed.get(&id));
-    Ok(match (record.status, ready, delayed, places.leases.get(&id)) {
-        (RecordStatus::Waiting, Some(_), None, None) => Status::Ready,
-        (RecordStatus::Waiting, None, Some(_), None) => Status::Delayed,
-        (RecordStatus::Leased, None, None, Some(until_ms)) => {
-            Status::Leased { until_ms: *until_ms }
-        }
-        (RecordStatus::Finishing, None, None, None) => Status::Finishing,
+    Ok(match (held, ready, delayed, places.leases.get(&id)) {
+        (HeldStatus::Waiting, Some(_), None, None) => Status::Ready,
+        (HeldStatus::Waiting, None, Some(_), None) => Status::Delayed,
+        (HeldStatus::Leased, None, None, Some(until_ms)) => Status::Leased { until_ms: *until_ms },
+        (HeldStatus::Finishing, None, None, None) => Status::Finishing,
         other => return Err(contradiction(&format!("{id} is in the wrong orders: {other:?}"))),
     })
 }
 
 fn entry(
-    record: &Record,
+    job: JobValue,
+    held: Option<HeldValue>,
     places: &Places,
     id: JobId,
-    envelope: Bytes,
 ) -> Result<Entry, EngineError> {
+    let head = held.map_or(job.head, |held| held.head);
     Ok(Entry {
-        status: status(record, places, id)?,
-        cancel: record.cancel,
-        priority: record.priority,
-        attempt: record.attempt,
-        crashes: record.crashes,
-        max_crashes: record.max_crashes,
-        fence: record.fence,
-        lease_id: record.lease.and_then(|lease| lease.token),
-        worker: record.lease.map(|lease| lease.worker),
-        claimed_at: record.lease.map(|lease| lease.claimed_at),
-        run_at: record.run_at,
-        expires_at: record.expires_at,
-        score: record.score,
-        kind: record.kind.clone(),
-        envelope,
+        status: status(held.map_or(HeldStatus::Waiting, |held| held.status), places, id)?,
+        cancel: held.is_some_and(|held| held.cancel),
+        priority: head.priority,
+        attempt: head.attempt,
+        crashes: head.crashes,
+        max_crashes: head.max_crashes,
+        fence: head.fence,
+        lease_id: held.and_then(|held| held.token),
+        worker: held.and_then(|held| held.lease).map(|(worker, _)| worker),
+        claimed_at: held.and_then(|held| held.lease).map(|(_, claimed_at)| claimed_at),
+        run_at: head.run_at,
+        expires_at: job.expires_at,
+        score: head.score,
+        kind: job.kind,
+        envelope: job.envelope,
     })
 }
 

@@ -4,7 +4,7 @@ use crate::engine::ShardId;
 
 /// In the order in which the scripts expect them; see `lua/shard.lua`.
 const PARTS: [&str; 9] =
-    ["meta", "jobs", "bodies", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1"];
+    ["meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1"];
 
 /// `<prefix>:{<namespace>/<queue>/<index>}:`, what all names of a shard begin with. What is in braces
 /// chooses the Cluster slot, so that one script reaches them all. Names hold no braces or slashes.

@@ -7,10 +7,11 @@ use bytes::{Buf, BufMut, Bytes};
 use crate::engine::*;
 
 /// Bytes of an outcome before its detail.
-pub(super) const OUTCOME_HEAD: usize = 81;
+pub(super) const OUTCOME_HEAD: usize = 97;
 /// Lua's numbers are exact up to here; as an `expires_at` it means never.
 const NUMBER_MAX: i64 = 1 << 53;
-const KIND_PAD: usize = 13;
+/// Bytes of a job before its kind.
+const JOB_HEAD: usize = 50;
 const STATUS_WAITING: u8 = 1;
 const STATUS_LEASED: u8 = 2;
 const STATUS_FINISHING: u8 = 3;
@@ -19,9 +20,9 @@ const STATUS_FINISHING: u8 = 3;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Damaged;
 
-/// The status byte of a record.
+/// The status byte of a held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RecordStatus {
+pub(super) enum HeldStatus {
     /// Ready or delayed: the order that it is in says which.
     Waiting,
     /// Somebody runs it.
@@ -30,30 +31,37 @@ pub(super) enum RecordStatus {
     Finishing,
 }
 
-/// The part of a record that a job has once it was leased.
+/// What jobs and helds begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LeaseRecord {
-    /// `None` when it was reaped.
-    pub(super) token: Option<LeaseId>,
-    pub(super) worker: WorkerId,
-    pub(super) claimed_at: Timestamp,
-}
-
-/// A job's record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) status: RecordStatus,
-    pub(super) cancel: bool,
+pub(super) struct Head {
+    pub(super) score: i64,
     pub(super) fence: Fence,
     pub(super) attempt: u32,
     pub(super) crashes: u32,
     pub(super) run_at: Timestamp,
-    pub(super) score: i64,
     pub(super) max_crashes: u32,
     pub(super) priority: Priority,
+}
+
+/// A job as it was pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct JobValue {
+    pub(super) head: Head,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) kind: Kind,
-    pub(super) lease: Option<LeaseRecord>,
+    pub(super) envelope: Bytes,
+}
+
+/// What has become of a job since it was first claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldValue {
+    pub(super) head: Head,
+    pub(super) status: HeldStatus,
+    pub(super) cancel: bool,
+    /// `None` when it was reaped, or never leased.
+    pub(super) token: Option<LeaseId>,
+    /// Who leased it last, and when; `None` when it was never leased.
+    pub(super) lease: Option<(WorkerId, Timestamp)>,
 }
 
 /// Instants that Lua can hold exactly; others are moved to the nearest that it can.
@@ -70,89 +78,114 @@ fn fence_number(fence: Fence) -> u64 {
     fence.0.min(NUMBER_MAX as u64 - 1)
 }
 
-/// The record of a pushed job. In place of its score is its due time in ms, of which the script, which
-/// knows the unit of priority, makes the score.
-pub(super) fn pushed_record(job: &Push) -> Vec<u8> {
-    let run_at = micros(job.run_at);
+/// A job as `push` takes it. Its score is by the default unit of priority; the script corrects it where the
+/// shard has another.
+pub(super) fn pushed_job(job: &Push) -> Vec<u8> {
     let kind = job.kind.as_str().as_bytes();
-    let mut out = Vec::with_capacity(52 + kind.len().max(KIND_PAD));
-    out.put_u8(STATUS_WAITING);
-    out.put_u8(0);
+    let run_at = micros(job.run_at);
+    let due_ms = run_at.div_euclid(1000) + i64::from(run_at.rem_euclid(1000) > 0);
+    let unit_ms = ShardSettings::default().priority_unit.as_millis() as i64;
+    let mut out = Vec::with_capacity(JOB_HEAD + kind.len() + job.envelope.len());
     out.put_u64(fence_number(job.fence));
-    out.put_u32(job.attempt);
     out.put_u32(job.crashes);
+    out.put_u32(job.attempt);
+    out.put_i64(due_ms - i64::from(job.priority.level()) * unit_ms);
     out.put_i64(run_at);
-    out.put_i64(run_at.div_euclid(1000) + i64::from(run_at.rem_euclid(1000) > 0));
     out.put_u32(job.max_crashes);
     out.put_u8(job.priority.level());
-    out.put_i64(job.expires_at.map_or(NUMBER_MAX, micros));
     out.put_u32(u32::try_from(job.envelope.len()).expect("envelopes are far below 4 GiB"));
+    out.put_i64(job.expires_at.map_or(NUMBER_MAX, micros));
     out.put_u8(u8::try_from(kind.len()).expect("kinds are at most 128 bytes"));
     out.put_slice(kind);
-    out.resize(52 + kind.len().max(KIND_PAD), 0);
+    out.put_slice(&job.envelope);
     out
 }
 
-impl Record {
-    /// Reads a record of the store.
-    pub(super) fn read(mut bytes: &[u8]) -> Result<Self, Damaged> {
-        let bytes = &mut bytes;
-        let status = match bytes.try_get_u8()? {
-            STATUS_WAITING => RecordStatus::Waiting,
-            STATUS_LEASED => RecordStatus::Leased,
-            STATUS_FINISHING => RecordStatus::Finishing,
-            _ => return Err(Damaged),
-        };
-        let record = Self {
-            status,
-            cancel: bytes.try_get_u8()? != 0,
-            fence: Fence(bytes.try_get_u64()?),
-            attempt: bytes.try_get_u32()?,
-            crashes: bytes.try_get_u32()?,
-            run_at: Timestamp::from_micros(bytes.try_get_i64()?),
-            score: bytes.try_get_i64()?,
-            max_crashes: bytes.try_get_u32()?,
-            priority: Priority::new(bytes.try_get_u8()?).ok_or(Damaged)?,
-            expires_at: Some(bytes.try_get_i64()?)
-                .filter(|us| *us != NUMBER_MAX)
-                .map(Timestamp::from_micros),
-            kind: {
-                bytes.try_get_u32()?;
-                read_kind(bytes)?
-            },
-            lease: read_lease(bytes)?,
-        };
-        // A lease without a holder cannot be told to anyone.
-        if record.status == RecordStatus::Leased && record.lease.is_none() {
+impl Head {
+    /// Reads the head of a job.
+    pub(super) fn read(bytes: &mut impl Buf) -> Result<Self, Damaged> {
+        let fence = Fence(bytes.try_get_u64()?);
+        let (crashes, attempt) = (bytes.try_get_u32()?, bytes.try_get_u32()?);
+        Self::read_rest(bytes, fence, crashes, attempt)
+    }
+
+    /// Reads what jobs and helds have in the same order.
+    fn read_rest(
+        bytes: &mut impl Buf,
+        fence: Fence,
+        crashes: u32,
+        attempt: u32,
+    ) -> Result<Self, Damaged> {
+        let score = bytes.try_get_i64()?;
+        let run_at = Timestamp::from_micros(bytes.try_get_i64()?);
+        let max_crashes = bytes.try_get_u32()?;
+        let priority = Priority::new(bytes.try_get_u8()?).ok_or(Damaged)?;
+        // The length of the envelope: for the scripts, which do not see where it begins.
+        bytes.try_get_u32()?;
+        Ok(Self { score, fence, attempt, crashes, run_at, max_crashes, priority })
+    }
+}
+
+impl JobValue {
+    /// Reads a job; its envelope shares the memory.
+    pub(super) fn read(mut bytes: Bytes) -> Result<Self, Damaged> {
+        let head = Head::read(&mut bytes)?;
+        let expires_at = Some(bytes.try_get_i64()?).filter(|us| *us != NUMBER_MAX);
+        let length = usize::from(bytes.try_get_u8()?);
+        if length > bytes.len() {
             return Err(Damaged);
         }
-        Ok(record)
+        let kind = bytes.split_to(length);
+        let kind = std::str::from_utf8(&kind).ok().and_then(|text| text.parse().ok());
+        Ok(Self {
+            head,
+            expires_at: expires_at.map(Timestamp::from_micros),
+            kind: kind.ok_or(Damaged)?,
+            envelope: bytes,
+        })
+    }
+
+    /// Only the envelope.
+    pub(super) fn envelope(job: &Bytes) -> Result<Bytes, Damaged> {
+        let length = usize::from(*job.get(JOB_HEAD - 1).ok_or(Damaged)?);
+        if job.len() < JOB_HEAD + length {
+            return Err(Damaged);
+        }
+        Ok(job.slice(JOB_HEAD + length..))
     }
 }
 
-fn read_kind(bytes: &mut &[u8]) -> Result<Kind, Damaged> {
-    let len = usize::from(bytes.try_get_u8()?);
-    let padded = take(bytes, len.max(KIND_PAD))?;
-    std::str::from_utf8(&padded[..len]).ok().and_then(|text| text.parse().ok()).ok_or(Damaged)
-}
-
-fn read_lease(bytes: &mut &[u8]) -> Result<Option<LeaseRecord>, Damaged> {
-    if bytes.is_empty() {
-        return Ok(None);
+impl HeldValue {
+    /// Reads a held.
+    pub(super) fn read(bytes: &mut impl Buf) -> Result<Self, Damaged> {
+        let status = match bytes.try_get_u8()? {
+            STATUS_WAITING => HeldStatus::Waiting,
+            STATUS_LEASED => HeldStatus::Leased,
+            STATUS_FINISHING => HeldStatus::Finishing,
+            _ => return Err(Damaged),
+        };
+        let cancel = bytes.try_get_u8()? != 0;
+        let worker = take_id(bytes)?;
+        let claimed_at = Timestamp::from_micros(bytes.try_get_i64()?);
+        let crashes = bytes.try_get_u32()?;
+        let token = take_id(bytes)?;
+        let (fence, attempt) = (Fence(bytes.try_get_u64()?), bytes.try_get_u32()?);
+        let head = Head::read_rest(bytes, fence, crashes, attempt)?;
+        let lease = (worker != [0; 16]).then_some((WorkerId::from_bytes(worker), claimed_at));
+        // A lease without a holder cannot be told to anyone.
+        if bytes.has_remaining() || (status == HeldStatus::Leased && lease.is_none()) {
+            return Err(Damaged);
+        }
+        let token = (token != [0; 16]).then_some(LeaseId::from_bytes(token));
+        Ok(Self { head, status, cancel, token, lease })
     }
-    let token = take_id(bytes)?;
-    Ok(Some(LeaseRecord {
-        token: (token != [0; 16]).then_some(LeaseId::from_bytes(token)),
-        worker: WorkerId::from_bytes(take_id(bytes)?),
-        claimed_at: Timestamp::from_micros(bytes.try_get_i64()?),
-    }))
 }
 
 /// The proof of a lease, as `extend` compares it.
 pub(super) fn proof(held: &Held) -> Vec<u8> {
     let mut out = Vec::with_capacity(24);
-    out.put_u64(fence_number(held.fence));
     out.put_slice(held.lease_id.as_bytes());
+    out.put_u64(fence_number(held.fence));
     out
 }
 
@@ -167,10 +200,9 @@ pub(super) fn settle_head(settle: &Settle) -> Vec<u8> {
         Verdict::Cancelled => (6, 0),
     };
     let mut out = Vec::with_capacity(33);
-    out.put_u64(fence_number(settle.held.fence));
+    out.put_slice(&proof(&settle.held));
     out.put_u8(ended);
     out.put_i64(delay_us);
-    out.put_slice(settle.held.lease_id.as_bytes());
     out
 }
 
@@ -182,8 +214,15 @@ pub(super) fn fence_bytes(fence: Fence) -> [u8; 8] {
 /// Reads an outcome; its detail shares the memory.
 pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
     let (seq, id) = (bytes.try_get_u64()?, take_id(&mut bytes)?);
-    let (fence, code) = (bytes.try_get_u64()?, bytes.try_get_u8()?);
+    let worker = WorkerId::from_bytes(take_id(&mut bytes)?);
+    let claimed_at = Timestamp::from_micros(bytes.try_get_i64()?);
+    let crashes = bytes.try_get_u32()?;
+    // The token: no one's business any more.
+    take_id(&mut bytes)?;
+    let (fence, attempt) = (bytes.try_get_u64()?, bytes.try_get_u32()?);
+    let code = bytes.try_get_u8()?;
     let again_at = Timestamp::from_micros(bytes.try_get_i64()?);
+    let at = Timestamp::from_micros(bytes.try_get_i64()?);
     let ended = match code {
         1 => Ended::Succeeded,
         2 => Ended::Retry(again_at),
@@ -196,10 +235,6 @@ pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
         9 => Ended::Quarantined,
         _ => return Err(Damaged),
     };
-    let at = Timestamp::from_micros(bytes.try_get_i64()?);
-    let (attempt, crashes) = (bytes.try_get_u32()?, bytes.try_get_u32()?);
-    let worker = WorkerId::from_bytes(take_id(&mut bytes)?);
-    let claimed_at = Timestamp::from_micros(bytes.try_get_i64()?);
     // The only end of a job that nobody held.
     let held = ended != Ended::Expired;
     Ok(Outcome {
@@ -257,12 +292,6 @@ pub(super) fn take_id(bytes: &mut impl Buf) -> Result<[u8; 16], Damaged> {
     Ok(id)
 }
 
-fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Damaged> {
-    let (head, rest) = bytes.split_at_checked(len).ok_or(Damaged)?;
-    *bytes = rest;
-    Ok(head)
-}
-
 impl From<bytes::TryGetError> for Damaged {
     fn from(_: bytes::TryGetError) -> Self {
         Self
@@ -289,28 +318,35 @@ mod tests {
     }
 
     #[test]
-    fn a_pushed_record_reads_back() {
+    fn a_pushed_job_reads_back() {
         let job = push();
-        let bytes = pushed_record(&job);
-        assert!(bytes.len() > 64, "small values would be searched linearly");
-        let record = Record::read(&bytes).unwrap();
-        assert_eq!((record.fence, record.score, record.kind), (Fence(7), 2, job.kind));
-        assert_eq!((record.expires_at, record.lease), (None, None));
+        let bytes = Bytes::from(pushed_job(&job));
+        let value = JobValue::read(bytes.clone()).unwrap();
+        let unit_ms = ShardSettings::default().priority_unit.as_millis() as i64;
+        assert_eq!((value.head.fence, value.head.score), (job.fence, 2 - 9 * unit_ms));
+        assert_eq!((value.kind, value.expires_at), (job.kind, None));
+        assert_eq!(value.envelope, job.envelope);
+        assert_eq!(JobValue::envelope(&bytes), Ok(job.envelope));
     }
 
     #[test]
     fn cut_off_or_strange_bytes_are_damaged_and_never_panic() {
-        let record = pushed_record(&push());
-        for len in 0..record.len() {
-            assert_eq!(Record::read(&record[..len]), Err(Damaged), "{len}");
+        let job = Bytes::from(pushed_job(&push()));
+        for len in 0..JOB_HEAD {
+            assert_eq!(JobValue::read(job.slice(..len)), Err(Damaged), "{len}");
+            assert_eq!(JobValue::envelope(&job.slice(..len)), Err(Damaged), "{len}");
         }
         for value in 0..=255 {
-            for place in 0..record.len() {
-                let mut strange = record.clone();
+            for place in 0..job.len() {
+                let mut strange = job.to_vec();
                 strange[place] = value;
-                let _ = Record::read(&strange);
+                let _ = JobValue::read(strange.into());
             }
-            let _ = read_outcome(Bytes::from(vec![value; OUTCOME_HEAD]));
+            for len in 0..200 {
+                let strange = vec![value; len];
+                let _ = HeldValue::read(&mut strange.as_slice());
+                let _ = read_outcome(Bytes::from(strange));
+            }
             let _ = read_settings(&[value; 37]);
         }
         assert!(read_outcome(Bytes::from(vec![1; OUTCOME_HEAD - 1])).is_err());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::changes::batches;
-use super::layout::{Record, RecordStatus, read_outcome, read_settings, take_id};
+use super::layout::{Head, HeldStatus, HeldValue, read_outcome, read_settings, take_id};
 use super::reply::Reply;
 use super::script::{Script, Way};
 use super::{Redis, layout};
@@ -64,26 +64,31 @@ impl Redis {
             return Ok(None);
         }
         let number = reply.count()?;
-        let record = Record::read(&reply.bytes()?);
-        let record = reply.sound(record)?;
-        let state = match (word.as_str(), record.lease) {
-            ("ready", _) => LiveState::Ready { ahead: number },
-            ("delayed", _) => LiveState::Delayed,
-            ("finishing", _) => LiveState::Finishing,
-            ("leased", Some(lease)) => LiveState::Leased {
-                worker: lease.worker,
-                claimed_at: lease.claimed_at,
-                expires_at: Timestamp::from_millis(i64::try_from(number).unwrap_or(i64::MAX)),
-                cancel: record.cancel,
-            },
+        let head = Head::read(&mut reply.bytes()?);
+        let head = reply.sound(head)?;
+        let mut held = reply.bytes()?;
+        let state = match word.as_str() {
+            "ready" => LiveState::Ready { ahead: number },
+            "delayed" => LiveState::Delayed,
+            "finishing" => LiveState::Finishing,
+            "leased" => {
+                let held = reply.sound(HeldValue::read(&mut held))?;
+                let (worker, claimed_at) = reply.sound(held.lease.ok_or(layout::Damaged))?;
+                LiveState::Leased {
+                    worker,
+                    claimed_at,
+                    expires_at: Timestamp::from_millis(i64::try_from(number).unwrap_or(i64::MAX)),
+                    cancel: held.cancel,
+                }
+            }
             _ => return Err(reply.unknown(word)),
         };
         Ok(Some(Live {
             state,
-            fence: record.fence,
-            attempt: record.attempt,
-            crashes: record.crashes,
-            run_at: record.run_at,
+            fence: head.fence,
+            attempt: head.attempt,
+            crashes: head.crashes,
+            run_at: head.run_at,
         }))
     }
 
@@ -141,9 +146,9 @@ impl Redis {
         }
         let settings = read_settings(&reply.bytes()?);
         stats.settings = reply.sound(settings)?;
-        let first = reply.bytes()?;
+        let mut first = reply.bytes()?;
         if !first.is_empty() {
-            stats.oldest_ready = Some(reply.sound(Record::read(&first))?.run_at);
+            stats.oldest_ready = Some(reply.sound(Head::read(&mut first))?.run_at);
         }
         reply.end()?;
         Ok(stats)
@@ -184,14 +189,14 @@ impl Redis {
 
 fn read_running(mut bytes: Bytes) -> Result<Running, layout::Damaged> {
     let id = JobId::from_bytes(take_id(&mut bytes)?);
-    let record = Record::read(&bytes)?;
-    match (record.status, record.lease) {
-        (RecordStatus::Leased, Some(lease)) => Ok(Running {
+    let held = HeldValue::read(&mut bytes)?;
+    match (held.status, held.lease) {
+        (HeldStatus::Leased, Some((worker, claimed_at))) => Ok(Running {
             id,
-            fence: record.fence,
-            attempt: record.attempt,
-            worker: lease.worker,
-            claimed_at: lease.claimed_at,
+            fence: held.head.fence,
+            attempt: held.head.attempt,
+            worker,
+            claimed_at,
         }),
         _ => Err(layout::Damaged),
     }

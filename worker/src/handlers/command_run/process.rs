@@ -67,7 +67,8 @@ pub(super) struct Finished {
     pub(super) stdout: Capture,
     pub(super) stderr: Capture,
     pub(super) cpu: Duration,
-    pub(super) memory_peak_bytes: u64,
+    /// `None` of a command that ended before it could be looked at.
+    pub(super) memory_peak_bytes: Option<u64>,
 }
 
 /// The warden, and with it the command. Dropping it kills the command's whole tree.
@@ -140,7 +141,8 @@ pub(super) async fn run(launch: Launch, token: &CancellationToken) -> io::Result
             let _ = tokio::time::timeout(STREAMS_TIME_MAX, streaming).await;
         }
     }
-    let (cpu, memory_peak_bytes) = (running.cpu, running.memory_peak_bytes);
+    let (cpu, peak) = (running.cpu, running.memory_peak_bytes);
+    let memory_peak_bytes = (peak > 0).then_some(peak);
     Ok(Finished { why, stdout: out, stderr: err, cpu, memory_peak_bytes })
 }
 

@@ -63,6 +63,16 @@ pub(super) fn conclude(finished: &Finished) -> Result<Output, HandlerError> {
     }
 }
 
+/// What the whole tree used; without what is not known.
+pub(super) fn usage(finished: &Finished) -> serde_json::Value {
+    let cpu_ms = u64::try_from(finished.cpu.as_millis()).unwrap_or(u64::MAX);
+    let mut usage = serde_json::json!({ "cpu_ms": cpu_ms });
+    if let Some(bytes) = finished.memory_peak_bytes {
+        usage["memory_peak_bytes"] = bytes.into();
+    }
+    usage
+}
+
 /// The end of what the command said, standard error first, to go behind a message.
 pub(super) fn last_words(finished: &Finished) -> String {
     let (err, out) = (finished.stderr.end(TAIL_BYTES), finished.stdout.end(TAIL_BYTES));

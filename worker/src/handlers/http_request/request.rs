@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[serde(default)]
     body: Option<String>,
     #[serde(default)]
-    pub(super) expect_status: Statuses,
+    pub(super) expect_status: Option<Statuses>,
     /// For everything from resolving the name to the last byte.
     #[serde(default)]
     pub(super) timeout: Option<Span>,

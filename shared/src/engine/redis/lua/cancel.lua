@@ -10,27 +10,29 @@ local stop = ARGV[2] == "stop"
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local records, tombs = fetch(JOBS, ids), standing(ids)
+local heads, helds = fetch_heads(ids)
+local tombs = standing(ids)
 
 local answers, buried, waiting, flagged, cancels = {}, {}, {}, {}, {}
 for i = 1, count do
-  local id, record = ids[i], records[i]
+  local id, head = ids[i], heads[i]
   local fence = unpacked(">I8", ARGV[2 * i + 3])
-  if not sound(record) then
+  local status = helds[i] and byte(helds[i], 1) or WAITING
+  if not head then
     answers[i] = "A"
     buried[#buried + 1] = id
     buried[#buried + 1] = pack(">I8", max(fence, tombs[i]))
-  elseif byte(record, 1) == WAITING then
+  elseif status == WAITING then
     answers[i] = "W"
     waiting[#waiting + 1] = id
-    bytes = bytes - unpacked(">I4", record, 48)
+    bytes = bytes - unpacked(">I4", head, 38)
     buried[#buried + 1] = id
-    buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", record, 3))))
-  elseif byte(record, 1) == LEASED then
+    buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", head))))
+  elseif status == LEASED then
     answers[i] = "L"
     if stop then
       flagged[#flagged + 1] = id
-      flagged[#flagged + 1] = sub(record, 1, 1) .. "\1" .. sub(record, 3)
+      flagged[#flagged + 1] = sub(helds[i], 1, 1) .. "\1" .. sub(helds[i], 3)
       cancels[#cancels + 1] = "c" .. id
     end
   else
@@ -41,8 +43,8 @@ end
 turn()
 bury(buried)
 for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, waiting) end
-for _, key in ipairs({ JOBS, BODIES }) do each("HDEL", key, waiting) end
-each("HSET", JOBS, flagged)
+for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, waiting) end
+each("HSET", HELD, flagged)
 save()
 publish(false, false, table.concat(cancels))
 return { "cancelled", table.concat(answers) }

@@ -2,14 +2,14 @@
 --
 -- ARGV[2] most leases
 -- ARGV[3] length of the leases, µs
--- ARGV[4] lease token and worker, 32 bytes
+-- ARGV[4] worker and lease token, 32 bytes
 -- ARGV[5] how many of the ready to skip
 -- ARGV[6] number of kinds; 0: any
 -- ARGV[7…] the kinds
 --
 -- Returns {"open", "unconfigured", "paused" or "braked", now, next due ms or -1, next offset, end of the
--- leases ms, members found without a sound record, then for each lease: id, fence u64, attempt u32 and
--- crashes u32 in one string, and the envelope}.
+-- leases ms, members found that are no jobs, then for each lease: id, fence u64, crashes u32 and attempt u32
+-- in one string, and the job}.
 -- Writes the moved jobs first, then the leased and the expired ones with the outcomes of the latter.
 local leases_max, lease_us, holder, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local filtered, kinds = tonumber(ARGV[6]) > 0, {}
@@ -20,8 +20,8 @@ local reaped = reap(MOVE_MAX)
 moved = moved + reaped
 -- Before the state is told: outcomes of the reaped may pull the brake.
 each("RPUSH", OUTBOX, outcomes)
-local grew = #outcomes > 0
-outcomes = {}
+local grew = outcome_count > 0
+outcomes, outcome_count = {}, 0
 
 local state = "open"
 if not configured then
@@ -32,27 +32,34 @@ elseif braked() then
   state = "braked"
 end
 
-local leased, removed, changed, strays = {}, {}, {}, {}
+-- Of the leases to give: ids, jobs, and helds or false.
+local leased_ids, leased_jobs, leased_helds, leased = {}, {}, {}, 0
+local removed, changed, strays = {}, {}, {}
 local looked, expired, skipped = 0, 0, 0
 local until_ms = ceil((now + lease_us) / 1000)
 
 -- Takes one member of `ready` out, or leaves it. False when the walk ends before it.
-local function visit(id, record)
-  if #leased == leases_max or looked == SCAN_MAX or expired == MOVE_MAX then return false end
+local function visit(id, job, held)
+  if leased == leases_max or looked == SCAN_MAX or expired == MOVE_MAX then return false end
   looked = looked + 1
-  if not sound(record) then
+  if not is_job(job) then
     strays[#strays + 1] = id
     return true
   end
-  local fence, attempt, crashes, _, _, _, _, expires_at = unpacked(">I8I4I4i8i8I4Bi8", record, 3)
-  if expires_at <= now then
+  if not is_held(held) then held = false end
+  if unpacked(">i8", job, 42) <= now then
     expired = expired + 1
+    local fence = pack(">I8", unpacked(">I8", held or job, held and 47 or 1) + 1)
+    local crashes = held and sub(held, 27, 30) or sub(job, 9, 12)
+    local before = held and sub(held, 2, 46) or "\0" .. NO_LEASE .. crashes .. NO_TOKEN
+    local rest = held and sub(held, 55) or sub(job, 13, 41)
     removed[#removed + 1] = id
     changed[#changed + 1] = id
-    changed[#changed + 1] = pack(">BBI8", FINISHING, byte(record, 2), fence + 1) .. sub(record, 11)
-    report(id, fence + 1, EXPIRED, 0, attempt, crashes, NO_LEASE, "")
-  elseif not filtered or kinds[sub(record, 53, 52 + byte(record, 52))] then
-    leased[#leased + 1] = { id = id, record = record, fence = max(now, fence + 1) }
+    changed[#changed + 1] = STATUS[FINISHING] .. before .. fence .. rest
+    report(id, NO_LEASE .. crashes .. NO_TOKEN .. fence, sub(rest, 1, 4), EXPIRED, 0, "")
+  elseif not filtered or kinds[sub(job, 51, 50 + byte(job, 50))] then
+    leased = leased + 1
+    leased_ids[leased], leased_jobs[leased], leased_helds[leased] = id, job, held
   else
     skipped = skipped + 1
   end
@@ -60,39 +67,41 @@ local function visit(id, record)
 end
 
 if state == "open" then
-  local rank, page = filtered and offset or 0, filtered and 200 or min(leases_max, 200)
+  -- Few of the first page are passed over as a rule; where many are, larger pages follow.
+  local rank, page = filtered and offset or 0, min(leases_max, 200)
   local going = leases_max > 0
   while going do
     local ids = call("ZRANGE", READY, rank, rank + page - 1)
-    for i, record in ipairs(fetch(JOBS, ids)) do
-      going = going and visit(ids[i], record)
+    local jobs, helds = fetch(JOBS, ids), fetch(HELD, ids)
+    for i = 1, #ids do
+      going = going and visit(ids[i], jobs[i], helds[i])
     end
     rank = rank + #ids
-    going = going and #ids == page and #leased < leases_max
+    going = going and #ids == page and leased < leases_max
+    page = 200
   end
 end
 
-local ids = {}
-for i, lease in ipairs(leased) do ids[i] = lease.id end
-local bodies = fetch(BODIES, ids)
-local reply = { state, now, -1, 0, until_ms, 0 }
-local leases, holding = {}, holder .. pack(">i8", now)
-for i, lease in ipairs(leased) do
-  local id, record = lease.id, lease.record
-  if bodies[i] then
-    removed[#removed + 1] = id
-    changed[#changed + 1] = id
-    changed[#changed + 1] = pack(">BBI8", LEASED, byte(record, 2), lease.fence) .. sub(record, 11, tail_end(record)) .. holding
-    leases[#leases + 1] = until_ms
-    leases[#leases + 1] = id
-    reply[#reply + 1] = id .. pack(">I8", lease.fence) .. sub(record, 11, 18)
-    reply[#reply + 1] = bodies[i]
-  else
-    strays[#strays + 1] = id
-  end
+local reply = { state, now, -1, 0, until_ms, #strays + garbage }
+local removed_count, changed_count, leases, given = #removed, #changed, {}, 0
+local until_text, packed_now = text_of(until_ms), pack(">I8", now)
+local before, token = STATUS[LEASED] .. "\0" .. sub(holder, 1, 16) .. packed_now, sub(holder, 17)
+for i = 1, leased do
+  local id, job, held = leased_ids[i], leased_jobs[i], leased_helds[i]
+  local fence, packed_fence = unpacked(">I8", held or job, held and 47 or 1) + 1, packed_now
+  if fence > now then packed_fence = pack(">I8", fence) end
+  local crashes = held and sub(held, 27, 30) or sub(job, 9, 12)
+  local rest = held and sub(held, 55) or sub(job, 13, 41)
+  removed[removed_count + i] = id
+  changed[changed_count + 1] = id
+  changed[changed_count + 2] = before .. crashes .. token .. packed_fence .. rest
+  changed_count = changed_count + 2
+  leases[given + 1], leases[given + 2] = until_text, id
+  reply[given + 7], reply[given + 8] = id .. packed_fence .. crashes .. sub(rest, 1, 4), job
+  given = given + 2
 end
 
-each("HSET", JOBS, changed)
+each("HSET", HELD, changed)
 each("ZADD", LEASES, leases)
 each("RPUSH", OUTBOX, outcomes)
 -- What was taken is the head of the order unless members were passed over.
@@ -102,16 +111,15 @@ else
   each("ZREM", READY, removed)
   each("ZREM", READY, strays)
   each("HDEL", JOBS, strays)
-  each("HDEL", BODIES, strays)
+  each("HDEL", HELD, strays)
 end
 save()
 
-if filtered and #leased < leases_max and (looked == SCAN_MAX or expired == MOVE_MAX) then
+if filtered and leased < leases_max and (looked == SCAN_MAX or expired == MOVE_MAX) then
   local next_offset = offset + skipped
   if next_offset < call("ZCARD", READY) then reply[4] = next_offset end
 end
 local head = call("ZRANGE", DELAYED, 0, 0, "WITHSCORES")
 if head[2] then reply[3] = tonumber(head[2]) end
-reply[6] = garbage + #strays
-publish(moved > 0 and call("ZCARD", READY) > 0, grew or #outcomes > 0)
+publish(moved > 0 and call("ZCARD", READY) > 0, grew or outcome_count > 0)
 return reply

@@ -5,29 +5,29 @@
 --
 -- Returns {"confirmed", how many}. Removes them, and the jobs that they ended, of which a tombstone stays.
 local up_to, limit = tonumber(ARGV[2]), tonumber(ARGV[3])
-local count, terminal, fences = 0, {}, {}
-local detail_bytes = 0
-for _, outcome in ipairs(call("LRANGE", OUTBOX, 0, limit - 1)) do
-  local seq, id, fence, ended = unpacked(">I8c16I8B", outcome)
-  if seq > up_to then break end
-  count = count + 1
-  detail_bytes = detail_bytes + #outcome - OUTCOME_HEAD
-  if TERMINAL[ended] then
-    terminal[#terminal + 1] = id
-    fences[#fences + 1] = fence
-  end
-end
+local listed = call("LRANGE", OUTBOX, 0, limit - 1)
+if #listed == 0 then return { "confirmed", 0 } end
+-- Numbers have no gaps, so the first tells the others.
+local count = max(0, min(#listed, up_to - unpacked(">I8", listed[1]) + 1))
 if count == 0 then return { "confirmed", 0 } end
 
-local buried, gone, gone_set = {}, {}, {}
-for i, record in ipairs(fetch(JOBS, terminal)) do
-  local id = terminal[i]
-  if sound(record) and not gone_set[id] and byte(record, 1) == FINISHING and unpacked(">I8", record, 3) == fences[i] then
-    gone_set[id] = true
-    gone[#gone + 1] = id
-    buried[#buried + 1] = id
-    buried[#buried + 1] = sub(record, 3, 10)
-    bytes = bytes - unpacked(">I4", record, 48)
+local terminal, fences, terminal_count, detail_bytes = {}, {}, 0, 0
+for i = 1, count do
+  local outcome = listed[i]
+  detail_bytes = detail_bytes + #outcome - OUTCOME_HEAD
+  if TERMINAL[byte(outcome, 81)] then
+    terminal_count = terminal_count + 1
+    terminal[terminal_count], fences[terminal_count] = sub(outcome, 9, 24), sub(outcome, 69, 76)
+  end
+end
+
+local buried, gone, gone_count = {}, {}, 0
+for i, held in ipairs(fetch(HELD, terminal)) do
+  if is_held(held) and byte(held, 1) == FINISHING and sub(held, 47, 54) == fences[i] then
+    gone_count = gone_count + 1
+    gone[gone_count] = terminal[i]
+    buried[2 * gone_count - 1], buried[2 * gone_count] = terminal[i], fences[i]
+    bytes = bytes - unpacked(">I4", held, 80)
   end
 end
 
@@ -36,7 +36,7 @@ outbox_bytes = outbox_bytes - detail_bytes - count * OUTCOME_BYTES
 bytes = bytes - detail_bytes - count * OUTCOME_BYTES
 turn()
 bury(buried)
-each("HDEL", BODIES, gone)
+each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
 call("LTRIM", OUTBOX, count, -1)
 save()

@@ -6,17 +6,17 @@
 -- ARGV[4] claimed at or before, µs
 -- ARGV[5] about how many to look at
 --
--- Returns {"leased", next cursor, then for each: id and record in one string}; the cursor "0" ends.
+-- Returns {"leased", next cursor, then for each: id and held in one string}; the cursor "0" ends.
 -- A lease that lasts from the first call to the last is in at least one answer. Writes nothing.
 local from, to = tonumber(ARGV[3]), tonumber(ARGV[4])
 local page = call("ZSCAN", LEASES, ARGV[2], "COUNT", ARGV[5])
 local ids = {}
 for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
 local reply = { "leased", page[1] }
-for i, record in ipairs(fetch(JOBS, ids)) do
-  if sound(record) and byte(record, 1) == LEASED then
-    local claimed_at = unpacked(">i8", record, tail_end(record) + 33)
-    if claimed_at >= from and claimed_at <= to then reply[#reply + 1] = ids[i] .. record end
+for i, held in ipairs(fetch(HELD, ids)) do
+  if is_held(held) and byte(held, 1) == LEASED then
+    local claimed_at = unpacked(">i8", held, 19)
+    if claimed_at >= from and claimed_at <= to then reply[#reply + 1] = ids[i] .. held end
   end
 end
 return reply

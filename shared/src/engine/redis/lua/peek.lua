@@ -2,16 +2,15 @@
 --
 -- ARGV[2] id
 --
--- Returns {"absent"}, or {"ready", rank, record}, {"delayed", 0, record}, {"leased", end ms, record},
--- {"finishing", 0, record}. Writes nothing.
+-- Returns {"absent"}, or {"ready", rank, head, held}, {"delayed", 0, head, held}, {"leased", end ms, head,
+-- held}, {"finishing", 0, head, held}; the held is "" where there is none. Writes nothing.
 local id = ARGV[2]
-local record = call("HGET", JOBS, id)
-if not sound(record) then return { "absent" } end
-local status = byte(record, 1)
-if status == FINISHING then return { "finishing", 0, record } end
-if status == LEASED then
-  return { "leased", tonumber(call("ZSCORE", LEASES, id) or now_ms), record }
-end
+local heads, helds = fetch_heads({ id })
+if not heads[1] then return { "absent" } end
+local head, held = sub(heads[1], 1, 41), helds[1] or ""
+local status = helds[1] and byte(held, 1) or WAITING
+if status == FINISHING then return { "finishing", 0, head, held } end
+if status == LEASED then return { "leased", tonumber(call("ZSCORE", LEASES, id) or now_ms), head, held } end
 local rank = call("ZRANK", READY, id)
-if rank then return { "ready", rank, record } end
-return { "delayed", 0, record }
+if rank then return { "ready", rank, head, held } end
+return { "delayed", 0, head, held }

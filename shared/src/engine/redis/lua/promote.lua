@@ -2,7 +2,7 @@
 --
 -- ARGV[2] how many at most
 --
--- Returns {"moved", how many, members found without a sound record}. Writes their places.
+-- Returns {"moved", how many, members found that are no jobs}. Writes their places.
 local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX))
 publish(moved > 0)
 return { "moved", moved, garbage }

@@ -2,53 +2,70 @@
 --
 -- ARGV[2] not after, µs
 -- ARGV[3] number of jobs, their ids all different
--- ARGV[4…] for each: id, record whose score is its due time in ms, envelope
+-- ARGV[4…] for each: id, job with its score by the default unit of priority
 --
 -- Returns {"late" or "pushed", now, configured 0 or 1, answers}; answers has a letter per job:
 -- A added, P present, F full. Writes the added jobs, in the place that their run_at asks for.
 if now > tonumber(ARGV[2]) then return { "late", now, configured and 1 or 0, "" } end
 local count = tonumber(ARGV[3])
 local ids = {}
-for i = 1, count do ids[i] = ARGV[3 * i + 1] end
+for i = 1, count do ids[i] = ARGV[2 * i + 2] end
 local present, tombs = fetch(JOBS, ids), standing(ids)
 local jobs = call("HLEN", JOBS)
 
-local answers, records, bodies, ready, delayed, replaced, raised = {}, {}, {}, {}, {}, {}, {}
-for i = 1, count do
-  local id, record, old = ids[i], ARGV[3 * i + 2], present[i]
-  local fence, _, _, run_at, due_ms, _, priority, _, length = unpacked(">I8I4I4i8i8I4Bi8I4", record, 3)
-  local old_fence, old_length = -1, 0
-  if sound(old) then
-    old_fence, old_length = unpacked(">I8", old, 3), unpacked(">I4", old, 48)
+local answers, added, ready, delayed, replaced, raised = {}, {}, {}, {}, {}, {}
+local added_count, ready_count, delayed_count = 0, 0, 0
+local last_run_at, last_priority, due_ms, score, packed_score
+
+-- Decides on one job; the letter of the answer.
+local function admit(id, job, old, tomb)
+  local old_length = 0
+  if old or tomb >= 0 then
+    local fence = unpacked(">I8", job)
+    if tomb >= fence then return "P" end
+    if is_job(old) then
+      local held = call("HGET", HELD, id)
+      local old_fence = is_held(held) and unpacked(">I8", held, 47) or unpacked(">I8", old)
+      if old_fence >= fence then return "P" end
+      old_length = unpacked(">I4", old, 38)
+    end
   end
-  if old_fence >= fence or tombs[i] >= fence then
-    answers[i] = "P"
-  elseif (not old and jobs + 1 > jobs_max) or bytes - old_length + length > bytes_max then
-    answers[i] = "F"
+  local run_at, _, priority, length = unpacked(">i8I4BI4", job, 25)
+  if (not old and jobs + 1 > jobs_max) or bytes - old_length + length > bytes_max then return "F" end
+  bytes = bytes - old_length + length
+  if old then replaced[#replaced + 1] = id else jobs = jobs + 1 end
+  if tomb >= 0 then raised[#raised + 1] = id end
+
+  if run_at ~= last_run_at or priority ~= last_priority then
+    last_run_at, last_priority = run_at, priority
+    due_ms, score = due_and_score(run_at, priority)
+    packed_score = pack(">i8", score)
+  end
+  if sub(job, 17, 24) ~= packed_score then job = sub(job, 1, 16) .. packed_score .. sub(job, 25) end
+  added[added_count + 1], added[added_count + 2] = id, job
+  added_count = added_count + 2
+  if run_at <= now then
+    ready[ready_count + 1], ready[ready_count + 2] = text_of(score), id
+    ready_count = ready_count + 2
   else
-    answers[i] = "A"
-    bytes = bytes - old_length + length
-    if old then replaced[#replaced + 1] = id else jobs = jobs + 1 end
-    if tombs[i] >= 0 then raised[#raised + 1] = id end
-    local score = score_of(due_ms, priority)
-    records[#records + 1] = id
-    records[#records + 1] = sub(record, 1, 26) .. pack(">i8", score) .. sub(record, 35)
-    bodies[#bodies + 1] = id
-    bodies[#bodies + 1] = ARGV[3 * i + 3]
-    local order = run_at <= now and ready or delayed
-    order[#order + 1] = order == ready and score or due_ms
-    order[#order + 1] = id
+    delayed[delayed_count + 1], delayed[delayed_count + 2] = text_of(due_ms), id
+    delayed_count = delayed_count + 2
   end
+  return "A"
+end
+
+for i = 1, count do
+  answers[i] = admit(ids[i], ARGV[2 * i + 3], present[i], tombs[i])
 end
 
 turn()
 for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, replaced) end
+each("HDEL", HELD, replaced)
 each("HDEL", TOMBS0, raised)
 each("HDEL", TOMBS1, raised)
-each("HSET", JOBS, records)
-each("HSET", BODIES, bodies)
+each("HSET", JOBS, added)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 save()
-publish(#ready > 0)
+publish(ready_count > 0)
 return { "pushed", now, configured and 1 or 0, table.concat(answers) }

@@ -2,10 +2,10 @@
 --
 -- ARGV[2] how many at most
 --
--- Returns {"moved", how many, members found without a sound record}. Writes their records, places and
+-- Returns {"moved", how many, members found that are no jobs}. Writes what they are held as, places and
 -- outcomes.
 local moved, readied = reap(min(tonumber(ARGV[2]), MOVE_MAX))
 each("RPUSH", OUTBOX, outcomes)
 save()
-publish(readied > 0, #outcomes > 0)
+publish(readied > 0, outcome_count > 0)
 return { "moved", moved, garbage }

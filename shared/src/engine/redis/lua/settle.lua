@@ -1,69 +1,76 @@
 -- settle.lua: ends attempts, and appends their outcomes.
 --
 -- ARGV[2] number of settles, their ids all different
--- ARGV[3…] for each: id; fence u64, what the attempt ends as u8 (as in outcomes), delay i64 in µs and
---          token in one string; detail
+-- ARGV[3…] for each: id; token, fence u64, what the attempt ends as u8 (as in outcomes) and delay i64 in
+--          µs in one string; detail
 --
 -- Returns {"settled", answers} with a letter per settle: S settled, R repeated, G gone, T stolen.
--- Writes the record, the order and the outcome of each that is settled, and takes its lease away.
+-- Writes the held, the order and the outcome of each that is settled, and takes its lease away.
 local count = tonumber(ARGV[2])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[3 * i] end
-local records = fetch(JOBS, ids)
+local helds = fetch(HELD, ids)
 
--- What the store says of a proof of holding; nil: it holds.
-local function refusal(record, held_fence, held_token)
-  if not sound(record) then return "G" end
-  local fence = unpacked(">I8", record, 3)
-  if fence < held_fence then return "G" end
-  if fence > held_fence then return "T" end
-  local split = tail_end(record)
-  local token = sub(record, split + 1, split + 16)
-  if token == "" or token == NO_TOKEN then return "G" end
-  if token ~= held_token then return "T" end
-  if byte(record, 1) ~= LEASED then return "R" end
-  return nil
+-- Why a proof that is not that of the held is refused.
+local function refusal(id, held, proof)
+  local head = is_held(held) and sub(held, 47, 54)
+  if not head then
+    head = call("HGET", JOBS, id)
+    if not is_job(head) then return "G" end
+  end
+  local fence, given = unpacked(">I8", head), unpacked(">I8", proof, 17)
+  if fence < given then return "G" end
+  if fence > given then return "T" end
+  if not is_held(held) or sub(held, 31, 46) == NO_TOKEN then return "G" end
+  return "T"
 end
 
-local answers, changed, ended_leases, ready, delayed = {}, {}, {}, {}, {}
+local answers, changed, changed_count, ended_leases, settled, ready, delayed = {}, {}, 0, {}, 0, {}, {}
 
 -- Makes a held job what `ended` says.
-local function apply(id, record, ended, delay, detail)
-  local _, cancel, fence, attempt, crashes, run_at, score, _, priority = unpacked(">BBI8I4I4i8i8I4B", record)
-  if cancel == 1 and (ended == RETRY or ended == SNOOZED or ended == RELEASED) then ended = CANCELLED end
-  if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = attempt + 1 end
-  local status, again_at = FINISHING, 0
+local function apply(id, held, ended, delay, detail)
+  if byte(held, 2) == 1 and (ended == RETRY or ended == SNOOZED or ended == RELEASED) then ended = CANCELLED end
+  local part, attempt, rest, status, again_at = sub(held, 3, 54), sub(held, 55, 58), sub(held, 59), FINISHING, 0
+  if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
-    local due_ms = ceil((now + delay) / 1000)
-    status, again_at, run_at, score = WAITING, now + delay, now + delay, score_of(due_ms, priority)
-    local order = run_at <= now and ready or delayed
-    order[#order + 1] = order == ready and score or due_ms
+    again_at, status = now + delay, WAITING
+    local due_ms, score = due_and_score(again_at, byte(held, 79))
+    rest = pack(">i8i8", score, again_at) .. sub(held, 75)
+    local order = again_at <= now and ready or delayed
+    order[#order + 1] = text_of(order == ready and score or due_ms)
     order[#order + 1] = id
   elseif ended == RELEASED then
     status = WAITING
-    ready[#ready + 1] = score
+    ready[#ready + 1] = text_of((unpacked(">i8", held, 59)))
     ready[#ready + 1] = id
   end
-  changed[#changed + 1] = id
-  changed[#changed + 1] = pack(">BBI8I4I4i8i8", status, cancel, fence, attempt, crashes, run_at, score) .. sub(record, 35)
-  ended_leases[#ended_leases + 1] = id
-  local split = tail_end(record)
-  report(id, fence, ended, again_at, attempt, crashes, sub(record, split + 17, split + 40), detail)
+  changed[changed_count + 1] = id
+  changed[changed_count + 2] = STATUS[status] .. (byte(held, 2) == 1 and "\1" or "\0") .. part .. attempt .. rest
+  changed_count = changed_count + 2
+  settled = settled + 1
+  ended_leases[settled] = id
+  report(id, part, attempt, ended, again_at, detail)
 end
 
 for i = 1, count do
-  local head = ARGV[3 * i + 1]
-  local fence, ended, delay = unpacked(">I8Bi8", head)
-  local refused = refusal(records[i], fence, sub(head, 18, 33))
-  if not refused then apply(ids[i], records[i], ended, delay, ARGV[3 * i + 2]) end
-  answers[i] = refused or "S"
+  local id, held, settle = ids[i], helds[i], ARGV[3 * i + 1]
+  if not is_held(held) or sub(held, 31, 54) ~= sub(settle, 1, 24) then
+    answers[i] = refusal(id, held, settle)
+  elseif byte(held, 1) ~= LEASED then
+    answers[i] = sub(held, 31, 46) == NO_TOKEN and "G" or "R"
+  else
+    local ended, delay = byte(settle, 25), 0
+    if ended == RETRY or ended == SNOOZED then delay = unpacked(">i8", settle, 26) end
+    apply(id, held, ended, delay, ARGV[3 * i + 2])
+    answers[i] = "S"
+  end
 end
 
-each("HSET", JOBS, changed)
+each("HSET", HELD, changed)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 each("RPUSH", OUTBOX, outcomes)
 each("ZREM", LEASES, ended_leases)
 save()
-publish(#ready > 0, #outcomes > 0)
+publish(#ready > 0, outcome_count > 0)
 return { "settled", table.concat(answers) }

@@ -6,8 +6,8 @@
 -- KEYS[1] meta     string  32 bytes: last seq, bytes, outbox bytes, tombstone window (u64 each); then
 --                          the settings, 37 bytes: version u64, paused u8, jobs_max u64, bytes_max u64,
 --                          priority unit in whole seconds u64 and rest in ns u32. No settings: unconfigured
--- KEYS[2] jobs     hash    id -> record (below)
--- KEYS[3] bodies   hash    id -> envelope, never looked at
+-- KEYS[2] jobs     hash    id -> job as pushed (below); its beginning holds until there is a `held`
+-- KEYS[3] held     hash    id -> what has become of a job since it was first claimed (below)
 -- KEYS[4] ready    zset    id -> score
 -- KEYS[5] delayed  zset    id -> due time, ms
 -- KEYS[6] leases   zset    id -> end of the lease, ms
@@ -16,21 +16,30 @@
 -- KEYS[9] tombs1   hash    the same of odd windows
 -- ARGV[1] the channel of the shard's signals
 --
--- A record, big-endian; ids are 16 raw bytes, times µs:
---    1 status u8   2 cancel u8   3 fence u64   11 attempt u32   15 crashes u32
---   19 run_at i64   27 score i64   35 max_crashes u32   39 priority u8   40 expires_at i64 (2^53: never)
---   48 envelope's length u32   52 kind's length u8   53 kind, padded to KIND_PAD bytes at least
---   then, once it was leased: lease token (zero when reaped), worker, claimed_at i64
--- The padding keeps records above 64 bytes: Redis would search hashes of smaller values linearly.
+-- A job, big-endian; ids are 16 raw bytes, times µs. Its head, to 41, is what changes once there is a held:
+--    1 fence u64   9 crashes u32   13 attempt u32   17 score i64   25 run_at i64   33 max_crashes u32
+--   37 priority u8   38 envelope's length u32
+--   42 expires_at i64 (2^53: never)   50 kind's length u8   51 kind, then the envelope, never looked at
+-- A held:
+--    1 status u8   2 cancel u8   3 worker (zero: never leased)   19 claimed_at i64   27 crashes u32
+--   31 lease token (zero: none, or reaped)   47 fence u64   55 attempt u32   59 on: a head's from score on
+-- Jobs are written once, so that an envelope is touched by push and claim only. A held is longer than 64
+-- bytes: Redis would search a hash of smaller values linearly. Its parts are in the order in which scripts
+-- cut and join most of them at a time.
+--
+-- Scripts cut and join raw bytes where they can: packing and unpacking numbers is what
+-- costs most. For the same reason lists are filled with counters of their own, and numbers that go into
+-- many commands are turned into text once.
 --
 -- Numbers are whole and below 2^53: exact in Lua, and in commands, to which Redis writes them as %.17g.
 -- Every stage of a script reads and decides first and writes last, and adds before it removes.
-local META, JOBS, BODIES, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1 = unpack(KEYS)
+local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1 = unpack(KEYS)
 local CHANNEL = ARGV[1]
 local WAITING, LEASED, FINISHING = 1, 2, 3
+local STATUS = { "\1", "\2", "\3" }
 local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARANTINED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
-local KIND_PAD = 13
+local JOB_MIN, HELD_LENGTH = 51, 83
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
@@ -74,28 +83,69 @@ local function fetch(key, ids)
   return all
 end
 
--- Whether this is a record at all. What is not was written by a stranger: treated as absent.
-local function sound(record)
-  return record and #record > 64
+-- Whether this is a job at all. What is not was written by a stranger: treated as absent.
+local function is_job(job)
+  return job and #job >= JOB_MIN
 end
 
--- Where the part of a record ends that every record has.
-local function tail_end(record)
-  return 52 + max(byte(record, 52), KIND_PAD)
+-- The same of a held.
+local function is_held(held)
+  return held and #held == HELD_LENGTH
 end
 
-local function score_of(due_ms, priority)
-  return due_ms - priority * unit_ms
+-- For each id its head as it now stands, longer where there is no held, or false; and its held or false.
+local function fetch_heads(ids)
+  local heads, helds, missing, places = {}, fetch(HELD, ids), {}, {}
+  for i = 1, #ids do
+    local held = helds[i]
+    if is_held(held) then
+      heads[i] = sub(held, 47, 54) .. sub(held, 27, 30) .. sub(held, 55)
+    else
+      heads[i], helds[i] = false, false
+      missing[#missing + 1] = ids[i]
+      places[#missing] = i
+    end
+  end
+  for i, job in ipairs(fetch(JOBS, missing)) do heads[places[i]] = is_job(job) and job end
+  return heads, helds
 end
 
-local outcomes = {}
--- Appends an outcome: seq u64, id, fence u64, ended u8, ready again at i64, at i64, attempt u32,
--- crashes u32, worker (16 bytes) and claimed_at i64 of the lease that ended, detail.
-local function report(id, fence, ended, again_at, attempt, crashes, lease, detail)
+-- Whole milliseconds, rounded up, and the score of a job with this priority and `run_at`.
+local function due_and_score(run_at, priority)
+  local due_ms = ceil(run_at / 1000)
+  return due_ms, due_ms - priority * unit_ms
+end
+
+-- A whole number as commands take it; the last one is remembered.
+local last_number, last_text
+local function text_of(number)
+  if number ~= last_number then
+    last_number, last_text = number, string.format("%.0f", number)
+  end
+  return last_text
+end
+
+-- A u32 in raw bytes, plus one.
+local function plus_one(raw)
+  if raw == "\0\0\0\0" then return "\0\0\0\1" end
+  local number = unpacked(">I4", raw)
+  return pack(">I4", min(number + 1, 4294967295))
+end
+
+local outcomes, outcome_count, endings = {}, 0, {}
+-- Appends an outcome: seq u64, id, a held's part from worker to fence, attempt u32, ended u8, ready again at
+-- i64, at i64, detail.
+local function report(id, part, attempt, ended, again_at, detail)
   last_seq = last_seq == 0 and max(now, 1) or last_seq + 1
-  bytes = bytes + #detail + OUTCOME_BYTES
-  outbox_bytes = outbox_bytes + #detail + OUTCOME_BYTES
-  outcomes[#outcomes + 1] = pack(">I8c16I8Bi8i8I4I4c24", last_seq, id, fence, ended, again_at, now, attempt, crashes, lease) .. detail
+  local ending = again_at == 0 and endings[ended] or nil
+  if not ending then
+    ending = pack(">Bi8i8", ended, again_at, now)
+    if again_at == 0 then endings[ended] = ending end
+  end
+  outcome_count = outcome_count + 1
+  outcomes[outcome_count] = pack(">I8", last_seq) .. id .. part .. attempt .. ending .. detail
+  local size = #detail + OUTCOME_BYTES
+  bytes, outbox_bytes = bytes + size, outbox_bytes + size
 end
 
 -- Whether so many outcomes wait that no leases are given.
