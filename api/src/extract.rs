@@ -13,7 +13,6 @@ use windlass_shared::limits;
 use crate::app::App;
 use crate::error::{ApiError, Code, FieldError};
 use crate::json;
-use crate::requests::Object;
 use crate::serve::body::TooSlow;
 use crate::strict;
 
@@ -151,19 +150,11 @@ fn body_error(error: &axum::Error) -> ApiError {
 }
 
 impl<const MAX: usize> RawBody<MAX> {
-    /// The body as a JSON object of a known shape, borrowing from it.
+    /// The body as JSON of a known shape, borrowing from it.
     ///
     /// # Errors
     /// 415, 400 or 422, naming the place.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
-        self.value().map(|Object(value)| value)
-    }
-
-    /// The body as JSON of any shape.
-    ///
-    /// # Errors
-    /// As [`Self::json`].
-    pub fn value<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         if self.media_type != Some(MediaType::Json) {
             return Err(ApiError::new(
                 Code::UnsupportedMediaType,
@@ -181,8 +172,7 @@ impl<const MAX: usize> RawBody<MAX> {
         if self.bytes.is_empty() {
             return Ok(T::default());
         }
-        let value: Option<Object<T>> = self.value()?;
-        Ok(value.map_or_else(T::default, |Object(value)| value))
+        Ok(self.json::<Option<T>>()?.unwrap_or_default())
     }
 }
 

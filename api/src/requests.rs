@@ -83,43 +83,6 @@ impl<T> Change<T> {
     }
 }
 
-/// Reads an object or `null`, and nothing else; see [`Object`].
-pub fn maybe_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
-}
-
-/// As [`maybe_object`], for a field of a partial change.
-pub fn change_object<'de, D, T>(deserializer: D) -> Result<Change<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Ok(maybe_object(deserializer)?.map_or(Change::Clear, Change::Set))
-}
-
-/// A value that is written as an object. serde's own structs take an array of their fields as well.
-pub struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Map<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
-            type Value = T;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-                T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
-            }
-        }
-        deserializer.deserialize_map(Map(std::marker::PhantomData)).map(Self)
-    }
-}
-
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -198,16 +161,6 @@ fn is_invisible(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// As [`bounded`], of objects.
-pub fn bounded_objects<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    let items = bounded::<D, Object<T>, MAX>(deserializer)?;
-    Ok(items.into_iter().map(|Object(item)| item).collect())
-}
-
 /// Deserialises a list with a bound, so that a body full of empty items costs no more than its bytes.
 pub fn bounded<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
@@ -236,8 +189,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[test]
@@ -246,18 +197,6 @@ mod tests {
         assert!(matches!(plain.0, Cow::Borrowed("abc")));
         let escaped: Text<'_> = serde_json::from_str(r#""a\nb""#).unwrap();
         assert_eq!(escaped.as_str(), "a\nb");
-    }
-
-    #[test]
-    fn only_objects_are_objects() {
-        #[derive(Debug, Deserialize, PartialEq)]
-        struct Pair {
-            a: u8,
-            b: u8,
-        }
-        let read = |text: &str| serde_json::from_str::<Object<Pair>>(text).map(|Object(pair)| pair);
-        assert_eq!(read(r#"{"a":1,"b":2}"#).unwrap(), Pair { a: 1, b: 2 });
-        assert!(read("[1,2]").is_err() && read("null").is_err());
     }
 
     #[test]

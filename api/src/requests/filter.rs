@@ -196,7 +196,7 @@ pub struct ActionRequest {
     #[schema(value_type = ActionDocs, required = true)]
     pub action: Option<ActionDocs>,
     /// Which jobs; `{}` is all of the namespace.
-    #[serde(default, deserialize_with = "super::maybe_object")]
+    #[serde(default)]
     #[schema(value_type = FilterRequest, required = true)]
     pub filter: Option<FilterRequest>,
     /// Only count.

@@ -62,7 +62,7 @@ pub struct JobRequest<'a> {
     #[schema(value_type = Option<TimeoutText>)]
     pub timeout: Option<Span>,
     /// When a failed attempt is followed by another.
-    #[serde(default, deserialize_with = "super::maybe_object")]
+    #[serde(default)]
     #[schema(value_type = Option<RetryDocs>)]
     pub retry: Option<RetryPolicy>,
     /// Not started by then: `expired`. Not together with `ttl`.
@@ -74,7 +74,7 @@ pub struct JobRequest<'a> {
     #[schema(value_type = Option<DurationText>)]
     pub ttl: Option<Span>,
     /// At most one job holds the key in its queue.
-    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
+    #[serde(borrow, default)]
     #[schema(value_type = Option<UniqueRequest<'static>>)]
     pub unique: Option<UniqueRequest<'a>>,
     /// Jobs of one key share the queue's `per_key_concurrency`.
@@ -101,7 +101,7 @@ pub struct JobRequest<'a> {
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     pub circuit: Option<Text<'a>>,
     /// A result gate: an output that fails it fails the attempt with `result_rejected`.
-    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
+    #[serde(borrow, default)]
     #[schema(value_type = Option<ExpectRequest<'static>>)]
     pub expect: Option<ExpectRequest<'a>>,
     /// Words to find the job by.

@@ -22,7 +22,7 @@ pub struct QueuePatch {
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     max_concurrency: Change<u32>,
     /// Starts per time over all workers.
-    #[serde(default, deserialize_with = "super::change_object")]
+    #[serde(default)]
     #[schema(value_type = Option<RateLimitDocs>)]
     rate_limit: Change<RateLimit>,
     /// Most running jobs of one `concurrency_key`.
@@ -50,7 +50,7 @@ pub struct QueuePatch {
     #[schema(value_type = Option<TimeoutText>)]
     default_timeout: Change<Span>,
     /// `retry` of jobs that don't say.
-    #[serde(default, deserialize_with = "super::change_object")]
+    #[serde(default)]
     #[schema(value_type = Option<RetryDocs>)]
     default_retry: Change<RetryPolicy>,
     /// `priority` of jobs that don't say.

@@ -21,19 +21,19 @@ pub const ITEMS_MAX: usize = 1_000;
 #[serde(deny_unknown_fields)]
 pub struct ReportRequest<'a> {
     /// The worker lives.
-    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
+    #[serde(borrow, default)]
     #[schema(value_type = Option<BeatRequest<'static>>)]
     pub worker: Option<BeatRequest<'a>>,
     /// What handlers wrote.
-    #[serde(borrow, default, deserialize_with = "super::bounded_objects::<_, _, LINES_MAX>")]
+    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, LINES_MAX>")]
     #[schema(required = false, max_items = 5000)]
     pub logs: Vec<LogRequest<'a>>,
     /// How far jobs are.
-    #[serde(borrow, default, deserialize_with = "super::bounded_objects::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
     pub progress: Vec<ProgressRequest<'a>>,
     /// Outcomes whose engine lost them (the direct path). Recorded if the ledger has nothing newer.
-    #[serde(borrow, default, deserialize_with = "super::bounded_objects::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
     pub outcomes: Vec<OutcomeRequest<'a>>,
 }
@@ -202,7 +202,7 @@ pub struct OutcomeRequest<'a> {
     #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<&'a RawValue>,
     /// With the others.
-    #[serde(borrow, default, deserialize_with = "super::maybe_object")]
+    #[serde(borrow, default)]
     #[schema(value_type = Option<ErrorRequest<'static>>)]
     pub error: Option<ErrorRequest<'a>>,
 }

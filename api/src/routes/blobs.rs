@@ -30,7 +30,7 @@ pub async fn put_blob(
     Id(id): Id<BlobId>,
     body: RawBody<{ limits::VALUE_BYTES_MAX }>,
 ) -> Result<StatusCode, ApiError> {
-    let raw: &RawValue = body.value()?;
+    let raw: &RawValue = body.json()?;
     let mut faults = Faults::default();
     let bytes = checked_value(raw.get(), "", &mut faults);
     faults.finish()?;

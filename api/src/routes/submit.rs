@@ -25,7 +25,6 @@ use crate::error::{ApiError, Code, FieldError};
 use crate::extract::{self, MANY, MediaType, Params, RawBody};
 use crate::observe::RequestContext;
 use crate::queue_cache::Known;
-use crate::requests::Object;
 use crate::requests::job::{JobRequest, Names};
 use crate::values;
 use crate::views::submit::{BatchItem, BatchResult, ItemError};
@@ -211,8 +210,7 @@ fn parse<'a>(
     base: Base,
     names: &mut Names,
 ) -> Result<(JobRequest<'a>, QueueName), ApiError> {
-    let Object(request) =
-        extract::parse::<Object<JobRequest<'a>>>(text, "").map_err(|error| base.add_to(error))?;
+    let request: JobRequest<'a> = extract::parse(text, "").map_err(|error| base.add_to(error))?;
     let queue = request.queue_name("", names).map_err(|error| base.add_to(error))?;
     Ok((request, queue))
 }
