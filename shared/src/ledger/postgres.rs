@@ -253,8 +253,10 @@ impl Postgres {
 
     pub async fn redrive(&self, namespace: &Namespace, id: JobId) -> Result<Changed<Job>> {
         let namespace = namespace.clone();
-        self.detached(move |inner| async move { change::redrive(&inner.pool, &namespace, id).await })
-            .await
+        self.detached(
+            move |inner| async move { change::redrive(&inner.pool, &namespace, id).await },
+        )
+        .await
     }
 
     pub async fn patch(
@@ -356,7 +358,11 @@ impl Postgres {
         self.detached(move |inner| async move { workers::beat(&inner.pool, &beat).await }).await
     }
 
-    pub async fn workers(&self, namespace: &Namespace, within: Duration) -> Result<Vec<WorkerBeat>> {
+    pub async fn workers(
+        &self,
+        namespace: &Namespace,
+        within: Duration,
+    ) -> Result<Vec<WorkerBeat>> {
         workers::workers(&self.inner.pool, namespace, within).await
     }
 
@@ -368,9 +374,9 @@ impl Postgres {
 
     pub async fn put_blob(&self, namespace: &Namespace, id: BlobId, bytes: Bytes) -> Result<()> {
         let namespace = namespace.clone();
-        self.detached(move |inner| async move {
-            blobs::put(&inner.pool, &namespace, id, &bytes).await
-        })
+        self.detached(
+            move |inner| async move { blobs::put(&inner.pool, &namespace, id, &bytes).await },
+        )
         .await
     }
 

@@ -43,7 +43,8 @@ pub(super) async fn cancel(
     );
     let sql = if running { ASK } else { END };
     for _ in 0..TRIES_MAX {
-        let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str()).bind(fit_text(reason));
+        let query =
+            sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str()).bind(fit_text(reason));
         match query.fetch_optional(pool).await {
             Ok(Some(row)) => return Ok(Changed::Done(row::job(&row)?)),
             Ok(None) => match recorded_state(pool, namespace, id).await? {
@@ -322,11 +323,7 @@ async fn move_to_queue(
     Ok(moved.rows_affected() == 1)
 }
 
-pub(super) async fn delete(
-    pool: &PgPool,
-    namespace: &Namespace,
-    id: JobId,
-) -> Result<Changed<()>> {
+pub(super) async fn delete(pool: &PgPool, namespace: &Namespace, id: JobId) -> Result<Changed<()>> {
     let ended_before = Timestamp::from_micros(i64::MAX);
     let one = Forget { ids: vec![id.uuid()], ended_before, namespace: Some(namespace) };
     if forget::forget(pool, one).await? > 0 {

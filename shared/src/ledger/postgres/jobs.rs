@@ -18,11 +18,7 @@ const SCAN_MAX: i64 = 20_000;
 /// narrows a range of ids.
 const CLOCK_MARGIN_MS: i64 = 3_600_000;
 
-pub(super) async fn job(
-    pool: &PgPool,
-    namespace: &Namespace,
-    id: JobId,
-) -> Result<Option<Job>> {
+pub(super) async fn job(pool: &PgPool, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {
     const SQL: &str = select_jobs!("jobs", "WHERE j.id = $1 AND j.namespace = $2");
     let query = sqlx::query(SQL).bind(id.uuid()).bind(namespace.as_str());
     let row = query.fetch_optional(pool).await.map_err(unchanged)?;
@@ -204,8 +200,7 @@ impl Window<'_> {
 fn id_range(filter: &JobFilter) -> (Uuid, Uuid) {
     let first_at = |ms: i64| JobId::first_at(u64::try_from(ms).unwrap_or(0)).uuid();
     let from = filter.created_after.map_or(Uuid::nil(), |t| first_at(t.millis() - CLOCK_MARGIN_MS));
-    let to =
-        filter.created_before.map_or(Uuid::max(), |t| first_at(t.millis() + CLOCK_MARGIN_MS));
+    let to = filter.created_before.map_or(Uuid::max(), |t| first_at(t.millis() + CLOCK_MARGIN_MS));
     (from, to)
 }
 

@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool};
 
+use super::Result;
 use super::error::{after_write, unchanged};
 use super::row::{get, json, parse, time, to_json, unsigned};
-use super::Result;
 use crate::ledger::{Paused, Queue, QueueSettings};
 use crate::model::name::{Namespace, QueueName};
 
@@ -34,9 +34,8 @@ impl KnownQueues {
         queues: HashSet<(&'a Namespace, &'a QueueName)>,
     ) -> Vec<(&'a Namespace, &'a QueueName)> {
         let known = self.known();
-        let is_new = |(n, q): &(&Namespace, &QueueName)| {
-            !known.contains(&((*n).clone(), (*q).clone()))
-        };
+        let is_new =
+            |(n, q): &(&Namespace, &QueueName)| !known.contains(&((*n).clone(), (*q).clone()));
         queues.into_iter().filter(is_new).collect()
     }
 

@@ -56,10 +56,7 @@ pub(super) fn parse<T: std::str::FromStr>(
 }
 
 /// One column that is JSON of a type of ours.
-pub(super) fn json<T: serde::de::DeserializeOwned>(
-    text: &str,
-    column: &'static str,
-) -> Result<T> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(text: &str, column: &'static str) -> Result<T> {
     serde_json::from_str(text).map_err(|_| BadColumn { column }.into())
 }
 

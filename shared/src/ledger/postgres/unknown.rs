@@ -30,7 +30,8 @@ pub(super) struct Backend {
 impl Backend {
     /// The session of `connection`.
     pub(super) async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let sql =
+            "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
         let (pid, started) = sqlx::query_as(sql).fetch_one(connection).await?;
         Ok(Self { pid, started })
     }
@@ -67,7 +68,5 @@ pub(super) async fn committed(
 ) -> Result<Made, sqlx::Error> {
     let sql = "SELECT id, created_at FROM jobs WHERE id = ANY($1)";
     let rows = sqlx::query(sql).bind(ids).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, Timestamp::from_micros(row.try_get(1)?))))
-        .collect()
+    rows.iter().map(|row| Ok((row.try_get(0)?, Timestamp::from_micros(row.try_get(1)?)))).collect()
 }
