@@ -54,13 +54,21 @@ done
 memory_kib() { awk '/VmRSS/ {print $2}' "/proc/$pid/status"; }
 before="$(memory_kib)"
 status=0
-"$venv/bin/st" run "$url/openapi.json" \
+#
+# 422 is the answer to what a schema cannot say: fields that exclude each other, a cursor of another list, an
+# idempotency key that was used with another body. For schema-valid requests it is accepted; 400 is not.
+cat >"$folder/schemathesis.toml" <<'TOML'
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "503"]
+TOML
+"$venv/bin/st" --config-file "$folder/schemathesis.toml" run "$url/openapi.json" \
     --checks all \
+    --max-response-time 65 \
     --exclude-path /v1/events \
     --header "Authorization: Bearer $key" \
     --max-time "${CONTRACT_SECONDS:-120}" \
-    --request-timeout 60 \
-    --workers 2 \
+    --request-timeout 65 \
+    --workers 1 \
     --suppress-health-check all \
     "$@" || status=$?
 echo "memory of the server: $before KiB before, $(memory_kib) KiB after"

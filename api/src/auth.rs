@@ -202,9 +202,12 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
         .map(|(_, key)| key))
 }
 
+/// When a public part was looked up, and the key that it belongs to.
+type Looked = (Instant, Option<Arc<ApiKey>>);
+
 /// Keys looked up lately, by public part.
 pub struct KeyCache {
-    seen: Mutex<HashMap<String, (Instant, Option<Arc<ApiKey>>)>>,
+    seen: Mutex<HashMap<String, Looked>>,
     lookups: Semaphore,
 }
 

@@ -164,12 +164,15 @@ impl<const MAX: usize> RawBody<MAX> {
         parse(text(&self.bytes)?, "")
     }
 
-    /// As [`Self::json`]; an absent body is the default.
+    /// As [`Self::json`]; an absent body, and `null`, is the default.
     ///
     /// # Errors
     /// As [`Self::json`].
     pub fn json_or_default<'a, T: Deserialize<'a> + Default>(&'a self) -> Result<T, ApiError> {
-        if self.bytes.is_empty() { Ok(T::default()) } else { self.json() }
+        if self.bytes.is_empty() {
+            return Ok(T::default());
+        }
+        Ok(self.json::<Option<T>>()?.unwrap_or_default())
     }
 }
 

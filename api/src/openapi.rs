@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, Content, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Ref,
@@ -25,6 +25,7 @@ pub fn document() -> &'static OpenApi {
         for item in document.paths.paths.values_mut() {
             for operation in operations(item) {
                 add_refusals(operation);
+                never_null(operation);
                 add_namespace(operation);
                 operation.security =
                     Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
@@ -114,6 +115,20 @@ fn add_refusals(operation: &mut Operation) {
     for status in statuses {
         let responses = &mut operation.responses.responses;
         responses.entry(status.to_string()).or_insert_with(|| RefOr::T(refusal(status)));
+    }
+}
+
+/// A parameter may be absent; there is no way to send it as null.
+fn never_null(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { continue };
+        if let SchemaType::Array(types) = &schema.schema_type {
+            let types: Vec<Type> = types.iter().filter(|t| **t != Type::Null).cloned().collect();
+            if let [only] = types.as_slice() {
+                schema.schema_type = SchemaType::Type(only.clone());
+            }
+        }
     }
 }
 

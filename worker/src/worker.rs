@@ -85,7 +85,8 @@ impl Worker {
     }
 
     /// Works until `shutdown` fires, then drains: claims nothing more, lets attempts end within the drain
-    /// time, hands back those that don't, settles what is left, and returns. Not to be dropped before.
+    /// time, hands back those that don't, settles what is left, and returns. Dropped before, it claims
+    /// nothing more, but leases are not kept any longer while attempts end unattended.
     ///
     /// # Errors
     /// When the engine cannot be opened at the start; later troubles of the engine are waited out. When a
@@ -94,6 +95,9 @@ impl Worker {
         metrics::describe();
         let drain_timeout = self.settings.drain_timeout;
         let mut parts = self.start().await?;
+        // If this future is dropped all the same, no part is left working for ever.
+        let _stop = [&parts.stop_claiming, &parts.stop_runtime, &parts.stop_pump]
+            .map(|token| token.clone().drop_guard());
         let broken = tokio::select! {
             biased;
             () = shutdown.cancelled() => None,

@@ -150,7 +150,7 @@ pub struct HeartbeatRequest<'a> {
     #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// Which leases.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = true, max_items = 1000)]
     pub items: Vec<LeaseItem<'a>>,
     /// How long they last from now: 3 s to 1 h. Default 30 s.
@@ -181,7 +181,7 @@ pub struct SettleRequest<'a> {
     #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub worker: Option<Text<'a>>,
     /// Which, and how.
-    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
+    #[serde(borrow, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = true, max_items = 1000)]
     pub items: Vec<SettleItem<'a>>,
 }

@@ -95,10 +95,9 @@ impl QueuePatch {
         if self.max_depth.value().is_some_and(|n| !(1..=DEPTH_MAX).contains(n)) {
             faults.wrong("/max_depth", "must be from 1 to 1000000000");
         }
-        if let Some(n) = self.default_max_attempts.value() {
-            if !(1..=limits::ATTEMPTS_MAX).contains(n) {
-                faults.wrong("/default_max_attempts", "must be from 1 to 1000");
-            }
+        let attempts = self.default_max_attempts.value();
+        if attempts.is_some_and(|n| !(1..=limits::ATTEMPTS_MAX).contains(n)) {
+            faults.wrong("/default_max_attempts", "must be from 1 to 1000");
         }
         if self.lease.value().is_some_and(|s| s.0 < limits::LEASE_MIN || s.0 > limits::LEASE_MAX) {
             faults.wrong("/lease", "must be from 3s to 1h");

@@ -1,12 +1,14 @@
 //! `windlass dev`: API, worker and scheduler in one process, on the embedded engine and SQLite.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use windlass_api::serve::{Bounds, serve};
@@ -14,7 +16,7 @@ use windlass_scheduler::SchedulerSettings;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{Process, Settings};
 use windlass_shared::engine::Engine;
-use windlass_shared::ledger::Ledger;
+use windlass_shared::ledger::{Ledger, Role};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::shutdown::Shutdown;
 use windlass_worker::builder::EngineSource;
@@ -35,7 +37,8 @@ Examples:
   windlass dev --listen 127.0.0.1:0 --data-dir /var/lib/windlass --concurrency 64
 
 The same code as in production, on one machine: what is accepted survives a crash. On a loopback address
-no key is needed; on any other, and with WINDLASS_PROFILE=production, `windlass key create` makes one.
+no key is needed. On any other, and with WINDLASS_PROFILE=production, one is: the first start writes an
+admin key to FOLDER/admin.key, and that makes others by POST /v1/api-keys.
 Probes and /metrics are on the same port.";
 
 /// Run everything in one process; needs nothing installed
@@ -75,6 +78,9 @@ pub async fn run(args: DevArgs) -> Outcome {
 
     Ledger::migrate(ledger_settings).await.context("cannot migrate the ledger")?;
     let ledger = boot::open_ledger(&settings, &shutdown.token).await?;
+    if settings.api.auth_required {
+        first_key(&settings, &ledger, &args.data_dir).await?;
+    }
     let engine = boot::open_engine(&settings, &shutdown.token).await?;
     let source = match &engine {
         Engine::Embedded(_) => EngineSource::from(engine.clone()),
@@ -175,6 +181,30 @@ fn worker(settings: &Settings, source: EngineSource, ledger: Ledger) -> Outcome<
         .map_err(|error| {
             Failure::Usage(format!("settings are wrong: {:#}", anyhow::Error::new(error)))
         })
+}
+
+/// Without any key nobody could call the API, and no other process can write to a SQLite ledger in use: the
+/// first start makes an admin key and writes it to a file that only its owner can read.
+async fn first_key(settings: &Settings, ledger: &Ledger, data_dir: &Path) -> Outcome {
+    let keys = ledger.keys().await.context("cannot list keys")?;
+    if !keys.is_empty() {
+        return Ok(());
+    }
+    let path = data_dir.join("admin.key");
+    // Before the key is valid: a key that nobody got to see would lock its owner out.
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let (key, text) = super::key::new_key(settings, ledger, "admin of dev", Role::Admin).await?;
+    writeln!(file, "{}", text.expose_secret())?;
+    file.sync_all()?;
+    ledger.create_key(&key).await.context("cannot keep the key")?;
+    tracing::warn!(file = %path.display(), "first start: an admin key was made");
+    Ok(())
 }
 
 /// Keeps a second `dev` from the same data, until dropped or killed.

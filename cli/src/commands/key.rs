@@ -2,7 +2,7 @@
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use windlass_shared::config::{Process, Settings};
 use windlass_shared::ledger::{ApiKey, Ledger, Role};
@@ -24,7 +24,8 @@ Examples:
 
 Roles: admin (everything), operator (everything but keys), submitter (submits, reads and cancels jobs),
 worker (claims and settles), viewer (reads). Keys are written to the ledger: this needs
-WINDLASS_LEDGER__URL, not the API.";
+WINDLASS_LEDGER__URL, not the API. A ledger of `windlass dev` can only be written while dev is stopped; with
+a key of role admin, POST /v1/api-keys makes others at any time.";
 
 /// Make, list and revoke API keys
 #[derive(Debug, Args)]
@@ -124,29 +125,19 @@ async fn create(args: Create) -> Outcome {
         return Err(Failure::Usage("--name must be 1 to 128 characters".into()));
     }
     let (settings, ledger) = open(&args.settings).await?;
-    let made = windlass_api::keys::generate(role::environment(settings.profile));
-    // Ledger time, so that the expiry means the same on every host.
-    let now = ledger.now().await.context("cannot ask the ledger")?;
-    let key = ApiKey {
-        id: KeyId::generate(),
-        public: made.public,
-        secret_hash: made.secret_hash,
-        name: args.name,
-        role: match args.role {
-            RoleName::Admin => Role::Admin,
-            RoleName::Operator => Role::Operator,
-            RoleName::Submitter => Role::Submitter,
-            RoleName::Worker => Role::Worker,
-            RoleName::Viewer => Role::Viewer,
-        },
-        namespace: args.namespace,
-        created_at: now,
-        expires_at: args.expires_in.map(|span| now.plus(span.0)),
-        revoked_at: None,
+    let wanted = match args.role {
+        RoleName::Admin => Role::Admin,
+        RoleName::Operator => Role::Operator,
+        RoleName::Submitter => Role::Submitter,
+        RoleName::Worker => Role::Worker,
+        RoleName::Viewer => Role::Viewer,
     };
+    let (mut key, text) = new_key(&settings, &ledger, &args.name, wanted).await?;
+    key.namespace = args.namespace;
+    key.expires_at = args.expires_in.map(|span| key.created_at.plus(span.0));
     ledger.create_key(&key).await.context("cannot keep the key")?;
     ledger.close().await;
-    let text = made.text.expose_secret();
+    let text = text.expose_secret();
     match args.output {
         Output::Json => output::json(&json!({ "id": key.id, "key": text })),
         Output::Table => {
@@ -155,6 +146,30 @@ async fn create(args: Create) -> Outcome {
             Ok(())
         }
     }
+}
+
+/// A key for all namespaces that does not expire, not yet written, and its text.
+pub async fn new_key(
+    settings: &Settings,
+    ledger: &Ledger,
+    name: &str,
+    role: Role,
+) -> Outcome<(ApiKey, SecretString)> {
+    let made = windlass_api::keys::generate(role::environment(settings.profile));
+    // Ledger time, so that the expiry means the same on every host.
+    let created_at = ledger.now().await.context("cannot ask the ledger")?;
+    let key = ApiKey {
+        id: KeyId::generate(),
+        public: made.public,
+        secret_hash: made.secret_hash,
+        name: name.to_owned(),
+        role,
+        namespace: None,
+        created_at,
+        expires_at: None,
+        revoked_at: None,
+    };
+    Ok((key, made.text))
 }
 
 async fn list(args: List) -> Outcome {

@@ -22,7 +22,13 @@ pub struct Role {
 impl Role {
     fn start(args: &[&str], env: &BTreeMap<String, String>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_windlass"));
-        command.args(args).env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .args(args)
+            .current_dir(workspace())
+            .env_clear()
+            .envs(env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         // Its log goes where the test's output goes, and is shown when the test fails.
         Self { child: command.spawn().expect("the binary starts") }
     }
@@ -126,7 +132,8 @@ impl Fleet {
     }
 
     fn make_key(&self, role: &str) -> String {
-        let printed = self.run(&["key", "create", "--role", role, "--name", role, "--output", "json"]);
+        let printed =
+            self.run(&["key", "create", "--role", role, "--name", role, "--output", "json"]);
         let printed: Value = serde_json::from_str(&printed).expect("JSON as asked");
         printed["key"].as_str().expect("the key is shown once").to_owned()
     }
@@ -154,7 +161,8 @@ impl Fleet {
 
     pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let request = self.http.post(format!("{}{path}", self.url)).json(&body);
-        let answer = request.bearer_auth(&self.submitter_key).send().await.expect("the API answers");
+        let answer =
+            request.bearer_auth(&self.submitter_key).send().await.expect("the API answers");
         (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
     }
 
@@ -174,7 +182,8 @@ impl Fleet {
 
     /// Submits `count` equal jobs; their ids.
     pub async fn submit(&self, count: usize, job: Value) -> Vec<String> {
-        let (status, answer) = self.post("/v1/jobs/batch", json!({ "jobs": vec![job; count] })).await;
+        let (status, answer) =
+            self.post("/v1/jobs/batch", json!({ "jobs": vec![job; count] })).await;
         assert_eq!(status, 200, "{answer}");
         assert_eq!(answer["accepted"], count, "{answer}");
         let results = answer["results"].as_array().expect("one result per job");

@@ -161,29 +161,62 @@ fn a_second_dev_on_the_same_data_is_refused() {
 }
 
 #[test]
-fn production_dev_wants_a_key_and_doctor_finds_it_well() {
+fn production_dev_wants_a_key_and_makes_the_first_one() {
     let data = tempfile::tempdir().expect("a folder");
-    let production = [("WINDLASS_PROFILE", "production")];
-    let dev = Dev::start(data.path(), &production);
+    let production = ("WINDLASS_PROFILE", "production");
+    let mut dev = Dev::start(data.path(), &[production]);
     let said = dev.run(&["job", "submit", "noop"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("HTTP 401") && said.err.contains("windlass key create"), "{said:?}");
 
+    let file = data.path().join("admin.key");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).expect("made"));
+    assert_eq!(mode & 0o777, 0o600);
+    let key = std::fs::read_to_string(&file).expect("text").trim().to_owned();
+    assert!(key.starts_with("wl_live_"), "{key}");
+    let with_key = [("WINDLASS_URL", dev.url.as_str()), ("WINDLASS_API_KEY", key.as_str())];
+    let said = windlass(&["job", "submit", "noop", "--wait"], &with_key);
+    assert_eq!(said.code, 0, "{said:?}");
+    dev.signal("TERM");
+    assert_eq!(dev.ended().code(), Some(0));
+
+    // The key is made once; a second start leaves it.
+    let mut dev = Dev::start(data.path(), &[production]);
+    assert_eq!(std::fs::read_to_string(&file).expect("text").trim(), key);
+    dev.signal("TERM");
+    assert_eq!(dev.ended().code(), Some(0));
+}
+
+#[test]
+fn the_tools_work_on_a_stopped_dev() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut dev = Dev::start(data.path(), &[]);
+    dev.signal("TERM");
+    assert_eq!(dev.ended().code(), Some(0));
+
     let ledger = format!("sqlite://{}/ledger.db", data.path().display());
-    let env = [("WINDLASS_LEDGER__URL", ledger.as_str()), production[0]];
-    let made = windlass(&["key", "create", "--role", "submitter", "--name", "test"], &env);
+    let env = [("WINDLASS_LEDGER__URL", ledger.as_str()), ("WINDLASS_ENGINE__URL", "embedded")];
+    let made = windlass(&["key", "create", "--role", "viewer", "--name", "test"], &env);
     assert_eq!(made.code, 0, "{made:?}");
     let key = made.out.trim();
-    assert!(key.starts_with("wl_live_"), "{key}");
-    let env_with_key = [("WINDLASS_URL", dev.url.as_str()), ("WINDLASS_API_KEY", key)];
-    let said = windlass(&["job", "submit", "noop", "--wait"], &env_with_key);
-    assert_eq!(said.code, 0, "{said:?}");
-
     let listed = windlass(&["key", "list", "--output", "json"], &env);
     let secret = key.split('_').nth(3).expect("the secret part");
     assert!(!listed.out.contains(secret), "{listed:?}");
-    let id = json(&listed.out)["items"][0]["id"].as_str().expect("an id").to_owned();
+    let item = &json(&listed.out)["items"][0];
+    assert_eq!((&item["role"], &item["name"]), (&"viewer".into(), &"test".into()));
+    let id = item["id"].as_str().expect("an id").to_owned();
     assert_eq!(windlass(&["key", "revoke", &id], &env).code, 0);
     assert_eq!(windlass(&["key", "revoke", &id], &env).code, 1, "there is nothing to revoke twice");
+
     assert_eq!(windlass(&["migrate", "validate"], &env).code, 0);
+    assert!(windlass(&["migrate", "status"], &env).out.contains("applied"));
+    let doctor = windlass(&["doctor"], &env);
+    assert_eq!(doctor.code, 0, "{doctor:?}");
+    assert!(doctor.out.contains("ok    ledger"), "{doctor:?}");
+    let doctor = windlass(&["doctor"], &[("WINDLASS_LEDGER__URL", "postgres://127.0.0.1:1/none")]);
+    assert_eq!(doctor.code, 3, "{doctor:?}");
+    assert!(
+        doctor.out.contains("FAIL  ledger") && doctor.out.contains("FAIL  engine"),
+        "{doctor:?}"
+    );
 }

@@ -107,8 +107,9 @@ impl Sqlite {
 
     /// Writes what was handed in, then gives the database up. Later calls fail. Safe to repeat.
     pub async fn close(&self) {
-        self.writer.close().await;
+        // In this order the writer's connection is the last, and its end empties the WAL into the database.
         self.readers.close().await;
+        self.writer.close().await;
     }
 
     async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {

@@ -74,6 +74,11 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
+impl Span {
+    /// Longest text that is read as a span.
+    pub const TEXT_BYTES_MAX: usize = 40;
+}
+
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms_total = self.0.as_millis();
@@ -98,7 +103,7 @@ impl std::str::FromStr for Span {
         const WRONG: &str = "not a duration such as \"250ms\", \"1m30s\" or a number of seconds";
         let mut total_ms: u64 = 0;
         let mut rest = text;
-        if rest.is_empty() {
+        if rest.is_empty() || rest.len() > Self::TEXT_BYTES_MAX {
             return Err(WRONG);
         }
         while !rest.is_empty() {

@@ -15,7 +15,7 @@ use crate::config::{LogFormat, LogSettings};
 const DIRECTIVES_BYTES_MAX: usize = 4096;
 /// The worker runtime logs every poll at debug, which would cost more than the jobs; to see it all the
 /// same, name it in the directives.
-const QUIET: &str = "apalis=info,apalis_core=info";
+const QUIET: &str = "apalis=warn,apalis_core=warn";
 
 /// Whether `directives` are a filter.
 ///

@@ -67,7 +67,7 @@ impl Metrics {
 fn builder() -> Result<PrometheusBuilder, String> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
-        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_size".into()), &COUNTS))
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &COUNTS))
         .map_err(|e| e.to_string())
 }
 

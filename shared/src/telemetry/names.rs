@@ -26,10 +26,28 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     // Serving
     ("windlass_http_connections", Gauge, "Open connections"),
     ("windlass_http_connections_refused_total", Counter, "Connections refused, by bound"),
+    ("windlass_http_requests_total", Counter, "Requests answered, by route, method and status"),
+    ("windlass_http_request_seconds", Histogram, "Time from a request's head to its answer's head"),
+    ("windlass_http_in_flight", Gauge, "Requests that are being answered"),
+    ("windlass_http_panics_total", Counter, "Requests whose handler panicked"),
+    ("windlass_http_bodies_refused_total", Counter, "Request bodies refused, by reason"),
+    ("windlass_http_unauthenticated_total", Counter, "Requests without a valid key, by reason"),
     ("windlass_http_malformed_total", Counter, "Connections closed for malformed framing"),
     // The ledger
+    ("windlass_ledger_commit_rows", Histogram, "Jobs committed by one statement of a writer"),
+    (
+        "windlass_ledger_group_splits_total",
+        Counter,
+        "Groups that were split because a row was refused",
+    ),
+    ("windlass_ledger_bad_rows_total", Counter, "Rows that this build could not read"),
     ("windlass_ledger_call_seconds", Histogram, "Time of a call to the ledger, by call"),
     ("windlass_ledger_errors_total", Counter, "Calls to the ledger that failed, by call"),
+    (
+        "windlass_engine_garbage_total",
+        Counter,
+        "Entries in the engine that this build did not write",
+    ),
     // From ledger to engine and back
     (
         "windlass_push_dropped_total",

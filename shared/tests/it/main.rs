@@ -4,6 +4,7 @@ mod engine_compare;
 mod engine_embedded;
 mod engine_histories;
 mod lifecycle;
+mod postgres;
 mod redis_faults;
 mod redis_histories;
 mod redis_outages;

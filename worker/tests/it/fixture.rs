@@ -22,12 +22,15 @@ use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
-use windlass_worker::builder::WorkerBuilder;
+use windlass_worker::builder::{EngineSource, WorkerBuilder};
 use windlass_worker::reporter::{Report, ReportError, ReportReply, Reporter};
 use windlass_worker::worker::{Worker, WorkerError};
 
 /// Nothing here takes longer unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Without a signal, outcomes are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Keeps reports and blobs.
 #[derive(Default)]
@@ -79,6 +82,7 @@ impl Reporter for Memory {
 
 /// An engine with one shard, and workers on it.
 pub struct Rig {
+    source: EngineSource,
     pub engine: Engine,
     pub shard: ShardId,
     pub memory: Arc<Memory>,
@@ -92,7 +96,15 @@ impl Rig {
     }
 
     pub async fn on(clock: Clock) -> Self {
-        let engine = Engine::Embedded(Arc::new(Embedded::new(clock)));
+        Self::over(Engine::Embedded(Arc::new(Embedded::new(clock))).into()).await
+    }
+
+    /// With an engine of its own beside the workers', where the source makes several.
+    pub async fn over(source: EngineSource) -> Self {
+        let engine = match &source {
+            EngineSource::Shared(engine) => engine.clone(),
+            EngineSource::Settings(settings) => Engine::open(settings).await.unwrap(),
+        };
         let shard = ShardId::first(Namespace::default(), QueueName::default());
         let settings = ShardSettings { version: 1, ..ShardSettings::default() };
         assert!(engine.configure(&shard, &settings).await.unwrap());
@@ -104,12 +116,12 @@ impl Rig {
             drain_timeout: Duration::from_secs(20),
             ..WorkerSettings::default()
         };
-        Self { engine, shard, memory: Arc::default(), settings, signals }
+        Self { source, engine, shard, memory: Arc::default(), settings, signals }
     }
 
     pub fn builder(&self) -> WorkerBuilder {
         Worker::builder(self.settings.clone())
-            .engine(self.engine.clone())
+            .engine(self.source.clone())
             .reporter(Arc::clone(&self.memory) as _)
     }
 
@@ -169,13 +181,17 @@ impl Rig {
     pub async fn outcomes(&mut self, id: JobId, last: impl Fn(&Outcome) -> bool) -> Vec<Ending> {
         let wait = async {
             loop {
-                let all = self.engine.outcomes(&self.shard, 10_000).await.unwrap();
+                let Ok(all) = self.engine.outcomes(&self.shard, 10_000).await else {
+                    // The store is away, which is what some tests are about.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
                 let mine: Vec<Outcome> = all.into_iter().filter(|o| o.id == id).collect();
                 if let Some(at) = mine.iter().position(&last) {
                     return mine.into_iter().take(at + 1).map(Ending::from).collect();
                 }
-                // `None`: some were missed; looking again is right in any case.
-                let _ = self.signals.next().await;
+                // Signals may be lost; looking again is right in any case.
+                let _ = tokio::time::timeout(LOOK_EVERY, self.signals.next()).await;
             }
         };
         tokio::time::timeout(PATIENCE, wait).await.expect("the outcome does not come")

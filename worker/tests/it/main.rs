@@ -1,10 +1,12 @@
-//! The worker against the embedded engine.
+//! The worker against the embedded engine, and where it matters against a private Redis.
 
+mod api;
 mod command;
 mod fixture;
 mod gates;
 mod http;
 mod leases;
 mod life;
+mod redis;
 mod reports;
 mod stopping;

@@ -57,6 +57,59 @@ async fn a_running_job_is_cancelled_whether_it_listens_or_not() {
 }
 
 #[tokio::test]
+async fn a_handler_that_does_not_listen_is_dropped_when_its_job_is_cancelled() {
+    /// Tells when it goes.
+    struct Gone(Arc<Notify>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let mut rig = Rig::new().await;
+    let (started, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (ready, dropped) = (Arc::clone(&started), Arc::clone(&gone));
+    let worker = rig.start(|b| {
+        b.handle("deaf", move |_ctx, (): ()| {
+            let (started, held) = (Arc::clone(&started), Gone(Arc::clone(&gone)));
+            async move {
+                started.notify_one();
+                std::future::pending::<()>().await;
+                drop(held);
+                Ok::<_, HandlerError>(())
+            }
+        })
+    });
+    let id = rig.push("deaf", json!(null), spec(1)).await;
+    tokio::time::timeout(PATIENCE, ready.notified()).await.expect("the job does not start");
+    assert_eq!(rig.cancel(id).await, CancelReply::Running);
+    assert_eq!(rig.first(id).await.ended, Ended::Cancelled);
+    tokio::time::timeout(PATIENCE, dropped.notified()).await.expect("the handler is not dropped");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_future_is_dropped_claims_nothing_more() {
+    let mut rig = Rig::new().await;
+    let worker = rig.builder().builtin().build().unwrap();
+    let run = worker.run(tokio_util::sync::CancellationToken::new());
+    let first = rig.push("noop", json!(null), spec(1)).await;
+    tokio::select! {
+        _ = run => panic!("the worker has ended"),
+        end = rig.first(first) => assert_eq!(end.ended, Ended::Succeeded),
+    }
+    // A claim may be under way. Then what it gives is handed back or run to its end, and later jobs stay.
+    let stays = async {
+        loop {
+            let id = rig.push("noop", json!(null), spec(1)).await;
+            if tokio::time::timeout(Duration::from_millis(300), rig.first(id)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, stays).await.expect("the worker goes on claiming");
+}
+
+#[tokio::test]
 async fn a_job_that_ends_well_while_it_is_cancelled_has_succeeded() {
     let mut rig = Rig::new().await;
     let started = Arc::new(Notify::new());
@@ -145,9 +198,6 @@ async fn an_operator_drains_a_worker_which_then_idles_until_it_is_stopped() {
     };
     tokio::time::timeout(PATIENCE, stays).await.expect("the worker goes on claiming");
     worker.stop().await;
-    let other = rig.start(|b| b);
-    *rig.memory.drain.lock().unwrap() = false;
-    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -76,8 +76,7 @@ impl<'r> Columns<'r> {
 
     /// The next column, text with a meaning.
     pub(super) fn parsed<T: FromStr>(&mut self) -> Result<T, Fault> {
-        let text: &str = self.next()?;
-        text.parse().map_err(|_| Fault::unreadable("a name"))
+        name(self.next()?)
     }
 
     /// The next column, JSON that the ledger wrote.
@@ -121,6 +120,11 @@ impl<'r> Columns<'r> {
         let inline = self.maybe_bytes()?.map(Value::Inline);
         Ok(blob.or(inline))
     }
+}
+
+/// A text with a meaning.
+pub(super) fn name<T: FromStr>(text: &str) -> Result<T, Fault> {
+    text.parse().map_err(|_| Fault::unreadable("a name"))
 }
 
 /// A job from a row of [`select_jobs!`].
@@ -217,6 +221,9 @@ pub(super) fn bind_id(args: &mut Args, id: &JobId) {
     args.add(id.as_bytes().as_slice());
 }
 
+/// Most attempts in one answer, the latest ones: a job may be snoozed for ever.
+const ATTEMPTS_SHOWN_MAX: i64 = 10_000;
+
 /// Attempts on record, oldest first; one that runs, and a success at the first attempt, are made up from the
 /// job's row. `None`: no such job.
 pub(super) async fn attempts(
@@ -230,9 +237,10 @@ pub(super) async fn attempts(
     let Some(job) = row(connection, sql, args).await? else { return Ok(None) };
     let sql = "SELECT fence, attempt, worker, started_at, finished_at, outcome, \
                error_retryable, error_code, error_message, usage \
-               FROM attempts WHERE job_id = ? ORDER BY fence";
-    let found = rows(connection, sql, Args::default().with(id.as_bytes().as_slice())).await?;
-    let mut attempts = found.iter().map(attempt_of).collect::<Result<Vec<_>, _>>()?;
+               FROM attempts WHERE job_id = ? ORDER BY fence DESC LIMIT ?";
+    let args = Args::default().with(id.as_bytes().as_slice()).with(ATTEMPTS_SHOWN_MAX);
+    let found = rows(connection, sql, args).await?;
+    let mut attempts = found.iter().rev().map(attempt_of).collect::<Result<Vec<_>, _>>()?;
     let (state, latest) = latest_of(&job)?;
     let is_recorded = attempts.iter().any(|attempt| attempt.fence == latest.fence);
     if matches!(state, JobState::Running | JobState::Succeeded) && !is_recorded {

@@ -42,7 +42,9 @@ impl Place {
         if path.starts_with(':') {
             return Err(unfit("a ledger in memory would forget every job: sqlite://PATH"));
         }
-        Ok(Self { file: PathBuf::from(path) })
+        // Through a link the lock would be another one than beside the file itself.
+        let file = PathBuf::from(path);
+        Ok(Self { file: file.canonicalize().unwrap_or(file) })
     }
 
     /// The database file.
@@ -57,9 +59,8 @@ impl Place {
     /// [`LedgerError::Unfit`] when another process has the lock (it is named), [`LedgerError::Unavailable`]
     /// when folder or files cannot be made.
     pub(super) fn lock(&self) -> Result<Lock, LedgerError> {
-        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unavailable)?;
+        if let Some(folder) = self.file.parent() {
+            make_folder(folder).map_err(unavailable)?;
         }
         let lock = self.take_lock()?;
         private().open(&self.file).map_err(unavailable)?;
@@ -92,6 +93,21 @@ impl Place {
     }
 }
 
+/// Makes a folder with those above it, so that a power cut does not take it away again: SQLite sees to the
+/// entries in it, not to its own.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -112,6 +128,19 @@ mod tests {
 
     fn place(url: &str) -> Result<Place, LedgerError> {
         Place::of(&LedgerSettings::new(url))
+    }
+
+    #[test]
+    fn a_linked_file_has_the_lock_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a.db"), folder.path().join("link.db"));
+        let real = place(&format!("sqlite://{}", file.display())).unwrap();
+        let lock = real.lock().unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let linked = place(&format!("sqlite://{}", link.display())).unwrap();
+        assert!(matches!(linked.lock(), Err(LedgerError::Unfit(_))));
+        drop(lock);
+        linked.lock().unwrap();
     }
 
     #[test]

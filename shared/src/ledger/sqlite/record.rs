@@ -1,22 +1,24 @@
 //! Outcomes: compared with what is on record, then written with a few wide statements.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::holds::{self, HoldKey};
-use super::jobs::{Columns, bind_id};
-use super::statement::{Args, Bulk};
 use super::writer::{Tx, release, savepoint, undo};
-use super::{LedgerError, Record, RecordRunning, Recorded, fit_text};
+use super::{LedgerError, Record, Recorded};
 use crate::engine::Ended;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{AttemptOutcome, JobError, JobState, Value};
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
+
+mod rows;
+
+pub(super) use rows::{fence, running};
 
 /// Outcomes that wait for the writer.
 pub(super) struct Recording {
@@ -66,46 +68,53 @@ async fn alone(
 }
 
 async fn write(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Vec<Recorded>, Fault> {
-    let mut sheet = Sheet { known: look(tx.connection, records).await?, ..Sheet::default() };
+    let mut sheet = Sheet { known: rows::look(tx.connection, records).await?, ..Sheet::default() };
     let replies = records.iter().map(|record| sheet.apply(record)).collect();
-    let changes: Vec<&Known> = sheet.known.values().filter(|job| job.change.is_some()).collect();
-    update(tx, &changes).await?;
-    insert_attempts(tx.connection, &sheet.attempts).await?;
+    let changes: Vec<&Known<'_>> =
+        sheet.known.values().filter(|job| job.change.is_some()).collect();
+    rows::update(tx, &changes).await?;
+    rows::insert_attempts(tx.connection, &sheet.attempts).await?;
     holds::free(tx.connection, &sheet.freed).await?;
     let rollups: Vec<(RollupKey, RollupSum)> = sheet.rollups.into_iter().collect();
-    add_rollups(tx.connection, &rollups).await?;
+    rows::add_rollups(tx.connection, &rollups).await?;
     Ok(replies)
 }
 
 /// What is on record of a job, and what changes.
-struct Known {
+struct Known<'r> {
     row: i64,
-    namespace: Namespace,
-    queue: QueueName,
-    kind: Kind,
+    names: Names,
     state: JobState,
     fence: Fence,
     unique_key: Option<String>,
     cancel_reason: Option<String>,
-    change: Option<Change>,
+    change: Option<Change<'r>>,
+}
+
+/// Where a job belongs.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Names {
+    namespace: Namespace,
+    queue: QueueName,
+    kind: Kind,
 }
 
 /// New values of a job; `None` of the optional ones leaves what is there.
 #[derive(Default)]
-struct Change {
+struct Change<'r> {
     attempt: u32,
     crashes: u32,
     run_at: Option<Timestamp>,
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
-    worker: Option<String>,
-    error: Option<JobError>,
-    output: Option<Value>,
-    usage: Option<Bytes>,
+    worker: Option<&'r str>,
+    error: Option<Cow<'r, JobError>>,
+    output: Option<&'r Value>,
+    usage: Option<&'r Bytes>,
 }
 
-/// Namespace, start of the minute, queue, kind, outcome.
-type RollupKey = (Namespace, i64, QueueName, Kind, i16);
+/// Names, start of the minute, outcome.
+type RollupKey = (Names, i64, i16);
 
 #[derive(Default)]
 struct RollupSum {
@@ -116,7 +125,7 @@ struct RollupSum {
 /// Everything that a batch of outcomes changes.
 #[derive(Default)]
 struct Sheet<'r> {
-    known: HashMap<JobId, Known>,
+    known: HashMap<JobId, Known<'r>>,
     attempts: Vec<(&'r Record, AttemptOutcome)>,
     freed: Vec<(HoldKey, JobId)>,
     rollups: HashMap<RollupKey, RollupSum>,
@@ -126,7 +135,7 @@ impl<'r> Sheet<'r> {
     /// Applies one outcome to what is on record, its predecessors in the batch included.
     fn apply(&mut self, record: &'r Record) -> Recorded {
         let known = self.known.get_mut(&record.id);
-        let Some(job) = known.filter(|job| job.namespace == record.namespace) else {
+        let Some(job) = known.filter(|job| job.names.namespace == record.namespace) else {
             return Recorded::Unknown;
         };
         let is_open = job.fence < record.fence
@@ -147,13 +156,7 @@ impl<'r> Sheet<'r> {
                 self.attempts.push((record, outcome));
             }
             let minute = record.at.micros().div_euclid(MINUTE_US) * MINUTE_US;
-            let key = (
-                job.namespace.clone(),
-                minute,
-                job.queue.clone(),
-                job.kind.clone(),
-                outcome as i16,
-            );
+            let key = (job.names.clone(), minute, outcome as i16);
             let sum = self.rollups.entry(key).or_default();
             let run = record.claimed_at.map_or(0, |claimed| record.at.since(claimed).as_millis());
             sum.count += 1;
@@ -162,7 +165,8 @@ impl<'r> Sheet<'r> {
         if state.is_terminal()
             && let Some(key) = job.unique_key.take()
         {
-            self.freed.push(((job.namespace.clone(), job.queue.clone(), key), record.id));
+            let names = &job.names;
+            self.freed.push(((names.namespace.clone(), names.queue.clone(), key), record.id));
         }
         Recorded::Applied
     }
@@ -170,13 +174,13 @@ impl<'r> Sheet<'r> {
 
 const MINUTE_US: i64 = 60_000_000;
 
-impl Change {
+impl<'r> Change<'r> {
     /// Takes over an outcome, on top of an earlier one of the same batch.
     fn take(
         &mut self,
-        record: &Record,
+        record: &'r Record,
         run_at: Option<Timestamp>,
-        error: Option<JobError>,
+        error: Option<Cow<'r, JobError>>,
         keeps_usage: bool,
     ) {
         self.attempt = record.attempt;
@@ -184,10 +188,10 @@ impl Change {
         self.run_at = run_at.or(self.run_at);
         self.started_at = record.claimed_at.or(self.started_at);
         self.finished_at = record.ended.is_terminal().then_some(record.at);
-        self.worker = record.worker.clone().or(self.worker.take());
+        self.worker = record.worker.as_deref().or(self.worker);
         self.error = error.or(self.error.take());
-        self.output = record.output.clone().or(self.output.take());
-        self.usage = record.usage.clone().filter(|_| keeps_usage);
+        self.output = record.output.as_ref().or(self.output);
+        self.usage = record.usage.as_ref().filter(|_| keeps_usage);
     }
 }
 
@@ -221,11 +225,11 @@ fn outcome_of(record: &Record) -> Option<AttemptOutcome> {
 }
 
 /// The error to show; a cancelled job shows why somebody cancelled it.
-fn error_of(record: &Record, reason: Option<&str>) -> Option<JobError> {
+fn error_of<'r>(record: &'r Record, reason: Option<&str>) -> Option<Cow<'r, JobError>> {
     match (&record.error, record.ended, reason) {
-        (_, Ended::Cancelled, Some(reason)) => Some(cancelled(reason)),
-        (Some(error), _, _) => Some(error.clone()),
-        (None, Ended::Cancelled, None) => Some(cancelled("cancelled")),
+        (_, Ended::Cancelled, Some(reason)) => Some(Cow::Owned(cancelled(reason))),
+        (Some(error), _, _) => Some(Cow::Borrowed(error)),
+        (None, Ended::Cancelled, None) => Some(Cow::Owned(cancelled("cancelled"))),
         (None, _, _) => None,
     }
 }
@@ -233,180 +237,4 @@ fn error_of(record: &Record, reason: Option<&str>) -> Option<JobError> {
 /// The error of a cancelled job.
 pub(super) fn cancelled(reason: &str) -> JobError {
     JobError { code: "cancelled".into(), message: reason.into(), retryable: false }
-}
-
-async fn look(
-    connection: &mut SqliteConnection,
-    records: &[&Record],
-) -> Result<HashMap<JobId, Known>, Fault> {
-    static LOOK: Bulk = Bulk::new(
-        "SELECT id, row, namespace, queue, kind, state, fence, unique_key, cancel_reason \
-         FROM jobs WHERE id IN (VALUES",
-        "(?)",
-        ")",
-    );
-    let found = LOOK.fetch(connection, records, |args, record| bind_id(args, &record.id)).await?;
-    found.iter().map(known_of).collect()
-}
-
-fn known_of(row: &SqliteRow) -> Result<(JobId, Known), Fault> {
-    let mut c = Columns::of(row);
-    let id = JobId::from_bytes(c.id()?);
-    let known = Known {
-        row: c.next()?,
-        namespace: c.parsed()?,
-        queue: c.parsed()?,
-        kind: c.parsed()?,
-        state: c.state()?,
-        fence: Fence(c.count()?),
-        unique_key: c.next()?,
-        cancel_reason: c.next()?,
-        change: None,
-    };
-    Ok((id, known))
-}
-
-/// Writes the changes. The guard repeats what was decided in memory, so that a mistake there cannot take a
-/// terminal state back.
-async fn update(tx: &mut Tx<'_>, jobs: &[&Known]) -> Result<(), Fault> {
-    static UPDATE: Bulk = Bulk::new(
-        "WITH v (row, state, fence, changed_at, attempt, crashes, run_at, started_at, \
-         finished_at, worker, error_retryable, error_code, error_message, usage, output_blob, \
-         output) AS (VALUES",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        ") UPDATE jobs SET state = v.state, fence = v.fence, changed_at = v.changed_at, \
-         attempt = v.attempt, crashes = v.crashes, run_at = coalesce(v.run_at, jobs.run_at), \
-         started_at = coalesce(v.started_at, jobs.started_at), finished_at = v.finished_at, \
-         worker = coalesce(v.worker, jobs.worker), usage = v.usage, \
-         error_retryable = iif(v.state = 10, NULL, coalesce(v.error_retryable, jobs.error_retryable)), \
-         error_code = iif(v.state = 10, NULL, coalesce(v.error_code, jobs.error_code)), \
-         error_message = iif(v.state = 10, NULL, coalesce(v.error_message, jobs.error_message)), \
-         output_blob = v.output_blob, output = v.output \
-         FROM v WHERE jobs.row = v.row AND jobs.state < 10 AND jobs.fence <= v.fence",
-    );
-    let now = tx.now.micros();
-    let changed = UPDATE
-        .execute(tx.connection, jobs, |args, job| {
-            if let Some(change) = &job.change {
-                bind_change(args, now, job, change);
-            }
-        })
-        .await?;
-    if changed == jobs.len() as u64 {
-        Ok(())
-    } else {
-        Err(Fault::unreadable("jobs that changed under the writer"))
-    }
-}
-
-fn bind_change(args: &mut Args, now: i64, job: &Known, change: &Change) {
-    args.add(job.row)
-        .add(job.state as i16)
-        .add(fence(job.fence))
-        .add(now)
-        .add(i64::from(change.attempt))
-        .add(i64::from(change.crashes))
-        .add(change.run_at.map(Timestamp::micros))
-        .add(change.started_at.map(Timestamp::micros))
-        .add(change.finished_at.map(Timestamp::micros))
-        .add(change.worker.as_deref().map(fit_text));
-    bind_error(args, change.error.as_ref());
-    let (blob, inline) = match &change.output {
-        None => (None, None),
-        Some(Value::Inline(bytes)) => (None, Some(bytes.as_ref())),
-        Some(Value::Blob(id)) => (Some(id.as_bytes().as_slice()), None),
-    };
-    args.add(change.usage.as_deref()).add(blob).add(inline);
-}
-
-/// A fence as the tables have it; it stays below 2^53.
-pub(super) fn fence(fence: Fence) -> i64 {
-    i64::try_from(fence.0).unwrap_or(i64::MAX)
-}
-
-/// Adds the three columns of an error.
-fn bind_error(args: &mut Args, error: Option<&JobError>) {
-    args.add(error.map(|error| error.retryable))
-        .add(error.map(|error| fit_text(&error.code)))
-        .add(error.map(|error| fit_text(&error.message)));
-}
-
-async fn insert_attempts(
-    connection: &mut SqliteConnection,
-    attempts: &[(&Record, AttemptOutcome)],
-) -> Result<(), Fault> {
-    static INSERT: Bulk = Bulk::new(
-        "INSERT INTO attempts (job_id, fence, namespace, attempt, outcome, started_at, \
-         finished_at, worker, error_retryable, error_code, error_message, usage) VALUES",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "ON CONFLICT DO NOTHING",
-    );
-    INSERT
-        .execute(connection, attempts, |args, (record, outcome)| {
-            args.add(record.id.as_bytes().as_slice())
-                .add(fence(record.fence))
-                .add(record.namespace.as_str())
-                .add(i64::from(record.attempt))
-                .add(*outcome as i16)
-                .add(record.claimed_at.map(Timestamp::micros))
-                .add(record.at.micros())
-                .add(record.worker.as_deref().map(fit_text));
-            bind_error(args, record.error.as_ref());
-            args.add(record.usage.as_deref());
-        })
-        .await?;
-    Ok(())
-}
-
-async fn add_rollups(
-    connection: &mut SqliteConnection,
-    rollups: &[(RollupKey, RollupSum)],
-) -> Result<(), Fault> {
-    static ADD: Bulk = Bulk::new(
-        "INSERT INTO rollups (namespace, minute, queue, kind, outcome, count, run_ms) VALUES",
-        "(?, ?, ?, ?, ?, ?, ?)",
-        "ON CONFLICT DO UPDATE SET count = count + excluded.count, run_ms = run_ms + excluded.run_ms",
-    );
-    ADD.execute(connection, rollups, |args, ((namespace, minute, queue, kind, outcome), sum)| {
-        args.add(namespace.as_str())
-            .add(*minute)
-            .add(queue.as_str())
-            .add(kind.as_str())
-            .add(*outcome)
-            .add(sum.count)
-            .add(sum.run_ms);
-    })
-    .await?;
-    Ok(())
-}
-
-/// Notes leases that have lasted, the highest fence of each job.
-pub(super) async fn running(tx: &mut Tx<'_>, running: &[RecordRunning]) -> Result<(), Fault> {
-    static UPDATE: Bulk = Bulk::new(
-        "WITH v (id, fence, changed_at, attempt, started_at, worker) AS (VALUES",
-        "(?, ?, ?, ?, ?, ?)",
-        ") UPDATE jobs SET state = 3, fence = v.fence, changed_at = v.changed_at, \
-         attempt = v.attempt, started_at = v.started_at, worker = v.worker \
-         FROM v WHERE jobs.id = v.id AND jobs.state < 10 AND jobs.fence < v.fence",
-    );
-    let mut latest: HashMap<JobId, &RecordRunning> = HashMap::with_capacity(running.len());
-    for lease in running {
-        let known = latest.entry(lease.id).or_insert(lease);
-        if known.fence < lease.fence {
-            *known = lease;
-        }
-    }
-    let leases: Vec<&RecordRunning> = latest.into_values().collect();
-    let now = tx.now.micros();
-    UPDATE
-        .execute(tx.connection, &leases, |args, lease| {
-            args.add(lease.id.as_bytes().as_slice())
-                .add(fence(lease.fence))
-                .add(now)
-                .add(i64::from(lease.attempt))
-                .add(lease.claimed_at.micros())
-                .add(fit_text(&lease.worker));
-        })
-        .await?;
-    Ok(())
 }

@@ -66,9 +66,9 @@ pub(super) async fn composed(
     Ok(query.fetch_all(connection).await?)
 }
 
-/// Rows in one statement, largest first. A size is prepared when it is first needed. 64 rows of the widest
-/// statement stay far below SQLite's 32,766 arguments, and larger statements gain nothing.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+/// Rows in one statement, largest first. A size is prepared when it is first needed. 128 rows of the widest
+/// statement stay far below SQLite's 32,766 arguments.
+const SIZES: [usize; 4] = [128, 16, 4, 1];
 
 /// A statement over a list of rows: `head (row), (row), ... tail`.
 pub(super) struct Bulk {
@@ -92,10 +92,14 @@ impl Bulk {
         mut bind: impl FnMut(&mut Args, &T),
     ) -> Result<u64, Fault> {
         let mut changed = 0;
-        for (text, items) in self.chunks(items) {
-            let args = collect(items, &mut bind);
-            let query = sqlx::query_with(AssertSqlSafe(text), args.0);
-            changed += query.execute(&mut *connection).await?.rows_affected();
+        let mut chunks = self.chunks(items);
+        let mut next = chunks.next().map(|chunk| ready(chunk, &mut bind));
+        while let Some((text, args)) = next {
+            let query = sqlx::query_with(AssertSqlSafe(text), args.0).execute(&mut *connection);
+            let following = async { chunks.next().map(|chunk| ready(chunk, &mut bind)) };
+            let (done, following) = overlapped(query, following).await;
+            changed += done?.rows_affected();
+            next = following;
         }
         Ok(changed)
     }
@@ -108,10 +112,14 @@ impl Bulk {
         mut bind: impl FnMut(&mut Args, &T),
     ) -> Result<Vec<SqliteRow>, Fault> {
         let mut found = Vec::new();
-        for (text, items) in self.chunks(items) {
-            let args = collect(items, &mut bind);
-            let query = sqlx::query_with(AssertSqlSafe(text), args.0);
-            found.append(&mut query.fetch_all(&mut *connection).await?);
+        let mut chunks = self.chunks(items);
+        let mut next = chunks.next().map(|chunk| ready(chunk, &mut bind));
+        while let Some((text, args)) = next {
+            let query = sqlx::query_with(AssertSqlSafe(text), args.0).fetch_all(&mut *connection);
+            let following = async { chunks.next().map(|chunk| ready(chunk, &mut bind)) };
+            let (rows, following) = overlapped(query, following).await;
+            found.append(&mut rows?);
+            next = following;
         }
         Ok(found)
     }
@@ -141,12 +149,22 @@ impl Bulk {
     }
 }
 
-fn collect<T>(items: &[T], bind: &mut impl FnMut(&mut Args, &T)) -> Args {
+/// The statement of a chunk with its arguments.
+fn ready<T>(
+    (text, items): (Arc<str>, &[T]),
+    bind: &mut impl FnMut(&mut Args, &T),
+) -> (Arc<str>, Args) {
     let mut args = Args::default();
     for item in items {
         bind(&mut args, item);
     }
-    args
+    (text, args)
+}
+
+/// Hands a query to the driver's thread and, while that works, makes the next one ready.
+async fn overlapped<A, B>(query: impl Future<Output = A>, next: impl Future<Output = B>) -> (A, B) {
+    // The query is polled first, which sends it off.
+    futures::join!(query, next)
 }
 
 #[cfg(test)]

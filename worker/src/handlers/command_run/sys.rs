@@ -205,7 +205,7 @@ pub(super) fn set_nonblocking(fd: RawFd) {
 
 /// Closes every descriptor from `first` on.
 pub(super) fn close_from(first: RawFd) {
-    range(first, 0, |fd| close(fd));
+    range(first, 0, close);
 }
 
 /// Marks every descriptor from `first` on to be closed by exec.

@@ -180,7 +180,14 @@ impl Flock {
         if self.main_ended && !self.main_collected && (others == 0 || !listed) {
             self.main_collected = sys::reap(self.main) == Reaped::Collected;
         }
-        while self.main_collected {
+        if self.main_collected {
+            self.finish();
+        }
+    }
+
+    /// Ends the warden if nobody is left.
+    fn finish(&self) {
+        loop {
             match sys::reap(sys::ANY) {
                 Reaped::Collected => {}
                 Reaped::NotYet => return,

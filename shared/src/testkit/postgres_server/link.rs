@@ -1,0 +1,124 @@
+//! A link to a server that can be cut at the worst moment: on the way there, or on the way back.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use super::PostgresServer;
+use crate::config::LedgerSettings;
+
+/// What is lost when a connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The request does not arrive.
+    Request,
+    /// The request is carried out; its answer does not arrive.
+    Answer,
+}
+
+/// A port on loopback that leads to the server. It is closed when this is dropped.
+pub struct Link {
+    port: u16,
+    shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The next request that contains these bytes.
+    armed: Mutex<Option<(Vec<u8>, Loss)>>,
+    cuts: AtomicUsize,
+}
+
+impl Link {
+    /// Opens a link to `server`.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn to(server: &PostgresServer) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("a bound port has an address").port();
+        let shared = Arc::new(Shared::default());
+        let socket = server.folder().join(".s.PGSQL.5432");
+        let accepting = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = UnixStream::connect(&socket).await else { continue };
+                tokio::spawn(carry(client, server, Arc::clone(&accepting)));
+            }
+        });
+        Self { port, shared, task }
+    }
+
+    /// Settings of a ledger in `database` that uses the link.
+    pub fn settings(&self, database: &str) -> LedgerSettings {
+        let address = format!("127.0.0.1:{}", self.port);
+        LedgerSettings::new(format!("postgres://windlass@{address}/{database}?sslmode=disable"))
+    }
+
+    /// Cuts the connection of the next request that contains `marker`, once.
+    pub fn cut_at(&self, marker: &[u8], loss: Loss) {
+        *self.armed() = Some((marker.to_vec(), loss));
+    }
+
+    /// How often it has been cut.
+    pub fn cuts(&self) -> usize {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    fn armed(&self) -> std::sync::MutexGuard<'_, Option<(Vec<u8>, Loss)>> {
+        self.shared.armed.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Carries one connection until either side ends it or it is cut. Both sockets close with the return.
+async fn carry(mut client: TcpStream, mut server: UnixStream, shared: Arc<Shared>) {
+    let (mut there, mut back) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut lost_answer = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut there) => {
+                let Some(n) = read.ok().filter(|n| *n > 0) else { return };
+                match shared.loss(&there[..n]) {
+                    Some(Loss::Request) => return,
+                    Some(Loss::Answer) => lost_answer = true,
+                    None => {}
+                }
+                if server.write_all(&there[..n]).await.is_err() {
+                    return;
+                }
+            }
+            read = server.read(&mut back) => {
+                let Some(n) = read.ok().filter(|n| *n > 0) else { return };
+                if lost_answer {
+                    // "Ready for query, no transaction": what was asked for is committed.
+                    if back[..n].ends_with(&[b'Z', 0, 0, 0, 5, b'I']) {
+                        return;
+                    }
+                } else if client.write_all(&back[..n]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn loss(&self, request: &[u8]) -> Option<Loss> {
+        let mut armed = self.armed.lock().expect("no holder of this lock panics");
+        let (marker, loss) = armed.as_ref()?;
+        let found = request.windows(marker.len()).any(|part| part == marker);
+        let loss = found.then_some(*loss)?;
+        *armed = None;
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        Some(loss)
+    }
+}

@@ -1,0 +1,172 @@
+//! Reports over HTTP, against a server that remembers and answers as told; and straight to a ledger.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use serde_json::{Value as Json, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use windlass_shared::config::LedgerSettings;
+use windlass_shared::ledger::Ledger;
+use windlass_shared::model::id::{BlobId, Fence, JobId, WorkerId};
+use windlass_shared::model::name::Namespace;
+use windlass_shared::model::time::Timestamp;
+use windlass_worker::reporter::http::HttpReporter;
+use windlass_worker::reporter::ledger::LedgerReporter;
+use windlass_worker::reporter::{
+    Beat, LogEntry, ProgressEntry, Report, ReportError, ReportReply, Reporter,
+};
+
+/// Answers each request in turn with a status and a body; what was asked, once all are answered.
+async fn server(
+    answers: Vec<(u16, &'static str)>,
+) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for (status, body) in answers {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            asked.push(request(&mut socket).await);
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        }
+        asked
+    });
+    (url, task)
+}
+
+async fn request(socket: &mut TcpStream) -> String {
+    let mut text = String::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let read = socket.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "the request ends early: {text}");
+        text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() >= length.map_or(0, |n| n.parse().unwrap()) {
+            return text;
+        }
+    }
+}
+
+fn report() -> Report {
+    let job_id = JobId::generate();
+    Report {
+        worker: Beat {
+            id: WorkerId::generate(),
+            name: "w".into(),
+            host: "h".into(),
+            version: "1".into(),
+            queues: vec!["default".parse().unwrap()],
+            kinds: vec!["noop".parse().unwrap()],
+            concurrency: 4,
+            running: 1,
+            started_at: Timestamp::from_millis(1_000),
+        },
+        logs: vec![LogEntry {
+            job_id,
+            attempt: 1,
+            at: Timestamp::from_millis(2_000),
+            level: "info".into(),
+            message: "hello".into(),
+        }],
+        progress: vec![ProgressEntry { job_id, fence: Fence(7), percent: 12.5, message: None }],
+    }
+}
+
+fn reporter(url: &str) -> HttpReporter {
+    HttpReporter::new(url, Some(SecretString::from("sesame".to_owned()))).unwrap()
+}
+
+#[tokio::test]
+async fn a_report_has_the_agreed_shape_and_carries_the_key() {
+    let (url, asked) = server(vec![(200, r#"{"drain": true, "outcomes": []}"#)]).await;
+    let report = report();
+    assert_eq!(reporter(&url).report(report.clone()).await.unwrap(), ReportReply { drain: true });
+    let asked = asked.await.unwrap().remove(0);
+    let (head, body) = asked.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST /v1/worker/reports HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("authorization: Bearer sesame"), "{head}");
+    let job_id = report.logs[0].job_id;
+    let want = json!({
+        "worker": {
+            "id": report.worker.id, "name": "w", "host": "h", "version": "1", "queues": ["default"],
+            "kinds": ["noop"], "concurrency": 4, "running": 1, "started_at": "1970-01-01T00:00:01.000Z",
+        },
+        "logs": [{
+            "job_id": job_id, "attempt": 1, "at": "1970-01-01T00:00:02.000Z", "level": "info",
+            "message": "hello",
+        }],
+        "progress": [{"job_id": job_id, "fence": 7, "percent": 12.5}],
+    });
+    assert_eq!(serde_json::from_str::<Json>(body).unwrap(), want);
+}
+
+#[tokio::test]
+async fn refusals_are_told_from_outages() {
+    for (status, transient) in [(401, false), (404, false), (422, false), (429, true), (503, true)]
+    {
+        let (url, _asked) = server(vec![(status, "{}")]).await;
+        let error = reporter(&url).report(report()).await.unwrap_err();
+        assert_eq!(error.is_transient(), transient, "{status}: {error}");
+    }
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let error = reporter(&closed).report(report()).await.unwrap_err();
+    assert!(error.is_transient() && !format!("{error:?}").contains("sesame"));
+    for url in ["redis://x", "nonsense", "http://"] {
+        assert!(HttpReporter::new(url, None).is_err(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn large_values_are_put_and_fetched_by_id() {
+    let (url, asked) = server(vec![(204, ""), (200, "[1, 2]"), (404, "")]).await;
+    let (reporter, id) = (reporter(&url), BlobId::generate());
+    reporter.put_blob(id, Bytes::from_static(b"[1, 2]")).await.unwrap();
+    assert_eq!(reporter.blob(id).await.unwrap(), Some(Bytes::from_static(b"[1, 2]")));
+    assert_eq!(reporter.blob(id).await.unwrap(), None);
+    let asked = asked.await.unwrap();
+    assert!(
+        asked[0].starts_with(&format!("PUT /v1/blobs/{id} "))
+            && asked[0].ends_with("\r\n\r\n[1, 2]")
+    );
+    assert!(asked[1].starts_with(&format!("GET /v1/blobs/{id} ")));
+    let (url, _asked) = server(vec![(404, "")]).await;
+    let error = self::reporter(&url).put_blob(id, Bytes::new()).await.unwrap_err();
+    assert!(matches!(error, ReportError::Refused(404)), "{error:?}");
+}
+
+#[tokio::test]
+async fn in_one_process_reports_go_to_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings =
+        LedgerSettings::new(format!("sqlite://{}", dir.path().join("ledger.db").display()));
+    Ledger::migrate(&settings).await.unwrap();
+    let ledger = Ledger::open(&settings).await.unwrap();
+    let reporter: Arc<dyn Reporter> =
+        Arc::new(LedgerReporter::new(ledger.clone(), Namespace::default()));
+    let report = report();
+    let id = report.worker.id;
+    assert_eq!(reporter.report(report).await.unwrap(), ReportReply { drain: false });
+    let within = std::time::Duration::from_secs(60);
+    let workers = ledger.workers(&Namespace::default(), within).await.unwrap();
+    assert_eq!(workers.iter().map(|w| (w.id, w.running)).collect::<Vec<_>>(), [(id, 1)]);
+    assert!(ledger.drain_worker(&Namespace::default(), id).await.unwrap());
+    let again =
+        Report { worker: Beat { id, ..self::report().worker }, logs: vec![], progress: vec![] };
+    assert_eq!(reporter.report(again).await.unwrap(), ReportReply { drain: true });
+    let blob = BlobId::generate();
+    reporter.put_blob(blob, Bytes::from_static(b"7")).await.unwrap();
+    assert_eq!(reporter.blob(blob).await.unwrap(), Some(Bytes::from_static(b"7")));
+    assert_eq!(reporter.blob(BlobId::generate()).await.unwrap(), None);
+    ledger.close().await;
+}
