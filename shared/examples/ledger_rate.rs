@@ -69,7 +69,6 @@ async fn submit(ledger: &Ledger, jobs: Vec<NewJob>) -> anyhow::Result<()> {
     Ok(())
 }
 
-<<<<<<< HEAD
 /// A phase that is timed. CPU time tells more than the clock where the machine is busy with other work.
 struct Phase {
     begun: Instant,
@@ -97,13 +96,6 @@ fn cpu_time() -> Duration {
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks = after_name.split_whitespace().skip(11).take(2);
     Duration::from_millis(10 * ticks.filter_map(|n| n.parse::<u64>().ok()).sum::<u64>())
-=======
-fn report(what: &str, total: usize, took: Duration) {
-    println!(
-        "{what}: {total} jobs in {took:.2?}, {:.0} per second",
-        total as f64 / took.as_secs_f64()
-    );
->>>>>>> refs/heads/redis
 }
 
 fn new_job() -> NewJob {

@@ -46,7 +46,7 @@ async fn arguments_are_passed_as_they_are() {
     let hostile = ["; rm -rf x", "$(id)", "`id`", "--output=/etc/x", "-", "a\nb", "*", ""];
     let (mut rig, worker, _dir) = rig(&sh(
         "args",
-        r#"for a in "$@"; do printf '[%s]' "$a"; done; sleep 0.1"#,
+        r#"for a in "$@"; do printf '[%s]' "$a"; done; sleep 0.5"#,
         "args_max = 8",
     ))
     .await;

@@ -191,13 +191,15 @@ impl Start {
             stdout: Receiver::from_owned_fd(stdout)?,
             stderr: Receiver::from_owned_fd(stderr)?,
         };
-        let running = Running {
+        let mut running = Running {
             orders: Some(Sender::from_owned_fd(orders.into())?),
             messages: Receiver::from_owned_fd(messages.into())?,
             child: Some(child),
             memory_peak_bytes: 0,
             cpu: Duration::ZERO,
         };
+        // At once: a short command may be over when somebody else comes to it.
+        running.look();
         Ok((running, streams))
     }
 }
