@@ -164,7 +164,7 @@ impl<const MAX: usize> RawBody<MAX> {
         parse(text(&self.bytes)?, "")
     }
 
-    /// As [`Self::json`]; an absent body, and `null`, is the default.
+    /// As [`Self::json`]; an absent body, or `null`, is the default.
     ///
     /// # Errors
     /// As [`Self::json`].

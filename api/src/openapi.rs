@@ -25,7 +25,7 @@ pub fn document() -> &'static OpenApi {
         for item in document.paths.paths.values_mut() {
             for operation in operations(item) {
                 add_refusals(operation);
-                never_null(operation);
+                forbid_null_parameters(operation);
                 add_namespace(operation);
                 operation.security =
                     Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
@@ -118,16 +118,34 @@ fn add_refusals(operation: &mut Operation) {
     }
 }
 
-/// A parameter may be absent; there is no way to send it as null.
-fn never_null(operation: &mut Operation) {
+/// A parameter that is not given is left out; there is no way to write `null`.
+fn forbid_null_parameters(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
-        let RefOr::T(parameter) = parameter else { continue };
-        let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { continue };
-        if let SchemaType::Array(types) = &schema.schema_type {
-            let types: Vec<Type> = types.iter().filter(|t| **t != Type::Null).cloned().collect();
-            if let [only] = types.as_slice() {
-                schema.schema_type = SchemaType::Type(only.clone());
+        let RefOr::T(parameter) = parameter else {
+            continue;
+        };
+        match &mut parameter.schema {
+            Some(RefOr::T(Schema::Object(object))) => not_null(&mut object.schema_type),
+            Some(RefOr::T(Schema::Array(array))) => not_null(&mut array.schema_type),
+            Some(schema @ RefOr::T(Schema::OneOf(_))) => {
+                let RefOr::T(Schema::OneOf(one_of)) = &*schema else {
+                    continue;
+                };
+                // `oneOf: [null, it]`
+                if let Some(it) = one_of.items.last().cloned() {
+                    *schema = it;
+                }
             }
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn not_null(schema_type: &mut SchemaType) {
+    if let SchemaType::Array(types) = schema_type {
+        types.retain(|t| *t != Type::Null);
+        if let [only] = types.as_slice() {
+            *schema_type = SchemaType::Type(only.clone());
         }
     }
 }

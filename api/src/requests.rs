@@ -6,13 +6,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
-use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, SchemaType, Type};
-use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
-use utoipa::{PartialSchema, ToSchema};
-
 use crate::error::{ApiError, Code, FieldError};
+use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
+pub mod docs;
 pub mod filter;
 pub mod job;
 pub mod lease;
@@ -85,31 +82,6 @@ impl<T> Change<T> {
         }
     }
 }
-
-/// A duration as callers write it; for the documentation only.
-pub struct DurationText;
-
-impl PartialSchema for DurationText {
-    fn schema() -> RefOr<Schema> {
-        let text = ObjectBuilder::new()
-            .schema_type(SchemaType::Type(Type::String))
-            .pattern(Some("^([0-9]{1,9}(ms|s|m|h|d))+$"))
-            .max_length(Some(40));
-        let seconds = ObjectBuilder::new()
-            .schema_type(SchemaType::Type(Type::Number))
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Double)))
-            .minimum(Some(0.0))
-            .maximum(Some(1e9));
-        AnyOfBuilder::new()
-            .item(text)
-            .item(seconds)
-            .description(Some("A duration: `\"1m30s\"`, `\"250ms\"`, or a number of seconds."))
-            .examples([serde_json::json!("30s"), serde_json::json!(1.5)])
-            .into()
-    }
-}
-
-impl ToSchema for DurationText {}
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]

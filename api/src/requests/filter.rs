@@ -13,6 +13,7 @@ use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
 use super::Faults;
+use super::docs::Tag;
 use crate::error::ApiError;
 use crate::extract::Params;
 use crate::views::job::StateDocs;
@@ -34,8 +35,8 @@ pub struct FilterParams {
     #[param(pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     kind: Option<String>,
     /// With all of these tags; may be given more than once.
-    #[param(max_items = 20, explode)]
-    tag: Option<Vec<String>>,
+    #[param(value_type = Option<Vec<Tag>>, max_items = 20, explode)]
+    tag: (),
     /// Steps of this workflow.
     #[param(format = Uuid)]
     workflow_id: Option<String>,
@@ -137,7 +138,7 @@ pub struct FilterRequest {
     pub kind: Option<Kind>,
     /// With all of these tags.
     #[serde(default, deserialize_with = "super::bounded::<_, _, 20>")]
-    #[schema(value_type = Vec<String>, max_items = 20)]
+    #[schema(value_type = Vec<Tag>, max_items = 20)]
     pub tags: Vec<String>,
     /// Steps of this workflow.
     #[serde(default)]

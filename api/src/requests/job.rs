@@ -14,8 +14,9 @@ use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
+use super::docs::{DurationText, Tag, TimeoutText};
 use super::retry::RetryDocs;
-use super::{DurationText, Faults, Text, retry};
+use super::{Faults, Text, retry};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -58,7 +59,7 @@ pub struct JobRequest<'a> {
     pub max_crashes: Option<u32>,
     /// Limit of one attempt. Default 60 s, at most 7 days.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<TimeoutText>)]
     pub timeout: Option<Span>,
     /// When a failed attempt is followed by another.
     #[serde(default)]
@@ -105,7 +106,7 @@ pub struct JobRequest<'a> {
     pub expect: Option<ExpectRequest<'a>>,
     /// Words to find the job by.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<Vec<String>>, max_items = 20)]
+    #[schema(value_type = Option<Vec<Tag>>, max_items = 20)]
     pub tags: Option<Vec<Text<'a>>>,
     /// An object of your own, at most 16 KiB; not handed to the handler.
     #[serde(borrow, default)]

@@ -12,7 +12,8 @@ use windlass_shared::model::job::JobError;
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Span;
 
-use super::{DurationText, Faults, Text};
+use super::docs::{DurationText, KindText, LeaseText, PollText, QueueNameText};
+use super::{Faults, Text};
 use crate::error::ApiError;
 
 /// Longest `wait` of a long poll.
@@ -35,11 +36,11 @@ pub struct LeaseRequest<'a> {
     pub worker: Option<Text<'a>>,
     /// In order of preference. Default: `default` alone.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 50)]
+    #[schema(value_type = Option<Vec<QueueNameText>>, min_items = 1, max_items = 50)]
     pub queues: Option<Vec<QueueName>>,
     /// Only these kinds. Default: any.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    #[schema(value_type = Option<Vec<KindText>>, max_items = 100)]
     pub kinds: Option<Vec<Kind>>,
     /// At most this many jobs. Default 1.
     #[serde(default)]
@@ -47,11 +48,11 @@ pub struct LeaseRequest<'a> {
     pub max: Option<u32>,
     /// How long the leases last unless extended: 3 s to 1 h. Default 30 s.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<LeaseText>)]
     pub lease: Option<Span>,
     /// How long to wait for the first job; at most 50 s. Default 0.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<PollText>)]
     pub wait: Option<Span>,
 }
 
@@ -155,7 +156,7 @@ pub struct HeartbeatRequest<'a> {
     pub items: Vec<LeaseItem<'a>>,
     /// How long they last from now: 3 s to 1 h. Default 30 s.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<LeaseText>)]
     pub lease: Option<Span>,
 }
 

@@ -8,8 +8,9 @@ use windlass_shared::model::job::{JobState, Priority};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::Span;
 
+use super::docs::{DayText, LeaseText, Tag, TimeoutText};
 use super::retry::RetryDocs;
-use super::{Change, DurationText, Faults, retry};
+use super::{Change, Faults, retry};
 use crate::error::ApiError;
 
 /// Changes of a queue's settings. Absent fields stay; `null` removes a setting.
@@ -34,11 +35,11 @@ pub struct QueuePatch {
     max_depth: Change<u64>,
     /// Lease of its jobs: 3 s to 1 h.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<LeaseText>)]
     lease: Change<Span>,
     /// What a level of priority is worth in waiting; at most 1 day.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<DayText>)]
     priority_unit: Change<Span>,
     /// `max_attempts` of jobs that don't say.
     #[serde(default)]
@@ -46,7 +47,7 @@ pub struct QueuePatch {
     default_max_attempts: Change<u32>,
     /// `timeout` of jobs that don't say; at most 7 days.
     #[serde(default)]
-    #[schema(value_type = Option<DurationText>)]
+    #[schema(value_type = Option<TimeoutText>)]
     default_timeout: Change<Span>,
     /// `retry` of jobs that don't say.
     #[serde(default)]
@@ -68,7 +69,7 @@ pub struct RateLimitDocs {
     #[schema(minimum = 1, maximum = 1_000_000)]
     limit: u32,
     /// Per this time; 1 ms to 1 day.
-    #[schema(value_type = DurationText)]
+    #[schema(value_type = DayText)]
     per: (),
     /// At once.
     #[schema(minimum = 1, maximum = 1_000_000)]
@@ -235,6 +236,6 @@ pub struct JobPatchRequest<'a> {
     pub max_attempts: Option<u32>,
     /// In place of the present ones.
     #[serde(default, borrow)]
-    #[schema(value_type = Option<Vec<String>>, max_items = 20)]
+    #[schema(value_type = Option<Vec<Tag>>, max_items = 20)]
     pub tags: Option<Vec<super::Text<'a>>>,
 }

@@ -7,8 +7,9 @@ use windlass_shared::model::id::{Fence, JobId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
+use super::docs::{DurationText, KindText, QueueNameText};
 use super::lease::{ErrorRequest, cut};
-use super::{DurationText, Faults, Text};
+use super::{Faults, Text};
 
 /// Log lines in one report.
 pub const LINES_MAX: usize = 5_000;
@@ -59,11 +60,11 @@ pub struct BeatRequest<'a> {
     pub version: Text<'a>,
     /// Queues that it claims from.
     #[serde(default, deserialize_with = "super::bounded::<_, _, 200>")]
-    #[schema(value_type = Vec<String>, required = false, max_items = 200)]
+    #[schema(value_type = Vec<QueueNameText>, required = false, max_items = 200)]
     pub queues: Vec<QueueName>,
     /// Kinds that it can run; empty is any.
     #[serde(default, deserialize_with = "super::bounded::<_, _, 1000>")]
-    #[schema(value_type = Vec<String>, required = false, max_items = 1000)]
+    #[schema(value_type = Vec<KindText>, required = false, max_items = 1000)]
     pub kinds: Vec<Kind>,
     /// Slots.
     #[schema(minimum = 0, maximum = 100_000)]

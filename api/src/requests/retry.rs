@@ -5,7 +5,8 @@ use utoipa::ToSchema;
 use windlass_shared::limits;
 use windlass_shared::model::retry::RetryPolicy;
 
-use super::{DurationText, Faults};
+use super::Faults;
+use super::docs::DurationText;
 
 /// When a failed attempt is followed by another. For the documentation; the domain's type is read.
 #[derive(Deserialize, ToSchema)]

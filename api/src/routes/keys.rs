@@ -18,7 +18,8 @@ use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, NoParams, Params, RawBody, SMALL};
 use crate::keys;
-use crate::requests::{DurationText, Faults};
+use crate::requests::Faults;
+use crate::requests::docs::DurationText;
 use crate::views::Page;
 use crate::views::key::{KeyView, NewKeyView, RoleDocs};
 

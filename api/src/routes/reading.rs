@@ -87,7 +87,7 @@ pub async fn get_job(
     get, path = "/v1/jobs/{id}/wait", tag = "jobs",
     params(
         ("id" = String, Path, format = Uuid),
-        ("timeout" = Option<crate::requests::DurationText>, Query, description = "At most 60 s; 30 s if not given."),
+        ("timeout" = inline(Option<crate::requests::docs::WaitText>), Query, description = "At most 60 s; 30 s if not given."),
     ),
     responses(
         (status = 200, description = "The job has ended.", body = JobView),

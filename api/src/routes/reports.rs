@@ -7,7 +7,7 @@ use axum::extract::State;
 use windlass_shared::engine::Ended;
 use windlass_shared::ledger::{LogLine, Record, Recorded, WorkerBeat};
 use windlass_shared::limits;
-use windlass_shared::model::id::JobId;
+use windlass_shared::model::id::{Fence, JobId};
 use windlass_shared::model::job::{Progress, Value};
 
 use crate::app::App;
@@ -48,6 +48,7 @@ pub async fn report(
         if !(0.0..=100.0).contains(&item.percent) {
             faults.wrong(&format!("/progress/{i}/percent"), "must be from 0 to 100");
         }
+        check_fence(item.fence, &format!("/progress/{i}"), &mut faults);
     }
     let worker =
         request.worker.as_ref().map(|beat| format!("{} ({})", beat.name.as_str(), beat.id));
@@ -122,6 +123,12 @@ async fn note_progress(
     Ok(ledger.set_progress(&caller.namespace, item.job_id, item.fence, &progress).await?)
 }
 
+fn check_fence(fence: Fence, base: &str, faults: &mut Faults) {
+    if fence.0 >= 1 << 53 {
+        faults.wrong(&format!("{base}/fence"), "must be below 2^53");
+    }
+}
+
 fn record(
     caller: &Caller,
     item: &OutcomeRequest<'_>,
@@ -133,9 +140,7 @@ fn record(
     if delay > limits::HORIZON_MAX {
         faults.wrong(&format!("{base}/delay"), "must be at most 10 years");
     }
-    if item.fence.0 >= 1 << 53 {
-        faults.wrong(&format!("{base}/fence"), "must be below 2^53");
-    }
+    check_fence(item.fence, base, faults);
     let again = item.at.plus(delay);
     let ended = match item.outcome {
         OutcomeWord::Succeeded => Ended::Succeeded,

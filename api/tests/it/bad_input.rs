@@ -126,6 +126,9 @@ async fn fields_that_are_well_formed_but_wrong() {
         ("retry", "{\"multiplier\":101}"),
         ("retry", "{\"backoff\":\"cubic\"}"),
         ("retry", "{\"oops\":1}"),
+        ("retry", "[\"fixed\"]"),
+        ("unique", "[\"k\"]"),
+        ("expect", "[null,\"true\"]"),
         ("retry", "{\"rules\":[{\"code\":\"\"}]}"),
         ("expect", "{}"),
         ("expect", "{\"schema\":[]}"),
@@ -145,6 +148,12 @@ async fn fields_that_are_well_formed_but_wrong() {
         .await
         .refused(422, "invalid");
     api.post("/v1/jobs", json!([])).await.refused(422, "invalid");
+    api.post("/v1/jobs", json!(["a"])).await.refused(422, "invalid");
+    api.post("/v1/jobs", json!(null)).await.refused(422, "invalid");
+    api.post("/v1/leases/settle", json!({"worker": "w"})).await.refused(422, "invalid");
+    api.post("/v1/leases/settle", json!({"worker": "w", "items": [[]]}))
+        .await
+        .refused(422, "invalid");
     api.post("/v1/jobs", json!({"kind": "a", "meta": {"x": "y".repeat(17_000)}}))
         .await
         .refused(422, "invalid");

@@ -376,7 +376,8 @@ impl Sqlite {
         let ids = ids?;
         let change = self.writer.change(move |tx| {
             Box::pin(async move {
-                Ok(prune::forget(tx, &ids).await? + prune::tidy(tx, before, limit).await?)
+                let jobs = prune::forget(tx, &ids, prune::Cause::Old(before)).await?;
+                Ok(jobs + prune::tidy(tx, before, limit).await?)
             })
         });
         change.await

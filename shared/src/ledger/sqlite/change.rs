@@ -72,7 +72,8 @@ pub(super) async fn cancel(
         execute(tx.connection, sql, args).await?;
         return reread(tx, namespace, id).await;
     }
-    let sql = "UPDATE jobs SET state = ?, finished_at = ?, changed_at = ?, cancel_reason = ?, \
+    let sql = "UPDATE jobs SET state = ?, finished_at = ?, changed_at = ?, cancel_requested = 1, \
+               cancel_reason = ?, \
                error_code = ?, error_message = ?, error_retryable = ? WHERE id = ? AND state < 10";
     let error = cancelled(&reason);
     let args = Args::default()
@@ -103,7 +104,7 @@ pub(super) async fn redrive(
     }
     let sql = "UPDATE jobs SET state = ?, fence = fence + 1, attempt = 0, crashes = 0, run_at = ?, \
                changed_at = ?, expires_at = ?, started_at = NULL, finished_at = NULL, \
-               worker = NULL, cancel_requested = 0, cancel_reason = NULL, usage = NULL, \
+               cancel_requested = 0, cancel_reason = NULL, usage = NULL, \
                output = NULL, output_blob = NULL WHERE id = ? AND state > 10";
     let args = Args::default()
         .with(JobState::Ready as i16)
@@ -148,6 +149,9 @@ pub(super) async fn patch(
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
     if known.state.is_terminal() || known.state == JobState::Running {
         return Ok(Changed::Refused(known.state));
+    }
+    if patch.tags.iter().flatten().any(|tag| tag.contains('\0')) {
+        return Err(Fault::refused("a tag contains a NUL character"));
     }
     if let Some(queue) = patch.queue.as_ref().filter(|queue| **queue != known.queue)
         && !move_to(tx, namespace, id, &known, queue).await?
@@ -224,6 +228,6 @@ pub(super) async fn delete(
     if !known.state.is_terminal() {
         return Ok(Changed::Refused(known.state));
     }
-    prune::forget(tx, &[id]).await?;
+    prune::forget(tx, &[id], prune::Cause::Asked).await?;
     Ok(Changed::Done(()))
 }

@@ -32,6 +32,11 @@ impl Fault {
         Self { class: Class::Failed, source: Arc::new(Said(format!("cannot read {what}"))) }
     }
 
+    /// Data of a caller's that no ledger takes.
+    pub(super) fn refused(why: &str) -> Self {
+        Self { class: Class::Data, source: Arc::new(Said(why.to_owned())) }
+    }
+
     /// The writer or its connection is gone.
     pub(super) fn closed() -> Self {
         Self { class: Class::Passing, source: Arc::new(Said("the ledger is closed".into())) }

@@ -141,13 +141,13 @@ pub(super) async fn cancel_replaced(
     replaced: JobId,
     by: JobId,
 ) -> Result<(), Fault> {
-    let sql = "UPDATE jobs SET state = ?, finished_at = ?, changed_at = ?, error_code = 'replaced', \
+    let sql = "UPDATE jobs SET state = ?, finished_at = ?, changed_at = ?, error_code = 'cancelled', \
                error_message = ?, error_retryable = 0 WHERE id = ? AND state < 10";
     let args = Args::default()
         .with(JobState::Cancelled as i16)
         .with(tx.now.micros())
         .with(tx.now.micros())
-        .with(format!("job {by} took its unique key"))
+        .with(format!("replaced by job {by}, which has the same unique key"))
         .with(replaced.as_bytes().as_slice());
     execute(tx.connection, sql, args).await?;
     Ok(())

@@ -16,8 +16,6 @@ use crate::model::time::Timestamp;
 
 /// A job may have got its id this much later, by a clock set back since, than it ended.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
-/// Roll-ups are kept at least this long, however short the retention of jobs.
-const ROLLUPS_TTL: Duration = Duration::from_secs(90 * 86_400);
 /// The last instant that an id can hold.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
@@ -39,10 +37,19 @@ pub(super) async fn ended(
     found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()
 }
 
+/// Why jobs are forgotten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Somebody asked for it: a unique key whose window lasts is freed with the job.
+    Asked,
+    /// They ended before this: a window stays. Its promise is about submissions, not about the job.
+    Old(Timestamp),
+}
+
 /// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone.
-pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<u64, Fault> {
+pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Result<u64, Fault> {
     static LOOK: Bulk = Bulk::new(
-        "SELECT id, namespace, queue, unique_key, payload_blob, output_blob FROM jobs \
+        "SELECT id, finished_at, namespace, queue, unique_key, payload_blob, output_blob FROM jobs \
          WHERE state >= 10 AND id IN (VALUES",
         "(?)",
         ")",
@@ -58,10 +65,14 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<u64, Fault>
     for row in &LOOK.fetch(tx.connection, ids, bind_id).await? {
         let mut c = Columns::of(row);
         let id = JobId::from_bytes(c.id()?);
-        let namespace: Namespace = c.parsed()?;
-        let queue: QueueName = c.parsed()?;
+        let finished_at = c.maybe_time()?;
+        // It may have been redriven, and have ended again, since somebody looked.
+        if matches!(cause, Cause::Old(before) if finished_at >= Some(before)) {
+            continue;
+        }
+        let (namespace, queue): (Namespace, QueueName) = (c.parsed()?, c.parsed()?);
         gone.push(id);
-        if let Some(key) = c.next::<Option<String>>()? {
+        if let Some(key) = c.next::<Option<String>>()?.filter(|_| cause == Cause::Asked) {
             held.push(((namespace.clone(), queue, key), id));
         }
         for _ in 0..2 {
@@ -78,8 +89,7 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<u64, Fault>
     Ok(gone.len() as u64)
 }
 
-/// Deletes what is not a job and past its time, at most `limit` rows of each table; how many rows. The rows of
-/// finished operations and old roll-ups are not counted: nobody waits for them to be gone.
+/// Deletes what is not a job and past its time, at most `limit` rows of each table; how many rows.
 pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
     let day_ago = tx.now.minus(IDEMPOTENCY_TTL);
     // A value may wait this long for the submission that names it.
@@ -106,8 +116,6 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
              (SELECT namespace, id FROM workers WHERE seen_at < ? LIMIT ?)",
             before,
         ),
-    ];
-    let uncounted = [
         (
             "DELETE FROM operations WHERE (namespace, id) IN \
              (SELECT namespace, id FROM operations WHERE finished_at < ? LIMIT ?)",
@@ -116,25 +124,13 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
         (
             "DELETE FROM rollups WHERE (namespace, minute, queue, kind, outcome) IN \
              (SELECT namespace, minute, queue, kind, outcome FROM rollups WHERE minute < ? LIMIT ?)",
-            before.min(tx.now.minus(ROLLUPS_TTL)),
+            before,
         ),
     ];
     let mut deleted = 0;
     for (sql, before) in steps {
-        deleted += step(tx, sql, before, limit).await?;
-    }
-    for (sql, before) in uncounted {
-        step(tx, sql, before, limit).await?;
+        let args = Args::default().with(before.micros()).with(i64::from(limit));
+        deleted += execute(tx.connection, sql, args).await?;
     }
     Ok(deleted)
-}
-
-async fn step(
-    tx: &mut Tx<'_>,
-    sql: &'static str,
-    before: Timestamp,
-    limit: u32,
-) -> Result<u64, Fault> {
-    let args = Args::default().with(before.micros()).with(i64::from(limit));
-    execute(tx.connection, sql, args).await
 }

@@ -227,9 +227,10 @@ fn outcome_of(record: &Record) -> Option<AttemptOutcome> {
 /// The error to show; a cancelled job shows why somebody cancelled it.
 fn error_of<'r>(record: &'r Record, reason: Option<&str>) -> Option<Cow<'r, JobError>> {
     match (&record.error, record.ended, reason) {
-        (_, Ended::Cancelled, Some(reason)) => Some(Cow::Owned(cancelled(reason))),
         (Some(error), _, _) => Some(Cow::Borrowed(error)),
-        (None, Ended::Cancelled, None) => Some(Cow::Owned(cancelled("cancelled"))),
+        (None, Ended::Cancelled, reason) => {
+            Some(Cow::Owned(cancelled(reason.unwrap_or("cancelled on request"))))
+        }
         (None, _, _) => None,
     }
 }

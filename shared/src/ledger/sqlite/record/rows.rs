@@ -90,7 +90,8 @@ pub(super) async fn update(tx: &mut Tx<'_>, jobs: &[&Known<'_>]) -> Result<(), F
          error_retryable = iif(v.state = 10, NULL, coalesce(v.error_retryable, jobs.error_retryable)), \
          error_code = iif(v.state = 10, NULL, coalesce(v.error_code, jobs.error_code)), \
          error_message = iif(v.state = 10, NULL, coalesce(v.error_message, jobs.error_message)), \
-         output_blob = v.output_blob, output = v.output \
+         output_blob = coalesce(v.output_blob, jobs.output_blob), \
+         output = coalesce(v.output, jobs.output) \
          FROM v WHERE jobs.row = v.row AND jobs.state < 10 AND jobs.fence <= v.fence",
     );
     let now = tx.now.micros();
