@@ -18,6 +18,7 @@ mod keys;
 mod layers;
 mod load;
 mod mask;
+mod typed;
 mod values;
 
 pub use keys::Source;

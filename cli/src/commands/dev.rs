@@ -111,7 +111,9 @@ pub async fn run(args: DevArgs) -> Outcome {
     let router = windlass_api::router(app);
     let bounds = Bounds::from(&settings.api);
     let server = tokio::spawn(serve(listener, router, bounds, shutdown.token.clone()));
-    output::line(&format!("windlass dev is ready: http://{address}"))?;
+    // Nobody need be listening: a closed pipe is no reason to stop.
+    let _ = output::line(&format!("windlass dev is ready: http://{address}"));
+    tracing::info!(%address, "ready");
 
     let parts = Parts { server, worker, scheduler, last, ended, ledger };
     parts.run_and_stop(&shutdown).await

@@ -10,18 +10,11 @@ use secrecy::SecretString;
 use super::keys::{self, KNOWN, Known, Secrecy, Source};
 use super::layers::{self, Flag, Layer, Sourced};
 use super::mask::masked_url;
+use super::typed::{self, Reader};
 use super::{
     ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, EngineSettings,
-    LedgerSettings, LogFormat, LogSettings, WorkerSettings, checks, values,
+    LedgerSettings, LogSettings, WorkerSettings, checks, values,
 };
-use crate::limits::{LEASE_MAX, LEASE_MIN};
-
-const LEDGER_SCHEMES: [&str; 4] = ["postgres://", "postgresql://", "sqlite://", "sqlite:"];
-const ENGINE_SCHEMES: [&str; 5] =
-    ["redis://", "rediss://", "redis+sentinel://", "redis+cluster://", "rediss+cluster://"];
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const SOON: Duration = Duration::from_millis(100);
 
 /// Which command reads the settings; decides defaults and what is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -192,7 +185,7 @@ pub struct Settings {
     pub log: LogSettings,
     /// Things that look like mistakes and were ignored; to be logged.
     pub notes: Vec<String>,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
 }
 
 impl Settings {
@@ -241,7 +234,7 @@ pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
     let mut reader = Reader { layer: base_layer(&inputs.process, &given), problems };
     let profile = reader.read("profile", |t| values::word(t, &Profile::WORDS));
     reader.layer.extend(given);
-    let mut settings = typed(&mut reader, inputs, profile.unwrap_or_default());
+    let mut settings = typed::typed(&mut reader, inputs, profile.unwrap_or_default());
     reader.problems.extend(checks::check(&settings, &reader.layer));
     if !reader.problems.is_empty() {
         return Err(ConfigError { problems: reader.problems });
@@ -303,127 +296,4 @@ fn row(known: &'static Known, layer: &Layer) -> Row {
     });
     let source = sourced.map_or(Source::Default, |v| v.source.clone());
     Row { key: known.key, value, source, env: keys::env_name(known.key), meaning: known.meaning }
-}
-
-/// Types values and collects what is wrong with them.
-struct Reader {
-    layer: Layer,
-    problems: Vec<Problem>,
-}
-
-impl Reader {
-    /// `None`: absent, or wrong (and noted). An empty value of a setting without default is absent.
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let optional = keys::known(key).is_none_or(|known| known.default.is_none());
-        let sourced = self.layer.get(key).filter(|v| !(optional && v.text.is_empty()))?;
-        match parse(&sourced.text) {
-            Ok(value) => Some(value),
-            Err(text) => {
-                self.problems.push(Problem::of_value(key, sourced.source.clone(), text));
-                None
-            }
-        }
-    }
-
-    /// As [`Self::read`], into a field that already holds a fallback.
-    fn set<T>(
-        &mut self,
-        field: &mut T,
-        key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) {
-        if let Some(value) = self.read(key, parse) {
-            *field = value;
-        }
-    }
-}
-
-fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settings {
-    let ledger = ledger(r);
-    let engine = engine(r);
-    let admin_listen = r.read("admin.listen", values::address);
-    let api = api(r, admin_listen);
-    let cursor_secret = r.read("api.cursor_secret", |t| Ok(SecretString::from(t)));
-    let worker = worker(r);
-    let mut retention = 7 * 24 * HOUR;
-    r.set(&mut retention, "scheduler.retention", |t| {
-        values::duration(t, MINUTE..=3650 * 24 * HOUR)
-    });
-    let mut log = LogSettings::default();
-    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
-    r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
-    r.set(&mut log.level, "log.level", |t| {
-        crate::telemetry::check_directives(t).map(|()| t.to_owned())
-    });
-    Settings {
-        process: inputs.process.clone(),
-        profile,
-        ledger,
-        engine,
-        api,
-        cursor_secret,
-        admin_listen,
-        worker,
-        retention,
-        log,
-        notes: Vec::new(),
-        rows: Vec::new(),
-    }
-}
-
-fn ledger(r: &mut Reader) -> Option<LedgerSettings> {
-    let url = r.read("ledger.url", |t| values::url(t, &LEDGER_SCHEMES));
-    let mut ledger = LedgerSettings::new(url.clone().unwrap_or_default());
-    r.set(&mut ledger.pool_max, "ledger.pool_max", |t| values::whole(t, 1..=500));
-    r.set(&mut ledger.writers, "ledger.writers", |t| values::whole(t, 1..=16));
-    url.map(|_| ledger)
-}
-
-fn engine(r: &mut Reader) -> Option<EngineSettings> {
-    let url = r.read("engine.url", |t| {
-        if t == "embedded" { Ok(t.to_owned()) } else { values::url(t, &ENGINE_SCHEMES) }
-    });
-    let mut engine = EngineSettings::new(url.clone().unwrap_or_default());
-    r.set(&mut engine.prefix, "engine.prefix", values::prefix);
-    r.set(&mut engine.response_timeout, "engine.response_timeout", |t| {
-        values::duration(t, SOON..=MINUTE)
-    });
-    url.map(|_| engine)
-}
-
-fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
-    let mut api = ApiSettings { admin_listen, ..ApiSettings::default() };
-    r.set(&mut api.listen, "api.listen", values::address);
-    r.set(&mut api.auth_required, "auth.mode", |t| {
-        values::word(t, &[("required", true), ("off", false)])
-    });
-    r.set(&mut api.rate_per_key, "api.rate_per_key", |t| values::whole(t, 0..=u32::MAX));
-    r.set(&mut api.head_timeout, "api.head_timeout", |t| values::duration(t, SOON..=10 * MINUTE));
-    r.set(&mut api.body_timeout, "api.body_timeout", |t| values::duration(t, SOON..=HOUR));
-    let connections = |t: &str| values::whole(t, 1..=100_000).map(|n| n as usize);
-    r.set(&mut api.connections_max, "api.connections_max", connections);
-    let per_address = &mut api.connections_per_address_max;
-    r.set(per_address, "api.connections_per_address_max", connections);
-    api
-}
-
-fn worker(r: &mut Reader) -> WorkerSettings {
-    let mut worker = WorkerSettings::default();
-    r.set(&mut worker.name, "worker.name", values::label);
-    r.set(&mut worker.namespace, "worker.namespace", |t| t.parse().map_err(|why| format!("{why}")));
-    r.set(&mut worker.queues, "worker.queues", values::queues);
-    r.set(&mut worker.concurrency, "worker.concurrency", |t| values::whole(t, 1..=10_000));
-    r.set(&mut worker.lease, "worker.lease", |t| values::duration(t, LEASE_MIN..=LEASE_MAX));
-    r.set(&mut worker.drain_timeout, "worker.drain_timeout", |t| {
-        values::duration(t, Duration::ZERO..=HOUR)
-    });
-    worker.api_url = r.read("worker.api_url", |t| values::url(t, &["http://", "https://"]));
-    worker.api_key = r.read("worker.api_key", |t| Ok(SecretString::from(t)));
-    r.set(&mut worker.http_allow_private, "http.allow_private", values::boolean);
-    worker.commands_file = r.read("commands.file", |t| Ok(PathBuf::from(t)));
-    worker
 }
