@@ -37,3 +37,18 @@ pub struct Page<T> {
     #[schema(required = true)]
     pub next_cursor: Option<String>,
 }
+
+/// One server-sent event, as a client's parser yields it. For the documentation.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what the streams write")]
+pub struct ServerSentEvent {
+    /// What sort of event.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// For `Last-Event-ID`.
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// A JSON object.
+    #[schema(nullable = false)]
+    data: Option<String>,
+}

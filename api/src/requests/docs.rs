@@ -13,8 +13,7 @@ macro_rules! duration {
             fn schema() -> RefOr<Schema> {
                 let text = ObjectBuilder::new()
                     .schema_type(SchemaType::Type(Type::String))
-                    .pattern(Some("^([0-9]{1,9}(ms|s|m|h|d))+$"))
-                    .max_length(Some(40));
+                    .pattern(Some("^([0-9]{1,9}(ms|s|m|h|d))+$"));
                 let seconds = ObjectBuilder::new()
                     .schema_type(SchemaType::Type(Type::Number))
                     .format(Some(SchemaFormat::KnownFormat(KnownFormat::Double)))
@@ -24,7 +23,7 @@ macro_rules! duration {
                     .item(text)
                     .item(seconds)
                     .description(Some($description))
-                    .examples([serde_json::json!("30s"), serde_json::json!(30)])
+                    .examples([serde_json::json!("5s"), serde_json::json!(5)])
                     .into()
             }
         }

@@ -169,7 +169,7 @@ pub struct LeaseItem<'a> {
     pub id: JobId,
     /// Its lease token.
     #[serde(borrow)]
-    #[schema(value_type = String, max_length = 204)]
+    #[schema(value_type = String)]
     pub token: Text<'a>,
 }
 
@@ -196,7 +196,7 @@ pub struct SettleItem<'a> {
     pub id: JobId,
     /// Its lease token.
     #[serde(borrow)]
-    #[schema(value_type = String, max_length = 204)]
+    #[schema(value_type = String)]
     pub token: Text<'a>,
     /// How it ended.
     pub outcome: SettleOutcome,

@@ -11,7 +11,6 @@ use futures::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use tokio::time::Instant;
-use utoipa::ToSchema;
 use windlass_shared::ledger::JobFilter;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{Job, JobState};
@@ -24,7 +23,7 @@ use crate::error::ApiError;
 use crate::extract::Params;
 use crate::requests::filter::{self, FilterParams};
 use crate::streams::Place;
-use crate::views::job::StateDocs;
+use crate::views::ServerSentEvent;
 
 const POLL: Duration = Duration::from_millis(250);
 /// A stream's key is checked this often.
@@ -34,16 +33,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const EVENTS_MAX: u32 = 500;
 
 /// A recorded change of a job.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = JobEvent)]
+#[derive(Debug, Serialize)]
 struct EventView {
-    #[schema(format = Uuid)]
     id: String,
-    #[schema(value_type = StateDocs)]
     state: JobState,
     queue: String,
     kind: String,
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
 }
 
@@ -58,7 +53,7 @@ struct EventView {
         FilterParams,
         ("Last-Event-ID" = Option<String>, Header, description = "Where a broken stream goes on.", pattern = "^[0-9]{1,16}$"),
     ),
-    responses((status = 200, description = "The stream.", body = EventView, content_type = "text/event-stream")),
+    responses((status = 200, description = "The stream.", body = ServerSentEvent, content_type = "text/event-stream")),
 )]
 pub async fn watch(
     State(app): State<App>,

@@ -17,7 +17,7 @@ use crate::auth::{self, Caller};
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, Params};
 use crate::streams::Place;
-use crate::views::Page;
+use crate::views::{Page, ServerSentEvent};
 use crate::views::job::LogView;
 
 /// Pause between two looks at the ledger.
@@ -41,7 +41,7 @@ const LINES_MAX: u32 = 500;
         ("Last-Event-ID" = Option<String>, Header, description = "Where a broken stream goes on.", pattern = "^[0-9]{1,16}$"),
     ),
     responses((status = 200, description = "Lines; `next_cursor` is the `after` of the next page.",
-        content((Page<LogView> = "application/json"), (String = "text/event-stream")))),
+        content((Page<LogView> = "application/json"), (ServerSentEvent = "text/event-stream")))),
 )]
 pub async fn read_logs(
     State(app): State<App>,

@@ -6,5 +6,6 @@ mod bench;
 mod client;
 mod config;
 mod dev;
+mod documents;
 mod metrics;
 mod usage;

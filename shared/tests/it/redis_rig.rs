@@ -4,12 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::EngineSettings;
 use windlass_shared::engine::model::{Bounds, ShardDump};
 use windlass_shared::engine::redis::{PlantedFault, Redis};
-use windlass_shared::engine::{Engine, ShardId};
-use windlass_shared::model::name::Namespace;
+use windlass_shared::engine::{
+    ClaimRequest, Engine, EngineError, Push, Pushed, ShardId, ShardSettings,
+};
+use windlass_shared::limits::PUSH_WINDOW;
+use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
+use windlass_shared::model::job::Priority;
+use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{self, Rig};
 use windlass_shared::testkit::histories::{self, Call, Replay, Reply, call};
@@ -135,4 +141,54 @@ impl Replay for Tolerant {
             }
         }
     }
+}
+
+pub fn shard(queue: &str) -> ShardId {
+    ShardId::first(Namespace::default(), queue.parse::<QueueName>().expect("a legal name"))
+}
+
+/// An engine as production opens it, which gives up on an answer after half a second.
+pub async fn open(url: String) -> Engine {
+    let mut settings = EngineSettings::new(url);
+    settings.response_timeout = Duration::from_millis(500);
+    Engine::open(&settings).await.expect("the private redis is fit")
+}
+
+pub async fn configure(engine: &Engine, shard: &ShardId) -> Result<bool, EngineError> {
+    engine.configure(shard, &ShardSettings { version: 1, ..ShardSettings::default() }).await
+}
+
+/// Pushes one fresh job.
+pub async fn push(engine: &Engine, shard: &ShardId) -> Result<JobId, EngineError> {
+    let now = engine.now().await?;
+    let job = Push {
+        id: JobId::generate(),
+        fence: Fence(1),
+        attempt: 0,
+        crashes: 0,
+        max_crashes: 3,
+        priority: Priority::default(),
+        run_at: now,
+        expires_at: None,
+        kind: "plain".parse().expect("a legal kind"),
+        envelope: Bytes::from_static(b"{}"),
+    };
+    let reply = engine.push(shard, std::slice::from_ref(&job), now.plus(PUSH_WINDOW)).await?;
+    assert_eq!(reply.pushed, [Pushed::Added]);
+    Ok(job.id)
+}
+
+pub fn request() -> ClaimRequest {
+    ClaimRequest {
+        worker: WorkerId::generate(),
+        lease_id: LeaseId::random(),
+        max: 10,
+        lease: Duration::from_secs(60),
+        kinds: Vec::new(),
+        offset: 0,
+    }
+}
+
+pub async fn claim(engine: &Engine, shard: &ShardId) -> Result<Vec<JobId>, EngineError> {
+    Ok(engine.claim(shard, &request()).await?.jobs.into_iter().map(|job| job.id).collect())
 }

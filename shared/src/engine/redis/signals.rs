@@ -5,7 +5,7 @@
 //! the meantime are lost, which listeners must expect.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Buf;
@@ -29,7 +29,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The listeners' side.
 pub(super) struct Hub {
     link: Arc<Link>,
-    running: OnceLock<Running>,
+    /// None until somebody listens.
+    running: Mutex<Option<Running>>,
 }
 
 struct Running {
@@ -47,7 +48,7 @@ struct Order {
 impl Hub {
     /// Nobody listens yet, so nothing is connected yet.
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, running: OnceLock::new() }
+        Self { link, running: Mutex::new(None) }
     }
 
     /// Signals of these channels, and of those that others asked for, from now on.
@@ -58,11 +59,10 @@ impl Hub {
         &self,
         channels: Vec<(String, ShardId)>,
     ) -> Result<broadcast::Receiver<Signal>, Fault> {
-        let running = self.running.get_or_init(|| Running::start(self.link.clone()));
-        let receiver = running.signals.subscribe();
+        let (receiver, orders) = self.join();
         let (done, confirmed) = oneshot::channel();
         let order = async {
-            running.orders.send(Order { channels, done }).await.map_err(|_| ())?;
+            orders.send(Order { channels, done }).await.map_err(|_| ())?;
             confirmed.await.map_err(|_| ())
         };
         match tokio::time::timeout(self.link.timeout() * 2, order).await {
@@ -70,6 +70,16 @@ impl Hub {
             Ok(Err(())) => Err(Fault::Down("the listener for signals has ended".into())),
             Err(_) => Err(Fault::late()),
         }
+    }
+
+    /// The running task's ends. It ends with the runtime of its first listener; then another begins.
+    fn join(&self) -> (broadcast::Receiver<Signal>, mpsc::Sender<Order>) {
+        let mut running = self.running.lock().expect("nothing panics while it starts the listener");
+        if running.as_ref().is_none_or(|running| running.task.is_finished()) {
+            *running = None;
+        }
+        let running = running.get_or_insert_with(|| Running::start(self.link.clone()));
+        (running.signals.subscribe(), running.orders.clone())
     }
 }
 

@@ -31,8 +31,7 @@ impl RedisProcess {
     pub fn start(args: &[String]) -> Self {
         let mut last = String::new();
         for _ in 0..STARTS_MAX {
-            let dir =
-                TempDir::with_prefix("windlass-redis-").expect("a temporary folder can be made");
+            let dir = own_folder();
             let (port, bus_port) = (free_port(), free_port());
             let mut process = Self { port, bus_port, dir, args: args.to_vec(), child: None };
             match process.spawn() {
@@ -103,6 +102,36 @@ impl RedisProcess {
 impl Drop for RedisProcess {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+const FOLDER_PREFIX: &str = "windlass-redis-";
+
+/// A folder that names this process. Servers shared by all tests of a process are never dropped, so the
+/// first server of each process removes the folders of processes that are no more.
+fn own_folder() -> TempDir {
+    static SWEPT: OnceLock<()> = OnceLock::new();
+    SWEPT.get_or_init(sweep_folders);
+    let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
+    TempDir::with_prefix(prefix).expect("a temporary folder can be made")
+}
+
+fn sweep_folders() {
+    // Without this list of living processes nothing is known to be stale.
+    if !Path::new("/proc/self").exists() {
+        return;
+    }
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.split_once('-'));
+        let gone = |(pid, _): (&str, &str)| {
+            pid.bytes().all(|b| b.is_ascii_digit()) && !Path::new("/proc").join(pid).exists()
+        };
+        if owner.is_some_and(gone) {
+            // Another test may be removing it at the same time.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -18,8 +18,10 @@ for i = 1, tonumber(ARGV[6]) do kinds[ARGV[6 + i]] = true end
 local moved = promote(MOVE_MAX)
 local reaped = reap(MOVE_MAX)
 moved = moved + reaped
--- Before the state is told: outcomes of the reaped may pull the brake.
+-- Before the state is told: outcomes of the reaped may pull the brake. With their counters, so that no
+-- number is given twice should the rest fail.
 each("RPUSH", OUTBOX, outcomes)
+save()
 local grew = outcome_count > 0
 outcomes, outcome_count = {}, 0
 

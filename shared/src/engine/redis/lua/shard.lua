@@ -27,12 +27,13 @@
 -- bytes: Redis would search a hash of smaller values linearly. Its parts are in the order in which scripts
 -- cut and join most of them at a time.
 --
--- Scripts cut and join raw bytes where they can: packing and unpacking numbers is what
--- costs most. For the same reason lists are filled with counters of their own, and numbers that go into
--- many commands are turned into text once.
+-- Scripts cut and join raw bytes where they can: packing and unpacking numbers is what costs most. For the
+-- same reason lists are filled with counters of their own, and numbers that go into many commands are turned
+-- into text once.
 --
 -- Numbers are whole and below 2^53: exact in Lua, and in commands, to which Redis writes them as %.17g.
--- Every stage of a script reads and decides first and writes last, and adds before it removes.
+-- Every stage of a script reads and decides first and writes last: a command that a stranger's value makes
+-- fail leaves what was written before it.
 local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1 = unpack(KEYS)
 local CHANNEL = ARGV[1]
 local WAITING, LEASED, FINISHING = 1, 2, 3
@@ -59,8 +60,9 @@ local open = configured and paused == 0
 
 -- Writes the counters and settings if they changed.
 local function save()
-  local changed = pack(">I8I8I8I8", last_seq, bytes, outbox_bytes, window) .. settings
+  local changed = pack(">I8I8I8I8", last_seq, max(bytes, 0), max(outbox_bytes, 0), window) .. settings
   if changed ~= meta then call("SET", META, changed) end
+  meta = changed
 end
 
 -- Runs a variadic command over any number of values, or pairs of values, in bounded pieces.
