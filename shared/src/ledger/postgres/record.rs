@@ -22,6 +22,9 @@ const TRIES_MAX: u32 = 5;
 
 /// Applies outcomes, each under its guard, and says to which jobs. The rows come in id order and are locked
 /// in it. What hangs on an outcome (hold, attempt, roll-up, reference) follows from the rows that moved.
+///
+/// `j.id = ANY($1)` says again what the join says, for the planner: a plan made while the table was small, and
+/// kept with the prepared statement, would else read the whole table for every batch.
 const RECORD: &str = "
 WITH clock AS MATERIALIZED (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
