@@ -38,7 +38,7 @@ pub struct RawBody<const MAX: usize> {
     pub bytes: Bytes,
     /// What it says that it is; `None` without a content type.
     pub media_type: Option<MediaType>,
-    _budget: Vec<OwnedSemaphorePermit>,
+    _budget: Option<OwnedSemaphorePermit>,
 }
 
 impl<const MAX: usize> FromRequest<App> for RawBody<MAX> {
@@ -99,8 +99,8 @@ async fn read(
     app: &App,
     mut body: Body,
     max: usize,
-) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), ApiError> {
-    let mut budget = Vec::new();
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+    let mut budget: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut length = 0_usize;
@@ -114,12 +114,7 @@ async fn read(
             refused_body("too_large");
             return Err(too_large(max));
         }
-        let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
-        let part = app.body_budget.clone().try_acquire_many_owned(kib).map_err(|_| {
-            refused_body("budget");
-            ApiError::new(Code::Overloaded, "too many bytes of requests are under way")
-        })?;
-        budget.push(part);
+        charge(app, length, &mut budget)?;
         if first.is_empty() && rest.is_empty() {
             // Most bodies come in one piece and are not copied.
             first = data;
@@ -131,6 +126,30 @@ async fn read(
         }
     }
     Ok((if rest.is_empty() { first } else { rest.freeze() }, budget))
+}
+
+/// Takes from the budget what `length` bytes need beyond what was taken before. Counted by the whole body, so
+/// that a body in many small pieces costs no more than in one.
+fn charge(
+    app: &App,
+    length: usize,
+    budget: &mut Option<OwnedSemaphorePermit>,
+) -> Result<(), ApiError> {
+    let held = budget.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let missing = length.div_ceil(1024).saturating_sub(held);
+    if missing == 0 {
+        return Ok(());
+    }
+    let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+    let more = app.body_budget.clone().try_acquire_many_owned(missing).map_err(|_| {
+        refused_body("budget");
+        ApiError::new(Code::Overloaded, "too many bytes of requests are under way")
+    })?;
+    match budget {
+        Some(budget) => budget.merge(more),
+        None => *budget = Some(more),
+    }
+    Ok(())
 }
 
 fn body_error(error: &axum::Error) -> ApiError {
