@@ -1,6 +1,7 @@
 //! The whole path: batches over HTTP, committed to the ledger, pushed to the engine, run by a worker,
 //! recorded. A run ends when every job is terminal in the ledger.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +21,8 @@ use crate::{JOBS_MAX, RUNS_MAX, cpu, is_loopback};
 
 /// Ids asked of the ledger at once.
 const ASK_MAX: usize = 10_000;
+/// Jobs that are looked at while most of them are under way.
+const PROBES: usize = 50;
 /// Jobs read at once when all are checked in the end.
 const CHECK_MAX: usize = 1_000;
 /// Pause between two looks at the ledger.
@@ -147,22 +150,27 @@ fn body_of(bench: &PathBench, jobs: u64) -> Bytes {
     json!({ "jobs": jobs }).to_string().into()
 }
 
-/// Until every job is terminal. Asks for the oldest that are not known to be, so that most looks are one
-/// query.
+/// Until every job is terminal. Looks at a few jobs, spread over all, until those are; only then at each,
+/// so that looking does not become part of the load.
 async fn wait_for_all(ledger: &Ledger, ids: &[JobId]) -> Result<()> {
+    let step = (ids.len() / PROBES).max(1);
+    let spread: Vec<JobId> = ids.iter().rev().step_by(step).copied().collect();
+    wait_for(ledger, spread).await?;
     for chunk in ids.chunks(ASK_MAX) {
-        let mut open: Vec<JobId> = chunk.to_vec();
-        loop {
-            let ended: std::collections::HashSet<JobId> =
-                ledger.terminal_among(&open).await?.into_iter().collect();
-            open.retain(|id| !ended.contains(id));
-            if open.is_empty() {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        wait_for(ledger, chunk.to_vec()).await?;
     }
     Ok(())
+}
+
+async fn wait_for(ledger: &Ledger, mut open: Vec<JobId>) -> Result<()> {
+    loop {
+        let ended: HashSet<JobId> = ledger.terminal_among(&open).await?.into_iter().collect();
+        open.retain(|id| !ended.contains(id));
+        if open.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Reads every job, refuses the run if one did not succeed, and gathers the times of about 1,000.
