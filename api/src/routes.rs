@@ -67,12 +67,17 @@ pub fn probes() -> OpenApiRouter<App> {
 
 /// The public listener: the API, its documentation and the probes.
 pub fn router(app: App) -> Router {
-    let (api, _) = api().split_for_parts();
+    let (mut api, _) = api().split_for_parts();
     let (probes, _) = probes().split_for_parts();
     let mut open = probes.merge(docs::routes()).merge(openapi_router());
-    // Without an admin listener (`dev`) there is no other place for them.
+    // Without an admin listener there is no other place for metrics. They name queues and kinds, so where
+    // keys are needed they need one too.
     if app.settings.admin_listen.is_none() {
-        open = open.merge(metrics_router());
+        if app.settings.auth_required {
+            api = api.merge(metrics_router());
+        } else {
+            open = open.merge(metrics_router());
+        }
     }
     let router = api.route_layer(from_fn_with_state(app.clone(), auth::guard)).merge(open);
     finish(router, app)

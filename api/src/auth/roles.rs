@@ -52,6 +52,8 @@ pub const TABLE: &[(&str, &str, u8)] = &[
     ("POST", "/v1/api-keys", ADMIN),
     ("GET", "/v1/api-keys", ADMIN),
     ("DELETE", "/v1/api-keys/{id}", ADMIN),
+    // On the public listener, where there is no other.
+    ("GET", "/metrics", READ),
 ];
 
 /// Whether a role includes a call.

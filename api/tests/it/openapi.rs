@@ -26,8 +26,11 @@ fn every_call_has_its_line_in_the_table_of_roles() {
         .filter(|(_, path, _)| path.starts_with("/v1/"))
         .map(|(method, path, _)| (method, path))
         .collect();
-    let table: BTreeSet<(String, String)> =
-        roles::TABLE.iter().map(|(m, p, _)| (m.to_string(), p.to_string())).collect();
+    let table: BTreeSet<(String, String)> = roles::TABLE
+        .iter()
+        .filter(|(_, path, _)| path.starts_with("/v1/"))
+        .map(|(m, p, _)| (m.to_string(), p.to_string()))
+        .collect();
     assert_eq!(documented, table);
 }
 

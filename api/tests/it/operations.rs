@@ -3,6 +3,7 @@
 use http::Method;
 use tower::ServiceExt as _;
 use windlass_shared::config::ApiSettings;
+use windlass_shared::ledger::Role;
 
 use crate::fixture::{Fixture, request};
 
@@ -46,9 +47,16 @@ async fn readiness_follows_the_ledger_and_the_drain() {
 }
 
 #[tokio::test]
-async fn metrics_are_on_the_admin_listener_only_where_there_is_one() {
+async fn metrics_are_on_the_admin_listener_where_there_is_one() {
     let dev = Fixture::new().await;
     assert!(dev.get("/metrics").await.text.contains("windlass_up 1"));
+    // Where keys are needed, these need one as well.
+    let api = Fixture::with(ApiSettings::default()).await;
+    api.get("/metrics").await.refused(401, "unauthenticated");
+    let authorization = format!("Bearer {}", api.key(Role::Viewer, None).await);
+    let headers = [("authorization", authorization.as_str())];
+    let answer = api.send(request(Method::GET, "/metrics", &headers, "")).await;
+    assert!(answer.text.contains("windlass_up 1"), "{}", answer.text);
     let settings =
         ApiSettings { admin_listen: Some(([127, 0, 0, 1], 0).into()), ..ApiSettings::default() };
     let api = Fixture::with(settings).await;
