@@ -20,6 +20,7 @@ use crate::error::{ApiError, Code};
 use crate::keys;
 use crate::throttle;
 
+mod origin;
 pub mod roles;
 
 /// Selects the namespace of a caller whose key is bound to none.
@@ -122,6 +123,7 @@ fn allowed(request: &Parts) -> HeaderValue {
 async fn identify(app: &App, request: &Parts) -> Result<Caller, ApiError> {
     let asked = namespace_header(&request.headers)?;
     if !app.settings.auth_required {
+        origin::check(request)?;
         return Ok(Caller {
             key: None,
             name: "local".into(),

@@ -63,7 +63,7 @@ codes! {
     Unauthenticated 401 "unauthenticated" "Credentials are needed"
         "No `Authorization: Bearer` header, or a key that is not known, has expired or was revoked. Keys are taken from that header only, never from the query.";
     Forbidden 403 "forbidden" "The key does not allow this call"
-        "The key's role does not include this call.";
+        "The key's role does not include this call; or, where no keys are needed, a browser sent it for a page of another origin.";
     NamespaceDenied 403 "namespace_denied" "The key belongs to another namespace"
         "`Windlass-Namespace` names a namespace that the key is not bound to.";
     NotFound 404 "not_found" "Not found"

@@ -63,12 +63,27 @@ pub async fn take_leases(
         taken = app.life.take(take) => taken.map_err(lease_error)?,
     };
     let name = format!("{} ({worker})", call.worker);
-    let jobs = futures::stream::iter(taken)
+    let held: Vec<Shown> = taken
+        .iter()
+        .map(|taken| Shown { queue: taken.job.queue.clone(), held: taken.held })
+        .collect();
+    let jobs: Result<Vec<LeasedJob>, ApiError> = futures::stream::iter(taken)
         .map(|taken| leased_job(&app, &caller, taken, name.clone()))
         .buffered(VALUES_AT_ONCE)
         .try_collect()
-        .await?;
-    Ok(Json(Leases { jobs }))
+        .await;
+    match jobs {
+        Ok(jobs) => Ok(Json(Leases { jobs })),
+        Err(error) => {
+            // Nobody will hear of these leases: run out, they would count as crashes of the jobs.
+            let ends: Vec<_> = held.into_iter().map(|shown| (shown, End::Release)).collect();
+            if let Err(error) = app.life.settle_taken(&caller.namespace, &call.worker, &ends).await
+            {
+                tracing::warn!(%error, "leases could not be handed back; they run out");
+            }
+            Err(error)
+        }
+    }
 }
 
 async fn leased_job(

@@ -17,8 +17,8 @@ use crate::auth::{self, Caller};
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, Params};
 use crate::streams::Place;
-use crate::views::{Page, ServerSentEvent};
 use crate::views::job::LogView;
+use crate::views::{Page, ServerSentEvent};
 
 /// Pause between two looks at the ledger.
 const POLL: Duration = Duration::from_millis(500);

@@ -93,6 +93,12 @@ pub async fn submit_batch(
     if atomic && !refused.is_empty() {
         return Err(refused_whole(&refused));
     }
+    // A repeat must mean the same jobs, and whether a queue is full changes from one moment to the next.
+    if idempotency.is_some()
+        && let Some((_, full)) = refused.iter().find(|(_, error)| error.code() == Code::QueueFull)
+    {
+        return Err(full.clone());
+    }
     let mut items: Vec<BatchItem> = (0..total).map(empty_item).collect();
     for (place, error) in &refused {
         items[*place].error = Some(ItemError::from(error));
@@ -322,6 +328,12 @@ async fn replay(
     places: &[usize],
     ids: &[Option<JobId>],
 ) -> Result<(), ApiError> {
+    if ids.len() != places.len() {
+        return Err(ApiError::new(
+            Code::KeyConflict,
+            "other jobs of this batch were fit to be accepted the first time",
+        ));
+    }
     let mut known = Vec::with_capacity(ids.len());
     for (place, id) in places.iter().zip(ids) {
         match id {

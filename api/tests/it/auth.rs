@@ -176,3 +176,18 @@ async fn each_key_has_its_own_rate() {
     assert!(refused.header("ratelimit").starts_with("\"key\";r=0"));
     with_key(&api, &two, Method::GET, "/v1/workers", "").await.expect(200);
 }
+
+#[tokio::test]
+async fn without_keys_foreign_pages_are_refused() {
+    let api = Fixture::new().await;
+    let path = "/v1/queues/q/pause";
+    for headers in [
+        [("host", "127.0.0.1:8080"), ("origin", "http://evil.example")],
+        [("host", "evil.example"), ("x-request-id", "a")],
+        [("host", "localhost"), ("sec-fetch-site", "cross-site")],
+    ] {
+        api.send(request(Method::POST, path, &headers, "")).await.refused(403, "forbidden");
+    }
+    let own = [("host", "localhost:8080"), ("origin", "http://localhost:8080")];
+    api.send(request(Method::POST, path, &own, "")).await.expect(200);
+}

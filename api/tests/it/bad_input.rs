@@ -244,6 +244,20 @@ async fn keys_headers_and_paths_that_are_wrong() {
     nothing_stored(&api).await;
 }
 
+/// The budget for bodies is counted in bytes, not in pieces.
+#[tokio::test]
+async fn a_body_in_many_small_pieces_is_an_ordinary_body() {
+    let api = Fixture::new().await;
+    let text = format!(r#"{{"kind":"a","payload":"{}"}}"#, "x".repeat(300_000));
+    let pieces =
+        text.into_bytes().into_iter().map(|b| Ok::<_, std::io::Error>(bytes::Bytes::from(vec![b])));
+    let request = Request::post("/v1/jobs")
+        .header("content-type", "application/json")
+        .body(Body::from_stream(futures::stream::iter(pieces)))
+        .unwrap();
+    api.send(request).await.expect(201);
+}
+
 /// What looks odd and is fine.
 #[tokio::test]
 async fn unusual_but_valid_input_is_taken() {

@@ -22,7 +22,7 @@ use windlass_shared::model::id::KeyId;
 use windlass_shared::model::name::Namespace;
 
 /// Longer than anything takes that works.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub struct Fixture {
     pub app: App,

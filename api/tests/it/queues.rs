@@ -66,6 +66,12 @@ async fn a_full_queue_refuses() {
     let result = api.post("/v1/jobs/batch", jobs).await.expect(200);
     assert_eq!(result["results"][0]["error"]["code"], "queue_full");
     assert_eq!(result["accepted"], 1);
+    // With an idempotency key a batch is not taken in part: its repeat must mean the same jobs.
+    let jobs = json!({"jobs": [{"kind": "a", "queue": "free"}, {"kind": "a", "queue": "q"}]});
+    let key = [("idempotency-key", "k")];
+    api.post_with("/v1/jobs/batch", &key, &jobs.to_string()).await.refused(429, "queue_full");
+    let free = api.get("/v1/jobs?queue=free").await.expect(200);
+    assert_eq!(free["items"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -60,8 +60,8 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn requests_are_served_and_connections_reused() {
     let server = Server::start(bounds()).await;
-    let get = "GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n";
-    let last = "GET /liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let get = "GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let last = "GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let text = server.exchange(format!("{get}{get}{last}").as_bytes()).await;
     assert_eq!(text.matches("HTTP/1.1 200").count(), 3, "{text}");
 }
@@ -69,7 +69,9 @@ async fn requests_are_served_and_connections_reused() {
 #[tokio::test]
 async fn silence_and_half_heads_are_closed_in_time() {
     let server = Server::start(bounds()).await;
-    for start in ["", "P", "GET / HT", "GET / HTTP/1.1\r\nHost: a\r\nX: ", "PRI * HTTP/2.0\r\n"] {
+    for start in
+        ["", "P", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\nX: ", "PRI * HTTP/2.0\r\n"]
+    {
         let started = Instant::now();
         let mut stream = server.connect().await;
         stream.write_all(start.as_bytes()).await.unwrap();
@@ -93,7 +95,7 @@ async fn silence_and_half_heads_are_closed_in_time() {
     assert!(!text.contains("200 OK") && started.elapsed() < Duration::from_secs(10), "{text}");
     // Half a head on a connection that was used before.
     let mut stream = server.connect().await;
-    stream.write_all(b"GET /liveness HTTP/1.1\r\nHost: a\r\n\r\nGET /live").await.unwrap();
+    stream.write_all(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\nGET /live").await.unwrap();
     let text = read_to_end(&mut stream).await;
     assert_eq!(text.matches("200 OK").count(), 1, "{text}");
 }
@@ -101,7 +103,7 @@ async fn silence_and_half_heads_are_closed_in_time() {
 #[tokio::test]
 async fn half_a_body_is_answered_in_time() {
     let server = Server::start(bounds()).await;
-    let head = "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+    let head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     for rest in
         ["Content-Length: 100\r\n\r\n{\"k", "Transfer-Encoding: chunked\r\n\r\n3\r\n{\"k\r\n"]
     {
@@ -118,17 +120,17 @@ async fn ambiguous_requests_get_400_and_are_closed() {
     let server = Server::start(bounds()).await;
     let body = "{\"kind\":\"smuggled\"}";
     let inner = format!(
-        "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     for head in [
-        "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-        "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n",
-        "GET /liveness HTTP/1.1\nHost: a\n\n",
-        "GET /liveness HTTP/1.1\r\nHost : a\r\n\r\n",
-        "GET /liveness HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
-        "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n",
+        "GET /liveness HTTP/1.1\nHost: localhost\n\n",
+        "GET /liveness HTTP/1.1\r\nHost : localhost\r\n\r\n",
+        "GET /liveness HTTP/1.1\r\nHost: localhost\r\nX: b\r\n c\r\n\r\n",
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
         "NONSENSE\r\n\r\n",
         "\0\0\0\0",
     ] {
@@ -137,7 +139,7 @@ async fn ambiguous_requests_get_400_and_are_closed() {
         assert_eq!(text.matches("HTTP/1.1").count(), 1, "{head:?}: {text}");
     }
     // A good request before a bad one is answered; nothing after the bad one is looked at.
-    let good = "GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n";
+    let good = "GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let text = server.exchange(format!("{good}garbage here\r\n\r\n{inner}").as_bytes()).await;
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("HTTP/1.1 400"), "{text}");
     assert_eq!(server.api.get("/v1/jobs").await.expect(200)["items"], serde_json::json!([]));
@@ -146,13 +148,14 @@ async fn ambiguous_requests_get_400_and_are_closed() {
 #[tokio::test]
 async fn large_heads_and_expectations_are_refused() {
     let server = Server::start(bounds()).await;
-    let big = format!("GET /liveness HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let big =
+        format!("GET /liveness HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     let text = server.exchange(big.as_bytes()).await;
     assert!(text.starts_with("HTTP/1.1 431") || text.starts_with("HTTP/1.1 400"), "{text}");
     let many: String = (0..200).map(|i| format!("X{i}: y\r\n")).collect();
     let text = server.exchange(format!("GET /liveness HTTP/1.1\r\n{many}\r\n").as_bytes()).await;
     assert!(text.starts_with("HTTP/1.1 431") || text.starts_with("HTTP/1.1 400"), "{text}");
-    let expect = "POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+    let expect = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
         Content-Length: 10000000000\r\nExpect: 100-continue\r\n\r\n";
     let text = server.exchange(expect.as_bytes()).await;
     assert!(text.starts_with("HTTP/1.1 413"), "{text}");
@@ -165,7 +168,7 @@ async fn one_address_cannot_hold_every_connection() {
     let mut held = Vec::new();
     for _ in 0..10 {
         let mut stream = server.connect().await;
-        stream.write_all(b"GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut first = [0; 12];
         stream.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"HTTP/1.1 200");
@@ -173,12 +176,12 @@ async fn one_address_cannot_hold_every_connection() {
     }
     let mut refused = server.connect().await;
     // The write may fail already: it is closed as soon as it is accepted.
-    let _ = refused.write_all(b"GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let _ = refused.write_all(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(read_to_end(&mut refused).await, "");
     held.pop();
     tokio::time::timeout(SOON, async {
         while !server
-            .exchange(b"GET /liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .exchange(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .await
             .contains("200 OK")
         {
@@ -193,12 +196,12 @@ async fn one_address_cannot_hold_every_connection() {
 async fn a_shutdown_lets_requests_end_and_closes_the_rest() {
     let server = Server::start(bounds()).await;
     let mut idle = server.connect().await;
-    idle.write_all(b"GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     let id = server.api.submit(serde_json::json!({"kind": "a", "delay": "1h"})).await;
     let mut busy = server.connect().await;
-    let wait = format!("GET /v1/jobs/{id}/wait?timeout=60s HTTP/1.1\r\nHost: a\r\n\r\n");
+    let wait = format!("GET /v1/jobs/{id}/wait?timeout=60s HTTP/1.1\r\nHost: localhost\r\n\r\n");
     busy.write_all(wait.as_bytes()).await.unwrap();
     // Whether the request is under way yet or not, it is answered.
     tokio::task::yield_now().await;
