@@ -135,7 +135,8 @@ impl Pump {
         let stats = life.inner.engine.stats(&shard).await?;
         let Some(settings) = stats.settings else { return Ok(0) };
         let held = stats.ready + stats.delayed + stats.leased + stats.outbox;
-        let is_full = held >= settings.jobs_max / 5 * 4 || stats.bytes >= settings.bytes_max / 5 * 4;
+        let is_full =
+            held >= settings.jobs_max / 5 * 4 || stats.bytes >= settings.bytes_max / 5 * 4;
         if is_full {
             self.behind.entry(shard).or_insert(None);
             return Ok(0);

@@ -360,7 +360,8 @@ async fn the_pump_fills_a_long_queue_again_as_it_drains() {
     let world = World::new().await;
     let first = world.submit(new_job()).await;
     soon("the first is there", || async { world.live(first.id).await }).await;
-    let queue = world.life.ledger().queue(&world.namespace, &world.shard.queue).await.unwrap().unwrap();
+    let queue =
+        world.life.ledger().queue(&world.namespace, &world.shard.queue).await.unwrap().unwrap();
     let room = ShardSettings { version: queue.version + 1, jobs_max: 10, ..queue.shard_settings() };
     assert!(world.life.engine().configure(&world.shard, &room).await.unwrap());
     let mut waiting = std::collections::BTreeSet::from([first.id]);
@@ -376,7 +377,10 @@ async fn the_pump_fills_a_long_queue_again_as_it_drains() {
     for _ in 0..1_000 {
         pump.pass(&world.life, &queue).await.unwrap();
         for claimed in world.claim_now().await.jobs {
-            assert_eq!(world.settle(&claimed, Verdict::Succeeded, output("1")).await, Settled::Settled);
+            assert_eq!(
+                world.settle(&claimed, Verdict::Succeeded, output("1")).await,
+                Settled::Settled
+            );
             assert!(waiting.remove(&claimed.id), "{} ran twice", claimed.id);
         }
         world.record().await;
