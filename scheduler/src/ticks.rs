@@ -11,6 +11,7 @@ use crate::SchedulerSettings;
 mod gauges;
 mod motion;
 mod prune;
+mod pump;
 mod running;
 mod sweep;
 
@@ -23,6 +24,7 @@ pub(crate) fn start(
 ) {
     tasks.spawn(motion::run(life.clone(), shutdown.clone()));
     tasks.spawn(running::run(life.clone(), shutdown.clone()));
+    tasks.spawn(pump::run(life.clone(), shutdown.clone()));
     tasks.spawn(sweep::run(life.clone(), shutdown.clone()));
     tasks.spawn(prune::run(life.clone(), settings.retention, shutdown.clone()));
     tasks.spawn(gauges::run(life.clone(), shutdown.clone()));

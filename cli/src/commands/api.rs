@@ -41,7 +41,8 @@ pub async fn run(args: ApiArgs) -> Outcome {
         flag("admin.listen", "--admin-listen", args.admin_listen),
     ];
     let settings = args.settings.load(Process::Api, flags.into_iter().flatten().collect())?;
-    (settings.ledger()?, settings.engine()?);
+    settings.ledger()?;
+    settings.engine()?;
     let admin_address = settings.admin_listen.unwrap_or(ADMIN_LISTEN_API);
     let Booted { metrics, shutdown } = boot::boot("api", &settings)?;
     let public = boot::listen(settings.api.listen, "api.listen").await?;

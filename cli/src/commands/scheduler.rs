@@ -32,7 +32,8 @@ pub struct SchedulerArgs {
 pub async fn run(args: SchedulerArgs) -> Outcome {
     let flags = flag("admin.listen", "--admin-listen", args.admin_listen);
     let settings = args.settings.load(Process::Scheduler, flags.into_iter().collect())?;
-    (settings.ledger()?, settings.engine()?);
+    settings.ledger()?;
+    settings.engine()?;
     let address = settings.admin_listen.unwrap_or(ADMIN_LISTEN_SCHEDULER);
     let Booted { metrics, shutdown } = boot::boot("scheduler", &settings)?;
     let listener = boot::listen(address, "admin.listen").await?;

@@ -114,12 +114,63 @@ async fn settle_settings(
     Ok(())
 }
 
+/// Fills the head of a queue again as it drains, while more of the queue waits in the ledger than the engine
+/// has room for. The sweep would get there too, but at its own slow pace.
+#[derive(Default)]
+pub struct Pump {
+    /// The queues whose rest is in the ledger, each with the id up to which all are in the engine.
+    behind: HashMap<ShardId, Option<JobId>>,
+}
+
+impl Pump {
+    /// One bounded pass over a queue; how many jobs it pushed. Asks the engine only, unless its shard was
+    /// seen nearly full since its rest was last found empty.
+    ///
+    /// Safe to drop and to run twice at once.
+    ///
+    /// # Errors
+    /// The engine or the ledger did not answer; the next pass starts from the same place.
+    pub async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<u64, PushError> {
+        let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
+        let stats = life.inner.engine.stats(&shard).await?;
+        let Some(settings) = stats.settings else { return Ok(0) };
+        let held = stats.ready + stats.delayed + stats.leased + stats.outbox;
+        let is_full =
+            held >= settings.jobs_max / 5 * 4 || stats.bytes >= settings.bytes_max / 5 * 4;
+        if is_full {
+            self.behind.entry(shard).or_insert(None);
+            return Ok(0);
+        }
+        let Some(cursor) = self.behind.get_mut(&shard) else { return Ok(0) };
+        let mut pushed = 0;
+        for _ in 0..PAGES_MAX {
+            // No matter when they changed: what is on its way by the common path as well is pushed once.
+            let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
+            let page = page(life, &shard, changed_before, *cursor).await?;
+            pushed += page.pushed;
+            *cursor = page.filled_to;
+            if page.is_full {
+                break;
+            }
+            if page.last.is_none() {
+                self.behind.remove(&shard);
+                break;
+            }
+        }
+        Ok(pushed)
+    }
+}
+
 struct Page {
     checked: u64,
     pushed: u64,
     ended: u64,
     /// `None`: nothing more to do in this queue.
     last: Option<JobId>,
+    /// Up to here all that belongs in the engine is there.
+    filled_to: Option<JobId>,
+    /// The engine had no room for the rest.
+    is_full: bool,
 }
 
 async fn page(
@@ -129,7 +180,8 @@ async fn page(
     after: Option<JobId>,
 ) -> Result<Page, PushError> {
     let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
-    let nothing = Page { checked: 0, pushed: 0, ended: 0, last: None };
+    let nothing =
+        Page { checked: 0, pushed: 0, ended: 0, last: None, filled_to: after, is_full: false };
     // Fixed before the select that proves the jobs unfinished is sent.
     let Some(not_after) = life.inner.pusher.time.deadline(engine).await else {
         return Ok(nothing);
@@ -167,8 +219,13 @@ async fn page(
         if count.full > 0 {
             // The head of the queue is in the engine; the rest waits here for its turn.
             page.last = None;
+            page.is_full = true;
             break;
         }
+        page.filled_to = chunk.last().map(|push| push.id);
+    }
+    if page.last.is_some() {
+        page.filled_to = page.last;
     }
     if page.pushed > 0 {
         metrics::counter!("windlass_sweep_pushed_total").increment(page.pushed);

@@ -11,12 +11,12 @@ use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
 use windlass_shared::engine::{
     ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, Held, LiveState, Settle, Settled,
-    ShardId, Verdict,
+    ShardId, ShardSettings, Verdict,
 };
 use windlass_shared::ledger::{
     Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Submission, SubmitOutcome,
 };
-use windlass_shared::lifecycle::sweep::{self, Sweeper};
+use windlass_shared::lifecycle::sweep::{self, Pump, Sweeper};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
 use windlass_shared::model::job::{Job, JobError, JobSpec, JobState, NewJob, Priority, Value};
@@ -351,6 +351,46 @@ async fn an_empty_engine_is_filled_with_what_has_not_ended() {
     assert_eq!((live.state, live.attempt), (LiveState::Delayed, 1), "its back-off survives");
     assert!(world.live(done.id).await.is_none());
     assert_eq!(sweep::fill(&world.life).await.unwrap().pushed, 0, "repeating changes nothing");
+}
+
+/// Goal: of a queue longer than the engine has room for, every job runs without waiting for the sweep.
+/// Method: room for 10, 60 jobs, a worker by hand, and the pump in between.
+#[tokio::test]
+async fn the_pump_fills_a_long_queue_again_as_it_drains() {
+    let world = World::new().await;
+    let first = world.submit(new_job()).await;
+    soon("the first is there", || async { world.live(first.id).await }).await;
+    let queue =
+        world.life.ledger().queue(&world.namespace, &world.shard.queue).await.unwrap().unwrap();
+    let room = ShardSettings { version: queue.version + 1, jobs_max: 10, ..queue.shard_settings() };
+    assert!(world.life.engine().configure(&world.shard, &room).await.unwrap());
+    let mut waiting = std::collections::BTreeSet::from([first.id]);
+    for _ in 0..59 {
+        waiting.insert(world.submit(new_job()).await.id);
+    }
+    soon("the shard is full", || async {
+        (world.life.engine().stats(&world.shard).await.unwrap().ready == 10).then_some(())
+    })
+    .await;
+
+    let mut pump = Pump::default();
+    for _ in 0..1_000 {
+        pump.pass(&world.life, &queue).await.unwrap();
+        for claimed in world.claim_now().await.jobs {
+            assert_eq!(
+                world.settle(&claimed, Verdict::Succeeded, output("1")).await,
+                Settled::Settled
+            );
+            assert!(waiting.remove(&claimed.id), "{} ran twice", claimed.id);
+        }
+        world.record().await;
+        if waiting.is_empty() {
+            break;
+        }
+    }
+    assert!(waiting.is_empty(), "{} never ran", waiting.len());
+    let stats = world.life.engine().stats(&world.shard).await.unwrap();
+    assert_eq!((stats.ready, stats.leased, stats.outbox), (0, 0, 0));
 }
 
 #[tokio::test]

@@ -32,10 +32,10 @@ pub(super) async fn attempts(
             attempts.push(attempt(row)?);
         }
     }
-    if let Some(latest) = on_the_job(last)? {
-        if attempts.iter().all(|a| a.fence != latest.fence) {
-            attempts.push(latest);
-        }
+    if let Some(latest) = on_the_job(last)?
+        && attempts.iter().all(|a| a.fence != latest.fence)
+    {
+        attempts.push(latest);
     }
     Ok(Some(attempts))
 }

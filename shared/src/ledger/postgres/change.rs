@@ -91,10 +91,10 @@ pub(super) async fn patch(
     id: JobId,
     patch: &JobPatch,
 ) -> Result<Changed<Job>> {
-    if let Some(tags) = &patch.tags {
-        if tags.iter().any(|tag| tag.contains('\0')) {
-            return Err(LedgerError::Failed("a tag contains a NUL character".into()));
-        }
+    if let Some(tags) = &patch.tags
+        && tags.iter().any(|tag| tag.contains('\0'))
+    {
+        return Err(LedgerError::Failed("a tag contains a NUL character".into()));
     }
     change(pool, namespace, id, &Step::Patch(patch)).await
 }
@@ -197,10 +197,10 @@ async fn redrive_in(
     if !job.state.can_redrive() {
         return Ok(false);
     }
-    if let Some(key) = &job.unique_key {
-        if !hold(connection, (namespace, &job.queue, key), id, job.is_windowed).await? {
-            return Ok(false);
-        }
+    if let Some(key) = &job.unique_key
+        && !hold(connection, (namespace, &job.queue, key), id, job.is_windowed).await?
+    {
+        return Ok(false);
     }
     let sql = "
         WITH clock AS MATERIALIZED (
@@ -259,10 +259,10 @@ async fn patch_in(
         return Ok(false);
     }
     let moves = patch.queue.as_ref().filter(|queue| **queue != job.queue);
-    if let Some(to) = moves {
-        if !move_to_queue(connection, namespace, id, job, to).await? {
-            return Ok(false);
-        }
+    if let Some(to) = moves
+        && !move_to_queue(connection, namespace, id, job, to).await?
+    {
+        return Ok(false);
     }
     let spec = match patch.max_attempts {
         Some(max_attempts) => {

@@ -145,10 +145,10 @@ async fn prepare(
     sqlx::query(sql).execute(&mut *connection).await?;
     let namespace = submission.jobs.first().map(|job| &job.namespace);
     let key = namespace.zip(submission.idempotency.as_ref());
-    if let Some((namespace, idempotency)) = key {
-        if let Some(outcome) = replay(connection, namespace, idempotency).await? {
-            return Ok(Prepared::Answered(outcome));
-        }
+    if let Some((namespace, idempotency)) = key
+        && let Some(outcome) = replay(connection, namespace, idempotency).await?
+    {
+        return Ok(Prepared::Answered(outcome));
     }
     let mut rows = Rows::new(connection, &submission.jobs);
     rows.insert_all().await?;

@@ -23,8 +23,9 @@ const TRIES_MAX: u32 = 5;
 /// Applies outcomes, each under its guard, and says to which jobs. The rows come in id order and are locked
 /// in it. What hangs on an outcome (hold, attempt, roll-up, reference) follows from the rows that moved.
 ///
-/// `j.id = ANY($1)` says again what the join says, for the planner: a plan made while the table was small, and
-/// kept with the prepared statement, would else read the whole table for every batch.
+/// Plans are made once, perhaps while the table is all but empty, and the index of live rows then looks as
+/// good as the primary key; used later it would read every live row for every outcome. `NOT <>` and `+ 0` say
+/// `=` and `<` in words that fit no index but the primary key.
 const RECORD: &str = "
 WITH clock AS MATERIALIZED (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
@@ -53,7 +54,7 @@ WITH clock AS MATERIALIZED (
             WHEN v.state = 12 THEN false ELSE j.error_retryable END,
         usage = CASE WHEN v.apart THEN NULL ELSE v.usage END
     FROM v, clock
-    WHERE j.id = v.id AND j.id = ANY($1) AND j.namespace = v.namespace AND j.state < 10
+    WHERE j.id = v.id AND NOT j.namespace <> v.namespace AND j.state + 0 < 10
       AND (j.fence < v.fence OR (j.fence = v.fence AND j.state = 3))
     RETURNING j.id, j.namespace, j.queue, j.kind, j.unique_key, j.state, v.fence, v.at, v.claimed_at,
         v.attempt, v.worker, v.error_code, v.error_message, v.error_retryable, v.outcome, v.apart,
@@ -96,7 +97,7 @@ WITH clock AS MATERIALIZED (
 UPDATE jobs j SET state = 3, fence = v.fence, attempt = v.attempt, started_at = v.claimed_at,
     worker = v.worker, changed_at = clock.now
 FROM v, clock
-WHERE j.id = v.id AND j.id = ANY($1) AND j.state < 10 AND j.fence < v.fence";
+WHERE j.id = v.id AND j.state + 0 < 10 AND j.fence < v.fence";
 
 /// Applies outcomes in the order given. Each statement stands by itself: where a later one fails, a repeat
 /// finds the earlier outcomes recorded.
@@ -148,7 +149,7 @@ async fn record_chunk(
         return Ok(());
     }
     let sql = "SELECT j.id FROM unnest($1::uuid[], $2::text[]) AS v(id, namespace) \
-               JOIN jobs j ON j.id = v.id AND j.id = ANY($1) AND j.namespace = v.namespace";
+               JOIN jobs j ON j.id = v.id AND NOT j.namespace <> v.namespace";
     let known: Vec<Uuid> = sqlx::query_scalar(sql)
         .bind(left.iter().map(|n| records[*n].id.uuid()).collect::<Vec<_>>())
         .bind(left.iter().map(|n| records[*n].namespace.as_str()).collect::<Vec<_>>())

@@ -149,10 +149,10 @@ type Names = HashSet<u64>;
 fn is_apart(submission: &Submission, keys: &mut Names, uniques: &mut Names) -> bool {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     let hash = BuildHasherDefault::<DefaultHasher>::default();
-    if let (Some(idempotency), Some(job)) = (&submission.idempotency, submission.jobs.first()) {
-        if !keys.insert(hash.hash_one((&job.namespace, &idempotency.key))) {
-            return false;
-        }
+    if let (Some(idempotency), Some(job)) = (&submission.idempotency, submission.jobs.first())
+        && !keys.insert(hash.hash_one((&job.namespace, &idempotency.key)))
+    {
+        return false;
     }
     submission.jobs.iter().all(|job| match &job.unique {
         Some(unique) => uniques.insert(hash.hash_one((&job.namespace, &job.queue, &unique.key))),

@@ -1,0 +1,30 @@
+//! Fills the head of long queues again as they drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::sweep::Pump;
+
+use crate::ticker::every;
+
+/// Shorter than a fast fleet needs to empty what is left of a shard that was nearly full.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
+    let pump = Arc::new(Mutex::new(Pump::default()));
+    every("pump", INTERVAL, shutdown, || {
+        let (life, pump) = (life.clone(), pump.clone());
+        async move {
+            let mut pump = pump.lock().await;
+            let mut pushed = 0;
+            for queue in life.ledger().queues(None).await? {
+                pushed += pump.pass(&life, &queue).await?;
+            }
+            Ok(pushed)
+        }
+    })
+    .await;
+}
