@@ -213,13 +213,13 @@ echo
 if selected engine || selected worker || selected path || selected start; then start_redis; fi
 if selected engine; then
     bench engine engine --engine-url "$redis_url" --jobs "$jobs" --unrecorded
-    redis-cli -p "$redis_port" flushall >/dev/null
+    redis-cli -p "$redis_port" flushall async >/dev/null
     bench engine-recorded engine --engine-url "$redis_url" --jobs "$jobs"
-    redis-cli -p "$redis_port" flushall >/dev/null
+    redis-cli -p "$redis_port" flushall async >/dev/null
 fi
 if selected worker; then
     bench worker worker --engine-url "$redis_url" --jobs "$jobs"
-    redis-cli -p "$redis_port" flushall >/dev/null
+    redis-cli -p "$redis_port" flushall async >/dev/null
 fi
 if selected path || selected start; then
     start_postgres

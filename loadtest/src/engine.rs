@@ -101,7 +101,12 @@ pub async fn run(bench: &EngineBench) -> Result<Report> {
         bench.work.recorded() || bench.jobs <= UNRECORDED_MAX,
         "at most {UNRECORDED_MAX} jobs when outcomes are not confirmed"
     );
-    let settings = EngineSettings { prefix: "wbench".into(), ..bench.engine.clone() };
+    let settings = EngineSettings {
+        prefix: "wbench".into(),
+        // A stall of the server's disk is to show in the latencies, not to end the run.
+        response_timeout: Duration::from_secs(30),
+        ..bench.engine.clone()
+    };
     let engine = Engine::open(&settings).await.context("cannot open the engine")?;
     let mut runs = Vec::new();
     for _ in 0..bench.runs {
