@@ -6,7 +6,7 @@
 #
 # Starts `windlass dev` on a free port in a temporary folder, with the binary in WINDLASS_BIN or
 # target/debug/windlass (built if there is none). Needs python3 with venv; schemathesis goes to target/tools.
-# CONTRACT_SECONDS bounds the run (default 120).
+# CONTRACT_SECONDS bounds the run (default 60); CONTRACT_SEED chooses another random run than the usual one.
 set -euo pipefail
 
 readonly SCHEMATHESIS_VERSION=4.32.5
@@ -66,7 +66,8 @@ TOML
     --max-response-time 65 \
     --exclude-path /v1/events \
     --header "Authorization: Bearer $key" \
-    --max-time "${CONTRACT_SECONDS:-120}" \
+    --max-time "${CONTRACT_SECONDS:-60}" \
+    --seed "${CONTRACT_SEED:-1}" \
     --request-timeout 65 \
     --workers 1 \
     --suppress-health-check all \

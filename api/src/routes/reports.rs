@@ -141,6 +141,11 @@ fn record(
         faults.wrong(&format!("{base}/delay"), "must be at most 10 years");
     }
     check_fence(item.fence, base, faults);
+    for (name, count) in [("attempt", item.attempt), ("crashes", item.crashes)] {
+        if count > 1_000_000 {
+            faults.wrong(&format!("{base}/{name}"), "must be at most 1000000");
+        }
+    }
     let again = item.at.plus(delay);
     let ended = match item.outcome {
         OutcomeWord::Succeeded => Ended::Succeeded,
