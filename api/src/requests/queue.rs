@@ -103,8 +103,8 @@ impl QueuePatch {
         if self.lease.value().is_some_and(|s| s.0 < limits::LEASE_MIN || s.0 > limits::LEASE_MAX) {
             faults.wrong("/lease", "must be from 3s to 1h");
         }
-        if self.priority_unit.value().is_some_and(|span| span.0 > DAY) {
-            faults.wrong("/priority_unit", "must be at most 1 day");
+        if self.priority_unit.value().is_some_and(|span| span.0.is_zero() || span.0 > DAY) {
+            faults.wrong("/priority_unit", "must be longer than 0 and at most 1 day");
         }
         let over = |span: &Span| span.0.is_zero() || span.0 > limits::TIMEOUT_MAX;
         if self.default_timeout.value().is_some_and(over) {

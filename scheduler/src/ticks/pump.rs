@@ -20,10 +20,15 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
         async move {
             let mut pump = pump.lock().await;
             let mut pushed = 0;
+            let mut failed = None;
             for queue in life.ledger().queues(None).await? {
-                pushed += pump.pass(&life, &queue).await?;
+                // What is wrong with one queue must not stop the others.
+                match pump.pass(&life, &queue).await {
+                    Ok(more) => pushed += more,
+                    Err(error) => failed = Some(error),
+                }
             }
-            Ok(pushed)
+            failed.map_or(Ok(pushed), |error| Err(error.into()))
         }
     })
     .await;

@@ -19,11 +19,15 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
         async move {
             let mut sweeper = sweeper.lock().await;
             let mut repaired = 0;
+            let mut failed = None;
             for queue in life.ledger().queues(None).await? {
-                let swept = sweeper.pass(&life, &queue).await?;
-                repaired += swept.pushed + swept.ended;
+                // What is wrong with one queue must not stop the others.
+                match sweeper.pass(&life, &queue).await {
+                    Ok(swept) => repaired += swept.pushed + swept.ended,
+                    Err(error) => failed = Some(error),
+                }
             }
-            Ok(repaired)
+            failed.map_or(Ok(repaired), |error| Err(error.into()))
         }
     })
     .await;

@@ -98,11 +98,13 @@ pub(super) async fn patch(
     }
     // Taken out of the engine before the ledger changes, so that the old form cannot start beside the new
     // one, in another queue perhaps. A crash after this leaves it to the sweep. The ledger's record of
-    // `running` lags; the engine's does not. With the engine away nothing can start either.
-    if let Ok(CancelReply::Running | CancelReply::Finishing) =
-        withdraw(engine, &job, Withdraw::WaitingOnly).await
-    {
-        return Ok(Changed::Refused(JobState::Running));
+    // `running` lags; the engine's does not. Without an answer the old form may still be there: refused.
+    match withdraw(engine, &job, Withdraw::WaitingOnly).await {
+        Ok(CancelReply::Removed | CancelReply::Absent) => {}
+        Ok(CancelReply::Running | CancelReply::Finishing) => {
+            return Ok(Changed::Refused(JobState::Running));
+        }
+        Err(error) => return Err(LedgerError::Unavailable(Box::new(error))),
     }
     let not_after = life.inner.pusher.time.deadline(engine).await;
     let changed = ledger.patch(namespace, id, patch).await?;

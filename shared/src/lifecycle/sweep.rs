@@ -248,9 +248,13 @@ async fn end(
     let mut ended = 0;
     for jobs in jobs.chunks(limits::ENGINE_BATCH_MAX) {
         let ids: Vec<(JobId, Fence)> = jobs.iter().map(|job| (job.id, job.fence)).collect();
-        let replies = life.inner.engine.cancel(shard, &ids, Withdraw::WaitingOnly).await?;
         let mut expired = Vec::new();
-        for (job, reply) in jobs.iter().zip(replies) {
+        for job in jobs {
+            // A job whose cancellation the engine did not hear of is told now, running or not.
+            let how =
+                if job.cancel_requested { Withdraw::StopRunning } else { Withdraw::WaitingOnly };
+            let replies = life.inner.engine.cancel(shard, &[(job.id, job.fence)], how).await?;
+            let Some(reply) = replies.first() else { continue };
             if !matches!(reply, CancelReply::Removed | CancelReply::Absent) {
                 continue;
             }

@@ -51,7 +51,8 @@ pub(super) async fn prune(
     for (sql, until) in [
         (IDEMPOTENCY, now.minus(IDEMPOTENCY_TTL)),
         (HOLDS, now),
-        (BLOBS, before),
+        // A value may wait for the submission or outcome that names it.
+        (BLOBS, before.min(now.minus(IDEMPOTENCY_TTL))),
         (WORKERS, before),
         (OPERATIONS, before),
         (ROLLUPS, before),
