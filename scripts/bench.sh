@@ -128,7 +128,15 @@ become() {
     exec "$program" "$@"
 }
 
+redis_pid=""
+# A fresh one for every part: what one leaves behind (keys, an append-only file to be rewritten) is not to
+# slow the next.
 start_redis() {
+    if [ -n "$redis_pid" ]; then
+        kill "$redis_pid"
+        wait "$redis_pid" || true
+        rm -rf "$work/redis"
+    fi
     redis_port="$(port)"
     mkdir "$work/redis"
     # As deploy/compose runs it.
@@ -210,18 +218,18 @@ echo "$("$windlass" --version), $(redis-server --version | cut -d' ' -f1-3), $(p
 echo "$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), load $(cut -d' ' -f1-3 /proc/loadavg)"
 echo
 
-if selected engine || selected worker || selected path || selected start; then start_redis; fi
 if selected engine; then
+    start_redis
     bench engine engine --engine-url "$redis_url" --jobs "$jobs" --unrecorded
-    redis-cli -p "$redis_port" flushall async >/dev/null
+    start_redis
     bench engine-recorded engine --engine-url "$redis_url" --jobs "$jobs"
-    redis-cli -p "$redis_port" flushall async >/dev/null
 fi
 if selected worker; then
+    start_redis
     bench worker worker --engine-url "$redis_url" --jobs "$jobs"
-    redis-cli -p "$redis_port" flushall async >/dev/null
 fi
 if selected path || selected start; then
+    start_redis
     start_postgres
     start_fleet
 fi
