@@ -5,3 +5,4 @@ pub mod job;
 pub mod name;
 pub mod retry;
 pub mod time;
+pub mod workflow;

@@ -1,0 +1,90 @@
+//! Work that submitters shape, on threads of its own: bounded in time, in number and in stack.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// Longest time that a caller waits for one piece of work.
+pub const TIME_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for a place.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Expressions and schemas may nest; the default stack of a thread is too small for the deepest.
+const STACK_BYTES: usize = 16 << 20;
+
+/// Why work yielded nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfinished {
+    /// No place came free in time.
+    #[error("too many checks at once")]
+    Crowded,
+    /// It took longer than [`TIME_MAX`], and goes on without anybody listening.
+    #[error("the check took too long")]
+    TooSlow,
+    /// It panicked, or no thread could be started.
+    #[error("the check broke")]
+    Broke,
+}
+
+/// A few places for such work. What does not end holds its place until it does; it cannot be stopped from
+/// outside.
+#[derive(Clone)]
+pub struct Bounded {
+    places: Arc<Semaphore>,
+}
+
+impl Bounded {
+    /// With so many places.
+    pub fn new(places: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)) }
+    }
+
+    /// Runs `work` on a thread of its own. May be dropped; the work then runs on to its end.
+    ///
+    /// # Errors
+    /// It was not started, or is not finished.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, Unfinished>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let place = tokio::time::timeout(WAIT_MAX, Arc::clone(&self.places).acquire_owned())
+            .await
+            .map_err(|_| Unfinished::Crowded)?
+            .map_err(|_| Unfinished::Broke)?;
+        let (answer_tx, answer) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("windlass-expr".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let _place: OwnedSemaphorePermit = place;
+                // Nobody waits any more when it took too long.
+                let _ = answer_tx.send(work());
+            })
+            .map_err(|_| Unfinished::Broke)?;
+        match tokio::time::timeout(TIME_MAX, answer).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(Unfinished::Broke),
+            Err(_) => Err(Unfinished::TooSlow),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_answers_breaks_or_is_given_up() {
+        let bounded = Bounded::new(1);
+        assert_eq!(bounded.run(|| 7).await, Ok(7));
+        assert_eq!(bounded.run(|| panic!("planted")).await, Err::<(), _>(Unfinished::Broke));
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let slow = bounded.run(move || held.recv().is_ok()).await;
+        assert_eq!(slow, Err(Unfinished::TooSlow));
+        // Its place is taken until it ends.
+        assert_eq!(bounded.places.available_permits(), 0);
+        release.send(()).expect("the work still listens");
+        assert_eq!(bounded.run(|| 8).await, Ok(8));
+    }
+}

@@ -1,0 +1,112 @@
+//! Runs and steps as they are.
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::super::Result;
+use super::super::error::unchanged;
+use super::super::row::{get, parse};
+use super::row::{self, run_columns, step_columns};
+use crate::ledger::runs::{DUE_MAX, Run, Snapshot, Step, StepJob};
+use crate::model::id::WorkflowId;
+use crate::model::name::Namespace;
+use crate::model::time::Timestamp;
+
+pub(in super::super) async fn run(
+    pool: &PgPool,
+    namespace: &Namespace,
+    id: WorkflowId,
+) -> Result<Option<Run>> {
+    let sql = concat!("SELECT ", run_columns!(), " FROM workflows w WHERE id = $1 AND namespace = $2");
+    let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
+    query.fetch_optional(pool).await.map_err(unchanged)?.as_ref().map(row::run).transpose()
+}
+
+/// Steps after a position, in order.
+pub(in super::super) async fn steps(
+    pool: &PgPool,
+    id: WorkflowId,
+    after: i32,
+    limit: u32,
+) -> Result<Vec<Step>> {
+    let sql = concat!(
+        "SELECT ",
+        step_columns!(),
+        " FROM workflow_steps s WHERE workflow_id = $1 AND ord > $2 ORDER BY ord LIMIT $3"
+    );
+    let query = sqlx::query(sql).bind(id.uuid()).bind(after).bind(i64::from(limit));
+    query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step).collect()
+}
+
+/// What an advance decides over. The run is read before its steps: what changes between the two changes its
+/// version, or makes its steps due again.
+pub(in super::super) async fn snapshot(pool: &PgPool, id: WorkflowId) -> Result<Option<Snapshot>> {
+    let sql = concat!(
+        "SELECT ",
+        run_columns!(),
+        ", (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM workflows w WHERE id = $1"
+    );
+    let found = sqlx::query(sql).bind(id.uuid()).fetch_optional(pool).await.map_err(unchanged)?;
+    let Some(found) = found else { return Ok(None) };
+    let sql = concat!(
+        "SELECT ",
+        step_columns!(),
+        " FROM workflow_steps s WHERE workflow_id = $1 AND due > 0 ORDER BY ord LIMIT $2"
+    );
+    let query = sqlx::query(sql).bind(id.uuid()).bind(i64::from(DUE_MAX));
+    let steps = query.fetch_all(pool).await.map_err(unchanged)?;
+    Ok(Some(Snapshot {
+        run: row::run(&found)?,
+        due: steps.iter().map(row::step).collect::<Result<_>>()?,
+        now: Timestamp::from_micros(get(&found, 27)?),
+    }))
+}
+
+/// The jobs of steps, items in order.
+pub(in super::super) async fn step_jobs(
+    pool: &PgPool,
+    id: WorkflowId,
+    ords: &[i32],
+) -> Result<Vec<StepJob>> {
+    const SQL: &str = "
+WITH named AS (
+    SELECT ord, NULL::int AS item, job_id FROM workflow_steps
+    WHERE workflow_id = $1 AND ord = ANY($2) AND job_id IS NOT NULL
+    UNION ALL
+    SELECT ord, item, job_id FROM workflow_items WHERE workflow_id = $1 AND ord = ANY($2)
+)
+SELECT n.ord, n.item, j.id, j.state, j.output, j.output_blob, j.error_code, j.error_message, j.error_retryable
+FROM named n JOIN jobs j ON j.id = n.job_id ORDER BY n.ord, n.item";
+    let query = sqlx::query(SQL).bind(id.uuid()).bind(ords);
+    query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step_job).collect()
+}
+
+/// Runs with something due: steps, a wait or a deadline that has passed. In id order after `after`.
+pub(in super::super) async fn due(
+    pool: &PgPool,
+    after: Option<WorkflowId>,
+    limit: u32,
+) -> Result<Vec<(Namespace, WorkflowId)>> {
+    const SQL: &str = "
+WITH clock AS MATERIALIZED (
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
+), named AS (
+    (SELECT DISTINCT workflow_id AS id FROM workflow_steps
+     WHERE due > 0 AND workflow_id > $1 ORDER BY 1 LIMIT $2)
+    UNION
+    (SELECT DISTINCT workflow_id FROM workflow_steps, clock
+     WHERE wake_at IS NOT NULL AND wake_at <= clock.now AND workflow_id > $1 ORDER BY 1 LIMIT $2)
+    UNION
+    (SELECT id FROM workflows, clock
+     WHERE deadline IS NOT NULL AND deadline <= clock.now AND state < 10 AND ending IS NULL AND id > $1
+     ORDER BY 1 LIMIT $2)
+)
+SELECT w.namespace, w.id FROM named n JOIN workflows w ON w.id = n.id WHERE w.state < 10
+ORDER BY w.id LIMIT $2";
+    let after = after.map_or(Uuid::nil(), WorkflowId::uuid);
+    let query = sqlx::query(SQL).bind(after).bind(i64::from(limit));
+    let rows = query.fetch_all(pool).await.map_err(unchanged)?;
+    rows.iter()
+        .map(|row| Ok((parse(row, 0, "namespace")?, WorkflowId::from_uuid(get(row, 1)?))))
+        .collect()
+}

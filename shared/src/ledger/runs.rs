@@ -1,0 +1,327 @@
+//! What the ledger keeps of workflows, and the words in which a run moves on.
+//!
+//! A run is rows: one of its own, one per step, and one more at [`END`], which needs every step that no other
+//! needs. Each step that ends lowers `needs_left` of its dependents once, in the transaction that ends it:
+//! * a single job's success in the recorder's ([`super::Ledger::record`]), which also releases the *plain*
+//!   dependents that wait for nothing more;
+//! * everything else in [`super::Ledger::advance`], which carries out what `lifecycle::workflow` decided over a
+//!   [`Snapshot`].
+//!
+//! What needs such a decision is *due*: `due` counts reasons, and an advance takes off those that it had seen, so
+//! that none is lost between the two.
+
+use bytes::Bytes;
+
+use super::Idempotency;
+use crate::model::id::{JobId, WorkflowId};
+use crate::model::job::{Job, JobError, JobState, NewJob, Value};
+use crate::model::name::Namespace;
+use crate::model::time::Timestamp;
+use crate::model::workflow::{StepState, WorkflowState};
+
+/// Position of the row that stands for the end of a run.
+pub const END: i32 = -1;
+
+/// A run on its way into the ledger, with all its rows.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Drawn by the submitter.
+    pub id: WorkflowId,
+    /// Whose.
+    pub namespace: Namespace,
+    /// For people.
+    pub name: String,
+    /// The stored definition that it runs; `None`: `document` is its own.
+    pub definition: Option<(String, u32)>,
+    /// [`crate::model::workflow::WorkflowSpec`] as JSON, where there is no definition.
+    pub document: Option<String>,
+    /// What `input` is in expressions.
+    pub input: Value,
+    /// It fails when not ended by then (ledger time).
+    pub deadline: Option<Timestamp>,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// The step that started it.
+    pub parent: Option<Parent>,
+    /// How many runs are above it.
+    pub depth: u16,
+    /// The run that it repeats.
+    pub rerun_of: Option<WorkflowId>,
+    /// The request that made it.
+    pub request_id: Option<String>,
+    /// W3C trace context of that request.
+    pub traceparent: Option<String>,
+    /// All of its steps, and the end.
+    pub steps: Vec<NewStep>,
+    /// The caller's `Idempotency-Key`.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// The step of another run that started a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// That run.
+    pub run: WorkflowId,
+    /// Its step.
+    pub ord: i32,
+    /// Which item, of a `for_each`.
+    pub item: Option<u32>,
+}
+
+/// A step on its way into the ledger.
+#[derive(Debug, Clone)]
+pub struct NewStep {
+    /// Its position, or [`END`].
+    pub ord: i32,
+    /// Its id.
+    pub id: String,
+    /// Steps that must have ended first.
+    pub needs: Vec<i32>,
+    /// Steps that need it.
+    pub dependents: Vec<i32>,
+    /// [`StepState::Blocked`], or [`StepState::Released`] with a job that may run.
+    pub state: StepState,
+    /// See [`crate::model::workflow::StepSpec::is_plain`].
+    pub plain: bool,
+    /// It has a `for_each`.
+    pub many: bool,
+    /// It has a `max_parallel`.
+    pub paced: bool,
+    /// It needs nothing and is not plain.
+    pub due: bool,
+    /// Its job, of a step with one; blocked until released.
+    pub job: Option<NewJob>,
+    /// [`crate::model::workflow::StepSpec`] as JSON.
+    pub spec: String,
+}
+
+/// What became of a [`NewRun`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum CreateOutcome {
+    /// It is durable; its jobs that may run now.
+    Created(Vec<Job>),
+    /// The key was used before with the same body, for this run.
+    Replayed(WorkflowId),
+    /// The key was used before with another body.
+    KeyReused,
+    /// The step that was to start it has moved on.
+    ParentGone,
+}
+
+/// A run on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Its id.
+    pub id: WorkflowId,
+    /// Whose.
+    pub namespace: Namespace,
+    /// For people.
+    pub name: String,
+    /// Rises with every advance.
+    pub version: u64,
+    /// What it does.
+    pub state: WorkflowState,
+    /// The state it takes when what still runs has ended; `None` while it goes forward.
+    pub ending: Option<WorkflowState>,
+    /// The stored definition that it runs.
+    pub definition: Option<(String, u32)>,
+    /// Its own document, where there is no definition.
+    pub document: Option<String>,
+    /// What `input` is in expressions.
+    pub input: Value,
+    /// What it answers.
+    pub output: Option<Value>,
+    /// Why it failed or was stopped.
+    pub error: Option<JobError>,
+    /// Steps, without the end.
+    pub steps: u32,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// Accepted at.
+    pub created_at: Timestamp,
+    /// Ended at.
+    pub finished_at: Option<Timestamp>,
+    /// It fails when not ended by then.
+    pub deadline: Option<Timestamp>,
+    /// The step that started it.
+    pub parent: Option<Parent>,
+    /// How many runs are above it.
+    pub depth: u16,
+    /// The run that it repeats.
+    pub rerun_of: Option<WorkflowId>,
+    /// The request that made it.
+    pub request_id: Option<String>,
+    /// W3C trace context of that request.
+    pub traceparent: Option<String>,
+}
+
+/// A step on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Its position, or [`END`].
+    pub ord: i32,
+    /// Its id.
+    pub id: String,
+    /// What it does.
+    pub state: StepState,
+    /// Reasons to look at it.
+    pub due: u64,
+    /// Look at it then.
+    pub wake_at: Option<Timestamp>,
+    /// Steps that must have ended first.
+    pub needs: Vec<i32>,
+    /// Steps that need it.
+    pub dependents: Vec<i32>,
+    /// How many of its needs have not ended.
+    pub needs_left: u32,
+    /// See [`NewStep::plain`].
+    pub plain: bool,
+    /// It has a `for_each`.
+    pub many: bool,
+    /// Counts of a `for_each`.
+    pub items: Items,
+    /// Its job, of a step with one.
+    pub job_id: Option<JobId>,
+    /// [`crate::model::workflow::StepSpec`] as JSON.
+    pub spec: String,
+    /// The list of a `for_each`.
+    pub list: Option<Bytes>,
+    /// Of a step without a job.
+    pub output: Option<Bytes>,
+    /// Why it did not succeed.
+    pub error: Option<JobError>,
+    /// Released at.
+    pub started_at: Option<Timestamp>,
+    /// Ended at.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Counts of a `for_each`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Items {
+    /// All.
+    pub total: u32,
+    /// Those with a job.
+    pub made: u32,
+    /// Those that have not ended, whether made or not.
+    pub open: u32,
+    /// Those that ended otherwise than well.
+    pub failed: u32,
+}
+
+/// A job of a step, as far as workflows look at it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepJob {
+    /// Whose step's.
+    pub ord: i32,
+    /// Which item.
+    pub item: Option<u32>,
+    /// Which job.
+    pub id: JobId,
+    /// The recorded state.
+    pub state: JobState,
+    /// What it returned.
+    pub output: Option<Value>,
+    /// Why it did not succeed.
+    pub error: Option<JobError>,
+}
+
+/// What an advance decides over.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The run.
+    pub run: Run,
+    /// Its due steps in order, at most [`DUE_MAX`].
+    pub due: Vec<Step>,
+    /// Ledger time.
+    pub now: Timestamp,
+}
+
+/// Most due steps of one [`Snapshot`].
+pub const DUE_MAX: u32 = 500;
+
+/// A decision, carried out whole or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Advance {
+    /// The version that it was decided over.
+    pub version: u64,
+    /// New state of the run.
+    pub state: Option<WorkflowState>,
+    /// New `ending`; never taken back but by a retry.
+    pub ending: Option<WorkflowState>,
+    /// Why.
+    pub error: Option<JobError>,
+    /// What the run answers.
+    pub output: Option<Value>,
+    /// Everything that has not started ends as cancelled, and the end waits for what runs.
+    pub stop: bool,
+    /// Steps that move.
+    pub moves: Vec<Move>,
+    /// Jobs that may run from now on, or from their `run_at`: the payloads of blocked ones are filled in, those of a
+    /// `for_each` are made.
+    pub releases: Vec<Release>,
+    /// Steps that come in: compensations, or what a step adds.
+    pub added: Vec<NewStep>,
+}
+
+/// How one step moves.
+#[derive(Debug, Clone)]
+pub struct Move {
+    /// Which.
+    pub ord: i32,
+    /// Where it was.
+    pub from: StepState,
+    /// Where it goes; a terminal state lowers its dependents, and a blocked job of it ends as cancelled.
+    pub to: StepState,
+    /// Reasons that the snapshot had shown.
+    pub seen: u64,
+    /// Of a step without a job.
+    pub output: Option<Bytes>,
+    /// Why it did not succeed.
+    pub error: Option<JobError>,
+    /// Look at it then; `None` takes an earlier one back.
+    pub wake_at: Option<Timestamp>,
+    /// The list of a `for_each` that starts, and its length.
+    pub list: Option<(Bytes, u32)>,
+}
+
+/// A job that may run.
+#[derive(Debug, Clone)]
+pub enum Release {
+    /// The blocked job of a step.
+    Blocked {
+        /// Which.
+        id: JobId,
+        /// Its payload, filled in; `None` leaves it as it is.
+        payload: Option<Value>,
+        /// Not before.
+        run_at: Timestamp,
+        /// Not started by then: expired.
+        expires_at: Option<Timestamp>,
+    },
+    /// A new one, of an item.
+    Item {
+        /// Whose step's.
+        ord: i32,
+        /// Which item.
+        item: u32,
+        /// The step's id.
+        step: String,
+        /// The job.
+        job: Box<NewJob>,
+    },
+}
+
+/// What became of an [`Advance`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Advanced {
+    /// Done; the jobs that may run now, and whether more is due.
+    Done {
+        /// To be pushed.
+        released: Vec<Job>,
+        /// Steps became due through it.
+        more: bool,
+    },
+    /// Somebody else advanced the run: look again.
+    Conflict,
+}
