@@ -105,6 +105,12 @@ impl Scope {
         self.variables.insert("index", cel::Value::Int(i64::try_from(index).unwrap_or(i64::MAX)));
     }
 
+    /// Without them again.
+    pub fn clear_item(&mut self) {
+        self.variables.remove("item");
+        self.variables.remove("index");
+    }
+
     /// Evaluates an expression that [`check`] has passed. Pure; may take long: see [`bounded`].
     ///
     /// # Errors

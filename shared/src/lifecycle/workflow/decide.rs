@@ -11,9 +11,9 @@ use serde_json::Value as Json;
 use super::release::{self, Released};
 use super::waits::{self, ChildSeen, Given};
 use crate::expr::Scope;
-use crate::ledger::runs::{Advance, END, Items, Move, NewStep, Snapshot, Step, StepJob};
-use crate::model::id::{JobId, WorkflowId};
-use crate::model::job::{JobError, JobState, Value};
+use crate::ledger::runs::{Advance, Items, Move, NewStep, Snapshot, Step, StepJob};
+use crate::model::id::WorkflowId;
+use crate::model::job::{JobError, JobState};
 use crate::model::workflow::{
     JobTemplate, RunFailure, StepFailure, StepSpec, StepState, Work, WorkflowState, code, permanent,
 };
@@ -225,8 +225,11 @@ impl<'a> Desk<'a> {
             let Some(job) = jobs.first().filter(|job| job.state.is_terminal()) else {
                 return self.stay(step);
             };
-            let error = job.error.clone().unwrap_or_else(|| permanent(job.state.as_str(), ""));
-            return self.ended(step, spec, Err(error).or_else(|e| if job.state == JobState::Succeeded { Ok(()) } else { Err(e) }));
+            let result = match job.state {
+                JobState::Succeeded => Ok(()),
+                state => Err(job.error.clone().unwrap_or_else(|| permanent(state.as_str(), ""))),
+            };
+            return self.ended(step, spec, result);
         }
         let Items { total, made, open, failed } = step.items;
         let first = jobs.iter().find(|job| job.state.is_terminal() && job.state != JobState::Succeeded);
@@ -448,14 +451,3 @@ pub(super) fn moved(step: &Step, to: StepState) -> Move {
         list: None,
     }
 }
-
-/// So that rows at the end need no name of their own.
-pub(super) const fn is_end(step: &Step) -> bool {
-    step.ord == END
-}
-
-/// Values as the ledger keeps them.
-pub(super) type Parts = (Value, Option<(crate::model::id::BlobId, Bytes)>);
-
-/// So that [`JobId`]s of released jobs can be named in tests.
-pub type ReleasedIds = Vec<JobId>;

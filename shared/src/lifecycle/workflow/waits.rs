@@ -1,0 +1,270 @@
+//! Steps that wait: for a signal, for people, for a time, for another run.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::ledger::runs::Step;
+use crate::model::id::WorkflowId;
+use crate::model::job::JobError;
+use crate::model::time::Timestamp;
+use crate::model::workflow::{
+    ApprovalSpec, ChildSpec, StepSpec, Work, WorkflowState, code, permanent,
+};
+
+/// A signal or a vote, as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given {
+    /// Its place among those of the run.
+    pub seq: u64,
+    /// When (ledger time).
+    pub at: Timestamp,
+    /// The signal's name, or the id of the step that is voted on.
+    pub name: String,
+    /// Who.
+    pub by: String,
+    /// Their role.
+    pub role: Option<String>,
+    /// `None`: a signal.
+    pub approved: Option<bool>,
+    /// In words.
+    pub reason: Option<String>,
+    /// What a signal brings.
+    pub body: Option<Bytes>,
+}
+
+/// A run that a step has started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChildSeen {
+    /// Which.
+    pub id: WorkflowId,
+    /// How it is.
+    pub state: WorkflowState,
+    /// What it answers, once it has succeeded.
+    pub output: Option<Bytes>,
+    /// Why it did not.
+    pub error: Option<JobError>,
+}
+
+/// A run to be started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// By which step.
+    pub ord: i32,
+    /// What.
+    pub child: ChildSpec,
+}
+
+/// What a look at a waiting step shows.
+#[derive(Debug, PartialEq)]
+pub(super) enum Seen {
+    /// It waits on.
+    NotYet,
+    /// Its child is still to be started.
+    Start(Start),
+    /// It has what it waited for.
+    Done {
+        /// Its output.
+        output: Option<Bytes>,
+        /// What it used up.
+        taken: Vec<u64>,
+    },
+    /// It will not get it.
+    Failed {
+        /// Why.
+        error: JobError,
+        /// What it used up.
+        taken: Vec<u64>,
+    },
+}
+
+pub(super) fn look(
+    step: &Step,
+    spec: &StepSpec,
+    now: Timestamp,
+    given: &[Given],
+    children: &[ChildSeen],
+) -> Seen {
+    let over = step.wake_at.is_some_and(|at| at <= now);
+    let timed_out = |what: &str| match over {
+        true => Seen::Failed {
+            error: permanent(code::WAIT_TIMED_OUT, format!("{what} did not come in time")),
+            taken: Vec::new(),
+        },
+        false => Seen::NotYet,
+    };
+    match &spec.work {
+        Work::Timer(_) if over => Seen::Done { output: None, taken: Vec::new() },
+        Work::Timer(_) | Work::Job(_) => Seen::NotYet,
+        Work::Signal { name, .. } => {
+            match given.iter().find(|g| g.approved.is_none() && g.name == *name) {
+                Some(signal) => Seen::Done { output: signal.body.clone(), taken: vec![signal.seq] },
+                None => timed_out(&format!("the signal {name:?}")),
+            }
+        }
+        Work::Approval(approval) => match votes(step, approval, given) {
+            Seen::NotYet => timed_out("the approval"),
+            decided => decided,
+        },
+        Work::Child(child) => match children.last() {
+            None => Seen::Start(Start { ord: step.ord, child: child.clone() }),
+            Some(child) if !child.state.is_terminal() => Seen::NotYet,
+            Some(child) if child.state == WorkflowState::Succeeded => {
+                Seen::Done { output: child.output.clone(), taken: Vec::new() }
+            }
+            Some(child) => {
+                let why = child.error.as_ref().map_or("", |error| error.message.as_str());
+                let text = format!("the workflow {} ended as {}: {why}", child.id, child.state.as_str());
+                Seen::Failed { error: permanent(code::CHILD_FAILED, text), taken: Vec::new() }
+            }
+        },
+    }
+}
+
+/// One no decides; else so many different people with one of the roles. The latest vote of each counts.
+fn votes(step: &Step, approval: &ApprovalSpec, given: &[Given]) -> Seen {
+    let counts = |vote: &&Given| {
+        vote.approved.is_some()
+            && vote.name == step.id
+            && (approval.roles.is_empty()
+                || approval.roles.iter().any(|r| vote.role.as_ref() == Some(r) || vote.by == *r))
+    };
+    let mut latest: HashMap<&str, &Given> = HashMap::new();
+    for vote in given.iter().filter(counts) {
+        latest.insert(&vote.by, vote);
+    }
+    let mut votes: Vec<&Given> = latest.into_values().collect();
+    votes.sort_by_key(|vote| vote.seq);
+    let taken: Vec<u64> = votes.iter().map(|vote| vote.seq).collect();
+    if let Some(no) = votes.iter().find(|vote| vote.approved == Some(false)) {
+        let why = no.reason.as_deref().unwrap_or("no reason given");
+        let text = format!("{} rejected it: {why}", no.by);
+        return Seen::Failed { error: permanent(code::APPROVAL_REJECTED, text), taken };
+    }
+    if votes.len() < approval.required as usize {
+        return Seen::NotYet;
+    }
+    let people: Vec<_> = votes
+        .iter()
+        .map(|vote| json!({"by": vote.by, "at": vote.at, "reason": vote.reason}))
+        .collect();
+    let output = Bytes::from(json!({ "approvals": people }).to_string());
+    Seen::Done { output: Some(output), taken }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::runs::Items;
+    use crate::model::time::Span;
+    use crate::model::workflow::{StepFailure, StepState, TimerSpec};
+
+    fn step() -> Step {
+        Step {
+            ord: 0,
+            id: "ok".into(),
+            state: StepState::Waiting,
+            due: 1,
+            wake_at: None,
+            needs: vec![],
+            dependents: vec![-1],
+            needs_left: 0,
+            plain: false,
+            many: false,
+            items: Items::default(),
+            job_id: None,
+            spec: String::new(),
+            list: None,
+            output: None,
+            error: None,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    fn spec(work: Work) -> StepSpec {
+        StepSpec {
+            id: "ok".into(),
+            needs: vec![],
+            condition: None,
+            for_each: None,
+            max_parallel: None,
+            on_failure: StepFailure::Fail,
+            compensate: None,
+            work,
+        }
+    }
+
+    fn vote(seq: u64, by: &str, role: &str, approved: bool) -> Given {
+        Given {
+            seq,
+            at: Timestamp::from_millis(1_000),
+            name: "ok".into(),
+            by: by.into(),
+            role: Some(role.into()),
+            approved: Some(approved),
+            reason: None,
+            body: None,
+        }
+    }
+
+    fn approval(required: u32, roles: &[&str]) -> StepSpec {
+        let roles = roles.iter().map(|r| (*r).to_owned()).collect();
+        spec(Work::Approval(ApprovalSpec { required, roles, expires: None, message: None }))
+    }
+
+    #[test]
+    fn an_approval_needs_different_people_with_the_role() {
+        let two = approval(2, &["admin", "bob"]);
+        let now = Timestamp::from_millis(5_000);
+        let ada = vote(1, "ada", "admin", true);
+        let twice = [ada.clone(), vote(2, "ada", "admin", true), vote(3, "eve", "viewer", true)];
+        assert_eq!(look(&step(), &two, now, &twice, &[]), Seen::NotYet);
+        let enough = [ada.clone(), vote(4, "bob", "viewer", true)];
+        let Seen::Done { output, taken } = look(&step(), &two, now, &enough, &[]) else { panic!() };
+        assert_eq!(taken, [1, 4]);
+        assert!(std::str::from_utf8(&output.unwrap()).unwrap().contains("\"ada\""));
+        let no = [ada, vote(5, "bob", "viewer", false)];
+        let Seen::Failed { error, .. } = look(&step(), &two, now, &no, &[]) else { panic!() };
+        assert_eq!((error.code.as_str(), error.message.as_str()), ("approval_rejected", "bob rejected it: no reason given"));
+    }
+
+    #[test]
+    fn waits_end_by_their_time() {
+        let now = Timestamp::from_millis(5_000);
+        let mut late = step();
+        late.wake_at = Some(Timestamp::from_millis(4_999));
+        let signal = spec(Work::Signal { name: "go".into(), timeout: Some(Span::default()) });
+        let Seen::Failed { error, .. } = look(&late, &signal, now, &[], &[]) else { panic!() };
+        assert_eq!(error.message, "the signal \"go\" did not come in time");
+        let came = Given { name: "go".into(), approved: None, body: Some(Bytes::from("7")), ..vote(9, "ada", "x", true) };
+        let done = Seen::Done { output: Some(Bytes::from("7")), taken: vec![9] };
+        assert_eq!(look(&late, &signal, now, &[came], &[]), done);
+        let timer = spec(Work::Timer(TimerSpec::For(Span::default())));
+        assert_eq!(look(&late, &timer, now, &[], &[]), Seen::Done { output: None, taken: vec![] });
+        assert_eq!(look(&step(), &timer, now, &[], &[]), Seen::NotYet);
+    }
+
+    #[test]
+    fn a_child_is_started_once_and_its_end_is_the_steps() {
+        let now = Timestamp::from_millis(5_000);
+        let child = ChildSpec {
+            of: crate::model::workflow::ChildOf::Definition { name: "d".into(), version: None },
+            input: serde_json::Value::Null,
+        };
+        let spec = spec(Work::Child(child.clone()));
+        assert_eq!(look(&step(), &spec, now, &[], &[]), Seen::Start(Start { ord: 0, child }));
+        let mut run = ChildSeen {
+            id: WorkflowId::generate(),
+            state: WorkflowState::Running,
+            output: None,
+            error: None,
+        };
+        assert_eq!(look(&step(), &spec, now, &[], &[run.clone()]), Seen::NotYet);
+        run.state = WorkflowState::Compensated;
+        run.error = Some(permanent("step_failed", "a broke"));
+        let Seen::Failed { error, .. } = look(&step(), &spec, now, &[], &[run]) else { panic!() };
+        assert!(error.message.ends_with("ended as compensated: a broke"), "{}", error.message);
+    }
+}
