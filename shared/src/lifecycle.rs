@@ -23,7 +23,9 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
+mod engine_time;
 pub mod explain;
+mod known;
 pub mod lease;
 pub mod push;
 pub mod record;
@@ -48,6 +50,7 @@ struct Inner {
     clock: Clock,
     pusher: push::Pusher,
     waiters: wait::Waiters,
+    known_queues: known::KnownQueues,
     tasks: TaskTracker,
 }
 
@@ -81,7 +84,9 @@ impl Lifecycle {
     ) -> Self {
         let pusher = push::Pusher::start(ledger.clone(), engine.clone(), shutdown.clone(), &tasks);
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
-        Self { inner: Arc::new(Inner { ledger, engine, clock, pusher, waiters, tasks }) }
+        let known_queues = known::KnownQueues::default();
+        let inner = Inner { ledger, engine, clock, pusher, waiters, known_queues, tasks };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The ledger.

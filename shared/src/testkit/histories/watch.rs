@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::engine::model::Status;
+use crate::engine::model::{Entry, Status};
 use crate::engine::{ClaimState, Ended, Pushed};
 
 mod state;
@@ -229,8 +229,14 @@ fn push(seen: &Seen<'_>, reply: &PushReply, wrong: &mut Vec<String>) {
         return;
     }
     let settings = seen.after.settings.clone().unwrap_or_default();
-    let grown = seen.after.entries.len() > seen.before.entries.len();
-    if grown && seen.after.entries.len() as u64 > settings.jobs_max {
+    let (before, after) = (&seen.before.entries, &seen.after.entries);
+    let at_once = |entry: &&Entry| entry.status != Status::Delayed;
+    let head = after.values().filter(at_once).count();
+    let is_fresh = |(id, entry): &(&JobId, &Entry)| at_once(entry) && !before.contains_key(id);
+    let was_later =
+        |id: &JobId| before.get(id).is_some_and(|entry| entry.status == Status::Delayed);
+    let moved = after.iter().filter(|(id, entry)| at_once(entry) && was_later(id)).count();
+    if after.iter().any(|pair| is_fresh(&pair)) && (head - moved) as u64 > settings.jobs_max {
         wrong.push("more jobs than the budget".into());
     }
     if seen.after.bytes > settings.bytes_max {
