@@ -161,17 +161,16 @@ async fn leases_are_not_lost_to_a_stranger_that_cannot_be_ended() {
 async fn a_silent_engine_does_not_hold_up_submissions() {
     let server = RedisServer::start(RedisOptions::default());
     let world = World::on(&server, None).await;
-    server.command(&["CLIENT", "PAUSE", "8000", "ALL"]).expect_ok();
+    server.command(&["CLIENT", "PAUSE", "4000", "ALL"]).expect_ok();
     let started = Instant::now();
     for _ in 0..3 {
         world.submit("quiet").await;
     }
     // Each would wait for as long as an answer may take, two seconds.
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-    server.command(&["CLIENT", "UNPAUSE"]).expect_ok();
     until("it is asked again", async || {
         world.submit("quiet").await;
-        world.life.engine().stats(&shard("quiet")).await.unwrap().ready > 0
+        world.life.engine().stats(&shard("quiet")).await.is_ok_and(|stats| stats.ready > 0)
     })
     .await;
 }

@@ -57,6 +57,5 @@ faults! {
     old_settings_win: "if given_version < version then" => "if given_version < 0 then";
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
     delayed_jobs_take_room: "call(\"HLEN\", JOBS) - call(\"ZCARD\", DELAYED)" => "call(\"HLEN\", JOBS)";
-    a_replaced_delayed_job_gives_room: "if not call(\"ZSCORE\", DELAYED, id) then head = head - 1 end" => "head = head - 1";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
 }
