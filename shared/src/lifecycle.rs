@@ -17,7 +17,7 @@ use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
     Submission, SubmitOutcome,
 };
-use crate::model::id::JobId;
+use crate::model::id::{JobId, OperationId};
 use crate::model::job::Job;
 use crate::model::name::{Namespace, QueueName};
 
@@ -171,15 +171,17 @@ impl Lifecycle {
         actions::count(self, namespace, action, filter).await
     }
 
-    /// Starts a bulk action in the background; follow it with [`Ledger::operation`].
+    /// Starts a bulk action in the background; follow it with [`Ledger::operation`]. A repeat with the same
+    /// id walks the jobs once more and counts anew.
     pub async fn start_action(
         &self,
+        id: OperationId,
         namespace: &Namespace,
         action: Action,
         filter: JobFilter,
         by: &str,
     ) -> Result<Operation, LedgerError> {
-        actions::start(self, namespace, action, filter, by).await
+        actions::start(self, id, namespace, action, filter, by).await
     }
 
     /// The ordered list of what holds a job back. `None`: no such job.

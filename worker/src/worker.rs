@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::WorkerSettings;
 use windlass_shared::engine::{ClaimRequest, EngineError, ShardId};
+use windlass_shared::gate::Gate;
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::{LeaseId, WorkerId};
 
@@ -19,7 +20,6 @@ use crate::attempt::{Crew, StopReason};
 use crate::builder::{EngineSource, WorkerBuilder};
 use crate::claimer::Claimer;
 use crate::executor::Executor;
-use crate::gate::Gate;
 use crate::keeper::{Keeper, KeeperThread};
 use crate::leases::Leases;
 use crate::metrics::{self, MetricsByKind};
