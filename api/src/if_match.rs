@@ -21,14 +21,16 @@ pub enum Condition {
 /// The condition of a request, if it has one.
 ///
 /// # Errors
-/// 400 for a header that is neither `*` nor one strong tag as we give them out.
+/// 400 for a header that is neither `*` nor one version.
 pub fn of(headers: &HeaderMap) -> Result<Option<Condition>, ApiError> {
     let mut values = headers.get_all(header::IF_MATCH).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or("").trim();
-    let version = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| {
+    // The bare number as it stands in the body is understood, too.
+    let unquoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let version = Some(unquoted).filter(|text| {
         (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
     });
     match (text, version, values.next()) {
@@ -39,7 +41,7 @@ pub fn of(headers: &HeaderMap) -> Result<Option<Condition>, ApiError> {
         }
         _ => Err(ApiError::new(
             Code::InvalidHeader,
-            "If-Match must be * or one entity tag of an ETag header, such as \"7\"",
+            "If-Match must be * or one version, as in the ETag header: \"7\"",
         )),
     }
 }
@@ -74,9 +76,10 @@ mod tests {
         assert_eq!(with(&[]).unwrap(), None);
         assert_eq!(with(&["*"]).unwrap(), Some(Condition::Any));
         assert_eq!(with(&["\"7\""]).unwrap(), Some(Condition::Version(7)));
+        assert_eq!(with(&["7"]).unwrap(), Some(Condition::Version(7)));
         let huge = format!("\"{}\"", "9".repeat(20));
         assert_eq!(with(&[&huge]).unwrap(), Some(Condition::Version(u64::MAX)));
-        for bad in [vec![""], vec!["7"], vec!["W/\"7\""], vec!["\"7\", \"8\""], vec!["*", "*"]] {
+        for bad in [vec![""], vec!["\"7"], vec!["\""], vec!["W/\"7\""], vec!["\"7\", \"8\""], vec!["*", "*"]] {
             assert_eq!(with(&bad).unwrap_err().code(), Code::InvalidHeader, "{bad:?}");
         }
     }

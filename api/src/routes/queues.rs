@@ -128,7 +128,7 @@ async fn answer(
     patch, path = "/v1/queues/{queue}", tag = "queues",
     params(
         ("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
-        ("If-Match" = Option<String>, Header, description = "The `ETag` of the version that is to be changed, or `*` for a queue that exists.", pattern = r#"^(\*|"[0-9]{1,20}")$"#),
+        ("If-Match" = Option<String>, Header, description = "The version that is to be changed, as in `ETag`; or `*` for a queue that exists.", pattern = r#"^(\*|[0-9]{1,20}|"[0-9]{1,20}")$"#),
     ),
     request_body = QueuePatch,
     responses(
