@@ -96,7 +96,10 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") && is_utf8 {
         Ok(Some(MediaType::Lines))
     } else {
-        Err(ApiError::new(Code::UnsupportedMediaType, "the body must be application/json in UTF-8"))
+        Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            "the body must be JSON in UTF-8: send Content-Type: application/json",
+        ))
     }
 }
 
@@ -192,7 +195,7 @@ impl<const MAX: usize> RawBody<MAX> {
         if self.media_type != Some(MediaType::Json) {
             return Err(ApiError::new(
                 Code::UnsupportedMediaType,
-                "the body must have the content type application/json",
+                "the body must be JSON: send Content-Type: application/json",
             ));
         }
         parse(text(&self.bytes)?, "")

@@ -36,9 +36,7 @@ pub fn of(headers: &HeaderMap) -> Result<Option<Condition>, ApiError> {
     match (text, version, values.next()) {
         ("*", _, None) => Ok(Some(Condition::Any)),
         // A number that no version can be is a version that is not the present one.
-        (_, Some(digits), None) => {
-            Ok(Some(Condition::Version(digits.parse().unwrap_or(u64::MAX))))
-        }
+        (_, Some(digits), None) => Ok(Some(Condition::Version(digits.parse().unwrap_or(u64::MAX)))),
         _ => Err(ApiError::new(
             Code::InvalidHeader,
             "If-Match must be * or one version, as in the ETag header: \"7\"",
@@ -79,7 +77,14 @@ mod tests {
         assert_eq!(with(&["7"]).unwrap(), Some(Condition::Version(7)));
         let huge = format!("\"{}\"", "9".repeat(20));
         assert_eq!(with(&[&huge]).unwrap(), Some(Condition::Version(u64::MAX)));
-        for bad in [vec![""], vec!["\"7"], vec!["\""], vec!["W/\"7\""], vec!["\"7\", \"8\""], vec!["*", "*"]] {
+        for bad in [
+            vec![""],
+            vec!["\"7"],
+            vec!["\""],
+            vec!["W/\"7\""],
+            vec!["\"7\", \"8\""],
+            vec!["*", "*"],
+        ] {
             assert_eq!(with(&bad).unwrap_err().code(), Code::InvalidHeader, "{bad:?}");
         }
     }
@@ -88,9 +93,11 @@ mod tests {
     fn only_the_version_that_was_seen_is_changed() {
         assert!(Condition::Version(7).check(Some(7)).is_ok());
         assert!(Condition::Any.check(Some(1)).is_ok());
-        for (condition, present) in
-            [(Condition::Version(7), Some(8)), (Condition::Version(7), None), (Condition::Any, None)]
-        {
+        for (condition, present) in [
+            (Condition::Version(7), Some(8)),
+            (Condition::Version(7), None),
+            (Condition::Any, None),
+        ] {
             let error = condition.check(present).unwrap_err();
             assert_eq!(error.code(), Code::VersionConflict);
         }

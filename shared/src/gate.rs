@@ -73,9 +73,7 @@ impl Gate {
         match tokio::time::timeout(CHECK_TIME_MAX, answer).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) => Err(rejected("the check of the result broke")),
-            Err(_) => {
-                Err(rejected("the check of the result took too long"))
-            }
+            Err(_) => Err(rejected("the check of the result took too long")),
         }
     }
 }
@@ -92,10 +90,7 @@ fn check_now(expect: &Expect, output: &[u8]) -> Result<(), JobError> {
     }
 }
 
-fn check_schema(
-    schema: &serde_json::Value,
-    output: &serde_json::Value,
-) -> Result<(), JobError> {
+fn check_schema(schema: &serde_json::Value, output: &serde_json::Value) -> Result<(), JobError> {
     let validator = jsonschema::options()
         // Patterns run in linear time, and references outside the schema are not fetched.
         .with_pattern_options(jsonschema::PatternOptions::regex())
@@ -126,9 +121,7 @@ fn check_expr(expr: &str, output: &serde_json::Value) -> Result<(), JobError> {
     context.add_variable_from_value("output", to_cel(output));
     match program.execute(&context) {
         Ok(cel::Value::Bool(true)) => Ok(()),
-        Ok(cel::Value::Bool(false)) => {
-            Err(rejected(format!("`{expr}` is false")))
-        }
+        Ok(cel::Value::Bool(false)) => Err(rejected(format!("`{expr}` is false"))),
         Ok(other) => Err(invalid(format!("`{expr}` is not a condition but a {}", other.type_of()))),
         Err(e) => Err(rejected(format!("`{expr}` failed: {}", cut_short(e.to_string())))),
     }

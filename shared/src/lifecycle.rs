@@ -179,9 +179,20 @@ impl Lifecycle {
         Box::pin(async move { actions::count(self, namespace, action, filter).await })
     }
 
-    /// Starts a bulk action in the background; follow it with [`Ledger::operation`]. A repeat with the same
-    /// id walks the jobs once more and counts anew.
+    /// Starts a bulk action in the background; follow it with [`Ledger::operation`].
     pub fn start_action<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        action: Action,
+        filter: JobFilter,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Operation, LedgerError>> {
+        self.start_action_as(OperationId::generate(), namespace, action, filter, by)
+    }
+
+    /// As [`Self::start_action`], under an id that was drawn before. A repeat with the same id walks the
+    /// jobs once more and counts anew.
+    pub fn start_action_as<'a>(
         &'a self,
         id: OperationId,
         namespace: &'a Namespace,

@@ -75,7 +75,7 @@ pub async fn start(
         }
         first.ensure_abandoned(app)?;
     }
-    let operation = app.life.start_action(id, namespace, action, filter, &caller.name).await?;
+    let operation = app.life.start_action_as(id, namespace, action, filter, &caller.name).await?;
     Ok(accepted(operation))
 }
 

@@ -124,9 +124,8 @@ async fn redriven_before(
         None if !seen.job.state.can_redrive() => return Err(not_redriven(seen.job.state)),
         None => key.claim(app, namespace, id.uuid(), end_of(&seen.job)).await?,
     };
-    let undone = |first: &claims::Claim| {
-        seen.job.state.can_redrive() && end_of(&seen.job) == first.mark
-    };
+    let undone =
+        |first: &claims::Claim| seen.job.state.can_redrive() && end_of(&seen.job) == first.mark;
     Ok(first.filter(|first| !undone(first)).map(|_| seen.job.clone()))
 }
 

@@ -195,8 +195,7 @@ async fn without_keys_foreign_pages_are_refused() {
 /// From this address, as the accept loop notes it.
 fn from(address: [u8; 4], key: &str) -> http::Request<axum::body::Body> {
     let authorization = format!("Bearer {key}");
-    let mut request =
-        request(Method::GET, "/v1/workers", &[("authorization", &authorization)], "");
+    let mut request = request(Method::GET, "/v1/workers", &[("authorization", &authorization)], "");
     let address = std::net::SocketAddr::from((address, 40_000));
     request.extensions_mut().insert(axum::extract::ConnectInfo(address));
     request

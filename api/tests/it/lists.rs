@@ -98,7 +98,8 @@ async fn wrong_parameters_are_named() {
 #[tokio::test]
 async fn filters_are_never_part_of_a_statement() {
     let api = Fixture::new().await;
-    let odd = ["%", "_", "\\", "' OR 1=1 --", "\"; DROP TABLE jobs; --", "a%b", "$1", "?1", "*", "{}"];
+    let odd =
+        ["%", "_", "\\", "' OR 1=1 --", "\"; DROP TABLE jobs; --", "a%b", "$1", "?1", "*", "{}"];
     let mut ids = Vec::new();
     for tag in odd {
         ids.push(api.submit(json!({"kind": "a", "tags": [tag]})).await);

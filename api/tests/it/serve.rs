@@ -234,5 +234,7 @@ async fn who_does_not_read_is_closed() {
     let _ = tokio::time::timeout(SOON, reader.read_to_end(&mut out)).await.expect("it is closed");
     let answers = String::from_utf8_lossy(&out).matches("HTTP/1.1 200").count();
     assert!(answers < asked, "{answers}");
-    server.exchange(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    server
+        .exchange(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await;
 }

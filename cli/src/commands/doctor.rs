@@ -29,7 +29,7 @@ const ALIVE: Duration = Duration::from_secs(30);
 const QUEUES_MAX: usize = 1_000;
 
 const EXAMPLES: &str = "\
-Looks at the settings, the ledger, its schema, the engine, the clocks, the queues and the workers with the
+Looks at the settings, the ledger, its schema, the engine, the clocks, the queues and the workers with the \
 settings of this shell. Changes nothing. Exit 3 when something is wrong.";
 
 /// Say what is wrong with this installation and what to do

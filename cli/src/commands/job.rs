@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::client::{Call, Client, ClientArgs};
+use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::Outcome;
 use crate::output::{self, Output, text};
 
@@ -158,7 +158,8 @@ async fn cancel(one: One) -> Outcome {
 
 async fn retry(one: One) -> Outcome {
     let path = format!("/v1/jobs/{}/retry", one.id);
-    let job = Client::new(&one.client)?.call(Call::post(&path)).await?.body;
+    let key = client::fresh_key();
+    let job = Client::new(&one.client)?.call(Call::post(&path).idempotent(&key)).await?.body;
     show(&job, one.client.output)
 }
 

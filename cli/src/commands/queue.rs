@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::client::{Call, Client, ClientArgs};
+use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, Output, text};
 
@@ -199,7 +199,8 @@ async fn purge(args: Purge) -> Outcome {
         return Err(Failure::Usage(text));
     }
     let path = path_of(&args.queue, "/purge")?;
-    let answer = Client::new(&args.client)?.call(Call::post(&path)).await?.body;
+    let key = client::fresh_key();
+    let answer = Client::new(&args.client)?.call(Call::post(&path).idempotent(&key)).await?.body;
     if args.client.output == Output::Json {
         return output::json(&answer);
     }

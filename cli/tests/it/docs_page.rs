@@ -9,10 +9,12 @@ const BROWSERS: [&str; 5] =
     ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome"];
 
 fn browser() -> &'static str {
-    let found = BROWSERS
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
-    found.unwrap_or_else(|| panic!("none of {BROWSERS:?} is installed; scripts/test.sh installs one"))
+    let found = BROWSERS.into_iter().find(|name| {
+        Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success())
+    });
+    found.unwrap_or_else(|| {
+        panic!("none of {BROWSERS:?} is installed; scripts/test.sh installs one")
+    })
 }
 
 /// The document after its scripts have run.

@@ -133,8 +133,7 @@ fn memory_kib(dev: &Dev, what: &str) -> u64 {
 #[test]
 fn a_storm_of_bad_input_costs_neither_jobs_nor_memory() {
     let data = tempfile::tempdir().expect("a folder");
-    let bounds =
-        [("WINDLASS_API__HEAD_TIMEOUT", "3s"), ("WINDLASS_API__BODY_TIMEOUT", "10s")];
+    let bounds = [("WINDLASS_API__HEAD_TIMEOUT", "3s"), ("WINDLASS_API__BODY_TIMEOUT", "10s")];
     let mut dev = Dev::start(data.path(), &bounds);
     let lines = "{\"kind\": \"noop\"}\n".repeat(500);
     let submit = ["job", "submit", "--batch", "-"];
@@ -174,7 +173,10 @@ fn a_storm_of_bad_input_costs_neither_jobs_nor_memory() {
         assert!(expected, "slow caller {n}: {status} {code}");
     }
     let peak = memory_kib(&dev, "VmHWM:");
-    println!("memory: {before} KiB before, at most {peak} KiB since, {} KiB now", memory_kib(&dev, "VmRSS:"));
+    println!(
+        "memory: {before} KiB before, at most {peak} KiB since, {} KiB now",
+        memory_kib(&dev, "VmRSS:")
+    );
     assert!(peak <= before + GROWTH_MAX_KIB, "{before} KiB before, then {peak} KiB");
 
     let bad = dev.run(&["job", "list", "--kind", "bad", "--output", "json"]);
