@@ -54,7 +54,7 @@ done
 memory_kib() { awk '/VmRSS/ {print $2}' "/proc/$pid/status"; }
 before="$(memory_kib)"
 status=0
-#
+
 # 422 is the answer to what a schema cannot say: fields that exclude each other, a cursor of another list, an
 # idempotency key that was used with another body; and 412 where `If-Match` names a version that is not there. For
 # schema-valid requests they are accepted; 400 is not.

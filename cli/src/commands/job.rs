@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use uuid::Uuid;
+use windlass_shared::model::id::JobId;
 
 use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::Outcome;
@@ -54,7 +54,7 @@ enum JobCommand {
 #[derive(Debug, Args)]
 struct One {
     /// The job's id
-    id: Uuid,
+    id: JobId,
     #[command(flatten)]
     client: ClientArgs,
 }

@@ -237,14 +237,15 @@ fn paused(queue: &Value) -> bool {
     }
 }
 
-/// `ready 3, running 1`: the states with jobs in them.
+/// `ready 3, running 1`: the states with jobs in them; `unknown` while the engine does not answer.
 fn depth(queue: &Value) -> String {
-    let counts = queue["depth"].as_object().or(queue["counts"].as_object());
+    let Some(counts) = queue["depth"].as_object() else {
+        return "unknown".into();
+    };
     let parts: Vec<String> = counts
-        .into_iter()
-        .flatten()
+        .iter()
         .filter(|(_, n)| n.as_u64().is_some_and(|n| n > 0))
         .map(|(state, n)| format!("{state} {n}"))
         .collect();
-    parts.join(", ")
+    if parts.is_empty() { "empty".into() } else { parts.join(", ") }
 }
