@@ -84,13 +84,19 @@ pub async fn retry_job(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &Bytes::new())?;
-    if let Some(key) = key
-        && let Some(job) = redriven_before(&app, &caller, &key, id).await?
+    if let Some(key) = &key
+        && let Some(job) = redriven_before(&app, &caller, key, id).await?
     {
         return Ok(claims::replayed(job_answer(&app, &caller, job).await?));
     }
     let job = match app.life.redrive(&caller.namespace, id).await? {
         Changed::Done(job) => job,
+        // It could a moment ago: a request with the same key was a little faster.
+        Changed::Refused(state) if key.is_some() && !state.can_redrive() => {
+            let seen = app.life.get(&caller.namespace, id).await?;
+            let job = seen.ok_or_else(ApiError::not_found)?.job;
+            return Ok(claims::replayed(job_answer(&app, &caller, job).await?));
+        }
         Changed::Refused(state) => return Err(not_redriven(state)),
         Changed::Unknown => return Err(ApiError::not_found()),
     };

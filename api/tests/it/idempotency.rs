@@ -94,6 +94,18 @@ async fn a_retry_with_a_key_takes_effect_once() {
 }
 
 #[tokio::test]
+async fn many_retries_with_one_key_at_once_all_answer_and_one_takes_effect() {
+    let api = Fixture::new().await;
+    let id = api.submit(json!({"kind": "a"})).await;
+    die(&api).await;
+    let path = format!("/v1/jobs/{id}/retry");
+    let calls = (0..20).map(|_| with_key(&api, &path, "k", ""));
+    let answers = futures::future::join_all(calls).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
+}
+
+#[tokio::test]
 async fn an_api_key_is_made_once_and_its_text_is_not_kept() {
     let api = Fixture::with(ApiSettings::default()).await;
     let admin = format!("Bearer {}", api.key(Role::Admin, None).await);
