@@ -18,7 +18,7 @@ use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
     Submission, SubmitOutcome,
 };
-use crate::model::id::JobId;
+use crate::model::id::{JobId, OperationId};
 use crate::model::job::Job;
 use crate::model::name::{Namespace, QueueName};
 
@@ -192,7 +192,20 @@ impl Lifecycle {
         filter: JobFilter,
         by: &'a str,
     ) -> BoxFuture<'a, Result<Operation, LedgerError>> {
-        Box::pin(async move { actions::start(self, namespace, action, filter, by).await })
+        self.start_action_as(OperationId::generate(), namespace, action, filter, by)
+    }
+
+    /// As [`Self::start_action`], under an id that was drawn before. A repeat with the same id walks the
+    /// jobs once more and counts anew.
+    pub fn start_action_as<'a>(
+        &'a self,
+        id: OperationId,
+        namespace: &'a Namespace,
+        action: Action,
+        filter: JobFilter,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Operation, LedgerError>> {
+        Box::pin(async move { actions::start(self, id, namespace, action, filter, by).await })
     }
 
     /// The ordered list of what holds a job back. `None`: no such job.

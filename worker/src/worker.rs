@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::WorkerSettings;
 use windlass_shared::engine::{ClaimRequest, EngineError, ShardId};
+use windlass_shared::gate::Gate;
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::{LeaseId, WorkerId};
 
@@ -20,7 +21,6 @@ use crate::attempt::{Crew, StopReason};
 use crate::builder::{EngineSource, WorkerBuilder};
 use crate::claimer::{Claimer, WEIGHT_WAIT};
 use crate::executor::Executor;
-use crate::gate::Gate;
 use crate::keeper::{Keeper, KeeperThread};
 use crate::leases::Leases;
 use crate::metrics::{self, MetricsByKind};
