@@ -312,6 +312,7 @@ mod tests {
     use windlass_shared::clock::Clock;
     use windlass_shared::engine::embedded::Embedded;
     use windlass_shared::engine::envelope::EnvelopeHead;
+    use windlass_shared::gate::Gate;
     use windlass_shared::model::id::{Fence, JobId, WorkerId};
     use windlass_shared::model::job::{JobSpec, Value};
     use windlass_shared::model::name::Namespace;
@@ -319,7 +320,6 @@ mod tests {
 
     use super::*;
     use crate::acker::Acker;
-    use crate::gate::Gate;
     use crate::metrics::MetricsByKind;
     use crate::registry::Registry;
     use crate::reporter::Nowhere;
