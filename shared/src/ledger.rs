@@ -23,6 +23,7 @@ use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 pub mod postgres;
+pub mod runs;
 pub mod sqlite;
 
 /// Jobs submitted together.

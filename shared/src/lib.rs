@@ -7,6 +7,7 @@ pub mod model;
 
 pub mod backoff;
 pub mod clock;
+pub mod expr;
 pub mod gate;
 pub mod limits;
 

@@ -33,6 +33,7 @@ pub mod record;
 mod submit;
 pub mod sweep;
 mod wait;
+pub mod workflow;
 
 pub use actions::Action;
 use explain::Explanation;

@@ -133,6 +133,13 @@ impl BlobId {
     }
 }
 
+impl WorkflowId {
+    /// A fresh id.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
 impl OperationId {
     /// A fresh id.
     pub fn generate() -> Self {

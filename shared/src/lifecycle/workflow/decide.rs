@@ -130,7 +130,6 @@ pub fn decide(
 ) -> Decision {
     let mut desk = Desk {
         snapshot,
-        specs,
         options,
         facts,
         scope: None,
@@ -159,7 +158,6 @@ pub fn decide(
 
 struct Desk<'a> {
     snapshot: &'a Snapshot,
-    specs: &'a HashMap<i32, StepSpec>,
     options: &'a Options,
     facts: &'a Facts,
     scope: Option<Scope>,

@@ -235,13 +235,13 @@ mod tests {
         let now = Timestamp::from_millis(5_000);
         let mut late = step();
         late.wake_at = Some(Timestamp::from_millis(4_999));
-        let signal = spec(Work::Signal { name: "go".into(), timeout: Some(Span::default()) });
+        let signal = spec(Work::Signal { name: "go".into(), timeout: Some(Span(std::time::Duration::from_secs(1))) });
         let Seen::Failed { error, .. } = look(&late, &signal, now, &[], &[]) else { panic!() };
         assert_eq!(error.message, "the signal \"go\" did not come in time");
         let came = Given { name: "go".into(), approved: None, body: Some(Bytes::from("7")), ..vote(9, "ada", "x", true) };
         let done = Seen::Done { output: Some(Bytes::from("7")), taken: vec![9] };
         assert_eq!(look(&late, &signal, now, &[came], &[]), done);
-        let timer = spec(Work::Timer(TimerSpec::For(Span::default())));
+        let timer = spec(Work::Timer(TimerSpec::For(Span(std::time::Duration::from_secs(1)))));
         assert_eq!(look(&late, &timer, now, &[], &[]), Seen::Done { output: None, taken: vec![] });
         assert_eq!(look(&step(), &timer, now, &[], &[]), Seen::NotYet);
     }
