@@ -6,13 +6,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{ShardId, Signal, Signals};
+use windlass_shared::ledger::NewQueues;
 use windlass_shared::lifecycle::push::PushError;
 use windlass_shared::lifecycle::{Lifecycle, record};
+use windlass_shared::model::name::{Namespace, QueueName};
 
+use crate::due::Due;
 use crate::ticks;
 
 /// How often every shard is looked at although no signal came, and after a failure.
@@ -27,7 +31,7 @@ type Pass = (ShardId, Result<usize, PushError>);
 struct Recorder {
     life: Lifecycle,
     shards: HashSet<ShardId>,
-    due: HashSet<ShardId>,
+    due: Due,
     busy: HashSet<ShardId>,
     passes: JoinSet<Pass>,
     failing: bool,
@@ -35,16 +39,21 @@ struct Recorder {
 
 /// Records until `shutdown`, then until the outboxes are empty or [`FLUSH_MAX`] has passed.
 pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
+    run_with(life, FALLBACK, shutdown).await;
+}
+
+async fn run_with(life: Lifecycle, fallback: Duration, shutdown: CancellationToken) {
+    let mut news = life.ledger().new_queues();
     let mut recorder = Recorder {
         life,
         shards: HashSet::new(),
-        due: HashSet::new(),
+        due: Due::default(),
         busy: HashSet::new(),
         passes: JoinSet::new(),
         failing: false,
     };
     let mut signals = None;
-    let mut fallback = tokio::time::interval(FALLBACK);
+    let mut fallback = tokio::time::interval(fallback);
     fallback.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop_at = None;
     loop {
@@ -52,7 +61,7 @@ pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
             biased;
             () = shutdown.cancelled(), if stop_at.is_none() => {
                 stop_at = Some(Instant::now() + FLUSH_MAX);
-                recorder.due = recorder.shards.clone();
+                recorder.all_are_due();
             }
             Some(pass) = recorder.passes.join_next() => recorder.ended(pass),
             signal = next(&mut signals) => match signal {
@@ -61,11 +70,13 @@ pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
                 // subscribes anew.
                 None => signals = None,
             },
+            // Without this the first outcome of a new queue would wait for the fallback.
+            new = news.next() => recorder.learn(new, &mut news, &mut signals).await,
             _ = fallback.tick() => {
                 if recorder.refresh().await || signals.is_none() {
                     signals = recorder.subscribe().await;
                 }
-                recorder.due = recorder.shards.clone();
+                recorder.all_are_due();
             }
         }
         recorder.start_due();
@@ -102,6 +113,49 @@ impl Recorder {
         }
     }
 
+    /// Learns of new queues as they are made; of all that have come by now at once.
+    async fn learn(
+        &mut self,
+        first: Option<(Namespace, QueueName)>,
+        news: &mut NewQueues,
+        signals: &mut Option<Signals>,
+    ) {
+        let mut next = Some(first);
+        let (mut fresh, mut missed) = (Vec::new(), false);
+        while let Some(new) = next {
+            match new {
+                Some((namespace, name)) => fresh.push(ShardId::first(namespace, name)),
+                None => missed = true,
+            }
+            next = news.next().now_or_never();
+        }
+        let mut is_more = false;
+        for shard in &fresh {
+            is_more |= self.shards.insert(shard.clone());
+        }
+        if missed {
+            // All that are there, now rather than at the fallback.
+            is_more |= self.refresh().await;
+            self.all_are_due();
+        }
+        if !is_more {
+            return;
+        }
+        let anew = self.subscribe().await;
+        // What the old subscription has heard is not lost with it.
+        if let Some(mut old) = std::mem::replace(signals, anew) {
+            while let Some(Some(signal)) = old.next().now_or_never() {
+                self.signalled(signal);
+            }
+        }
+        // Outcomes may have come before the subscription.
+        fresh.iter().for_each(|shard| self.due.add(shard));
+    }
+
+    fn all_are_due(&mut self) {
+        self.shards.iter().for_each(|shard| self.due.add(shard));
+    }
+
     async fn subscribe(&self) -> Option<Signals> {
         let shards: Vec<ShardId> = self.shards.iter().cloned().collect();
         // Without signals the fallback carries on, slower.
@@ -111,7 +165,7 @@ impl Recorder {
     fn signalled(&mut self, signal: Signal) {
         match signal {
             Signal::Outcomes(shard) => {
-                self.due.insert(shard);
+                self.due.add(&shard);
             }
             Signal::Ready(_) | Signal::Cancel(..) => {}
         }
@@ -124,7 +178,7 @@ impl Recorder {
                 match result {
                     // More may have come while it ran, without a signal, because there was some already.
                     Ok(count) if count > 0 => {
-                        self.due.insert(shard);
+                        self.due.add(&shard);
                     }
                     Ok(_) => self.failing = false,
                     Err(error) => self.failed(&error),
@@ -147,15 +201,9 @@ impl Recorder {
     }
 
     fn start_due(&mut self) {
-        let ready: Vec<ShardId> = self
-            .due
-            .iter()
-            .filter(|shard| !self.busy.contains(*shard))
-            .take(PASSES_MAX.saturating_sub(self.passes.len()))
-            .cloned()
-            .collect();
-        for shard in ready {
-            self.due.remove(&shard);
+        while self.passes.len() < PASSES_MAX
+            && let Some(shard) = self.due.take(|shard| self.busy.contains(shard))
+        {
             self.busy.insert(shard.clone());
             let life = self.life.clone();
             self.passes.spawn(async move {

@@ -22,7 +22,12 @@ use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 pub mod postgres;
+mod queue_walk;
+mod settings_text;
 pub mod sqlite;
+mod unreadable;
+
+pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
 
 /// Jobs submitted together.
 #[derive(Debug, Clone)]
@@ -80,6 +85,13 @@ pub enum Refused {
     BadData(String),
     /// Another job of the same atomic submission was refused.
     Batch,
+    /// Its queue does not exist, and the namespace has [`crate::limits::QUEUES_PER_NAMESPACE_MAX`] already.
+    TooManyQueues,
+    /// Others of its submission are committed; this one could not be, and nothing of it is there. Submit it
+    /// again.
+    Unavailable,
+    /// Others of its submission are committed; whether this one is could not be found out.
+    OutcomeUnknown,
 }
 
 /// An outcome on its way into the ledger.
@@ -164,7 +176,7 @@ pub struct JobFilter {
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobPage {
     /// At most the asked number; may be fewer, or none, although more follow: a page looks at a bounded
-    /// range of ids.
+    /// range of ids, and passes over rows that this build cannot read.
     pub jobs: Vec<Job>,
     /// Where the next page starts (exclusive); `None` at the end.
     pub next: Option<JobId>,
@@ -190,10 +202,47 @@ pub struct JobPatch {
 pub enum Changed<T> {
     /// Done.
     Done(T),
-    /// The job's recorded state does not allow it.
+    /// The job's recorded state does not allow it. Of a guarded change also: the job is not (any more) what the
+    /// caller saw; the state is then one that would allow it, and the caller looks again.
     Refused(JobState),
     /// No such job in the namespace.
     Unknown,
+}
+
+/// A job as a caller saw it: the guard of a change that rests on what the engine said about exactly this.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    /// Its fence on record.
+    pub fence: Fence,
+    /// Its queue.
+    pub queue: &'a QueueName,
+}
+
+impl<'a> Guard<'a> {
+    /// This form of the job and no other.
+    pub fn of(job: &'a Job) -> Self {
+        Self { fence: job.fence, queue: &job.queue }
+    }
+}
+
+/// Lines for the log of one job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobLines {
+    /// Whose.
+    pub id: JobId,
+    /// In order; their `seq` is given by the ledger.
+    pub lines: Vec<LogLine>,
+}
+
+/// How far one job is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobProgress {
+    /// Which.
+    pub id: JobId,
+    /// The lease that says so.
+    pub fence: Fence,
+    /// What it says.
+    pub progress: Progress,
 }
 
 /// A queue on record.
@@ -225,15 +274,19 @@ pub struct Paused {
     pub reason: Option<String>,
 }
 
-/// What an operator sets on a queue. Stored as JSON.
+/// What an operator sets on a queue. Stored as JSON. Fields of a newer build are passed over: what this build
+/// knows of a queue still holds. What callers send is read elsewhere, and strictly.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct QueueSettings {
     /// Most jobs running at once over all workers. Kept; enforced by flow control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
     /// Starts per time over all workers. Kept; enforced by flow control.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "settings_text::rate"
+    )]
     pub rate_limit: Option<RateLimit>,
     /// Most running jobs of one `concurrency_key`. Kept; enforced by flow control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -254,7 +307,11 @@ pub struct QueueSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_timeout: Option<crate::model::time::Span>,
     /// `retry` of jobs that don't say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "settings_text::retry"
+    )]
     pub default_retry: Option<crate::model::retry::RetryPolicy>,
     /// `priority` of jobs that don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -422,6 +479,10 @@ pub enum LedgerError {
     /// The connection died after the statement was sent and the answer could not be found out in time.
     #[error("whether the write was committed is not known")]
     OutcomeUnknown,
+    /// The call would make a queue, and the namespace has [`crate::limits::QUEUES_PER_NAMESPACE_MAX`] already.
+    /// Nothing was changed.
+    #[error("the namespace has too many queues")]
+    TooManyQueues,
     /// The schema is older or newer than this build.
     #[error("{0}")]
     Schema(String),
@@ -517,9 +578,15 @@ impl Ledger {
         dispatch!(self, job(namespace, id))
     }
 
-    /// Many jobs by id, of any namespace, in any order; missing ones are left out. At most 1,000.
+    /// Many jobs by id, of any namespace, in any order; missing ones are left out, and those that this build
+    /// cannot read ([`Self::on_record`] tells them apart). At most 1,000.
     pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
         dispatch!(self, jobs(ids))
+    }
+
+    /// Those of these ids that a namespace has a job of, whether this build can read it or not. At most 1,000.
+    pub async fn on_record(&self, namespace: &Namespace, ids: &[JobId]) -> Result<Vec<JobId>> {
+        dispatch!(self, on_record(namespace, ids))
     }
 
     /// The terminal ones among these ids; for `wait`. At most 10,000.
@@ -538,8 +605,8 @@ impl Ledger {
         dispatch!(self, list(namespace, filter, before, limit))
     }
 
-    /// Attempts on record, oldest first. A first-attempt success is on the job's row alone and is made up
-    /// from it.
+    /// Attempts on record, oldest first; of very many the newest [`crate::limits::ATTEMPTS_SHOWN_MAX`]. A
+    /// first-attempt success is on the job's row alone and is made up from it.
     pub async fn attempts(&self, namespace: &Namespace, id: JobId) -> Result<Option<Vec<Attempt>>> {
         dispatch!(self, attempts(namespace, id))
     }
@@ -567,22 +634,24 @@ impl Ledger {
         changed_before: Timestamp,
         after: Option<JobId>,
         limit: u32,
-    ) -> Result<Vec<Job>> {
+    ) -> Result<JobPage> {
         dispatch!(self, unfinished(namespace, queue, due_before, changed_before, after, limit))
     }
 
     // Changing jobs
 
-    /// Ends jobs as cancelled that are not terminal, in the given namespace, after the engine has been told.
-    /// Jobs in `running` get `cancel_requested` only.
+    /// Ends a job as cancelled that is not terminal, after the engine has said that it does not run there; with
+    /// `running` it gets `cancel_requested` only. The engine's word is about one form of the job: with `seen`, a
+    /// job that has another fence or queue by now is left alone and its state returned as refused.
     pub async fn cancel(
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         running: bool,
         reason: &str,
     ) -> Result<Changed<Job>> {
-        dispatch!(self, cancel(namespace, id, running, reason))
+        dispatch!(self, cancel(namespace, id, seen, running, reason))
     }
 
     /// Makes a dead, cancelled, expired or quarantined job ready again with a fresh budget and a higher
@@ -614,9 +683,38 @@ impl Ledger {
         dispatch!(self, queue(namespace, name))
     }
 
-    /// Every queue of a namespace, or of all, by name. At most 10,000.
+    /// Queues of a namespace, or of all, by namespace and name, from behind `after`.
+    pub async fn queue_page(
+        &self,
+        namespace: Option<&Namespace>,
+        after: Option<&QueueCursor>,
+        limit: u32,
+    ) -> Result<QueuePage> {
+        dispatch!(self, queue_page(namespace, after, limit))
+    }
+
+    /// A walk over every queue of a namespace, or of all, page by page.
+    pub fn walk_queues(&self, namespace: Option<&Namespace>) -> QueueWalk<'_> {
+        QueueWalk::new(self, namespace)
+    }
+
+    /// Every queue of a namespace, or of all, by namespace and name, in one list. Whoever works on queues in
+    /// turn uses [`Self::walk_queues`].
     pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
-        dispatch!(self, queues(namespace))
+        let (mut all, mut walk) = (Vec::new(), self.walk_queues(namespace));
+        while let Some(mut queues) = walk.next().await? {
+            all.append(&mut queues);
+        }
+        Ok(all)
+    }
+
+    /// Queues made from now on, by whomever. Hints: on PostgreSQL they need a connection of their own and may be
+    /// lost with it, so whoever listens also looks.
+    pub fn new_queues(&self) -> NewQueues {
+        match self {
+            Self::Postgres(ledger) => ledger.new_queues(),
+            Self::Sqlite(ledger) => ledger.new_queues(),
+        }
     }
 
     /// Replaces a queue's settings (making the queue if need be); the version rises.
@@ -653,7 +751,17 @@ impl Ledger {
         id: JobId,
         lines: &[LogLine],
     ) -> Result<bool> {
-        dispatch!(self, append_logs(namespace, id, lines))
+        let one = JobLines { id, lines: lines.to_vec() };
+        Ok(!self.append_all_logs(namespace, vec![one]).await?.is_empty())
+    }
+
+    /// As [`Self::append_logs`] for many jobs, each named once, in one write; those that exist.
+    pub async fn append_all_logs(
+        &self,
+        namespace: &Namespace,
+        logs: Vec<JobLines>,
+    ) -> Result<Vec<JobId>> {
+        dispatch!(self, append_all_logs(namespace, logs))
     }
 
     /// A job's log after line `after`; `None`: no such job.
@@ -675,7 +783,18 @@ impl Ledger {
         fence: Fence,
         progress: &Progress,
     ) -> Result<()> {
-        dispatch!(self, set_progress(namespace, id, fence, progress))
+        let one = JobProgress { id, fence, progress: progress.clone() };
+        self.set_all_progress(namespace, vec![one]).await
+    }
+
+    /// As [`Self::set_progress`] for many jobs in one write. Of a job that is named twice the highest fence
+    /// counts, and of that the last word.
+    pub async fn set_all_progress(
+        &self,
+        namespace: &Namespace,
+        progress: Vec<JobProgress>,
+    ) -> Result<()> {
+        dispatch!(self, set_all_progress(namespace, progress))
     }
 
     /// Notes that a worker lives; whether an operator has asked it to drain.
@@ -738,6 +857,12 @@ impl Ledger {
         dispatch!(self, put_operation(operation))
     }
 
+    /// Ends operations as failed that say `running` and were put last before `silent_since` (ledger time): the
+    /// process that ran them is gone. How many. Safe to repeat.
+    pub async fn fail_silent_operations(&self, silent_since: Timestamp) -> Result<u64> {
+        dispatch!(self, fail_silent_operations(silent_since))
+    }
+
     /// An operation of a namespace.
     pub async fn operation(
         &self,
@@ -749,8 +874,9 @@ impl Ledger {
 
     // Keeping house
 
-    /// Deletes terminal jobs that ended before `before`, and idempotency keys, blobs and workers past
-    /// their time; in bounded batches; how many rows. Repeat until 0.
+    /// Deletes terminal jobs whose end was recorded before `before` (ledger time, whatever the outcome's own time
+    /// says), and idempotency keys, blobs and workers past their time; in bounded batches; how many rows. Repeat
+    /// until 0.
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
         dispatch!(self, prune(before, limit))
     }
@@ -758,6 +884,25 @@ impl Ledger {
     /// Ledger time, and proof that it answers.
     pub async fn now(&self) -> Result<Timestamp> {
         dispatch!(self, now())
+    }
+
+    /// Runs a statement of a test's own, for rows that the contract's calls do not write.
+    #[cfg(feature = "testkit")]
+    pub async fn tamper(&self, sql: String) -> Result<()> {
+        match self {
+            Self::Postgres(ledger) => ledger.tamper(sql).await,
+            Self::Sqlite(ledger) => ledger.tamper(sql).await,
+        }
+    }
+
+    /// As [`Self::tamper`]: sets columns of one job's row.
+    #[cfg(feature = "testkit")]
+    pub async fn tamper_job(&self, id: JobId, set: &str) -> Result<()> {
+        let id = match self {
+            Self::Postgres(_) => format!("'{id}'"),
+            Self::Sqlite(_) => format!("x'{}'", id.uuid().simple()),
+        };
+        self.tamper(format!("UPDATE jobs SET {set} WHERE id = {id}")).await
     }
 
     /// Finishes the writes under way and closes the connections. Later calls fail.
@@ -783,6 +928,9 @@ fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
     }
     None
 }
+
+/// Why an operation is ended by [`Ledger::fail_silent_operations`].
+const SILENT_OPERATION: &str = "made no progress: the process that ran it is gone; what was changed stays, start it again for the rest";
 
 /// Text without NUL, for what is recorded rather than refused: an outcome must not be lost for its words.
 fn fit_text(text: &str) -> std::borrow::Cow<'_, str> {

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use futures::StreamExt as _;
 use windlass_shared::engine::ShardId;
-use windlass_shared::ledger::{JobFilter, Paused, Queue, Rollup};
+use windlass_shared::ledger::{JobFilter, Paused, Queue, QueueCursor, Rollup};
 use windlass_shared::lifecycle::Action;
 use windlass_shared::model::name::QueueName;
 
@@ -41,7 +41,7 @@ pub async fn list_queues(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<QueueView>>, ApiError> {
-    let limit = params.limit() as usize;
+    let limit = params.limit();
     let cursor = params.one("cursor");
     params.finish()?;
     let after = match cursor {
@@ -49,22 +49,16 @@ pub async fn list_queues(
             let bytes = app.cursors.open(&caller.namespace, SCOPE, &text)?;
             let name = String::from_utf8(bytes)
                 .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
-            Some(name)
+            Some(QueueCursor::behind(&caller.namespace, &name))
         }
         None => None,
     };
-    let queues = app.life.ledger().queues(Some(&caller.namespace)).await?;
-    let mut rest = queues
-        .into_iter()
-        .filter(|queue| after.as_ref().is_none_or(|after| queue.name.as_str() > after.as_str()));
-    let page: Vec<Queue> = rest.by_ref().take(limit).collect();
-    let more = rest.next().is_some();
-    let next_cursor = page
-        .last()
-        .filter(|_| more)
-        .map(|last| app.cursors.seal(&caller.namespace, SCOPE, last.name.as_str().as_bytes()));
+    let page = app.life.ledger().queue_page(Some(&caller.namespace), after.as_ref(), limit).await?;
+    let seal =
+        |next: QueueCursor| app.cursors.seal(&caller.namespace, SCOPE, next.name().as_bytes());
+    let next_cursor = page.next.map(seal);
     let rollups = rollups(&app, &caller).await?;
-    let items = futures::stream::iter(page)
+    let items = futures::stream::iter(page.queues)
         .map(|queue| view(&app, queue, &rollups, None))
         .buffered(STATS_AT_ONCE)
         .collect()

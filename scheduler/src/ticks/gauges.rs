@@ -10,12 +10,12 @@ use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A bound on label values: a metric per queue is only useful while there are few.
-const QUEUES_MAX: usize = 200;
+const QUEUES_MAX: u32 = 200;
 
 pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
     every("gauges", INTERVAL, shutdown, || async {
-        let queues = life.ledger().queues(None).await?;
-        for queue in queues.into_iter().take(QUEUES_MAX) {
+        let page = life.ledger().queue_page(None, None, QUEUES_MAX).await?;
+        for queue in page.queues {
             let labels =
                 [("namespace", queue.namespace.to_string()), ("queue", queue.name.to_string())];
             let shard = ShardId::first(queue.namespace, queue.name);

@@ -21,11 +21,14 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
             let mut pump = pump.lock().await;
             let mut pushed = 0;
             let mut failed = None;
-            for queue in life.ledger().queues(None).await? {
-                // What is wrong with one queue must not stop the others.
-                match pump.pass(&life, &queue).await {
-                    Ok(more) => pushed += more,
-                    Err(error) => failed = Some(error),
+            let mut walk = life.ledger().walk_queues(None);
+            while let Some(queues) = walk.next().await? {
+                for queue in queues {
+                    // What is wrong with one queue must not stop the others.
+                    match pump.pass(&life, &queue).await {
+                        Ok(more) => pushed += more,
+                        Err(error) => failed = Some(error),
+                    }
                 }
             }
             failed.map_or(Ok(pushed), |error| Err(error.into()))

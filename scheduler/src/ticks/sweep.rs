@@ -20,11 +20,14 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
             let mut sweeper = sweeper.lock().await;
             let mut repaired = 0;
             let mut failed = None;
-            for queue in life.ledger().queues(None).await? {
-                // What is wrong with one queue must not stop the others.
-                match sweeper.pass(&life, &queue).await {
-                    Ok(swept) => repaired += swept.pushed + swept.ended,
-                    Err(error) => failed = Some(error),
+            let mut walk = life.ledger().walk_queues(None);
+            while let Some(queues) = walk.next().await? {
+                for queue in queues {
+                    // What is wrong with one queue must not stop the others.
+                    match sweeper.pass(&life, &queue).await {
+                        Ok(swept) => repaired += swept.pushed + swept.ended,
+                        Err(error) => failed = Some(error),
+                    }
                 }
             }
             failed.map_or(Ok(repaired), |error| Err(error.into()))

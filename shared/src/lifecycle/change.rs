@@ -3,11 +3,16 @@
 use super::push::belongs_in_engine;
 use super::{Cancelled, Lifecycle, Seen};
 use crate::engine::{CancelReply, Engine, EngineError, ShardId, Withdraw};
-use crate::ledger::{Changed, JobPatch, LedgerError, Paused, Queue, QueueSettings, shard_of};
+use crate::ledger::{
+    Changed, Guard, JobPatch, LedgerError, Paused, Queue, QueueSettings, shard_of,
+};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
+
+/// Looks at a job that keeps changing while it is to be cancelled.
+const CANCEL_TRIES_MAX: u32 = 5;
 
 pub(super) async fn get(
     life: &Lifecycle,
@@ -33,29 +38,36 @@ pub(super) async fn cancel(
     reason: &str,
 ) -> Result<Changed<Cancelled>, LedgerError> {
     let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
-    let Some(job) = ledger.job(namespace, id).await? else {
-        return Ok(Changed::Unknown);
-    };
-    if job.state == JobState::Cancelled {
-        return Ok(Changed::Done(Cancelled::Now(job)));
-    }
-    if job.state.is_terminal() {
-        return Ok(Changed::Refused(job.state));
-    }
-    // The engine first: its tombstone keeps a push that is on its way from starting the job after the
-    // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
-    let stops = matches!(
-        withdraw(engine, &job, Withdraw::StopRunning).await,
-        Ok(CancelReply::Removed | CancelReply::Absent)
-    );
-    let changed = ledger.cancel(namespace, id, !stops, reason).await?;
-    if stops {
-        life.inner.waiters.notify(&[id]);
-    }
-    Ok(match changed {
-        Changed::Done(job) if job.state == JobState::Cancelled => {
-            Changed::Done(Cancelled::Now(job))
+    for _ in 0..CANCEL_TRIES_MAX {
+        let Some(job) = ledger.job(namespace, id).await? else {
+            return Ok(Changed::Unknown);
+        };
+        if job.state == JobState::Cancelled {
+            return Ok(Changed::Done(Cancelled::Now(job)));
         }
+        if job.state.is_terminal() {
+            return Ok(Changed::Refused(job.state));
+        }
+        // The engine first: its tombstone keeps a push that is on its way from starting the job after the
+        // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
+        let stops = matches!(
+            withdraw(engine, &job, Withdraw::StopRunning).await,
+            Ok(CancelReply::Removed | CancelReply::Absent)
+        );
+        // The engine spoke of this fence in this queue. A job that was changed meanwhile has another form,
+        // which may be in the engine already: then all of it again.
+        match ledger.cancel(namespace, id, Some(Guard::of(&job)), !stops, reason).await? {
+            Changed::Done(job) if job.state == JobState::Cancelled => {
+                life.inner.waiters.notify(&[id]);
+                return Ok(Changed::Done(Cancelled::Now(job)));
+            }
+            Changed::Done(job) => return Ok(Changed::Done(Cancelled::Requested(job))),
+            Changed::Refused(_) => {}
+            Changed::Unknown => return Ok(Changed::Unknown),
+        }
+    }
+    // It changes faster than it can be looked at. Asked to stop, it is stopped by the sweep or its worker.
+    Ok(match ledger.cancel(namespace, id, None, true, reason).await? {
         Changed::Done(job) => Changed::Done(Cancelled::Requested(job)),
         Changed::Refused(state) => Changed::Refused(state),
         Changed::Unknown => Changed::Unknown,

@@ -4,7 +4,7 @@
 //! have nothing but the API: they look up what such a worker cannot (the job's rules, its attempt), and
 //! decide the verdict of a failure for it. The engine still compares fence and token of every lease.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -29,6 +29,10 @@ use crate::model::time::Timestamp;
 const POLL: Duration = Duration::from_secs(1);
 /// The error code by which a worker says that its attempt went over its time limit.
 const TIMEOUT_CODE: &str = "timeout";
+/// A job whose record this build cannot read is put off by this.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
+/// Jobs that the engine is asked about at once.
+const PEEKS_MAX: usize = 50;
 /// Claims of one shard in one pass; more only matter when a kind filter hides the ready jobs.
 const SCANS_MAX: usize = 10;
 
@@ -197,10 +201,16 @@ impl Lifecycle {
         for (shard, places) in by_shard(namespace, ends.iter().map(|(shown, _)| &shown.queue)) {
             for places in places.chunks(limits::ENGINE_BATCH_MAX) {
                 let mut settles = Vec::with_capacity(places.len());
-                for place in places {
-                    let (shown, end) = &ends[*place];
-                    let verdict = verdict(self, &shard, shown.held, end, &rules).await?;
-                    settles.push(Settle { held: shown.held, verdict, detail: detail(worker, end) });
+                for places in places.chunks(PEEKS_MAX) {
+                    let verdicts = places.iter().map(|place| {
+                        let (shown, end) = &ends[*place];
+                        verdict(self, &shard, shown.held, end, &rules)
+                    });
+                    let verdicts = futures::future::try_join_all(verdicts).await?;
+                    settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
+                        let (shown, end) = &ends[*place];
+                        Settle { held: shown.held, verdict, detail: detail(worker, end) }
+                    }));
                 }
                 let settled = self.inner.engine.settle(&shard, &settles).await?;
                 let landed = landed(self, namespace, &settles, &settled).await?;
@@ -326,15 +336,32 @@ async fn pass(
     Ok((claims, next_due))
 }
 
-/// Adds what the ledger knows. Jobs that it does not know are ended: they belong to another ledger.
+/// What the ledger has of claimed jobs: those that read, and those that this build cannot read.
+async fn on_record(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    ids: &[JobId],
+) -> Result<(HashMap<JobId, Job>, HashSet<JobId>), LedgerError> {
+    let mut jobs = jobs_by_id(life, ids).await?;
+    jobs.retain(|_, job| job.namespace == *namespace);
+    let missing: Vec<JobId> = ids.iter().filter(|id| !jobs.contains_key(id)).copied().collect();
+    if missing.is_empty() {
+        return Ok((jobs, HashSet::new()));
+    }
+    let unreadable = life.inner.ledger.on_record(namespace, &missing).await?;
+    Ok((jobs, unreadable.into_iter().collect()))
+}
+
+/// Adds what the ledger knows. Jobs that it does not know are ended: they belong to another ledger. Those that
+/// this build cannot read are left for a newer one, later.
 async fn with_jobs(
     life: &Lifecycle,
     take: &Take,
     claims: Vec<Claim>,
 ) -> Result<Vec<Taken>, LeaseError> {
     let ids: Vec<JobId> = claims.iter().map(|claim| claim.claimed.id).collect();
-    let mut jobs = match jobs_by_id(life, &ids).await {
-        Ok(jobs) => jobs,
+    let (mut jobs, unreadable) = match on_record(life, &take.namespace, &ids).await {
+        Ok(found) => found,
         Err(error) => {
             hand_back(life, claims.iter().map(|c| (c.queue.clone(), held(c))), take).await;
             return Err(error.into());
@@ -343,8 +370,7 @@ async fn with_jobs(
     let mut taken = Vec::with_capacity(claims.len());
     for claim in claims {
         let held = held(&claim);
-        let job = jobs.remove(&claim.claimed.id).filter(|job| job.namespace == take.namespace);
-        match job {
+        match jobs.remove(&claim.claimed.id) {
             Some(job) => taken.push(Taken {
                 job,
                 held,
@@ -353,11 +379,19 @@ async fn with_jobs(
                 claimed_at: claim.at,
             }),
             None => {
-                tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
+                let verdict = if unreadable.contains(&held.id) {
+                    tracing::warn!(job.id = %held.id, "a claimed job is put off: its record cannot be read");
+                    Verdict::Snooze { delay: UNREADABLE_DELAY }
+                } else {
+                    tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
+                    Verdict::Cancelled
+                };
                 let shard = ShardId::first(take.namespace.clone(), claim.queue);
-                let settle =
-                    Settle { held, verdict: Verdict::Cancelled, detail: Default::default() };
-                life.inner.engine.settle(&shard, &[settle]).await?;
+                let settle = Settle { held, verdict, detail: Default::default() };
+                // The others must not be lost with this one, whose lease runs out.
+                if let Err(error) = life.inner.engine.settle(&shard, &[settle]).await {
+                    tracing::warn!(job.id = %held.id, %error, "a lease could not be settled; it runs out");
+                }
             }
         }
     }
@@ -409,8 +443,10 @@ async fn verdict(
                     let attempt = live.attempt.saturating_add(1);
                     backoff::decide(&job.spec, error, attempt, *retry_after, rand::random())
                 }
-                // Without a job or a lease the engine refuses this settle whatever it says.
-                _ => Verdict::Dead,
+                // Its rules cannot be read, so what follows is not decided here: the next claim finds out.
+                (None, Some(_)) => Verdict::Snooze { delay: UNREADABLE_DELAY },
+                // Without a lease the engine refuses this settle whatever it says.
+                (_, None) => Verdict::Dead,
             })
         }
     }

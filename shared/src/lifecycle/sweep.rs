@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Lifecycle;
 use super::push::{PushError, open_shard, push, push_of};
 use crate::engine::{CancelReply, Ended, ShardId, Withdraw};
-use crate::ledger::{Queue, Record};
+use crate::ledger::{Changed, Guard, JobPage, Queue, Record};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError};
@@ -90,13 +90,16 @@ impl Sweeper {
 /// The engine or the ledger did not answer. Repeat it.
 pub async fn fill(life: &Lifecycle) -> Result<Swept, PushError> {
     let mut total = Swept { complete: true, ..Swept::default() };
-    for queue in life.inner.ledger.queues(None).await? {
-        let now = life.inner.ledger.now().await?;
-        let mut sweeper = Sweeper::default();
-        let swept = sweeper.pages(life, &queue, now.plus(SETTLED_AFTER), usize::MAX).await?;
-        total.checked += swept.checked;
-        total.pushed += swept.pushed;
-        total.ended += swept.ended;
+    let mut walk = life.inner.ledger.walk_queues(None);
+    while let Some(queues) = walk.next().await? {
+        for queue in queues {
+            let now = life.inner.ledger.now().await?;
+            let mut sweeper = Sweeper::default();
+            let swept = sweeper.pages(life, &queue, now.plus(SETTLED_AFTER), usize::MAX).await?;
+            total.checked += swept.checked;
+            total.pushed += swept.pushed;
+            total.ended += swept.ended;
+        }
     }
     Ok(total)
 }
@@ -187,7 +190,7 @@ async fn page(
         return Ok(nothing);
     };
     let now = not_after.minus(limits::PUSH_WINDOW);
-    let jobs = ledger
+    let JobPage { jobs, next: last } = ledger
         .unfinished(
             &shard.namespace,
             &shard.queue,
@@ -197,7 +200,6 @@ async fn page(
             PAGE,
         )
         .await?;
-    let last = jobs.last().filter(|_| jobs.len() == PAGE as usize).map(|job| job.id);
     let mut page = Page { checked: jobs.len() as u64, last, ..nothing };
 
     let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
@@ -259,11 +261,15 @@ async fn end(
                 continue;
             }
             if job.cancel_requested {
-                life.inner.ledger.cancel(&job.namespace, job.id, false, "requested").await?;
+                let guard = Some(Guard::of(job));
+                let ledger = &life.inner.ledger;
+                let done = ledger.cancel(&job.namespace, job.id, guard, false, "requested").await?;
+                // One that was changed meanwhile is looked at by the next pass.
+                ended += u64::from(matches!(done, Changed::Done(_)));
             } else {
                 expired.push(expiry(job, now));
+                ended += 1;
             }
-            ended += 1;
         }
         if !expired.is_empty() {
             life.inner.ledger.record(expired).await?;

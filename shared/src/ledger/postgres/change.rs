@@ -7,7 +7,7 @@ use super::error::{after_write, is_collision, unchanged};
 use super::forget::{self, Forget};
 use super::row::{self, get, job_columns, select_jobs};
 use super::{LedgerError, Result};
-use crate::ledger::{Changed, JobPatch, fit_text};
+use crate::ledger::{Changed, Guard, JobPatch, fit_text};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
@@ -18,14 +18,15 @@ const TRIES_MAX: u32 = 5;
 
 pub(super) async fn cancel(
     pool: &PgPool,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     running: bool,
     reason: &str,
 ) -> Result<Changed<Job>> {
     const ASK: &str = concat!(
         "WITH asked AS (UPDATE jobs SET cancel_requested = true, cancel_reason = $3 \
-         WHERE id = $1 AND namespace = $2 AND state < 10 RETURNING *) SELECT ",
+         WHERE id = $1 AND namespace = $2 AND state < 10 \
+           AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *) SELECT ",
         job_columns!(),
         " FROM asked j LEFT JOIN job_progress p ON p.job_id = j.id"
     );
@@ -34,7 +35,8 @@ pub(super) async fn cancel(
              finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              changed_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              error_code = 'cancelled', error_message = $3, error_retryable = false \
-         WHERE id = $1 AND namespace = $2 AND state < 10 RETURNING *), \
+         WHERE id = $1 AND namespace = $2 AND state < 10 \
+           AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *), \
          freed AS (DELETE FROM holds h USING ended e WHERE e.unique_key IS NOT NULL \
              AND h.namespace = e.namespace AND h.queue = e.queue AND h.unique_key = e.unique_key \
              AND h.job_id = e.id AND h.until IS NULL) SELECT ",
@@ -43,12 +45,18 @@ pub(super) async fn cancel(
     );
     let sql = if running { ASK } else { END };
     for _ in 0..TRIES_MAX {
-        let query =
-            sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str()).bind(fit_text(reason));
+        let query = sqlx::query(sql)
+            .bind(id.uuid())
+            .bind(namespace.as_str())
+            .bind(fit_text(reason))
+            .bind(seen.map(|seen| row::int8(seen.fence.0)))
+            .bind(seen.map(|seen| seen.queue.as_str()));
         match query.fetch_optional(pool).await {
             Ok(Some(row)) => return Ok(Changed::Done(row::job(&row)?)),
             Ok(None) => match recorded_state(pool, namespace, id).await? {
-                Some(state) if state.is_terminal() => return Ok(Changed::Refused(state)),
+                Some(state) if state.is_terminal() || seen.is_some() => {
+                    return Ok(Changed::Refused(state));
+                }
                 // Redriven between the two statements.
                 Some(_) => {}
                 None => return Ok(Changed::Unknown),
@@ -295,14 +303,19 @@ async fn patch_in(
 }
 
 /// Makes the queue, and takes the job's unique key along; whether the key is free there.
+///
+/// # Errors
+/// [`LedgerError::TooManyQueues`], too.
 async fn move_to_queue(
     connection: &mut PgConnection,
     namespace: &Namespace,
     id: JobId,
     job: &Locked,
     to: &QueueName,
-) -> Result<bool, sqlx::Error> {
-    super::queues::make(&mut *connection, namespace, to).await?;
+) -> Result<bool, Fault> {
+    if !super::queues::make(&mut *connection, namespace, to).await? {
+        return Err(LedgerError::TooManyQueues.into());
+    }
     let Some(key) = &job.unique_key else { return Ok(true) };
     let sql = "DELETE FROM holds WHERE namespace = $1 AND queue = $2 AND unique_key = $3 \
                AND job_id = $4 RETURNING until";

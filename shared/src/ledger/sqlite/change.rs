@@ -8,8 +8,8 @@ use super::plan::tags_text;
 use super::record::cancelled;
 use super::statement::{Args, execute, row};
 use super::writer::Tx;
-use super::{Changed, JobPatch, fit_text, prune, queues};
-use crate::model::id::JobId;
+use super::{Changed, Guard, JobPatch, fit_text, prune, queues};
+use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -17,6 +17,7 @@ use crate::model::time::Timestamp;
 /// What a change must know of its job.
 struct Known {
     state: JobState,
+    fence: Fence,
     queue: QueueName,
     unique_key: Option<String>,
     unique_until: Option<Timestamp>,
@@ -30,12 +31,13 @@ impl Known {
 }
 
 async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Option<Known>, Fault> {
-    let sql = "SELECT state, queue, unique_key, unique_until, expires_at FROM jobs \
+    let sql = "SELECT state, fence, queue, unique_key, unique_until, expires_at FROM jobs \
                WHERE id = ? AND namespace = ?";
     let Some(row) = row(tx.connection, sql, key(namespace, id)).await? else { return Ok(None) };
     let mut c = Columns::of(&row);
     Ok(Some(Known {
         state: c.state()?,
+        fence: Fence(c.count()?),
         queue: c.parsed()?,
         unique_key: c.next()?,
         unique_until: c.maybe_time()?,
@@ -55,13 +57,14 @@ async fn reread(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Cha
 /// Ends a job as cancelled, or notes that somebody asked for it.
 pub(super) async fn cancel(
     tx: &mut Tx<'_>,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     running: bool,
     reason: &str,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if known.state.is_terminal() {
+    let is_other = |seen: Guard<'_>| known.fence != seen.fence || known.queue != *seen.queue;
+    if known.state.is_terminal() || seen.is_some_and(is_other) {
         return Ok(Changed::Refused(known.state));
     }
     let reason = fit_text(reason);

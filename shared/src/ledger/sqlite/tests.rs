@@ -145,8 +145,14 @@ async fn a_write_that_fails_is_undone_alone() {
     before.unwrap();
     after.unwrap();
     jobs.unwrap();
-    let names: Vec<String> =
-        ledger.queues(None).await.unwrap().iter().map(|q| q.name.to_string()).collect();
+    let names: Vec<String> = ledger
+        .queue_page(None, None, 100)
+        .await
+        .unwrap()
+        .queues
+        .iter()
+        .map(|q| q.name.to_string())
+        .collect();
     assert_eq!(names, ["after", "before", "default"]);
     // The writer does not think that it exists.
     ledger.set_paused(&namespace, &queue("half"), None).await.unwrap();
@@ -185,7 +191,7 @@ async fn pruning_looks_again_and_spares_windows() {
     let submit = |jobs| ledger.submit(Submission { jobs, atomic: false, idempotency: None });
     submit(jobs).await.unwrap();
     for id in &ids {
-        ledger.cancel(&Namespace::default(), *id, false, "test").await.unwrap();
+        ledger.cancel(&Namespace::default(), *id, None, false, "test").await.unwrap();
     }
     let now = ledger.now().await.unwrap();
     let (earlier, later) = (now.minus(Duration::from_secs(60)), now.plus(Duration::from_secs(60)));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::{Scene, at, changed, reachable_states};
 use crate::engine::Ended;
-use crate::ledger::{Changed, JobPatch, LogLine, Recorded};
+use crate::ledger::{Changed, Guard, JobPatch, LedgerError, LogLine, Recorded};
 use crate::model::id::{BlobId, Fence, JobId};
 use crate::model::job::{JobState, NewJob, OnConflict, Priority, Progress, Value};
 
@@ -24,6 +24,8 @@ super::cases![
     only_terminal_jobs_are_deleted,
     a_deleted_job_leaves_nothing,
     unknown_jobs_are_not_changed,
+    a_cancellation_of_another_form_changes_nothing,
+    moving_a_job_to_one_queue_too_many_is_refused,
 ];
 
 fn waits(state: JobState) -> bool {
@@ -35,7 +37,8 @@ async fn cancelling_ends_a_job_that_does_not_run(scene: &Scene) {
     for state in reachable_states().filter(|s| !s.is_terminal()) {
         let before = scene.ledger.now().await.unwrap();
         let id = scene.job_in(state).await.id;
-        let answer = scene.ledger.cancel(&scene.namespace, id, false, "by hand").await.unwrap();
+        let answer =
+            scene.ledger.cancel(&scene.namespace, id, None, false, "by hand").await.unwrap();
         let job = changed(answer);
         assert_eq!(job, scene.get(id).await);
         assert_eq!(job.state, JobState::Cancelled, "{state}");
@@ -50,7 +53,7 @@ async fn cancelling_a_running_job_only_asks(scene: &Scene) {
     for state in reachable_states().filter(|s| !s.is_terminal()) {
         let before = scene.job_in(state).await;
         for _ in 0..2 {
-            let answer = scene.ledger.cancel(&scene.namespace, before.id, true, "stop").await;
+            let answer = scene.ledger.cancel(&scene.namespace, before.id, None, true, "stop").await;
             let job = changed(answer.unwrap());
             assert!(job.cancel_requested);
             assert_eq!((job.state, job.fence), (before.state, before.fence));
@@ -66,7 +69,7 @@ async fn cancelling_a_terminal_job_is_refused(scene: &Scene) {
     for state in reachable_states().filter(|s| s.is_terminal()) {
         let job = scene.job_in(state).await;
         for running in [false, true] {
-            let answer = scene.ledger.cancel(&scene.namespace, job.id, running, "late").await;
+            let answer = scene.ledger.cancel(&scene.namespace, job.id, None, running, "late").await;
             assert_eq!(answer.unwrap(), Changed::Refused(state));
         }
         assert_eq!(scene.get(job.id).await, job);
@@ -235,11 +238,46 @@ async fn unknown_jobs_are_not_changed(scene: &Scene) {
     let ready = scene.job_in(JobState::Ready).await;
     for id in [JobId::generate(), dead.id, ready.id] {
         let (ledger, namespace) = (&other.ledger, &other.namespace);
-        assert_eq!(ledger.cancel(namespace, id, false, "").await.unwrap(), Changed::Unknown);
+        assert_eq!(ledger.cancel(namespace, id, None, false, "").await.unwrap(), Changed::Unknown);
         assert_eq!(ledger.redrive(namespace, id).await.unwrap(), Changed::Unknown);
         let patch = JobPatch::default();
         assert_eq!(ledger.patch(namespace, id, &patch).await.unwrap(), Changed::Unknown);
         assert_eq!(ledger.delete(namespace, id).await.unwrap(), Changed::Unknown);
     }
     assert_eq!((scene.get(dead.id).await, scene.get(ready.id).await), (dead, ready));
+}
+
+/// Goal: what the engine said about one form of a job ends no other form of it.
+async fn a_cancellation_of_another_form_changes_nothing(scene: &Scene) {
+    let ledger = &scene.ledger;
+    let old = scene.accept(scene.new_job()).await;
+    let patch = JobPatch { queue: Some("elsewhere".parse().unwrap()), ..JobPatch::default() };
+    let moved = changed(ledger.patch(&scene.namespace, old.id, &patch).await.unwrap());
+    let other_queue = Guard { fence: moved.fence, queue: &old.queue };
+    let other_fence = Guard { fence: old.fence, queue: &moved.queue };
+    for guard in [Guard::of(&old), other_queue, other_fence] {
+        for running in [false, true] {
+            let answer = ledger.cancel(&scene.namespace, old.id, Some(guard), running, "x").await;
+            assert_eq!(answer.unwrap(), Changed::Refused(moved.state));
+        }
+    }
+    assert_eq!(scene.get(old.id).await, moved);
+    let guard = Some(Guard::of(&moved));
+    let asked = changed(ledger.cancel(&scene.namespace, old.id, guard, true, "x").await.unwrap());
+    assert!(asked.cancel_requested && asked.state == moved.state);
+    let ended = changed(ledger.cancel(&scene.namespace, old.id, guard, false, "x").await.unwrap());
+    assert_eq!(ended.state, JobState::Cancelled);
+    let late = ledger.cancel(&scene.namespace, old.id, guard, false, "x").await.unwrap();
+    assert_eq!(late, Changed::Refused(JobState::Cancelled));
+}
+
+async fn moving_a_job_to_one_queue_too_many_is_refused(scene: &Scene) {
+    let job = scene.accept(scene.new_job()).await;
+    scene.fill_with_queues().await;
+    let patch =
+        |queue: &str| JobPatch { queue: Some(queue.parse().unwrap()), ..JobPatch::default() };
+    let refused = scene.ledger.patch(&scene.namespace, job.id, &patch("one-more")).await;
+    assert!(matches!(refused, Err(LedgerError::TooManyQueues)), "{refused:?}");
+    assert_eq!(scene.get(job.id).await, job);
+    changed(scene.ledger.patch(&scene.namespace, job.id, &patch("full-1")).await.unwrap());
 }
