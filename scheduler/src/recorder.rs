@@ -213,3 +213,97 @@ impl Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+    use windlass_shared::clock::Clock;
+    use windlass_shared::config::{EngineSettings, LedgerSettings};
+    use windlass_shared::engine::{ClaimRequest, Engine, Held, Settle, Verdict};
+    use windlass_shared::ledger::{Ledger, Submission};
+    use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
+    use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+    use windlass_shared::model::name::QueueName;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    async fn life() -> (Lifecycle, CancellationToken, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
+        let settings = LedgerSettings::new(url);
+        Ledger::migrate(&settings).await.unwrap();
+        let ledger = Ledger::open(&settings).await.unwrap();
+        let engine = Engine::open(&EngineSettings::new("embedded")).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let life = Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), tasks);
+        (life, shutdown, folder)
+    }
+
+    /// Submits a job to a queue and plays its worker, to the end.
+    async fn run_one(life: &Lifecycle, queue: &QueueName) -> JobId {
+        let job = NewJob {
+            id: JobId::generate(),
+            namespace: Namespace::default(),
+            queue: queue.clone(),
+            kind: "noop".parse().unwrap(),
+            priority: Priority::default(),
+            payload: Value::null(),
+            run_at: None,
+            expires_at: None,
+            spec: JobSpec::default(),
+            unique: None,
+            tags: Vec::new(),
+            meta: None,
+            request_id: None,
+            traceparent: None,
+        };
+        let shard = ShardId::first(Namespace::default(), queue.clone());
+        let mut ready = life.engine().subscribe(std::slice::from_ref(&shard)).await.unwrap();
+        let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
+        life.submit(submission).await.unwrap();
+        let lease_id = LeaseId::random();
+        let request = ClaimRequest {
+            worker: WorkerId::generate(),
+            lease_id,
+            max: 1,
+            lease: SOON,
+            kinds: Vec::new(),
+            offset: 0,
+        };
+        let claimed = loop {
+            if let Some(claimed) = life.engine().claim(&shard, &request).await.unwrap().jobs.pop() {
+                break claimed;
+            }
+            // A push that is on its way is told.
+            let _ = tokio::time::timeout(Duration::from_millis(20), ready.next()).await;
+        };
+        let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
+        let settle = Settle { held, verdict: Verdict::Succeeded, detail: Default::default() };
+        life.engine().settle(&shard, &[settle]).await.unwrap();
+        claimed.id
+    }
+
+    /// Goal: the first outcome of a queue that is made while the recorder runs does not wait for the fallback,
+    /// which never comes here; neither do outcomes of older queues that were told meanwhile.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_first_outcome_of_a_new_queue_is_recorded_at_once() {
+        let (life, shutdown, _folder) = life().await;
+        let never = Duration::from_secs(3_600);
+        let recorder = tokio::spawn(run_with(life.clone(), never, shutdown.clone()));
+        for n in 0..5 {
+            let queue = format!("new-{n}").parse().unwrap();
+            for _ in 0..2 {
+                let started = Instant::now();
+                let id = run_one(&life, &queue).await;
+                let ended = life.wait(&Namespace::default(), id, SOON).await.unwrap();
+                assert!(ended.flatten().is_some(), "the outcome in {queue} is not recorded");
+                eprintln!("{queue}: recorded {:?} after its submission", started.elapsed());
+            }
+        }
+        shutdown.cancel();
+        recorder.await.unwrap();
+    }
+}

@@ -77,6 +77,29 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+impl Inner {
+    /// Gives a submission to whoever commits it.
+    fn hand_over(self: &Arc<Self>, pending: write_queue::Pending) {
+        if !pending.closed.is_empty() || needs_own_transaction(&pending.submission) {
+            own::spawn(self, pending);
+        } else {
+            self.queue.push(pending);
+        }
+    }
+
+    /// As [`Self::hand_over`], for a submission with queues that may not exist yet.
+    async fn look_at_queues(self: &Arc<Self>, mut pending: write_queue::Pending) {
+        let looking = queues::closed_to(self, &pending.submission);
+        match bounds::read(self.silence, looking).await {
+            Ok(closed) => {
+                pending.closed = closed;
+                self.hand_over(pending);
+            }
+            Err(error) => pending.answer(Err(error)),
+        }
+    }
+}
+
 impl Drop for Postgres {
     /// The writers finish what waits, and end.
     fn drop(&mut self) {
@@ -231,13 +254,12 @@ impl Postgres {
         if submission.jobs.is_empty() {
             return Ok(SubmitOutcome::Done(Vec::new()));
         }
-        let closed = self.read(queues::closed_to(&self.inner, &submission)).await?;
-        let (mut pending, answer) = self.inner.queue.admit(submission)?;
-        pending.closed = closed;
-        if !pending.closed.is_empty() || needs_own_transaction(&pending.submission) {
-            own::spawn(&self.inner, pending);
+        let (pending, answer) = self.inner.queue.admit(submission)?;
+        if self.inner.known_queues.has_all_of(&pending.submission) {
+            self.inner.hand_over(pending);
         } else {
-            self.inner.queue.push(pending);
+            let inner = Arc::clone(&self.inner);
+            self.inner.tasks.spawn(async move { inner.look_at_queues(pending).await });
         }
         // Only a task that panicked answers nothing.
         answer.await.unwrap_or(Err(LedgerError::OutcomeUnknown))

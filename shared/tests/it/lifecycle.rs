@@ -16,6 +16,7 @@ use windlass_shared::engine::{
 use windlass_shared::ledger::{
     Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Submission, SubmitOutcome,
 };
+use windlass_shared::lifecycle::lease::Take;
 use windlass_shared::lifecycle::sweep::{self, Pump, Sweeper};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
@@ -483,4 +484,102 @@ async fn the_feed_tells_what_was_recorded() {
     let told: Vec<_> = page.events.iter().map(|(_, event)| (event.id, event.state)).collect();
     assert_eq!(told, [(job.id, JobState::Succeeded)]);
     assert!(!page.reset);
+}
+
+/// Goal: whatever else changes a job while it is cancelled, "cancelled" means that it never starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_moved_while_it_is_cancelled_never_starts_once_cancelled() {
+    let world = World::new().await;
+    let other: QueueName = "other".parse().unwrap();
+    let mut cancelled = Vec::new();
+    for _ in 0..150 {
+        let job = world.submit(new_job()).await;
+        let patch = JobPatch { queue: Some(other.clone()), ..JobPatch::default() };
+        let (life, namespace) = (&world.life, &world.namespace);
+        let (ended, _moved) = tokio::join!(
+            life.cancel(namespace, job.id, "test"),
+            life.patch(namespace, job.id, &patch)
+        );
+        match ended.unwrap() {
+            Changed::Done(Cancelled::Now(_)) => cancelled.push(job.id),
+            Changed::Done(Cancelled::Requested(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!cancelled.is_empty());
+    // A job behind them in each queue shows that every push has arrived.
+    let here = world.submit(new_job()).await;
+    let there = world.submit(NewJob { queue: other, ..new_job() }).await;
+    let life = &world.life;
+    for (name, last) in [("default", here.id), ("other", there.id)] {
+        let shard = ShardId::first(Namespace::default(), name.parse().unwrap());
+        soon("the last push", || async { life.engine().peek(&shard, last).await.unwrap() }).await;
+        for id in &cancelled {
+            let live = life.engine().peek(&shard, *id).await.unwrap();
+            assert!(live.is_none(), "{id} is cancelled and in the queue {name}: {live:?}");
+        }
+    }
+}
+
+/// Goal: a record of a newer build is left to a newer build, not ended as somebody else's.
+#[tokio::test]
+async fn a_job_that_this_build_cannot_read_is_put_off_and_not_ended() {
+    let world = World::new().await;
+    let sound = world.submit(new_job()).await;
+    let strange = world.submit(new_job()).await;
+    soon("both in the engine", || async {
+        (world.live(sound.id).await.is_some() && world.live(strange.id).await.is_some())
+            .then_some(())
+    })
+    .await;
+    let set = "spec = '{\"max_attempts\":\"many\"}'";
+    world.life.ledger().tamper_job(strange.id, set).await.unwrap();
+    let take = |wait| Take {
+        namespace: world.namespace.clone(),
+        worker: WorkerId::generate(),
+        queues: vec![QueueName::default()],
+        kinds: Vec::new(),
+        max: 10,
+        lease: LEASE,
+        wait,
+    };
+    let taken = world.life.take(take(SOON)).await.unwrap();
+    assert_eq!(taken.iter().map(|t| t.job.id).collect::<Vec<_>>(), [sound.id]);
+    world.record().await;
+    // It is not lost: it waits in the engine for a build that can read it, and its attempts have not counted.
+    let live = world.life.engine().peek(&world.shard, strange.id).await.unwrap().unwrap();
+    assert!(matches!(live.state, LiveState::Delayed), "{live:?}");
+    assert_eq!((live.attempt, live.crashes), (0, 0));
+    world.life.ledger().tamper_job(strange.id, "spec = '{}'").await.unwrap();
+    let job = world.job(strange.id).await;
+    assert_eq!((job.state, job.attempt), (JobState::Scheduled, 0));
+}
+
+/// Goal: the end of a bulk action is noted although the ledger refuses it at first.
+#[tokio::test]
+async fn the_end_of_a_bulk_action_is_noted_again_until_it_is_taken() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        world.submit(new_job()).await;
+    }
+    let (life, namespace) = (&world.life, &world.namespace);
+    let refuse = "CREATE TRIGGER no_end BEFORE UPDATE ON operations WHEN NEW.state <> 'running' \
+                  BEGIN SELECT RAISE(ABORT, 'not now'); END";
+    life.ledger().tamper(refuse.into()).await.unwrap();
+    let filter = JobFilter::default();
+    let operation = life.start_action(namespace, Action::Cancel, filter, "test").await.unwrap();
+    let read =
+        || async { life.ledger().operation(namespace, operation.id).await.unwrap().unwrap() };
+    soon("the last page", || async { (read().await.changed == 3).then_some(()) }).await;
+    // The end is refused by now.
+    for _ in 0..50 {
+        life.ledger().now().await.unwrap();
+    }
+    assert_eq!(read().await.state, "running");
+    life.ledger().tamper("DROP TRIGGER no_end".into()).await.unwrap();
+    let ended = soon("the operation's end", || async {
+        Some(read().await).filter(|operation| operation.state != "running")
+    })
+    .await;
+    assert_eq!((ended.state.as_str(), ended.changed), ("succeeded", 3));
 }

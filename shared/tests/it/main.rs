@@ -5,6 +5,7 @@ mod engine_embedded;
 mod engine_histories;
 mod lifecycle;
 mod postgres;
+mod postgres_faults;
 mod redis_faults;
 mod redis_histories;
 mod redis_outages;

@@ -28,6 +28,12 @@ impl KnownQueues {
         self.known.lock().expect("no holder of this lock panics")
     }
 
+    /// Whether none of a submission's queues may have to be made.
+    pub(super) fn has_all_of(&self, submission: &Submission) -> bool {
+        let queues = submission.jobs.iter().map(|job| (&job.namespace, &job.queue)).collect();
+        self.unknown(queues).is_empty()
+    }
+
     /// Those that may have to be made.
     pub(super) fn unknown<'a>(
         &self,
