@@ -550,7 +550,8 @@ async fn a_job_that_this_build_cannot_read_is_put_off_and_not_ended() {
     let live = world.life.engine().peek(&world.shard, strange.id).await.unwrap().unwrap();
     assert!(matches!(live.state, LiveState::Delayed), "{live:?}");
     assert_eq!((live.attempt, live.crashes), (0, 0));
-    world.life.ledger().tamper_job(strange.id, "spec = '{}'").await.unwrap();
+    let spec = serde_json::to_string(&strange.spec).unwrap();
+    world.life.ledger().tamper_job(strange.id, &format!("spec = '{spec}'")).await.unwrap();
     let job = world.job(strange.id).await;
     assert_eq!((job.state, job.attempt), (JobState::Scheduled, 0));
 }
