@@ -16,6 +16,8 @@ pub enum Loss {
     Request,
     /// The request is carried out; its answer does not arrive.
     Answer,
+    /// The host vanishes: neither this request nor any other arrives, and nothing is closed.
+    Host,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,8 +87,7 @@ impl Link {
 
     /// From now on nothing is carried and nothing is closed, as when a host loses its power.
     pub fn silence(&self) {
-        self.shared.is_silent.store(true, Ordering::SeqCst);
-        self.shared.age.fetch_add(1, Ordering::SeqCst);
+        self.shared.silence();
     }
 
     /// Connections made from now on work; the silent ones stay silent.
@@ -128,6 +129,10 @@ async fn carry(mut client: TcpStream, mut server: UnixStream, shared: Arc<Shared
                 match shared.loss(&there[..n]) {
                     Some(Loss::Request) => return,
                     Some(Loss::Answer) => lost_answer = true,
+                    Some(Loss::Host) => {
+                        shared.silence();
+                        continue;
+                    }
                     None => {}
                 }
                 if server.write_all(&there[..n]).await.is_err() {
@@ -153,6 +158,11 @@ async fn carry(mut client: TcpStream, mut server: UnixStream, shared: Arc<Shared
 }
 
 impl Shared {
+    fn silence(&self) {
+        self.is_silent.store(true, Ordering::SeqCst);
+        self.age.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn loss(&self, request: &[u8]) -> Option<Loss> {
         let mut armed = self.armed.lock().expect("no holder of this lock panics");
         let (marker, loss, times) = armed.as_ref()?;
