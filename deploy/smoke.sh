@@ -172,7 +172,8 @@ for job_id in sys.stdin.read().split():
     job = json.loads(body)
     if job["state"] != "succeeded":
         sys.exit(f"{job_id}: {body.decode()}")
-    print(job["worker"], job["attempt"])
+    # A worker is shown as "name (id)".
+    print(job["worker"].split()[-1].strip("()"), job["attempt"])
 ' "http://127.0.0.1:$port" "$jobs_timeout_s" <"$work/$1.ids" >"$work/$1.done" ||
         fail "batch $1, see the line above"
 }

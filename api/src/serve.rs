@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -66,7 +67,16 @@ impl From<&ApiSettings> for Bounds {
 
 /// Serves until `shutdown`, then lets requests under way end, and returns when all connections are closed
 /// or the time for that is over.
-pub async fn serve(
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    bounds: Bounds,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(accept(listener, router, bounds, shutdown))
+}
+
+async fn accept(
     listener: TcpListener,
     router: Router,
     bounds: Bounds,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
@@ -29,7 +30,15 @@ impl Default for SchedulerSettings {
 }
 
 /// Runs the recorder and every duty until `shutdown`, then finishes what is under way.
-pub async fn run(life: Lifecycle, settings: SchedulerSettings, shutdown: CancellationToken) {
+pub fn run(
+    life: Lifecycle,
+    settings: SchedulerSettings,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(work(life, settings, shutdown))
+}
+
+async fn work(life: Lifecycle, settings: SchedulerSettings, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
     tasks.spawn(recorder::run(life.clone(), shutdown.clone()));
     ticks::start(&mut tasks, &life, &settings, &shutdown);

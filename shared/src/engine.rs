@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
 use crate::model::job::Priority;
@@ -522,26 +523,30 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Unfit`] for a wrong address or an unsafe store; [`EngineError::Unavailable`] when
     /// it does not answer within its connect time-out.
-    pub async fn open(settings: &crate::config::EngineSettings) -> Result<Self, EngineError> {
-        if settings.url == "embedded" {
-            return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(
-                crate::clock::Clock::System,
-            ))));
-        }
-        Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
+    pub fn open<'a>(
+        settings: &'a crate::config::EngineSettings,
+    ) -> BoxFuture<'a, Result<Self, EngineError>> {
+        Box::pin(async move {
+            if settings.url == "embedded" {
+                return Ok(Self::Embedded(Arc::new(embedded::Embedded::new(
+                    crate::clock::Clock::System,
+                ))));
+            }
+            Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
+        })
     }
 
     /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.
     ///
     /// `not_after` is engine time fixed *before* the statement that proved the jobs unfinished was sent,
     /// plus [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
-    pub async fn push(
-        &self,
-        shard: &ShardId,
-        jobs: &[Push],
+    pub fn push<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        jobs: &'a [Push],
         not_after: Timestamp,
-    ) -> Result<PushReply, EngineError> {
-        dispatch!(self, push(shard, jobs, not_after))
+    ) -> BoxFuture<'a, Result<PushReply, EngineError>> {
+        Box::pin(async move { dispatch!(self, push(shard, jobs, not_after)) })
     }
 
     /// Leases ready jobs to a worker. Promotes what is due and reaps what expired first, both bounded by
@@ -549,129 +554,159 @@ impl Engine {
     /// their `expires_at` end as expired.
     ///
     /// If the reply is lost, the leases run out.
-    pub async fn claim(
-        &self,
-        shard: &ShardId,
-        request: &ClaimRequest,
-    ) -> Result<ClaimReply, EngineError> {
-        dispatch!(self, claim(shard, request))
+    pub fn claim<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        request: &'a ClaimRequest,
+    ) -> BoxFuture<'a, Result<ClaimReply, EngineError>> {
+        Box::pin(async move { dispatch!(self, claim(shard, request)) })
     }
 
     /// Moves the end of leases to engine time + `lease`, never back. One reply per lease, in order.
-    pub async fn extend(
-        &self,
-        shard: &ShardId,
-        held: &[Held],
+    pub fn extend<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        held: &'a [Held],
         lease: Duration,
-    ) -> Result<Vec<Extended>, EngineError> {
-        dispatch!(self, extend(shard, held, lease))
+    ) -> BoxFuture<'a, Result<Vec<Extended>, EngineError>> {
+        Box::pin(async move { dispatch!(self, extend(shard, held, lease)) })
     }
 
     /// Ends attempts, and appends their outcomes in the same step. One reply per settle, in order.
     /// A job stays in the engine until its terminal outcome is confirmed.
-    pub async fn settle(
-        &self,
-        shard: &ShardId,
-        settles: &[Settle],
-    ) -> Result<Vec<Settled>, EngineError> {
-        dispatch!(self, settle(shard, settles))
+    pub fn settle<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        settles: &'a [Settle],
+    ) -> BoxFuture<'a, Result<Vec<Settled>, EngineError>> {
+        Box::pin(async move { dispatch!(self, settle(shard, settles)) })
     }
 
     /// Makes due delayed jobs ready, up to `max`; how many.
-    pub async fn promote(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
-        dispatch!(self, promote(shard, max))
+    pub fn promote<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        max: u32,
+    ) -> BoxFuture<'a, Result<u32, EngineError>> {
+        Box::pin(async move { dispatch!(self, promote(shard, max)) })
     }
 
     /// Takes back jobs whose lease ran out, up to `max`; how many. Each counts as a crash.
-    pub async fn reap(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
-        dispatch!(self, reap(shard, max))
+    pub fn reap<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        max: u32,
+    ) -> BoxFuture<'a, Result<u32, EngineError>> {
+        Box::pin(async move { dispatch!(self, reap(shard, max)) })
     }
 
     /// Gives a shard its settings and opens it. `false`: the shard has newer ones and kept them.
-    pub async fn configure(
-        &self,
-        shard: &ShardId,
-        settings: &ShardSettings,
-    ) -> Result<bool, EngineError> {
-        dispatch!(self, configure(shard, settings))
+    pub fn configure<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        settings: &'a ShardSettings,
+    ) -> BoxFuture<'a, Result<bool, EngineError>> {
+        Box::pin(async move { dispatch!(self, configure(shard, settings)) })
     }
 
     /// Keeps jobs from starting. Each comes with the caller's view of its fence: the tombstone keeps out
     /// pushes up to that fence, and lets a later redrive in. One reply per job, in order.
-    pub async fn cancel(
-        &self,
-        shard: &ShardId,
-        jobs: &[(JobId, Fence)],
+    pub fn cancel<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        jobs: &'a [(JobId, Fence)],
         how: Withdraw,
-    ) -> Result<Vec<CancelReply>, EngineError> {
-        dispatch!(self, cancel(shard, jobs, how))
+    ) -> BoxFuture<'a, Result<Vec<CancelReply>, EngineError>> {
+        Box::pin(async move { dispatch!(self, cancel(shard, jobs, how)) })
     }
 
     /// The oldest unconfirmed outcomes, in order, up to `max`.
-    pub async fn outcomes(&self, shard: &ShardId, max: u32) -> Result<Vec<Outcome>, EngineError> {
-        dispatch!(self, outcomes(shard, max))
+    pub fn outcomes<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        max: u32,
+    ) -> BoxFuture<'a, Result<Vec<Outcome>, EngineError>> {
+        Box::pin(async move { dispatch!(self, outcomes(shard, max)) })
     }
 
     /// Forgets the outcomes up to and including `up_to`, which the ledger has committed. Jobs whose
     /// terminal outcome this was leave the engine; a tombstone stays for [`crate::limits::TOMBSTONE_TTL`].
-    pub async fn confirm(&self, shard: &ShardId, up_to: u64) -> Result<(), EngineError> {
-        dispatch!(self, confirm(shard, up_to))
+    pub fn confirm<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        up_to: u64,
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, confirm(shard, up_to)) })
     }
 
     /// Which of these jobs the shard knows: waiting, leased, settled and unconfirmed, or tombstoned.
-    pub async fn exists(&self, shard: &ShardId, ids: &[JobId]) -> Result<Vec<bool>, EngineError> {
-        dispatch!(self, exists(shard, ids))
+    pub fn exists<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        ids: &'a [JobId],
+    ) -> BoxFuture<'a, Result<Vec<bool>, EngineError>> {
+        Box::pin(async move { dispatch!(self, exists(shard, ids)) })
     }
 
     /// One job's live state; `None` when it is not here.
-    pub async fn peek(&self, shard: &ShardId, id: JobId) -> Result<Option<Live>, EngineError> {
-        dispatch!(self, peek(shard, id))
+    pub fn peek<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Option<Live>, EngineError>> {
+        Box::pin(async move { dispatch!(self, peek(shard, id)) })
     }
 
     /// Leases given at or before `claimed_by`, in order of (`claimed_at`, id), up to `max`; only those
     /// after `after`, which is the last one of an earlier call.
-    pub async fn leased(
-        &self,
-        shard: &ShardId,
+    pub fn leased<'a>(
+        &'a self,
+        shard: &'a ShardId,
         after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
         max: u32,
-    ) -> Result<Vec<Running>, EngineError> {
-        dispatch!(self, leased(shard, after, claimed_by, max))
+    ) -> BoxFuture<'a, Result<Vec<Running>, EngineError>> {
+        Box::pin(async move { dispatch!(self, leased(shard, after, claimed_by, max)) })
     }
 
     /// Counts of a shard.
-    pub async fn stats(&self, shard: &ShardId) -> Result<ShardStats, EngineError> {
-        dispatch!(self, stats(shard))
+    pub fn stats<'a>(
+        &'a self,
+        shard: &'a ShardId,
+    ) -> BoxFuture<'a, Result<ShardStats, EngineError>> {
+        Box::pin(async move { dispatch!(self, stats(shard)) })
     }
 
     /// Engine time: of the store's host, not of this process.
-    pub async fn now(&self) -> Result<Timestamp, EngineError> {
-        dispatch!(self, now())
+    pub fn now<'a>(&'a self) -> BoxFuture<'a, Result<Timestamp, EngineError>> {
+        Box::pin(async move { dispatch!(self, now()) })
     }
 
     /// Appends changes to a namespace's live feed, which keeps the latest [`feed::KEPT`]. Not repeated by
     /// callers: a repeat shows an event twice.
-    pub async fn publish(
-        &self,
-        namespace: &Namespace,
-        events: &[feed::Event],
-    ) -> Result<(), EngineError> {
-        dispatch!(self, publish(namespace, events))
+    pub fn publish<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        events: &'a [feed::Event],
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, publish(namespace, events)) })
     }
 
     /// Events of a namespace after position `after`; `None` asks for the end of the feed.
-    pub async fn feed(
-        &self,
-        namespace: &Namespace,
+    pub fn feed<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         after: Option<u64>,
         max: u32,
-    ) -> Result<feed::FeedPage, EngineError> {
-        dispatch!(self, feed(namespace, after, max))
+    ) -> BoxFuture<'a, Result<feed::FeedPage, EngineError>> {
+        Box::pin(async move { dispatch!(self, feed(namespace, after, max)) })
     }
 
     /// Signals of these shards from now on. Subscribe before looking for work.
-    pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
-        dispatch!(self, subscribe(shards))
+    pub fn subscribe<'a>(
+        &'a self,
+        shards: &'a [ShardId],
+    ) -> BoxFuture<'a, Result<Signals, EngineError>> {
+        Box::pin(async move { dispatch!(self, subscribe(shards)) })
     }
 }

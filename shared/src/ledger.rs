@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::engine::{BoxError, Ended, ShardId, ShardSettings};
 use crate::model::id::{BlobId, Fence, JobId, KeyId, OperationId, WorkerId, WorkflowId};
@@ -506,6 +507,9 @@ pub struct MigrationStatus {
 }
 
 /// The one door to a ledger.
+///
+/// Its calls answer boxed futures, as those of [`crate::engine::Engine`] do: every crate that awaits an `async fn`
+/// compiles its whole state machine again, drivers included, which was half of a release build.
 #[derive(Clone)]
 pub enum Ledger {
     /// PostgreSQL.
@@ -534,108 +538,130 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unfit`], [`LedgerError::Schema`] (run `windlass migrate up`), [`LedgerError::Unavailable`].
-    pub async fn open(settings: &crate::config::LedgerSettings) -> Result<Self> {
-        if settings.is_sqlite() {
-            Ok(Self::Sqlite(Arc::new(sqlite::Sqlite::open(settings).await?)))
-        } else {
-            Ok(Self::Postgres(Arc::new(postgres::Postgres::open(settings).await?)))
-        }
+    pub fn open<'a>(settings: &'a crate::config::LedgerSettings) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            if settings.is_sqlite() {
+                Ok(Self::Sqlite(Arc::new(sqlite::Sqlite::open(settings).await?)))
+            } else {
+                Ok(Self::Postgres(Arc::new(postgres::Postgres::open(settings).await?)))
+            }
+        })
     }
 
     /// Applies the migrations that are missing; which. Takes the database's own lock, so that two callers
     /// don't collide.
-    pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {
-        if settings.is_sqlite() {
-            sqlite::Sqlite::migrate(settings).await
-        } else {
-            postgres::Postgres::migrate(settings).await
-        }
+    pub fn migrate<'a>(
+        settings: &'a crate::config::LedgerSettings,
+    ) -> BoxFuture<'a, Result<Vec<MigrationStatus>>> {
+        Box::pin(async move {
+            if settings.is_sqlite() {
+                sqlite::Sqlite::migrate(settings).await
+            } else {
+                postgres::Postgres::migrate(settings).await
+            }
+        })
     }
 
     /// The state of every migration that this build knows, and of applied ones that it doesn't.
-    pub async fn migration_status(
-        settings: &crate::config::LedgerSettings,
-    ) -> Result<Vec<MigrationStatus>> {
-        if settings.is_sqlite() {
-            sqlite::Sqlite::migration_status(settings).await
-        } else {
-            postgres::Postgres::migration_status(settings).await
-        }
+    pub fn migration_status<'a>(
+        settings: &'a crate::config::LedgerSettings,
+    ) -> BoxFuture<'a, Result<Vec<MigrationStatus>>> {
+        Box::pin(async move {
+            if settings.is_sqlite() {
+                sqlite::Sqlite::migration_status(settings).await
+            } else {
+                postgres::Postgres::migration_status(settings).await
+            }
+        })
     }
 
     // Submission
 
     /// Commits jobs (group commit), then answers. Makes the queues that don't exist yet. Not cancelled by
     /// dropping; repeat only with an idempotency key.
-    pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
-        dispatch!(self, submit(submission))
+    pub fn submit<'a>(&'a self, submission: Submission) -> BoxFuture<'a, Result<SubmitOutcome>> {
+        Box::pin(async move { dispatch!(self, submit(submission)) })
     }
 
     // Reading
 
     /// One job of a namespace.
-    pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {
-        dispatch!(self, job(namespace, id))
+    pub fn job<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Option<Job>>> {
+        Box::pin(async move { dispatch!(self, job(namespace, id)) })
     }
 
     /// Many jobs by id, of any namespace, in any order; missing ones are left out, and those that this build
     /// cannot read ([`Self::on_record`] tells them apart). At most 1,000.
-    pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        dispatch!(self, jobs(ids))
+    pub fn jobs<'a>(&'a self, ids: &'a [JobId]) -> BoxFuture<'a, Result<Vec<Job>>> {
+        Box::pin(async move { dispatch!(self, jobs(ids)) })
     }
 
     /// Those of these ids that a namespace has a job of, whether this build can read it or not. At most 1,000.
-    pub async fn on_record(&self, namespace: &Namespace, ids: &[JobId]) -> Result<Vec<JobId>> {
-        dispatch!(self, on_record(namespace, ids))
+    pub fn on_record<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        ids: &'a [JobId],
+    ) -> BoxFuture<'a, Result<Vec<JobId>>> {
+        Box::pin(async move { dispatch!(self, on_record(namespace, ids)) })
     }
 
     /// The terminal ones among these ids; for `wait`. At most 10,000.
-    pub async fn terminal_among(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        dispatch!(self, terminal_among(ids))
+    pub fn terminal_among<'a>(&'a self, ids: &'a [JobId]) -> BoxFuture<'a, Result<Vec<JobId>>> {
+        Box::pin(async move { dispatch!(self, terminal_among(ids)) })
     }
 
     /// Jobs newest first, before `before` (exclusive).
-    pub async fn list(
-        &self,
-        namespace: &Namespace,
-        filter: &JobFilter,
+    pub fn list<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        filter: &'a JobFilter,
         before: Option<JobId>,
         limit: u32,
-    ) -> Result<JobPage> {
-        dispatch!(self, list(namespace, filter, before, limit))
+    ) -> BoxFuture<'a, Result<JobPage>> {
+        Box::pin(async move { dispatch!(self, list(namespace, filter, before, limit)) })
     }
 
     /// Attempts on record, oldest first; of very many the newest [`crate::limits::ATTEMPTS_SHOWN_MAX`]. A
     /// first-attempt success is on the job's row alone and is made up from it.
-    pub async fn attempts(&self, namespace: &Namespace, id: JobId) -> Result<Option<Vec<Attempt>>> {
-        dispatch!(self, attempts(namespace, id))
+    pub fn attempts<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Option<Vec<Attempt>>>> {
+        Box::pin(async move { dispatch!(self, attempts(namespace, id)) })
     }
 
     // Recording
 
     /// Commits outcomes in one transaction: guarded update of the job, a row per attempt that did not
     /// succeed at once, roll-ups. One reply per record, in order. Safe to repeat.
-    pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
-        dispatch!(self, record(records))
+    pub fn record<'a>(&'a self, records: Vec<Record>) -> BoxFuture<'a, Result<Vec<Recorded>>> {
+        Box::pin(async move { dispatch!(self, record(records)) })
     }
 
     /// Notes jobs that have been running for a while. Stale ones are left alone. Safe to repeat.
-    pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {
-        dispatch!(self, record_running(running))
+    pub fn record_running<'a>(&'a self, running: Vec<RecordRunning>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { dispatch!(self, record_running(running)) })
     }
 
     /// Jobs of a queue that should be in the engine: not terminal, not blocked, due before `due_before`,
     /// unchanged since `changed_before`, with ids after `after`, in id order.
-    pub async fn unfinished(
-        &self,
-        namespace: &Namespace,
-        queue: &QueueName,
+    pub fn unfinished<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        queue: &'a QueueName,
         due_before: Timestamp,
         changed_before: Timestamp,
         after: Option<JobId>,
         limit: u32,
-    ) -> Result<JobPage> {
-        dispatch!(self, unfinished(namespace, queue, due_before, changed_before, after, limit))
+    ) -> BoxFuture<'a, Result<JobPage>> {
+        Box::pin(async move {
+            dispatch!(self, unfinished(namespace, queue, due_before, changed_before, after, limit))
+        })
     }
 
     // Changing jobs
@@ -643,54 +669,66 @@ impl Ledger {
     /// Ends a job as cancelled that is not terminal, after the engine has said that it does not run there; with
     /// `running` it gets `cancel_requested` only. The engine's word is about one form of the job: with `seen`, a
     /// job that has another fence or queue by now is left alone and its state returned as refused.
-    pub async fn cancel(
-        &self,
-        namespace: &Namespace,
+    pub fn cancel<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-        seen: Option<Guard<'_>>,
+        seen: Option<Guard<'a>>,
         running: bool,
-        reason: &str,
-    ) -> Result<Changed<Job>> {
-        dispatch!(self, cancel(namespace, id, seen, running, reason))
+        reason: &'a str,
+    ) -> BoxFuture<'a, Result<Changed<Job>>> {
+        Box::pin(async move { dispatch!(self, cancel(namespace, id, seen, running, reason)) })
     }
 
     /// Makes a dead, cancelled, expired or quarantined job ready again with a fresh budget and a higher
     /// fence. Refused while another job holds its unique key ([`JobState::Blocked`] is never the reason:
     /// the recorded state is returned).
-    pub async fn redrive(&self, namespace: &Namespace, id: JobId) -> Result<Changed<Job>> {
-        dispatch!(self, redrive(namespace, id))
+    pub fn redrive<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Changed<Job>>> {
+        Box::pin(async move { dispatch!(self, redrive(namespace, id)) })
     }
 
     /// Changes a job that is neither terminal nor running, and raises its fence.
-    pub async fn patch(
-        &self,
-        namespace: &Namespace,
+    pub fn patch<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-        patch: &JobPatch,
-    ) -> Result<Changed<Job>> {
-        dispatch!(self, patch(namespace, id, patch))
+        patch: &'a JobPatch,
+    ) -> BoxFuture<'a, Result<Changed<Job>>> {
+        Box::pin(async move { dispatch!(self, patch(namespace, id, patch)) })
     }
 
     /// Forgets a terminal job with its attempts and logs.
-    pub async fn delete(&self, namespace: &Namespace, id: JobId) -> Result<Changed<()>> {
-        dispatch!(self, delete(namespace, id))
+    pub fn delete<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Changed<()>>> {
+        Box::pin(async move { dispatch!(self, delete(namespace, id)) })
     }
 
     // Queues
 
     /// One queue.
-    pub async fn queue(&self, namespace: &Namespace, name: &QueueName) -> Result<Option<Queue>> {
-        dispatch!(self, queue(namespace, name))
+    pub fn queue<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        name: &'a QueueName,
+    ) -> BoxFuture<'a, Result<Option<Queue>>> {
+        Box::pin(async move { dispatch!(self, queue(namespace, name)) })
     }
 
     /// Queues of a namespace, or of all, by namespace and name, from behind `after`.
-    pub async fn queue_page(
-        &self,
-        namespace: Option<&Namespace>,
-        after: Option<&QueueCursor>,
+    pub fn queue_page<'a>(
+        &'a self,
+        namespace: Option<&'a Namespace>,
+        after: Option<&'a QueueCursor>,
         limit: u32,
-    ) -> Result<QueuePage> {
-        dispatch!(self, queue_page(namespace, after, limit))
+    ) -> BoxFuture<'a, Result<QueuePage>> {
+        Box::pin(async move { dispatch!(self, queue_page(namespace, after, limit)) })
     }
 
     /// A walk over every queue of a namespace, or of all, page by page.
@@ -718,158 +756,182 @@ impl Ledger {
     }
 
     /// Replaces a queue's settings (making the queue if need be); the version rises.
-    pub async fn set_queue(
-        &self,
-        namespace: &Namespace,
-        name: &QueueName,
-        settings: &QueueSettings,
-    ) -> Result<Queue> {
-        dispatch!(self, set_queue(namespace, name, settings))
+    pub fn set_queue<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        name: &'a QueueName,
+        settings: &'a QueueSettings,
+    ) -> BoxFuture<'a, Result<Queue>> {
+        Box::pin(async move { dispatch!(self, set_queue(namespace, name, settings)) })
     }
 
     /// Pauses (`Some`) or resumes a queue, making it if need be; the version rises.
-    pub async fn set_paused(
-        &self,
-        namespace: &Namespace,
-        name: &QueueName,
-        paused: Option<&Paused>,
-    ) -> Result<Queue> {
-        dispatch!(self, set_paused(namespace, name, paused))
+    pub fn set_paused<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        name: &'a QueueName,
+        paused: Option<&'a Paused>,
+    ) -> BoxFuture<'a, Result<Queue>> {
+        Box::pin(async move { dispatch!(self, set_paused(namespace, name, paused)) })
     }
 
     /// Roll-ups of a namespace from `since` on.
-    pub async fn rollups(&self, namespace: &Namespace, since: Timestamp) -> Result<Vec<Rollup>> {
-        dispatch!(self, rollups(namespace, since))
+    pub fn rollups<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        since: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Rollup>>> {
+        Box::pin(async move { dispatch!(self, rollups(namespace, since)) })
     }
 
     // What workers report
 
     /// Adds lines to a job's log, up to [`crate::limits::LOG_LINES_MAX`]; `false`: no such job.
-    pub async fn append_logs(
-        &self,
-        namespace: &Namespace,
+    pub fn append_logs<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-        lines: &[LogLine],
-    ) -> Result<bool> {
-        let one = JobLines { id, lines: lines.to_vec() };
-        Ok(!self.append_all_logs(namespace, vec![one]).await?.is_empty())
+        lines: &'a [LogLine],
+    ) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let one = JobLines { id, lines: lines.to_vec() };
+            Ok(!self.append_all_logs(namespace, vec![one]).await?.is_empty())
+        })
     }
 
     /// As [`Self::append_logs`] for many jobs, each named once, in one write; those that exist.
-    pub async fn append_all_logs(
-        &self,
-        namespace: &Namespace,
+    pub fn append_all_logs<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         logs: Vec<JobLines>,
-    ) -> Result<Vec<JobId>> {
-        dispatch!(self, append_all_logs(namespace, logs))
+    ) -> BoxFuture<'a, Result<Vec<JobId>>> {
+        Box::pin(async move { dispatch!(self, append_all_logs(namespace, logs)) })
     }
 
     /// A job's log after line `after`; `None`: no such job.
-    pub async fn logs(
-        &self,
-        namespace: &Namespace,
+    pub fn logs<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
         after: u64,
         limit: u32,
-    ) -> Result<Option<Vec<LogLine>>> {
-        dispatch!(self, logs(namespace, id, after, limit))
+    ) -> BoxFuture<'a, Result<Option<Vec<LogLine>>>> {
+        Box::pin(async move { dispatch!(self, logs(namespace, id, after, limit)) })
     }
 
     /// Notes a job's progress if `fence` is not older than the recorded one.
-    pub async fn set_progress(
-        &self,
-        namespace: &Namespace,
+    pub fn set_progress<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
         fence: Fence,
-        progress: &Progress,
-    ) -> Result<()> {
-        let one = JobProgress { id, fence, progress: progress.clone() };
-        self.set_all_progress(namespace, vec![one]).await
+        progress: &'a Progress,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let one = JobProgress { id, fence, progress: progress.clone() };
+            self.set_all_progress(namespace, vec![one]).await
+        })
     }
 
     /// As [`Self::set_progress`] for many jobs in one write. Of a job that is named twice the highest fence
     /// counts, and of that the last word.
-    pub async fn set_all_progress(
-        &self,
-        namespace: &Namespace,
+    pub fn set_all_progress<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         progress: Vec<JobProgress>,
-    ) -> Result<()> {
-        dispatch!(self, set_all_progress(namespace, progress))
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { dispatch!(self, set_all_progress(namespace, progress)) })
     }
 
     /// Notes that a worker lives; whether an operator has asked it to drain.
-    pub async fn beat(&self, beat: &WorkerBeat) -> Result<bool> {
-        dispatch!(self, beat(beat))
+    pub fn beat<'a>(&'a self, beat: &'a WorkerBeat) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { dispatch!(self, beat(beat)) })
     }
 
     /// Workers of a namespace seen within `within`.
-    pub async fn workers(
-        &self,
-        namespace: &Namespace,
+    pub fn workers<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         within: Duration,
-    ) -> Result<Vec<WorkerBeat>> {
-        dispatch!(self, workers(namespace, within))
+    ) -> BoxFuture<'a, Result<Vec<WorkerBeat>>> {
+        Box::pin(async move { dispatch!(self, workers(namespace, within)) })
     }
 
     /// Asks a worker to drain; `false`: no such worker.
-    pub async fn drain_worker(&self, namespace: &Namespace, id: WorkerId) -> Result<bool> {
-        dispatch!(self, drain_worker(namespace, id))
+    pub fn drain_worker<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: WorkerId,
+    ) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { dispatch!(self, drain_worker(namespace, id)) })
     }
 
     // Large values
 
     /// Keeps a value; repeating with the same id changes nothing.
-    pub async fn put_blob(&self, namespace: &Namespace, id: BlobId, bytes: Bytes) -> Result<()> {
-        dispatch!(self, put_blob(namespace, id, bytes))
+    pub fn put_blob<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: BlobId,
+        bytes: Bytes,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { dispatch!(self, put_blob(namespace, id, bytes)) })
     }
 
     /// A kept value.
-    pub async fn blob(&self, namespace: &Namespace, id: BlobId) -> Result<Option<Bytes>> {
-        dispatch!(self, blob(namespace, id))
+    pub fn blob<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: BlobId,
+    ) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        Box::pin(async move { dispatch!(self, blob(namespace, id)) })
     }
 
     // Keys
 
     /// Keeps a key.
-    pub async fn create_key(&self, key: &ApiKey) -> Result<()> {
-        dispatch!(self, create_key(key))
+    pub fn create_key<'a>(&'a self, key: &'a ApiKey) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { dispatch!(self, create_key(key)) })
     }
 
     /// Finds a key by its public part.
-    pub async fn key(&self, public: &str) -> Result<Option<ApiKey>> {
-        dispatch!(self, key(public))
+    pub fn key<'a>(&'a self, public: &'a str) -> BoxFuture<'a, Result<Option<ApiKey>>> {
+        Box::pin(async move { dispatch!(self, key(public)) })
     }
 
     /// Every key, newest first. At most 10,000.
-    pub async fn keys(&self) -> Result<Vec<ApiKey>> {
-        dispatch!(self, keys())
+    pub fn keys<'a>(&'a self) -> BoxFuture<'a, Result<Vec<ApiKey>>> {
+        Box::pin(async move { dispatch!(self, keys()) })
     }
 
     /// Refuses a key from now on; `false`: no such key, or refused already.
-    pub async fn revoke_key(&self, id: KeyId) -> Result<bool> {
-        dispatch!(self, revoke_key(id))
+    pub fn revoke_key<'a>(&'a self, id: KeyId) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { dispatch!(self, revoke_key(id)) })
     }
 
     // Bulk operations
 
     /// Keeps or replaces an operation's state.
-    pub async fn put_operation(&self, operation: &Operation) -> Result<()> {
-        dispatch!(self, put_operation(operation))
+    pub fn put_operation<'a>(&'a self, operation: &'a Operation) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { dispatch!(self, put_operation(operation)) })
     }
 
     /// Ends operations as failed that say `running` and were put last before `silent_since` (ledger time): the
     /// process that ran them is gone. How many. Safe to repeat.
-    pub async fn fail_silent_operations(&self, silent_since: Timestamp) -> Result<u64> {
-        dispatch!(self, fail_silent_operations(silent_since))
+    pub fn fail_silent_operations<'a>(
+        &'a self,
+        silent_since: Timestamp,
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { dispatch!(self, fail_silent_operations(silent_since)) })
     }
 
     /// An operation of a namespace.
-    pub async fn operation(
-        &self,
-        namespace: &Namespace,
+    pub fn operation<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: OperationId,
-    ) -> Result<Option<Operation>> {
-        dispatch!(self, operation(namespace, id))
+    ) -> BoxFuture<'a, Result<Option<Operation>>> {
+        Box::pin(async move { dispatch!(self, operation(namespace, id)) })
     }
 
     // Keeping house
@@ -877,13 +939,13 @@ impl Ledger {
     /// Deletes terminal jobs whose end was recorded before `before` (ledger time, whatever the outcome's own time
     /// says), and idempotency keys, blobs and workers past their time; in bounded batches; how many rows. Repeat
     /// until 0.
-    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        dispatch!(self, prune(before, limit))
+    pub fn prune<'a>(&'a self, before: Timestamp, limit: u32) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { dispatch!(self, prune(before, limit)) })
     }
 
     /// Ledger time, and proof that it answers.
-    pub async fn now(&self) -> Result<Timestamp> {
-        dispatch!(self, now())
+    pub fn now<'a>(&'a self) -> BoxFuture<'a, Result<Timestamp>> {
+        Box::pin(async move { dispatch!(self, now()) })
     }
 
     /// Runs a statement of a test's own, for rows that the contract's calls do not write.
@@ -906,11 +968,13 @@ impl Ledger {
     }
 
     /// Finishes the writes under way and closes the connections. Later calls fail.
-    pub async fn close(&self) {
-        match self {
-            Self::Postgres(ledger) => ledger.close().await,
-            Self::Sqlite(ledger) => ledger.close().await,
-        }
+    pub fn close<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            match self {
+                Self::Postgres(ledger) => ledger.close().await,
+                Self::Sqlite(ledger) => ledger.close().await,
+            }
+        })
     }
 }
 

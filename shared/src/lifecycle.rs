@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -103,125 +104,132 @@ impl Lifecycle {
     ///
     /// # Errors
     /// As [`Ledger::submit`]. The engine's state never fails a submission.
-    pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome, LedgerError> {
-        submit::submit(self, submission).await
+    pub fn submit<'a>(
+        &'a self,
+        submission: Submission,
+    ) -> BoxFuture<'a, Result<SubmitOutcome, LedgerError>> {
+        Box::pin(async move { submit::submit(self, submission).await })
     }
 
     /// A job with its live state. Terminal only once recorded.
-    pub async fn get(&self, namespace: &Namespace, id: JobId) -> Result<Option<Seen>, LedgerError> {
-        change::get(self, namespace, id).await
+    pub fn get<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Option<Seen>, LedgerError>> {
+        Box::pin(async move { change::get(self, namespace, id).await })
     }
 
     /// Waits until a job is terminal. `None`: no such job. `Some(None)`: not within `timeout`.
     /// May be dropped at any time.
-    pub async fn wait(
-        &self,
-        namespace: &Namespace,
+    pub fn wait<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
         timeout: Duration,
-    ) -> Result<Option<Option<Job>>, LedgerError> {
-        wait::wait(self, namespace, id, timeout).await
+    ) -> BoxFuture<'a, Result<Option<Option<Job>>, LedgerError>> {
+        Box::pin(async move { wait::wait(self, namespace, id, timeout).await })
     }
 
     /// Keeps a job from starting, or asks its worker to stop it. Safe to repeat.
-    pub async fn cancel(
-        &self,
-        namespace: &Namespace,
+    pub fn cancel<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-        reason: &str,
-    ) -> Result<Changed<Cancelled>, LedgerError> {
-        change::cancel(self, namespace, id, reason).await
+        reason: &'a str,
+    ) -> BoxFuture<'a, Result<Changed<Cancelled>, LedgerError>> {
+        Box::pin(async move { change::cancel(self, namespace, id, reason).await })
     }
 
     /// Runs a dead, cancelled, expired or quarantined job again with a fresh budget.
-    pub async fn redrive(
-        &self,
-        namespace: &Namespace,
+    pub fn redrive<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-    ) -> Result<Changed<Job>, LedgerError> {
-        change::redrive(self, namespace, id).await
+    ) -> BoxFuture<'a, Result<Changed<Job>, LedgerError>> {
+        Box::pin(async move { change::redrive(self, namespace, id).await })
     }
 
     /// Changes a job that is neither finished nor running.
-    pub async fn patch(
-        &self,
-        namespace: &Namespace,
+    pub fn patch<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-        patch: &JobPatch,
-    ) -> Result<Changed<Job>, LedgerError> {
-        change::patch(self, namespace, id, patch).await
+        patch: &'a JobPatch,
+    ) -> BoxFuture<'a, Result<Changed<Job>, LedgerError>> {
+        Box::pin(async move { change::patch(self, namespace, id, patch).await })
     }
 
     /// Forgets a finished job.
-    pub async fn delete(
-        &self,
-        namespace: &Namespace,
+    pub fn delete<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-    ) -> Result<Changed<()>, LedgerError> {
-        self.inner.ledger.delete(namespace, id).await
+    ) -> BoxFuture<'a, Result<Changed<()>, LedgerError>> {
+        Box::pin(async move { self.inner.ledger.delete(namespace, id).await })
     }
 
     /// How many jobs an action would change now (`dry_run`). Looks at every job that matches the filter.
-    pub async fn count(
-        &self,
-        namespace: &Namespace,
+    pub fn count<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         action: Action,
-        filter: &JobFilter,
-    ) -> Result<u64, LedgerError> {
-        actions::count(self, namespace, action, filter).await
+        filter: &'a JobFilter,
+    ) -> BoxFuture<'a, Result<u64, LedgerError>> {
+        Box::pin(async move { actions::count(self, namespace, action, filter).await })
     }
 
     /// Starts a bulk action in the background; follow it with [`Ledger::operation`].
-    pub async fn start_action(
-        &self,
-        namespace: &Namespace,
+    pub fn start_action<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         action: Action,
         filter: JobFilter,
-        by: &str,
-    ) -> Result<Operation, LedgerError> {
-        actions::start(self, namespace, action, filter, by).await
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Operation, LedgerError>> {
+        Box::pin(async move { actions::start(self, namespace, action, filter, by).await })
     }
 
     /// The ordered list of what holds a job back. `None`: no such job.
-    pub async fn explain(
-        &self,
-        namespace: &Namespace,
+    pub fn explain<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         id: JobId,
-    ) -> Result<Option<Explanation>, LedgerError> {
-        explain::explain(self, namespace, id).await
+    ) -> BoxFuture<'a, Result<Option<Explanation>, LedgerError>> {
+        Box::pin(async move { explain::explain(self, namespace, id).await })
     }
 
     /// Pauses (`Some`) or resumes a queue. When this returns, no job of it starts until it is resumed,
     /// unless the engine could not be told (second value `false`; it is told as soon as it answers).
-    pub async fn set_paused(
-        &self,
-        namespace: &Namespace,
-        queue: &QueueName,
+    pub fn set_paused<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        queue: &'a QueueName,
         paused: Option<Paused>,
-    ) -> Result<(Queue, bool), LedgerError> {
-        change::set_paused(self, namespace, queue, paused).await
+    ) -> BoxFuture<'a, Result<(Queue, bool), LedgerError>> {
+        Box::pin(async move { change::set_paused(self, namespace, queue, paused).await })
     }
 
     /// Replaces a queue's settings. Second value as in [`Self::set_paused`].
-    pub async fn set_queue(
-        &self,
-        namespace: &Namespace,
-        queue: &QueueName,
-        settings: &QueueSettings,
-    ) -> Result<(Queue, bool), LedgerError> {
-        change::set_queue(self, namespace, queue, settings).await
+    pub fn set_queue<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        queue: &'a QueueName,
+        settings: &'a QueueSettings,
+    ) -> BoxFuture<'a, Result<(Queue, bool), LedgerError>> {
+        Box::pin(async move { change::set_queue(self, namespace, queue, settings).await })
     }
 
     /// Recorded changes of a namespace after a position of its live feed; `None` asks for its end.
     ///
     /// # Errors
     /// The engine did not answer. Positions of a lost feed are answered with `reset`.
-    pub async fn feed(
-        &self,
-        namespace: &Namespace,
+    pub fn feed<'a>(
+        &'a self,
+        namespace: &'a Namespace,
         after: Option<u64>,
         max: u32,
-    ) -> Result<FeedPage, EngineError> {
-        self.inner.engine.feed(namespace, after, max).await
+    ) -> BoxFuture<'a, Result<FeedPage, EngineError>> {
+        Box::pin(async move { self.inner.engine.feed(namespace, after, max).await })
     }
 }

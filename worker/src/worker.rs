@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
@@ -91,7 +92,11 @@ impl Worker {
     /// # Errors
     /// When the engine cannot be opened at the start; later troubles of the engine are waited out. When a
     /// part breaks, or settles could not be delivered at the end.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), WorkerError>> {
+        Box::pin(self.work(shutdown))
+    }
+
+    async fn work(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         metrics::describe();
         let drain_timeout = self.settings.drain_timeout;
         let mut parts = self.start().await?;

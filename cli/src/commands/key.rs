@@ -60,9 +60,9 @@ struct Create {
     /// What the key may do
     #[arg(long, value_enum)]
     role: RoleName,
-    /// What it is for, for people
+    /// What it is for, for people; the role unless given
     #[arg(long)]
-    name: String,
+    name: Option<String>,
     /// Bound to this namespace; without it, all
     #[arg(long)]
     namespace: Option<Namespace>,
@@ -118,10 +118,11 @@ async fn open(args: &SettingsArgs) -> Outcome<(Settings, Ledger)> {
 }
 
 async fn create(args: Create) -> Outcome {
-    if args.name.is_empty()
-        || args.name.chars().count() > 128
-        || args.name.chars().any(char::is_control)
-    {
+    let name = match args.name {
+        Some(name) => name,
+        None => args.role.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
+    };
+    if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
         return Err(Failure::Usage("--name must be 1 to 128 characters".into()));
     }
     let (settings, ledger) = open(&args.settings).await?;
@@ -132,7 +133,7 @@ async fn create(args: Create) -> Outcome {
         RoleName::Worker => Role::Worker,
         RoleName::Viewer => Role::Viewer,
     };
-    let (mut key, text) = new_key(&settings, &ledger, &args.name, wanted).await?;
+    let (mut key, text) = new_key(&settings, &ledger, &name, wanted).await?;
     key.namespace = args.namespace;
     key.expires_at = args.expires_in.map(|span| key.created_at.plus(span.0));
     ledger.create_key(&key).await.context("cannot keep the key")?;

@@ -196,14 +196,14 @@ fn the_tools_work_on_a_stopped_dev() {
 
     let ledger = format!("sqlite://{}/ledger.db", data.path().display());
     let env = [("WINDLASS_LEDGER__URL", ledger.as_str()), ("WINDLASS_ENGINE__URL", "embedded")];
-    let made = windlass(&["key", "create", "--role", "viewer", "--name", "test"], &env);
+    let made = windlass(&["key", "create", "--role", "viewer"], &env);
     assert_eq!(made.code, 0, "{made:?}");
     let key = made.out.trim();
     let listed = windlass(&["key", "list", "--output", "json"], &env);
     let secret = key.split('_').nth(3).expect("the secret part");
     assert!(!listed.out.contains(secret), "{listed:?}");
     let item = &json(&listed.out)["items"][0];
-    assert_eq!((&item["role"], &item["name"]), (&"viewer".into(), &"test".into()));
+    assert_eq!((&item["role"], &item["name"]), (&"viewer".into(), &"viewer".into()));
     let id = item["id"].as_str().expect("an id").to_owned();
     assert_eq!(windlass(&["key", "revoke", &id], &env).code, 0);
     assert_eq!(windlass(&["key", "revoke", &id], &env).code, 1, "there is nothing to revoke twice");

@@ -43,7 +43,9 @@ impl News {
         if !self.started.swap(true, Ordering::SeqCst) {
             let (options, sender) = (options.clone(), self.sender.clone());
             let stop = stop.clone();
-            tasks.spawn(async move { stop.run_until_cancelled(keep(options, sender)).await });
+            tasks.spawn(
+                async move { stop.run_until_cancelled(Box::pin(keep(options, sender))).await },
+            );
         }
         NewQueues::new(receiver)
     }
