@@ -64,14 +64,14 @@ async fn run_with(life: Lifecycle, fallback: Duration, shutdown: CancellationTok
                 recorder.all_are_due();
             }
             Some(pass) = recorder.passes.join_next() => recorder.ended(pass),
+            // Without this the first outcome of a new queue would wait for the fallback.
+            new = news.next() => recorder.learn(new, &mut news, &mut signals).await,
             signal = next(&mut signals) => match signal {
                 Some(signal) => recorder.signalled(signal),
                 // Some were missed, or the engine is gone: the fallback looks at everything and
                 // subscribes anew.
                 None => signals = None,
             },
-            // Without this the first outcome of a new queue would wait for the fallback.
-            new = news.next() => recorder.learn(new, &mut news, &mut signals).await,
             _ = fallback.tick() => {
                 if recorder.refresh().await || signals.is_none() {
                     signals = recorder.subscribe().await;
