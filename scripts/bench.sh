@@ -16,7 +16,7 @@ Parts, in this order:
   dev      the same as `start`, on `windlass dev` (SQLite, embedded engine)
 
   --only PARTS    these parts alone
-  --jobs N        jobs per run of engine, ledger, worker and path (default 200000; a tenth for submissions of 1)
+  --jobs N        jobs per run of engine, ledger, worker and path (default 200000)
   --runs N        runs of each; the medians are what counts (default 3)
   --json FOLDER   write each report there as JSON too
   --no-build      use target/release/windlass as it is
@@ -230,7 +230,7 @@ if selected ledger; then
     for store in postgres sqlite; do
         ledger=(--ledger-url "$postgres_url" --pid "postgres=$postgres_pid")
         if [ "$store" = sqlite ]; then ledger=(--ledger-url "sqlite://$work/bench.db"); fi
-        bench "ledger-$store-1" ledger "${ledger[@]}" --batch 1 --clients 256 --jobs "$((jobs / 10))"
+        bench "ledger-$store-1" ledger "${ledger[@]}" --batch 1 --clients 256 --jobs "$jobs"
         bench "ledger-$store-100" ledger "${ledger[@]}" --batch 100 --clients 16 --jobs "$jobs"
         bench "ledger-$store-1000" ledger "${ledger[@]}" --batch 1000 --clients 4 --jobs "$jobs"
         bench "ledger-$store-record" ledger "${ledger[@]}" --part record --batch 500 --clients 4 --jobs "$jobs"

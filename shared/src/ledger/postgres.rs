@@ -194,8 +194,11 @@ impl Postgres {
         settings: &crate::config::LedgerSettings,
     ) -> Result<Vec<MigrationStatus>> {
         let options = connect::options(settings)?;
-        let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
-        schema::status(&mut connection).await
+        bounds::read(bounds::SILENCE_MAX, async {
+            let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
+            schema::status(&mut connection).await
+        })
+        .await
     }
 
     pub async fn close(&self) {

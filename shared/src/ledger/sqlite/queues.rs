@@ -84,7 +84,9 @@ pub(super) async fn without_room<'q>(
     tx: &mut Tx<'_>,
     queues: impl Iterator<Item = (&'q Namespace, &'q QueueName)>,
 ) -> Result<HashSet<(Namespace, QueueName)>, Fault> {
-    let unknown: BTreeSet<_> = queues.map(|(n, q)| (n.clone(), q.clone())).collect();
+    // Each looked at once, and owned only then: this is asked of every job.
+    let distinct: HashSet<(&Namespace, &QueueName)> = queues.collect();
+    let unknown: BTreeSet<_> = distinct.into_iter().map(|(n, q)| (n.clone(), q.clone())).collect();
     let (mut closed, mut rooms) = (HashSet::new(), HashMap::new());
     for key in unknown {
         if tx.queues.has(&key) || queue_exists(tx.connection, &key).await? {
