@@ -19,7 +19,7 @@ left out: scripts/test.sh --only test -p windlass-shared engine::
 Needs Rust 1.95 (rustup). On Debian and Ubuntu the rest is installed when it is
 missing, as root or by sudo: a C compiler, redis-server and postgresql (their
 services are not started; tests start private servers), python3 for examples and
-schemathesis. cargo-nextest, cargo-deny and schemathesis go to target/tools.
+schemathesis, chromium-headless-shell for the page /docs. cargo-nextest, cargo-deny and schemathesis go to target/tools.
 
   WINDLASS_CI_DENY=1   install cargo-deny when it is missing; otherwise the deny
                        step is skipped then, since it takes minutes to build
@@ -107,6 +107,23 @@ postgres_bin() {
     if command -v initdb >/dev/null; then dirname "$(command -v initdb)"; else echo "$newest"; fi
 }
 
+# What shows the page /docs to its test.
+browser() {
+    local name
+    for name in chromium-headless-shell chromium chromium-browser google-chrome chrome; do
+        if command -v "$name"; then return; fi
+    done
+}
+
+# The small one where the release has it; known once the lists of packages are there.
+browser_package() {
+    if apt-cache show chromium-headless-shell >/dev/null 2>&1; then
+        echo chromium-headless-shell
+    else
+        echo chromium
+    fi
+}
+
 sudo=()
 readonly policy=/usr/sbin/policy-rc.d
 
@@ -134,9 +151,15 @@ apt_install() {
         echo 'create_main_cluster = false' |
             "${sudo[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
     fi
-    { "${sudo[@]}" apt-get update -qq &&
+    "${sudo[@]}" apt-get update -qq || status=$?
+    local packages=() name
+    for name in "$@"; do
+        if [ "$name" = browser ]; then packages+=("$(browser_package)"); else packages+=("$name"); fi
+    done
+    [ "$status" != 0 ] ||
         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-            apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "$@"; } || status=$?
+            apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold \
+            "${packages[@]}" || status=$?
     [ "$status" = 0 ] || fail "apt-get could not install $*" "see its messages above"
 }
 
@@ -147,6 +170,7 @@ find_packages() {
         command -v redis-server >/dev/null || missing+=(redis-server)
         [ -n "$(postgres_bin)" ] || missing+=(postgresql)
         command -v python3 >/dev/null || missing+=(python3)
+        [ -n "$(browser)" ] || missing+=(browser)
     fi
     if selected contract && ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
         missing+=(python3 python3-venv)

@@ -10,6 +10,7 @@ use windlass_shared::lifecycle::Lifecycle;
 
 use crate::auth::KeyCache;
 use crate::cursor::CursorKey;
+use crate::gates::Gates;
 use crate::health::Health;
 use crate::queue_cache::QueueCache;
 use crate::streams::Streams;
@@ -53,6 +54,9 @@ pub struct Inner {
     pub(crate) throttle: Throttle,
     pub(crate) queues: QueueCache,
     pub(crate) streams: Streams,
+    /// Held while a queue's settings are read and written back.
+    pub(crate) queue_changes: tokio::sync::Mutex<()>,
+    pub(crate) gates: Gates,
     pub(crate) health: Health,
     pub(crate) body_budget: Arc<Semaphore>,
 }
@@ -69,6 +73,8 @@ impl App {
             keys: KeyCache::default(),
             queues: QueueCache::default(),
             streams: Streams::default(),
+            queue_changes: tokio::sync::Mutex::default(),
+            gates: Gates::default(),
             health: Health::default(),
             body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
             settings: parts.settings,

@@ -1,17 +1,14 @@
 //! Who calls, in which namespace, and whether their role allows the call.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::sync::Semaphore;
-use windlass_shared::ledger::{ApiKey, LedgerError, Role};
+use windlass_shared::ledger::{ApiKey, Role};
 use windlass_shared::model::id::KeyId;
 use windlass_shared::model::name::Namespace;
 
@@ -20,20 +17,15 @@ use crate::error::{ApiError, Code};
 use crate::keys;
 use crate::throttle;
 
+mod cache;
 mod origin;
 pub mod roles;
+
+pub use cache::KeyCache;
 
 /// Selects the namespace of a caller whose key is bound to none.
 pub const NAMESPACE_HEADER: &str = "windlass-namespace";
 
-/// A looked-up key is believed for this long: a revocation bites within 5 s everywhere.
-const BELIEVED_FOR: Duration = Duration::from_secs(4);
-/// While the ledger is away nobody can revoke there; keys seen before keep working for this long.
-const BELIEVED_WITHOUT_LEDGER: Duration = Duration::from_secs(60);
-/// Looked-up public parts kept, known and unknown ones.
-const CACHED_MAX: usize = 10_000;
-/// Lookups at the ledger at once; a flood of made-up keys must not take the whole pool.
-const LOOKUPS_MAX: usize = 8;
 /// Longest `Authorization` header that is looked at.
 const HEADER_MAX: usize = 256;
 
@@ -137,9 +129,12 @@ async fn identify(app: &App, request: &Parts) -> Result<Caller, ApiError> {
     let Some(presented) = bearer(&request.headers)?.and_then(keys::parse) else {
         return Err(refuse(app, address, "an API key is needed: Authorization: Bearer wl_..."));
     };
-    let record = app.keys.find(app, &presented.public).await?;
+    // Counts the attempt unless the key is a known one.
+    let record = app.keys.find(app, &presented.public, address).await?;
+    let is_known = record.is_some();
     let matches = presented.matches(record.as_ref().map(|key| &key.secret_hash));
     let Some(record) = record.filter(|key| matches && is_live(app, key)) else {
+        let address = address.filter(|_| is_known);
         return Err(refuse(app, address, "the API key is not known, or no longer valid"));
     };
     let namespace = match (&record.namespace, asked) {
@@ -167,9 +162,10 @@ fn is_live(app: &App, key: &ApiKey) -> bool {
     key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > now)
 }
 
+/// 401; with an address, which the attempt is counted for, 429 once that has failed too often.
 fn refuse(app: &App, address: Option<IpAddr>, why: &str) -> ApiError {
     metrics::counter!("windlass_http_unauthenticated_total").increment(1);
-    match address.map(|address| app.throttle.failed_login(address)) {
+    match address.map(|address| app.throttle.log_in(address)) {
         Some(Err(error)) => error,
         Some(Ok(())) | None => ApiError::new(Code::Unauthenticated, why),
     }
@@ -204,73 +200,12 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
         .map(|(_, key)| key))
 }
 
-/// When a public part was looked up, and the key that it belongs to.
-type Looked = (Instant, Option<Arc<ApiKey>>);
-
-/// Keys looked up lately, by public part.
-pub struct KeyCache {
-    seen: Mutex<HashMap<String, Looked>>,
-    lookups: Semaphore,
-}
-
-impl Default for KeyCache {
-    fn default() -> Self {
-        Self { seen: Mutex::default(), lookups: Semaphore::new(LOOKUPS_MAX) }
-    }
-}
-
-impl KeyCache {
-    async fn find(&self, app: &App, public: &str) -> Result<Option<Arc<ApiKey>>, ApiError> {
-        let cached =
-            self.seen.lock().expect("nothing panics while holding it").get(public).cloned();
-        if let Some((at, key)) = &cached
-            && at.elapsed() < BELIEVED_FOR
-        {
-            return Ok(key.clone());
-        }
-        let _turn = self.lookups.acquire().await.expect("the semaphore is never closed");
-        match app.life.ledger().key(public).await {
-            Ok(key) => {
-                let key = key.map(Arc::new);
-                self.keep(public, key.clone());
-                Ok(key)
-            }
-            Err(error) => match cached {
-                Some((at, Some(key)))
-                    if at.elapsed() < BELIEVED_WITHOUT_LEDGER
-                        && matches!(error, LedgerError::Unavailable(_)) =>
-                {
-                    Ok(Some(key))
-                }
-                _ => Err(error.into()),
-            },
-        }
-    }
-
-    fn keep(&self, public: &str, key: Option<Arc<ApiKey>>) {
-        let mut seen = self.seen.lock().expect("nothing panics while holding it");
-        if seen.len() >= CACHED_MAX {
-            // Old ones first; if all are fresh this is a flood of made-up keys, and forgetting is right.
-            seen.retain(|_, (at, _)| at.elapsed() < BELIEVED_FOR);
-            if seen.len() >= CACHED_MAX {
-                seen.clear();
-            }
-        }
-        seen.insert(public.to_owned(), (Instant::now(), key));
-    }
-
-    /// Looks keys up anew from now on: one was revoked here.
-    pub fn forget(&self) {
-        self.seen.lock().expect("nothing panics while holding it").clear();
-    }
-}
-
 /// Whether a caller who opened a stream may still see it.
 pub async fn still_valid(app: &App, caller: &Caller) -> bool {
     let Some(public) = &caller.public else {
         return true;
     };
-    match app.keys.find(app, public).await {
+    match app.keys.find(app, public, None).await {
         Ok(key) => key.is_some_and(|key| is_live(app, &key)),
         Err(_) => false,
     }

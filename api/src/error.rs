@@ -58,7 +58,7 @@ codes! {
     NulCharacter 400 "nul_character" "A text holds a NUL character"
         "A field that is indexed (a tag, a key, a reason) holds U+0000.";
     InvalidHeader 400 "invalid_header" "A header is not valid"
-        "A header that the call reads (`Idempotency-Key`, `Windlass-Namespace`, `Last-Event-ID`) is too long or has characters that it may not have.";
+        "A header that the call reads (`Idempotency-Key`, `If-Match`, `Windlass-Namespace`, `Last-Event-ID`) is too long or has characters that it may not have.";
     InvalidRequest 400 "invalid_request_line" "The request cannot be read"
         "The request target is not one that the server can decode.";
     Unauthenticated 401 "unauthenticated" "Credentials are needed"
@@ -78,9 +78,13 @@ codes! {
     StateConflict 409 "state_conflict" "The job's state does not allow this"
         "For example cancelling a finished job, or deleting one that is not finished. `state` says which state it is in.";
     KeyConflict 409 "replay_gone" "The first answer is no longer there"
-        "The idempotency key was used before with the same body, but its job was refused then or has been forgotten since.";
+        "The idempotency key was used before with the same body, but its job was refused then or has been forgotten since, or what it made is an API key, whose text is shown once.";
     BatchRefused 409 "batch_refused" "The batch was refused as a whole"
         "An atomic batch holds a job that cannot be accepted. Nothing was stored. `errors` lists which and why.";
+    InProgress 409 "idempotency_in_progress" "The first request with this key is under way"
+        "The same request with the same `Idempotency-Key` came moments ago and has not answered yet. Try again after `Retry-After`.";
+    VersionConflict 412 "version_conflict" "It was changed in between"
+        "`If-Match` names another version than the present one. Read it again, and decide anew.";
     TooLarge 413 "too_large" "The body is too large"
         "The body, the payload, or the number of items is over its limit. Nothing was read beyond it.";
     UnsupportedMediaType 415 "unsupported_media_type" "The body's type is not supported"

@@ -3,7 +3,7 @@
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
@@ -96,7 +96,10 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") && is_utf8 {
         Ok(Some(MediaType::Lines))
     } else {
-        Err(ApiError::new(Code::UnsupportedMediaType, "the body must be application/json in UTF-8"))
+        Err(ApiError::new(
+            Code::UnsupportedMediaType,
+            "the body must be JSON in UTF-8: send Content-Type: application/json",
+        ))
     }
 }
 
@@ -107,7 +110,7 @@ async fn read(
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let mut budget: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut rest: Vec<u8> = Vec::new();
     let mut length = 0_usize;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| body_error(&error))?;
@@ -125,12 +128,22 @@ async fn read(
             first = data;
         } else {
             if !first.is_empty() {
-                rest.extend_from_slice(&std::mem::take(&mut first));
+                append(&mut rest, &std::mem::take(&mut first), max);
             }
-            rest.extend_from_slice(&data);
+            append(&mut rest, &data, max);
         }
     }
-    Ok((if rest.is_empty() { first } else { rest.freeze() }, budget))
+    Ok((if rest.is_empty() { first } else { rest.into() }, budget))
+}
+
+/// Doubles, but never beyond what a body may have: a large one must not take twice its size.
+fn append(buffer: &mut Vec<u8>, data: &[u8], max: usize) {
+    let needed = buffer.len() + data.len();
+    if needed > buffer.capacity() {
+        let capacity = (2 * buffer.capacity()).min(max).max(needed);
+        buffer.reserve_exact(capacity - buffer.len());
+    }
+    buffer.extend_from_slice(data);
 }
 
 /// Takes from the budget what `length` bytes need beyond what was taken before. Counted by the whole body, so
@@ -182,7 +195,7 @@ impl<const MAX: usize> RawBody<MAX> {
         if self.media_type != Some(MediaType::Json) {
             return Err(ApiError::new(
                 Code::UnsupportedMediaType,
-                "the body must have the content type application/json",
+                "the body must be JSON: send Content-Type: application/json",
             ));
         }
         parse(text(&self.bytes)?, "")

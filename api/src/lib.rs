@@ -7,10 +7,13 @@
 
 pub mod app;
 pub mod auth;
+mod claims;
 mod cursor;
 pub mod error;
 mod extract;
+mod gates;
 mod health;
+mod if_match;
 mod json;
 pub mod keys;
 mod observe;

@@ -261,4 +261,27 @@ mod tests {
             assert_eq!(traceparent(&with("traceparent", bad)), None, "{bad}");
         }
     }
+
+    /// A fault of one handler is that request's alone.
+    #[tokio::test]
+    async fn a_panic_is_a_500_for_that_request_only() {
+        use tower::ServiceExt as _;
+        async fn broken() {
+            panic!("secret words of a broken handler");
+        }
+        let router = axum::Router::new()
+            .route("/broken", axum::routing::get(broken))
+            .route("/fine", axum::routing::get(|| async { "fine" }))
+            .layer(axum::middleware::from_fn(observe));
+        let ask = |path: &'static str| {
+            let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+            router.clone().oneshot(request)
+        };
+        let response = ask("/broken").await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        let text = std::str::from_utf8(&body).unwrap();
+        assert!(text.contains("\"internal\"") && !text.contains("secret words"), "{text}");
+        assert_eq!(ask("/fine").await.unwrap().status(), StatusCode::OK);
+    }
 }

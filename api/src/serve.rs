@@ -178,7 +178,12 @@ async fn connection(
                 let limit = if activity.used() { IDLE_MAX } else { bounds.head_timeout };
                 let half_head = activity.head_age().is_some_and(|age| age > bounds.head_timeout);
                 let idle = activity.idle().is_some_and(|idle| idle > limit);
-                if half_head || (idle && (stopping || !activity.used())) {
+                // Its answer would be held for as long as the peer likes.
+                let stuck = activity.stuck().is_some_and(|age| age > bounds.body_timeout);
+                if stuck {
+                    metrics::counter!("windlass_http_stuck_readers_total").increment(1);
+                }
+                if stuck || half_head || (idle && (stopping || !activity.used())) {
                     break;
                 }
                 if idle {

@@ -21,16 +21,16 @@ type ByKey = RateLimiter<
     StateInformationMiddleware,
 >;
 
-/// Failed log-ins per second and address that get an answer of their own.
-const FAILURES_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
-const FAILURES_BURST: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// Log-ins per second and address that are looked at where the key is not a known one.
+const LOG_INS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+const LOG_INS_BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 /// Addresses remembered before the quiet ones are dropped.
 const ADDRESSES_MAX: usize = 10_000;
 
 /// The limiters of one process.
 pub struct Throttle {
     by_key: Option<(ByKey, u32)>,
-    failures: DefaultKeyedRateLimiter<IpAddr>,
+    log_ins: DefaultKeyedRateLimiter<IpAddr>,
 }
 
 /// How much of its rate a key has left.
@@ -49,8 +49,8 @@ impl Throttle {
             let quota = Quota::per_second(limit).allow_burst(limit);
             (RateLimiter::keyed(quota).with_middleware(), per_second)
         });
-        let quota = Quota::per_second(FAILURES_PER_SECOND).allow_burst(FAILURES_BURST);
-        Self { by_key, failures: RateLimiter::keyed(quota) }
+        let quota = Quota::per_second(LOG_INS_PER_SECOND).allow_burst(LOG_INS_BURST);
+        Self { by_key, log_ins: RateLimiter::keyed(quota) }
     }
 
     /// Takes one request from a key's rate. Keys without a limit get `None`.
@@ -76,19 +76,31 @@ impl Throttle {
         }
     }
 
-    /// Counts a failed log-in.
+    /// Counts a log-in with a key that is not known (yet), before anything is looked up for it.
     ///
     /// # Errors
-    /// 429 where the address has failed too often. It is not locked out: a valid key still works.
-    pub fn failed_login(&self, address: IpAddr) -> Result<(), ApiError> {
-        if self.failures.len() > ADDRESSES_MAX {
-            self.failures.retain_recent();
+    /// 429 where the address has tried too often. It is not locked out: keys that were good before still work.
+    pub fn log_in(&self, address: IpAddr) -> Result<(), ApiError> {
+        let address = network(address);
+        if self.log_ins.len() > ADDRESSES_MAX {
+            self.log_ins.retain_recent();
         }
-        self.failures.check_key(&address).map_err(|until| {
+        self.log_ins.check_key(&address).map_err(|until| {
             let wait = until.wait_time_from(DefaultClock::default().now());
             ApiError::new(Code::RateLimited, "too many failed log-ins from this address")
                 .retry_after(wait.max(Duration::from_secs(1)))
         })
+    }
+}
+
+/// Whom an address belongs to: with IPv6 one caller has at least a /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
+        }
+        v4 => v4,
     }
 }
 
@@ -121,11 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_counted_by_address() {
+    fn log_ins_are_counted_by_network() {
         let throttle = Throttle::new(0);
-        let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let refused = (0..100).filter(|_| throttle.failed_login(a).is_err()).count();
-        assert!(refused >= 40, "{refused}");
-        assert!(throttle.failed_login(b).is_ok());
+        let log_in = |address: &str| throttle.log_in(address.parse().unwrap());
+        let refused = (0..200).filter(|_| log_in("10.0.0.1").is_err()).count();
+        assert!(refused >= 80, "{refused}");
+        assert!(log_in("::ffff:10.0.0.1").is_err());
+        assert!(log_in("10.0.0.2").is_ok());
+        let refused = (0..200).filter(|i| log_in(&format!("2001:db8::{i:x}")).is_err()).count();
+        assert!(refused >= 80, "{refused}");
+        assert!(log_in("2001:db8:0:1::1").is_ok());
     }
 }

@@ -7,14 +7,22 @@ const METHODS = ["get", "post", "put", "patch", "delete"];
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick") node.addEventListener("click", value);
-    else if (value !== undefined && value !== false) node.setAttribute(name, value);
+    if (value !== undefined && value !== false) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child !== undefined && child !== null));
+  node.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== ""));
   return node;
 }
 
-const spec = await (await fetch("/openapi.json")).json();
+/** Words with `code` in them. */
+function prose(text) {
+  return (text ?? "").split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+}
+
+const about = document.getElementById("about");
+const spec = await fetch("/openapi.json").then((answer) => answer.json()).catch((error) => {
+  about.textContent = `The document could not be read (${error}). Is Windlass running? Load the page again.`;
+  throw error;
+});
 
 function resolve(schema) {
   const name = schema?.$ref?.split("/").pop();
@@ -77,21 +85,56 @@ function example(raw, depth = 0) {
 
 function table(head, rows) {
   if (!rows.length) return undefined;
-  return el("table", {}, el("tr", {}, head.map((h) => el("th", {}, h))), rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell ?? "")))));
+  return el("table", {}, el("tr", {}, head.map((h) => el("th", {}, h))), rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, typeof cell === "string" ? prose(cell) : cell ?? "")))));
+}
+
+/** What a field is for: its own words, or those of the one type that it has beside `null`. */
+function describe(raw) {
+  const own = raw.description ?? (raw.oneOf ?? raw.anyOf)?.find((part) => part.description)?.description;
+  return own ?? resolve(raw).description;
+}
+
+function explained(words, schema) {
+  const limits = bounds(schema);
+  return el("span", {}, prose(words), limits && el("span", { class: "bounds" }, limits));
+}
+
+/** The fields with those of objects inside of them, as rows of a table. */
+function fieldRows(schema, prefix, depth) {
+  return [...fields(schema)].flatMap(([name, { field, required }]) => {
+    const inner = (field.oneOf ?? field.anyOf ?? [field]).find((part) => resolve(part).properties) ?? {};
+    const row = [
+      el("code", { class: required ? "required" : undefined }, prefix + name),
+      el("code", {}, typeOf(field)),
+      explained(describe(field), field),
+    ];
+    return [row, ...(depth > 0 ? fieldRows(inner, `${prefix}${name}.`, depth - 1) : [])];
+  });
 }
 
 function fieldTable(schema) {
-  const rows = [...fields(schema)].map(([name, { field, required }]) => [
-    el("code", { class: required ? "required" : undefined }, name),
-    el("code", {}, typeOf(field)),
-    [resolve(field).description ?? field.description ?? "", bounds(field)].filter(Boolean).join(" — "),
-  ]);
-  return table(["field", "type", ""], rows);
+  return table(["field", "type", ""], fieldRows(schema, "", 1));
 }
 
 function jsonContent(content) {
   const type = Object.keys(content ?? {}).find((name) => name.includes("json"));
   return type ? { type, schema: content[type].schema, example: content[type].example } : undefined;
+}
+
+/** The answer as it comes: streams have no end. Of long ones the latest part is kept. */
+async function show(response, place) {
+  const head = `${response.status} ${response.statusText}\n\n`;
+  const reader = response.body?.getReader();
+  const decoder = new TextDecoder();
+  let raw = "";
+  for (let part = await reader?.read(); part && !part.done; part = await reader.read()) {
+    raw += decoder.decode(part.value, { stream: true });
+    if (raw.length > 1_000_000) raw = raw.slice(-500_000);
+    place.textContent = head + raw;
+  }
+  let shown = raw;
+  try { shown = JSON.stringify(JSON.parse(raw), null, 2); } catch { /* not JSON: as it came */ }
+  place.textContent = head + shown;
 }
 
 /** A form that sends the call and shows the answer. */
@@ -101,6 +144,8 @@ function tryIt(method, path, operation) {
   const body = jsonContent(operation.requestBody?.content);
   const text = body && el("textarea", { spellcheck: "false", "aria-label": "request body" }, JSON.stringify(body.example ?? example(body.schema), null, 2));
   const answer = el("pre", { hidden: "" });
+  const button = el("button", { type: "button" }, "Send");
+  let under; // The call under way.
   const send = async () => {
     let target = path;
     const query = new URLSearchParams();
@@ -112,30 +157,36 @@ function tryIt(method, path, operation) {
     }
     const key = document.getElementById("key").value;
     if (key) headers.Authorization = `Bearer ${key}`;
-    if (text) headers["Content-Type"] = body.type;
+    if (text?.value.trim()) headers["Content-Type"] = body.type;
     answer.hidden = false;
     answer.textContent = "…";
+    under = new AbortController();
+    button.textContent = "Stop";
     try {
       const suffix = query.size ? `?${query}` : "";
-      const response = await fetch(target + suffix, { method: method.toUpperCase(), headers, body: text?.value });
-      const raw = await response.text();
-      let shown = raw;
-      try { shown = JSON.stringify(JSON.parse(raw), null, 2); } catch { /* not JSON: as it came */ }
-      answer.textContent = `${response.status} ${response.statusText}\n\n${shown}`;
+      const sent = body && text.value.trim() ? text.value : undefined;
+      const response = await fetch(target + suffix, { method: method.toUpperCase(), headers, body: sent, signal: under.signal });
       answer.className = response.ok ? "" : "failed";
+      await show(response, answer);
     } catch (error) {
-      answer.textContent = String(error);
-      answer.className = "failed";
+      if (error.name === "AbortError") answer.append("\n(stopped)");
+      else {
+        answer.textContent = String(error);
+        answer.className = "failed";
+      }
     }
+    under = undefined;
+    button.textContent = "Send";
   };
+  button.addEventListener("click", () => (under ? under.abort() : send()));
   const rows = inputs.map(([p, input]) => el("label", {}, el("code", { class: p.required ? "required" : undefined }, p.name), input));
-  return el("div", { class: "try" }, rows, text, el("button", { type: "button", onclick: send }, "Send"), answer);
+  return el("div", { class: "try" }, rows, text, button, answer);
 }
 
 function operationView(method, path, operation) {
   const parameters = (operation.parameters ?? []).map((p) => [
     el("code", { class: p.required ? "required" : undefined }, p.name), p.in, el("code", {}, typeOf(p.schema)),
-    [p.description ?? "", bounds(p.schema)].filter(Boolean).join(" — "),
+    explained(p.description, p.schema),
   ]);
   const body = jsonContent(operation.requestBody?.content);
   const answers = Object.entries(operation.responses ?? {}).map(([status, response]) => [
@@ -144,13 +195,13 @@ function operationView(method, path, operation) {
   const good = Object.entries(operation.responses ?? {}).find(([status]) => status.startsWith("2"));
   const goodBody = jsonContent(good?.[1].content);
   const inside = el("div", { class: "body" });
-  const view = el("details", {}, el("summary", {},
+  const view = el("details", { id: operation.operationId }, el("summary", {},
     el("span", { class: `method ${method}` }, method.toUpperCase()), el("span", { class: "path" }, path),
     el("span", { class: "summary" }, operation.summary ?? "")), inside);
   // Built when it is first opened: a page of all of them at once is slow to lay out.
   view.addEventListener("toggle", () => {
     inside.append(
-      ...(operation.description ?? "").split("\n\n").map((paragraph) => el("p", {}, paragraph)),
+      ...(operation.description ?? "").split("\n\n").map((paragraph) => el("p", {}, prose(paragraph))),
       ...[
         parameters.length && el("h3", {}, "Parameters"), table(["name", "in", "type", ""], parameters),
         body && el("h3", {}, "Body"), body && fieldTable(body.schema),
@@ -163,7 +214,7 @@ function operationView(method, path, operation) {
   return view;
 }
 
-const groups = new Map();
+const groups = new Map((spec.tags ?? []).map((tag) => [tag.name, []]));
 for (const [path, item] of Object.entries(spec.paths)) {
   for (const method of METHODS.filter((m) => item[m])) {
     const tag = item[method].tags?.[0] ?? "other";
@@ -173,9 +224,20 @@ for (const [path, item] of Object.entries(spec.paths)) {
 }
 const main = document.getElementById("operations");
 for (const [tag, views] of groups) {
-  main.append(el("section", {}, el("h2", {}, tag), views));
+  const words = spec.tags?.find((known) => known.name === tag)?.description;
+  if (views.length) main.append(el("section", {}, el("h2", {}, tag), words && el("p", { class: "summary" }, words), views));
 }
-document.getElementById("about").replaceChildren(
+/** `/docs#submit_job` shows that operation. */
+function openNamed() {
+  const view = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (view instanceof HTMLDetailsElement) {
+    view.open = true;
+    view.scrollIntoView();
+  }
+}
+addEventListener("hashchange", openNamed);
+openNamed();
+about.replaceChildren(
   `${spec.info.title} ${spec.info.version}, OpenAPI ${spec.openapi}: `, el("a", { href: "/openapi.json" }, "/openapi.json"));
 document.getElementById("find").addEventListener("input", (event) => {
   const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);

@@ -51,48 +51,44 @@ async fn readiness(State(admin): State<Arc<Admin>>) -> Response {
     if admin.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
-    if ledger_latency(&admin).await.is_some_and(|latency| latency.is_none()) {
+    if ledger_latency(&admin).await.is_some_and(|(answers, _)| !answers) {
         return (StatusCode::SERVICE_UNAVAILABLE, "the ledger does not answer\n").into_response();
     }
     "ready\n".into_response()
 }
 
+/// In the form of the API's `/health`.
 async fn health(State(admin): State<Arc<Admin>>) -> Response {
     let started = Instant::now();
     let engine = tokio::time::timeout(PROBE_TIMEOUT, admin.engine.now()).await;
-    let engine = matches!(engine, Ok(Ok(_))).then(|| started.elapsed());
+    let engine = (matches!(engine, Ok(Ok(_))), started.elapsed());
     let ledger = ledger_latency(&admin).await;
-    let mut dependencies = json!({ "engine": dependency(engine) });
-    if let Some(ledger) = ledger {
-        dependencies["ledger"] = dependency(ledger);
-    }
-    let critical = ledger.is_some_and(|latency| latency.is_none());
-    let status = match (critical, engine.is_some()) {
-        (true, _) => "critical",
-        (false, false) => "degraded",
-        (false, true) => "healthy",
+    let status = match (ledger, engine) {
+        (Some((false, _)), _) => "down",
+        (_, (false, _)) => "degraded",
+        (_, (true, _)) => "ok",
     };
-    let code = if critical { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let ledger = ledger.map(|answer| component("ledger", answer));
+    let components: Vec<Value> = ledger.into_iter().chain([component("engine", engine)]).collect();
+    let code = if status == "down" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let body = json!({
-        "status": status, "role": admin.role, "dependencies": dependencies,
+        "status": status, "role": admin.role, "components": components,
         "draining": admin.draining.is_cancelled(),
     });
     (code, axum::Json(body)).into_response()
 }
 
-/// `None`: the role has no ledger. `Some(None)`: it does not answer.
-async fn ledger_latency(admin: &Admin) -> Option<Option<Duration>> {
+/// `None`: the role has no ledger. Else whether it answers, and after how long that was known.
+async fn ledger_latency(admin: &Admin) -> Option<(bool, Duration)> {
     let ledger = admin.ledger.as_ref()?;
     let started = Instant::now();
     let answer = tokio::time::timeout(PROBE_TIMEOUT, ledger.now()).await;
-    Some(matches!(answer, Ok(Ok(_))).then(|| started.elapsed()))
+    Some((matches!(answer, Ok(Ok(_))), started.elapsed()))
 }
 
-fn dependency(latency: Option<Duration>) -> Value {
-    match latency {
-        Some(latency) => json!({ "status": "up", "latency_ms": latency.as_secs_f64() * 1000.0 }),
-        None => json!({ "status": "down" }),
-    }
+fn component(name: &str, (answers, after): (bool, Duration)) -> Value {
+    let status = if answers { "ok" } else { "down" };
+    json!({ "name": name, "status": status, "latency_ms": after.as_secs_f64() * 1000.0 })
 }
 
 /// Serves an admin listener until `stopped`: past the drain, so that its end can be watched.

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+use windlass_shared::model::name::Namespace;
 
 use crate::exit::{Failure, Outcome};
 use crate::output::{Output, clean};
@@ -33,6 +34,9 @@ pub struct ClientArgs {
     /// API key; prefer the environment, other users of this machine can see flags
     #[arg(long, env = "WINDLASS_API_KEY", hide_env_values = true, help_heading = "API")]
     api_key: Option<String>,
+    /// Namespace to act in, for keys that are bound to none [default: default]
+    #[arg(long, env = "WINDLASS_NAMESPACE", help_heading = "API")]
+    namespace: Option<String>,
     /// What to print
     #[arg(long, value_enum, default_value = "table", help_heading = "API")]
     pub output: Output,
@@ -44,6 +48,7 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     key: Option<String>,
+    namespace: Option<String>,
 }
 
 /// One request on its way.
@@ -96,6 +101,11 @@ impl<'a> Call<'a> {
     }
 }
 
+/// An idempotency key for one command, so that it may repeat its call.
+pub fn fresh_key() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
 /// What the server said.
 pub struct Answer {
     /// Its status; a success.
@@ -128,7 +138,13 @@ impl Client {
         }
         let http = builder.build().context("cannot set up HTTP")?;
         let key = args.api_key.clone().filter(|key| !key.is_empty());
-        Ok(Self { http, base, key })
+        let namespace = args.namespace.clone().filter(|namespace| !namespace.is_empty());
+        if namespace.as_ref().is_some_and(|namespace| namespace.parse::<Namespace>().is_err()) {
+            return Err(Failure::Usage(
+                "--namespace must be 1 to 64 characters of a-z 0-9 . _ -".into(),
+            ));
+        }
+        Ok(Self { http, base, key, namespace })
     }
 
     /// Makes a call; repeats it, when that is safe, while the server cannot be reached or is overloaded.
@@ -163,6 +179,9 @@ impl Client {
         }
         if let Some(key) = call.idempotency_key {
             request = request.header("idempotency-key", key);
+        }
+        if let Some(namespace) = &self.namespace {
+            request = request.header("windlass-namespace", namespace);
         }
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
@@ -221,6 +240,7 @@ impl Refusal {
     /// Whether the same call may succeed in a moment.
     fn passes(&self) -> bool {
         matches!(self.status.as_u16(), 429 | 502 | 503 | 504)
+            || self.problem["code"] == "idempotency_in_progress"
     }
 }
 
@@ -241,7 +261,8 @@ impl Refusal {
             None => format!("{said} (HTTP {})", self.status.as_u16()),
         };
         for error in self.problem["errors"].as_array().into_iter().flatten() {
-            let at = error["pointer"].as_str().map(clean).unwrap_or_default();
+            let at = error["pointer"].as_str().or(error["parameter"].as_str());
+            let at = at.map(clean).unwrap_or_default();
             let message = error["message"].as_str().map(clean).unwrap_or_default();
             text.push_str(&format!("\n  {at}: {message}"));
         }

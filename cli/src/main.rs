@@ -26,7 +26,7 @@ Start here:
   windlass job submit echo --payload '\"hi\"' --wait    run a job
   windlass doctor                                     what is wrong here, and what to do
 
-In production run `windlass api`, `windlass worker` and `windlass scheduler`, any number of each, on
+In production run `windlass api`, `windlass worker` and `windlass scheduler`, any number of each, on \
 PostgreSQL and Redis (`windlass migrate up` first).";
 
 const EXIT_CODES: &str = "\

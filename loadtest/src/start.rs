@@ -86,12 +86,15 @@ async fn one(bench: &StartBench, ledger: Option<&Ledger>) -> Result<Run> {
     let took = started.elapsed();
     let mut times = Times::default();
     let api = Api::new(&bench.url, bench.api_key.as_deref(), 1)?;
+    // Before the results are read, job by job: that is not what a job costs.
+    let (last, _) = sent.last().context("at least one job was submitted")?;
+    api.finished(*last).await?;
+    let after = cpu_of(bench)?;
     for (id, at) in &sent {
         let job = api.finished(*id).await?;
         ensure!(job["state"] == "succeeded", "job {id} ended as {}", job["state"]);
         times.add(started_at(ledger, *id, &job).await?.since(*at));
     }
-    let after = cpu_of(bench)?;
     let jobs = u64::from(bench.jobs);
     let pairs = before.iter().zip(&after);
     let cpu =

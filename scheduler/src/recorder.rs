@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use windlass_shared::engine::{ShardId, Signal, Signals};
+use windlass_shared::engine::{ShardId, Signal, Signals, Topic};
 use windlass_shared::ledger::NewQueues;
 use windlass_shared::lifecycle::push::PushError;
 use windlass_shared::lifecycle::{Lifecycle, record};
@@ -159,7 +159,7 @@ impl Recorder {
     async fn subscribe(&self) -> Option<Signals> {
         let shards: Vec<ShardId> = self.shards.iter().cloned().collect();
         // Without signals the fallback carries on, slower.
-        self.life.engine().subscribe(&shards).await.ok()
+        self.life.engine().subscribe_to(&shards, &[Topic::Outcomes]).await.ok()
     }
 
     fn signalled(&mut self, signal: Signal) {
@@ -176,8 +176,8 @@ impl Recorder {
             Ok((shard, result)) => {
                 self.busy.remove(&shard);
                 match result {
-                    // More may have come while it ran, without a signal, because there was some already.
-                    Ok(count) if count > 0 => {
+                    // Every growth is signalled, also while a pass runs: only what did not fit is left.
+                    Ok(count) if count >= record::PASS_MAX as usize => {
                         self.due.add(&shard);
                     }
                     Ok(_) => self.failing = false,

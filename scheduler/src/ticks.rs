@@ -12,6 +12,8 @@ mod gauges;
 mod motion;
 mod prune;
 mod pump;
+#[cfg(test)]
+mod rig;
 mod running;
 mod sweep;
 
@@ -37,4 +39,26 @@ pub(crate) async fn shards(life: &Lifecycle) -> Result<Vec<ShardId>, LedgerError
         shards.extend(queues.into_iter().map(|queue| ShardId::first(queue.namespace, queue.name)));
     }
     Ok(shards)
+}
+
+/// What a duty has done over all queues. What is wrong with one queue must not stop the others.
+#[derive(Default)]
+pub(crate) struct Tally {
+    done: u64,
+    failed: Option<anyhow::Error>,
+}
+
+impl Tally {
+    /// Adds what became of one queue.
+    pub(crate) fn add<E: Into<anyhow::Error>>(&mut self, result: Result<u64, E>) {
+        match result {
+            Ok(done) => self.done += done,
+            Err(error) => self.failed = Some(error.into()),
+        }
+    }
+
+    /// The sum, or the last failure.
+    pub(crate) fn end(self) -> anyhow::Result<u64> {
+        self.failed.map_or(Ok(self.done), Err)
+    }
 }

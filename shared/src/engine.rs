@@ -384,7 +384,8 @@ pub struct ShardSettings {
     pub version: u64,
     /// Give out no leases.
     pub paused: bool,
-    /// Most jobs in the shard (ready, delayed, leased and finishing).
+    /// Most jobs that a push lets into the shard (ready, leased and finishing). Delayed ones don't count, so
+    /// that retries that wait cannot keep fresh jobs out; they use `bytes_max`.
     pub jobs_max: u64,
     /// Most bytes of envelopes and unrecorded outcomes.
     pub bytes_max: u64,
@@ -438,16 +439,63 @@ pub enum Signal {
     Outcomes(ShardId),
 }
 
+impl Signal {
+    /// Whose it is.
+    pub const fn shard(&self) -> &ShardId {
+        match self {
+            Self::Ready(shard) | Self::Cancel(shard, _) | Self::Outcomes(shard) => shard,
+        }
+    }
+
+    /// Of which sort.
+    pub const fn topic(&self) -> Topic {
+        match self {
+            Self::Ready(_) => Topic::Ready,
+            Self::Cancel(..) => Topic::Cancels,
+            Self::Outcomes(_) => Topic::Outcomes,
+        }
+    }
+}
+
+/// A sort of [`Signal`]s. A process is not even woken for those that none of its listeners asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// [`Signal::Ready`].
+    Ready,
+    /// [`Signal::Cancel`].
+    Cancels,
+    /// [`Signal::Outcomes`].
+    Outcomes,
+}
+
+impl Topic {
+    /// Every sort.
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Cancels, Self::Outcomes];
+}
+
 /// A stream of [`Signal`]s; see [`Engine::subscribe`].
 pub struct Signals {
     rx: tokio::sync::broadcast::Receiver<Signal>,
     shards: HashSet<ShardId>,
+    topics: Vec<Topic>,
+    /// Keeps the store's subscriptions up; the last one that is dropped ends them.
+    _interest: Option<redis::Interest>,
 }
 
 impl Signals {
-    /// Those signals of `rx` that are about one of these shards.
-    pub(crate) fn new(rx: tokio::sync::broadcast::Receiver<Signal>, shards: &[ShardId]) -> Self {
-        Self { rx, shards: shards.iter().cloned().collect() }
+    /// Those signals of `rx` that are about one of these shards and of one of these sorts.
+    pub(crate) fn new(
+        rx: tokio::sync::broadcast::Receiver<Signal>,
+        shards: &[ShardId],
+        topics: &[Topic],
+    ) -> Self {
+        let shards = shards.iter().cloned().collect();
+        Self { rx, shards, topics: topics.to_vec(), _interest: None }
+    }
+
+    /// The same, for as long as they are listened to.
+    pub(crate) fn with_interest(self, interest: redis::Interest) -> Self {
+        Self { _interest: Some(interest), ..self }
     }
 
     /// The next signal. `None`: some were missed, so look at everything; or the engine is gone.
@@ -455,10 +503,7 @@ impl Signals {
     pub async fn next(&mut self) -> Option<Signal> {
         loop {
             let signal = self.rx.recv().await.ok()?;
-            let shard = match &signal {
-                Signal::Ready(shard) | Signal::Cancel(shard, _) | Signal::Outcomes(shard) => shard,
-            };
-            if self.shards.contains(shard) {
+            if self.topics.contains(&signal.topic()) && self.shards.contains(signal.shard()) {
                 return Some(signal);
             }
         }
@@ -702,11 +747,20 @@ impl Engine {
         Box::pin(async move { dispatch!(self, feed(namespace, after, max)) })
     }
 
-    /// Signals of these shards from now on. Subscribe before looking for work.
+    /// Signals of every sort of these shards from now on. Subscribe before looking for work.
     pub fn subscribe<'a>(
         &'a self,
         shards: &'a [ShardId],
     ) -> BoxFuture<'a, Result<Signals, EngineError>> {
-        Box::pin(async move { dispatch!(self, subscribe(shards)) })
+        self.subscribe_to(shards, &Topic::ALL)
+    }
+
+    /// As [`Self::subscribe`], of these sorts only.
+    pub fn subscribe_to<'a>(
+        &'a self,
+        shards: &'a [ShardId],
+        topics: &'a [Topic],
+    ) -> BoxFuture<'a, Result<Signals, EngineError>> {
+        Box::pin(async move { dispatch!(self, subscribe_to(shards, topics)) })
     }
 }

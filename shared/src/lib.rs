@@ -7,6 +7,7 @@ pub mod model;
 
 pub mod backoff;
 pub mod clock;
+pub mod gate;
 pub mod limits;
 
 pub mod engine;

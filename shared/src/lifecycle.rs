@@ -18,13 +18,15 @@ use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
     Submission, SubmitOutcome,
 };
-use crate::model::id::JobId;
+use crate::model::id::{JobId, OperationId};
 use crate::model::job::Job;
 use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
+mod engine_time;
 pub mod explain;
+mod known;
 pub mod lease;
 pub mod push;
 pub mod record;
@@ -49,6 +51,7 @@ struct Inner {
     clock: Clock,
     pusher: push::Pusher,
     waiters: wait::Waiters,
+    known_queues: known::KnownQueues,
     tasks: TaskTracker,
 }
 
@@ -82,7 +85,9 @@ impl Lifecycle {
     ) -> Self {
         let pusher = push::Pusher::start(ledger.clone(), engine.clone(), shutdown.clone(), &tasks);
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
-        Self { inner: Arc::new(Inner { ledger, engine, clock, pusher, waiters, tasks }) }
+        let known_queues = known::KnownQueues::default();
+        let inner = Inner { ledger, engine, clock, pusher, waiters, known_queues, tasks };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The ledger.
@@ -187,7 +192,20 @@ impl Lifecycle {
         filter: JobFilter,
         by: &'a str,
     ) -> BoxFuture<'a, Result<Operation, LedgerError>> {
-        Box::pin(async move { actions::start(self, namespace, action, filter, by).await })
+        self.start_action_as(OperationId::generate(), namespace, action, filter, by)
+    }
+
+    /// As [`Self::start_action`], under an id that was drawn before. A repeat with the same id walks the
+    /// jobs once more and counts anew.
+    pub fn start_action_as<'a>(
+        &'a self,
+        id: OperationId,
+        namespace: &'a Namespace,
+        action: Action,
+        filter: JobFilter,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Operation, LedgerError>> {
+        Box::pin(async move { actions::start(self, id, namespace, action, filter, by).await })
     }
 
     /// The ordered list of what holds a job back. `None`: no such job.

@@ -1,10 +1,12 @@
-//! Settles attempts in batches. A settle is never skipped: while the engine is away it is tried again.
+//! Settles attempts in batches, each shard by itself and in order. A settle is never skipped: while the
+//! engine is away it is tried again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use windlass_shared::engine::{Engine, EngineError, Settle, Settled, ShardId};
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 
@@ -18,49 +20,113 @@ pub(crate) struct Ack {
     pub(crate) settle: Settle,
 }
 
-/// Where attempts hand in their settles. Waits while the acker is behind, which in turn keeps slots taken
-/// and the claimer from claiming.
-pub(crate) type Acks = mpsc::Sender<Ack>;
+/// Where attempts hand in their settles: a bounded inbox for each shard of the worker, so that one whose
+/// settles fail holds up nothing but itself. A full inbox keeps the slots of its own attempts taken.
+#[derive(Clone)]
+pub(crate) struct Acks {
+    inboxes: Arc<HashMap<ShardId, mpsc::Sender<Settle>>>,
+}
+
+impl Acks {
+    /// Hands in a settle; waits while its shard is behind.
+    ///
+    /// # Errors
+    /// The acker is gone, which it is only when the process is being torn down.
+    pub(crate) async fn send(&self, ack: Ack) -> Result<(), Ack> {
+        let Ack { shard, settle } = ack;
+        match self.inboxes.get(&*shard) {
+            Some(inbox) => {
+                inbox.send(settle).await.map_err(|unsent| Ack { shard, settle: unsent.0 })
+            }
+            None => Err(Ack { shard, settle }),
+        }
+    }
+
+    /// Whether the shard's settles do not get through: what is claimed there would only be held up too.
+    pub(crate) fn is_behind(&self, shard: &ShardId) -> bool {
+        self.inboxes.get(shard).is_some_and(|inbox| inbox.capacity() < inbox.max_capacity() / 2)
+    }
+}
 
 /// The task that settles.
 pub(crate) struct Acker {
-    engine: Engine,
-    leases: Arc<Leases>,
-    inbox: mpsc::Receiver<Ack>,
-    /// Fired when the worker has stopped and has no more time: then it tries once more and gives up.
-    last_try: Arc<AtomicBool>,
-    /// Taken, and not settled yet.
-    open: Vec<Ack>,
+    lanes: Vec<Lane>,
 }
 
 impl Acker {
-    /// For at most `waiting_max` settles that wait.
+    /// For these shards, and at most `waiting_max` settles that wait in each. `last_try` is set when the worker
+    /// has stopped and has no more time: then what is left is tried once more and given up.
     pub(crate) fn new(
-        engine: Engine,
-        leases: Arc<Leases>,
+        engine: &Engine,
+        leases: &Arc<Leases>,
+        shards: impl Iterator<Item = ShardId>,
         waiting_max: usize,
-        last_try: Arc<AtomicBool>,
+        last_try: &Arc<AtomicBool>,
     ) -> (Acks, Self) {
-        let (tx, inbox) = mpsc::channel(waiting_max);
-        (tx, Self { engine, leases, inbox, last_try, open: Vec::new() })
+        let mut inboxes = HashMap::new();
+        let mut lanes = Vec::new();
+        for shard in shards {
+            let (tx, inbox) = mpsc::channel(waiting_max);
+            if inboxes.insert(shard.clone(), tx).is_none() {
+                lanes.push(Lane {
+                    engine: engine.clone(),
+                    leases: Arc::clone(leases),
+                    shard,
+                    inbox,
+                    last_try: Arc::clone(last_try),
+                    open: Vec::new(),
+                    given_up: 0,
+                });
+            }
+        }
+        (Acks { inboxes: Arc::new(inboxes) }, Self { lanes })
     }
 
     /// Settles until every [`Acks`] is dropped and nothing is open; how many settles were given up because
-    /// the engine stayed away until `last_try`.
-    pub(crate) async fn run(mut self) -> usize {
-        let mut pause = Pause::default();
-        loop {
-            if !self.gather().await {
-                return 0;
+    /// the engine stayed away until `last_try`. Dropped before, it settles nothing more.
+    pub(crate) async fn run(self) -> usize {
+        let mut lanes: JoinSet<usize> = self.lanes.into_iter().map(Lane::run).collect();
+        let mut given_up = 0;
+        while let Some(ended) = lanes.join_next().await {
+            match ended {
+                Ok(count) => given_up += count,
+                // Whoever watches the acker is to know.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
-            if self.settle_open().await {
+        }
+        given_up
+    }
+}
+
+/// The settles of one shard.
+struct Lane {
+    engine: Engine,
+    leases: Arc<Leases>,
+    shard: ShardId,
+    inbox: mpsc::Receiver<Settle>,
+    last_try: Arc<AtomicBool>,
+    /// Taken, and not settled yet.
+    open: Vec<Settle>,
+    given_up: usize,
+}
+
+impl Lane {
+    async fn run(mut self) -> usize {
+        let mut pause = Pause::default();
+        while self.gather().await {
+            let batch = std::mem::take(&mut self.open);
+            self.open = self.settle_batch(batch).await;
+            if self.open.is_empty() {
                 pause.reset();
             } else if self.last_try.load(Ordering::Acquire) {
-                return self.open.len();
+                // What waits behind them has its own try.
+                self.given_up += self.open.len();
+                self.open.clear();
             } else {
                 tokio::time::sleep(pause.next()).await;
             }
         }
+        self.given_up
     }
 
     /// Takes what waits, up to a batch; waits for something only if nothing is open. `false`: all done.
@@ -69,49 +135,39 @@ impl Acker {
             return self.inbox.recv_many(&mut self.open, ENGINE_BATCH_MAX).await > 0;
         }
         while self.open.len() < ENGINE_BATCH_MAX
-            && let Ok(ack) = self.inbox.try_recv()
+            && let Ok(settle) = self.inbox.try_recv()
         {
-            self.open.push(ack);
+            self.open.push(settle);
         }
         true
     }
 
-    /// Settles what is open, shard by shard; whether nothing is left. What could not be settled stays open.
-    async fn settle_open(&mut self) -> bool {
-        for (shard, acks) in by_shard(std::mem::take(&mut self.open)) {
-            let left = self.settle_batch(&shard, acks).await;
-            self.open
-                .extend(left.into_iter().map(|settle| Ack { shard: Arc::clone(&shard), settle }));
-        }
-        self.open.is_empty()
-    }
-
     /// What could not be settled.
-    async fn settle_batch(&self, shard: &ShardId, settles: Vec<Settle>) -> Vec<Settle> {
-        match self.engine.settle(shard, &settles).await {
+    async fn settle_batch(&self, settles: Vec<Settle>) -> Vec<Settle> {
+        match self.engine.settle(&self.shard, &settles).await {
             Ok(replies) => {
                 self.note(&settles, &replies);
                 Vec::new()
             }
             Err(error) if error.is_transient() || settles.len() == 1 => {
-                warn(shard, settles.len(), &error);
+                self.warn(settles.len(), &error);
                 settles
             }
             // One of them may be what the engine cannot take: it must not hold up the others.
             Err(error) => {
-                warn(shard, settles.len(), &error);
-                self.settle_singly(shard, settles).await
+                self.warn(settles.len(), &error);
+                self.settle_singly(settles).await
             }
         }
     }
 
-    async fn settle_singly(&self, shard: &ShardId, settles: Vec<Settle>) -> Vec<Settle> {
+    async fn settle_singly(&self, settles: Vec<Settle>) -> Vec<Settle> {
         let mut left = Vec::new();
         for settle in settles {
-            match self.engine.settle(shard, std::slice::from_ref(&settle)).await {
+            match self.engine.settle(&self.shard, std::slice::from_ref(&settle)).await {
                 Ok(replies) => self.note(std::slice::from_ref(&settle), &replies),
                 Err(error) => {
-                    warn(shard, 1, &error);
+                    self.warn(1, &error);
                     left.push(settle);
                 }
             }
@@ -149,16 +205,111 @@ impl Acker {
             metrics::counter!("windlass_lease_lost_total").increment(lost);
         }
     }
-}
 
-fn by_shard(acks: Vec<Ack>) -> HashMap<Arc<ShardId>, Vec<Settle>> {
-    let mut shards: HashMap<Arc<ShardId>, Vec<Settle>> = HashMap::new();
-    for Ack { shard, settle } in acks {
-        shards.entry(shard).or_default().push(settle);
+    fn warn(&self, settles: usize, error: &EngineError) {
+        tracing::warn!(queue = %self.shard.queue, settles, %error, "cannot settle; trying again");
     }
-    shards
 }
 
-fn warn(shard: &ShardId, settles: usize, error: &EngineError) {
-    tracing::warn!(queue = %shard.queue, settles, %error, "cannot settle; trying again");
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use windlass_shared::config::EngineSettings;
+    use windlass_shared::engine::{ClaimRequest, Held, Push, ShardSettings, Verdict};
+    use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
+    use windlass_shared::model::job::Priority;
+    use windlass_shared::model::name::Namespace;
+    use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
+
+    use super::*;
+
+    /// Nothing here takes longer unless it hangs.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn shard(queue: &str) -> Arc<ShardId> {
+        Arc::new(ShardId::first(Namespace::default(), queue.parse().unwrap()))
+    }
+
+    fn success(id: JobId, fence: Fence, lease_id: LeaseId) -> Settle {
+        let held = Held { id, fence, lease_id };
+        Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() }
+    }
+
+    /// Pushes and claims one job; its settle.
+    async fn running(engine: &Engine, shard: &ShardId) -> Settle {
+        let now = engine.now().await.unwrap();
+        let push = Push {
+            id: JobId::generate(),
+            fence: Fence(1),
+            attempt: 0,
+            crashes: 0,
+            max_crashes: 3,
+            priority: Priority::default(),
+            run_at: now,
+            expires_at: None,
+            kind: "plain".parse().unwrap(),
+            envelope: Bytes::new(),
+        };
+        engine.push(shard, &[push], now.plus(PATIENCE)).await.unwrap();
+        let request = ClaimRequest {
+            worker: WorkerId::generate(),
+            lease_id: LeaseId::random(),
+            max: 1,
+            lease: PATIENCE,
+            kinds: Vec::new(),
+            offset: 0,
+        };
+        let claimed = engine.claim(shard, &request).await.unwrap().jobs.remove(0);
+        success(claimed.id, claimed.fence, request.lease_id)
+    }
+
+    /// Goal: settles of one shard that fail keep neither the settles of others waiting, nor, at the end of a
+    /// drain, from being tried.
+    /// Method: the keys of one shard are damaged; its inbox is filled to the brim first.
+    #[tokio::test]
+    async fn a_shard_that_fails_holds_up_nothing_but_itself() {
+        let server = RedisServer::shared();
+        let prefix = unique_prefix();
+        let settings =
+            EngineSettings { prefix: prefix.clone(), ..EngineSettings::new(server.url()) };
+        let engine = Engine::open(&settings).await.unwrap();
+        let (bad, good) = (shard("bad"), shard("good"));
+        server.command(&["SET", &format!("{prefix}:{{{bad}}}:held"), "?"]).expect_ok();
+        let open = ShardSettings { version: 1, ..ShardSettings::default() };
+        assert!(engine.configure(&good, &open).await.unwrap());
+
+        let last_try = Arc::new(AtomicBool::new(false));
+        let leases = Arc::new(Leases::default());
+        let shards = [&bad, &good].into_iter().map(|shard| (**shard).clone());
+        let (acks, acker) = Acker::new(&engine, &leases, shards, ENGINE_BATCH_MAX, &last_try);
+        let acker = tokio::spawn(acker.run());
+        let lost = || success(JobId::generate(), Fence(1), LeaseId::random());
+        // More than a batch, so that at least half of the inbox waits behind what fails.
+        let sent = ENGINE_BATCH_MAX + ENGINE_BATCH_MAX / 2 + 1;
+        for _ in 0..sent {
+            let ack = Ack { shard: Arc::clone(&bad), settle: lost() };
+            tokio::time::timeout(PATIENCE, acks.send(ack)).await.expect("there is room").unwrap();
+        }
+        assert!(acks.is_behind(&bad) && !acks.is_behind(&good));
+
+        let settle = running(&engine, &good).await;
+        let ack = Ack { shard: Arc::clone(&good), settle };
+        tokio::time::timeout(PATIENCE, acks.send(ack)).await.expect("it is not held up").unwrap();
+        let recorded = async {
+            while engine.outcomes(&good, 9).await.unwrap().len() != 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, recorded).await.expect("it is settled");
+
+        last_try.store(true, Ordering::Release);
+        let ack = Ack { shard: Arc::clone(&good), settle: running(&engine, &good).await };
+        acks.send(ack).await.unwrap();
+        drop(acks);
+        let given_up = tokio::time::timeout(PATIENCE, acker).await.expect("it gives up").unwrap();
+        assert_eq!(given_up, sent, "every one that was not settled is counted");
+        assert_eq!(engine.outcomes(&good, 9).await.unwrap().len(), 2);
+    }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::envelope::Envelope;
 use windlass_shared::engine::{
     ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, Held, Settle, ShardId,
-    Signal, Signals, Verdict,
+    Signal, Signals, Topic, Verdict,
 };
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::LeaseId;
@@ -29,8 +29,8 @@ use crate::runtime::released;
 /// While fewer than half of the slots are free, a claim waits this long for more: fuller batches cost the
 /// engine less, and two milliseconds are nothing to a job that is long enough to keep slots busy.
 const REFILL_WAIT: Duration = Duration::from_millis(2);
-/// Longest wait of a claimed job for the slots that its weight needs; then it goes back.
-const WEIGHT_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait of what one claim gave for the slots that its heavy jobs need; the rest goes back then.
+pub(crate) const WEIGHT_WAIT: Duration = Duration::from_secs(10);
 /// A job too heavy for now comes back after this long, so that lighter ones pass it meanwhile.
 const TOO_HEAVY_DELAY: Duration = Duration::from_secs(1);
 /// A job written by a newer build waits this long for a worker that can read it.
@@ -51,6 +51,8 @@ pub(crate) struct Claimer {
     /// Worker, lease and kinds of every claim; the rest is filled in for each.
     pub(crate) request: ClaimRequest,
     pub(crate) queues: Rotation,
+    /// [`WEIGHT_WAIT`], but for tests.
+    pub(crate) weight_wait: Duration,
     pub(crate) stop: CancellationToken,
 }
 
@@ -73,6 +75,11 @@ impl Claimer {
                 self.wait(&mut ear).await;
                 continue;
             };
+            if self.acks.is_behind(self.queues.shard(queue)) {
+                // Its jobs would hold slots that others can use.
+                self.queues.rest(queue, Instant::now());
+                continue;
+            }
             let stop = self.stop.clone();
             let slots = tokio::select! {
                 biased;
@@ -178,13 +185,20 @@ impl Claimer {
             let slots = slots.split(1).expect("no more jobs are claimed than slots are taken");
             self.send(Start { attempt, slots }).await;
         }
+        let deadline = Instant::now() + self.weight_wait;
         for attempt in heavy {
-            self.start_heavy(attempt, &mut slots).await;
+            self.start_heavy(attempt, &mut slots, deadline).await;
         }
     }
 
-    /// `pot` holds slots that were taken for this claim and are not used yet.
-    async fn start_heavy(&self, attempt: Arc<Attempt>, pot: &mut OwnedSemaphorePermit) {
+    /// `pot` holds slots that were taken for this claim and are not used yet. What needs more than are free
+    /// by the deadline, which is the same for all of a claim, goes back.
+    async fn start_heavy(
+        &self,
+        attempt: Arc<Attempt>,
+        pot: &mut OwnedSemaphorePermit,
+        deadline: Instant,
+    ) {
         let weight = attempt.head.spec.weight.min(self.concurrency);
         let missing = (weight as usize).saturating_sub(pot.num_permits());
         let missing = u32::try_from(missing).expect("slots are counted in 32 bits");
@@ -192,7 +206,7 @@ impl Claimer {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return self.executor.hand_in(&attempt, released()).await,
-            more = tokio::time::timeout(WEIGHT_WAIT, more) => match more {
+            more = tokio::time::timeout_at(deadline, more) => match more {
                 Ok(more) => pot.merge(more.expect("the semaphore is never closed")),
                 Err(_) => {
                     let verdict = Verdict::Snooze { delay: TOO_HEAVY_DELAY };
@@ -233,7 +247,7 @@ impl Claimer {
             return;
         }
         let shards: Vec<ShardId> = self.queues.shards().map(|shard| (**shard).clone()).collect();
-        match self.engine.subscribe(&shards).await {
+        match self.engine.subscribe_to(&shards, &[Topic::Ready]).await {
             Ok(signals) => {
                 ear.signals = Some(signals);
                 self.queues.look_everywhere();
@@ -289,5 +303,102 @@ fn claim_label(reply: &ClaimReply) -> &'static str {
         ClaimState::Unconfigured => "unconfigured",
         ClaimState::Paused => "paused",
         ClaimState::Braked => "braked",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use windlass_shared::clock::Clock;
+    use windlass_shared::engine::embedded::Embedded;
+    use windlass_shared::engine::envelope::EnvelopeHead;
+    use windlass_shared::gate::Gate;
+    use windlass_shared::model::id::{Fence, JobId, WorkerId};
+    use windlass_shared::model::job::{JobSpec, Value};
+    use windlass_shared::model::name::Namespace;
+    use windlass_shared::model::time::Timestamp;
+
+    use super::*;
+    use crate::acker::Acker;
+    use crate::metrics::MetricsByKind;
+    use crate::registry::Registry;
+    use crate::reporter::Nowhere;
+    use crate::reporter::buffer::Reports;
+
+    const WAIT: Duration = Duration::from_secs(1);
+
+    fn claimed(weight: u32) -> Claimed {
+        let head = EnvelopeHead {
+            kind: "heavy".parse().unwrap(),
+            spec: JobSpec { weight, ..JobSpec::default() },
+            created_at: Timestamp::default(),
+            traceparent: None,
+            request_id: None,
+            workflow: None,
+            payload_blob: None,
+        };
+        let payload = Value::Inline(Bytes::from_static(b"null"));
+        Claimed {
+            id: JobId::generate(),
+            fence: Fence(1),
+            attempt: 0,
+            crashes: 0,
+            expires_at: Timestamp::default(),
+            envelope: Envelope { head, payload }.encode(),
+        }
+    }
+
+    /// Goal: what one claim gave is started or handed back within one wait, however many are too heavy.
+    /// Method: one slot of four is taken for good; four jobs want all of them, one does not.
+    #[tokio::test]
+    async fn jobs_too_heavy_for_now_wait_once_and_not_each_in_turn() {
+        let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let leases = Arc::new(Leases::default());
+        let (acks, acker) =
+            Acker::new(&engine, &leases, std::iter::once(shard.clone()), 10, &Arc::default());
+        let acker = tokio::spawn(acker.run());
+        let executor = Arc::new(Executor {
+            registry: Arc::new(Registry::default()),
+            reporter: Arc::new(Nowhere),
+            acks: acks.clone(),
+            gate: Gate::new(),
+            metrics: MetricsByKind::default(),
+        });
+        let (starts, mut started) = mpsc::channel(9);
+        let claimer = Claimer {
+            engine,
+            crew: Arc::new(Crew { worker_name: "w".into(), reports: Reports::default() }),
+            leases: Arc::clone(&leases),
+            executor,
+            acks,
+            starts,
+            slots: Arc::new(Semaphore::new(4)),
+            concurrency: 4,
+            request: ClaimRequest {
+                worker: WorkerId::generate(),
+                lease_id: LeaseId::random(),
+                max: 0,
+                lease: WAIT,
+                kinds: Vec::new(),
+                offset: 0,
+            },
+            queues: Rotation::new(std::iter::empty()),
+            weight_wait: WAIT,
+            stop: CancellationToken::new(),
+        };
+        let _busy = Arc::clone(&claimer.slots).try_acquire_owned().unwrap();
+        let pot = Arc::clone(&claimer.slots).try_acquire_many_owned(3).unwrap();
+        let light = claimed(1);
+        let jobs = vec![claimed(4), claimed(4), claimed(99), claimed(4), light.clone()];
+        let began = Instant::now();
+        claimer.start(&Arc::new(shard), 0, jobs, pot).await;
+        assert!(began.elapsed() >= WAIT, "the slots might have become free");
+        assert!(began.elapsed() < 3 * WAIT, "{:?}", began.elapsed());
+        assert_eq!(started.recv().await.unwrap().attempt.held.id, light.id);
+        drop(claimer);
+        assert!(started.recv().await.is_none(), "nothing else was started");
+        assert_eq!(acker.await.unwrap(), 0);
+        assert_eq!(leases.len(), 1, "the others were handed back");
     }
 }

@@ -63,6 +63,11 @@ impl HandlerError {
         self
     }
 
+    /// What the result gate says of an output.
+    pub(crate) const fn rejected(error: JobError) -> Self {
+        Self(Cause::Failed { error, retry_after: None })
+    }
+
     fn failed(code: &str, message: String, retryable: bool) -> Self {
         let error = JobError { code: clean_code(code), message: cut(message), retryable };
         Self(Cause::Failed { error, retry_after: None })

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
 use windlass_shared::engine::Settle;
+use windlass_shared::gate::Gate;
 use windlass_shared::limits::{INLINE_BYTES_MAX, VALUE_BYTES_MAX};
 use windlass_shared::model::id::BlobId;
 use windlass_shared::model::job::Value;
@@ -17,7 +18,6 @@ use crate::acker::{Ack, Acks};
 use crate::attempt::{Attempt, StopReason};
 use crate::context::Context;
 use crate::error::HandlerError;
-use crate::gate::Gate;
 use crate::handler::{Handler, Output};
 use crate::metrics::MetricsByKind;
 use crate::outcome::{Conclusion, RunEnd, conclude};
@@ -120,7 +120,7 @@ impl Executor {
         if let Some(expect) = &attempt.head.spec.expect
             && let Err(error) = Box::pin(self.gate.check(expect, bytes)).await
         {
-            return RunEnd::Error(error);
+            return RunEnd::Error(HandlerError::rejected(error));
         }
         if bytes.len() <= INLINE_BYTES_MAX {
             return RunEnd::Output(Value::Inline(bytes.clone()));

@@ -12,7 +12,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use windlass_shared::engine::{Engine, EngineError, Extended, Held, ShardId, Signal, Signals};
+use windlass_shared::engine::{
+    Engine, EngineError, Extended, Held, ShardId, Signal, Signals, Topic,
+};
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 
 use crate::attempt::{Attempt, StopReason};
@@ -182,7 +184,7 @@ impl Keeper {
     async fn listen(&self, engine: &Engine) {
         let mut pause = Pause::default();
         loop {
-            if let Ok(signals) = engine.subscribe(&self.shards).await {
+            if let Ok(signals) = engine.subscribe_to(&self.shards, &[Topic::Cancels]).await {
                 pause.reset();
                 self.hear(signals).await;
             }

@@ -37,7 +37,6 @@ mod attempt;
 mod boot_time;
 mod claimer;
 mod executor;
-mod gate;
 mod keeper;
 mod leases;
 mod metrics;

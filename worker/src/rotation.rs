@@ -108,6 +108,13 @@ impl Rotation {
         }
     }
 
+    /// Leaves a queue alone for a while, whatever is signalled.
+    pub(crate) fn rest(&mut self, queue: usize, now: Instant) {
+        let turn = &mut self.queues[queue];
+        turn.rest_until = now + SCAN_REST;
+        turn.look_at = turn.rest_until;
+    }
+
     /// Notes the answer to a claim for `asked` jobs, and with it when to ask again.
     pub(crate) fn note(&mut self, queue: usize, asked: u32, reply: &ClaimReply, now: Instant) {
         let turn = &mut self.queues[queue];

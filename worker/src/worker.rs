@@ -12,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::WorkerSettings;
 use windlass_shared::engine::{ClaimRequest, EngineError, ShardId};
+use windlass_shared::gate::Gate;
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::{LeaseId, WorkerId};
 
 use crate::acker::Acker;
 use crate::attempt::{Crew, StopReason};
 use crate::builder::{EngineSource, WorkerBuilder};
-use crate::claimer::Claimer;
+use crate::claimer::{Claimer, WEIGHT_WAIT};
 use crate::executor::Executor;
-use crate::gate::Gate;
 use crate::keeper::{Keeper, KeeperThread};
 use crate::leases::Leases;
 use crate::metrics::{self, MetricsByKind};
@@ -118,14 +118,18 @@ impl Worker {
         let shards: Vec<ShardId> =
             self.settings.queues.iter().map(|(queue, _)| self.shard(queue)).collect();
         let leases = Arc::new(Leases::default());
-        let keeper = Keeper { leases: Arc::clone(&leases), shards, lease: self.settings.lease };
+        let keeper = Keeper {
+            leases: Arc::clone(&leases),
+            shards: shards.clone(),
+            lease: self.settings.lease,
+        };
         let keeper = keeper.start(self.source.shares(&engine)).await?;
         let crew =
             Arc::new(Crew { worker_name: self.settings.name.clone(), reports: Reports::default() });
         let last_try = Arc::new(AtomicBool::new(false));
         let waiting_max = (self.settings.concurrency as usize).max(ENGINE_BATCH_MAX);
         let (acks, acker) =
-            Acker::new(engine.clone(), Arc::clone(&leases), waiting_max, Arc::clone(&last_try));
+            Acker::new(&engine, &leases, shards.into_iter(), waiting_max, &last_try);
         let executor = Arc::new(Executor {
             registry: Arc::clone(&self.registry),
             reporter: Arc::clone(&self.reporter),
@@ -149,6 +153,7 @@ impl Worker {
             concurrency: self.settings.concurrency,
             request: self.request(id),
             queues: self.rotation(),
+            weight_wait: WEIGHT_WAIT,
             stop: stop_claiming.clone(),
         };
         let pump = self.pump(id, crew, &leases, drain.clone());

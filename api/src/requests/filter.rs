@@ -55,13 +55,17 @@ pub struct FilterParams {
     q: Option<String>,
 }
 
+fn states() -> String {
+    JobState::ALL.map(JobState::as_str).join(", ")
+}
+
 /// Takes the filters from a query; faults are noted there.
 pub fn from_query(params: &mut Params) -> JobFilter {
     let mut filter = JobFilter::default();
     for text in params.all("state") {
         match text.parse::<JobState>() {
             Ok(state) => filter.states.push(state),
-            Err(error) => params.wrong("state", error),
+            Err(_) => params.wrong("state", format!("must be one of {}", states())),
         }
     }
     filter.queue = params.parsed("queue", str::parse::<QueueName>);

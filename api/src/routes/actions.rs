@@ -1,14 +1,16 @@
 //! Bulk actions, and the operations that carry them out.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderValue, StatusCode, header};
-use windlass_shared::ledger::Operation;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use windlass_shared::ledger::{JobFilter, Operation};
+use windlass_shared::lifecycle::Action;
 use windlass_shared::model::id::OperationId;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims::{self, Key};
 use crate::error::{ApiError, FieldError};
 use crate::extract::{Id, NoParams, RawBody, SMALL};
 use crate::requests::filter::ActionRequest;
@@ -16,22 +18,29 @@ use crate::views::job::{DryRun, OperationView};
 
 /// Change many jobs
 ///
-/// Runs in the background as an operation. With `dry_run` it only counts.
+/// Runs in the background as an operation. With `dry_run` it only counts. With an `Idempotency-Key` the call
+/// may be repeated: the first operation is the answer again.
 #[utoipa::path(
     post, path = "/v1/jobs/actions", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
     request_body = ActionRequest,
     responses(
         (status = 200, description = "With `dry_run`: how many jobs match now.", body = DryRun),
         (status = 202, description = "The operation that does it.", body = OperationView,
-            headers(("Location" = String, description = "The operation."))),
+            headers(("Location" = String, description = "The operation."),
+                ("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
+        (status = 409, description = "The first request with this key is under way.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn start_action(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
+    let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &body.bytes)?;
     let request: ActionRequest = body.json()?;
     let missing =
         |field: &str| ApiError::invalid(vec![FieldError::at(format!("/{field}"), "is required")]);
@@ -41,12 +50,37 @@ pub async fn start_action(
         let matched = app.life.count(&caller.namespace, action, &filter).await?;
         return Ok(Json(DryRun { dry_run: true, matched }).into_response());
     }
-    let operation = app.life.start_action(&caller.namespace, action, filter, &caller.name).await?;
+    start(&app, &caller, key, action, filter).await
+}
+
+/// Starts an operation, once for each idempotency key.
+///
+/// # Errors
+/// 409 or 422 because of the key; the ledger does not answer.
+pub async fn start(
+    app: &App,
+    caller: &Caller,
+    key: Option<Key>,
+    action: Action,
+    filter: JobFilter,
+) -> Result<Response, ApiError> {
+    let namespace = &caller.namespace;
+    let mut id = OperationId::generate();
+    if let Some(key) = key
+        && let Some(first) = key.claim(app, namespace, id.uuid(), 0).await?
+    {
+        id = OperationId::from_uuid(first.subject);
+        if let Some(operation) = app.life.ledger().operation(namespace, id).await? {
+            return Ok(claims::replayed(accepted(operation)));
+        }
+        first.ensure_abandoned(app)?;
+    }
+    let operation = app.life.start_action_as(id, namespace, action, filter, &caller.name).await?;
     Ok(accepted(operation))
 }
 
 /// 202 with where to follow it.
-pub fn accepted(operation: Operation) -> Response {
+fn accepted(operation: Operation) -> Response {
     let location = format!("/v1/operations/{}", operation.id);
     let mut response = (StatusCode::ACCEPTED, Json(OperationView::from(operation))).into_response();
     if let Ok(location) = HeaderValue::try_from(location) {

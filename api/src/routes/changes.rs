@@ -1,16 +1,19 @@
 //! Changing one job: cancel, retry, patch, delete.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
 use windlass_shared::ledger::{Changed, JobPatch};
 use windlass_shared::lifecycle::Cancelled;
 use windlass_shared::model::id::JobId;
-use windlass_shared::model::job::JobState;
+use windlass_shared::model::job::{Job, JobState};
+use windlass_shared::model::time::Timestamp;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims::{self, Key};
 use crate::error::ApiError;
 use crate::extract::{Id, NoParams, RawBody, SMALL};
 use crate::requests::Faults;
@@ -58,12 +61,17 @@ pub async fn cancel_job(
 
 /// Run a job again
 ///
-/// A dead, cancelled, expired or quarantined job gets a fresh budget of attempts.
+/// A dead, cancelled, expired or quarantined job gets a fresh budget of attempts. With an `Idempotency-Key`
+/// the call may be repeated: it takes effect once, even where the job has ended again meanwhile.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs",
-    params(("id" = String, Path, format = Uuid)),
+    params(
+        ("id" = String, Path, format = Uuid),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
     responses(
-        (status = 200, description = "It may run again.", body = JobView),
+        (status = 200, description = "It may run again.", body = JobView,
+            headers(("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
         (status = 409, description = "It has not ended, or has succeeded, or another job holds its unique key.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -72,24 +80,66 @@ pub async fn retry_job(
     caller: Caller,
     _: NoParams,
     Id(id): Id<JobId>,
-) -> Result<Json<JobView>, ApiError> {
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &Bytes::new())?;
+    if let Some(key) = &key
+        && let Some(job) = redriven_before(&app, &caller, key, id).await?
+    {
+        return Ok(claims::replayed(job_answer(&app, &caller, job).await?));
+    }
     let job = match app.life.redrive(&caller.namespace, id).await? {
         Changed::Done(job) => job,
-        Changed::Refused(state) if state.can_redrive() => {
-            return Err(conflict(state, "another job holds its unique key"));
+        // It could a moment ago: a request with the same key was a little faster.
+        Changed::Refused(state) if key.is_some() && !state.can_redrive() => {
+            let seen = app.life.get(&caller.namespace, id).await?;
+            let job = seen.ok_or_else(ApiError::not_found)?.job;
+            return Ok(claims::replayed(job_answer(&app, &caller, job).await?));
         }
-        Changed::Refused(state) => {
-            return Err(conflict(
-                state,
-                "only dead, cancelled, expired and quarantined jobs can run again",
-            ));
-        }
+        Changed::Refused(state) => return Err(not_redriven(state)),
         Changed::Unknown => return Err(ApiError::not_found()),
     };
+    job_answer(&app, &caller, job).await
+}
+
+fn not_redriven(state: JobState) -> ApiError {
+    let rule = if state.can_redrive() {
+        "another job holds its unique key"
+    } else {
+        "only dead, cancelled, expired and quarantined jobs can run again"
+    };
+    conflict(state, rule)
+}
+
+/// The job, if a request with this key has run it again before; else the key is claimed for doing so. A
+/// claim whose request died before it did anything leaves the job as it was: that is seen by its end, whose
+/// time no other end of the job has.
+async fn redriven_before(
+    app: &App,
+    caller: &Caller,
+    key: &Key,
+    id: JobId,
+) -> Result<Option<Job>, ApiError> {
+    let namespace = &caller.namespace;
+    let seen = app.life.get(namespace, id).await?.ok_or_else(ApiError::not_found)?;
+    let end_of = |job: &Job| job.finished_at.map_or(0, Timestamp::micros);
+    let first = match key.claimed(app, namespace).await? {
+        Some(first) => Some(first),
+        // Refused as without a key, which stays free.
+        None if !seen.job.state.can_redrive() => return Err(not_redriven(seen.job.state)),
+        None => key.claim(app, namespace, id.uuid(), end_of(&seen.job)).await?,
+    };
+    let undone =
+        |first: &claims::Claim| seen.job.state.can_redrive() && end_of(&seen.job) == first.mark;
+    Ok(first.filter(|first| !undone(first)).map(|_| seen.job.clone()))
+}
+
+async fn job_answer(app: &App, caller: &Caller, job: Job) -> Result<Response, ApiError> {
     let large = Large::of(&job);
     let mut view = JobView::recorded(job);
-    large.fill(&app, &caller.namespace, &mut view).await?;
-    Ok(Json(view))
+    large.fill(app, &caller.namespace, &mut view).await?;
+    Ok(Json(view).into_response())
 }
 
 /// Change a waiting job

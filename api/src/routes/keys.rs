@@ -1,9 +1,9 @@
 //! API keys: make, list, revoke. For admins; one who is bound to a namespace sees that one's keys only.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -15,6 +15,7 @@ use windlass_shared::model::time::{Span, Timestamp};
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims::Key;
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, NoParams, Params, RawBody, SMALL};
 use crate::keys;
@@ -51,18 +52,26 @@ struct KeyRequest {
 
 /// Make a key
 ///
-/// The key is in the answer and never shown again.
+/// The key is in the answer and never shown again. With an `Idempotency-Key` a repeat makes no second key:
+/// it answers 409 with the id of the first, whose text is not kept.
 #[utoipa::path(
     post, path = "/v1/api-keys", tag = "keys",
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat makes no second key; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
     request_body = KeyRequest,
-    responses((status = 201, description = "The key.", body = NewKeyView)),
+    responses(
+        (status = 201, description = "The key.", body = NewKeyView),
+        (status = 409, description = "The key was made by the first request with this idempotency key, or that one is under way.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub async fn create_key(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
+    let idempotency = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &body.bytes)?;
     let request: KeyRequest = body.json()?;
     let now = app.life.clock().now();
     let mut faults = Faults::default();
@@ -95,9 +104,10 @@ pub async fn create_key(
         (Some(bound), _) => Some(bound.clone()),
         (None, asked) => asked,
     };
+    let id = claimed_id(&app, &caller, idempotency).await?;
     let fresh = keys::generate(&app.environment);
     let record = ApiKey {
-        id: KeyId::generate(),
+        id,
         public: fresh.public,
         secret_hash: fresh.secret_hash,
         name,
@@ -111,6 +121,28 @@ pub async fn create_key(
     tracing::info!(key.id = %record.id, by = %caller.name, "an API key was made");
     let key = fresh.text.expose_secret().to_owned();
     Ok((StatusCode::CREATED, Json(NewKeyView { record: record.into(), key })).into_response())
+}
+
+/// The id of the key to make: once for each idempotency key.
+async fn claimed_id(
+    app: &App,
+    caller: &Caller,
+    idempotency: Option<Key>,
+) -> Result<KeyId, ApiError> {
+    let id = KeyId::generate();
+    let Some(idempotency) = idempotency else {
+        return Ok(id);
+    };
+    let Some(first) = idempotency.claim(app, &caller.namespace, id.uuid(), 0).await? else {
+        return Ok(id);
+    };
+    let id = KeyId::from_uuid(first.subject);
+    if app.life.ledger().keys().await?.iter().any(|key| key.id == id) {
+        let detail = format!("key {id} was made before and its text is not kept: revoke it");
+        return Err(ApiError::new(Code::KeyConflict, detail));
+    }
+    first.ensure_abandoned(app)?;
+    Ok(id)
 }
 
 const SCOPE: &str = "api-keys";

@@ -1,6 +1,4 @@
 //! Jobs for remote workers: take, extend, settle.
-//!
-//! Result gates (`expect`) are not evaluated here: a remote worker checks its output before it settles.
 
 use axum::Json;
 use axum::extract::State;
@@ -32,8 +30,7 @@ const VALUES_AT_ONCE: usize = 8;
 /// Take jobs
 ///
 /// Leases up to `max` ready jobs to a remote worker, waiting up to `wait` for the first one. A job is the
-/// worker's until its lease ends; extend it with heartbeats, and settle it. The job's result gate
-/// (`expect`) is for the worker to check.
+/// worker's until its lease ends; extend it with heartbeats, and settle it.
 #[utoipa::path(
     post, path = "/v1/leases", tag = "leases",
     request_body = LeaseRequest<'static>,
@@ -62,6 +59,7 @@ pub async fn take_leases(
         () = app.shutdown.cancelled() => Vec::new(),
         taken = app.life.take(take) => taken.map_err(lease_error)?,
     };
+    taken.iter().for_each(|taken| app.gates.note(&taken.job));
     let name = format!("{} ({worker})", call.worker);
     let held: Vec<Shown> = taken
         .iter()
@@ -197,17 +195,23 @@ pub async fn settle_leases(
         })
         .collect();
     let is_known: Vec<bool> = known.iter().map(Option::is_some).collect();
-    let ends: Vec<(Shown, End)> = futures::stream::iter(known.into_iter().flatten())
+    let mut ends: Vec<(Shown, End)> = known.into_iter().flatten().collect();
+    let refusals = app.gates.pass(&app, &caller.namespace, &mut ends).await?;
+    let ends: Vec<(Shown, End)> = futures::stream::iter(ends)
         .map(|(shown, end)| store_output(&app, &caller, shown, end))
         .buffered(VALUES_AT_ONCE)
         .try_collect()
         .await?;
     let landed =
         app.life.settle_taken(&caller.namespace, &worker, &ends).await.map_err(lease_error)?;
-    let mut landed = landed.into_iter();
+    let mut landed = landed.into_iter().zip(refusals);
     let results = request.items.iter().zip(is_known).map(|(item, known)| {
-        let ok = known && landed.next() == Some(Landed::Yes);
-        SettledItem { id: item.id.to_string(), ok, error: (!ok).then(stale) }
+        let settled = if known { landed.next() } else { None };
+        let (ok, rejected) = match settled {
+            Some((Landed::Yes, refusal)) => (true, refusal),
+            Some((Landed::Stale, _)) | None => (false, None),
+        };
+        SettledItem { id: item.id.to_string(), ok, rejected, error: (!ok).then(stale) }
     });
     Ok(Json(SettleResult { results: results.collect() }))
 }

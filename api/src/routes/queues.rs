@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
-use axum::response::Response;
+use axum::extract::{OriginalUri, State};
+use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
+use http::{HeaderMap, HeaderValue, Method, header};
 use windlass_shared::engine::ShardId;
 use windlass_shared::ledger::{JobFilter, Paused, Queue, QueueCursor, Rollup};
 use windlass_shared::lifecycle::Action;
 use windlass_shared::model::name::QueueName;
 
-use super::actions::accepted;
+use super::actions;
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims::Key;
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, NoParams, Params, RawBody, SMALL};
+use crate::if_match;
 use crate::requests::queue::{PurgeRequest, QueuePatch, ReasonRequest};
 use crate::views::Page;
 use crate::views::job::OperationView;
@@ -82,46 +85,74 @@ async fn view(app: &App, queue: Queue, rollups: &[Rollup], applied: Option<bool>
 #[utoipa::path(
     get, path = "/v1/queues/{queue}", tag = "queues",
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
-    responses((status = 200, description = "The queue.", body = QueueView)),
+    responses((status = 200, description = "The queue.", body = QueueView,
+        headers(("ETag" = String, description = "Its version, for `If-Match`.")))),
 )]
 pub async fn get_queue(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
     Id(name): Id<QueueName>,
-) -> Result<Json<QueueView>, ApiError> {
+) -> Result<Response, ApiError> {
     let queue =
         app.life.ledger().queue(&caller.namespace, &name).await?.ok_or_else(ApiError::not_found)?;
-    let rollups = rollups(&app, &caller).await?;
-    Ok(Json(view(&app, queue, &rollups, None).await))
+    answer(&app, &caller, queue, None).await
+}
+
+/// One queue, with its version as the `ETag`.
+async fn answer(
+    app: &App,
+    caller: &Caller,
+    queue: Queue,
+    applied: Option<bool>,
+) -> Result<Response, ApiError> {
+    let tag = HeaderValue::try_from(if_match::tag(queue.version)).expect("digits in quotes");
+    let rollups = rollups(app, caller).await?;
+    let mut response = Json(view(app, queue, &rollups, applied).await).into_response();
+    response.headers_mut().insert(header::ETAG, tag);
+    Ok(response)
 }
 
 /// Change a queue's settings
 ///
 /// Absent fields stay, `null` removes a setting. An unknown queue is made. `applied` is false when the
-/// queue store could not be told yet.
+/// queue store could not be told yet. With `If-Match` nothing is changed unless the queue still has that
+/// version.
 #[utoipa::path(
     patch, path = "/v1/queues/{queue}", tag = "queues",
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    params(
+        ("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("If-Match" = Option<String>, Header, description = "The version that is to be changed, as in `ETag`; or `*` for a queue that exists.", pattern = r#"^(\*|[0-9]{1,20}|"[0-9]{1,20}")$"#),
+    ),
     request_body = QueuePatch,
-    responses((status = 200, description = "The queue as it is now.", body = QueueView)),
+    responses(
+        (status = 200, description = "The queue as it is now.", body = QueueView,
+            headers(("ETag" = String, description = "Its version, for `If-Match`."))),
+        (status = 412, description = "It has another version.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub async fn patch_queue(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
     Id(name): Id<QueueName>,
+    headers: HeaderMap,
     body: RawBody<SMALL>,
-) -> Result<Json<QueueView>, ApiError> {
+) -> Result<Response, ApiError> {
+    let condition = if_match::of(&headers)?;
     let patch: QueuePatch = body.json()?;
     patch.check()?;
+    // Reads and then writes: one at a time here. Two replicas may still overlap.
+    let _turn = app.queue_changes.lock().await;
     let known = app.life.ledger().queue(&caller.namespace, &name).await?;
+    if let Some(condition) = condition {
+        condition.check(known.as_ref().map(|queue| queue.version))?;
+    }
     let mut settings = known.map(|queue| queue.settings).unwrap_or_default();
     patch.apply(&mut settings);
     let (queue, applied) = app.life.set_queue(&caller.namespace, &name, &settings).await?;
     app.queues.forget(&caller.namespace, &name);
-    let rollups = rollups(&app, &caller).await?;
-    Ok(Json(view(&app, queue, &rollups, Some(applied)).await))
+    answer(&app, &caller, queue, Some(applied)).await
 }
 
 /// Pause a queue
@@ -132,7 +163,8 @@ pub async fn patch_queue(
     post, path = "/v1/queues/{queue}/pause", tag = "queues",
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     request_body = Option<ReasonRequest>,
-    responses((status = 200, description = "The queue as it is now.", body = QueueView)),
+    responses((status = 200, description = "The queue as it is now.", body = QueueView,
+        headers(("ETag" = String, description = "Its version, for `If-Match`.")))),
 )]
 pub async fn pause_queue(
     State(app): State<App>,
@@ -140,7 +172,7 @@ pub async fn pause_queue(
     _: NoParams,
     Id(name): Id<QueueName>,
     body: RawBody<SMALL>,
-) -> Result<Json<QueueView>, ApiError> {
+) -> Result<Response, ApiError> {
     let reason = body.json_or_default::<ReasonRequest>()?.check()?;
     let paused = Paused { since: app.life.clock().now(), by: caller.name.to_string(), reason };
     set_paused(&app, &caller, &name, Some(paused)).await
@@ -150,14 +182,15 @@ pub async fn pause_queue(
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/resume", tag = "queues",
     params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
-    responses((status = 200, description = "The queue as it is now.", body = QueueView)),
+    responses((status = 200, description = "The queue as it is now.", body = QueueView,
+        headers(("ETag" = String, description = "Its version, for `If-Match`.")))),
 )]
 pub async fn resume_queue(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
     Id(name): Id<QueueName>,
-) -> Result<Json<QueueView>, ApiError> {
+) -> Result<Response, ApiError> {
     set_paused(&app, &caller, &name, None).await
 }
 
@@ -166,36 +199,44 @@ async fn set_paused(
     caller: &Caller,
     name: &QueueName,
     paused: Option<Paused>,
-) -> Result<Json<QueueView>, ApiError> {
+) -> Result<Response, ApiError> {
     let (queue, applied) = app.life.set_paused(&caller.namespace, name, paused).await?;
-    let rollups = rollups(app, caller).await?;
-    Ok(Json(view(app, queue, &rollups, Some(applied)).await))
+    answer(app, caller, queue, Some(applied)).await
 }
 
 /// Purge a queue
 ///
-/// Cancels its waiting jobs in the background: those that are ready, or those in `states`.
+/// Cancels its waiting jobs in the background: those that are ready, or those in `states`. With an
+/// `Idempotency-Key` the call may be repeated: the first operation is the answer again.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/purge", tag = "queues",
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
+    params(
+        ("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
     request_body = Option<PurgeRequest>,
-    responses((status = 202, description = "The operation that does it.", body = OperationView,
-        headers(("Location" = String, description = "The operation.")))),
+    responses(
+        (status = 202, description = "The operation that does it.", body = OperationView,
+            headers(("Location" = String, description = "The operation."),
+                ("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
+        (status = 409, description = "The first request with this key is under way.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub async fn purge_queue(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
     Id(name): Id<QueueName>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
+    let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &body.bytes)?;
     let states = body.json_or_default::<PurgeRequest>()?.states()?;
     let known = app.life.ledger().queue(&caller.namespace, &name).await?;
     if known.is_none() {
         return Err(ApiError::not_found());
     }
     let filter = JobFilter { states, queue: Some(name), ..JobFilter::default() };
-    let operation =
-        app.life.start_action(&caller.namespace, Action::Cancel, filter, &caller.name).await?;
-    Ok(accepted(operation))
+    actions::start(&app, &caller, key, Action::Cancel, filter).await
 }

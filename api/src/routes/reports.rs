@@ -48,6 +48,9 @@ pub async fn report(
     if let Some(beat) = &request.worker {
         beat.check(&mut faults);
     }
+    for (i, line) in request.logs.iter().enumerate() {
+        check_count(line.attempt, &format!("/logs/{i}/attempt"), &mut faults);
+    }
     for (i, item) in request.progress.iter().enumerate() {
         if !(0.0..=100.0).contains(&item.percent) {
             faults.wrong(&format!("/progress/{i}/percent"), "must be from 0 to 100");
@@ -158,6 +161,12 @@ fn check_outcome(item: &OutcomeRequest<'_>, now: Timestamp, base: &str, faults: 
     }
 }
 
+fn check_count(count: u32, pointer: &str, faults: &mut Faults) {
+    if count > 1_000_000 {
+        faults.wrong(pointer, "must be at most 1000000");
+    }
+}
+
 fn record(
     caller: &Caller,
     item: &OutcomeRequest<'_>,
@@ -170,9 +179,7 @@ fn record(
         faults.wrong(&format!("{base}/delay"), "must be at most 10 years");
     }
     for (name, count) in [("attempt", item.attempt), ("crashes", item.crashes)] {
-        if count > 1_000_000 {
-            faults.wrong(&format!("{base}/{name}"), "must be at most 1000000");
-        }
+        check_count(count, &format!("{base}/{name}"), faults);
     }
     let again = item.at.plus(delay);
     let ended = match item.outcome {

@@ -55,7 +55,12 @@ impl Body for TimedBody {
             this.timer = None;
             return Poll::Ready(frame.map(|frame| {
                 let frame = frame?;
-                this.received += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                // Frames that carry nothing could come for ever without counting towards any size.
+                if length == 0 && Instant::now() > this.deadline() {
+                    return Err(Box::new(TooSlow).into());
+                }
+                this.received += length as u64;
                 Ok(frame)
             }));
         }
@@ -84,6 +89,8 @@ pub struct Activity {
     last_ms: AtomicU64,
     /// First byte of a head that has not ended, in milliseconds after `born`; 0: none.
     head_ms: AtomicU64,
+    /// Since when the peer takes nothing of what is to be sent, in milliseconds after `born`; 0: it does.
+    stuck_ms: AtomicU64,
     born: Instant,
 }
 
@@ -94,6 +101,7 @@ impl Activity {
             open: AtomicUsize::new(0),
             last_ms: AtomicU64::new(0),
             head_ms: AtomicU64::new(0),
+            stuck_ms: AtomicU64::new(0),
             born: Instant::now(),
         })
     }
@@ -125,6 +133,21 @@ impl Activity {
     /// How long a head has been under way; `None`: none is.
     pub fn head_age(&self) -> Option<Duration> {
         let since = self.head_ms.load(Ordering::Relaxed);
+        (since > 0).then(|| Duration::from_millis(self.age_ms().saturating_sub(since)))
+    }
+
+    /// Notes whether the peer took something of what is to be sent.
+    pub fn wrote(&self, some: bool) {
+        if some {
+            self.stuck_ms.store(0, Ordering::Relaxed);
+        } else if self.stuck_ms.load(Ordering::Relaxed) == 0 {
+            self.stuck_ms.store(self.age_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// How long the peer has taken nothing of what is to be sent; `None`: it does, or there is nothing.
+    pub fn stuck(&self) -> Option<Duration> {
+        let since = self.stuck_ms.load(Ordering::Relaxed);
         (since > 0).then(|| Duration::from_millis(self.age_ms().saturating_sub(since)))
     }
 

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 use windlass_shared::ledger::WorkerBeat;
+use windlass_shared::model::job::JobError;
 use windlass_shared::model::time::Timestamp;
 
-use super::job::JobView;
+use super::job::{JobErrorDocs, JobView};
 use super::submit::ItemError;
 
 /// A worker process.
@@ -131,6 +132,10 @@ pub struct SettledItem {
     pub id: String,
     /// It counts; also when it had landed before.
     pub ok: bool,
+    /// The job's result gate refused the output: the attempt counts as failed with this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<JobErrorDocs>, nullable = false)]
+    pub rejected: Option<JobError>,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ItemError>,

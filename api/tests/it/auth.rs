@@ -191,3 +191,55 @@ async fn without_keys_foreign_pages_are_refused() {
     let own = [("host", "localhost:8080"), ("origin", "http://localhost:8080")];
     api.send(request(Method::POST, path, &own, "")).await.expect(200);
 }
+
+/// From this address, as the accept loop notes it.
+fn from(address: [u8; 4], key: &str) -> http::Request<axum::body::Body> {
+    let authorization = format!("Bearer {key}");
+    let mut request = request(Method::GET, "/v1/workers", &[("authorization", &authorization)], "");
+    let address = std::net::SocketAddr::from((address, 40_000));
+    request.extensions_mut().insert(axum::extract::ConnectInfo(address));
+    request
+}
+
+fn made_up() -> String {
+    use secrecy::ExposeSecret as _;
+    windlass_api::keys::generate("test").text.expose_secret().to_owned()
+}
+
+/// Goal: made-up keys cost the ledger a bounded rate. Method: use the rate of an address up, take the ledger
+/// away, and see that requests which would have to ask it are not told that it is away.
+#[tokio::test]
+async fn made_up_keys_are_refused_before_the_ledger_is_asked() {
+    let api = fixture().await;
+    let (good, elsewhere) = (api.key(Role::Viewer, None).await, [10, 0, 0, 2]);
+    let attacker = [10, 0, 0, 1];
+    api.send(from(attacker, &good)).await.expect(200);
+    let mut last = None;
+    for _ in 0..1_000 {
+        let answer = api.send(from(attacker, &made_up())).await;
+        if answer.status == 429 {
+            last = Some(answer);
+            break;
+        }
+        answer.refused(401, "unauthenticated");
+    }
+    let limited = last.expect("the address' rate is used up");
+    limited.refused(429, "rate_limited");
+    assert!(!limited.header("retry-after").is_empty());
+    // Its owner is not locked out, and neither are others.
+    api.send(from(attacker, &good)).await.expect(200);
+    let unknown = made_up();
+    api.send(from(elsewhere, &unknown)).await.refused(401, "unauthenticated");
+
+    api.life.ledger().close().await;
+    let mut limited = 0;
+    for _ in 0..50 {
+        // A token that came back meanwhile lets one through to the ledger.
+        let answer = api.send(from(attacker, &made_up())).await;
+        limited += usize::from(answer.status == 429);
+    }
+    assert!(limited >= 40, "{limited}");
+    // What was not known a moment ago is not asked again; what was never seen would be.
+    api.send(from(elsewhere, &unknown)).await.refused(401, "unauthenticated");
+    assert!(api.send(from(elsewhere, &made_up())).await.status.as_u16() >= 500);
+}

@@ -244,6 +244,34 @@ async fn keys_headers_and_paths_that_are_wrong() {
     nothing_stored(&api).await;
 }
 
+/// Bodies without an end are refused at the limit, whatever they hold; nothing of them is kept.
+#[tokio::test]
+async fn bodies_without_an_end() {
+    let api = Fixture::new().await;
+    let opening = r#"{"kind":"a","payload":"#;
+    for (piece, path) in [
+        ("[", "/v1/jobs"),
+        ("{\"a\":", "/v1/jobs"),
+        ("\"x\",", "/v1/jobs"),
+        (" ", "/v1/jobs"),
+        ("[", "/v1/jobs/batch"),
+        ("[", "/v1/jobs/actions"),
+        ("[", "/v1/leases/settle"),
+        ("[", "/v1/worker/reports"),
+    ] {
+        let piece = bytes::Bytes::from(piece.repeat(64 << 10));
+        let first = Ok::<_, std::io::Error>(bytes::Bytes::from(opening));
+        let rest = futures::stream::repeat_with(move || Ok(piece.clone()));
+        let endless = futures::StreamExt::chain(futures::stream::iter([first]), rest);
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(Body::from_stream(endless))
+            .unwrap();
+        api.send(request).await.refused(413, "too_large");
+    }
+    nothing_stored(&api).await;
+}
+
 /// The budget for bodies is counted in bytes, not in pieces.
 #[tokio::test]
 async fn a_body_in_many_small_pieces_is_an_ordinary_body() {
@@ -256,6 +284,23 @@ async fn a_body_in_many_small_pieces_is_an_ordinary_body() {
         .body(Body::from_stream(futures::stream::iter(pieces)))
         .unwrap();
     api.send(request).await.expect(201);
+}
+
+/// A key stands for something in its own namespace only.
+#[tokio::test]
+async fn idempotency_keys_of_other_namespaces_are_others() {
+    let api = Fixture::new().await;
+    let post = |namespace: &'static str, kind: &str| {
+        let headers = [("idempotency-key", "k"), ("windlass-namespace", namespace)];
+        let body = json!({"kind": kind}).to_string();
+        let request = request(Method::POST, "/v1/jobs", &headers, &body);
+        api.send(request)
+    };
+    let one = post("one", "a").await;
+    let two = post("two", "b").await;
+    assert_eq!(two.header("idempotency-replayed"), "");
+    assert_ne!(one.expect(201)["id"], two.expect(201)["id"]);
+    post("two", "a").await.refused(422, "idempotency_key_reused");
 }
 
 /// What looks odd and is fine.

@@ -59,3 +59,17 @@ async fn streams_end_with_the_process() {
     api.shutdown.cancel();
     tokio::time::timeout(SOON, body.collect()).await.expect("the stream ends").unwrap();
 }
+
+#[tokio::test]
+async fn a_caller_can_hold_a_bounded_number_of_streams() {
+    let api = Fixture::new().await;
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        held.push(watch(&api, "", &[]).await);
+    }
+    let refused = api.get("/v1/events").await;
+    refused.refused(429, "rate_limited");
+    assert_eq!(refused.header("retry-after"), "5");
+    held.pop();
+    held.push(watch(&api, "", &[]).await);
+}

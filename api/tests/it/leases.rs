@@ -168,3 +168,58 @@ async fn wrong_lease_calls_are_named() {
         assert_eq!(refused["errors"][0]["pointer"], pointer);
     }
 }
+
+/// The outputs of remote workers pass the same gates as those of Windlass's own.
+#[tokio::test]
+async fn an_output_that_its_gate_refuses_fails_the_attempt() {
+    let api = Fixture::new().await;
+    let retry = json!({"backoff": "fixed", "initial": "1ms", "jitter": "none"});
+    let schema = json!({"type": "object", "required": ["sum"]});
+    let expect = json!({"schema": schema, "expr": "output.sum > 2"});
+    let body = json!({"kind": "a", "max_attempts": 4, "retry": retry, "expect": expect});
+    let id = api.submit(body).await;
+    for output in [json!({"output": {"sum": 1}}), json!({"output": {}}), json!({})] {
+        let job = api.take("default").await;
+        let mut end = json!({"outcome": "succeed"});
+        end.as_object_mut().unwrap().extend(output.as_object().unwrap().clone());
+        for _ in 0..2 {
+            // Repeating it is fine and says the same.
+            let settled = api.settle(&job, end.clone()).await;
+            assert_eq!((&settled["ok"], &settled["error"]), (&json!(true), &Value::Null));
+            assert_eq!(settled["rejected"]["code"], "result_rejected", "{settled}");
+            assert_eq!(settled["rejected"]["retryable"], true);
+        }
+        api.record("default").await;
+    }
+    let job = api.take("default").await;
+    let settled = api.settle(&job, json!({"outcome": "succeed", "output": {"sum": 3}})).await;
+    assert_eq!((&settled["ok"], settled.get("rejected")), (&json!(true), None));
+    api.record("default").await;
+    let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+    assert_eq!((&job["state"], &job["output"]), (&json!("succeeded"), &json!({"sum": 3})));
+    let attempts = api.get(&format!("/v1/jobs/{id}/attempts")).await.expect(200);
+    let codes: Vec<&Value> =
+        attempts["items"].as_array().unwrap().iter().map(|a| &a["error"]["code"]).collect();
+    let refused = json!("result_rejected");
+    assert_eq!(codes.iter().filter(|code| ***code == refused).count(), 3, "{codes:?}");
+}
+
+#[tokio::test]
+async fn a_gate_that_is_wrong_or_slow_ends_in_time() {
+    let api = Fixture::new().await;
+    let wrong = api.submit(json!({"kind": "a", "expect": {"expr": "output +"}})).await;
+    let job = api.take("default").await;
+    let settled = api.settle(&job, json!({"outcome": "succeed", "output": 1})).await;
+    assert_eq!(settled["rejected"]["code"], "invalid_expect");
+    api.record("default").await;
+    let job = api.get(&format!("/v1/jobs/{wrong}")).await.expect(200);
+    assert_eq!((&job["state"], &job["error"]["code"]), (&json!("dead"), &json!("invalid_expect")));
+
+    let list: Vec<u32> = (0..3_000).collect();
+    let expr = "output.all(a, output.all(b, output.all(c, a + b + c >= 0)))";
+    api.submit(json!({"kind": "a", "expect": {"expr": expr}})).await;
+    let job = api.take("default").await;
+    let settle = api.settle(&job, json!({"outcome": "succeed", "output": list}));
+    let settled = tokio::time::timeout(SOON, settle).await.expect("in bounded time");
+    assert_eq!(settled["rejected"]["code"], "result_rejected");
+}

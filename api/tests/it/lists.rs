@@ -93,3 +93,27 @@ async fn wrong_parameters_are_named() {
         assert_eq!(refused["errors"][0]["parameter"], name, "{query}");
     }
 }
+
+/// Text that means something to SQL is only text.
+#[tokio::test]
+async fn filters_are_never_part_of_a_statement() {
+    let api = Fixture::new().await;
+    let odd =
+        ["%", "_", "\\", "' OR 1=1 --", "\"; DROP TABLE jobs; --", "a%b", "$1", "?1", "*", "{}"];
+    let mut ids = Vec::new();
+    for tag in odd {
+        ids.push(api.submit(json!({"kind": "a", "tags": [tag]})).await);
+    }
+    api.submit(json!({"kind": "a", "tags": ["plain"]})).await;
+    for (tag, id) in odd.iter().zip(&ids) {
+        let escaped: String = tag.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let found = api.get(&format!("/v1/jobs?tag={escaped}")).await.expect(200);
+        let found: Vec<_> = found["items"].as_array().unwrap().iter().map(|j| &j["id"]).collect();
+        assert_eq!(found, [id], "{tag}");
+        let found = api.get(&format!("/v1/jobs?q={escaped}")).await.expect(200);
+        let tags: Vec<_> =
+            found["items"].as_array().unwrap().iter().map(|job| job["tags"][0].clone()).collect();
+        let want = odd.iter().rev().filter(|other| other.contains(tag));
+        assert_eq!(tags, want.map(|tag| json!(tag)).collect::<Vec<_>>(), "{tag}");
+    }
+}

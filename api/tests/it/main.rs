@@ -6,6 +6,8 @@ mod bad_input;
 mod batch;
 mod events;
 mod fixture;
+mod h2;
+mod idempotency;
 mod jobs;
 mod leases;
 mod lists;

@@ -164,6 +164,10 @@ async fn wrong_reports_are_named() {
             "/progress/0/percent",
         ),
         (json!({"logs": [{"job_id": "x"}]}), "/logs/0/job_id"),
+        (
+            json!({"logs": [{"job_id": WORKER, "attempt": 1_000_001, "at": "2026-01-01T00:00:00Z", "level": "info", "message": ""}]}),
+            "/logs/0/attempt",
+        ),
         (json!({"outcomes": [{"fence": -1}]}), "/outcomes/0/fence"),
         (json!({"other": 1}), "/other"),
     ] {

@@ -11,13 +11,13 @@ use windlass_shared::config::ApiSettings;
 
 use crate::fixture::{Fixture, SOON};
 
-struct Server {
-    api: Fixture,
+pub struct Server {
+    pub api: Fixture,
     address: SocketAddr,
     running: JoinHandle<()>,
 }
 
-fn bounds() -> Bounds {
+pub fn bounds() -> Bounds {
     let settings = ApiSettings {
         head_timeout: Duration::from_millis(400),
         body_timeout: Duration::from_millis(600),
@@ -29,7 +29,7 @@ fn bounds() -> Bounds {
 }
 
 impl Server {
-    async fn start(bounds: Bounds) -> Self {
+    pub async fn start(bounds: Bounds) -> Self {
         let api = Fixture::new().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -38,12 +38,12 @@ impl Server {
         Self { api, address, running }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// Sends bytes and reads until the server closes.
-    async fn exchange(&self, bytes: &[u8]) -> String {
+    pub async fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         read_to_end(&mut stream).await
@@ -210,4 +210,31 @@ async fn a_shutdown_lets_requests_end_and_closes_the_rest() {
     read_to_end(&mut idle).await;
     read_to_end(&mut busy).await;
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+/// Goal: a reader who takes nothing cannot hold answers in memory for as long as he likes. Method: ask for
+/// more than sockets hold and do not read; the server closes, and the rest of the answers never comes.
+#[tokio::test]
+async fn who_does_not_read_is_closed() {
+    let server = Server::start(bounds()).await;
+    for _ in 0..40 {
+        server.api.submit(serde_json::json!({"kind": "a", "payload": "x".repeat(16_000)})).await;
+    }
+    let ask = "GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let asked = 100;
+    let mut stream = server.connect().await;
+    let (mut reader, mut writer) = stream.split();
+    // Requests beyond what the server reads are refused by a full socket, or by its end.
+    let text = ask.repeat(asked);
+    let sent = tokio::time::timeout(Duration::from_secs(1), writer.write_all(text.as_bytes()));
+    let _ = sent.await;
+    // Longer than a peer may be stuck, plus the pace of looking.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut out = Vec::new();
+    let _ = tokio::time::timeout(SOON, reader.read_to_end(&mut out)).await.expect("it is closed");
+    let answers = String::from_utf8_lossy(&out).matches("HTTP/1.1 200").count();
+    assert!(answers < asked, "{answers}");
+    server
+        .exchange(b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await;
 }

@@ -16,7 +16,7 @@ use crate::exit::Outcome;
 use crate::setup::{SettingsArgs, flag};
 
 const EXAMPLES: &str = "\
-Needs WINDLASS_LEDGER__URL (PostgreSQL, migrated) and WINDLASS_ENGINE__URL (Redis). Any number may run.
+Needs WINDLASS_LEDGER__URL (PostgreSQL, migrated) and WINDLASS_ENGINE__URL (Redis). Any number may run. \
 Callers need a key: `windlass key create --role submitter --name my-service`.
 Probes and metrics: http://127.0.0.1:9090/readiness and /metrics.";
 

@@ -36,8 +36,8 @@ Examples:
   windlass job submit echo --payload '\"hi\"' --wait
   windlass dev --listen 127.0.0.1:0 --data-dir /var/lib/windlass --concurrency 64
 
-The same code as in production, on one machine: what is accepted survives a crash. On a loopback address
-no key is needed. On any other, and with WINDLASS_PROFILE=production, one is: the first start writes an
+The same code as in production, on one machine: what is accepted survives a crash. On a loopback address \
+no key is needed. On any other, and with WINDLASS_PROFILE=production, one is: the first start writes an \
 admin key to FOLDER/admin.key, and that makes others by POST /v1/api-keys.
 Probes and /metrics are on the same port.";
 

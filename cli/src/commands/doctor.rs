@@ -28,8 +28,11 @@ const ALIVE: Duration = Duration::from_secs(30);
 /// Most queues that are looked at.
 const QUEUES_MAX: usize = 1_000;
 
+/// What a look at the folder of a `windlass dev` needs.
+const DEV: &str = "or, for a stopped `windlass dev`: WINDLASS_LEDGER__URL=sqlite://windlass-data/ledger.db WINDLASS_ENGINE__URL=embedded";
+
 const EXAMPLES: &str = "\
-Looks at the settings, the ledger, its schema, the engine, the clocks, the queues and the workers with the
+Looks at the settings, the ledger, its schema, the engine, the clocks, the queues and the workers with the \
 settings of this shell. Changes nothing. Exit 3 when something is wrong.";
 
 /// Say what is wrong with this installation and what to do
@@ -151,7 +154,11 @@ async fn ledger(settings: &Settings, findings: &mut Findings) -> Option<Ledger> 
     let ledger = match setup::open_ledger(settings).await {
         Ok(ledger) => ledger,
         Err(failure) => {
-            let advice = "check that the server runs, the address (WINDLASS_LEDGER__URL) and `windlass migrate status`";
+            let advice = if settings.ledger.is_some() {
+                "check that the server runs, the address (WINDLASS_LEDGER__URL) and `windlass migrate status`"
+            } else {
+                DEV
+            };
             findings.fail("ledger", failure.to_string(), advice);
             return None;
         }
@@ -175,7 +182,11 @@ async fn engine(settings: &Settings, findings: &mut Findings) -> Option<Engine> 
     let engine = match setup::open_engine(settings).await {
         Ok(engine) => engine,
         Err(failure) => {
-            let advice = "check that the server runs, the address (WINDLASS_ENGINE__URL), and maxmemory-policy noeviction";
+            let advice = if settings.engine.is_some() {
+                "check that the server runs, the address (WINDLASS_ENGINE__URL), and maxmemory-policy noeviction"
+            } else {
+                DEV
+            };
             findings.fail("engine", failure.to_string(), advice);
             return None;
         }

@@ -2,9 +2,9 @@
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use uuid::Uuid;
+use windlass_shared::model::id::JobId;
 
-use crate::client::{Call, Client, ClientArgs};
+use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::Outcome;
 use crate::output::{self, Output, text};
 
@@ -54,7 +54,7 @@ enum JobCommand {
 #[derive(Debug, Args)]
 struct One {
     /// The job's id
-    id: Uuid,
+    id: JobId,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -158,7 +158,8 @@ async fn cancel(one: One) -> Outcome {
 
 async fn retry(one: One) -> Outcome {
     let path = format!("/v1/jobs/{}/retry", one.id);
-    let job = Client::new(&one.client)?.call(Call::post(&path)).await?.body;
+    let key = client::fresh_key();
+    let job = Client::new(&one.client)?.call(Call::post(&path).idempotent(&key)).await?.body;
     show(&job, one.client.output)
 }
 

@@ -22,9 +22,9 @@ Examples:
   windlass key list
   windlass key revoke 0197b0a4-...
 
-Roles: admin (everything), operator (everything but keys), submitter (submits, reads and cancels jobs),
-worker (claims and settles), viewer (reads). Keys are written to the ledger: this needs
-WINDLASS_LEDGER__URL, not the API. A ledger of `windlass dev` can only be written while dev is stopped; with
+Roles: admin (everything), operator (everything but keys), submitter (submits, reads and cancels jobs), \
+worker (claims and settles), viewer (reads). Keys are written to the ledger: this needs \
+WINDLASS_LEDGER__URL, not the API. A ledger of `windlass dev` can only be written while dev is stopped; with \
 a key of role admin, POST /v1/api-keys makes others at any time.";
 
 /// Make, list and revoke API keys

@@ -15,7 +15,7 @@ Examples:
   windlass migrate status
   windlass migrate validate      exit 3 unless the schema is exactly this build's
 
-Migrations only go forward, and each works with the release before it still running. No role runs
+Migrations only go forward, and each works with the release before it still running. No role runs \
 them by itself but `windlass dev`.";
 
 /// The ledger's schema.

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::client::{Call, Client, ClientArgs};
+use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, Output, text};
 
@@ -199,7 +199,8 @@ async fn purge(args: Purge) -> Outcome {
         return Err(Failure::Usage(text));
     }
     let path = path_of(&args.queue, "/purge")?;
-    let answer = Client::new(&args.client)?.call(Call::post(&path)).await?.body;
+    let key = client::fresh_key();
+    let answer = Client::new(&args.client)?.call(Call::post(&path).idempotent(&key)).await?.body;
     if args.client.output == Output::Json {
         return output::json(&answer);
     }
@@ -236,14 +237,15 @@ fn paused(queue: &Value) -> bool {
     }
 }
 
-/// `ready 3, running 1`: the states with jobs in them.
+/// `ready 3, running 1`: the states with jobs in them; `unknown` while the engine does not answer.
 fn depth(queue: &Value) -> String {
-    let counts = queue["depth"].as_object().or(queue["counts"].as_object());
+    let Some(counts) = queue["depth"].as_object() else {
+        return "unknown".into();
+    };
     let parts: Vec<String> = counts
-        .into_iter()
-        .flatten()
+        .iter()
         .filter(|(_, n)| n.as_u64().is_some_and(|n| n > 0))
         .map(|(state, n)| format!("{state} {n}"))
         .collect();
-    parts.join(", ")
+    if parts.is_empty() { "empty".into() } else { parts.join(", ") }
 }

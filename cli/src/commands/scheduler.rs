@@ -13,7 +13,7 @@ use crate::exit::Outcome;
 use crate::setup::{SettingsArgs, flag};
 
 const EXAMPLES: &str = "\
-Needs WINDLASS_LEDGER__URL (PostgreSQL) and WINDLASS_ENGINE__URL (Redis). Any number may run; they share
+Needs WINDLASS_LEDGER__URL (PostgreSQL) and WINDLASS_ENGINE__URL (Redis). Any number may run; they share \
 the work. While none runs, jobs still start and finish, but their outcomes wait to be recorded.
 Probes and metrics: http://127.0.0.1:9092/readiness and /metrics.";
 

@@ -12,8 +12,8 @@ use crate::exit::{Failure, Outcome};
 use crate::setup::{SettingsArgs, flag};
 
 const EXAMPLES: &str = "\
-Needs WINDLASS_ENGINE__URL (Redis); no ledger. Any number may run. With WINDLASS_WORKER__API_URL and
-WINDLASS_WORKER__API_KEY (`windlass key create --role worker`) it also sends logs, progress and large
+Needs WINDLASS_ENGINE__URL (Redis); no ledger. Any number may run. With WINDLASS_WORKER__API_URL and \
+WINDLASS_WORKER__API_KEY (`windlass key create --role worker`) it also sends logs, progress and large \
 values, and shows up in `GET /v1/workers`.
   windlass worker --queues default,io:3 --concurrency 32
 On SIGTERM it claims nothing more, finishes within the drain time-out, hands the rest back and exits 0.

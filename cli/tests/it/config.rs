@@ -34,6 +34,20 @@ fn refused(env: &[(&str, &str)], args: &[&str]) -> String {
 }
 
 #[test]
+fn every_role_has_an_admin_listener_of_its_own_unless_told_otherwise() {
+    for (role, address) in
+        [("api", "127.0.0.1:9090"), ("worker", "127.0.0.1:9091"), ("scheduler", "127.0.0.1:9092")]
+    {
+        let env = [
+            ("WINDLASS_LEDGER__URL", "postgres://127.0.0.1/w"),
+            ("WINDLASS_ENGINE__URL", "redis://127.0.0.1"),
+        ];
+        assert_eq!(shown(&["--role", role], &env)["admin.listen"].0, address, "{role}");
+    }
+    assert_eq!(shown(&["--role", "dev"], &[])["admin.listen"].0, "-", "its one port");
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_the_file_over_defaults() {
     let (_folder, path) = file(
         "profile = \"staging\"\n[worker]\nconcurrency = 4\nlease = \"20s\"\nqueues = [\"default\", \"io:3\"]\n",

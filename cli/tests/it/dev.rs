@@ -220,3 +220,26 @@ fn the_tools_work_on_a_stopped_dev() {
         "{doctor:?}"
     );
 }
+
+#[test]
+fn a_namespace_is_chosen_by_flag_and_wrong_input_is_named() {
+    let data = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(data.path(), &[]);
+    let id = dev.run(&["job", "submit", "noop", "--namespace", "other"]).out.trim().to_owned();
+    let list = |namespace: &str| {
+        let args = ["job", "list", "--namespace", namespace, "--output", "json"];
+        json(&dev.run(&args).out)["items"].clone()
+    };
+    assert_eq!(list("other")[0]["id"], id.as_str());
+    assert_eq!(list("default"), serde_json::json!([]));
+    for (args, code, words) in [
+        (&["job", "list", "--namespace", "A b"][..], 2, "--namespace must be"),
+        (&["job", "list", "--state", "done"], 1, "state: must be one of blocked, scheduled"),
+        (&["job", "get", "123"], 2, "not a job id (a UUID)"),
+        (&["job", "submit", "a b"], 1, "/kind: may only contain"),
+    ] {
+        let said = dev.run(args);
+        assert_eq!(said.code, code, "{said:?}");
+        assert!(said.err.contains(words), "{said:?}");
+    }
+}

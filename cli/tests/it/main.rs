@@ -6,6 +6,8 @@ mod bench;
 mod client;
 mod config;
 mod dev;
+mod docs_page;
 mod documents;
+mod hostile;
 mod metrics;
 mod usage;

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use windlass_shared::engine::ShardId;
+use windlass_shared::engine::{EngineError, ShardId};
+use windlass_shared::ledger::Queue;
 use windlass_shared::lifecycle::Lifecycle;
 
+use super::Tally;
 use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -13,26 +15,31 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const QUEUES_MAX: u32 = 200;
 
 pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    every("gauges", INTERVAL, shutdown, || async {
-        let page = life.ledger().queue_page(None, None, QUEUES_MAX).await?;
-        for queue in page.queues {
-            let labels =
-                [("namespace", queue.namespace.to_string()), ("queue", queue.name.to_string())];
-            let shard = ShardId::first(queue.namespace, queue.name);
-            let stats = life.engine().stats(&shard).await?;
-            for (state, count) in
-                [("ready", stats.ready), ("delayed", stats.delayed), ("running", stats.leased)]
-            {
-                let mut labels = labels.to_vec();
-                labels.push(("state", state.to_owned()));
-                metrics::gauge!("windlass_queue_jobs", &labels).set(count as f64);
-            }
-            let age = stats.oldest_ready.map_or(Duration::ZERO, |at| stats.now.since(at));
-            metrics::gauge!("windlass_queue_oldest_ready_seconds", &labels).set(age.as_secs_f64());
-            metrics::gauge!("windlass_queue_outbox_jobs", &labels).set(stats.outbox as f64);
-            metrics::gauge!("windlass_queue_bytes", &labels).set(stats.bytes as f64);
-        }
-        Ok(0)
-    })
-    .await;
+    every("gauges", INTERVAL, shutdown, || tick(&life)).await;
+}
+
+async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
+    let mut shown = Tally::default();
+    for queue in life.ledger().queue_page(None, None, QUEUES_MAX).await?.queues {
+        shown.add(show(life, queue).await);
+    }
+    shown.end().map(|_| 0)
+}
+
+async fn show(life: &Lifecycle, queue: Queue) -> Result<u64, EngineError> {
+    let labels = [("namespace", queue.namespace.to_string()), ("queue", queue.name.to_string())];
+    let shard = ShardId::first(queue.namespace, queue.name);
+    let stats = life.engine().stats(&shard).await?;
+    for (state, count) in
+        [("ready", stats.ready), ("delayed", stats.delayed), ("running", stats.leased)]
+    {
+        let mut labels = labels.to_vec();
+        labels.push(("state", state.to_owned()));
+        metrics::gauge!("windlass_queue_jobs", &labels).set(count as f64);
+    }
+    let age = stats.oldest_ready.map_or(Duration::ZERO, |at| stats.now.since(at));
+    metrics::gauge!("windlass_queue_oldest_ready_seconds", &labels).set(age.as_secs_f64());
+    metrics::gauge!("windlass_queue_outbox_jobs", &labels).set(stats.outbox as f64);
+    metrics::gauge!("windlass_queue_bytes", &labels).set(stats.bytes as f64);
+    Ok(1)
 }

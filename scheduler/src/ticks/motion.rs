@@ -4,22 +4,49 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use windlass_shared::engine::{EngineError, ShardId};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::limits::MOVE_MAX;
 
+use super::Tally;
 use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    every("motion", INTERVAL, shutdown, || async {
-        let mut moved = 0;
-        for shard in super::shards(&life).await? {
-            let max = u32::try_from(MOVE_MAX)?;
-            moved += u64::from(life.engine().promote(&shard, max).await?);
-            moved += u64::from(life.engine().reap(&shard, max).await?);
-        }
-        Ok(moved)
-    })
-    .await;
+    every("motion", INTERVAL, shutdown, || tick(&life)).await;
+}
+
+async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
+    let mut moved = Tally::default();
+    for shard in super::shards(life).await? {
+        moved.add(move_due(life, &shard).await);
+    }
+    moved.end()
+}
+
+async fn move_due(life: &Lifecycle, shard: &ShardId) -> Result<u64, EngineError> {
+    let max = u32::try_from(MOVE_MAX).unwrap_or(u32::MAX);
+    // One that fails must not keep the other from being tried.
+    let (promoted, reaped) =
+        tokio::join!(life.engine().promote(shard, max), life.engine().reap(shard, max));
+    Ok(u64::from(promoted?) + u64::from(reaped?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ticks::rig::Rig;
+
+    /// A queue whose keys are damaged comes first; the one behind it moves all the same.
+    #[tokio::test]
+    async fn a_broken_queue_does_not_stop_the_others() {
+        let rig = Rig::start(&["a-broken", "b-sound"]).await;
+        let sound = rig.shard("b-sound");
+        rig.push_later(&sound).await;
+        rig.damage("a-broken", "delayed");
+        let moved = rig.until_due(&sound, || tick(&rig.life)).await;
+        assert!(moved.is_err(), "the failure is told");
+        assert_eq!(rig.life.engine().stats(&sound).await.unwrap().ready, 1);
+    }
 }

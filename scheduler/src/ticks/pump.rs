@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::sweep::Pump;
 
+use super::Tally;
 use crate::ticker::every;
 
 /// Shorter than a fast fleet needs to empty what is left of a shard that was nearly full.
@@ -19,19 +20,14 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
         let (life, pump) = (life.clone(), pump.clone());
         async move {
             let mut pump = pump.lock().await;
-            let mut pushed = 0;
-            let mut failed = None;
+            let mut pushed = Tally::default();
             let mut walk = life.ledger().walk_queues(None);
             while let Some(queues) = walk.next().await? {
                 for queue in queues {
-                    // What is wrong with one queue must not stop the others.
-                    match pump.pass(&life, &queue).await {
-                        Ok(more) => pushed += more,
-                        Err(error) => failed = Some(error),
-                    }
+                    pushed.add(pump.pass(&life, &queue).await);
                 }
             }
-            failed.map_or(Ok(pushed), |error| Err(error.into()))
+            pushed.end()
         }
     })
     .await;

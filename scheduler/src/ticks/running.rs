@@ -11,6 +11,7 @@ use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::time::Timestamp;
 
+use super::Tally;
 use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,21 +23,47 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
     let noted = Arc::new(Mutex::new(Noted::new()));
     every("running", INTERVAL, shutdown, || {
         let (life, noted) = (life.clone(), noted.clone());
-        async move {
-            let mut noted = noted.lock().await;
-            let mut shards = 0;
-            for shard in super::shards(&life).await? {
-                let before = noted.get(&shard).copied();
-                let after = record::record_running(&life, &shard, before).await?;
-                if let Some(after) = after
-                    && Some(after) != before
-                {
-                    noted.insert(shard, after);
-                    shards += 1;
-                }
-            }
-            Ok(shards)
-        }
+        async move { tick(&life, &mut *noted.lock().await).await }
     })
     .await;
+}
+
+async fn tick(life: &Lifecycle, noted: &mut Noted) -> anyhow::Result<u64> {
+    let mut shards = Tally::default();
+    for shard in super::shards(life).await? {
+        let before = noted.get(&shard).copied();
+        let after = record::record_running(life, &shard, before).await;
+        shards.add(after.map(|after| match after {
+            Some(after) if Some(after) != before => {
+                noted.insert(shard, after);
+                1
+            }
+            _ => 0,
+        }));
+    }
+    shards.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ticks::rig::Rig;
+
+    /// A queue whose keys are damaged comes first; the one behind it is noted all the same.
+    #[tokio::test]
+    async fn a_broken_queue_does_not_stop_the_others() {
+        let rig = Rig::start(&["a-broken", "b-sound"]).await;
+        let sound = rig.shard("b-sound");
+        let id = rig.submit("b-sound").await;
+        rig.claim(&sound).await;
+        rig.damage("a-broken", "leases");
+        let noted = rig
+            .until("the job is noted", async || {
+                let mut noted = Noted::new();
+                assert!(tick(&rig.life, &mut noted).await.is_err(), "the failure is told");
+                noted.remove(&sound)
+            })
+            .await;
+        assert_eq!(noted.1, id);
+    }
 }

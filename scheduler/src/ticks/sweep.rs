@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::sweep::Sweeper;
 
+use super::Tally;
 use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -18,19 +19,15 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
         let (life, sweeper) = (life.clone(), sweeper.clone());
         async move {
             let mut sweeper = sweeper.lock().await;
-            let mut repaired = 0;
-            let mut failed = None;
+            let mut repaired = Tally::default();
             let mut walk = life.ledger().walk_queues(None);
             while let Some(queues) = walk.next().await? {
                 for queue in queues {
-                    // What is wrong with one queue must not stop the others.
-                    match sweeper.pass(&life, &queue).await {
-                        Ok(swept) => repaired += swept.pushed + swept.ended,
-                        Err(error) => failed = Some(error),
-                    }
+                    let swept = sweeper.pass(&life, &queue).await;
+                    repaired.add(swept.map(|swept| swept.pushed + swept.ended));
                 }
             }
-            failed.map_or(Ok(repaired), |error| Err(error.into()))
+            repaired.end()
         }
     })
     .await;

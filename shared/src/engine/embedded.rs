@@ -240,8 +240,12 @@ impl Embedded {
         Ok(ring.read(after, max))
     }
 
-    pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
-        Ok(Signals::new(self.signals.subscribe(), shards))
+    pub async fn subscribe_to(
+        &self,
+        shards: &[ShardId],
+        topics: &[Topic],
+    ) -> Result<Signals, EngineError> {
+        Ok(Signals::new(self.signals.subscribe(), shards, topics))
     }
 }
 

@@ -39,6 +39,7 @@ mod dump;
 mod fault;
 mod feeds;
 mod fitness;
+mod interest;
 mod keys;
 mod layout;
 mod link;
@@ -49,6 +50,7 @@ mod sentinel;
 mod signals;
 
 use address::Address;
+pub(crate) use interest::Interest;
 use keys::Keys;
 use link::Link;
 use script::{Script, Scripts, Time, Way};

@@ -81,13 +81,14 @@ pub(super) async fn count(
 
 pub(super) async fn start(
     life: &Lifecycle,
+    id: OperationId,
     namespace: &Namespace,
     action: Action,
     filter: JobFilter,
     by: &str,
 ) -> Result<Operation, LedgerError> {
     let operation = Operation {
-        id: OperationId::generate(),
+        id,
         namespace: namespace.clone(),
         action: action.as_str().into(),
         state: "running".into(),

@@ -219,7 +219,7 @@ fn engine_state(seen: &Seen, stats: Option<&ShardStats>, now: Timestamp) -> Opti
     if seen.live.is_some() || far {
         return None;
     }
-    let held = stats.ready + stats.delayed + stats.leased;
+    let held = stats.ready + stats.leased + stats.outbox;
     let full = stats.settings.as_ref().is_some_and(|settings| held >= settings.jobs_max);
     Some(if full {
         let detail = "waits in the ledger behind the head of its queue";

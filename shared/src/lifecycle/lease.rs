@@ -16,7 +16,7 @@ use crate::backoff;
 use crate::engine::envelope::{Detail, DetailHead};
 use crate::engine::{
     ClaimRequest, ClaimState, Claimed, EngineError, Extended, Held, LiveState, Settle, Settled,
-    ShardId, Signals, Verdict,
+    ShardId, Signal, Signals, Topic, Verdict,
 };
 use crate::ledger::LedgerError;
 use crate::limits;
@@ -27,6 +27,8 @@ use crate::model::time::Timestamp;
 
 /// Without a signal the queues are looked at this often.
 const POLL: Duration = Duration::from_secs(1);
+/// Longest wait for a subscription; without it the queues are polled.
+const LISTEN_MAX: Duration = Duration::from_secs(1);
 /// The error code by which a worker says that its attempt went over its time limit.
 const TIMEOUT_CODE: &str = "timeout";
 /// A job whose record this build cannot read is put off by this.
@@ -136,17 +138,8 @@ impl Lifecycle {
         let (reply, answer) = oneshot::channel();
         let life = self.clone();
         self.inner.tasks.spawn(async move {
-            let shards = shards(&take);
             let mut reply = reply;
-            let claimed = tokio::select! {
-                biased;
-                () = reply.closed() => return,
-                signals = life.inner.engine.subscribe(&shards) => signals,
-            };
-            let result = match claimed {
-                Ok(signals) => until_some(&life, &take, &shards, signals, &mut reply).await,
-                Err(error) => Err(error.into()),
-            };
+            let result = until_some(&life, &take, &mut reply).await;
             if let Err(Ok(unheard)) = reply.send(result) {
                 hand_back(&life, unheard.iter().map(|t| (t.job.queue.clone(), t.held)), &take)
                     .await;
@@ -252,13 +245,20 @@ async fn jobs_by_id(life: &Lifecycle, ids: &[JobId]) -> Result<HashMap<JobId, Jo
 async fn until_some(
     life: &Lifecycle,
     take: &Take,
-    shards: &[ShardId],
-    mut signals: Signals,
     reply: &mut oneshot::Sender<Result<Vec<Taken>, LeaseError>>,
 ) -> Result<Vec<Taken>, LeaseError> {
     let deadline = Instant::now() + take.wait;
+    let shards = shards(take);
+    let mut ear = Ear::default();
     loop {
-        let (claims, next_due) = pass(life, take, shards).await?;
+        if !take.wait.is_zero() {
+            tokio::select! {
+                biased;
+                () = reply.closed() => return Ok(Vec::new()),
+                () = ear.listen(life, &shards) => {}
+            }
+        }
+        let (claims, next_due) = pass(life, take, &shards).await?;
         if !claims.is_empty() {
             return with_jobs(life, take, claims).await;
         }
@@ -271,8 +271,54 @@ async fn until_some(
             biased;
             () = reply.closed() => return Ok(Vec::new()),
             // Missed signals, or an engine that is gone: the timer is the fallback, and keeps the pace.
-            Some(_) = signals.next() => {}
+            Some(_) = ear.next() => {}
             () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What wakes a waiting [`Take`] before its timer.
+#[derive(Default)]
+struct Ear {
+    signals: Option<Signals>,
+    /// How many of the queues it listens to; those that nobody has submitted to are only polled.
+    heard: usize,
+    /// Not tried again before.
+    next_try: Option<Instant>,
+    /// Listening failed: it is not tried again for this take.
+    deaf: bool,
+}
+
+impl Ear {
+    /// Listens to those of the queues that exist, as far as it does not yet. Where that fails the timer has
+    /// to do. May be dropped and repeated.
+    async fn listen(&mut self, life: &Lifecycle, shards: &[ShardId]) {
+        let now = Instant::now();
+        let is_early = self.next_try.is_some_and(|at| now < at);
+        if self.deaf || self.heard == shards.len() || is_early {
+            return;
+        }
+        self.next_try = Some(now + POLL);
+        // Anybody may ask for work of queues by any name; what does not exist must cost no subscription.
+        let known = life.inner.known_queues.among(&life.inner.ledger, shards).await;
+        if known.is_empty() || known.len() == self.heard {
+            return;
+        }
+        let subscribing = life.inner.engine.subscribe_to(&known, &[Topic::Ready]);
+        match tokio::time::timeout(LISTEN_MAX, subscribing).await {
+            Ok(Ok(signals)) => {
+                self.heard = known.len();
+                self.signals = Some(signals);
+            }
+            Ok(Err(_)) | Err(_) => self.deaf = true,
+        }
+    }
+
+    /// The next signal; never, without a subscription. May be dropped.
+    async fn next(&mut self) -> Option<Signal> {
+        match &mut self.signals {
+            Some(signals) => signals.next().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -314,8 +360,14 @@ async fn pass(
                 Err(_) if !claims.is_empty() => return Ok((claims, next_due)),
                 Err(error) => return Err(error.into()),
             };
-            if reply.state == ClaimState::Unconfigured {
-                open_shard(&life.inner.ledger, &life.inner.engine, shard).await?;
+            if reply.state == ClaimState::Unconfigured
+                && let Err(error) = open_shard(&life.inner.ledger, &life.inner.engine, shard).await
+            {
+                if claims.is_empty() {
+                    return Err(error.into());
+                }
+                tracing::debug!(shard = %shard, %error, "cannot open a queue; others gave jobs");
+                return Ok((claims, next_due));
             }
             if let Some(due) = reply.next_due {
                 let wait = due.since(reply.now);
@@ -368,6 +420,7 @@ async fn with_jobs(
         }
     };
     let mut taken = Vec::with_capacity(claims.len());
+    let (mut strangers, mut put_off) = (Vec::new(), Vec::new());
     for claim in claims {
         let held = held(&claim);
         match jobs.remove(&claim.claimed.id) {
@@ -379,22 +432,19 @@ async fn with_jobs(
                 claimed_at: claim.at,
             }),
             None => {
-                let verdict = if unreadable.contains(&held.id) {
+                if unreadable.contains(&held.id) {
                     tracing::warn!(job.id = %held.id, "a claimed job is put off: its record cannot be read");
-                    Verdict::Snooze { delay: UNREADABLE_DELAY }
+                    put_off.push((claim.queue, held));
                 } else {
                     tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
-                    Verdict::Cancelled
-                };
-                let shard = ShardId::first(take.namespace.clone(), claim.queue);
-                let settle = Settle { held, verdict, detail: Default::default() };
-                // The others must not be lost with this one, whose lease runs out.
-                if let Err(error) = life.inner.engine.settle(&shard, &[settle]).await {
-                    tracing::warn!(job.id = %held.id, %error, "a lease could not be settled; it runs out");
+                    strangers.push((claim.queue, held));
                 }
             }
         }
     }
+    // Where this fails their leases run out, which harms nobody; the others must reach the caller.
+    end_all(life, strangers.into_iter(), Verdict::Cancelled, take).await;
+    end_all(life, put_off.into_iter(), Verdict::Snooze { delay: UNREADABLE_DELAY }, take).await;
     Ok(taken)
 }
 
@@ -404,15 +454,25 @@ fn held(claim: &Claim) -> Held {
 
 /// Gives leases back that nobody will use. Where that fails they run out.
 async fn hand_back(life: &Lifecycle, leases: impl Iterator<Item = (QueueName, Held)>, take: &Take) {
+    end_all(life, leases, Verdict::Release, take).await;
+}
+
+/// Settles leases with one verdict. Where that fails they run out.
+async fn end_all(
+    life: &Lifecycle,
+    leases: impl Iterator<Item = (QueueName, Held)>,
+    verdict: Verdict,
+    take: &Take,
+) {
     let mut by_queue: HashMap<QueueName, Vec<Settle>> = HashMap::new();
     for (queue, held) in leases {
-        let settle = Settle { held, verdict: Verdict::Release, detail: Default::default() };
+        let settle = Settle { held, verdict, detail: Default::default() };
         by_queue.entry(queue).or_default().push(settle);
     }
     for (queue, settles) in by_queue {
         let shard = ShardId::first(take.namespace.clone(), queue);
         if let Err(error) = life.inner.engine.settle(&shard, &settles).await {
-            tracing::warn!(shard = %shard, %error, "leases could not be handed back; they run out");
+            tracing::warn!(shard = %shard, %error, "leases could not be settled; they run out");
         }
     }
 }

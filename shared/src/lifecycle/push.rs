@@ -2,69 +2,44 @@
 //! sweep finds.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::engine_time::EngineTime;
 use crate::engine::envelope::{Envelope, EnvelopeHead};
 use crate::engine::{Engine, EngineError, Push, Pushed, ShardId};
 use crate::ledger::{Ledger, LedgerError, shard_of};
 use crate::limits;
-use crate::model::job::{Job, JobState};
+use crate::model::job::{Job, JobState, Value};
 use crate::model::time::Timestamp;
 
 /// Committed submissions waiting to be pushed. Beyond it they are left to the sweep.
 const PENDING_MAX: usize = 2_000;
+/// What they may hold in memory, in KiB; a job counts as one and its payload.
+const PENDING_KIB_MAX: usize = 64 << 10;
+/// Submissions taken into one round of push calls.
+const ROUND_MAX: usize = 256;
 /// Push calls under way at once.
 const CALLS_MAX: usize = 4;
-/// An estimate of engine time older than this is not trusted (decisions: ask `TIME` first).
-const ESTIMATE_AGE_MAX: Duration = Duration::from_secs(10);
-
-/// Engine time, as far as this process knows it: the latest reply plus local time since then.
-#[derive(Clone, Default)]
-pub(super) struct EngineTime {
-    last: Arc<Mutex<Option<(Timestamp, Instant)>>>,
-}
-
-impl EngineTime {
-    fn note(&self, now: Timestamp) {
-        *self.last.lock().expect("nothing panics while holding it") = Some((now, Instant::now()));
-    }
-
-    fn estimate(&self) -> Option<Timestamp> {
-        let last = *self.last.lock().expect("nothing panics while holding it");
-        let (time, received) = last?;
-        let age = received.elapsed();
-        (age <= ESTIMATE_AGE_MAX).then(|| time.plus(age))
-    }
-
-    /// The `not_after` of a push that a statement sent after this call will justify. `None`: the engine
-    /// does not answer, so there is nothing to push to.
-    pub(super) async fn deadline(&self, engine: &Engine) -> Option<Timestamp> {
-        let now = match self.estimate() {
-            Some(now) => now,
-            None => {
-                let now = engine.now().await.ok()?;
-                self.note(now);
-                now
-            }
-        };
-        Some(now.plus(limits::PUSH_WINDOW))
-    }
-}
 
 struct Batch {
     jobs: Vec<Job>,
     not_after: Timestamp,
+    /// When it was offered: after the beginning of its push window.
+    at: Instant,
+    /// Its part of [`PENDING_KIB_MAX`], for as long as it is held.
+    _room: OwnedSemaphorePermit,
 }
 
 /// The task that pushes what submissions have committed.
 pub(super) struct Pusher {
     tx: mpsc::Sender<Batch>,
+    room: Arc<Semaphore>,
     pub(super) time: EngineTime,
 }
 
@@ -76,20 +51,64 @@ impl Pusher {
         shutdown: CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
-        let (tx, rx) = mpsc::channel(PENDING_MAX);
-        let time = EngineTime::default();
-        tasks.spawn(run(ledger, engine, time.clone(), rx, shutdown));
-        Self { tx, time }
+        let (pusher, rx) = Self::new(PENDING_KIB_MAX);
+        tasks.spawn(run(ledger, engine, pusher.time.clone(), rx, shutdown));
+        pusher
     }
 
-    /// Hands over committed jobs. Returns at once.
-    pub(super) fn offer(&self, jobs: Vec<Job>, not_after: Timestamp) {
-        let count = jobs.len();
-        if count > 0 && self.tx.try_send(Batch { jobs, not_after }).is_err() {
+    fn new(pending_kib_max: usize) -> (Self, mpsc::Receiver<Batch>) {
+        let (tx, rx) = mpsc::channel(PENDING_MAX);
+        let room = Arc::new(Semaphore::new(pending_kib_max));
+        (Self { tx, room, time: EngineTime::default() }, rx)
+    }
+
+    /// Hands over committed jobs, as many as there is room for. Returns at once.
+    pub(super) fn offer(&self, mut jobs: Vec<Job>, not_after: Timestamp) {
+        let offered = jobs.len();
+        let room = self.take_room(&mut jobs);
+        let mut taken = jobs.len();
+        if let Some(room) = room
+            && taken > 0
+        {
+            let batch = Batch { jobs, not_after, at: Instant::now(), _room: room };
+            if self.tx.try_send(batch).is_err() {
+                taken = 0;
+            }
+        }
+        if taken < offered {
             // Safe to drop: the jobs are committed, and the sweep pushes what the engine does not have.
-            metrics::counter!("windlass_push_dropped_total").increment(count as u64);
+            let dropped = (offered - taken) as u64;
+            metrics::counter!("windlass_push_dropped_total").increment(dropped);
         }
     }
+
+    /// Keeps the first jobs that there is room for.
+    fn take_room(&self, jobs: &mut Vec<Job>) -> Option<OwnedSemaphorePermit> {
+        let free = self.room.available_permits();
+        let mut sum = 0;
+        let fits = jobs.iter().take_while(|job| {
+            sum += kib(job);
+            sum <= free
+        });
+        let fits = fits.count();
+        jobs.truncate(fits);
+        let sum = jobs.iter().map(kib).sum::<usize>();
+        let room = Arc::clone(&self.room).try_acquire_many_owned(u32::try_from(sum).ok()?).ok();
+        if room.is_none() {
+            // Somebody else was faster.
+            jobs.clear();
+        }
+        room
+    }
+}
+
+/// What a job counts for, in KiB.
+fn kib(job: &Job) -> usize {
+    let payload = match &job.payload {
+        Value::Inline(bytes) => bytes.len(),
+        Value::Blob(_) => 0,
+    };
+    1 + (payload >> 10)
 }
 
 async fn run(
@@ -103,7 +122,7 @@ async fn run(
     loop {
         let got = tokio::select! {
             biased;
-            got = rx.recv_many(&mut batches, 256) => got,
+            got = rx.recv_many(&mut batches, ROUND_MAX) => got,
             () = shutdown.cancelled() => {
                 rx.close();
                 rx.recv_many(&mut batches, PENDING_MAX).await
@@ -112,47 +131,69 @@ async fn run(
         if got == 0 {
             return;
         }
-        let mut shards: HashMap<ShardId, (Vec<Push>, Timestamp)> = HashMap::new();
-        for batch in batches.drain(..) {
-            for job in &batch.jobs {
-                let (pushes, not_after) =
-                    shards.entry(shard_of(job)).or_insert((Vec::new(), batch.not_after));
-                pushes.push(push_of(job));
-                *not_after = (*not_after).min(batch.not_after);
-            }
-        }
-        // Owned chunks: borrowed ones tie this task's future to their lifetimes.
-        let calls: Vec<(ShardId, Vec<Push>, Timestamp)> = shards
-            .into_iter()
-            .flat_map(|(shard, (pushes, not_after))| chunked(shard, pushes, not_after))
-            .collect();
+        let calls = calls(&batches);
         futures::stream::iter(calls)
-            .for_each_concurrent(CALLS_MAX, |(shard, chunk, not_after)| {
+            .for_each_concurrent(CALLS_MAX, |Call { shard, pushes, not_after, late_at }| {
                 let (ledger, engine, time) = (ledger.clone(), engine.clone(), time.clone());
                 async move {
-                    let result = push(&ledger, &engine, &time, &shard, &chunk, not_after).await;
+                    let count = pushes.len() as u64;
+                    if Instant::now() >= late_at {
+                        // The engine would refuse it: the sweep looks at the ledger again first.
+                        metrics::counter!("windlass_push_dropped_total").increment(count);
+                        return;
+                    }
+                    let result = push(&ledger, &engine, &time, &shard, &pushes, not_after).await;
                     if let Err(error) = result {
-                        metrics::counter!("windlass_push_failed_total").increment(chunk.len() as u64);
+                        metrics::counter!("windlass_push_failed_total").increment(count);
                         tracing::debug!(shard = %shard, %error, "push failed; the sweep will repeat it");
                     }
                 }
             })
             .await;
+        batches.clear();
     }
 }
 
-fn chunked(
+/// One push call.
+struct Call {
     shard: ShardId,
-    mut pushes: Vec<Push>,
+    pushes: Vec<Push>,
+    /// The earliest of its jobs.
     not_after: Timestamp,
-) -> Vec<(ShardId, Vec<Push>, Timestamp)> {
-    let mut chunks = Vec::with_capacity(pushes.len().div_ceil(limits::ENGINE_BATCH_MAX));
-    while pushes.len() > limits::ENGINE_BATCH_MAX {
-        let rest = pushes.split_off(limits::ENGINE_BATCH_MAX);
-        chunks.push((shard.clone(), std::mem::replace(&mut pushes, rest), not_after));
+    /// By this process's clock it is past `not_after` for certain.
+    late_at: Instant,
+}
+
+/// The calls for these batches, in order within each shard. What is late already is left to the sweep.
+fn calls(batches: &[Batch]) -> Vec<Call> {
+    let now = Instant::now();
+    let mut open: HashMap<ShardId, Call> = HashMap::new();
+    let mut calls = Vec::new();
+    for batch in batches {
+        let late_at = batch.at + limits::PUSH_WINDOW;
+        if now >= late_at {
+            let late = batch.jobs.len() as u64;
+            metrics::counter!("windlass_push_dropped_total").increment(late);
+            continue;
+        }
+        for job in &batch.jobs {
+            let shard = shard_of(job);
+            let call = open.entry(shard).or_insert_with_key(|shard| Call {
+                shard: shard.clone(),
+                pushes: Vec::new(),
+                not_after: batch.not_after,
+                late_at,
+            });
+            call.pushes.push(push_of(job));
+            call.not_after = call.not_after.min(batch.not_after);
+            call.late_at = call.late_at.min(late_at);
+            if call.pushes.len() == limits::ENGINE_BATCH_MAX {
+                calls.extend(open.remove(&shard_of(job)));
+            }
+        }
     }
-    chunks.push((shard, pushes, not_after));
-    chunks
+    calls.extend(open.into_values());
+    calls
 }
 
 /// Why a push could not be carried out.
@@ -252,5 +293,97 @@ pub(super) fn push_of(job: &Job) -> Push {
         expires_at: job.expires_at,
         kind: job.kind.clone(),
         envelope: envelope.encode(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EngineSettings;
+    use crate::ledger::{Accepted, Submission, SubmitOutcome};
+    use crate::model::id::JobId;
+    use crate::model::job::{JobSpec, NewJob, Priority};
+    use crate::model::name::{Namespace, QueueName};
+
+    async fn stores(folder: &tempfile::TempDir) -> (Ledger, Engine) {
+        let url = format!("sqlite://{}/ledger.db", folder.path().display());
+        let settings = crate::config::LedgerSettings::new(url);
+        Ledger::migrate(&settings).await.unwrap();
+        let ledger = Ledger::open(&settings).await.unwrap();
+        (ledger, Engine::open(&EngineSettings::new("embedded")).await.unwrap())
+    }
+
+    async fn committed(ledger: &Ledger, count: usize, payload: usize) -> Vec<Job> {
+        let payload = Value::Inline(format!("\"{}\"", "x".repeat(payload)).into());
+        let job = || NewJob {
+            id: JobId::generate(),
+            namespace: Namespace::default(),
+            queue: QueueName::default(),
+            kind: "echo".parse().unwrap(),
+            priority: Priority::default(),
+            payload: payload.clone(),
+            run_at: None,
+            expires_at: None,
+            spec: JobSpec::default(),
+            unique: None,
+            tags: Vec::new(),
+            meta: None,
+            request_id: None,
+            traceparent: None,
+        };
+        let jobs = (0..count).map(|_| job()).collect();
+        let submission = Submission { jobs, atomic: false, idempotency: None };
+        let SubmitOutcome::Done(results) = ledger.submit(submission).await.unwrap() else {
+            panic!("a submission without a key is never replayed");
+        };
+        let accepted = results.into_iter().map(|result| match result {
+            Ok(Accepted::New(job)) => job,
+            other => panic!("not accepted: {other:?}"),
+        });
+        accepted.collect()
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_pushed_is_bounded_by_its_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, engine) = stores(&folder).await;
+        let now = engine.now().await.unwrap();
+        let (pusher, mut rx) = Pusher::new(10);
+        pusher.offer(committed(&ledger, 3, 3_000).await, now);
+        pusher.offer(committed(&ledger, 2, 0).await, now);
+        let first = rx.recv().await.unwrap();
+        assert_eq!(first.jobs.len(), 3, "three KiB each");
+        pusher.offer(committed(&ledger, 2, 0).await, now);
+        drop(first);
+        pusher.offer(committed(&ledger, 20, 0).await, now);
+        let mut waiting = Vec::new();
+        while let Ok(batch) = rx.try_recv() {
+            waiting.push(batch.jobs.len());
+        }
+        assert_eq!(waiting, [1, 9], "one KiB was left, then nine");
+    }
+
+    /// Goal: what cannot get in any more costs the engine nothing, and does not make others late.
+    /// Method: the engine's clock says that both are in time; the window of one has passed here.
+    #[tokio::test]
+    async fn what_is_late_is_left_to_the_sweep() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, engine) = stores(&folder).await;
+        let not_after = engine.now().await.unwrap().plus(limits::PUSH_WINDOW);
+        let (pusher, mut rx) = Pusher::new(10);
+        let (old, fresh) =
+            (committed(&ledger, 1, 0).await.remove(0), committed(&ledger, 1, 0).await.remove(0));
+        let shard = shard_of(&old);
+        pusher.offer(vec![old.clone()], not_after);
+        pusher.offer(vec![fresh.clone()], not_after);
+        let (mut late, in_time) = (rx.recv().await.unwrap(), rx.recv().await.unwrap());
+        late.at -= limits::PUSH_WINDOW;
+        let (tx, rx) = mpsc::channel(2);
+        tx.try_send(late).unwrap_or_else(|_| panic!("there is room"));
+        tx.try_send(in_time).unwrap_or_else(|_| panic!("there is room"));
+        drop(tx);
+        run(ledger, engine.clone(), pusher.time.clone(), rx, CancellationToken::new()).await;
+        let there = engine.exists(&shard, &[old.id, fresh.id]).await.unwrap();
+        assert_eq!(there, [false, true]);
     }
 }

@@ -17,8 +17,8 @@ use crate::model::id::JobId;
 use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
 
-/// Outcomes of one pass.
-const PASS_MAX: u32 = 500;
+/// Most outcomes of one pass; fewer mean that there were no more.
+pub const PASS_MAX: u32 = 500;
 /// Leases noted in one pass.
 const RUNNING_MAX: u32 = 1_000;
 /// Leases younger than this are not worth a write.
@@ -45,16 +45,19 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
     let replies = life.inner.ledger.record(records).await?;
-    life.inner.engine.confirm(shard, last).await?;
-    life.inner.waiters.notify(&ended);
     let events: Vec<Event> = events
         .into_iter()
         .zip(&replies)
         .filter(|(_, reply)| **reply == Recorded::Applied)
         .map(|(event, _)| event)
         .collect();
-    // Safe to drop: the feed is a convenience; the ledger has what happened.
-    let _ = life.inner.engine.publish(&shard.namespace, &events).await;
+    // Together, so that the store is woken once.
+    let engine = &life.inner.engine;
+    let (confirmed, _) =
+        tokio::join!(engine.confirm(shard, last), engine.publish(&shard.namespace, &events));
+    // Safe to drop what became of the feed: it is a convenience; the ledger has what happened.
+    life.inner.waiters.notify(&ended);
+    confirmed?;
 
     let stale = replies.iter().filter(|reply| **reply != Recorded::Applied).count();
     metrics::counter!("windlass_outcomes_recorded_total").increment((count - stale) as u64);

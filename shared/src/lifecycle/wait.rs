@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,8 @@ type Waiting = HashMap<JobId, Vec<oneshot::Sender<()>>>;
 #[derive(Clone, Default)]
 pub(super) struct Waiters {
     waiting: Arc<Mutex<Waiting>>,
+    /// Somebody waits.
+    registered: Arc<Notify>,
 }
 
 impl Waiters {
@@ -51,6 +53,7 @@ impl Waiters {
     fn register(&self, id: JobId) -> oneshot::Receiver<()> {
         let (tx, rx) = oneshot::channel();
         self.lock().entry(id).or_default().push(tx);
+        self.registered.notify_one();
         rx
     }
 
@@ -77,7 +80,16 @@ async fn poll(waiters: Waiters, ledger: Ledger, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
-        for ids in waiters.open().chunks(QUERY_MAX) {
+        let open = waiters.open();
+        if open.is_empty() {
+            // A process in which nobody waits is not to be woken ten times a second.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = waiters.registered.notified() => tick.reset(),
+            }
+        }
+        for ids in open.chunks(QUERY_MAX) {
             match ledger.terminal_among(ids).await {
                 Ok(ended) => waiters.notify(&ended),
                 // Safe to drop: the next tick asks again, and every waiter has its own time-out.

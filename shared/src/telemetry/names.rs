@@ -33,6 +33,11 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_http_bodies_refused_total", Counter, "Request bodies refused, by reason"),
     ("windlass_http_unauthenticated_total", Counter, "Requests without a valid key, by reason"),
     ("windlass_http_malformed_total", Counter, "Connections closed for malformed framing"),
+    (
+        "windlass_http_stuck_readers_total",
+        Counter,
+        "Connections closed because the peer took nothing of its answer",
+    ),
     // The ledger
     ("windlass_ledger_commit_rows", Histogram, "Jobs committed by one statement of a writer"),
     (

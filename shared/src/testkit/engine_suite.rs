@@ -265,6 +265,8 @@ macro_rules! engine_cases {
             a_late_push_changes_nothing
             a_leased_or_finished_job_is_present
             a_full_shard_refuses_job_by_job
+            delayed_jobs_keep_nobody_out
+            a_replacement_for_later_makes_room
             bytes_are_a_budget_too
             unrecorded_outcomes_use_the_budget_of_bytes
             a_replacement_needs_no_room_for_another_job
@@ -385,6 +387,7 @@ macro_rules! engine_cases {
             a_lifted_brake_wakes
             outcomes_wake_the_recorder
             a_cancellation_is_told_to_the_holder
+            other_sorts_are_not_heard
             other_shards_are_not_heard
         );
         $crate::engine_cases!(@ $mode $rig, feed:

@@ -4,6 +4,7 @@ mod engine_compare;
 mod engine_embedded;
 mod engine_histories;
 mod lifecycle;
+mod lifecycle_faults;
 mod postgres;
 mod postgres_faults;
 mod redis_faults;

@@ -56,5 +56,6 @@ faults! {
     expiry_is_ignored: "if unpacked(\">i8\", job, 42) <= now then" => "if false then";
     old_settings_win: "if given_version < version then" => "if given_version < 0 then";
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
+    delayed_jobs_take_room: "call(\"HLEN\", JOBS) - call(\"ZCARD\", DELAYED)" => "call(\"HLEN\", JOBS)";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
 }

@@ -129,9 +129,12 @@ struct Listener {
 
 impl Listener {
     fn start(server: &RedisServer, redis: &OnRedis) -> Self {
-        let channel = format!("w:{{{}}}:signals", redis.shard);
         let mut connection = Connection::open(server.port()).unwrap();
-        connection.call(&["SUBSCRIBE", &channel]).unwrap().expect_ok();
+        let channels = ["r", "o", "c"].map(|end| format!("w:{{{}}}:signals:{end}", redis.shard));
+        for channel in &channels {
+            connection.call(&["SUBSCRIBE", channel]).unwrap().expect_ok();
+        }
+        let [channel, ..] = channels;
         Self { channel, connection }
     }
 

@@ -24,7 +24,7 @@ Examples:
   windlass job submit mail.send --payload @mail.json --unique-key user-42 --on-conflict return-existing
   windlass job submit --batch jobs.ndjson      one job a line: {\"kind\": \"echo\", \"payload\": 1}
 
-Submitting is safe to repeat under the same --idempotency-key; without one, the command makes one
+Submitting is safe to repeat under the same --idempotency-key; without one, the command makes one \
 for its own retries.";
 
 /// Submit one job, or many from a file.

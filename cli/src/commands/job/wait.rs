@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use uuid::Uuid;
+use windlass_shared::model::id::JobId;
 use windlass_shared::model::time::Span;
 
 use crate::client::{Call, Client, ClientArgs};
@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// The job's id
-    id: Uuid,
+    id: JobId,
     /// Give up after this long, such as 10m; exit 3 then [default: never]
     #[arg(long)]
     timeout: Option<Span>,
@@ -34,7 +34,7 @@ pub async fn run(args: WaitArgs) -> Outcome {
 /// Waits, shows the job, and fails with [`Failure::Check`] unless it succeeded.
 pub async fn until_finished(
     client: &Client,
-    id: Uuid,
+    id: JobId,
     timeout: Option<Duration>,
     output: Output,
 ) -> Outcome {

@@ -23,7 +23,7 @@ impl Shard {
             return Pushed::Present;
         }
         let replaced_bytes = present.map(|entry| entry.envelope.len() as u64);
-        if !self.has_room(job, replaced_bytes) {
+        if !self.has_room(now, job, replaced_bytes) {
             return Pushed::Full;
         }
         if replaced_bytes.is_some() {
@@ -38,7 +38,7 @@ impl Shard {
         Pushed::Added
     }
 
-    fn has_room(&self, job: &Push, replaced_bytes: Option<u64>) -> bool {
+    fn has_room(&self, now: Timestamp, job: &Push, replaced_bytes: Option<u64>) -> bool {
         let (jobs_max, bytes_max) = match &self.settings {
             Some(settings) => (settings.jobs_max, settings.bytes_max),
             None => {
@@ -46,9 +46,11 @@ impl Shard {
                 (default.jobs_max, default.bytes_max)
             }
         };
-        let jobs = self.entries.len() as u64 + u64::from(replaced_bytes.is_none());
+        // Those that wait for their time, retries above all, must not keep out what could run now.
+        let head = (self.entries.len() - self.delayed.len()) as u64;
+        let needs_room = replaced_bytes.is_none() && job.run_at <= now;
         let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
-        (replaced_bytes.is_some() || jobs <= jobs_max) && bytes <= bytes_max
+        (!needs_room || head < jobs_max) && bytes <= bytes_max
     }
 }
 

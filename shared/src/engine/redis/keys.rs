@@ -1,6 +1,6 @@
 //! The names of a shard's keys.
 
-use crate::engine::ShardId;
+use crate::engine::{ShardId, Topic};
 
 /// In the order in which the scripts expect them; see `lua/shard.lua`.
 const PARTS: [&str; 9] =
@@ -33,9 +33,19 @@ impl Keys {
         format!("{}outbox", self.0)
     }
 
-    /// The channel of the shard's signals.
+    /// How the names of the channels of the shard's signals begin.
     pub(super) fn signals(&self) -> String {
-        format!("{}signals", self.0)
+        format!("{}signals:", self.0)
+    }
+
+    /// The channel of one sort of the shard's signals, as `lua/shard.lua` names it.
+    pub(super) fn channel(&self, topic: Topic) -> String {
+        let letter = match topic {
+            Topic::Ready => 'r',
+            Topic::Outcomes => 'o',
+            Topic::Cancels => 'c',
+        };
+        format!("{}signals:{letter}", self.0)
     }
 }
 

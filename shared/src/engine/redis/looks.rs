@@ -168,11 +168,19 @@ impl Redis {
     }
 
     /// Confirmed by the store; [`EngineError::Unavailable`] when it does not answer in time.
-    pub async fn subscribe(&self, shards: &[ShardId]) -> Result<Signals, EngineError> {
-        let channels = shards.iter().map(|shard| (self.keys(shard).signals(), shard.clone()));
-        let receiver = self.hub.subscribe(channels.collect()).await;
-        let receiver = receiver.map_err(|fault| fault.into_error("subscribe"))?;
-        Ok(Signals::new(receiver, shards))
+    pub async fn subscribe_to(
+        &self,
+        shards: &[ShardId],
+        topics: &[Topic],
+    ) -> Result<Signals, EngineError> {
+        let mut channels = Vec::with_capacity(shards.len() * topics.len());
+        for shard in shards {
+            let keys = self.keys(shard);
+            channels.extend(topics.iter().map(|topic| (keys.channel(*topic), shard.clone())));
+        }
+        let heard = self.hub.subscribe(channels).await;
+        let (receiver, interest) = heard.map_err(|fault| fault.into_error("subscribe"))?;
+        Ok(Signals::new(receiver, shards, topics).with_interest(interest))
     }
 
     pub(super) async fn look(

@@ -2,9 +2,9 @@
 //!
 //! One task holds one connection for all listeners of an engine. It connects again for ever, subscribes
 //! anew, and checks a silent connection by PING, so that no listener stays deaf after an outage. Signals of
-//! the meantime are lost, which listeners must expect.
+//! the meantime are lost, which listeners must expect. A channel that nobody listens to any more is left.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use futures::StreamExt;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::fault::Fault;
+use super::interest::{Interest, Wanted};
 use super::layout::take_id;
 use super::link::{Link, delays};
 use crate::engine::{JobId, ShardId, Signal};
@@ -29,6 +31,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The listeners' side.
 pub(super) struct Hub {
     link: Arc<Link>,
+    wanted: Arc<Wanted>,
     /// None until somebody listens.
     running: Mutex<Option<Running>>,
 }
@@ -41,32 +44,36 @@ struct Running {
 
 /// Channels to listen to, and whom to tell when that is so.
 struct Order {
-    channels: Vec<(String, ShardId)>,
+    channels: Vec<String>,
     done: oneshot::Sender<()>,
 }
 
 impl Hub {
     /// Nobody listens yet, so nothing is connected yet.
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, running: Mutex::new(None) }
+        Self { link, wanted: Arc::default(), running: Mutex::new(None) }
     }
 
-    /// Signals of these channels, and of those that others asked for, from now on.
+    /// Signals of these channels, and of those that others asked for, from now on; for as long as the
+    /// interest is kept.
     ///
     /// # Errors
     /// [`Fault::Down`] when the store does not confirm in time. May be dropped and repeated.
     pub(super) async fn subscribe(
         &self,
         channels: Vec<(String, ShardId)>,
-    ) -> Result<broadcast::Receiver<Signal>, Fault> {
+    ) -> Result<(broadcast::Receiver<Signal>, Interest), Fault> {
         let (receiver, orders) = self.join();
+        // Registered before the order is given, so that the task does not leave them meanwhile.
+        let interest = Interest::new(&self.wanted, channels);
         let (done, confirmed) = oneshot::channel();
+        let channels = interest.channels().to_vec();
         let order = async {
             orders.send(Order { channels, done }).await.map_err(|_| ())?;
             confirmed.await.map_err(|_| ())
         };
         match tokio::time::timeout(self.link.timeout() * 2, order).await {
-            Ok(Ok(())) => Ok(receiver),
+            Ok(Ok(())) => Ok((receiver, interest)),
             Ok(Err(())) => Err(Fault::Down("the listener for signals has ended".into())),
             Err(_) => Err(Fault::late()),
         }
@@ -78,16 +85,18 @@ impl Hub {
         if running.as_ref().is_none_or(|running| running.task.is_finished()) {
             *running = None;
         }
-        let running = running.get_or_insert_with(|| Running::start(self.link.clone()));
+        let start = || Running::start(self.link.clone(), self.wanted.clone());
+        let running = running.get_or_insert_with(start);
         (running.signals.subscribe(), running.orders.clone())
     }
 }
 
 impl Running {
-    fn start(link: Arc<Link>) -> Self {
+    fn start(link: Arc<Link>, wanted: Arc<Wanted>) -> Self {
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let (orders, inbox) = mpsc::channel(ORDERS_MAX);
-        let listener = Listener { link, signals: signals.clone(), inbox, shards: HashMap::new() };
+        let followed = HashSet::new();
+        let listener = Listener { link, signals: signals.clone(), inbox, wanted, followed };
         let task = tokio::spawn(listener.run()).abort_handle();
         Self { signals, orders, task }
     }
@@ -105,12 +114,16 @@ struct Listener {
     link: Arc<Link>,
     signals: broadcast::Sender<Signal>,
     inbox: mpsc::Receiver<Order>,
-    shards: HashMap<String, ShardId>,
+    wanted: Arc<Wanted>,
+    /// Channels that the present connection is subscribed to.
+    followed: HashSet<String>,
 }
 
 enum Event {
     Message(Option<redis::Msg>),
     Order(Option<Order>),
+    Released,
+    Idle,
     Silence,
 }
 
@@ -140,14 +153,20 @@ impl Listener {
         mut sink: PubSubSink,
         mut stream: PubSubStream,
     ) -> Result<(), Heard> {
-        let known: Vec<String> = self.shards.keys().cloned().collect();
-        self.follow(&mut sink, &known).await.map_err(|()| Heard(false))?;
+        self.followed.clear();
+        self.follow(&mut sink, self.wanted.channels()).await.map_err(|()| Heard(false))?;
+        let mut heard_at = Instant::now();
         loop {
+            let check_at = heard_at + SILENCE_MAX;
+            let leave_at = self.wanted.next_idle();
             let event = tokio::select! {
                 biased;
                 order = self.inbox.recv() => Event::Order(order),
                 message = stream.next() => Event::Message(message),
-                () = tokio::time::sleep(SILENCE_MAX) => Event::Silence,
+                () = self.wanted.released() => Event::Released,
+                () = tokio::time::sleep_until(leave_at.unwrap_or(check_at).min(check_at)) => {
+                    if leave_at.is_some_and(|at| at < check_at) { Event::Idle } else { Event::Silence }
+                }
             };
             let works = match event {
                 Event::Message(Some(message)) => {
@@ -157,6 +176,9 @@ impl Listener {
                 Event::Message(None) => Err(()),
                 Event::Order(None) => return Ok(()),
                 Event::Order(Some(order)) => self.obey(&mut sink, order).await,
+                // When the channel is to be left is looked up above.
+                Event::Released => continue,
+                Event::Idle => self.leave(&mut sink).await,
                 Event::Silence => {
                     let ping = sink.ping::<redis::Value>();
                     let answer = tokio::time::timeout(self.link.timeout(), ping).await;
@@ -164,33 +186,43 @@ impl Listener {
                 }
             };
             works.map_err(|()| Heard(true))?;
+            heard_at = Instant::now();
         }
     }
 
     async fn obey(&mut self, sink: &mut PubSubSink, order: Order) -> Result<(), ()> {
-        let mut new = Vec::new();
-        for (channel, shard) in order.channels {
-            if self.shards.insert(channel.clone(), shard).is_none() {
-                new.push(channel);
-            }
-        }
-        self.follow(sink, &new).await?;
-        // Whoever asked may have left; the subscription harms nobody.
+        self.follow(sink, order.channels).await?;
+        // Whoever asked may have left; then the subscription is left as well, in time.
         let _ = order.done.send(());
         Ok(())
     }
 
-    async fn follow(&self, sink: &mut PubSubSink, channels: &[String]) -> Result<(), ()> {
-        if channels.is_empty() {
+    /// Subscribes to those of the channels that it does not follow yet.
+    async fn follow(&mut self, sink: &mut PubSubSink, channels: Vec<String>) -> Result<(), ()> {
+        let new: Vec<String> =
+            channels.into_iter().filter(|channel| !self.followed.contains(channel)).collect();
+        if new.is_empty() {
             return Ok(());
         }
-        let answer = tokio::time::timeout(self.link.timeout(), sink.subscribe(channels)).await;
+        let answer = tokio::time::timeout(self.link.timeout(), sink.subscribe(&new)).await;
+        self.followed.extend(new);
+        if matches!(answer, Ok(Ok(()))) { Ok(()) } else { Err(()) }
+    }
+
+    /// Leaves the channels that nobody has listened to for a while.
+    async fn leave(&mut self, sink: &mut PubSubSink) -> Result<(), ()> {
+        let mut left = self.wanted.take_idle();
+        left.retain(|channel| self.followed.remove(channel));
+        if left.is_empty() {
+            return Ok(());
+        }
+        let answer = tokio::time::timeout(self.link.timeout(), sink.unsubscribe(&left)).await;
         if matches!(answer, Ok(Ok(()))) { Ok(()) } else { Err(()) }
     }
 
     fn pass_on(&self, message: &redis::Msg) {
-        let Some(shard) = self.shards.get(message.get_channel_name()) else { return };
-        for signal in read(shard, message.get_payload_bytes()) {
+        let Some(shard) = self.wanted.shard(message.get_channel_name()) else { return };
+        for signal in read(&shard, message.get_payload_bytes()) {
             // Fails when nobody listens at the moment, which is no loss.
             let _ = self.signals.send(signal);
         }

@@ -115,13 +115,12 @@ pub async fn a_leased_or_finished_job_is_present(rig: &Rig) {
     assert_eq!(rig.claim(9).await, []);
 }
 
-/// Ready, delayed, leased and finishing jobs all count.
+/// Ready, leased and finishing jobs all count.
 pub async fn a_full_shard_refuses_job_by_job(rig: &Rig) {
     rig.configure(ShardSettings { version: 1, jobs_max: 3, ..ShardSettings::default() }).await;
-    let later = rig.now().await.plus(ms(1_000));
     assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
     let (held, _) = rig.claim_one().await;
-    let mut jobs = vec![Push { run_at: later, ..rig.job(1).await }, rig.job(0).await];
+    let mut jobs = vec![rig.job(1).await, rig.job(0).await];
     jobs.extend([rig.job(2).await, rig.job(3).await]);
     let expected = [Pushed::Added, Pushed::Present, Pushed::Added, Pushed::Full];
     assert_eq!(rig.push(&jobs).await, expected);
@@ -129,6 +128,46 @@ pub async fn a_full_shard_refuses_job_by_job(rig: &Rig) {
     assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Full], "a finishing job is still there");
     rig.confirm_all().await;
     assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Added]);
+}
+
+/// Those that wait for their time leave the room to others, pushed or retried; once ready they count.
+pub async fn delayed_jobs_keep_nobody_out(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, jobs_max: 2, ..ShardSettings::default() }).await;
+    let later = rig.now().await.plus(ms(1_000));
+    assert_eq!(rig.push(&[rig.job(0).await, rig.job(1).await]).await, [Pushed::Added; 2]);
+    for (held, _) in rig.claim(2).await {
+        rig.settle(held, Verdict::Retry { delay: ms(1_000) }).await;
+    }
+    let mut jobs = vec![Push { run_at: later, ..rig.job(2).await }];
+    jobs.extend([rig.job(3).await, rig.job(4).await, rig.job(5).await]);
+    let expected = [Pushed::Added, Pushed::Added, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&jobs).await, expected);
+    let sixth = Push { run_at: later, ..rig.job(6).await };
+    assert_eq!(rig.push(&[sixth, rig.job(7).await]).await, [Pushed::Added, Pushed::Full]);
+    let sooner = Push { fence: Fence(2), ..rig.job(2).await };
+    assert_eq!(rig.push(&[sooner]).await, [Pushed::Added], "a replacement needs no room");
+    rig.advance(ms(1_000)).await;
+    assert_eq!(rig.claim(9).await.len(), 6);
+    assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Full]);
+}
+
+/// Replaced by one for later, a job leaves its room in the same call; the other way round it takes one.
+pub async fn a_replacement_for_later_makes_room(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, jobs_max: 1, ..ShardSettings::default() }).await;
+    assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
+    let run_at = rig.now().await.plus(ms(1_000));
+    let later = Push { fence: Fence(2), run_at, ..rig.job(0).await };
+    let jobs = [rig.job(1).await, later, rig.job(2).await, rig.job(3).await];
+    let expected = [Pushed::Full, Pushed::Added, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&jobs).await, expected);
+    let still_later = Push { fence: Fence(3), run_at, ..rig.job(0).await };
+    let jobs = [still_later, rig.job(3).await];
+    assert_eq!(rig.push(&jobs).await, [Pushed::Added, Pushed::Full], "it had no room to give");
+    let sooner = Push { fence: Fence(4), ..rig.job(0).await };
+    assert_eq!(rig.push(&[sooner]).await, [Pushed::Added]);
+    assert_eq!(rig.claim(1).await.len(), 1);
+    rig.confirm_all().await;
+    assert_eq!(rig.push(&jobs[1..]).await, [Pushed::Full], "two are there");
 }
 
 /// Up to the last byte, not beyond. A smaller one behind a refused one gets in.

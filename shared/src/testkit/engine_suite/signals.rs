@@ -1,7 +1,7 @@
 //! subscribe. Signals are hints: a case waits for the one that it is about and passes over others.
 
 use super::*;
-use crate::engine::{Signal, Signals};
+use crate::engine::{Signal, Signals, Topic};
 
 /// Real time, as signals travel in it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -131,6 +131,23 @@ pub async fn a_cancellation_is_told_to_the_holder(rig: &Rig) {
     assert!(!heard.iter().any(|signal| matches!(signal, Signal::Cancel(..))), "{heard:?}");
     rig.cancel(0, claimed.fence).await;
     wait_for(&mut signals, &Signal::Cancel(rig.shard.clone(), id(0))).await;
+}
+
+/// A listener hears of what it asked for only.
+pub async fn other_sorts_are_not_heard(rig: &Rig) {
+    rig.open().await;
+    let shards = std::slice::from_ref(&rig.shard);
+    let cancels = rig.engine.subscribe_to(shards, &[Topic::Cancels]).await.expect("subscribe");
+    let heard = rig.heard(&mut { cancels }).await;
+    assert_eq!(heard, [], "a push, a claim and a cancellation went before");
+    let both = [Topic::Ready, Topic::Outcomes];
+    let mut signals = rig.engine.subscribe_to(shards, &both).await.expect("subscribe");
+    rig.cancel(250, Fence(u64::MAX >> 12)).await;
+    rig.push(&[rig.job(0).await]).await;
+    assert_eq!(next(&mut signals).await, rig.ready());
+    let (held, _) = rig.claim_one().await;
+    rig.settle(held, Verdict::Succeeded).await;
+    assert_eq!(next(&mut signals).await, Signal::Outcomes(rig.shard.clone()));
 }
 
 /// A listener hears of its own shards only.

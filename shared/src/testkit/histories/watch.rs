@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::engine::model::Status;
+use crate::engine::model::{Entry, Status};
 use crate::engine::{ClaimState, Ended, Pushed};
 
 mod state;
@@ -39,7 +39,7 @@ impl Watch {
         self.leases_end_once(seen, &mut wrong);
         fences_rise(seen, &mut wrong);
         match (seen.call, seen.reply) {
-            (Call::Push { .. }, Reply::Push(reply)) => push(seen, reply, &mut wrong),
+            (Call::Push { jobs, .. }, Reply::Push(reply)) => push(seen, jobs, reply, &mut wrong),
             (Call::Claim(request), Reply::Claim(reply)) => {
                 self.claim(seen, request, reply, &mut wrong);
             }
@@ -222,15 +222,26 @@ fn ready_order(
     }
 }
 
-fn push(seen: &Seen<'_>, reply: &PushReply, wrong: &mut Vec<String>) {
+fn push(seen: &Seen<'_>, jobs: &[Push], reply: &PushReply, wrong: &mut Vec<String>) {
     let added = reply.pushed.contains(&Pushed::Added);
     unchanged_if(!added, seen, wrong);
     if !added {
         return;
     }
     let settings = seen.after.settings.clone().unwrap_or_default();
-    let grown = seen.after.entries.len() > seen.before.entries.len();
-    if grown && seen.after.entries.len() as u64 > settings.jobs_max {
+    let (before, after) = (&seen.before.entries, &seen.after.entries);
+    let at_once = |entry: &&Entry| entry.status != Status::Delayed;
+    let head = after.values().filter(at_once).count();
+    // Replaced by one for now, which needs no room; of an earlier call or of this one.
+    let was_later = |id: &JobId| {
+        before.get(id).is_some_and(|entry| entry.status == Status::Delayed)
+            || jobs.iter().any(|job| job.id == *id && job.run_at > seen.now)
+    };
+    let is_fresh = |(id, entry): &(&JobId, &Entry)| {
+        at_once(entry) && !before.contains_key(id) && !was_later(id)
+    };
+    let moved = after.iter().filter(|(id, entry)| at_once(entry) && was_later(id)).count();
+    if after.iter().any(|pair| is_fresh(&pair)) && (head - moved) as u64 > settings.jobs_max {
         wrong.push("more jobs than the budget".into());
     }
     if seen.after.bytes > settings.bytes_max {

@@ -11,7 +11,8 @@ local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
 local present, tombs = fetch(JOBS, ids), standing(ids)
-local jobs = call("HLEN", JOBS)
+-- Those that wait for their time, retries above all, must not keep out what could run now.
+local head = call("HLEN", JOBS) - call("ZCARD", DELAYED)
 
 local answers, added, ready, delayed, replaced, raised = {}, {}, {}, {}, {}, {}
 local added_count, ready_count, delayed_count = 0, 0, 0
@@ -31,9 +32,14 @@ local function admit(id, job, old, tomb)
     end
   end
   local run_at, _, priority, length = unpacked(">i8I4BI4", job, 25)
-  if (not old and jobs + 1 > jobs_max) or bytes - old_length + length > bytes_max then return "F" end
+  local is_later = run_at > now
+  if (not old and not is_later and head >= jobs_max) or bytes - old_length + length > bytes_max then return "F" end
   bytes = bytes - old_length + length
-  if old then replaced[#replaced + 1] = id else jobs = jobs + 1 end
+  if old then
+    replaced[#replaced + 1] = id
+    if not call("ZSCORE", DELAYED, id) then head = head - 1 end
+  end
+  if not is_later then head = head + 1 end
   if tomb >= 0 then raised[#raised + 1] = id end
 
   if run_at ~= last_run_at or priority ~= last_priority then
@@ -44,7 +50,7 @@ local function admit(id, job, old, tomb)
   if sub(job, 17, 24) ~= packed_score then job = sub(job, 1, 16) .. packed_score .. sub(job, 25) end
   added[added_count + 1], added[added_count + 2] = id, job
   added_count = added_count + 2
-  if run_at <= now then
+  if not is_later then
     ready[ready_count + 1], ready[ready_count + 2] = text_of(score), id
     ready_count = ready_count + 2
   else

@@ -14,7 +14,7 @@
 -- KEYS[7] outbox   list    outcomes in the order of their seq (layout: `report` below)
 -- KEYS[8] tombs0   hash    id -> fence (u64) of the tombstones written in even windows
 -- KEYS[9] tombs1   hash    the same of odd windows
--- ARGV[1] the channel of the shard's signals
+-- ARGV[1] how the names of the channels of the shard's signals begin; a letter follows
 --
 -- A job, big-endian; ids are 16 raw bytes, times µs. Its head, to 41, is what changes once there is a held:
 --    1 fence u64   9 crashes u32   13 attempt u32   17 score i64   25 run_at i64   33 max_crashes u32
@@ -155,8 +155,10 @@ local function braked()
   return outbox_bytes >= OUTBOX_BYTES_MAX or call("LLEN", OUTBOX) >= OUTBOX_ENTRIES_MAX
 end
 
--- One message for all that is worth waking for: "r" ready, "o" outcomes, then "c" and an id per cancel.
+-- Tells what is worth waking for, each on a channel of its own, so that it wakes only those whom it concerns:
+-- "r" ready, "o" outcomes, "c" and an id per cancel.
 local function publish(ready, grew, cancels)
-  local text = (ready and open and "r" or "") .. (grew and "o" or "") .. (cancels or "")
-  if text ~= "" then call("PUBLISH", CHANNEL, text) end
+  if ready and open then call("PUBLISH", CHANNEL .. "r", "r") end
+  if grew then call("PUBLISH", CHANNEL .. "o", "o") end
+  if cancels and cancels ~= "" then call("PUBLISH", CHANNEL .. "c", cancels) end
 end

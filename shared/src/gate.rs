@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use windlass_shared::model::job::Expect;
 
-use crate::error::HandlerError;
+use crate::limits::ERROR_MESSAGE_BYTES_MAX;
+use crate::model::job::{Expect, JobError};
 
 /// Checks at one time.
 const CHECKS_MAX: usize = 4;
@@ -28,25 +28,34 @@ const COMPLAINTS_MAX: usize = 5;
 
 const REJECTED: &str = "result_rejected";
 
-/// The gate of one worker.
-pub(crate) struct Gate {
+/// The gate of one process: a worker, or an API that settles for remote workers. Cheap to clone; clones
+/// share the places.
+#[derive(Debug, Clone)]
+pub struct Gate {
     places: Arc<Semaphore>,
 }
 
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Gate {
-    pub(crate) fn new() -> Self {
+    /// With every place free.
+    pub fn new() -> Self {
         Self { places: Arc::new(Semaphore::new(CHECKS_MAX)) }
     }
 
-    /// Lets an output pass.
+    /// Lets an output pass. Takes at most 12 s: 10 s for a place, 2 s for the check.
     ///
     /// # Errors
     /// Retryable `result_rejected` with the reasons; permanent `invalid_expect` when the gate itself is
-    /// wrong. May be dropped; the check then runs on to its end.
-    pub(crate) async fn check(&self, expect: &Expect, output: &Bytes) -> Result<(), HandlerError> {
+    /// wrong. May be dropped, and repeated; a dropped check runs on to its end.
+    pub async fn check(&self, expect: &Expect, output: &Bytes) -> Result<(), JobError> {
         let place = tokio::time::timeout(WAIT_MAX, Arc::clone(&self.places).acquire_owned())
             .await
-            .map_err(|_| HandlerError::retryable(REJECTED, "too many checks of results at once"))?
+            .map_err(|_| rejected("too many checks of results at once"))?
             .expect("the semaphore is never closed");
         let (answer_tx, answer) = oneshot::channel();
         let (expect, output) = (expect.clone(), output.clone());
@@ -59,21 +68,19 @@ impl Gate {
                 let _ = answer_tx.send(check_now(&expect, &output));
             });
         if let Err(e) = spawned {
-            return Err(HandlerError::retryable(REJECTED, format!("cannot check the result: {e}")));
+            return Err(rejected(format!("cannot check the result: {e}")));
         }
         match tokio::time::timeout(CHECK_TIME_MAX, answer).await {
             Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) => Err(HandlerError::retryable(REJECTED, "the check of the result broke")),
-            Err(_) => {
-                Err(HandlerError::retryable(REJECTED, "the check of the result took too long"))
-            }
+            Ok(Err(_)) => Err(rejected("the check of the result broke")),
+            Err(_) => Err(rejected("the check of the result took too long")),
         }
     }
 }
 
-fn check_now(expect: &Expect, output: &[u8]) -> Result<(), HandlerError> {
+fn check_now(expect: &Expect, output: &[u8]) -> Result<(), JobError> {
     let output: serde_json::Value = serde_json::from_slice(output)
-        .map_err(|e| HandlerError::retryable(REJECTED, format!("the output is not JSON: {e}")))?;
+        .map_err(|e| rejected(format!("the output is not JSON: {e}")))?;
     if let Some(schema) = &expect.schema {
         check_schema(schema, &output)?;
     }
@@ -83,10 +90,7 @@ fn check_now(expect: &Expect, output: &[u8]) -> Result<(), HandlerError> {
     }
 }
 
-fn check_schema(
-    schema: &serde_json::Value,
-    output: &serde_json::Value,
-) -> Result<(), HandlerError> {
+fn check_schema(schema: &serde_json::Value, output: &serde_json::Value) -> Result<(), JobError> {
     let validator = jsonschema::options()
         // Patterns run in linear time, and references outside the schema are not fetched.
         .with_pattern_options(jsonschema::PatternOptions::regex())
@@ -104,10 +108,10 @@ fn check_schema(
     if complaints.is_empty() {
         return Ok(());
     }
-    Err(HandlerError::retryable(REJECTED, complaints.join("; ")))
+    Err(rejected(complaints.join("; ")))
 }
 
-fn check_expr(expr: &str, output: &serde_json::Value) -> Result<(), HandlerError> {
+fn check_expr(expr: &str, output: &serde_json::Value) -> Result<(), JobError> {
     if expr.len() > EXPR_BYTES_MAX {
         return Err(invalid(format!("the expression is longer than {EXPR_BYTES_MAX} bytes")));
     }
@@ -117,14 +121,9 @@ fn check_expr(expr: &str, output: &serde_json::Value) -> Result<(), HandlerError
     context.add_variable_from_value("output", to_cel(output));
     match program.execute(&context) {
         Ok(cel::Value::Bool(true)) => Ok(()),
-        Ok(cel::Value::Bool(false)) => {
-            Err(HandlerError::retryable(REJECTED, format!("`{expr}` is false")))
-        }
+        Ok(cel::Value::Bool(false)) => Err(rejected(format!("`{expr}` is false"))),
         Ok(other) => Err(invalid(format!("`{expr}` is not a condition but a {}", other.type_of()))),
-        Err(e) => Err(HandlerError::retryable(
-            REJECTED,
-            format!("`{expr}` failed: {}", cut_short(e.to_string())),
-        )),
+        Err(e) => Err(rejected(format!("`{expr}` failed: {}", cut_short(e.to_string())))),
     }
 }
 
@@ -159,22 +158,27 @@ fn cut_short(mut text: String) -> String {
     text
 }
 
-fn invalid(message: String) -> HandlerError {
-    HandlerError::permanent("invalid_expect", message)
+fn rejected(message: impl Into<String>) -> JobError {
+    error(REJECTED, message.into(), true)
+}
+
+fn invalid(message: String) -> JobError {
+    error("invalid_expect", message, false)
+}
+
+fn error(code: &str, mut message: String, retryable: bool) -> JobError {
+    message.truncate(message.floor_char_boundary(ERROR_MESSAGE_BYTES_MAX));
+    JobError { code: code.into(), message, retryable }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Cause;
 
     async fn code(expect: Expect, output: &str) -> String {
         match Gate::new().check(&expect, &Bytes::copy_from_slice(output.as_bytes())).await {
             Ok(()) => "ok".into(),
-            Err(HandlerError(Cause::Failed { error, .. })) => {
-                format!("{}{}", error.code, if error.retryable { "" } else { "!" })
-            }
-            Err(other) => panic!("{other:?}"),
+            Err(error) => format!("{}{}", error.code, if error.retryable { "" } else { "!" }),
         }
     }
 
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hostile_gates_neither_hang_nor_crash_the_worker() {
+    async fn hostile_gates_neither_hang_nor_crash_the_process() {
         let list = serde_json::to_string(&vec![1; 3_000]).unwrap();
         let slow = expr("output.all(a, output.all(b, output.all(c, a == b && b == c)))");
         assert_eq!(code(slow, &list).await, "result_rejected");

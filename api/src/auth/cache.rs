@@ -1,0 +1,223 @@
+//! API keys looked up lately, so that a request seldom asks the ledger, and a made-up key hardly ever does.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use windlass_shared::ledger::{ApiKey, LedgerError};
+
+use crate::app::App;
+use crate::error::{ApiError, Code};
+
+/// A looked-up key is believed for this long, known or not: a revocation bites within 5 s everywhere.
+const BELIEVED_FOR: Duration = Duration::from_secs(4);
+/// While the ledger is away nobody can revoke there; keys seen before keep working for this long.
+const BELIEVED_WITHOUT_LEDGER: Duration = Duration::from_secs(60);
+/// Keys remembered, and as many unknown public parts.
+const KEPT_MAX: usize = 10_000;
+/// Questions to the ledger at once, about keys seen before and about others: a flood of made-up keys takes
+/// neither the whole pool nor the turns of known keys.
+const QUESTIONS_MAX: usize = 8;
+/// Longest wait for a turn to ask.
+const TURN_MAX: Duration = Duration::from_secs(5);
+
+/// A key that the ledger knew.
+#[derive(Clone)]
+struct Known {
+    key: Arc<ApiKey>,
+    at: Instant,
+    /// Something was revoked here since: ask again before it is believed.
+    stale: bool,
+}
+
+#[derive(Default)]
+struct Seen {
+    known: HashMap<String, Known>,
+    unknown: HashMap<String, Instant>,
+}
+
+/// What a look at the cache says.
+enum Look {
+    /// This is the answer.
+    Answer(Option<Arc<ApiKey>>),
+    /// Seen before; to be asked about again.
+    Again(Known),
+    Never,
+}
+
+/// Keys looked up lately, by public part. Bounded; what is forgotten is looked up again.
+pub struct KeyCache {
+    seen: Mutex<Seen>,
+    known_turns: Semaphore,
+    other_turns: Semaphore,
+}
+
+impl Default for KeyCache {
+    fn default() -> Self {
+        Self {
+            seen: Mutex::default(),
+            known_turns: Semaphore::new(QUESTIONS_MAX),
+            other_turns: Semaphore::new(QUESTIONS_MAX),
+        }
+    }
+}
+
+impl KeyCache {
+    /// The record of a public part. The limit of failed log-ins is kept before the ledger is asked about a
+    /// part that was not seen before, so that random keys of one address cost it a bounded rate.
+    ///
+    /// # Errors
+    /// 429 where the address has asked too often; 503 where the ledger does not answer.
+    pub async fn find(
+        &self,
+        app: &App,
+        public: &str,
+        address: Option<IpAddr>,
+    ) -> Result<Option<Arc<ApiKey>>, ApiError> {
+        let turns = match self.look(public) {
+            Look::Answer(None) => {
+                spend(app, address)?;
+                return Ok(None);
+            }
+            Look::Answer(key) => return Ok(key),
+            Look::Again(_) => &self.known_turns,
+            Look::Never => {
+                spend(app, address)?;
+                &self.other_turns
+            }
+        };
+        let _turn = tokio::time::timeout(TURN_MAX, turns.acquire())
+            .await
+            .map_err(|_| ApiError::new(Code::Overloaded, "too many keys are being looked up"))?
+            .expect("the semaphore is never closed");
+        // Somebody else may have asked while this one waited.
+        let seen = match self.look(public) {
+            Look::Answer(key) => return Ok(key),
+            Look::Again(known) => Some(known),
+            Look::Never => None,
+        };
+        match app.life.ledger().key(public).await {
+            Ok(key) => {
+                let key = key.map(Arc::new);
+                self.keep(public, key.clone());
+                Ok(key)
+            }
+            Err(error) => match seen {
+                Some(known)
+                    if !known.stale
+                        && known.at.elapsed() < BELIEVED_WITHOUT_LEDGER
+                        && matches!(error, LedgerError::Unavailable(_)) =>
+                {
+                    Ok(Some(known.key))
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("nothing panics while holding it")
+    }
+
+    fn look(&self, public: &str) -> Look {
+        let seen = self.seen();
+        if let Some(known) = seen.known.get(public) {
+            return if !known.stale && known.at.elapsed() < BELIEVED_FOR {
+                Look::Answer(Some(known.key.clone()))
+            } else {
+                Look::Again(known.clone())
+            };
+        }
+        match seen.unknown.get(public) {
+            Some(at) if at.elapsed() < BELIEVED_FOR => Look::Answer(None),
+            Some(_) | None => Look::Never,
+        }
+    }
+
+    fn keep(&self, public: &str, key: Option<Arc<ApiKey>>) {
+        let mut seen = self.seen();
+        let now = Instant::now();
+        match key {
+            Some(key) => {
+                seen.unknown.remove(public);
+                make_room(&mut seen.known, |known| known.at.elapsed() < BELIEVED_WITHOUT_LEDGER);
+                seen.known.insert(public.to_owned(), Known { key, at: now, stale: false });
+            }
+            None => {
+                seen.known.remove(public);
+                make_room(&mut seen.unknown, |at| at.elapsed() < BELIEVED_FOR);
+                seen.unknown.insert(public.to_owned(), now);
+            }
+        }
+    }
+
+    /// Looks keys up anew from now on: one was revoked here.
+    pub fn forget(&self) {
+        let mut seen = self.seen();
+        seen.unknown.clear();
+        seen.known.values_mut().for_each(|known| known.stale = true);
+    }
+}
+
+fn spend(app: &App, address: Option<IpAddr>) -> Result<(), ApiError> {
+    address.map_or(Ok(()), |address| app.throttle.log_in(address))
+}
+
+/// Old ones go first; where all are fresh, all go: what is known is only looked up again.
+fn make_room<T>(map: &mut HashMap<String, T>, fresh: impl Fn(&T) -> bool) {
+    if map.len() >= KEPT_MAX {
+        map.retain(|_, value| fresh(value));
+        if map.len() >= KEPT_MAX {
+            map.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::ledger::Role;
+    use windlass_shared::model::id::KeyId;
+    use windlass_shared::model::time::Timestamp;
+
+    use super::*;
+
+    fn key(public: &str) -> Arc<ApiKey> {
+        Arc::new(ApiKey {
+            id: KeyId::generate(),
+            public: public.into(),
+            secret_hash: [0; 32],
+            name: "n".into(),
+            role: Role::Viewer,
+            namespace: None,
+            created_at: Timestamp::from_micros(0),
+            expires_at: None,
+            revoked_at: None,
+        })
+    }
+
+    #[test]
+    fn made_up_keys_are_remembered_in_bounds_and_push_no_known_key_out() {
+        let cache = KeyCache::default();
+        cache.keep("good", Some(key("good")));
+        for i in 0..2 * KEPT_MAX + 5 {
+            cache.keep(&format!("bad{i}"), None);
+        }
+        assert!(cache.seen().unknown.len() <= KEPT_MAX);
+        assert!(matches!(cache.look("good"), Look::Answer(Some(_))));
+        assert!(matches!(cache.look(&format!("bad{}", 2 * KEPT_MAX + 4)), Look::Answer(None)));
+    }
+
+    #[test]
+    fn after_a_revocation_nothing_is_believed_unasked_but_known_keys_stay_known() {
+        let cache = KeyCache::default();
+        cache.keep("good", Some(key("good")));
+        cache.keep("bad", None);
+        cache.forget();
+        assert!(matches!(cache.look("good"), Look::Again(Known { stale: true, .. })));
+        assert!(matches!(cache.look("bad"), Look::Never));
+        cache.keep("good", None);
+        assert!(matches!(cache.look("good"), Look::Answer(None)));
+    }
+}
