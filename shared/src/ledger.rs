@@ -567,6 +567,17 @@ impl Ledger {
         })
     }
 
+    /// How many jobs of a queue wait or run, as recorded, those waiting for dependencies left out; counts no
+    /// further than `at_most`, which bounds the cost.
+    pub fn waiting<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        queue: &'a QueueName,
+        at_most: u64,
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { dispatch!(self, waiting(namespace, queue, at_most)) })
+    }
+
     // Changing jobs
 
     /// Ends a job as cancelled that is not terminal, after the engine has said that it does not run there; with

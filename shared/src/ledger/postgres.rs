@@ -307,6 +307,15 @@ impl Postgres {
             .await
     }
 
+    pub async fn waiting(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        at_most: u64,
+    ) -> Result<u64> {
+        self.read(jobs::waiting(&self.inner.pool, namespace, queue, at_most)).await
+    }
+
     pub async fn unfinished(
         &self,
         namespace: &Namespace,

@@ -166,6 +166,15 @@ impl Sqlite {
         change.await
     }
 
+    pub async fn waiting(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        at_most: u64,
+    ) -> Result<u64> {
+        read!(self, list::waiting, namespace, queue, at_most)
+    }
+
     pub async fn unfinished(
         &self,
         namespace: &Namespace,

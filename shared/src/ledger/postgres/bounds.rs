@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Postgres};
+use sqlx::{Executor as _, PgConnection};
 
 use super::{LedgerError, Result};
 
@@ -36,12 +36,14 @@ pub(super) async fn exchange<T>(
     tokio::time::timeout(most, call).await.unwrap_or_else(|_| silent())
 }
 
-/// Ends a transaction whose beginning the driver may not know of.
+/// Ends a transaction whose beginning the driver may not know of. Where there is none, as nearly always, the server
+/// would log a warning at a lone ROLLBACK; a transaction that has failed refuses the BEGIN, and its connection is
+/// closed.
 pub(super) async fn roll_back(
     connection: &mut PgConnection,
     most: Duration,
 ) -> Result<(), sqlx::Error> {
-    exchange(most, async { sqlx::query::<Postgres>("ROLLBACK").execute(connection).await })
+    exchange(most, async { connection.execute(sqlx::raw_sql("BEGIN; ROLLBACK")).await })
         .await
         .map(|_| ())
 }

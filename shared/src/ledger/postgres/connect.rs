@@ -18,6 +18,8 @@ const BULK_CONNECTIONS: u32 = 4;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for the answer to the ROLLBACK before a connection goes back into its pool.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A pooled connection that was used so lately is taken without asking whether it still answers.
+const FRESH: Duration = Duration::from_secs(1);
 /// Longest wait of a group commit for somebody else's lock. Short: everybody in the group waits with it.
 const WRITER_LOCK_TIMEOUT: &str = "200ms";
 /// Oldest PostgreSQL that the statements are written for.
@@ -65,8 +67,20 @@ pub(super) fn bulk_pool(options: &PgConnectOptions) -> PgPool {
 }
 
 fn pool_of(most: u32) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(most).acquire_timeout(CONNECT_TIMEOUT).after_release(
-        |connection, _| {
+    PgPoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        // One that was given back a moment ago has answered then; asking again would double every read.
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                if about.idle_for > FRESH {
+                    bounds::exchange(RELEASE_TIMEOUT, connection.ping()).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_release(|connection, _| {
             Box::pin(async move {
                 // A `begin` whose future was dropped leaves a transaction open that the driver does not
                 // know of; what the next user writes would be lost with it.
@@ -74,8 +88,7 @@ fn pool_of(most: u32) -> PgPoolOptions {
                 bounds::roll_back(connection, RELEASE_TIMEOUT).await?;
                 Ok(true)
             })
-        },
-    )
+        })
 }
 
 /// A connection of its own, outside the pools.

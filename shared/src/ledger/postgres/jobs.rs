@@ -54,6 +54,20 @@ fn uuids(ids: &[JobId]) -> Vec<Uuid> {
     ids.iter().map(|id| id.uuid()).collect()
 }
 
+/// Jobs of a queue that are neither terminal nor blocked, counted up to a bound.
+pub(super) async fn waiting(
+    pool: &PgPool,
+    namespace: &Namespace,
+    queue: &QueueName,
+    at_most: u64,
+) -> Result<u64> {
+    let sql = "SELECT count(*) FROM (SELECT FROM jobs WHERE namespace = $1 AND queue = $2 \
+               AND state < 10 AND state <> 0 LIMIT $3) AS waiting";
+    let query =
+        sqlx::query(sql).bind(namespace.as_str()).bind(queue.as_str()).bind(row::int8(at_most));
+    row::unsigned(&query.fetch_one(pool).await.map_err(unchanged)?, 0, "count")
+}
+
 pub(super) async fn unfinished(
     pool: &PgPool,
     (namespace, queue): (&Namespace, &QueueName),

@@ -158,6 +158,21 @@ pub(super) struct Unfinished<'a> {
     pub(super) limit: u32,
 }
 
+/// Jobs of a queue that are neither terminal nor blocked, counted up to a bound.
+pub(super) async fn waiting(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    queue: &QueueName,
+    at_most: u64,
+) -> Result<u64, Fault> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE namespace = ? AND queue = ? \
+               AND state < 10 AND state > 0 LIMIT ?)";
+    let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+    let args = Args::default().with(namespace.as_str()).with(queue.as_str()).with(at_most);
+    let found = rows(connection, sql, args).await?;
+    found.first().map_or(Ok(0), |row| Columns::of(row).count())
+}
+
 /// Jobs of a queue that should be in the engine, in id order.
 pub(super) async fn unfinished(
     connection: &mut SqliteConnection,

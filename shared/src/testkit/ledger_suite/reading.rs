@@ -23,6 +23,7 @@ super::cases![
     terminal_jobs_are_told_apart,
     unfinished_jobs_are_those_due_and_unchanged,
     unfinished_jobs_come_in_pages_by_id,
+    waiting_jobs_are_counted_up_to_a_bound,
     rows_of_a_newer_build_hide_no_others,
     what_cannot_be_read_is_on_record_all_the_same,
 ];
@@ -245,6 +246,22 @@ async fn unfinished_jobs_come_in_pages_by_id(scene: &Scene) {
     // A full last page is followed by an empty one, and that is the end.
     assert_eq!(all_unfinished(scene, now, 5).await, ids);
     assert_eq!(all_unfinished(scene, now, 100).await, ids);
+}
+
+async fn waiting_jobs_are_counted_up_to_a_bound(scene: &Scene) {
+    let mut waiting = 0;
+    for state in super::scene::reachable_states() {
+        scene.job_in(state).await;
+        waiting += u64::from(!state.is_terminal() && state != JobState::Blocked);
+    }
+    scene.accept(NewJob { queue: "other".parse().unwrap(), ..scene.new_job() }).await;
+    let count = |at_most| scene.ledger.waiting(&scene.namespace, &scene.queue, at_most);
+    assert!(waiting > 2);
+    assert_eq!(count(100).await.unwrap(), waiting);
+    assert_eq!(count(2).await.unwrap(), 2);
+    assert_eq!(count(0).await.unwrap(), 0);
+    let elsewhere = "elsewhere".parse().unwrap();
+    assert_eq!(scene.ledger.waiting(&scene.namespace, &elsewhere, 100).await.unwrap(), 0);
 }
 
 /// Page after page, as the pages say.
