@@ -113,7 +113,8 @@ async fn waiting(app: &App, namespace: &Namespace, queue: &QueueName, max: u64) 
 fn may_hold_back(stats: &ShardStats) -> bool {
     let Some(settings) = &stats.settings else { return true };
     let held = stats.ready + stats.leased + stats.outbox;
-    held >= settings.jobs_max / 10 * 9 || stats.bytes >= settings.bytes_max / 10 * 9
+    held.max(stats.delayed) >= settings.jobs_max / 10 * 9
+        || stats.bytes >= settings.bytes_max / 10 * 9
 }
 
 #[cfg(test)]
@@ -129,6 +130,7 @@ mod tests {
         let stats = ShardStats { settings: Some(settings), ..ShardStats::default() };
         assert!(!may_hold_back(&ShardStats { ready: 89, delayed: 50, ..stats.clone() }));
         assert!(may_hold_back(&ShardStats { ready: 80, leased: 10, ..stats.clone() }));
+        assert!(may_hold_back(&ShardStats { delayed: 90, ..stats.clone() }));
         assert!(may_hold_back(&ShardStats { bytes: 900, ..stats }));
         assert!(may_hold_back(&ShardStats::default()));
     }

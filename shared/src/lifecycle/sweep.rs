@@ -5,7 +5,7 @@
 //! from ledger to engine; the gate on an unknown Redis process, adoption, the replay of settles and the
 //! sweep from engine to ledger belong beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Lifecycle;
@@ -123,6 +123,8 @@ async fn settle_settings(
 pub struct Pump {
     /// The queues whose rest is in the ledger, each with the id up to which all are in the engine.
     behind: HashMap<ShardId, Option<JobId>>,
+    /// Shards that were nearly full of jobs ahead of their time, and may have refused some.
+    held_back: HashSet<ShardId>,
 }
 
 impl Pump {
@@ -137,13 +139,21 @@ impl Pump {
         let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
         let stats = life.inner.engine.stats(&shard).await?;
         let Some(settings) = stats.settings else { return Ok(0) };
-        // Those that wait for their time take no room; see `ShardSettings::jobs_max`.
+        // Those that wait for their time have room of their own; see `ShardSettings::jobs_max`.
+        let is_full_ahead = stats.delayed >= settings.jobs_max / 5 * 4;
+        if is_full_ahead {
+            self.held_back.insert(shard.clone());
+        }
         let head = stats.ready + stats.leased + stats.outbox;
         let is_full =
             head >= settings.jobs_max / 5 * 4 || stats.bytes >= settings.bytes_max / 5 * 4;
         if is_full {
             self.behind.entry(shard).or_insert(None);
             return Ok(0);
+        }
+        // A walk that is under way comes to its end first.
+        if !is_full_ahead && !self.behind.contains_key(&shard) && self.held_back.remove(&shard) {
+            self.behind.insert(shard.clone(), None);
         }
         let Some(cursor) = self.behind.get_mut(&shard) else { return Ok(0) };
         let mut pushed = 0;
@@ -171,7 +181,7 @@ struct Page {
     ended: u64,
     /// `None`: nothing more to do in this queue.
     last: Option<JobId>,
-    /// Up to here all that belongs in the engine is there.
+    /// Up to here all that belongs in the engine is there, but for those refused ahead of their time.
     filled_to: Option<JobId>,
     /// The engine had no room for the rest.
     is_full: bool,
@@ -225,6 +235,7 @@ async fn page(
             page.is_full = true;
             break;
         }
+        // Those refused ahead of their time come with a later pass: they must not hold up what could run.
         page.filled_to = chunk.last().map(|push| push.id);
     }
     if page.last.is_some() {

@@ -394,6 +394,38 @@ async fn the_pump_fills_a_long_queue_again_as_it_drains() {
     assert_eq!((stats.ready, stats.leased, stats.outbox), (0, 0, 0));
 }
 
+/// Goal: jobs that the engine refuses ahead of their time hold up nobody, and come in as room comes back.
+/// Method: room for 10, more jobs for later than one push call takes, and one for now behind them.
+#[tokio::test]
+async fn jobs_refused_ahead_of_their_time_hold_up_nobody() {
+    let world = World::new().await;
+    let run_at = Some(Clock::System.now().plus(Duration::from_secs(50)));
+    let jobs = (0..250).map(|_| NewJob { run_at, ..new_job() }).collect();
+    let submission = Submission { jobs, atomic: false, idempotency: None };
+    world.life.submit(submission).await.unwrap();
+    let for_now = world.submit(new_job()).await;
+    let queue = world.life.ledger().queues(None).await.unwrap().remove(0);
+    let world = world.wiped().await;
+    let room = ShardSettings { version: queue.version + 1, jobs_max: 10, ..queue.shard_settings() };
+    assert!(world.life.engine().configure(&world.shard, &room).await.unwrap());
+
+    let swept = sweep::fill(&world.life).await.unwrap();
+    assert_eq!((swept.checked, swept.pushed), (251, 11));
+    assert_eq!(world.claim_now().await.jobs[0].id, for_now.id);
+    let mut pump = Pump::default();
+    assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 0, "there is no room yet");
+    let after = JobId::from_bytes([0; 16]);
+    let (now, namespace) = (Clock::System.now().plus(LEASE), &world.namespace);
+    let (ahead, ledger) = (now.plus(Duration::from_secs(60)), world.life.ledger());
+    let page = ledger.unfinished(namespace, &queue.name, ahead, now, Some(after), 5).await.unwrap();
+    for job in page.jobs {
+        world.life.cancel(namespace, job.id, "test").await.unwrap();
+    }
+    assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 5);
+    let stats = world.life.engine().stats(&world.shard).await.unwrap();
+    assert_eq!((stats.delayed, stats.leased), (10, 1));
+}
+
 #[tokio::test]
 async fn the_sweep_ends_what_must_not_start() {
     let world = World::new().await;
