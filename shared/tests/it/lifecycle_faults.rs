@@ -80,11 +80,12 @@ impl World {
         }
     }
 
-    /// Waits until so many jobs of a queue are claimable.
+    /// Waits until so many jobs of a queue are claimable: there, and their shard opened.
     async fn ready(&self, queue: &str, count: u64) {
         let shard = shard(queue);
         until("the jobs are there", async || {
-            self.life.engine().stats(&shard).await.unwrap().ready == count
+            let stats = self.life.engine().stats(&shard).await.unwrap();
+            stats.ready == count && stats.settings.is_some()
         })
         .await;
     }
