@@ -572,7 +572,8 @@ async fn a_replaced_job_leaves_the_engine_before_the_answer() {
     let SubmitOutcome::Done(results) = outcome else { panic!("{outcome:?}") };
     let Ok(Accepted::Replaced(new, replaced)) = &results[0] else { panic!("{results:?}") };
     assert_eq!(*replaced, old.id);
-    assert_eq!(world.live(old.id).await, None);
+    let live = world.life.engine().peek(&world.shard, old.id).await.unwrap();
+    assert_eq!(live, None);
     assert_eq!(world.claim().await.id, new.id);
     assert!(world.claim_now().await.jobs.is_empty());
 }
@@ -602,7 +603,7 @@ async fn an_outcome_of_the_direct_path_ends_the_job_in_the_engine_too() {
     assert_eq!(replies, [Recorded::Applied]);
     assert_eq!(world.job(job.id).await.state, JobState::Succeeded);
     // The lease is asked to stop; when it runs out, the job does not come back.
-    let live = world.live(job.id).await;
+    let live = world.life.engine().peek(&world.shard, job.id).await.unwrap().map(|l| l.state);
     assert!(matches!(live, None | Some(LiveState::Leased { cancel: true, .. })), "{live:?}");
     assert_eq!(world.life.record_direct(vec![record]).await.unwrap(), [Recorded::Stale]);
 }
