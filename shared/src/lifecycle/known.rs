@@ -163,7 +163,7 @@ mod tests {
 
     async fn create(ledger: &Ledger, queue: &str) {
         let (namespace, settings) = (Namespace::default(), QueueSettings::default());
-        ledger.set_queue(&namespace, &queue.parse().unwrap(), &settings).await.unwrap();
+        ledger.set_queue(&namespace, &queue.parse().unwrap(), None, &settings).await.unwrap();
     }
 
     /// Goal: a caller costs the ledger what it names, not the namespace's whole list.

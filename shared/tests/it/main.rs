@@ -11,6 +11,7 @@ mod redis_faults;
 mod redis_histories;
 mod redis_outages;
 mod redis_rig;
+mod redis_rights;
 mod redis_silence;
 mod redis_strangers;
 mod redis_suite;
