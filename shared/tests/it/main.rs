@@ -7,6 +7,7 @@ mod lifecycle;
 mod lifecycle_faults;
 mod postgres;
 mod postgres_faults;
+mod postgres_rights;
 mod redis_faults;
 mod redis_histories;
 mod redis_outages;
