@@ -605,14 +605,15 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, redrive(namespace, id)) })
     }
 
-    /// Changes a job that is neither terminal nor running, and raises its fence.
+    /// Changes a job that is neither terminal nor running, and raises its fence. `seen` as in [`Self::cancel`].
     pub fn patch<'a>(
         &'a self,
         namespace: &'a Namespace,
         id: JobId,
+        seen: Option<Guard<'a>>,
         patch: &'a JobPatch,
     ) -> BoxFuture<'a, Result<Changed<Job>>> {
-        Box::pin(async move { dispatch!(self, patch(namespace, id, patch)) })
+        Box::pin(async move { dispatch!(self, patch(namespace, id, seen, patch)) })
     }
 
     /// Forgets a terminal job with its attempts and logs.
@@ -669,14 +670,16 @@ impl Ledger {
         }
     }
 
-    /// Replaces a queue's settings (making the queue if need be); the version rises.
+    /// Replaces a queue's settings (making the queue if need be); the version rises. With `seen`, the version
+    /// that they were made from (0: there was no queue), only where nobody changed it since; else `None`.
     pub fn set_queue<'a>(
         &'a self,
         namespace: &'a Namespace,
         name: &'a QueueName,
+        seen: Option<u64>,
         settings: &'a QueueSettings,
-    ) -> BoxFuture<'a, Result<Queue>> {
-        Box::pin(async move { dispatch!(self, set_queue(namespace, name, settings)) })
+    ) -> BoxFuture<'a, Result<Option<Queue>>> {
+        Box::pin(async move { dispatch!(self, set_queue(namespace, name, seen, settings)) })
     }
 
     /// Pauses (`Some`) or resumes a queue, making it if need be; the version rises.

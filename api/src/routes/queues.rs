@@ -24,6 +24,9 @@ use crate::views::Page;
 use crate::views::job::OperationView;
 use crate::views::queue::{QueueView, RATE_WINDOW_SECS};
 
+/// Tries of a change that meets others.
+const CHANGE_TRIES: usize = 10;
+
 /// Shards asked for their counts at once.
 const STATS_AT_ONCE: usize = 16;
 const SCOPE: &str = "queues";
@@ -142,17 +145,22 @@ pub async fn patch_queue(
     let condition = if_match::of(&headers)?;
     let patch: QueuePatch = body.json()?;
     patch.check()?;
-    // Reads and then writes: one at a time here. Two replicas may still overlap.
-    let _turn = app.queue_changes.lock().await;
-    let known = app.life.ledger().queue(&caller.namespace, &name).await?;
-    if let Some(condition) = condition {
-        condition.check(known.as_ref().map(|queue| queue.version))?;
+    for _ in 0..CHANGE_TRIES {
+        let known = app.life.ledger().queue(&caller.namespace, &name).await?;
+        let seen = known.as_ref().map(|queue| queue.version);
+        if let Some(condition) = &condition {
+            condition.check(seen)?;
+        }
+        let mut settings = known.map(|queue| queue.settings).unwrap_or_default();
+        patch.clone().apply(&mut settings);
+        let seen = seen.unwrap_or_default();
+        // Somebody else may change it between the two: then their change is read, too.
+        let set = app.life.set_queue(&caller.namespace, &name, seen, &settings).await?;
+        let Some((queue, applied)) = set else { continue };
+        app.queues.forget(&caller.namespace, &name);
+        return answer(&app, &caller, queue, Some(applied)).await;
     }
-    let mut settings = known.map(|queue| queue.settings).unwrap_or_default();
-    patch.apply(&mut settings);
-    let (queue, applied) = app.life.set_queue(&caller.namespace, &name, &settings).await?;
-    app.queues.forget(&caller.namespace, &name);
-    answer(&app, &caller, queue, Some(applied)).await
+    Err(ApiError::new(Code::VersionConflict, "the queue keeps changing; try again"))
 }
 
 /// Pause a queue

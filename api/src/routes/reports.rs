@@ -238,7 +238,7 @@ async fn record_all(
             records[*place].output = Some(value);
         }
     }
-    let recorded = app.life.ledger().record(records).await?;
+    let recorded = app.life.record_direct(records).await?;
     Ok(recorded
         .into_iter()
         .map(|recorded| match recorded {

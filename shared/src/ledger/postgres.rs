@@ -358,11 +358,14 @@ impl Postgres {
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         patch: &JobPatch,
     ) -> Result<Changed<Job>> {
         let (namespace, patch) = (namespace.clone(), patch.clone());
+        let seen = seen.map(|seen| (seen.fence, seen.queue.clone()));
         self.detached(move |inner| async move {
-            change::patch(&inner.pool, &namespace, id, &patch).await
+            let seen = seen.as_ref().map(|(fence, queue)| Guard { fence: *fence, queue });
+            change::patch(&inner.pool, (&namespace, id), seen, &patch).await
         })
         .await
     }
@@ -390,11 +393,12 @@ impl Postgres {
         &self,
         namespace: &Namespace,
         name: &QueueName,
+        seen: Option<u64>,
         settings: &QueueSettings,
-    ) -> Result<Queue> {
+    ) -> Result<Option<Queue>> {
         let (namespace, name, settings) = (namespace.clone(), name.clone(), settings.clone());
         self.detached(move |inner| async move {
-            queues::set_queue(&inner.pool, &namespace, &name, &settings).await
+            queues::set_queue(&inner.pool, &namespace, &name, seen, &settings).await
         })
         .await
     }

@@ -220,11 +220,16 @@ impl Sqlite {
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         patch: &JobPatch,
     ) -> Result<Changed<Job>> {
         let (namespace, patch) = (namespace.clone(), patch.clone());
+        let seen = seen.map(|seen| (seen.fence, seen.queue.clone()));
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { change::patch(tx, &namespace, id, &patch).await })
+            Box::pin(async move {
+                let seen = seen.as_ref().map(|(fence, queue)| Guard { fence: *fence, queue });
+                change::patch(tx, (&namespace, id), seen, &patch).await
+            })
         });
         change.await
     }
@@ -269,11 +274,12 @@ impl Sqlite {
         &self,
         namespace: &Namespace,
         name: &QueueName,
+        seen: Option<u64>,
         settings: &QueueSettings,
-    ) -> Result<Queue> {
+    ) -> Result<Option<Queue>> {
         let (namespace, name, settings) = (namespace.clone(), name.clone(), settings.clone());
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { queues::set(tx, &namespace, &name, &settings).await })
+            Box::pin(async move { queues::set(tx, &namespace, &name, seen, &settings).await })
         });
         change.await
     }

@@ -10,17 +10,20 @@ use windlass_shared::clock::Clock;
 use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
 use windlass_shared::engine::{
-    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, Held, LiveState, Settle, Settled,
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Ended, Engine, Held, LiveState, Settle, Settled,
     ShardId, ShardSettings, Verdict,
 };
 use windlass_shared::ledger::{
-    Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Submission, SubmitOutcome,
+    Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Record, Recorded, Submission,
+    SubmitOutcome,
 };
 use windlass_shared::lifecycle::lease::Take;
 use windlass_shared::lifecycle::sweep::{self, Pump, Sweeper};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::{Job, JobError, JobSpec, JobState, NewJob, Priority, Value};
+use windlass_shared::model::job::{
+    Job, JobError, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
+};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 
@@ -519,6 +522,90 @@ async fn a_job_that_is_moved_while_it_is_cancelled_never_starts_once_cancelled()
             assert!(live.is_none(), "{id} is cancelled and in the queue {name}: {live:?}");
         }
     }
+}
+
+/// Goal: two changes at once leave one form of the job in the engine, in one queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_two_callers_change_at_once_is_in_one_queue_only() {
+    let world = World::new().await;
+    let here = world.shard.clone();
+    let there = ShardId::first(world.namespace.clone(), "other".parse().unwrap());
+    let mut jobs = Vec::new();
+    for _ in 0..150 {
+        let job = world.submit(new_job()).await;
+        let moves = JobPatch { queue: Some(there.queue.clone()), ..JobPatch::default() };
+        let rises = JobPatch { priority: Some(Priority::MAX), ..JobPatch::default() };
+        let (life, namespace) = (&world.life, &world.namespace);
+        let changes = tokio::join!(
+            life.patch(namespace, job.id, &moves),
+            life.patch(namespace, job.id, &rises)
+        );
+        for change in [changes.0.unwrap(), changes.1.unwrap()] {
+            assert!(matches!(change, Changed::Done(_)), "{change:?}");
+        }
+        jobs.push(job.id);
+    }
+    // A job behind them in each queue shows that every push has arrived.
+    for shard in [&here, &there] {
+        let last = world.submit(NewJob { queue: shard.queue.clone(), ..new_job() }).await;
+        soon("the last push", || async { world.life.engine().peek(shard, last.id).await.unwrap() })
+            .await;
+    }
+    for id in jobs {
+        let old = world.life.engine().peek(&here, id).await.unwrap();
+        assert!(old.is_none(), "{id} was moved and is in its old queue: {old:?}");
+        let job = world.job(id).await;
+        assert_eq!((&job.queue, job.priority), (&there.queue, Priority::MAX));
+    }
+}
+
+/// Goal: the holder that a submission replaced does not start after it was shown as cancelled.
+#[tokio::test]
+async fn a_replaced_job_leaves_the_engine_before_the_answer() {
+    let world = World::new().await;
+    let unique = Unique { key: "k".into(), window: None, on_conflict: OnConflict::Replace };
+    let job = || NewJob { unique: Some(unique.clone()), ..new_job() };
+    let old = world.submit(job()).await;
+    soon("the holder in the engine", || async { world.live(old.id).await }).await;
+    let submission = Submission { jobs: vec![job()], atomic: false, idempotency: None };
+    let outcome = world.life.submit(submission).await.unwrap();
+    let SubmitOutcome::Done(results) = outcome else { panic!("{outcome:?}") };
+    let Ok(Accepted::Replaced(new, replaced)) = &results[0] else { panic!("{results:?}") };
+    assert_eq!(*replaced, old.id);
+    let live = world.life.engine().peek(&world.shard, old.id).await.unwrap();
+    assert_eq!(live, None);
+    assert_eq!(world.claim().await.id, new.id);
+    assert!(world.claim_now().await.jobs.is_empty());
+}
+
+/// Goal: a job whose success came by the direct path is not started again when its lease runs out.
+#[tokio::test]
+async fn an_outcome_of_the_direct_path_ends_the_job_in_the_engine_too() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    let claimed = world.claim().await;
+    let record = Record {
+        namespace: world.namespace.clone(),
+        id: job.id,
+        fence: claimed.fence,
+        ended: Ended::Succeeded,
+        at: Timestamp::from_millis(2),
+        claimed_at: Some(Timestamp::from_millis(1)),
+        attempt: 1,
+        crashes: 0,
+        worker: None,
+        output: None,
+        error: None,
+        timed_out: false,
+        usage: None,
+    };
+    let replies = world.life.record_direct(vec![record.clone()]).await.unwrap();
+    assert_eq!(replies, [Recorded::Applied]);
+    assert_eq!(world.job(job.id).await.state, JobState::Succeeded);
+    // The lease is asked to stop; when it runs out, the job does not come back.
+    let live = world.life.engine().peek(&world.shard, job.id).await.unwrap().map(|l| l.state);
+    assert!(matches!(live, None | Some(LiveState::Leased { cancel: true, .. })), "{live:?}");
+    assert_eq!(world.life.record_direct(vec![record]).await.unwrap(), [Recorded::Stale]);
 }
 
 /// Goal: a record of a newer build is left to a newer build, not ended as somebody else's.

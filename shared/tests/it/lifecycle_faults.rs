@@ -129,7 +129,7 @@ async fn leases_are_not_lost_to_a_queue_that_cannot_be_opened() {
     world.ready("sound", 1).await;
     let (namespace, queue) = (Namespace::default(), "broken".parse().unwrap());
     let settings = QueueSettings::default();
-    world.life.ledger().set_queue(&namespace, &queue, &settings).await.unwrap();
+    world.life.ledger().set_queue(&namespace, &queue, None, &settings).await.unwrap().unwrap();
     let key = format!("{}:{{{}}}:ready", world.prefix, shard("broken"));
     server.command(&["SET", &key, "?"]).expect_ok();
 

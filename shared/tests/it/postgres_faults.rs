@@ -19,9 +19,9 @@ use windlass_shared::testkit::postgres_server::link::{Link, Loss};
 use crate::sqlite_scene::{accept, done, new_jobs, submit};
 
 /// A server that is silent for so long is given up in these tests.
-const SILENCE: Duration = Duration::from_millis(1_500);
+const SILENCE: Duration = Duration::from_secs(3);
 /// Far below the wait for a server that never answers, far above what works.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(40);
 
 fn success(id: JobId) -> Record {
     let at = Timestamp::from_millis(1_700_000_000_000);

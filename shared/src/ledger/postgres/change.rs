@@ -8,7 +8,7 @@ use super::forget::{self, Forget};
 use super::row::{self, get, job_columns, select_jobs};
 use super::{LedgerError, Result};
 use crate::ledger::{Changed, Guard, JobPatch, fit_text};
-use crate::model::id::JobId;
+use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -82,7 +82,7 @@ async fn recorded_state(
 /// What a change does to a job whose row is locked.
 enum Step<'a> {
     Redrive,
-    Patch(&'a JobPatch),
+    Patch(&'a JobPatch, Option<Guard<'a>>),
 }
 
 pub(super) async fn redrive(
@@ -95,8 +95,8 @@ pub(super) async fn redrive(
 
 pub(super) async fn patch(
     pool: &PgPool,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     patch: &JobPatch,
 ) -> Result<Changed<Job>> {
     if let Some(tags) = &patch.tags
@@ -104,7 +104,7 @@ pub(super) async fn patch(
     {
         return Err(LedgerError::Failed("a tag contains a NUL character".into()));
     }
-    change(pool, namespace, id, &Step::Patch(patch)).await
+    change(pool, namespace, id, &Step::Patch(patch, seen)).await
 }
 
 /// Runs a change in a transaction; again where it met a deadlock, which undid it.
@@ -159,6 +159,7 @@ struct Locked {
     unique_key: Option<String>,
     is_windowed: bool,
     spec: String,
+    fence: Fence,
 }
 
 async fn change_in(
@@ -167,7 +168,7 @@ async fn change_in(
     id: JobId,
     step: &Step<'_>,
 ) -> Result<Changed<Job>, Fault> {
-    let sql = "SELECT state, queue, unique_key, unique_until, spec FROM jobs \
+    let sql = "SELECT state, queue, unique_key, unique_until, spec, fence FROM jobs \
                WHERE id = $1 AND namespace = $2 FOR UPDATE";
     let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
     let Some(row) = query.fetch_optional(&mut *connection).await? else {
@@ -176,7 +177,8 @@ async fn change_in(
     let job = locked(&row)?;
     let done = match step {
         Step::Redrive => redrive_in(connection, namespace, id, &job).await?,
-        Step::Patch(patch) => patch_in(connection, namespace, id, &job, patch).await?,
+        Step::Patch(_, Some(seen)) if job.fence != seen.fence || job.queue != *seen.queue => false,
+        Step::Patch(patch, _) => patch_in(connection, namespace, id, &job, patch).await?,
     };
     if !done {
         return Ok(Changed::Refused(job.state));
@@ -193,6 +195,7 @@ fn locked(row: &PgRow) -> Result<Locked> {
         unique_key: get(row, 2)?,
         is_windowed: get::<Option<i64>>(row, 3)?.is_some(),
         spec: get(row, 4)?,
+        fence: Fence(row::unsigned(row, 5, "fence")?),
     })
 }
 

@@ -20,6 +20,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A pooled connection that was used so lately is taken without asking whether it still answers.
 const FRESH: Duration = Duration::from_secs(1);
+/// Longest wait for the answer of one that was not; several dead ones must fit into [`CONNECT_TIMEOUT`].
+const PING_TIMEOUT: Duration = Duration::from_millis(400);
 /// Longest wait of a group commit for somebody else's lock. Short: everybody in the group waits with it.
 const WRITER_LOCK_TIMEOUT: &str = "200ms";
 /// Oldest PostgreSQL that the statements are written for.
@@ -75,7 +77,7 @@ fn pool_of(most: u32) -> PgPoolOptions {
         .before_acquire(|connection, about| {
             Box::pin(async move {
                 if about.idle_for > FRESH {
-                    bounds::exchange(RELEASE_TIMEOUT, connection.ping()).await?;
+                    bounds::exchange(PING_TIMEOUT, connection.ping()).await?;
                 }
                 Ok(true)
             })

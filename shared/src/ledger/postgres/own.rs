@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
@@ -94,7 +94,13 @@ async fn commit(
     submission: &Submission,
     closed: &HashSet<QueueName>,
 ) -> Result<SubmitOutcome> {
+    let started = Instant::now();
     for _ in 0..TRIES_MAX {
+        // What took so long once takes as long again, and holds one of few connections meanwhile.
+        if started.elapsed() >= SILENCE_MAX {
+            let text = "the submission took too long; send it in smaller parts";
+            return Err(LedgerError::Unavailable(text.into()));
+        }
         let mut connection = inner.own.acquire().await.map_err(unchanged)?;
         let backend = exchange(inner.silence, Backend::of(&mut connection)).await;
         let backend = backend.map_err(unchanged)?;

@@ -150,21 +150,22 @@ pub(super) async fn set_queue(
     pool: &PgPool,
     namespace: &Namespace,
     name: &QueueName,
+    seen: Option<u64>,
     settings: &QueueSettings,
-) -> Result<Queue> {
+) -> Result<Option<Queue>> {
+    // One that has just been made has version 1, whoever made it, and no settings to lose.
     let sql = returning_queue!(
-        "INSERT INTO queues AS q (namespace, name, settings, created_at) \
-         VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-         ON CONFLICT (namespace, name) DO UPDATE \
-             SET settings = EXCLUDED.settings, version = q.version + 1"
+        "UPDATE queues AS q SET settings = $3, version = q.version + 1 \
+         WHERE namespace = $1 AND name = $2 AND ($4::bigint IS NULL OR version = greatest($4, 1))"
     );
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(name.as_str());
-    let query = query.bind(to_json(settings)?);
+    let query = query.bind(to_json(settings)?).bind(seen.map(int8));
     let mut connection = pool.acquire().await.map_err(unchanged)?;
     if !make(&mut connection, namespace, name).await.map_err(after_write)? {
         return Err(LedgerError::TooManyQueues);
     }
-    queue_of(&query.fetch_one(&mut *connection).await.map_err(after_write)?)
+    let found = query.fetch_optional(&mut *connection).await.map_err(after_write)?;
+    found.as_ref().map(queue_of).transpose()
 }
 
 pub(super) async fn set_paused(

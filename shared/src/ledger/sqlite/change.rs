@@ -25,6 +25,10 @@ struct Known {
 }
 
 impl Known {
+    /// Whether the job has another form than the caller saw.
+    fn is_other(&self, seen: Guard<'_>) -> bool {
+        self.fence != seen.fence || self.queue != *seen.queue
+    }
     fn hold_key(&self, namespace: &Namespace) -> Option<HoldKey> {
         Some((namespace.clone(), self.queue.clone(), self.unique_key.clone()?))
     }
@@ -63,8 +67,7 @@ pub(super) async fn cancel(
     reason: &str,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    let is_other = |seen: Guard<'_>| known.fence != seen.fence || known.queue != *seen.queue;
-    if known.state.is_terminal() || seen.is_some_and(is_other) {
+    if known.state.is_terminal() || seen.is_some_and(|seen| known.is_other(seen)) {
         return Ok(Changed::Refused(known.state));
     }
     let reason = fit_text(reason);
@@ -145,12 +148,13 @@ async fn take_back_key(
 /// Changes a job that waits.
 pub(super) async fn patch(
     tx: &mut Tx<'_>,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     patch: &JobPatch,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if known.state.is_terminal() || known.state == JobState::Running {
+    let is_other = seen.is_some_and(|seen| known.is_other(seen));
+    if known.state.is_terminal() || known.state == JobState::Running || is_other {
         return Ok(Changed::Refused(known.state));
     }
     if patch.tags.iter().flatten().any(|tag| tag.contains('\0')) {

@@ -226,17 +226,24 @@ fn cursor_of(row: &SqliteRow) -> Result<QueueCursor, Fault> {
     Ok(QueueCursor { namespace: c.next()?, name: c.next()? })
 }
 
-/// Replaces the settings.
+/// Replaces the settings, of the version that was seen.
 pub(super) async fn set(
     tx: &mut Tx<'_>,
     namespace: &Namespace,
     name: &QueueName,
+    seen: Option<u64>,
     settings: &QueueSettings,
-) -> Result<Queue, Fault> {
+) -> Result<Option<Queue>, Fault> {
     let settings = serde_json::to_string(settings).map_err(Fault::unreadable)?;
+    ensure(tx, namespace, name).await?;
+    // One that has just been made has version 1, whoever made it, and no settings to lose.
+    let known = queue(tx.connection, namespace, name).await?;
+    if seen.is_some_and(|seen| known.is_some_and(|queue| queue.version != seen.max(1))) {
+        return Ok(None);
+    }
     let sql =
         "UPDATE queues SET settings = ?, version = version + 1 WHERE namespace = ? AND name = ?";
-    change(tx, namespace, name, sql, Some(settings)).await
+    change(tx, namespace, name, sql, Some(settings)).await.map(Some)
 }
 
 /// Pauses or resumes.

@@ -136,9 +136,9 @@ async fn a_write_that_fails_is_undone_alone() {
     let settings = QueueSettings::default();
     let (name, other) = (queue("before"), queue("after"));
     let (before, half, after, jobs) = tokio::join!(
-        ledger.set_queue(&namespace, &name, &settings),
+        ledger.set_queue(&namespace, &name, None, &settings),
         half,
-        ledger.set_queue(&namespace, &other, &settings),
+        ledger.set_queue(&namespace, &other, None, &settings),
         submit(&ledger, 3),
     );
     assert!(matches!(half, Err(LedgerError::Failed(_))), "{half:?}");

@@ -17,6 +17,7 @@ super::cases![
     settings_read_back_and_make_the_queue,
     pausing_keeps_the_settings,
     every_change_raises_the_version,
+    settings_replace_only_the_version_that_was_seen,
     changes_side_by_side_all_count,
     a_submission_changes_no_settings,
     queues_of_every_namespace_are_listed,
@@ -57,22 +58,24 @@ async fn an_unknown_queue_is_none(scene: &Scene) {
 
 async fn settings_read_back_and_make_the_queue(scene: &Scene) {
     let (ledger, namespace, queue) = (&scene.ledger, &scene.namespace, &scene.queue);
-    let made = ledger.set_queue(namespace, queue, &settings()).await.unwrap();
+    let made = ledger.set_queue(namespace, queue, None, &settings()).await.unwrap().unwrap();
     assert_eq!((&made.namespace, &made.name), (namespace, queue));
     assert_eq!((&made.settings, &made.paused), (&settings(), &None));
     assert_eq!(ledger.queue(namespace, queue).await.unwrap().as_ref(), Some(&made));
     // Replaced as a whole, not merged.
-    let bare = ledger.set_queue(namespace, queue, &QueueSettings::default()).await.unwrap();
+    let bare =
+        ledger.set_queue(namespace, queue, None, &QueueSettings::default()).await.unwrap().unwrap();
     assert_eq!(bare.settings, QueueSettings::default());
     assert_eq!(bare.created_at, made.created_at);
 }
 
 async fn pausing_keeps_the_settings(scene: &Scene) {
     let (ledger, namespace, queue) = (&scene.ledger, &scene.namespace, &scene.queue);
-    ledger.set_queue(namespace, queue, &settings()).await.unwrap();
+    ledger.set_queue(namespace, queue, None, &settings()).await.unwrap().unwrap();
     let paused = ledger.set_paused(namespace, queue, Some(&pause(1))).await.unwrap();
     assert_eq!((paused.paused, paused.settings), (Some(pause(1)), settings()));
-    let set = ledger.set_queue(namespace, queue, &QueueSettings::default()).await.unwrap();
+    let set =
+        ledger.set_queue(namespace, queue, None, &QueueSettings::default()).await.unwrap().unwrap();
     assert_eq!(set.paused, Some(pause(1)));
     assert!(set.shard_settings().paused);
     let resumed = ledger.set_paused(namespace, queue, None).await.unwrap();
@@ -89,7 +92,7 @@ async fn every_change_raises_the_version(scene: &Scene) {
     assert!(last > 0);
     for n in 0..3 {
         for version in [
-            ledger.set_queue(namespace, queue, &settings()).await.unwrap().version,
+            ledger.set_queue(namespace, queue, None, &settings()).await.unwrap().unwrap().version,
             ledger.set_paused(namespace, queue, Some(&pause(n))).await.unwrap().version,
             ledger.set_paused(namespace, queue, None).await.unwrap().version,
         ] {
@@ -97,6 +100,26 @@ async fn every_change_raises_the_version(scene: &Scene) {
             last = version;
         }
     }
+}
+
+async fn settings_replace_only_the_version_that_was_seen(scene: &Scene) {
+    let (ledger, namespace, queue) = (&scene.ledger, &scene.namespace, &scene.queue);
+    let set = |seen| async move {
+        ledger.set_queue(namespace, queue, Some(seen), &settings()).await.unwrap()
+    };
+    let first = set(0).await.expect("there was no queue");
+    assert_eq!(set(0).await, None, "there is one by now");
+    let second = set(first.version).await.expect("nobody changed it");
+    assert_eq!(set(first.version).await, None);
+    let paused = ledger.set_paused(namespace, queue, Some(&pause(1))).await.unwrap();
+    assert_eq!(set(second.version).await, None, "a pause is a change");
+    // Side by side one wins; a queue that a submission has just made has no settings to lose.
+    let calls = join_all((0..5).map(|_| set(paused.version))).await;
+    assert_eq!(calls.iter().flatten().count(), 1);
+    let other = scene.elsewhere();
+    other.accept(other.new_job()).await;
+    let made = ledger.set_queue(&other.namespace, &other.queue, Some(0), &settings()).await;
+    assert!(made.unwrap().is_some());
 }
 
 async fn changes_side_by_side_all_count(scene: &Scene) {
@@ -113,7 +136,7 @@ async fn changes_side_by_side_all_count(scene: &Scene) {
 
 async fn a_submission_changes_no_settings(scene: &Scene) {
     let (ledger, namespace, queue) = (&scene.ledger, &scene.namespace, &scene.queue);
-    let before = ledger.set_queue(namespace, queue, &settings()).await.unwrap();
+    let before = ledger.set_queue(namespace, queue, None, &settings()).await.unwrap().unwrap();
     scene.accept(scene.new_job()).await;
     assert_eq!(ledger.queue(namespace, queue).await.unwrap(), Some(before));
 }
@@ -133,7 +156,7 @@ async fn queues_of_every_namespace_are_listed(scene: &Scene) {
 async fn make_queues(scene: &Scene, names: &[&str]) {
     for name in names {
         let name = name.parse().unwrap();
-        scene.ledger.set_queue(&scene.namespace, &name, &settings()).await.unwrap();
+        scene.ledger.set_queue(&scene.namespace, &name, None, &settings()).await.unwrap().unwrap();
     }
 }
 
@@ -179,7 +202,7 @@ async fn queues_come_in_pages(scene: &Scene) {
 
 async fn settings_of_a_newer_build_are_read_as_far_as_known(scene: &Scene) {
     let (ledger, namespace, queue) = (&scene.ledger, &scene.namespace, &scene.queue);
-    ledger.set_queue(namespace, queue, &settings()).await.unwrap();
+    ledger.set_queue(namespace, queue, None, &settings()).await.unwrap().unwrap();
     let sql = format!(
         "UPDATE queues SET settings = '{{\"max_depth\":7,\"new\":[1]}}' WHERE namespace = '{namespace}'"
     );
@@ -214,8 +237,8 @@ async fn a_namespace_has_a_bound_of_queues(scene: &Scene) {
     new(scene.offer(into("full-7")).await);
     let one_more = "one-more".parse().unwrap();
     for refused in [
-        ledger.set_queue(namespace, &one_more, &settings()).await,
-        ledger.set_paused(namespace, &one_more, None).await,
+        ledger.set_queue(namespace, &one_more, None, &settings()).await,
+        ledger.set_paused(namespace, &one_more, None).await.map(Some),
     ] {
         assert!(matches!(refused, Err(LedgerError::TooManyQueues)), "{refused:?}");
     }
@@ -246,7 +269,7 @@ async fn new_queues_are_told(scene: &Scene) {
     let mut heard = None;
     for n in 0.. {
         let name = format!("first-{n}").parse().unwrap();
-        scene.ledger.set_queue(&scene.namespace, &name, &settings()).await.unwrap();
+        scene.ledger.set_queue(&scene.namespace, &name, None, &settings()).await.unwrap().unwrap();
         if let Ok(told) = tokio::time::timeout(Duration::from_millis(100), news.next()).await {
             heard = told;
             break;
