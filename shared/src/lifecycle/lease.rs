@@ -72,6 +72,51 @@ pub struct Taken {
     pub claimed_at: Timestamp,
 }
 
+/// Jobs on their way to a remote worker. Dropped before they are kept, their leases are handed back: run
+/// out, they would count as crashes of the jobs.
+#[must_use = "dropping it hands the leases back"]
+pub struct Handout {
+    life: Lifecycle,
+    take: Take,
+    jobs: Vec<Taken>,
+    unheard: Vec<(QueueName, Held)>,
+}
+
+impl Handout {
+    fn of(life: Lifecycle, take: Take, jobs: Vec<Taken>) -> Self {
+        let unheard = jobs.iter().map(|taken| (taken.job.queue.clone(), taken.held)).collect();
+        Self { life, take, jobs, unheard }
+    }
+
+    /// Moves the jobs out; nothing the second time. Their leases stay guarded.
+    pub fn jobs(&mut self) -> Vec<Taken> {
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// The worker is being told: the leases are its own.
+    pub fn keep(mut self) {
+        self.unheard.clear();
+    }
+}
+
+impl Drop for Handout {
+    fn drop(&mut self) {
+        let unheard = std::mem::take(&mut self.unheard);
+        if unheard.is_empty() {
+            return;
+        }
+        // Without a runtime the process is being torn down, and the leases run out.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (life, take) = (self.life.clone(), self.take.clone());
+            let tasks = self.life.inner.tasks.clone();
+            tasks.spawn_on(
+                async move { hand_back(&life, unheard.into_iter(), &take).await },
+                &runtime,
+            );
+        }
+    }
+}
+
 /// A lease as a remote worker shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
@@ -130,22 +175,31 @@ impl Lifecycle {
     /// Leases ready jobs to a remote worker, waiting for the first one up to `take.wait`.
     ///
     /// May be dropped: leases that were taken by then are handed back, so that a caller who hangs up does
-    /// not count as a crash of the job.
+    /// not count as a crash of the job. The same holds for the answer, until [`Handout::keep`].
     ///
     /// # Errors
     /// A store did not answer; leases taken by then are handed back or run out.
-    pub async fn take(&self, take: Take) -> Result<Vec<Taken>, LeaseError> {
+    pub async fn hand_out(&self, take: Take) -> Result<Handout, LeaseError> {
         let (reply, answer) = oneshot::channel();
         let life = self.clone();
         self.inner.tasks.spawn(async move {
             let mut reply = reply;
             let result = until_some(&life, &take, &mut reply).await;
-            if let Err(Ok(unheard)) = reply.send(result) {
-                hand_back(&life, unheard.iter().map(|t| (t.job.queue.clone(), t.held)), &take)
-                    .await;
-            }
+            // Where nobody hears of it, here or on the way, its drop hands the leases back.
+            let _ = reply.send(result.map(|taken| Handout::of(life, take, taken)));
         });
         answer.await.map_err(|_| LeaseError::Stopping)?
+    }
+
+    /// As [`Self::hand_out`], for callers who keep what they get at once.
+    ///
+    /// # Errors
+    /// As [`Self::hand_out`].
+    pub async fn take(&self, take: Take) -> Result<Vec<Taken>, LeaseError> {
+        let mut handout = self.hand_out(take).await?;
+        let taken = handout.jobs();
+        handout.keep();
+        Ok(taken)
     }
 
     /// Moves the end of leases. One reply per lease, in order; `None` is a stale one.
@@ -245,7 +299,7 @@ async fn jobs_by_id(life: &Lifecycle, ids: &[JobId]) -> Result<HashMap<JobId, Jo
 async fn until_some(
     life: &Lifecycle,
     take: &Take,
-    reply: &mut oneshot::Sender<Result<Vec<Taken>, LeaseError>>,
+    reply: &mut oneshot::Sender<Result<Handout, LeaseError>>,
 ) -> Result<Vec<Taken>, LeaseError> {
     let deadline = Instant::now() + take.wait;
     let shards = shards(take);

@@ -54,7 +54,8 @@ pub(super) async fn prune(
         // A value may wait for the submission or outcome that names it.
         (BLOBS, before.min(now.minus(IDEMPOTENCY_TTL))),
         (WORKERS, before),
-        (OPERATIONS, before),
+        // A repeat of the call that started it finds it by its key for that long.
+        (OPERATIONS, before.min(now.minus(IDEMPOTENCY_TTL))),
         (ROLLUPS, before),
     ] {
         let query = sqlx::query(sql).bind(until.micros()).bind(i64::from(limit));

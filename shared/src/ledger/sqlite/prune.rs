@@ -129,7 +129,8 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
         (
             "DELETE FROM operations WHERE (namespace, id) IN \
              (SELECT namespace, id FROM operations WHERE finished_at < ? LIMIT ?)",
-            before,
+            // A repeat of the call that started it finds it by its key for that long.
+            before.min(day_ago),
         ),
         (
             "DELETE FROM rollups WHERE (namespace, minute, queue, kind, outcome) IN \

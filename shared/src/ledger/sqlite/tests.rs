@@ -211,6 +211,38 @@ async fn pruning_looks_again_and_spares_windows() {
     ledger.close().await;
 }
 
+/// Goal: an operation is there for repeats of its call for a day, however short jobs are kept.
+#[tokio::test]
+async fn operations_outlive_short_retention() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = ledger(&folder).await;
+    let now = ledger.now().await.unwrap();
+    let mut ids = Vec::new();
+    for hours in [23, 25] {
+        let ended = now.minus(Duration::from_secs(hours * 3600));
+        let operation = Operation {
+            id: OperationId::generate(),
+            namespace: Namespace::default(),
+            action: "retry".into(),
+            state: "succeeded".into(),
+            matched: 0,
+            changed: 0,
+            error: None,
+            created_at: ended,
+            finished_at: Some(ended),
+        };
+        ledger.put_operation(&operation).await.unwrap();
+        ids.push(operation.id);
+    }
+    ledger.prune(now.minus(Duration::from_secs(3600)), 10).await.unwrap();
+    let mut left = Vec::new();
+    for id in ids {
+        left.push(ledger.operation(&Namespace::default(), id).await.unwrap().is_some());
+    }
+    assert_eq!(left, [true, false]);
+    ledger.close().await;
+}
+
 /// Goal: the statements that run often find their rows by an index, each by the one made for it.
 #[tokio::test]
 async fn no_hot_statement_scans_a_table() {
