@@ -9,13 +9,14 @@ scripts/bench.sh [--only PART[,PART...]] [--jobs N] [--runs N] [--json FOLDER] [
 Parts, in this order:
 
   engine   Redis alone, through the engine's contract: push, claim, settle; and with the recorder's part
+  ledger   the ledger alone, PostgreSQL (fsync on) and SQLite: submissions of 1, 100 and 1,000, and records of 500
   worker   the same jobs through the real worker runtime, no-op handler
   path     HTTP batches -> PostgreSQL (fsync on) -> Redis -> worker -> recorded; each role a process
   start    an idle installation at 100 jobs/s: from before the POST to the job's start
   dev      the same as `start`, on `windlass dev` (SQLite, embedded engine)
 
   --only PARTS    these parts alone
-  --jobs N        jobs per run of engine, worker and path (default 200000)
+  --jobs N        jobs per run of engine, ledger, worker and path (default 200000)
   --runs N        runs of each; the medians are what counts (default 3)
   --json FOLDER   write each report there as JSON too
   --no-build      use target/release/windlass as it is
@@ -36,7 +37,7 @@ fail() {
     exit 1
 }
 
-parts="engine,worker,path,start,dev"
+parts="engine,ledger,worker,path,start,dev"
 jobs=200000
 runs=3
 json=""
@@ -64,7 +65,7 @@ while [ $# -gt 0 ]; do
 done
 for part in ${parts//,/ }; do
     case "$part" in
-        engine | worker | path | start | dev) ;;
+        engine | ledger | worker | path | start | dev) ;;
         *) fail "there is no part '$part'; see --help" ;;
     esac
 done
@@ -224,13 +225,24 @@ if selected engine; then
     start_redis
     bench engine-recorded engine --engine-url "$redis_url" --jobs "$jobs"
 fi
+if selected ledger; then
+    start_postgres
+    for store in postgres sqlite; do
+        ledger=(--ledger-url "$postgres_url" --pid "postgres=$postgres_pid")
+        if [ "$store" = sqlite ]; then ledger=(--ledger-url "sqlite://$work/bench.db"); fi
+        bench "ledger-$store-1" ledger "${ledger[@]}" --batch 1 --clients 256 --jobs "$jobs"
+        bench "ledger-$store-100" ledger "${ledger[@]}" --batch 100 --clients 16 --jobs "$jobs"
+        bench "ledger-$store-1000" ledger "${ledger[@]}" --batch 1000 --clients 4 --jobs "$jobs"
+        bench "ledger-$store-record" ledger "${ledger[@]}" --part record --batch 500 --clients 4 --jobs "$jobs"
+    done
+fi
 if selected worker; then
     start_redis
     bench worker worker --engine-url "$redis_url" --jobs "$jobs"
 fi
 if selected path || selected start; then
     start_redis
-    start_postgres
+    if selected ledger; then createdb -h 127.0.0.1 -p "$postgres_port" -U windlass fleet; postgres_url="${postgres_url%/*}/fleet"; else start_postgres; fi
     start_fleet
 fi
 if selected path; then

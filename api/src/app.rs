@@ -54,8 +54,6 @@ pub struct Inner {
     pub(crate) throttle: Throttle,
     pub(crate) queues: QueueCache,
     pub(crate) streams: Streams,
-    /// Held while a queue's settings are read and written back.
-    pub(crate) queue_changes: tokio::sync::Mutex<()>,
     pub(crate) gates: Gates,
     pub(crate) health: Health,
     pub(crate) body_budget: Arc<Semaphore>,
@@ -73,7 +71,6 @@ impl App {
             keys: KeyCache::default(),
             queues: QueueCache::default(),
             streams: Streams::default(),
-            queue_changes: tokio::sync::Mutex::default(),
             gates: Gates::default(),
             health: Health::default(),
             body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),

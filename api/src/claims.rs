@@ -21,7 +21,7 @@ use crate::error::{ApiError, Code};
 use crate::routes::jobs::{REPLAYED, idempotency, key_reused};
 
 /// For this long a claim without its result is taken for a request that is still under way; later, for one
-/// that died. Longer than any call that claims, clocks of replicas included.
+/// that died. Longer than any call that claims. By the ledger's clock, which all replicas share.
 const UNDER_WAY: Duration = Duration::from_secs(15);
 
 /// What a claimed key stands for.
@@ -34,7 +34,7 @@ pub struct Claim {
     pub subject: Uuid,
     /// State of the subject before, as the call sees fit.
     pub mark: i64,
-    /// When, in microseconds.
+    /// When, in microseconds of the ledger's clock.
     at: i64,
     /// Tells two equal requests at one time apart.
     by: Uuid,
@@ -42,15 +42,21 @@ pub struct Claim {
 
 impl Claim {
     /// # Errors
-    /// 409 while the first request may still be under way.
-    pub fn ensure_abandoned(&self, app: &App) -> Result<(), ApiError> {
-        let age = app.life.clock().now().since(Timestamp::from_micros(self.at));
+    /// 409 while the first request may still be under way; the ledger does not answer.
+    pub async fn ensure_abandoned(&self, app: &App) -> Result<(), ApiError> {
+        let age = app.life.ledger().now().await?.since(Timestamp::from_micros(self.at));
         if age >= UNDER_WAY {
             return Ok(());
         }
         let error = ApiError::new(Code::InProgress, "the first request has not answered yet");
         Err(error.retry_after(Duration::from_secs(1)))
     }
+}
+
+/// Whether an id is of the sort that claims are kept under (UUID version 8). No client may store a value
+/// there: it could make a claim up.
+pub fn is_reserved(id: BlobId) -> bool {
+    id.uuid().get_version_num() == 8
 }
 
 /// The idempotency key of one request.
@@ -121,7 +127,7 @@ impl Key {
             request: self.request.clone(),
             subject,
             mark,
-            at: app.life.clock().now().micros(),
+            at: app.life.ledger().now().await?.micros(),
             by: Uuid::new_v4(),
         };
         let bytes = serde_json::to_vec(&claim)

@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use windlass_shared::engine::EngineError;
 use windlass_shared::ledger::LedgerError;
+use windlass_shared::limits;
 
 /// `type` is this and the code: a name, not an address, since an installation may have no way out.
 const TYPE: &str = "urn:windlass:error:";
@@ -92,6 +93,8 @@ codes! {
         "A field is unknown, of the wrong type or out of range. `errors` names each by JSON pointer, or by parameter.";
     IdempotencyKeyReused 422 "idempotency_key_reused" "The idempotency key was used for another request"
         "The same `Idempotency-Key` came before with another body, path or method. Use a fresh key for a new request.";
+    TooManyQueues 422 "too_many_queues" "The namespace has too many queues"
+        "The call would make a queue, and the namespace has 10,000 already. Queues are made by their first job or setting and are meant to be few: use fewer names, or another namespace.";
     InvalidCursor 422 "invalid_cursor" "The cursor is not valid"
         "Cursors are opaque and belong to one namespace and one set of filters. Start again without one.";
     QueueFull 429 "queue_full" "The queue is full"
@@ -105,7 +108,7 @@ codes! {
     Unavailable 503 "unavailable" "A store does not answer"
         "The ledger, or for lease calls the queue store, cannot be reached. Nothing was promised. Try again after `Retry-After`.";
     OutcomeUnknown 503 "outcome_unknown" "Whether the write was made is not known"
-        "The connection to the ledger broke while it was committing. Repeat the request with the same `Idempotency-Key`: it is then accepted at most once.";
+        "The connection to the ledger broke while it was committing, or the answer took too long. What was asked for may be done or not. Repeat the request with the same `Idempotency-Key`: it is then accepted at most once.";
 }
 
 impl Code {
@@ -204,6 +207,12 @@ impl ApiError {
     /// 404, the same for unknown and for foreign things.
     pub fn not_found() -> Self {
         Self::new(Code::NotFound, "there is no such thing in this namespace")
+    }
+
+    /// 422 for one queue too many.
+    pub fn too_many_queues() -> Self {
+        let most = limits::QUEUES_PER_NAMESPACE_MAX;
+        Self::new(Code::TooManyQueues, format!("the namespace has {most} queues already"))
     }
 
     /// 409 because of a job's state.
@@ -343,6 +352,7 @@ impl From<LedgerError> for ApiError {
                 "the connection to the ledger broke while it was committing; repeat with the same \
                  idempotency key",
             ),
+            LedgerError::TooManyQueues => Self::too_many_queues(),
             LedgerError::Schema(text) | LedgerError::Unfit(text) => {
                 tracing::error!(error = text, "ledger cannot be used");
                 Self::new(Code::Unavailable, "the ledger cannot be used as it is")

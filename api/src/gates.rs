@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use windlass_shared::gate::Gate;
+use windlass_shared::gate::{Gate, GateError};
 use windlass_shared::lifecycle::lease::{End, Shown};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{Expect, Job, JobError, Value};
@@ -59,7 +59,8 @@ impl Gates {
     /// any. Outputs must be inline still.
     ///
     /// # Errors
-    /// The ledger does not answer, or the checks take more than 30 s together. Nothing was settled then.
+    /// The ledger does not answer, no place is free for a check, or the checks take more than 30 s
+    /// together. Nothing was settled then, and nothing is held against the outputs.
     pub async fn pass(
         &self,
         app: &App,
@@ -80,21 +81,41 @@ impl Gates {
             .collect();
         let verdicts = futures::stream::iter(checks)
             .map(|(place, expect, output)| async move {
-                (place, self.gate.check(&expect, &output).await.err())
+                (place, self.gate.check_for(namespace, &expect, &output).await)
             })
             .buffer_unordered(AT_ONCE)
             .collect::<Vec<_>>();
         let verdicts = tokio::time::timeout(CALL_TIME_MAX, verdicts).await.map_err(|_| {
             ApiError::new(Code::Overloaded, "the result gates take too long; settle fewer at once")
         })?;
-        for (place, refusal) in verdicts {
-            if let Some(error) = &refusal {
-                ends[place].1 = End::Fail(error.clone(), None);
-            }
-            refusals[place] = refusal;
+        let refused = refused(verdicts)?;
+        for (place, error) in refused {
+            ends[place].1 = End::Fail(error.clone(), None);
+            refusals[place] = Some(error);
         }
         Ok(refusals)
     }
+}
+
+/// The refusals among verdicts.
+///
+/// # Errors
+/// 503 where one was not reached: that is the fault of no output.
+fn refused(
+    verdicts: Vec<(usize, Result<(), GateError>)>,
+) -> Result<Vec<(usize, JobError)>, ApiError> {
+    let mut refused = Vec::new();
+    for (place, verdict) in verdicts {
+        match verdict {
+            Ok(()) => {}
+            Err(GateError::Refused(error)) => refused.push((place, error)),
+            Err(GateError::Busy) => {
+                let error = ApiError::new(Code::Overloaded, "too many results are being checked");
+                return Err(error.retry_after(Duration::from_secs(1)));
+            }
+        }
+    }
+    Ok(refused)
 }
 
 /// What a gate looks at. A worker that names no output has the output `null`.
@@ -118,4 +139,19 @@ async fn expects(
         expects.extend(own.filter_map(|job| Some((job.id, job.spec.expect?))));
     }
     Ok(expects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_without_a_place_refuses_the_call_and_no_output() {
+        let error =
+            JobError { code: "result_rejected".into(), message: "m".into(), retryable: true };
+        let no = || Err(GateError::Refused(error.clone()));
+        assert_eq!(refused(vec![(0, Ok(())), (3, no())]).unwrap(), [(3, error.clone())]);
+        let busy = refused(vec![(0, no()), (1, Err(GateError::Busy)), (2, Ok(()))]).unwrap_err();
+        assert_eq!(busy.code(), Code::Overloaded);
+    }
 }

@@ -60,15 +60,14 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     );
     request.extensions_mut().insert(context.clone());
 
+    let is_read = request.method().is_safe();
     let in_flight = InFlight::begin();
     let answer =
         tokio::time::timeout(REQUEST_MAX, AssertUnwindSafe(next.run(request)).catch_unwind());
     let mut response = match answer.instrument(span.clone()).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => panicked(panic, &span),
-        Err(_elapsed) => {
-            ApiError::new(Code::Overloaded, "the answer took too long").into_response()
-        }
+        Err(_elapsed) => too_slow(is_read).into_response(),
     };
     drop(in_flight);
 
@@ -90,6 +89,12 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         }
     });
     response
+}
+
+/// An answer that took too long. The work goes on by itself, so a write may be made yet.
+fn too_slow(is_read: bool) -> ApiError {
+    let code = if is_read { Code::Unavailable } else { Code::OutcomeUnknown };
+    ApiError::new(code, "the answer took too long")
 }
 
 /// Requests whose answer has not begun; counted down also when the caller hangs up.
@@ -233,6 +238,12 @@ mod tests {
             assert_ne!(&*id, bad);
             assert_eq!(id.len(), 36);
         }
+    }
+
+    #[test]
+    fn a_write_that_is_too_slow_may_have_been_made() {
+        assert_eq!(too_slow(false).code(), Code::OutcomeUnknown);
+        assert_eq!(too_slow(true).code(), Code::Unavailable);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use windlass_shared::engine::ShardId;
+use windlass_shared::engine::{ShardId, ShardStats};
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::model::name::{Namespace, QueueName};
 
@@ -20,8 +20,8 @@ const QUEUES_MAX: usize = 10_000;
 pub struct Known {
     /// Its defaults among them.
     pub settings: QueueSettings,
-    /// Waiting jobs: as the engine said, plus what was let in here since. 0 where there is no `max_depth`,
-    /// or the engine did not say.
+    /// Waiting jobs: as engine and ledger said, plus what was let in here since. 0 where there is no
+    /// `max_depth`, or the engine did not say.
     waiting: AtomicU64,
     at: Instant,
 }
@@ -69,7 +69,7 @@ impl QueueCache {
         let record = app.life.ledger().queue(namespace, queue).await?;
         let settings = record.map(|queue| queue.settings).unwrap_or_default();
         let waiting = match settings.max_depth {
-            Some(_) => waiting(app, namespace, queue).await,
+            Some(max) => waiting(app, namespace, queue, max).await,
             None => 0,
         };
         let known =
@@ -92,11 +92,46 @@ impl QueueCache {
     }
 }
 
-async fn waiting(app: &App, namespace: &Namespace, queue: &QueueName) -> u64 {
+async fn waiting(app: &App, namespace: &Namespace, queue: &QueueName, max: u64) -> u64 {
     let shard = ShardId::first(namespace.clone(), queue.clone());
-    match app.life.engine().stats(&shard).await {
-        Ok(stats) => stats.ready + stats.delayed,
-        // A quota that cannot be checked must not stop submissions, which the engine has no part in.
-        Err(_) => 0,
+    // A quota that cannot be checked must not stop submissions, which the engine has no part in.
+    let Ok(stats) = app.life.engine().stats(&shard).await else { return 0 };
+    let here = stats.ready + stats.delayed;
+    if here >= max || !may_hold_back(&stats) {
+        return here;
+    }
+    // Jobs that run or have just ended are on record as waiting; the engine knows better.
+    let on_the_way = stats.leased + stats.outbox;
+    match app.life.ledger().waiting(namespace, queue, max.saturating_add(on_the_way)).await {
+        Ok(recorded) => recorded.saturating_sub(on_the_way).max(here),
+        Err(_) => here,
+    }
+}
+
+/// Whether the ledger may keep jobs of the queue that the engine has no room for. The pump fills the head up to
+/// its bound, so that a head with a tenth free has all there is.
+fn may_hold_back(stats: &ShardStats) -> bool {
+    let Some(settings) = &stats.settings else { return true };
+    let held = stats.ready + stats.leased + stats.outbox;
+    held.max(stats.delayed) >= settings.jobs_max / 10 * 9
+        || stats.bytes >= settings.bytes_max / 10 * 9
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::engine::ShardSettings;
+
+    use super::*;
+
+    #[test]
+    fn the_ledger_is_asked_once_the_head_is_nearly_full() {
+        let settings =
+            ShardSettings { jobs_max: 100, bytes_max: 1_000, ..ShardSettings::default() };
+        let stats = ShardStats { settings: Some(settings), ..ShardStats::default() };
+        assert!(!may_hold_back(&ShardStats { ready: 89, delayed: 50, ..stats.clone() }));
+        assert!(may_hold_back(&ShardStats { ready: 80, leased: 10, ..stats.clone() }));
+        assert!(may_hold_back(&ShardStats { delayed: 90, ..stats.clone() }));
+        assert!(may_hold_back(&ShardStats { bytes: 900, ..stats }));
+        assert!(may_hold_back(&ShardStats::default()));
     }
 }

@@ -2,17 +2,21 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{Quota, RateLimiter};
 use http::{HeaderName, HeaderValue};
 use windlass_shared::model::id::KeyId;
 
 use crate::error::{ApiError, Code};
+
+mod log_ins;
+
+use log_ins::LogIns;
 
 type ByKey = RateLimiter<
     Option<KeyId>,
@@ -21,16 +25,10 @@ type ByKey = RateLimiter<
     StateInformationMiddleware,
 >;
 
-/// Log-ins per second and address that are looked at where the key is not a known one.
-const LOG_INS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
-const LOG_INS_BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
-/// Addresses remembered before the quiet ones are dropped.
-const ADDRESSES_MAX: usize = 10_000;
-
 /// The limiters of one process.
 pub struct Throttle {
     by_key: Option<(ByKey, u32)>,
-    log_ins: DefaultKeyedRateLimiter<IpAddr>,
+    log_ins: LogIns,
 }
 
 /// How much of its rate a key has left.
@@ -49,8 +47,7 @@ impl Throttle {
             let quota = Quota::per_second(limit).allow_burst(limit);
             (RateLimiter::keyed(quota).with_middleware(), per_second)
         });
-        let quota = Quota::per_second(LOG_INS_PER_SECOND).allow_burst(LOG_INS_BURST);
-        Self { by_key, log_ins: RateLimiter::keyed(quota) }
+        Self { by_key, log_ins: LogIns::default() }
     }
 
     /// Takes one request from a key's rate. Keys without a limit get `None`.
@@ -76,32 +73,31 @@ impl Throttle {
         }
     }
 
-    /// Counts a log-in with a key that is not known (yet), before anything is looked up for it.
+    /// Whether an address may try to log in with a key that is not known (yet). Counts nothing.
     ///
     /// # Errors
     /// 429 where the address has tried too often. It is not locked out: keys that were good before still work.
+    pub fn may_log_in(&self, address: IpAddr) -> Result<(), ApiError> {
+        self.log_ins.may(address, Instant::now()).map_err(too_often)
+    }
+
+    /// Counts a log-in with a key that is not known (yet), before anything is looked up for it.
+    ///
+    /// # Errors
+    /// As [`Self::may_log_in`].
     pub fn log_in(&self, address: IpAddr) -> Result<(), ApiError> {
-        let address = network(address);
-        if self.log_ins.len() > ADDRESSES_MAX {
-            self.log_ins.retain_recent();
-        }
-        self.log_ins.check_key(&address).map_err(|until| {
-            let wait = until.wait_time_from(DefaultClock::default().now());
-            ApiError::new(Code::RateLimited, "too many failed log-ins from this address")
-                .retry_after(wait.max(Duration::from_secs(1)))
-        })
+        self.log_ins.spend(address, Instant::now()).map_err(too_often)
+    }
+
+    /// Takes the count of one log-in back: the key was a known one.
+    pub fn refund(&self, address: IpAddr) {
+        self.log_ins.refund(address);
     }
 }
 
-/// Whom an address belongs to: with IPv6 one caller has at least a /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
-        }
-        v4 => v4,
-    }
+fn too_often(wait: Duration) -> ApiError {
+    ApiError::new(Code::RateLimited, "too many failed log-ins from this address")
+        .retry_after(wait.max(Duration::from_secs(1)))
 }
 
 /// Adds `RateLimit` and `RateLimit-Policy` (IETF draft).

@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod engine;
 mod http;
+pub mod ledger;
 pub mod path;
 pub mod redis_cpu;
 pub mod report;

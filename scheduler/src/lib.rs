@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
 
+mod due;
 mod recorder;
 mod ticker;
 mod ticks;

@@ -6,13 +6,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{ShardId, Signal, Signals, Topic};
+use windlass_shared::ledger::NewQueues;
 use windlass_shared::lifecycle::push::PushError;
 use windlass_shared::lifecycle::{Lifecycle, record};
+use windlass_shared::model::name::{Namespace, QueueName};
 
+use crate::due::Due;
 use crate::ticks;
 
 /// How often every shard is looked at although no signal came, and after a failure.
@@ -27,7 +31,7 @@ type Pass = (ShardId, Result<usize, PushError>);
 struct Recorder {
     life: Lifecycle,
     shards: HashSet<ShardId>,
-    due: HashSet<ShardId>,
+    due: Due,
     busy: HashSet<ShardId>,
     passes: JoinSet<Pass>,
     failing: bool,
@@ -35,16 +39,21 @@ struct Recorder {
 
 /// Records until `shutdown`, then until the outboxes are empty or [`FLUSH_MAX`] has passed.
 pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
+    run_with(life, FALLBACK, shutdown).await;
+}
+
+async fn run_with(life: Lifecycle, fallback: Duration, shutdown: CancellationToken) {
+    let mut news = life.ledger().new_queues();
     let mut recorder = Recorder {
         life,
         shards: HashSet::new(),
-        due: HashSet::new(),
+        due: Due::default(),
         busy: HashSet::new(),
         passes: JoinSet::new(),
         failing: false,
     };
     let mut signals = None;
-    let mut fallback = tokio::time::interval(FALLBACK);
+    let mut fallback = tokio::time::interval(fallback);
     fallback.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop_at = None;
     loop {
@@ -52,9 +61,11 @@ pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
             biased;
             () = shutdown.cancelled(), if stop_at.is_none() => {
                 stop_at = Some(Instant::now() + FLUSH_MAX);
-                recorder.due = recorder.shards.clone();
+                recorder.all_are_due();
             }
             Some(pass) = recorder.passes.join_next() => recorder.ended(pass),
+            // Without this the first outcome of a new queue would wait for the fallback.
+            new = news.next() => recorder.learn(new, &mut news, &mut signals).await,
             signal = next(&mut signals) => match signal {
                 Some(signal) => recorder.signalled(signal),
                 // Some were missed, or the engine is gone: the fallback looks at everything and
@@ -65,7 +76,7 @@ pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
                 if recorder.refresh().await || signals.is_none() {
                     signals = recorder.subscribe().await;
                 }
-                recorder.due = recorder.shards.clone();
+                recorder.all_are_due();
             }
         }
         recorder.start_due();
@@ -102,6 +113,49 @@ impl Recorder {
         }
     }
 
+    /// Learns of new queues as they are made; of all that have come by now at once.
+    async fn learn(
+        &mut self,
+        first: Option<(Namespace, QueueName)>,
+        news: &mut NewQueues,
+        signals: &mut Option<Signals>,
+    ) {
+        let mut next = Some(first);
+        let (mut fresh, mut missed) = (Vec::new(), false);
+        while let Some(new) = next {
+            match new {
+                Some((namespace, name)) => fresh.push(ShardId::first(namespace, name)),
+                None => missed = true,
+            }
+            next = news.next().now_or_never();
+        }
+        let mut is_more = false;
+        for shard in &fresh {
+            is_more |= self.shards.insert(shard.clone());
+        }
+        if missed {
+            // All that are there, now rather than at the fallback.
+            is_more |= self.refresh().await;
+            self.all_are_due();
+        }
+        if !is_more {
+            return;
+        }
+        let anew = self.subscribe().await;
+        // What the old subscription has heard is not lost with it.
+        if let Some(mut old) = std::mem::replace(signals, anew) {
+            while let Some(Some(signal)) = old.next().now_or_never() {
+                self.signalled(signal);
+            }
+        }
+        // Outcomes may have come before the subscription.
+        fresh.iter().for_each(|shard| self.due.add(shard));
+    }
+
+    fn all_are_due(&mut self) {
+        self.shards.iter().for_each(|shard| self.due.add(shard));
+    }
+
     async fn subscribe(&self) -> Option<Signals> {
         let shards: Vec<ShardId> = self.shards.iter().cloned().collect();
         // Without signals the fallback carries on, slower.
@@ -111,7 +165,7 @@ impl Recorder {
     fn signalled(&mut self, signal: Signal) {
         match signal {
             Signal::Outcomes(shard) => {
-                self.due.insert(shard);
+                self.due.add(&shard);
             }
             Signal::Ready(_) | Signal::Cancel(..) => {}
         }
@@ -124,7 +178,7 @@ impl Recorder {
                 match result {
                     // Every growth is signalled, also while a pass runs: only what did not fit is left.
                     Ok(count) if count >= record::PASS_MAX as usize => {
-                        self.due.insert(shard);
+                        self.due.add(&shard);
                     }
                     Ok(_) => self.failing = false,
                     Err(error) => self.failed(&error),
@@ -147,15 +201,9 @@ impl Recorder {
     }
 
     fn start_due(&mut self) {
-        let ready: Vec<ShardId> = self
-            .due
-            .iter()
-            .filter(|shard| !self.busy.contains(*shard))
-            .take(PASSES_MAX.saturating_sub(self.passes.len()))
-            .cloned()
-            .collect();
-        for shard in ready {
-            self.due.remove(&shard);
+        while self.passes.len() < PASSES_MAX
+            && let Some(shard) = self.due.take(|shard| self.busy.contains(shard))
+        {
             self.busy.insert(shard.clone());
             let life = self.life.clone();
             self.passes.spawn(async move {
@@ -163,5 +211,99 @@ impl Recorder {
                 (shard, result)
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+    use windlass_shared::clock::Clock;
+    use windlass_shared::config::{EngineSettings, LedgerSettings};
+    use windlass_shared::engine::{ClaimRequest, Engine, Held, Settle, Verdict};
+    use windlass_shared::ledger::{Ledger, Submission};
+    use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
+    use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+    use windlass_shared::model::name::QueueName;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    async fn life() -> (Lifecycle, CancellationToken, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
+        let settings = LedgerSettings::new(url);
+        Ledger::migrate(&settings).await.unwrap();
+        let ledger = Ledger::open(&settings).await.unwrap();
+        let engine = Engine::open(&EngineSettings::new("embedded")).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let life = Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), tasks);
+        (life, shutdown, folder)
+    }
+
+    /// Submits a job to a queue and plays its worker, to the end.
+    async fn run_one(life: &Lifecycle, queue: &QueueName) -> JobId {
+        let job = NewJob {
+            id: JobId::generate(),
+            namespace: Namespace::default(),
+            queue: queue.clone(),
+            kind: "noop".parse().unwrap(),
+            priority: Priority::default(),
+            payload: Value::null(),
+            run_at: None,
+            expires_at: None,
+            spec: JobSpec::default(),
+            unique: None,
+            tags: Vec::new(),
+            meta: None,
+            request_id: None,
+            traceparent: None,
+        };
+        let shard = ShardId::first(Namespace::default(), queue.clone());
+        let mut ready = life.engine().subscribe(std::slice::from_ref(&shard)).await.unwrap();
+        let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
+        life.submit(submission).await.unwrap();
+        let lease_id = LeaseId::random();
+        let request = ClaimRequest {
+            worker: WorkerId::generate(),
+            lease_id,
+            max: 1,
+            lease: SOON,
+            kinds: Vec::new(),
+            offset: 0,
+        };
+        let claimed = loop {
+            if let Some(claimed) = life.engine().claim(&shard, &request).await.unwrap().jobs.pop() {
+                break claimed;
+            }
+            // A push that is on its way is told.
+            let _ = tokio::time::timeout(Duration::from_millis(20), ready.next()).await;
+        };
+        let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
+        let settle = Settle { held, verdict: Verdict::Succeeded, detail: Default::default() };
+        life.engine().settle(&shard, &[settle]).await.unwrap();
+        claimed.id
+    }
+
+    /// Goal: the first outcome of a queue that is made while the recorder runs does not wait for the fallback,
+    /// which never comes here; neither do outcomes of older queues that were told meanwhile.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_first_outcome_of_a_new_queue_is_recorded_at_once() {
+        let (life, shutdown, _folder) = life().await;
+        let never = Duration::from_secs(3_600);
+        let recorder = tokio::spawn(run_with(life.clone(), never, shutdown.clone()));
+        for n in 0..5 {
+            let queue = format!("new-{n}").parse().unwrap();
+            for _ in 0..2 {
+                let started = Instant::now();
+                let id = run_one(&life, &queue).await;
+                let ended = life.wait(&Namespace::default(), id, SOON).await.unwrap();
+                assert!(ended.flatten().is_some(), "the outcome in {queue} is not recorded");
+                eprintln!("{queue}: recorded {:?} after its submission", started.elapsed());
+            }
+        }
+        shutdown.cancel();
+        recorder.await.unwrap();
     }
 }

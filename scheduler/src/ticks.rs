@@ -34,8 +34,11 @@ pub(crate) fn start(
 
 /// Every shard that the ledger knows of.
 pub(crate) async fn shards(life: &Lifecycle) -> Result<Vec<ShardId>, LedgerError> {
-    let queues = life.ledger().queues(None).await?;
-    Ok(queues.into_iter().map(|queue| ShardId::first(queue.namespace, queue.name)).collect())
+    let (mut shards, mut walk) = (Vec::new(), life.ledger().walk_queues(None));
+    while let Some(queues) = walk.next().await? {
+        shards.extend(queues.into_iter().map(|queue| ShardId::first(queue.namespace, queue.name)));
+    }
+    Ok(shards)
 }
 
 /// What a duty has done over all queues. What is wrong with one queue must not stop the others.

@@ -385,7 +385,8 @@ pub struct ShardSettings {
     /// Give out no leases.
     pub paused: bool,
     /// Most jobs that a push lets into the shard (ready, leased and finishing). Delayed ones don't count, so
-    /// that retries that wait cannot keep fresh jobs out; they use `bytes_max`.
+    /// that retries that wait cannot keep fresh jobs out. As many again may be delayed before a push ahead of
+    /// its time is refused; retries are always taken, and use `bytes_max`.
     pub jobs_max: u64,
     /// Most bytes of envelopes and unrecorded outcomes.
     pub bytes_max: u64,

@@ -16,15 +16,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::engine::{BoxError, Ended, ShardId, ShardSettings};
+use crate::engine::{BoxError, Ended, ShardId};
 use crate::model::id::{BlobId, Fence, JobId, KeyId, OperationId, WorkerId, WorkflowId};
 use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Progress, Value};
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 pub mod postgres;
+<<<<<<< HEAD
 pub mod runs;
+=======
+mod queue;
+mod queue_walk;
+mod settings_text;
+>>>>>>> main
 pub mod sqlite;
+mod unreadable;
+
+pub use queue::{Paused, Queue, QueueSettings, RateLimit};
+pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
 
 /// Jobs submitted together.
 #[derive(Debug, Clone)]
@@ -82,6 +92,13 @@ pub enum Refused {
     BadData(String),
     /// Another job of the same atomic submission was refused.
     Batch,
+    /// Its queue does not exist, and the namespace has [`crate::limits::QUEUES_PER_NAMESPACE_MAX`] already.
+    TooManyQueues,
+    /// Others of its submission are committed; this one could not be, and nothing of it is there. Submit it
+    /// again.
+    Unavailable,
+    /// Others of its submission are committed; whether this one is could not be found out.
+    OutcomeUnknown,
 }
 
 /// An outcome on its way into the ledger.
@@ -166,7 +183,7 @@ pub struct JobFilter {
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobPage {
     /// At most the asked number; may be fewer, or none, although more follow: a page looks at a bounded
-    /// range of ids.
+    /// range of ids, and passes over rows that this build cannot read.
     pub jobs: Vec<Job>,
     /// Where the next page starts (exclusive); `None` at the end.
     pub next: Option<JobId>,
@@ -192,101 +209,47 @@ pub struct JobPatch {
 pub enum Changed<T> {
     /// Done.
     Done(T),
-    /// The job's recorded state does not allow it.
+    /// The job's recorded state does not allow it. Of a guarded change also: the job is not (any more) what the
+    /// caller saw; the state is then one that would allow it, and the caller looks again.
     Refused(JobState),
     /// No such job in the namespace.
     Unknown,
 }
 
-/// A queue on record.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Queue {
-    /// Whose.
-    pub namespace: Namespace,
-    /// Its name.
-    pub name: QueueName,
-    /// Operator's settings.
-    pub settings: QueueSettings,
-    /// Rises with every change of settings or pause.
-    pub version: u64,
-    /// Who paused it, when and why; `None` while it runs.
-    pub paused: Option<Paused>,
-    /// First seen.
-    pub created_at: Timestamp,
+/// A job as a caller saw it: the guard of a change that rests on what the engine said about exactly this.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    /// Its fence on record.
+    pub fence: Fence,
+    /// Its queue.
+    pub queue: &'a QueueName,
 }
 
-/// An operator's pause.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Paused {
-    /// Since when.
-    pub since: Timestamp,
-    /// The key or `local`.
-    pub by: String,
-    /// In words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// What an operator sets on a queue. Stored as JSON.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct QueueSettings {
-    /// Most jobs running at once over all workers. Kept; enforced by flow control.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_concurrency: Option<u32>,
-    /// Starts per time over all workers. Kept; enforced by flow control.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate_limit: Option<RateLimit>,
-    /// Most running jobs of one `concurrency_key`. Kept; enforced by flow control.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per_key_concurrency: Option<u32>,
-    /// Most waiting jobs; beyond it submissions answer 429.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_depth: Option<u64>,
-    /// Lease of its jobs; `None` is the worker's setting.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease: Option<crate::model::time::Span>,
-    /// What a level of priority is worth.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority_unit: Option<crate::model::time::Span>,
-    /// `max_attempts` of jobs that don't say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_max_attempts: Option<u32>,
-    /// `timeout` of jobs that don't say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_timeout: Option<crate::model::time::Span>,
-    /// `retry` of jobs that don't say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_retry: Option<crate::model::retry::RetryPolicy>,
-    /// `priority` of jobs that don't say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_priority: Option<Priority>,
-}
-
-/// A rate.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RateLimit {
-    /// Starts.
-    pub limit: u32,
-    /// Per this time.
-    pub per: crate::model::time::Span,
-    /// At once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u32>,
-}
-
-impl Queue {
-    /// What its shards are to know.
-    pub fn shard_settings(&self) -> ShardSettings {
-        let defaults = ShardSettings::default();
-        ShardSettings {
-            version: self.version,
-            paused: self.paused.is_some(),
-            priority_unit: self.settings.priority_unit.map_or(defaults.priority_unit, |s| s.0),
-            ..defaults
-        }
+impl<'a> Guard<'a> {
+    /// This form of the job and no other.
+    pub fn of(job: &'a Job) -> Self {
+        Self { fence: job.fence, queue: &job.queue }
     }
+}
+
+/// Lines for the log of one job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobLines {
+    /// Whose.
+    pub id: JobId,
+    /// In order; their `seq` is given by the ledger.
+    pub lines: Vec<LogLine>,
+}
+
+/// How far one job is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobProgress {
+    /// Which.
+    pub id: JobId,
+    /// The lease that says so.
+    pub fence: Fence,
+    /// What it says.
+    pub progress: Progress,
 }
 
 /// What an API key may do.
@@ -424,6 +387,10 @@ pub enum LedgerError {
     /// The connection died after the statement was sent and the answer could not be found out in time.
     #[error("whether the write was committed is not known")]
     OutcomeUnknown,
+    /// The call would make a queue, and the namespace has [`crate::limits::QUEUES_PER_NAMESPACE_MAX`] already.
+    /// Nothing was changed.
+    #[error("the namespace has too many queues")]
+    TooManyQueues,
     /// The schema is older or newer than this build.
     #[error("{0}")]
     Schema(String),
@@ -534,9 +501,19 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, job(namespace, id)) })
     }
 
-    /// Many jobs by id, of any namespace, in any order; missing ones are left out. At most 1,000.
+    /// Many jobs by id, of any namespace, in any order; missing ones are left out, and those that this build
+    /// cannot read ([`Self::on_record`] tells them apart). At most 1,000.
     pub fn jobs<'a>(&'a self, ids: &'a [JobId]) -> BoxFuture<'a, Result<Vec<Job>>> {
         Box::pin(async move { dispatch!(self, jobs(ids)) })
+    }
+
+    /// Those of these ids that a namespace has a job of, whether this build can read it or not. At most 1,000.
+    pub fn on_record<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        ids: &'a [JobId],
+    ) -> BoxFuture<'a, Result<Vec<JobId>>> {
+        Box::pin(async move { dispatch!(self, on_record(namespace, ids)) })
     }
 
     /// The terminal ones among these ids; for `wait`. At most 10,000.
@@ -555,8 +532,8 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, list(namespace, filter, before, limit)) })
     }
 
-    /// Attempts on record, oldest first. A first-attempt success is on the job's row alone and is made up
-    /// from it.
+    /// Attempts on record, oldest first; of very many the newest [`crate::limits::ATTEMPTS_SHOWN_MAX`]. A
+    /// first-attempt success is on the job's row alone and is made up from it.
     pub fn attempts<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -588,24 +565,37 @@ impl Ledger {
         changed_before: Timestamp,
         after: Option<JobId>,
         limit: u32,
-    ) -> BoxFuture<'a, Result<Vec<Job>>> {
+    ) -> BoxFuture<'a, Result<JobPage>> {
         Box::pin(async move {
             dispatch!(self, unfinished(namespace, queue, due_before, changed_before, after, limit))
         })
     }
 
+    /// How many jobs of a queue wait or run, as recorded, those waiting for dependencies left out; counts no
+    /// further than `at_most`, which bounds the cost.
+    pub fn waiting<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        queue: &'a QueueName,
+        at_most: u64,
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { dispatch!(self, waiting(namespace, queue, at_most)) })
+    }
+
     // Changing jobs
 
-    /// Ends jobs as cancelled that are not terminal, in the given namespace, after the engine has been told.
-    /// Jobs in `running` get `cancel_requested` only.
+    /// Ends a job as cancelled that is not terminal, after the engine has said that it does not run there; with
+    /// `running` it gets `cancel_requested` only. The engine's word is about one form of the job: with `seen`, a
+    /// job that has another fence or queue by now is left alone and its state returned as refused.
     pub fn cancel<'a>(
         &'a self,
         namespace: &'a Namespace,
         id: JobId,
+        seen: Option<Guard<'a>>,
         running: bool,
         reason: &'a str,
     ) -> BoxFuture<'a, Result<Changed<Job>>> {
-        Box::pin(async move { dispatch!(self, cancel(namespace, id, running, reason)) })
+        Box::pin(async move { dispatch!(self, cancel(namespace, id, seen, running, reason)) })
     }
 
     /// Makes a dead, cancelled, expired or quarantined job ready again with a fresh budget and a higher
@@ -619,14 +609,15 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, redrive(namespace, id)) })
     }
 
-    /// Changes a job that is neither terminal nor running, and raises its fence.
+    /// Changes a job that is neither terminal nor running, and raises its fence. `seen` as in [`Self::cancel`].
     pub fn patch<'a>(
         &'a self,
         namespace: &'a Namespace,
         id: JobId,
+        seen: Option<Guard<'a>>,
         patch: &'a JobPatch,
     ) -> BoxFuture<'a, Result<Changed<Job>>> {
-        Box::pin(async move { dispatch!(self, patch(namespace, id, patch)) })
+        Box::pin(async move { dispatch!(self, patch(namespace, id, seen, patch)) })
     }
 
     /// Forgets a terminal job with its attempts and logs.
@@ -649,22 +640,50 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, queue(namespace, name)) })
     }
 
-    /// Every queue of a namespace, or of all, by name. At most 10,000.
-    pub fn queues<'a>(
+    /// Queues of a namespace, or of all, by namespace and name, from behind `after`.
+    pub fn queue_page<'a>(
         &'a self,
         namespace: Option<&'a Namespace>,
-    ) -> BoxFuture<'a, Result<Vec<Queue>>> {
-        Box::pin(async move { dispatch!(self, queues(namespace)) })
+        after: Option<&'a QueueCursor>,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<QueuePage>> {
+        Box::pin(async move { dispatch!(self, queue_page(namespace, after, limit)) })
     }
 
-    /// Replaces a queue's settings (making the queue if need be); the version rises.
+    /// A walk over every queue of a namespace, or of all, page by page.
+    pub fn walk_queues(&self, namespace: Option<&Namespace>) -> QueueWalk<'_> {
+        QueueWalk::new(self, namespace)
+    }
+
+    /// Every queue of a namespace, or of all, by namespace and name, in one list. Whoever works on queues in
+    /// turn uses [`Self::walk_queues`].
+    pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
+        let (mut all, mut walk) = (Vec::new(), self.walk_queues(namespace));
+        while let Some(mut queues) = walk.next().await? {
+            all.append(&mut queues);
+        }
+        Ok(all)
+    }
+
+    /// Queues made from now on, by whomever. Hints: on PostgreSQL they need a connection of their own and may be
+    /// lost with it, so whoever listens also looks.
+    pub fn new_queues(&self) -> NewQueues {
+        match self {
+            Self::Postgres(ledger) => ledger.new_queues(),
+            Self::Sqlite(ledger) => ledger.new_queues(),
+        }
+    }
+
+    /// Replaces a queue's settings (making the queue if need be); the version rises. With `seen`, the version
+    /// that they were made from (0: there was no queue), only where nobody changed it since; else `None`.
     pub fn set_queue<'a>(
         &'a self,
         namespace: &'a Namespace,
         name: &'a QueueName,
+        seen: Option<u64>,
         settings: &'a QueueSettings,
-    ) -> BoxFuture<'a, Result<Queue>> {
-        Box::pin(async move { dispatch!(self, set_queue(namespace, name, settings)) })
+    ) -> BoxFuture<'a, Result<Option<Queue>>> {
+        Box::pin(async move { dispatch!(self, set_queue(namespace, name, seen, settings)) })
     }
 
     /// Pauses (`Some`) or resumes a queue, making it if need be; the version rises.
@@ -695,7 +714,19 @@ impl Ledger {
         id: JobId,
         lines: &'a [LogLine],
     ) -> BoxFuture<'a, Result<bool>> {
-        Box::pin(async move { dispatch!(self, append_logs(namespace, id, lines)) })
+        Box::pin(async move {
+            let one = JobLines { id, lines: lines.to_vec() };
+            Ok(!self.append_all_logs(namespace, vec![one]).await?.is_empty())
+        })
+    }
+
+    /// As [`Self::append_logs`] for many jobs, each named once, in one write; those that exist.
+    pub fn append_all_logs<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        logs: Vec<JobLines>,
+    ) -> BoxFuture<'a, Result<Vec<JobId>>> {
+        Box::pin(async move { dispatch!(self, append_all_logs(namespace, logs)) })
     }
 
     /// A job's log after line `after`; `None`: no such job.
@@ -717,7 +748,20 @@ impl Ledger {
         fence: Fence,
         progress: &'a Progress,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { dispatch!(self, set_progress(namespace, id, fence, progress)) })
+        Box::pin(async move {
+            let one = JobProgress { id, fence, progress: progress.clone() };
+            self.set_all_progress(namespace, vec![one]).await
+        })
+    }
+
+    /// As [`Self::set_progress`] for many jobs in one write. Of a job that is named twice the highest fence
+    /// counts, and of that the last word.
+    pub fn set_all_progress<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        progress: Vec<JobProgress>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { dispatch!(self, set_all_progress(namespace, progress)) })
     }
 
     /// Notes that a worker lives; whether an operator has asked it to drain.
@@ -793,6 +837,15 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, put_operation(operation)) })
     }
 
+    /// Ends operations as failed that say `running` and were put last before `silent_since` (ledger time): the
+    /// process that ran them is gone. How many. Safe to repeat.
+    pub fn fail_silent_operations<'a>(
+        &'a self,
+        silent_since: Timestamp,
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { dispatch!(self, fail_silent_operations(silent_since)) })
+    }
+
     /// An operation of a namespace.
     pub fn operation<'a>(
         &'a self,
@@ -804,8 +857,9 @@ impl Ledger {
 
     // Keeping house
 
-    /// Deletes terminal jobs that ended before `before`, and idempotency keys, blobs and workers past
-    /// their time; in bounded batches; how many rows. Repeat until 0.
+    /// Deletes terminal jobs whose end was recorded before `before` (ledger time, whatever the outcome's own time
+    /// says), and idempotency keys, blobs and workers past their time; in bounded batches; how many rows. Repeat
+    /// until 0.
     pub fn prune<'a>(&'a self, before: Timestamp, limit: u32) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move { dispatch!(self, prune(before, limit)) })
     }
@@ -813,6 +867,25 @@ impl Ledger {
     /// Ledger time, and proof that it answers.
     pub fn now<'a>(&'a self) -> BoxFuture<'a, Result<Timestamp>> {
         Box::pin(async move { dispatch!(self, now()) })
+    }
+
+    /// Runs a statement of a test's own, for rows that the contract's calls do not write.
+    #[cfg(feature = "testkit")]
+    pub async fn tamper(&self, sql: String) -> Result<()> {
+        match self {
+            Self::Postgres(ledger) => ledger.tamper(sql).await,
+            Self::Sqlite(ledger) => ledger.tamper(sql).await,
+        }
+    }
+
+    /// As [`Self::tamper`]: sets columns of one job's row.
+    #[cfg(feature = "testkit")]
+    pub async fn tamper_job(&self, id: JobId, set: &str) -> Result<()> {
+        let id = match self {
+            Self::Postgres(_) => format!("'{id}'"),
+            Self::Sqlite(_) => format!("x'{}'", id.uuid().simple()),
+        };
+        self.tamper(format!("UPDATE jobs SET {set} WHERE id = {id}")).await
     }
 
     /// Finishes the writes under way and closes the connections. Later calls fail.
@@ -840,6 +913,9 @@ fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
     }
     None
 }
+
+/// Why an operation is ended by [`Ledger::fail_silent_operations`].
+const SILENT_OPERATION: &str = "made no progress: the process that ran it is gone; what was changed stays, start it again for the rest";
 
 /// Text without NUL, for what is recorded rather than refused: an outcome must not be lost for its words.
 fn fit_text(text: &str) -> std::borrow::Cow<'_, str> {

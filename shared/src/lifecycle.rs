@@ -16,7 +16,7 @@ use crate::engine::feed::FeedPage;
 use crate::engine::{Engine, EngineError, Live};
 use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
-    Submission, SubmitOutcome,
+    Record, Recorded, Submission, SubmitOutcome,
 };
 use crate::model::id::{JobId, OperationId};
 use crate::model::job::Job;
@@ -24,6 +24,7 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
+mod ended;
 mod engine_time;
 pub mod explain;
 mod known;
@@ -115,6 +116,15 @@ impl Lifecycle {
         submission: Submission,
     ) -> BoxFuture<'a, Result<SubmitOutcome, LedgerError>> {
         Box::pin(async move { submit::submit(self, submission).await })
+    }
+
+    /// Commits outcomes that reached this process past the engine, and takes the jobs that they end out of it. One
+    /// reply per record, in order. Safe to repeat.
+    pub fn record_direct(
+        &self,
+        records: Vec<Record>,
+    ) -> BoxFuture<'_, Result<Vec<Recorded>, LedgerError>> {
+        Box::pin(async move { record::record_direct(self, records).await })
     }
 
     /// A job with its live state. Terminal only once recorded.
@@ -229,14 +239,16 @@ impl Lifecycle {
         Box::pin(async move { change::set_paused(self, namespace, queue, paused).await })
     }
 
-    /// Replaces a queue's settings. Second value as in [`Self::set_paused`].
+    /// Replaces a queue's settings, made from those of version `seen` (0: there was no queue). `None`: somebody
+    /// has changed it since. Second value as in [`Self::set_paused`].
     pub fn set_queue<'a>(
         &'a self,
         namespace: &'a Namespace,
         queue: &'a QueueName,
+        seen: u64,
         settings: &'a QueueSettings,
-    ) -> BoxFuture<'a, Result<(Queue, bool), LedgerError>> {
-        Box::pin(async move { change::set_queue(self, namespace, queue, settings).await })
+    ) -> BoxFuture<'a, Result<Option<(Queue, bool)>, LedgerError>> {
+        Box::pin(async move { change::set_queue(self, namespace, queue, seen, settings).await })
     }
 
     /// Recorded changes of a namespace after a position of its live feed; `None` asks for its end.

@@ -56,5 +56,14 @@ pub const LOG_LINES_MAX: u64 = 10_000;
 pub const LOG_LINE_BYTES_MAX: usize = 16 << 10;
 /// Idempotency keys are kept this long.
 pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Most queues of a namespace that submissions and settings may make. Kept softly: processes that make queues at
+/// the same instant may go over it by as many.
+pub const QUEUES_PER_NAMESPACE_MAX: u64 = 10_000;
+/// Most attempts of one job in an answer; the newest ones.
+pub const ATTEMPTS_SHOWN_MAX: u32 = 10_000;
+/// A bulk operation that has not reported progress for this long has failed.
+pub const OPERATION_SILENCE_MAX: Duration = Duration::from_secs(600);
+/// Clocks of hosts that report to us are trusted to be this near to ours.
+pub const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 /// Most items of one page of a list.
 pub const PAGE_MAX: u32 = 500;

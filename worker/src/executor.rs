@@ -18,6 +18,7 @@ use crate::acker::{Ack, Acks};
 use crate::attempt::{Attempt, StopReason};
 use crate::context::Context;
 use crate::error::HandlerError;
+use crate::gating::{self, Passage};
 use crate::handler::{Handler, Output};
 use crate::metrics::MetricsByKind;
 use crate::outcome::{Conclusion, RunEnd, conclude};
@@ -33,6 +34,9 @@ const DROP_GRACE: Duration = Duration::from_millis(100);
 const BLOB_TIME_MAX: Duration = Duration::from_secs(60);
 /// A job whose payload cannot be fetched now comes back after this long; the attempt does not count.
 const PAYLOAD_AWAY_DELAY: Duration = Duration::from_secs(5);
+
+/// A job whose output could not be checked comes back after this long; the attempt does not count.
+const NO_PLACE_DELAY: Duration = Duration::from_secs(5);
 
 /// An attempt that may start: it has its slots.
 pub(crate) struct Start {
@@ -117,10 +121,18 @@ impl Executor {
                 format!("the output has {} bytes; {VALUE_BYTES_MAX} are allowed", bytes.len());
             return RunEnd::Error(HandlerError::permanent("output_too_large", message));
         }
-        if let Some(expect) = &attempt.head.spec.expect
-            && let Err(error) = Box::pin(self.gate.check(expect, bytes)).await
-        {
-            return RunEnd::Error(HandlerError::rejected(error));
+        if let Some(expect) = &attempt.head.spec.expect {
+            let check = || self.gate.check(expect, bytes);
+            let limit = attempt.head.spec.timeout.0;
+            match Box::pin(gating::pass(&attempt.stop, limit, check)).await {
+                Passage::Passed => {}
+                Passage::Refused(error) => return RunEnd::Error(HandlerError::rejected(error)),
+                Passage::Stopped => return RunEnd::Dropped,
+                Passage::NoPlace => {
+                    tracing::warn!(job.id = %attempt.held.id, "no place to check a result; handed back");
+                    return RunEnd::Error(HandlerError::snooze(NO_PLACE_DELAY));
+                }
+            }
         }
         if bytes.len() <= INLINE_BYTES_MAX {
             return RunEnd::Output(Value::Inline(bytes.clone()));

@@ -37,6 +37,7 @@ mod attempt;
 mod boot_time;
 mod claimer;
 mod executor;
+mod gating;
 mod keeper;
 mod leases;
 mod metrics;

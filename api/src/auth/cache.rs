@@ -20,7 +20,9 @@ const KEPT_MAX: usize = 10_000;
 /// Questions to the ledger at once, about keys seen before and about others: a flood of made-up keys takes
 /// neither the whole pool nor the turns of known keys.
 const QUESTIONS_MAX: usize = 8;
-/// Longest wait for a turn to ask.
+/// Parts that are being asked about, before those that are not any more are dropped.
+const ASKING_KEPT: usize = 1_000;
+/// Longest wait for a turn to ask, and for another's answer.
 const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// A key that the ledger knew.
@@ -52,7 +54,10 @@ pub struct KeyCache {
     seen: Mutex<Seen>,
     known_turns: Semaphore,
     other_turns: Semaphore,
+    asking: Mutex<HashMap<String, Arc<Asking>>>,
 }
+
+type Asking = tokio::sync::Mutex<()>;
 
 impl Default for KeyCache {
     fn default() -> Self {
@@ -60,13 +65,15 @@ impl Default for KeyCache {
             seen: Mutex::default(),
             known_turns: Semaphore::new(QUESTIONS_MAX),
             other_turns: Semaphore::new(QUESTIONS_MAX),
+            asking: Mutex::default(),
         }
     }
 }
 
 impl KeyCache {
     /// The record of a public part. The limit of failed log-ins is kept before the ledger is asked about a
-    /// part that was not seen before, so that random keys of one address cost it a bounded rate.
+    /// part that was not seen before, so that random keys of one address cost it a bounded rate; a part that
+    /// the ledger knows does not count. Callers with the same part ask once, together.
     ///
     /// # Errors
     /// 429 where the address has asked too often; 503 where the ledger does not answer.
@@ -76,30 +83,36 @@ impl KeyCache {
         public: &str,
         address: Option<IpAddr>,
     ) -> Result<Option<Arc<ApiKey>>, ApiError> {
-        let turns = match self.look(public) {
+        match self.look(public) {
             Look::Answer(None) => {
                 spend(app, address)?;
                 return Ok(None);
             }
             Look::Answer(key) => return Ok(key),
-            Look::Again(_) => &self.known_turns,
-            Look::Never => {
-                spend(app, address)?;
-                &self.other_turns
-            }
-        };
-        let _turn = tokio::time::timeout(TURN_MAX, turns.acquire())
-            .await
-            .map_err(|_| ApiError::new(Code::Overloaded, "too many keys are being looked up"))?
-            .expect("the semaphore is never closed");
+            Look::Again(_) => {}
+            // Whoever has no try left does not get in the way of others.
+            Look::Never => address.map_or(Ok(()), |address| app.throttle.may_log_in(address))?,
+        }
+        let asking = self.asking(public);
+        let _alone = tokio::time::timeout(TURN_MAX, asking.lock()).await.map_err(|_| busy())?;
         // Somebody else may have asked while this one waited.
-        let seen = match self.look(public) {
+        let (turns, seen) = match self.look(public) {
             Look::Answer(key) => return Ok(key),
-            Look::Again(known) => Some(known),
-            Look::Never => None,
+            Look::Again(known) => (&self.known_turns, Some(known)),
+            Look::Never => (&self.other_turns, None),
         };
+        let turn = tokio::time::timeout(TURN_MAX, turns.acquire()).await.map_err(|_| busy())?;
+        let _turn = turn.expect("the semaphore is never closed");
+        if seen.is_none() {
+            // Within a turn, so that a crowd of good keys behind one address does not use up its tries
+            // before the first of them are given back.
+            spend(app, address)?;
+        }
         match app.life.ledger().key(public).await {
             Ok(key) => {
+                if let (Some(_), None, Some(address)) = (&key, &seen, address) {
+                    app.throttle.refund(address);
+                }
                 let key = key.map(Arc::new);
                 self.keep(public, key.clone());
                 Ok(key)
@@ -115,6 +128,16 @@ impl KeyCache {
                 _ => Err(error.into()),
             },
         }
+    }
+
+    /// What those who ask about a part hold, one at a time.
+    fn asking(&self, public: &str) -> Arc<Asking> {
+        let mut asking = self.asking.lock().expect("nothing panics while holding it");
+        if asking.len() >= ASKING_KEPT {
+            // Whoever asks or waits holds it. What stays is bounded by the requests under way.
+            asking.retain(|_, asking| Arc::strong_count(asking) > 1);
+        }
+        Arc::clone(asking.entry(public.to_owned()).or_default())
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -159,6 +182,10 @@ impl KeyCache {
         seen.unknown.clear();
         seen.known.values_mut().for_each(|known| known.stale = true);
     }
+}
+
+fn busy() -> ApiError {
+    ApiError::new(Code::Overloaded, "too many keys are being looked up")
 }
 
 fn spend(app: &App, address: Option<IpAddr>) -> Result<(), ApiError> {

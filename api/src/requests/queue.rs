@@ -14,7 +14,7 @@ use super::{Change, Faults, retry};
 use crate::error::ApiError;
 
 /// Changes of a queue's settings. Absent fields stay; `null` removes a setting.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueuePatch {
     /// Most jobs running at once over all workers.

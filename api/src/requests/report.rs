@@ -183,10 +183,11 @@ pub struct OutcomeRequest<'a> {
     #[serde(default)]
     #[schema(value_type = Option<DurationText>)]
     pub delay: Option<windlass_shared::model::time::Span>,
-    /// When it ended (engine time, as the worker knows it).
+    /// When it ended (engine time, as the worker knows it): from an hour before the job's creation to an hour
+    /// from now.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// When it started.
+    /// When it started; bounded as `at` is.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub claimed_at: Option<Timestamp>,

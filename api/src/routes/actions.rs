@@ -73,7 +73,7 @@ pub async fn start(
         if let Some(operation) = app.life.ledger().operation(namespace, id).await? {
             return Ok(claims::replayed(accepted(operation)));
         }
-        first.ensure_abandoned(app)?;
+        first.ensure_abandoned(app).await?;
     }
     let operation = app.life.start_action_as(id, namespace, action, filter, &caller.name).await?;
     Ok(accepted(operation))

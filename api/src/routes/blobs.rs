@@ -9,14 +9,15 @@ use windlass_shared::model::id::BlobId;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::claims;
+use crate::error::{ApiError, Code};
 use crate::extract::{Id, NoParams, RawBody};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 
 /// Keep a value
 ///
-/// Any JSON of at most 1 MiB. Repeating with the same id changes nothing.
+/// Any JSON of at most 1 MiB. Repeating with the same id changes nothing. Ids are UUIDs of any version but 8.
 #[utoipa::path(
     put, path = "/v1/blobs/{id}", tag = "blobs",
     params(("id" = String, Path, format = Uuid)),
@@ -30,6 +31,10 @@ pub async fn put_blob(
     Id(id): Id<BlobId>,
     body: RawBody<{ limits::VALUE_BYTES_MAX }>,
 ) -> Result<StatusCode, ApiError> {
+    if claims::is_reserved(id) {
+        let detail = "UUIDs of version 8 are reserved; name values by UUIDs of version 7 or 4";
+        return Err(ApiError::new(Code::Invalid, detail));
+    }
     let raw: &RawValue = body.json()?;
     let mut faults = Faults::default();
     let bytes = checked_value(raw.get(), "", &mut faults);

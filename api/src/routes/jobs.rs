@@ -172,5 +172,14 @@ pub fn refusal(refused: &Refused) -> ApiError {
         Refused::Batch => {
             ApiError::new(Code::BatchRefused, "another job of the same batch was refused")
         }
+        Refused::TooManyQueues => ApiError::too_many_queues(),
+        Refused::Unavailable => ApiError::new(
+            Code::Unavailable,
+            "the ledger could not take this job now; nothing of it is stored, submit it again",
+        ),
+        Refused::OutcomeUnknown => ApiError::new(
+            Code::OutcomeUnknown,
+            "the ledger did not say whether it stored this job; others of the batch are stored",
+        ),
     }
 }

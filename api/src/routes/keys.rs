@@ -141,7 +141,7 @@ async fn claimed_id(
         let detail = format!("key {id} was made before and its text is not kept: revoke it");
         return Err(ApiError::new(Code::KeyConflict, detail));
     }
-    first.ensure_abandoned(app)?;
+    first.ensure_abandoned(app).await?;
     Ok(id)
 }
 

@@ -54,34 +54,22 @@ pub async fn take_leases(
         lease: call.lease,
         wait: call.wait,
     };
-    let taken = tokio::select! {
+    let mut handout = tokio::select! {
         biased;
-        () = app.shutdown.cancelled() => Vec::new(),
-        taken = app.life.take(take) => taken.map_err(lease_error)?,
+        () = app.shutdown.cancelled() => return Ok(Json(Leases { jobs: Vec::new() })),
+        handout = app.life.hand_out(take) => handout.map_err(lease_error)?,
     };
+    let taken = handout.jobs();
     taken.iter().for_each(|taken| app.gates.note(&taken.job));
     let name = format!("{} ({worker})", call.worker);
-    let held: Vec<Shown> = taken
-        .iter()
-        .map(|taken| Shown { queue: taken.job.queue.clone(), held: taken.held })
-        .collect();
-    let jobs: Result<Vec<LeasedJob>, ApiError> = futures::stream::iter(taken)
+    // On an error, or when the caller hangs up meanwhile, the handout's drop hands the leases back.
+    let jobs: Vec<LeasedJob> = futures::stream::iter(taken)
         .map(|taken| leased_job(&app, &caller, taken, name.clone()))
         .buffered(VALUES_AT_ONCE)
         .try_collect()
-        .await;
-    match jobs {
-        Ok(jobs) => Ok(Json(Leases { jobs })),
-        Err(error) => {
-            // Nobody will hear of these leases: run out, they would count as crashes of the jobs.
-            let ends: Vec<_> = held.into_iter().map(|shown| (shown, End::Release)).collect();
-            if let Err(error) = app.life.settle_taken(&caller.namespace, &call.worker, &ends).await
-            {
-                tracing::warn!(%error, "leases could not be handed back; they run out");
-            }
-            Err(error)
-        }
-    }
+        .await?;
+    handout.keep();
+    Ok(Json(Leases { jobs }))
 }
 
 async fn leased_job(

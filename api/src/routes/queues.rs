@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, header};
 use windlass_shared::engine::ShardId;
-use windlass_shared::ledger::{JobFilter, Paused, Queue, Rollup};
+use windlass_shared::ledger::{JobFilter, Paused, Queue, QueueCursor, Rollup};
 use windlass_shared::lifecycle::Action;
 use windlass_shared::model::name::QueueName;
 
@@ -23,6 +23,9 @@ use crate::requests::queue::{PurgeRequest, QueuePatch, ReasonRequest};
 use crate::views::Page;
 use crate::views::job::OperationView;
 use crate::views::queue::{QueueView, RATE_WINDOW_SECS};
+
+/// Tries of a change that meets others.
+const CHANGE_TRIES: usize = 10;
 
 /// Shards asked for their counts at once.
 const STATS_AT_ONCE: usize = 16;
@@ -44,7 +47,7 @@ pub async fn list_queues(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<QueueView>>, ApiError> {
-    let limit = params.limit() as usize;
+    let limit = params.limit();
     let cursor = params.one("cursor");
     params.finish()?;
     let after = match cursor {
@@ -52,22 +55,16 @@ pub async fn list_queues(
             let bytes = app.cursors.open(&caller.namespace, SCOPE, &text)?;
             let name = String::from_utf8(bytes)
                 .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
-            Some(name)
+            Some(QueueCursor::behind(&caller.namespace, &name))
         }
         None => None,
     };
-    let queues = app.life.ledger().queues(Some(&caller.namespace)).await?;
-    let mut rest = queues
-        .into_iter()
-        .filter(|queue| after.as_ref().is_none_or(|after| queue.name.as_str() > after.as_str()));
-    let page: Vec<Queue> = rest.by_ref().take(limit).collect();
-    let more = rest.next().is_some();
-    let next_cursor = page
-        .last()
-        .filter(|_| more)
-        .map(|last| app.cursors.seal(&caller.namespace, SCOPE, last.name.as_str().as_bytes()));
+    let page = app.life.ledger().queue_page(Some(&caller.namespace), after.as_ref(), limit).await?;
+    let seal =
+        |next: QueueCursor| app.cursors.seal(&caller.namespace, SCOPE, next.name().as_bytes());
+    let next_cursor = page.next.map(seal);
     let rollups = rollups(&app, &caller).await?;
-    let items = futures::stream::iter(page)
+    let items = futures::stream::iter(page.queues)
         .map(|queue| view(&app, queue, &rollups, None))
         .buffered(STATS_AT_ONCE)
         .collect()
@@ -148,17 +145,22 @@ pub async fn patch_queue(
     let condition = if_match::of(&headers)?;
     let patch: QueuePatch = body.json()?;
     patch.check()?;
-    // Reads and then writes: one at a time here. Two replicas may still overlap.
-    let _turn = app.queue_changes.lock().await;
-    let known = app.life.ledger().queue(&caller.namespace, &name).await?;
-    if let Some(condition) = condition {
-        condition.check(known.as_ref().map(|queue| queue.version))?;
+    for _ in 0..CHANGE_TRIES {
+        let known = app.life.ledger().queue(&caller.namespace, &name).await?;
+        let seen = known.as_ref().map(|queue| queue.version);
+        if let Some(condition) = &condition {
+            condition.check(seen)?;
+        }
+        let mut settings = known.map(|queue| queue.settings).unwrap_or_default();
+        patch.clone().apply(&mut settings);
+        let seen = seen.unwrap_or_default();
+        // Somebody else may change it between the two: then their change is read, too.
+        let set = app.life.set_queue(&caller.namespace, &name, seen, &settings).await?;
+        let Some((queue, applied)) = set else { continue };
+        app.queues.forget(&caller.namespace, &name);
+        return answer(&app, &caller, queue, Some(applied)).await;
     }
-    let mut settings = known.map(|queue| queue.settings).unwrap_or_default();
-    patch.apply(&mut settings);
-    let (queue, applied) = app.life.set_queue(&caller.namespace, &name, &settings).await?;
-    app.queues.forget(&caller.namespace, &name);
-    answer(&app, &caller, queue, Some(applied)).await
+    Err(ApiError::new(Code::VersionConflict, "the queue keeps changing; try again"))
 }
 
 /// Pause a queue

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
+use bytes::Bytes;
 use windlass_shared::engine::Ended;
-use windlass_shared::ledger::{LogLine, Record, Recorded, WorkerBeat};
+use windlass_shared::ledger::{JobLines, JobProgress, LogLine, Record, Recorded, WorkerBeat};
 use windlass_shared::limits;
 use windlass_shared::model::id::{Fence, JobId};
 use windlass_shared::model::job::{Progress, Value};
+use windlass_shared::model::time::Timestamp;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -17,11 +19,12 @@ use crate::extract::{MANY, NoParams, RawBody};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 use crate::requests::lease::cut;
-use crate::requests::report::{
-    BeatRequest, OutcomeRequest, OutcomeWord, ProgressRequest, ReportRequest,
-};
+use crate::requests::report::{BeatRequest, OutcomeRequest, OutcomeWord, ReportRequest};
 use crate::values;
 use crate::views::worker::ReportResult;
+
+/// Large outputs stored at once.
+const STORES_AT_ONCE: usize = 8;
 
 /// Report as a worker
 ///
@@ -40,6 +43,7 @@ pub async fn report(
     body: RawBody<MANY>,
 ) -> Result<Json<ReportResult>, ApiError> {
     let request: ReportRequest<'_> = body.json()?;
+    let now = app.life.clock().now();
     let mut faults = Faults::default();
     if let Some(beat) = &request.worker {
         beat.check(&mut faults);
@@ -51,7 +55,7 @@ pub async fn report(
         if !(0.0..=100.0).contains(&item.percent) {
             faults.wrong(&format!("/progress/{i}/percent"), "must be from 0 to 100");
         }
-        check_fence(item.fence, &format!("/progress/{i}"), &mut faults);
+        check_fence(item.fence, now, &format!("/progress/{i}"), &mut faults);
     }
     let worker =
         request.worker.as_ref().map(|beat| format!("{} ({})", beat.name.as_str(), beat.id));
@@ -60,6 +64,7 @@ pub async fn report(
         .iter()
         .enumerate()
         .map(|(i, item)| {
+            check_outcome(item, now, &format!("/outcomes/{i}"), &mut faults);
             record(&caller, item, worker.as_deref(), &format!("/outcomes/{i}"), &mut faults)
         })
         .collect();
@@ -67,9 +72,7 @@ pub async fn report(
 
     let outcomes = record_all(&app, &caller, records).await?;
     append_logs(&app, &caller, &request).await?;
-    for item in &request.progress {
-        note_progress(&app, &caller, item).await?;
-    }
+    note_progress(&app, &caller, &request).await?;
     let drain = match &request.worker {
         Some(beat) => app.life.ledger().beat(&beat_of(&app, &caller, beat)).await?,
         None => false,
@@ -109,26 +112,52 @@ async fn append_logs(
             message: cut(line.message.as_str(), limits::LOG_LINE_BYTES_MAX),
         });
     }
-    for (id, lines) in by_job {
-        // `false`: the job was forgotten; so is its log.
-        app.life.ledger().append_logs(&caller.namespace, id, &lines).await?;
+    if by_job.is_empty() {
+        return Ok(());
     }
+    let logs = by_job.into_iter().map(|(id, lines)| JobLines { id, lines }).collect();
+    // Those that are not among the answer were forgotten; so is their log.
+    app.life.ledger().append_all_logs(&caller.namespace, logs).await?;
     Ok(())
 }
 
 async fn note_progress(
     app: &App,
     caller: &Caller,
-    item: &ProgressRequest<'_>,
+    request: &ReportRequest<'_>,
 ) -> Result<(), ApiError> {
-    let progress = Progress { percent: item.percent, message: item.text() };
-    let ledger = app.life.ledger();
-    Ok(ledger.set_progress(&caller.namespace, item.job_id, item.fence, &progress).await?)
+    if request.progress.is_empty() {
+        return Ok(());
+    }
+    let progress = request.progress.iter().map(|item| JobProgress {
+        id: item.job_id,
+        fence: item.fence,
+        progress: Progress { percent: item.percent, message: item.text() },
+    });
+    Ok(app.life.ledger().set_all_progress(&caller.namespace, progress.collect()).await?)
 }
 
-fn check_fence(fence: Fence, base: &str, faults: &mut Faults) {
-    if fence.0 >= 1 << 53 {
-        faults.wrong(&format!("{base}/fence"), "must be below 2^53");
+/// A fence is engine time in µs, or little more. One from far ahead would shut every later lease out.
+fn check_fence(fence: Fence, now: Timestamp, base: &str, faults: &mut Faults) {
+    let most = now.plus(limits::CLOCK_MARGIN).micros();
+    if u64::try_from(most).is_ok_and(|most| fence.0 > most) {
+        let message =
+            "must be a lease's number, which is at most an hour ahead of the clock (in µs)";
+        faults.wrong(&format!("{base}/fence"), message);
+    }
+}
+
+/// What a worker says of time is kept as it says it, so it must be of this job's life.
+fn check_outcome(item: &OutcomeRequest<'_>, now: Timestamp, base: &str, faults: &mut Faults) {
+    check_fence(item.fence, now, base, faults);
+    // A job's id holds the time at which it was drawn, shortly before the job was accepted.
+    let created_at = item.job_id.drawn_at().unwrap_or(Timestamp::from_micros(0));
+    let sane = created_at.minus(limits::CLOCK_MARGIN)..=now.plus(limits::CLOCK_MARGIN);
+    for (name, at) in [("at", Some(item.at)), ("claimed_at", item.claimed_at)] {
+        if at.is_some_and(|at| !sane.contains(&at)) {
+            let message = "must be within the job's life: from an hour before its creation to an hour from now";
+            faults.wrong(&format!("{base}/{name}"), message);
+        }
     }
 }
 
@@ -149,7 +178,6 @@ fn record(
     if delay > limits::HORIZON_MAX {
         faults.wrong(&format!("{base}/delay"), "must be at most 10 years");
     }
-    check_fence(item.fence, base, faults);
     for (name, count) in [("attempt", item.attempt), ("crashes", item.crashes)] {
         check_count(count, &format!("{base}/{name}"), faults);
     }
@@ -192,12 +220,25 @@ async fn record_all(
     if records.is_empty() {
         return Ok(Vec::new());
     }
-    for record in &mut records {
-        if let Some(Value::Inline(bytes)) = record.output.take() {
-            record.output = Some(values::store(app, &caller.namespace, bytes).await?);
+    let large: Vec<(usize, Bytes)> = records
+        .iter()
+        .enumerate()
+        .filter_map(|(place, record)| match &record.output {
+            Some(Value::Inline(bytes)) if bytes.len() > limits::INLINE_BYTES_MAX => {
+                Some((place, bytes.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    for chunk in large.chunks(STORES_AT_ONCE) {
+        let stores =
+            chunk.iter().map(|(_, bytes)| values::store(app, &caller.namespace, bytes.clone()));
+        let stored = futures::future::try_join_all(stores).await?;
+        for ((place, _), value) in chunk.iter().zip(stored) {
+            records[*place].output = Some(value);
         }
     }
-    let recorded = app.life.ledger().record(records).await?;
+    let recorded = app.life.record_direct(records).await?;
     Ok(recorded
         .into_iter()
         .map(|recorded| match recorded {

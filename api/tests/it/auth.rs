@@ -243,3 +243,41 @@ async fn made_up_keys_are_refused_before_the_ledger_is_asked() {
     api.send(from(elsewhere, &unknown)).await.refused(401, "unauthenticated");
     assert!(api.send(from(elsewhere, &made_up())).await.status.as_u16() >= 500);
 }
+
+/// A fresh replica does not know anybody; its log-in limit is for keys that are wrong.
+#[tokio::test]
+async fn many_good_keys_behind_one_address_are_all_let_in() {
+    let api = fixture().await;
+    let mut keys = Vec::new();
+    for _ in 0..300 {
+        keys.push(api.key(Role::Viewer, None).await);
+    }
+    let proxy = [10, 0, 0, 3];
+    let answers = keys.iter().map(|key| api.send(from(proxy, key)));
+    for answer in futures::future::join_all(answers).await {
+        answer.expect(200);
+    }
+    for _ in 0..300 {
+        api.send(from(proxy, &keys[0])).await.expect(200);
+    }
+    // None of that used the address's tries up.
+    for _ in 0..90 {
+        api.send(from(proxy, &made_up())).await.refused(401, "unauthenticated");
+    }
+}
+
+#[tokio::test]
+async fn callers_with_the_same_key_ask_once() {
+    let api = fixture().await;
+    // More than an address may try at once. Whoever comes after the answer pays for it as for any other failure,
+    // and how many that are is chance; if each asked for itself, none of the rounds would pass.
+    for round in 0..50 {
+        let (wrong, address) = (made_up(), [10, 0, 1, round]);
+        let calls = (0..150).map(|_| api.send(from(address, &wrong)));
+        let answers = futures::future::join_all(calls).await;
+        if answers.iter().all(|answer| answer.status == 401) {
+            return;
+        }
+    }
+    panic!("150 callers with one key always take more than 100 tries");
+}

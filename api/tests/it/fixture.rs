@@ -20,6 +20,7 @@ use windlass_shared::ledger::{ApiKey, Ledger, Role};
 use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::id::KeyId;
 use windlass_shared::model::name::Namespace;
+use windlass_shared::model::time::Timestamp;
 
 /// Longer than anything takes that works.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -115,6 +116,12 @@ impl Fixture {
         };
         self.life.ledger().create_key(&record).await.unwrap();
         fresh.text.expose_secret().to_owned()
+    }
+
+    /// So many seconds from now, as text.
+    pub fn now(&self, seconds: i64) -> Value {
+        let micros = self.life.clock().now().micros() + seconds * 1_000_000;
+        serde_json::to_value(Timestamp::from_micros(micros)).unwrap()
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {

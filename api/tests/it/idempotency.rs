@@ -147,3 +147,14 @@ async fn a_queue_is_changed_only_in_the_version_that_was_seen() {
     let paused = api.post("/v1/queues/q/pause", json!({})).await;
     assert_ne!(paused.header("etag"), queue.header("etag"));
 }
+
+/// What calls keep under their idempotency keys cannot be made up by clients.
+#[tokio::test]
+async fn no_client_stores_values_under_reserved_ids() {
+    let api = Fixture::new().await;
+    let put = |id: &str| api.send(request(Method::PUT, &format!("/v1/blobs/{id}"), &[], "{}"));
+    put("01900000-0000-8000-8000-000000000001").await.refused(422, "invalid");
+    for free in ["01900000-0000-7000-8000-000000000001", "01900000-0000-4000-8000-000000000001"] {
+        put(free).await.expect(204);
+    }
+}

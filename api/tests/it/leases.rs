@@ -1,6 +1,12 @@
 //! Remote workers: take, extend, settle.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake};
+
 use serde_json::{Value, json};
+use windlass_shared::engine::{LiveState, ShardId};
+use windlass_shared::model::name::Namespace;
 
 use crate::fixture::{Fixture, SOON};
 
@@ -221,5 +227,64 @@ async fn a_gate_that_is_wrong_or_slow_ends_in_time() {
     let job = api.take("default").await;
     let settle = api.settle(&job, json!({"outcome": "succeed", "output": list}));
     let settled = tokio::time::timeout(SOON, settle).await.expect("in bounded time");
-    assert_eq!(settled["rejected"]["code"], "result_rejected");
+    assert_eq!(settled["rejected"]["code"], "invalid_expect");
+}
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The jobs are leased, their large payloads are being read, and then the caller is gone.
+#[tokio::test]
+async fn a_caller_who_hangs_up_while_payloads_are_read_costs_the_jobs_no_crash() {
+    const JOBS: usize = 40;
+    let api = Fixture::new().await;
+    let payload = "x".repeat(100_000);
+    let mut ids = Vec::new();
+    for _ in 0..JOBS {
+        ids.push(api.submit(json!({"kind": "a", "queue": "q", "payload": payload})).await);
+    }
+    let body = json!({"worker": "w", "queues": ["q"], "wait": "20s", "max": JOBS});
+    {
+        let mut call = std::pin::pin!(api.post("/v1/leases", body.clone()));
+        let bell = Arc::new(Bell::default());
+        let waker = Arc::clone(&bell).into();
+        let mut told = false;
+        loop {
+            bell.0.store(false, Ordering::SeqCst);
+            let polled = call.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending(), "so many payloads take a while");
+            if told {
+                break;
+            }
+            while !bell.0.load(Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+            // Woken with the jobs leased, it has been told of them: the next poll begins to read.
+            told = is_leased(&api, &ids[0]).await;
+        }
+    }
+    let mut left = JOBS;
+    while left > 0 {
+        let leases = tokio::time::timeout(SOON, api.post("/v1/leases", body.clone())).await;
+        let leases = leases.unwrap().expect(200);
+        let jobs = leases["jobs"].as_array().unwrap();
+        assert!(!jobs.is_empty(), "{left} jobs are still leased to nobody");
+        left -= jobs.len();
+        for job in jobs {
+            assert_eq!((&job["crashes"], &job["attempt"]), (&json!(0), &json!(1)));
+        }
+    }
+}
+
+async fn is_leased(api: &Fixture, id: &str) -> bool {
+    let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+    let live = api.life.engine().peek(&shard, id.parse().unwrap()).await.unwrap();
+    live.is_some_and(|live| matches!(live.state, LiveState::Leased { .. }))
 }

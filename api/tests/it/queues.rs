@@ -110,3 +110,33 @@ async fn queues_are_listed_by_name_with_their_depths() {
     let queue = api.get("/v1/queues/a").await.expect(200);
     assert_eq!((&queue["depth"]["running"], &queue["depth"]["ready"]), (&json!(1), &json!(0)));
 }
+
+#[tokio::test]
+async fn a_queue_too_many_is_refused_and_named() {
+    let api = Fixture::new().await;
+    let most = windlass_shared::limits::QUEUES_PER_NAMESPACE_MAX;
+    let plant = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {most}) \
+         INSERT INTO queues (namespace, name, created_at) SELECT 'default', 'q' || i, 0 FROM n"
+    );
+    api.life.ledger().tamper(plant).await.unwrap();
+    let job = |queue: &str| json!({"kind": "a", "queue": queue});
+    api.post("/v1/jobs", job("more")).await.refused(422, "too_many_queues");
+    api.submit(job("q1")).await;
+    let batch = api.post("/v1/jobs/batch", json!({"jobs": [job("q1"), job("more")]})).await;
+    let batch = batch.expect(200);
+    assert_eq!((&batch["accepted"], &batch["rejected"]), (&json!(1), &json!(1)));
+    assert_eq!(batch["results"][1]["error"]["code"], "too_many_queues");
+    let patch = request(Method::PATCH, "/v1/queues/more", &[], r#"{"max_depth": 5}"#);
+    api.send(patch).await.refused(422, "too_many_queues");
+    api.post("/v1/queues/more/pause", json!({})).await.refused(422, "too_many_queues");
+    // The list comes in pages all the same.
+    let page = api.get("/v1/queues?limit=2").await.expect(200);
+    assert_eq!(
+        (&page["items"][0]["name"], &page["items"][1]["name"]),
+        (&json!("q1"), &json!("q10"))
+    );
+    let next = page["next_cursor"].as_str().unwrap();
+    let page = api.get(&format!("/v1/queues?limit=2&cursor={next}")).await.expect(200);
+    assert_eq!(page["items"][0]["name"], "q100");
+}

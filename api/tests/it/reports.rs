@@ -68,7 +68,7 @@ async fn an_outcome_by_the_direct_path_is_recorded_once() {
     let taken = api.take("default").await;
     let outcome = |job: &str| {
         json!({"job_id": job, "fence": taken["lease"]["fence"], "outcome": "succeeded",
-        "at": "2026-01-01T00:00:00Z", "attempt": 1, "output": {"n": 1}})
+        "at": api.now(0), "claimed_at": api.now(-5), "attempt": 1, "output": {"n": 1}})
     };
     let unknown = "01900000-0000-7000-8000-000000000000";
     let report = json!({"worker": beat(), "outcomes": [outcome(&id), outcome(unknown)]});
@@ -79,6 +79,77 @@ async fn an_outcome_by_the_direct_path_is_recorded_once() {
     let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
     assert_eq!((&job["state"], &job["output"]["n"]), (&json!("succeeded"), &json!(1)));
     assert!(job["worker"].as_str().unwrap().starts_with("w1"));
+}
+
+/// Goal: a worker with a broken clock, or a made-up lease, neither shuts later leases out nor rewrites time.
+#[tokio::test]
+async fn outcomes_from_outside_the_jobs_life_are_refused() {
+    let api = Fixture::new().await;
+    let id = api.submit(json!({"kind": "a"})).await;
+    let taken = api.take("default").await;
+    let sound = json!({"job_id": id, "fence": taken["lease"]["fence"], "outcome": "succeeded",
+        "at": api.now(0), "claimed_at": api.now(0), "attempt": 1});
+    let now_us = u64::try_from(api.life.clock().now().micros()).unwrap();
+    for (field, value) in [
+        ("at", api.now(-3_700)),
+        ("at", api.now(3_700)),
+        ("at", json!("2001-01-01T00:00:00Z")),
+        ("claimed_at", api.now(-3_700)),
+        ("claimed_at", api.now(3_700)),
+        ("fence", json!(now_us + 3_700_000_000)),
+        ("fence", json!(u64::MAX)),
+    ] {
+        let mut wrong = sound.clone();
+        wrong[field] = value;
+        let report = json!({"outcomes": [sound, wrong]});
+        let refused = api.post("/v1/worker/reports", report).await.refused(422, "invalid");
+        assert_eq!(refused["errors"][0]["pointer"], format!("/outcomes/1/{field}"));
+    }
+    let ahead =
+        json!({"progress": [{"job_id": id, "fence": now_us + 3_700_000_000, "percent": 1}]});
+    let refused = api.post("/v1/worker/reports", ahead).await.refused(422, "invalid");
+    assert_eq!(refused["errors"][0]["pointer"], "/progress/0/fence");
+    // Nothing of the refused reports was taken, and clocks may differ a little.
+    let mut late = sound.clone();
+    late["at"] = api.now(3_000);
+    late["claimed_at"] = api.now(-3_000);
+    let answer = api.post("/v1/worker/reports", json!({"outcomes": [late]})).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(["applied"]));
+}
+
+#[tokio::test]
+async fn one_report_carries_lines_and_progress_of_many_jobs() {
+    let api = Fixture::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(api.submit(json!({"kind": "a"})).await);
+    }
+    let line = |id: &String, n: usize| json!({"job_id": id, "attempt": 1, "level": "info", "message": format!("{n}"), "at": api.now(0)});
+    let logs: Vec<Value> =
+        (0..3).flat_map(|n| ids.iter().map(move |id| (id, n))).map(|(id, n)| line(id, n)).collect();
+    let progress: Vec<Value> = (1..=5)
+        .zip(&ids)
+        .map(|(n, id)| json!({"job_id": id, "fence": 1, "percent": n * 10}))
+        .collect();
+    let outputs: Vec<Value> = ids
+        .iter()
+        .map(|id| {
+            json!({"job_id": id, "fence": 1, "outcome": "succeeded", "at": api.now(0),
+            "attempt": 1, "output": format!("{id}{}", "x".repeat(20_000))})
+        })
+        .collect();
+    let report = json!({"logs": logs, "progress": progress, "outcomes": outputs});
+    let answer = api.post("/v1/worker/reports", report).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(vec!["applied"; 5]));
+    for (n, id) in (1..=5).zip(&ids) {
+        let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+        assert_eq!(job["progress"]["percent"], f64::from(n * 10));
+        assert!(job["output"].as_str().unwrap().starts_with(id.as_str()));
+        let log = api.get(&format!("/v1/jobs/{id}/logs")).await.expect(200);
+        let said: Vec<&Value> =
+            log["items"].as_array().unwrap().iter().map(|line| &line["message"]).collect();
+        assert_eq!(said, ["0", "1", "2"]);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use windlass_loadtest::cpu::Watched;
 use windlass_loadtest::engine::{EngineBench, Work};
+use windlass_loadtest::ledger::{LedgerBench, Part};
 use windlass_loadtest::path::PathBench;
 use windlass_loadtest::report::Report;
 use windlass_loadtest::start::StartBench;
@@ -19,10 +20,11 @@ use crate::output::{self, Output};
 const EXAMPLES: &str = "\
 `scripts/bench.sh` runs all of it against private servers. One part alone, on loopback only:
   windlass loadtest bench engine --engine-url redis://127.0.0.1:6379 --jobs 200000
+  windlass loadtest bench ledger --ledger-url sqlite:///tmp/bench/ledger.db --part insert --batch 100
   windlass loadtest bench path --url http://127.0.0.1:8080 --ledger-url postgres://... --pid api=123
   windlass loadtest bench start --url http://127.0.0.1:8080 --rate 100
 
-The engine benchmark leaves keys behind: give it a Redis that may be thrown away.";
+The engine benchmark leaves keys behind, the ledger benchmark jobs: give them stores that may be thrown away.";
 
 /// Measure what this machine can do
 #[derive(Debug, Args)]
@@ -48,6 +50,8 @@ enum Bench {
     Engine(EngineArgs),
     /// The real worker runtime on an engine, with a handler that does nothing
     Worker(WorkerArgs),
+    /// The ledger alone: submissions, or outcomes, until they are committed
+    Ledger(LedgerArgs),
     /// The whole path: HTTP, ledger, engine, worker, recorded
     Path(PathArgs),
     /// Idle: from before the submission to the job's start
@@ -146,6 +150,39 @@ struct Target {
 }
 
 #[derive(Debug, Args)]
+struct LedgerArgs {
+    /// The ledger: postgres://... on loopback or sqlite:///path; it is migrated
+    #[arg(long, hide_env_values = true, value_name = "URL")]
+    ledger_url: String,
+    /// What is timed
+    #[arg(long, value_enum, default_value = "insert")]
+    part: LedgerPart,
+    /// Jobs per run
+    #[arg(long, default_value_t = 100_000)]
+    jobs: u64,
+    /// Jobs per submission, or outcomes per record
+    #[arg(long, default_value_t = 100)]
+    batch: u32,
+    /// Callers at once
+    #[arg(long, default_value_t = 16)]
+    clients: u32,
+    /// Show the CPU of this process and its descendants; repeat for several
+    #[arg(long = "pid", value_name = "NAME=PID")]
+    watched: Vec<Watched>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What of the ledger is timed.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LedgerPart {
+    /// Submissions
+    Insert,
+    /// Outcomes
+    Record,
+}
+
+#[derive(Debug, Args)]
 struct PathArgs {
     #[command(flatten)]
     target: Target,
@@ -188,6 +225,7 @@ pub async fn run(args: LoadtestArgs) -> Outcome {
     let (report, common) = match bench {
         Bench::Engine(args) => (engine(&args).await?, args.common),
         Bench::Worker(args) => (worker(&args).await?, args.common),
+        Bench::Ledger(args) => (ledger(&args).await?, args.common),
         Bench::Path(args) => (path(&args).await?, args.common),
         Bench::Start(args) => (start(&args).await?, args.common),
     };
@@ -226,6 +264,24 @@ async fn on_engine(
         limit: common.limit(),
     };
     Ok(windlass_loadtest::engine::run(&bench).await?)
+}
+
+async fn ledger(args: &LedgerArgs) -> Outcome<Report> {
+    let part = match args.part {
+        LedgerPart::Insert => Part::Insert,
+        LedgerPart::Record => Part::Record,
+    };
+    let bench = LedgerBench {
+        ledger: LedgerSettings::new(args.ledger_url.as_str()),
+        part,
+        jobs: args.jobs,
+        batch: args.batch,
+        clients: args.clients,
+        watched: args.watched.clone(),
+        runs: args.common.runs,
+        limit: args.common.limit(),
+    };
+    Ok(windlass_loadtest::ledger::run(&bench).await?)
 }
 
 async fn path(args: &PathArgs) -> Outcome<Report> {

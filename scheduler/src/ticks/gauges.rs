@@ -12,7 +12,7 @@ use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A bound on label values: a metric per queue is only useful while there are few.
-const QUEUES_MAX: usize = 200;
+const QUEUES_MAX: u32 = 200;
 
 pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
     every("gauges", INTERVAL, shutdown, || tick(&life)).await;
@@ -20,7 +20,7 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
 
 async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
     let mut shown = Tally::default();
-    for queue in life.ledger().queues(None).await?.into_iter().take(QUEUES_MAX) {
+    for queue in life.ledger().queue_page(None, None, QUEUES_MAX).await?.queues {
         shown.add(show(life, queue).await);
     }
     shown.end().map(|_| 0)

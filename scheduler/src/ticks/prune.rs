@@ -1,9 +1,10 @@
-//! Deletes jobs whose retention is over, in bounded batches.
+//! Deletes jobs whose retention is over, in bounded batches, and ends operations whose process is gone.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::limits::OPERATION_SILENCE_MAX;
 
 use crate::ticker::every;
 
@@ -15,8 +16,10 @@ const BATCHES_MAX: usize = 50;
 
 pub(super) async fn run(life: Lifecycle, retention: Duration, shutdown: CancellationToken) {
     every("prune", INTERVAL, shutdown, || async {
-        let before = life.ledger().now().await?.minus(retention);
-        let mut total = 0;
+        let now = life.ledger().now().await?;
+        let silent_since = now.minus(OPERATION_SILENCE_MAX);
+        let mut total = life.ledger().fail_silent_operations(silent_since).await?;
+        let before = now.minus(retention);
         for _ in 0..BATCHES_MAX {
             let deleted = life.ledger().prune(before, BATCH).await?;
             total += deleted;

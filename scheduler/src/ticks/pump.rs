@@ -21,8 +21,11 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
         async move {
             let mut pump = pump.lock().await;
             let mut pushed = Tally::default();
-            for queue in life.ledger().queues(None).await? {
-                pushed.add(pump.pass(&life, &queue).await);
+            let mut walk = life.ledger().walk_queues(None);
+            while let Some(queues) = walk.next().await? {
+                for queue in queues {
+                    pushed.add(pump.pass(&life, &queue).await);
+                }
             }
             pushed.end()
         }

@@ -42,7 +42,7 @@ impl Rig {
         let life = Lifecycle::start(ledger, engine, Clock::System, shutdown, tasks);
         for queue in queues {
             let settings = QueueSettings::default();
-            life.set_queue(&Namespace::default(), &queue.parse().unwrap(), &settings)
+            life.set_queue(&Namespace::default(), &queue.parse().unwrap(), 0, &settings)
                 .await
                 .unwrap();
         }

@@ -20,9 +20,12 @@ pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
         async move {
             let mut sweeper = sweeper.lock().await;
             let mut repaired = Tally::default();
-            for queue in life.ledger().queues(None).await? {
-                let swept = sweeper.pass(&life, &queue).await;
-                repaired.add(swept.map(|swept| swept.pushed + swept.ended));
+            let mut walk = life.ledger().walk_queues(None);
+            while let Some(queues) = walk.next().await? {
+                for queue in queues {
+                    let swept = sweeper.pass(&life, &queue).await;
+                    repaired.add(swept.map(|swept| swept.pushed + swept.ended));
+                }
             }
             repaired.end()
         }

@@ -44,7 +44,7 @@
 //!
 //! **push**: `now > not_after`: all `Late`. Else job by job:
 //! entry with `fence >= pushed` → `Present`; `standing(id) >= pushed` → `Present`;
-//! `entries − delayed + 1 > jobs_max` (not when it replaces, or has `run_at > now`) or
+//! not replacing, `entries − delayed >= jobs_max`, or with `run_at > now` `delayed >= jobs_max` → `Full`;
 //! `bytes − replaced envelope + envelope > bytes_max` → `Full`;
 //! else the entry is (re)written as pushed, whatever it was (a lease is lost; `cancel`, `lease_id`, `worker`,
 //! `claimed_at` are cleared), its tombstones go, it is placed → `Added`. Outcomes in the outbox stay.

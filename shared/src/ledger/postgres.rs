@@ -15,6 +15,7 @@ use super::*;
 use crate::limits::WRITE_ROWS_MAX;
 use crate::model::job::OnConflict;
 
+mod bounds;
 mod connect;
 mod error;
 mod row;
@@ -37,6 +38,7 @@ mod forget;
 mod blobs;
 mod keys;
 mod logs;
+mod news;
 mod operations;
 mod progress;
 mod queues;
@@ -61,12 +63,41 @@ struct Inner {
     options: PgConnectOptions,
     /// For reads and rare writes.
     pool: PgPool,
-    /// For outcomes and transactions of their own.
+    /// For outcomes and housekeeping.
     bulk: PgPool,
+    /// For submissions with a transaction of their own: however long these wait for each other's locks, outcomes
+    /// are recorded.
+    own: PgPool,
+    /// See [`bounds::SILENCE_MAX`].
+    silence: Duration,
+    news: news::News,
     queue: write_queue::WriteQueue,
     known_queues: queues::KnownQueues,
     pass: prune::Pass,
     tasks: TaskTracker,
+}
+
+impl Inner {
+    /// Gives a submission to whoever commits it.
+    fn hand_over(self: &Arc<Self>, pending: write_queue::Pending) {
+        if !pending.closed.is_empty() || needs_own_transaction(&pending.submission) {
+            own::spawn(self, pending);
+        } else {
+            self.queue.push(pending);
+        }
+    }
+
+    /// As [`Self::hand_over`], for a submission with queues that may not exist yet.
+    async fn look_at_queues(self: &Arc<Self>, mut pending: write_queue::Pending) {
+        let looking = queues::closed_to(self, &pending.submission);
+        match bounds::read(self.silence, looking).await {
+            Ok(closed) => {
+                pending.closed = closed;
+                self.hand_over(pending);
+            }
+            Err(error) => pending.answer(Err(error)),
+        }
+    }
 }
 
 impl Drop for Postgres {
@@ -92,7 +123,8 @@ async fn keep_partitions(inner: Arc<Inner>, stop: CancellationToken) {
             () = tokio::time::sleep(PARTITIONS_EVERY) => {}
         }
         // Without them jobs go to the default partition; the next hour tries again.
-        if let Err(error) = prune::ensure_partitions(&inner.pool).await {
+        let making = prune::ensure_partitions(&inner.pool);
+        if let Err(error) = bounds::write(inner.silence, making).await {
             tracing::warn!(%error, "the ledger's partitions could not be made");
         }
     }
@@ -114,22 +146,38 @@ fn needs_own_transaction(submission: &Submission) -> bool {
 #[allow(missing_docs, reason = "the contract is on `Ledger`")]
 impl Postgres {
     pub async fn open(settings: &crate::config::LedgerSettings) -> Result<Self> {
+        Self::open_with_silence(settings, bounds::SILENCE_MAX).await
+    }
+
+    /// As [`Self::open`], where a server that is silent for `silence` is taken for lost. For tests: it must be above
+    /// the server's own limit for a statement (5 s), or slow statements are given up.
+    pub async fn open_with_silence(
+        settings: &crate::config::LedgerSettings,
+        silence: Duration,
+    ) -> Result<Self> {
         let options = connect::options(settings)?;
-        let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
-        connect::check_fitness(&mut connection).await?;
-        schema::check(&mut connection).await?;
-        // Failing to say goodbye changes nothing.
-        let _ = connection.close().await;
+        bounds::read(bounds::SILENCE_MAX, async {
+            let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
+            connect::check_fitness(&mut connection).await?;
+            schema::check(&mut connection).await?;
+            // Failing to say goodbye changes nothing.
+            let _ = connection.close().await;
+            Ok(())
+        })
+        .await?;
         let inner = Arc::new(Inner {
             pool: connect::pool(&options, settings.pool_max.max(1)),
             bulk: connect::bulk_pool(&options),
+            own: connect::bulk_pool(&options),
+            silence,
+            news: news::News::default(),
             options,
             queue: write_queue::WriteQueue::new(),
             known_queues: queues::KnownQueues::default(),
             pass: prune::Pass::default(),
             tasks: TaskTracker::new(),
         });
-        prune::ensure_partitions(&inner.pool).await?;
+        bounds::write(silence, prune::ensure_partitions(&inner.pool)).await?;
         let stop = CancellationToken::new();
         for _ in 0..settings.writers.max(1) {
             inner.tasks.spawn(writer::keep(Arc::clone(&inner)));
@@ -146,8 +194,11 @@ impl Postgres {
         settings: &crate::config::LedgerSettings,
     ) -> Result<Vec<MigrationStatus>> {
         let options = connect::options(settings)?;
-        let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
-        schema::status(&mut connection).await
+        bounds::read(bounds::SILENCE_MAX, async {
+            let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
+            schema::status(&mut connection).await
+        })
+        .await
     }
 
     pub async fn close(&self) {
@@ -157,18 +208,45 @@ impl Postgres {
         if tokio::time::timeout(CLOSE_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
             tracing::error!("writes of the ledger were still under way when it was closed");
         }
-        self.inner.pool.close().await;
-        self.inner.bulk.close().await;
+        let pools = [&self.inner.pool, &self.inner.bulk, &self.inner.own];
+        let closing = futures::future::join_all(pools.map(|pool| pool.close()));
+        // A server that is gone does not answer goodbyes either.
+        let _ = tokio::time::timeout(self.inner.silence, closing).await;
     }
 
-    /// Runs a write in a task of its own: dropping the caller's future drops only the waiting.
+    #[cfg(feature = "testkit")]
+    pub async fn tamper(&self, sql: String) -> Result<()> {
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        query.execute(&self.inner.pool).await.map_err(error::unchanged)?;
+        Ok(())
+    }
+
+    pub fn new_queues(&self) -> NewQueues {
+        self.inner.news.listen(&self.inner.options, &self.stop, &self.inner.tasks)
+    }
+
+    /// Runs a read on a pool, within bounds.
+    async fn read<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        bounds::read(self.inner.silence, call).await
+    }
+
+    /// Runs a write in a task of its own, within bounds: dropping the caller's future drops only the waiting.
     async fn detached<T, F, W>(&self, work: W) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
         W: FnOnce(Arc<Inner>) -> F,
     {
-        let task = self.inner.tasks.spawn(work(Arc::clone(&self.inner)));
+        self.detached_for(self.inner.silence, work).await
+    }
+
+    async fn detached_for<T, F, W>(&self, most: Duration, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+        W: FnOnce(Arc<Inner>) -> F,
+    {
+        let task = self.inner.tasks.spawn(bounds::write(most, work(Arc::clone(&self.inner))));
         match task.await {
             Ok(result) => result,
             Err(panic) => Err(LedgerError::Failed(panic.into())),
@@ -180,25 +258,30 @@ impl Postgres {
             return Ok(SubmitOutcome::Done(Vec::new()));
         }
         let (pending, answer) = self.inner.queue.admit(submission)?;
-        if needs_own_transaction(&pending.submission) {
-            own::spawn(&self.inner, pending);
+        if self.inner.known_queues.has_all_of(&pending.submission) {
+            self.inner.hand_over(pending);
         } else {
-            self.inner.queue.push(pending);
+            let inner = Arc::clone(&self.inner);
+            self.inner.tasks.spawn(async move { inner.look_at_queues(pending).await });
         }
         // Only a task that panicked answers nothing.
         answer.await.unwrap_or(Err(LedgerError::OutcomeUnknown))
     }
 
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {
-        jobs::job(&self.inner.pool, namespace, id).await
+        self.read(jobs::job(&self.inner.pool, namespace, id)).await
     }
 
     pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        jobs::jobs(&self.inner.pool, ids).await
+        self.read(jobs::jobs(&self.inner.pool, ids)).await
+    }
+
+    pub async fn on_record(&self, namespace: &Namespace, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.read(jobs::on_record(&self.inner.pool, namespace, ids)).await
     }
 
     pub async fn terminal_among(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        jobs::terminal_among(&self.inner.pool, ids).await
+        self.read(jobs::terminal_among(&self.inner.pool, ids)).await
     }
 
     pub async fn list(
@@ -208,11 +291,11 @@ impl Postgres {
         before: Option<JobId>,
         limit: u32,
     ) -> Result<JobPage> {
-        jobs::list(&self.inner.pool, namespace, filter, before, limit).await
+        self.read(jobs::list(&self.inner.pool, namespace, filter, before, limit)).await
     }
 
     pub async fn attempts(&self, namespace: &Namespace, id: JobId) -> Result<Option<Vec<Attempt>>> {
-        attempts::attempts(&self.inner.pool, namespace, id).await
+        self.read(attempts::attempts(&self.inner.pool, namespace, id)).await
     }
 
     pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
@@ -224,6 +307,15 @@ impl Postgres {
             .await
     }
 
+    pub async fn waiting(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        at_most: u64,
+    ) -> Result<u64> {
+        self.read(jobs::waiting(&self.inner.pool, namespace, queue, at_most)).await
+    }
+
     pub async fn unfinished(
         &self,
         namespace: &Namespace,
@@ -232,21 +324,24 @@ impl Postgres {
         changed_before: Timestamp,
         after: Option<JobId>,
         limit: u32,
-    ) -> Result<Vec<Job>> {
-        let pool = &self.inner.pool;
-        jobs::unfinished(pool, (namespace, queue), due_before, changed_before, after, limit).await
+    ) -> Result<JobPage> {
+        let (pool, queue) = (&self.inner.pool, (namespace, queue));
+        self.read(jobs::unfinished(pool, queue, due_before, changed_before, after, limit)).await
     }
 
     pub async fn cancel(
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         running: bool,
         reason: &str,
     ) -> Result<Changed<Job>> {
         let (namespace, reason) = (namespace.clone(), reason.to_owned());
+        let seen = seen.map(|seen| (seen.fence, seen.queue.clone()));
         self.detached(move |inner| async move {
-            change::cancel(&inner.pool, &namespace, id, running, &reason).await
+            let seen = seen.as_ref().map(|(fence, queue)| Guard { fence: *fence, queue });
+            change::cancel(&inner.pool, (&namespace, id), seen, running, &reason).await
         })
         .await
     }
@@ -263,11 +358,14 @@ impl Postgres {
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         patch: &JobPatch,
     ) -> Result<Changed<Job>> {
         let (namespace, patch) = (namespace.clone(), patch.clone());
+        let seen = seen.map(|seen| (seen.fence, seen.queue.clone()));
         self.detached(move |inner| async move {
-            change::patch(&inner.pool, &namespace, id, &patch).await
+            let seen = seen.as_ref().map(|(fence, queue)| Guard { fence: *fence, queue });
+            change::patch(&inner.pool, (&namespace, id), seen, &patch).await
         })
         .await
     }
@@ -279,22 +377,28 @@ impl Postgres {
     }
 
     pub async fn queue(&self, namespace: &Namespace, name: &QueueName) -> Result<Option<Queue>> {
-        queues::queue(&self.inner.pool, namespace, name).await
+        self.read(queues::queue(&self.inner.pool, namespace, name)).await
     }
 
-    pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
-        queues::queues(&self.inner.pool, namespace).await
+    pub async fn queue_page(
+        &self,
+        namespace: Option<&Namespace>,
+        after: Option<&QueueCursor>,
+        limit: u32,
+    ) -> Result<QueuePage> {
+        self.read(queues::page(&self.inner.pool, namespace, after, limit)).await
     }
 
     pub async fn set_queue(
         &self,
         namespace: &Namespace,
         name: &QueueName,
+        seen: Option<u64>,
         settings: &QueueSettings,
-    ) -> Result<Queue> {
+    ) -> Result<Option<Queue>> {
         let (namespace, name, settings) = (namespace.clone(), name.clone(), settings.clone());
         self.detached(move |inner| async move {
-            queues::set_queue(&inner.pool, &namespace, &name, &settings).await
+            queues::set_queue(&inner.pool, &namespace, &name, seen, &settings).await
         })
         .await
     }
@@ -313,20 +417,17 @@ impl Postgres {
     }
 
     pub async fn rollups(&self, namespace: &Namespace, since: Timestamp) -> Result<Vec<Rollup>> {
-        rollups::rollups(&self.inner.pool, namespace, since).await
+        self.read(rollups::rollups(&self.inner.pool, namespace, since)).await
     }
 
-    pub async fn append_logs(
+    pub async fn append_all_logs(
         &self,
         namespace: &Namespace,
-        id: JobId,
-        lines: &[LogLine],
-    ) -> Result<bool> {
-        let (namespace, lines) = (namespace.clone(), lines.to_vec());
-        self.detached(move |inner| async move {
-            logs::append(&inner.pool, &namespace, id, &lines).await
-        })
-        .await
+        logs: Vec<JobLines>,
+    ) -> Result<Vec<JobId>> {
+        let namespace = namespace.clone();
+        self.detached(move |inner| async move { logs::append(&inner.pool, &namespace, logs).await })
+            .await
     }
 
     pub async fn logs(
@@ -336,20 +437,18 @@ impl Postgres {
         after: u64,
         limit: u32,
     ) -> Result<Option<Vec<LogLine>>> {
-        logs::logs(&self.inner.pool, namespace, id, after, limit).await
+        self.read(logs::logs(&self.inner.pool, namespace, id, after, limit)).await
     }
 
-    pub async fn set_progress(
+    pub async fn set_all_progress(
         &self,
         namespace: &Namespace,
-        id: JobId,
-        fence: Fence,
-        progress: &Progress,
+        progress: Vec<JobProgress>,
     ) -> Result<()> {
-        let (namespace, progress) = (namespace.clone(), progress.clone());
-        self.detached(move |inner| async move {
-            progress::set(&inner.pool, &namespace, id, fence, &progress).await
-        })
+        let namespace = namespace.clone();
+        self.detached(
+            move |inner| async move { progress::set(&inner.pool, &namespace, progress).await },
+        )
         .await
     }
 
@@ -363,7 +462,7 @@ impl Postgres {
         namespace: &Namespace,
         within: Duration,
     ) -> Result<Vec<WorkerBeat>> {
-        workers::workers(&self.inner.pool, namespace, within).await
+        self.read(workers::workers(&self.inner.pool, namespace, within)).await
     }
 
     pub async fn drain_worker(&self, namespace: &Namespace, id: WorkerId) -> Result<bool> {
@@ -381,7 +480,7 @@ impl Postgres {
     }
 
     pub async fn blob(&self, namespace: &Namespace, id: BlobId) -> Result<Option<Bytes>> {
-        blobs::blob(&self.inner.pool, namespace, id).await
+        self.read(blobs::blob(&self.inner.pool, namespace, id)).await
     }
 
     pub async fn create_key(&self, key: &ApiKey) -> Result<()> {
@@ -390,11 +489,11 @@ impl Postgres {
     }
 
     pub async fn key(&self, public: &str) -> Result<Option<ApiKey>> {
-        keys::key(&self.inner.pool, public).await
+        self.read(keys::key(&self.inner.pool, public)).await
     }
 
     pub async fn keys(&self) -> Result<Vec<ApiKey>> {
-        keys::keys(&self.inner.pool).await
+        self.read(keys::keys(&self.inner.pool)).await
     }
 
     pub async fn revoke_key(&self, id: KeyId) -> Result<bool> {
@@ -407,22 +506,29 @@ impl Postgres {
             .await
     }
 
+    pub async fn fail_silent_operations(&self, silent_since: Timestamp) -> Result<u64> {
+        self.detached(move |inner| async move {
+            operations::fail_silent(&inner.pool, silent_since).await
+        })
+        .await
+    }
+
     pub async fn operation(
         &self,
         namespace: &Namespace,
         id: OperationId,
     ) -> Result<Option<Operation>> {
-        operations::operation(&self.inner.pool, namespace, id).await
+        self.read(operations::operation(&self.inner.pool, namespace, id)).await
     }
 
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        self.detached(move |inner| async move {
+        self.detached_for(self.inner.silence * bounds::LONG, move |inner| async move {
             prune::prune(&inner.bulk, &inner.pass, before, limit).await
         })
         .await
     }
 
     pub async fn now(&self) -> Result<Timestamp> {
-        now(&self.inner.pool).await
+        self.read(now(&self.inner.pool)).await
     }
 }

@@ -133,6 +133,10 @@ impl Sqlite {
         read!(self, jobs::jobs, ids)
     }
 
+    pub async fn on_record(&self, namespace: &Namespace, ids: &[JobId]) -> Result<Vec<JobId>> {
+        read!(self, jobs::on_record, namespace, ids)
+    }
+
     pub async fn terminal_among(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         read!(self, jobs::terminal_among, ids)
     }
@@ -162,6 +166,15 @@ impl Sqlite {
         change.await
     }
 
+    pub async fn waiting(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        at_most: u64,
+    ) -> Result<u64> {
+        read!(self, list::waiting, namespace, queue, at_most)
+    }
+
     pub async fn unfinished(
         &self,
         namespace: &Namespace,
@@ -170,7 +183,7 @@ impl Sqlite {
         changed_before: Timestamp,
         after: Option<JobId>,
         limit: u32,
-    ) -> Result<Vec<Job>> {
+    ) -> Result<JobPage> {
         let wanted =
             list::Unfinished { namespace, queue, due_before, changed_before, after, limit };
         read!(self, list::unfinished, wanted)
@@ -180,12 +193,17 @@ impl Sqlite {
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         running: bool,
         reason: &str,
     ) -> Result<Changed<Job>> {
         let (namespace, reason) = (namespace.clone(), reason.to_owned());
+        let seen = seen.map(|seen| (seen.fence, seen.queue.clone()));
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { change::cancel(tx, &namespace, id, running, &reason).await })
+            Box::pin(async move {
+                let seen = seen.as_ref().map(|(fence, queue)| Guard { fence: *fence, queue });
+                change::cancel(tx, (&namespace, id), seen, running, &reason).await
+            })
         });
         change.await
     }
@@ -202,11 +220,16 @@ impl Sqlite {
         &self,
         namespace: &Namespace,
         id: JobId,
+        seen: Option<Guard<'_>>,
         patch: &JobPatch,
     ) -> Result<Changed<Job>> {
         let (namespace, patch) = (namespace.clone(), patch.clone());
+        let seen = seen.map(|seen| (seen.fence, seen.queue.clone()));
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { change::patch(tx, &namespace, id, &patch).await })
+            Box::pin(async move {
+                let seen = seen.as_ref().map(|(fence, queue)| Guard { fence: *fence, queue });
+                change::patch(tx, (&namespace, id), seen, &patch).await
+            })
         });
         change.await
     }
@@ -223,19 +246,40 @@ impl Sqlite {
         read!(self, queues::queue, namespace, name)
     }
 
-    pub async fn queues(&self, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
-        read!(self, queues::queues, namespace)
+    pub async fn queue_page(
+        &self,
+        namespace: Option<&Namespace>,
+        after: Option<&QueueCursor>,
+        limit: u32,
+    ) -> Result<QueuePage> {
+        read!(self, queues::page, namespace, after, limit)
+    }
+
+    pub fn new_queues(&self) -> NewQueues {
+        self.writer.new_queues()
+    }
+
+    #[cfg(feature = "testkit")]
+    pub async fn tamper(&self, sql: String) -> Result<()> {
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move {
+                statement::composed(tx.connection, sql, statement::Args::default()).await?;
+                Ok(())
+            })
+        });
+        change.await
     }
 
     pub async fn set_queue(
         &self,
         namespace: &Namespace,
         name: &QueueName,
+        seen: Option<u64>,
         settings: &QueueSettings,
-    ) -> Result<Queue> {
+    ) -> Result<Option<Queue>> {
         let (namespace, name, settings) = (namespace.clone(), name.clone(), settings.clone());
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { queues::set(tx, &namespace, &name, &settings).await })
+            Box::pin(async move { queues::set(tx, &namespace, &name, seen, &settings).await })
         });
         change.await
     }
@@ -259,15 +303,22 @@ impl Sqlite {
         read!(self, queues::rollups, namespace, since)
     }
 
-    pub async fn append_logs(
+    pub async fn append_all_logs(
         &self,
         namespace: &Namespace,
-        id: JobId,
-        lines: &[LogLine],
-    ) -> Result<bool> {
-        let (namespace, lines) = (namespace.clone(), lines.to_vec());
+        logs: Vec<JobLines>,
+    ) -> Result<Vec<JobId>> {
+        let namespace = namespace.clone();
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { reports::append_logs(tx, &namespace, id, &lines).await })
+            Box::pin(async move {
+                let mut found = Vec::with_capacity(logs.len());
+                for JobLines { id, lines } in &logs {
+                    if reports::append_logs(tx, &namespace, *id, lines).await? {
+                        found.push(*id);
+                    }
+                }
+                Ok(found)
+            })
         });
         change.await
     }
@@ -282,18 +333,19 @@ impl Sqlite {
         read!(self, reports::logs, namespace, id, after, limit)
     }
 
-    pub async fn set_progress(
+    pub async fn set_all_progress(
         &self,
         namespace: &Namespace,
-        id: JobId,
-        fence: Fence,
-        progress: &Progress,
+        progress: Vec<JobProgress>,
     ) -> Result<()> {
-        let (namespace, progress) = (namespace.clone(), progress.clone());
+        let namespace = namespace.clone();
         let change = self.writer.change(move |tx| {
-            Box::pin(
-                async move { reports::set_progress(tx, &namespace, id, fence, &progress).await },
-            )
+            Box::pin(async move {
+                for progress in &progress {
+                    reports::set_progress(tx, &namespace, progress).await?;
+                }
+                Ok(())
+            })
         });
         change.await
     }
@@ -360,6 +412,13 @@ impl Sqlite {
         let change = self
             .writer
             .change(move |tx| Box::pin(async move { keys::put_operation(tx, &operation).await }));
+        change.await
+    }
+
+    pub async fn fail_silent_operations(&self, silent_since: Timestamp) -> Result<u64> {
+        let change = self.writer.change(move |tx| {
+            Box::pin(async move { keys::fail_silent_operations(tx, silent_since).await })
+        });
         change.await
     }
 

@@ -1,5 +1,8 @@
 //! Bulk actions by filter, as tracked operations.
 
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
 use futures::StreamExt;
 
 use super::{Cancelled, Lifecycle};
@@ -11,6 +14,10 @@ use crate::model::name::Namespace;
 /// Jobs changed at once; what the ledger's pool can carry beside other callers.
 const CONCURRENCY: usize = 4;
 const PAGE: u32 = 500;
+/// Between tries to note an operation's end; together about a minute.
+const END_PAUSE_MIN: Duration = Duration::from_millis(200);
+const END_PAUSE_MAX: Duration = Duration::from_secs(10);
+const END_TRIES_MAX: usize = 10;
 
 /// What a bulk action does to every job that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +121,19 @@ async fn run(
     operation.finished_at = Some(life.inner.clock.now());
     operation.state = if result.is_ok() { "succeeded" } else { "failed" }.into();
     operation.error = result.err().map(|error| error.to_string());
-    if let Err(error) = life.inner.ledger.put_operation(&operation).await {
+    note_end(life, &operation).await;
+}
+
+/// Puts the operation's end, again while the ledger does not take it. What stays `running` after all is ended
+/// by [`crate::ledger::Ledger::fail_silent_operations`].
+async fn note_end(life: &Lifecycle, operation: &Operation) {
+    let put = || life.inner.ledger.put_operation(operation);
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(END_PAUSE_MIN)
+        .with_max_delay(END_PAUSE_MAX)
+        .with_max_times(END_TRIES_MAX)
+        .with_jitter();
+    if let Err(error) = put.retry(pauses).await {
         tracing::warn!(operation.id = %operation.id, %error, "a bulk action's end could not be noted");
     }
 }

@@ -3,11 +3,16 @@
 use super::push::belongs_in_engine;
 use super::{Cancelled, Lifecycle, Seen};
 use crate::engine::{CancelReply, Engine, EngineError, ShardId, Withdraw};
-use crate::ledger::{Changed, JobPatch, LedgerError, Paused, Queue, QueueSettings, shard_of};
+use crate::ledger::{
+    Changed, Guard, JobPatch, LedgerError, Paused, Queue, QueueSettings, shard_of,
+};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
+
+/// Looks at a job that keeps changing while it is to be cancelled or changed.
+const TRIES_MAX: u32 = 5;
 
 pub(super) async fn get(
     life: &Lifecycle,
@@ -33,29 +38,36 @@ pub(super) async fn cancel(
     reason: &str,
 ) -> Result<Changed<Cancelled>, LedgerError> {
     let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
-    let Some(job) = ledger.job(namespace, id).await? else {
-        return Ok(Changed::Unknown);
-    };
-    if job.state == JobState::Cancelled {
-        return Ok(Changed::Done(Cancelled::Now(job)));
-    }
-    if job.state.is_terminal() {
-        return Ok(Changed::Refused(job.state));
-    }
-    // The engine first: its tombstone keeps a push that is on its way from starting the job after the
-    // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
-    let stops = matches!(
-        withdraw(engine, &job, Withdraw::StopRunning).await,
-        Ok(CancelReply::Removed | CancelReply::Absent)
-    );
-    let changed = ledger.cancel(namespace, id, !stops, reason).await?;
-    if stops {
-        life.inner.waiters.notify(&[id]);
-    }
-    Ok(match changed {
-        Changed::Done(job) if job.state == JobState::Cancelled => {
-            Changed::Done(Cancelled::Now(job))
+    for _ in 0..TRIES_MAX {
+        let Some(job) = ledger.job(namespace, id).await? else {
+            return Ok(Changed::Unknown);
+        };
+        if job.state == JobState::Cancelled {
+            return Ok(Changed::Done(Cancelled::Now(job)));
         }
+        if job.state.is_terminal() {
+            return Ok(Changed::Refused(job.state));
+        }
+        // The engine first: its tombstone keeps a push that is on its way from starting the job after the
+        // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
+        let stops = matches!(
+            withdraw(engine, &job, Withdraw::StopRunning).await,
+            Ok(CancelReply::Removed | CancelReply::Absent)
+        );
+        // The engine spoke of this fence in this queue. A job that was changed meanwhile has another form,
+        // which may be in the engine already: then all of it again.
+        match ledger.cancel(namespace, id, Some(Guard::of(&job)), !stops, reason).await? {
+            Changed::Done(job) if job.state == JobState::Cancelled => {
+                life.inner.waiters.notify(&[id]);
+                return Ok(Changed::Done(Cancelled::Now(job)));
+            }
+            Changed::Done(job) => return Ok(Changed::Done(Cancelled::Requested(job))),
+            Changed::Refused(_) => {}
+            Changed::Unknown => return Ok(Changed::Unknown),
+        }
+    }
+    // It changes faster than it can be looked at. Asked to stop, it is stopped by the sweep or its worker.
+    Ok(match ledger.cancel(namespace, id, None, true, reason).await? {
         Changed::Done(job) => Changed::Done(Cancelled::Requested(job)),
         Changed::Refused(state) => Changed::Refused(state),
         Changed::Unknown => Changed::Unknown,
@@ -90,29 +102,43 @@ pub(super) async fn patch(
     patch: &JobPatch,
 ) -> Result<Changed<Job>, LedgerError> {
     let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
-    let Some(job) = ledger.job(namespace, id).await? else {
-        return Ok(Changed::Unknown);
-    };
-    if job.state.is_terminal() || job.state == JobState::Running {
-        return Ok(Changed::Refused(job.state));
-    }
-    // Taken out of the engine before the ledger changes, so that the old form cannot start beside the new
-    // one, in another queue perhaps. A crash after this leaves it to the sweep. The ledger's record of
-    // `running` lags; the engine's does not. Without an answer the old form may still be there: refused.
-    match withdraw(engine, &job, Withdraw::WaitingOnly).await {
-        Ok(CancelReply::Removed | CancelReply::Absent) => {}
-        Ok(CancelReply::Running | CancelReply::Finishing) => {
-            return Ok(Changed::Refused(JobState::Running));
+    let mut seen: Option<Job> = None;
+    for _ in 0..TRIES_MAX {
+        let Some(job) = ledger.job(namespace, id).await? else {
+            return Ok(Changed::Unknown);
+        };
+        if job.state.is_terminal() || job.state == JobState::Running {
+            return Ok(Changed::Refused(job.state));
         }
-        Err(error) => return Err(LedgerError::Unavailable(Box::new(error))),
+        // Refused in the very form that was seen: not for its form, then.
+        if seen.is_some_and(|seen| (seen.fence, &seen.queue) == (job.fence, &job.queue)) {
+            return Ok(Changed::Refused(job.state));
+        }
+        // Taken out of the engine before the ledger changes, so that the old form cannot start beside the new
+        // one, in another queue perhaps. A crash after this leaves it to the sweep. The ledger's record of
+        // `running` lags; the engine's does not. Without an answer the old form may still be there: refused.
+        match withdraw(engine, &job, Withdraw::WaitingOnly).await {
+            Ok(CancelReply::Removed | CancelReply::Absent) => {}
+            Ok(CancelReply::Running | CancelReply::Finishing) => {
+                return Ok(Changed::Refused(JobState::Running));
+            }
+            Err(error) => return Err(LedgerError::Unavailable(Box::new(error))),
+        }
+        let not_after = life.inner.pusher.time.deadline(engine).await;
+        // The engine spoke of this form. Another change may have put another one there since.
+        match ledger.patch(namespace, id, Some(Guard::of(&job)), patch).await? {
+            Changed::Done(job) => {
+                offer(life, &job, not_after);
+                return Ok(Changed::Done(job));
+            }
+            Changed::Refused(state) if state.is_terminal() || state == JobState::Running => {
+                return Ok(Changed::Refused(state));
+            }
+            Changed::Refused(_) => seen = Some(job),
+            Changed::Unknown => return Ok(Changed::Unknown),
+        }
     }
-    let not_after = life.inner.pusher.time.deadline(engine).await;
-    let changed = ledger.patch(namespace, id, patch).await?;
-    match &changed {
-        Changed::Done(job) => offer(life, job, not_after),
-        Changed::Refused(_) | Changed::Unknown => {}
-    }
-    Ok(changed)
+    Err(LedgerError::Unavailable("the job keeps changing".into()))
 }
 
 fn offer(life: &Lifecycle, job: &Job, not_after: Option<Timestamp>) {
@@ -138,11 +164,13 @@ pub(super) async fn set_queue(
     life: &Lifecycle,
     namespace: &Namespace,
     queue: &QueueName,
+    seen: u64,
     settings: &QueueSettings,
-) -> Result<(Queue, bool), LedgerError> {
-    let queue = life.inner.ledger.set_queue(namespace, queue, settings).await?;
+) -> Result<Option<(Queue, bool)>, LedgerError> {
+    let set = life.inner.ledger.set_queue(namespace, queue, Some(seen), settings).await?;
+    let Some(queue) = set else { return Ok(None) };
     let told = tell(life, &queue).await;
-    Ok((queue, told))
+    Ok(Some((queue, told)))
 }
 
 async fn tell(life: &Lifecycle, queue: &Queue) -> bool {

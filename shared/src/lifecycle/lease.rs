@@ -4,7 +4,7 @@
 //! have nothing but the API: they look up what such a worker cannot (the job's rules, its attempt), and
 //! decide the verdict of a failure for it. The engine still compares fence and token of every lease.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -31,6 +31,10 @@ const POLL: Duration = Duration::from_secs(1);
 const LISTEN_MAX: Duration = Duration::from_secs(1);
 /// The error code by which a worker says that its attempt went over its time limit.
 const TIMEOUT_CODE: &str = "timeout";
+/// A job whose record this build cannot read is put off by this.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
+/// Jobs that the engine is asked about at once.
+const PEEKS_MAX: usize = 50;
 /// Claims of one shard in one pass; more only matter when a kind filter hides the ready jobs.
 const SCANS_MAX: usize = 10;
 
@@ -66,6 +70,51 @@ pub struct Taken {
     pub attempt: u32,
     /// Start of the attempt (engine time).
     pub claimed_at: Timestamp,
+}
+
+/// Jobs on their way to a remote worker. Dropped before they are kept, their leases are handed back: run
+/// out, they would count as crashes of the jobs.
+#[must_use = "dropping it hands the leases back"]
+pub struct Handout {
+    life: Lifecycle,
+    take: Take,
+    jobs: Vec<Taken>,
+    unheard: Vec<(QueueName, Held)>,
+}
+
+impl Handout {
+    fn of(life: Lifecycle, take: Take, jobs: Vec<Taken>) -> Self {
+        let unheard = jobs.iter().map(|taken| (taken.job.queue.clone(), taken.held)).collect();
+        Self { life, take, jobs, unheard }
+    }
+
+    /// Moves the jobs out; nothing the second time. Their leases stay guarded.
+    pub fn jobs(&mut self) -> Vec<Taken> {
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// The worker is being told: the leases are its own.
+    pub fn keep(mut self) {
+        self.unheard.clear();
+    }
+}
+
+impl Drop for Handout {
+    fn drop(&mut self) {
+        let unheard = std::mem::take(&mut self.unheard);
+        if unheard.is_empty() {
+            return;
+        }
+        // Without a runtime the process is being torn down, and the leases run out.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (life, take) = (self.life.clone(), self.take.clone());
+            let tasks = self.life.inner.tasks.clone();
+            tasks.spawn_on(
+                async move { hand_back(&life, unheard.into_iter(), &take).await },
+                &runtime,
+            );
+        }
+    }
 }
 
 /// A lease as a remote worker shows it.
@@ -126,22 +175,31 @@ impl Lifecycle {
     /// Leases ready jobs to a remote worker, waiting for the first one up to `take.wait`.
     ///
     /// May be dropped: leases that were taken by then are handed back, so that a caller who hangs up does
-    /// not count as a crash of the job.
+    /// not count as a crash of the job. The same holds for the answer, until [`Handout::keep`].
     ///
     /// # Errors
     /// A store did not answer; leases taken by then are handed back or run out.
-    pub async fn take(&self, take: Take) -> Result<Vec<Taken>, LeaseError> {
+    pub async fn hand_out(&self, take: Take) -> Result<Handout, LeaseError> {
         let (reply, answer) = oneshot::channel();
         let life = self.clone();
         self.inner.tasks.spawn(async move {
             let mut reply = reply;
             let result = until_some(&life, &take, &mut reply).await;
-            if let Err(Ok(unheard)) = reply.send(result) {
-                hand_back(&life, unheard.iter().map(|t| (t.job.queue.clone(), t.held)), &take)
-                    .await;
-            }
+            // Where nobody hears of it, here or on the way, its drop hands the leases back.
+            let _ = reply.send(result.map(|taken| Handout::of(life, take, taken)));
         });
         answer.await.map_err(|_| LeaseError::Stopping)?
+    }
+
+    /// As [`Self::hand_out`], for callers who keep what they get at once.
+    ///
+    /// # Errors
+    /// As [`Self::hand_out`].
+    pub async fn take(&self, take: Take) -> Result<Vec<Taken>, LeaseError> {
+        let mut handout = self.hand_out(take).await?;
+        let taken = handout.jobs();
+        handout.keep();
+        Ok(taken)
     }
 
     /// Moves the end of leases. One reply per lease, in order; `None` is a stale one.
@@ -190,10 +248,16 @@ impl Lifecycle {
         for (shard, places) in by_shard(namespace, ends.iter().map(|(shown, _)| &shown.queue)) {
             for places in places.chunks(limits::ENGINE_BATCH_MAX) {
                 let mut settles = Vec::with_capacity(places.len());
-                for place in places {
-                    let (shown, end) = &ends[*place];
-                    let verdict = verdict(self, &shard, shown.held, end, &rules).await?;
-                    settles.push(Settle { held: shown.held, verdict, detail: detail(worker, end) });
+                for places in places.chunks(PEEKS_MAX) {
+                    let verdicts = places.iter().map(|place| {
+                        let (shown, end) = &ends[*place];
+                        verdict(self, &shard, shown.held, end, &rules)
+                    });
+                    let verdicts = futures::future::try_join_all(verdicts).await?;
+                    settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
+                        let (shown, end) = &ends[*place];
+                        Settle { held: shown.held, verdict, detail: detail(worker, end) }
+                    }));
                 }
                 let settled = self.inner.engine.settle(&shard, &settles).await?;
                 let landed = landed(self, namespace, &settles, &settled).await?;
@@ -235,7 +299,7 @@ async fn jobs_by_id(life: &Lifecycle, ids: &[JobId]) -> Result<HashMap<JobId, Jo
 async fn until_some(
     life: &Lifecycle,
     take: &Take,
-    reply: &mut oneshot::Sender<Result<Vec<Taken>, LeaseError>>,
+    reply: &mut oneshot::Sender<Result<Handout, LeaseError>>,
 ) -> Result<Vec<Taken>, LeaseError> {
     let deadline = Instant::now() + take.wait;
     let shards = shards(take);
@@ -378,26 +442,42 @@ async fn pass(
     Ok((claims, next_due))
 }
 
-/// Adds what the ledger knows. Jobs that it does not know are ended: they belong to another ledger.
+/// What the ledger has of claimed jobs: those that read, and those that this build cannot read.
+async fn on_record(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    ids: &[JobId],
+) -> Result<(HashMap<JobId, Job>, HashSet<JobId>), LedgerError> {
+    let mut jobs = jobs_by_id(life, ids).await?;
+    jobs.retain(|_, job| job.namespace == *namespace);
+    let missing: Vec<JobId> = ids.iter().filter(|id| !jobs.contains_key(id)).copied().collect();
+    if missing.is_empty() {
+        return Ok((jobs, HashSet::new()));
+    }
+    let unreadable = life.inner.ledger.on_record(namespace, &missing).await?;
+    Ok((jobs, unreadable.into_iter().collect()))
+}
+
+/// Adds what the ledger knows. Jobs that it does not know are ended: they belong to another ledger. Those that
+/// this build cannot read are left for a newer one, later.
 async fn with_jobs(
     life: &Lifecycle,
     take: &Take,
     claims: Vec<Claim>,
 ) -> Result<Vec<Taken>, LeaseError> {
     let ids: Vec<JobId> = claims.iter().map(|claim| claim.claimed.id).collect();
-    let mut jobs = match jobs_by_id(life, &ids).await {
-        Ok(jobs) => jobs,
+    let (mut jobs, unreadable) = match on_record(life, &take.namespace, &ids).await {
+        Ok(found) => found,
         Err(error) => {
             hand_back(life, claims.iter().map(|c| (c.queue.clone(), held(c))), take).await;
             return Err(error.into());
         }
     };
     let mut taken = Vec::with_capacity(claims.len());
-    let mut strangers = Vec::new();
+    let (mut strangers, mut put_off) = (Vec::new(), Vec::new());
     for claim in claims {
         let held = held(&claim);
-        let job = jobs.remove(&claim.claimed.id).filter(|job| job.namespace == take.namespace);
-        match job {
+        match jobs.remove(&claim.claimed.id) {
             Some(job) => taken.push(Taken {
                 job,
                 held,
@@ -406,13 +486,19 @@ async fn with_jobs(
                 claimed_at: claim.at,
             }),
             None => {
-                tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
-                strangers.push((claim.queue, held));
+                if unreadable.contains(&held.id) {
+                    tracing::warn!(job.id = %held.id, "a claimed job is put off: its record cannot be read");
+                    put_off.push((claim.queue, held));
+                } else {
+                    tracing::warn!(job.id = %held.id, "the engine holds a job that is not on record");
+                    strangers.push((claim.queue, held));
+                }
             }
         }
     }
     // Where this fails their leases run out, which harms nobody; the others must reach the caller.
     end_all(life, strangers.into_iter(), Verdict::Cancelled, take).await;
+    end_all(life, put_off.into_iter(), Verdict::Snooze { delay: UNREADABLE_DELAY }, take).await;
     Ok(taken)
 }
 
@@ -471,8 +557,10 @@ async fn verdict(
                     let attempt = live.attempt.saturating_add(1);
                     backoff::decide(&job.spec, error, attempt, *retry_after, rand::random())
                 }
-                // Without a job or a lease the engine refuses this settle whatever it says.
-                _ => Verdict::Dead,
+                // Its rules cannot be read, so what follows is not decided here: the next claim finds out.
+                (None, Some(_)) => Verdict::Snooze { delay: UNREADABLE_DELAY },
+                // Without a lease the engine refuses this settle whatever it says.
+                (_, None) => Verdict::Dead,
             })
         }
     }

@@ -212,7 +212,8 @@ pub enum PushError {
 pub(super) struct PushCount {
     /// Now claimable or delayed.
     pub added: u64,
-    /// Left in the ledger for want of room.
+    /// Left in the ledger for want of room although they could run now. Those refused ahead of their time,
+    /// for which there is a bound of its own, do not count.
     pub full: u64,
 }
 
@@ -229,9 +230,12 @@ pub(super) async fn push(
     let reply = engine.push(shard, pushes, not_after).await?;
     time.note(reply.now);
     let count = |what: Pushed| reply.pushed.iter().filter(|p| **p == what).count() as u64;
-    let counted = PushCount { added: count(Pushed::Added), full: count(Pushed::Full) };
-    if counted.full > 0 {
-        metrics::counter!("windlass_push_full_total").increment(counted.full);
+    let could_run = pushes.iter().zip(&reply.pushed).filter(|(push, _)| push.run_at <= reply.now);
+    let full = could_run.filter(|(_, what)| **what == Pushed::Full).count() as u64;
+    let counted = PushCount { added: count(Pushed::Added), full };
+    let refused = count(Pushed::Full);
+    if refused > 0 {
+        metrics::counter!("windlass_push_full_total").increment(refused);
     }
     if !reply.configured {
         open_shard(ledger, engine, shard).await?;

@@ -12,7 +12,7 @@ use super::push::PushError;
 use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
 use crate::engine::{Ended, Outcome, ShardId};
-use crate::ledger::{Record, RecordRunning, Recorded};
+use crate::ledger::{LedgerError, Record, RecordRunning, Recorded};
 use crate::model::id::JobId;
 use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
@@ -144,4 +144,22 @@ pub async fn record_running(
         .collect();
     life.inner.ledger.record_running(running).await?;
     Ok(Some(last))
+}
+
+pub(super) async fn record_direct(
+    life: &Lifecycle,
+    records: Vec<Record>,
+) -> Result<Vec<Recorded>, LedgerError> {
+    let ids: Vec<(JobId, bool)> =
+        records.iter().map(|record| (record.id, record.ended.is_terminal())).collect();
+    let replies = life.inner.ledger.record(records).await?;
+    let ended: Vec<JobId> = ids
+        .into_iter()
+        .zip(&replies)
+        .filter(|((_, ends), reply)| *ends && **reply == Recorded::Applied)
+        .map(|((id, _), _)| id)
+        .collect();
+    life.inner.waiters.notify(&ended);
+    super::ended::take_out(life, ended).await;
+    Ok(replies)
 }

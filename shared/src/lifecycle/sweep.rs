@@ -5,13 +5,13 @@
 //! from ledger to engine; the gate on an unknown Redis process, adoption, the replay of settles and the
 //! sweep from engine to ledger belong beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Lifecycle;
 use super::push::{PushError, open_shard, push, push_of};
 use crate::engine::{CancelReply, Ended, ShardId, Withdraw};
-use crate::ledger::{Queue, Record};
+use crate::ledger::{Changed, Guard, JobPage, Queue, Record};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError};
@@ -90,13 +90,16 @@ impl Sweeper {
 /// The engine or the ledger did not answer. Repeat it.
 pub async fn fill(life: &Lifecycle) -> Result<Swept, PushError> {
     let mut total = Swept { complete: true, ..Swept::default() };
-    for queue in life.inner.ledger.queues(None).await? {
-        let now = life.inner.ledger.now().await?;
-        let mut sweeper = Sweeper::default();
-        let swept = sweeper.pages(life, &queue, now.plus(SETTLED_AFTER), usize::MAX).await?;
-        total.checked += swept.checked;
-        total.pushed += swept.pushed;
-        total.ended += swept.ended;
+    let mut walk = life.inner.ledger.walk_queues(None);
+    while let Some(queues) = walk.next().await? {
+        for queue in queues {
+            let now = life.inner.ledger.now().await?;
+            let mut sweeper = Sweeper::default();
+            let swept = sweeper.pages(life, &queue, now.plus(SETTLED_AFTER), usize::MAX).await?;
+            total.checked += swept.checked;
+            total.pushed += swept.pushed;
+            total.ended += swept.ended;
+        }
     }
     Ok(total)
 }
@@ -120,6 +123,8 @@ async fn settle_settings(
 pub struct Pump {
     /// The queues whose rest is in the ledger, each with the id up to which all are in the engine.
     behind: HashMap<ShardId, Option<JobId>>,
+    /// Shards that were nearly full of jobs ahead of their time, and may have refused some.
+    held_back: HashSet<ShardId>,
 }
 
 impl Pump {
@@ -134,13 +139,21 @@ impl Pump {
         let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
         let stats = life.inner.engine.stats(&shard).await?;
         let Some(settings) = stats.settings else { return Ok(0) };
-        // Those that wait for their time take no room; see `ShardSettings::jobs_max`.
+        // Those that wait for their time have room of their own; see `ShardSettings::jobs_max`.
+        let is_full_ahead = stats.delayed >= settings.jobs_max / 5 * 4;
+        if is_full_ahead {
+            self.held_back.insert(shard.clone());
+        }
         let head = stats.ready + stats.leased + stats.outbox;
         let is_full =
             head >= settings.jobs_max / 5 * 4 || stats.bytes >= settings.bytes_max / 5 * 4;
         if is_full {
             self.behind.entry(shard).or_insert(None);
             return Ok(0);
+        }
+        // A walk that is under way comes to its end first.
+        if !is_full_ahead && !self.behind.contains_key(&shard) && self.held_back.remove(&shard) {
+            self.behind.insert(shard.clone(), None);
         }
         let Some(cursor) = self.behind.get_mut(&shard) else { return Ok(0) };
         let mut pushed = 0;
@@ -168,7 +181,7 @@ struct Page {
     ended: u64,
     /// `None`: nothing more to do in this queue.
     last: Option<JobId>,
-    /// Up to here all that belongs in the engine is there.
+    /// Up to here all that belongs in the engine is there, but for those refused ahead of their time.
     filled_to: Option<JobId>,
     /// The engine had no room for the rest.
     is_full: bool,
@@ -188,7 +201,7 @@ async fn page(
         return Ok(nothing);
     };
     let now = not_after.minus(limits::PUSH_WINDOW);
-    let jobs = ledger
+    let JobPage { jobs, next: last } = ledger
         .unfinished(
             &shard.namespace,
             &shard.queue,
@@ -198,7 +211,6 @@ async fn page(
             PAGE,
         )
         .await?;
-    let last = jobs.last().filter(|_| jobs.len() == PAGE as usize).map(|job| job.id);
     let mut page = Page { checked: jobs.len() as u64, last, ..nothing };
 
     let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
@@ -223,6 +235,7 @@ async fn page(
             page.is_full = true;
             break;
         }
+        // Those refused ahead of their time come with a later pass: they must not hold up what could run.
         page.filled_to = chunk.last().map(|push| push.id);
     }
     if page.last.is_some() {
@@ -260,11 +273,15 @@ async fn end(
                 continue;
             }
             if job.cancel_requested {
-                life.inner.ledger.cancel(&job.namespace, job.id, false, "requested").await?;
+                let guard = Some(Guard::of(job));
+                let ledger = &life.inner.ledger;
+                let done = ledger.cancel(&job.namespace, job.id, guard, false, "requested").await?;
+                // One that was changed meanwhile is looked at by the next pass.
+                ended += u64::from(matches!(done, Changed::Done(_)));
             } else {
                 expired.push(expiry(job, now));
+                ended += 1;
             }
-            ended += 1;
         }
         if !expired.is_empty() {
             life.inner.ledger.record(expired).await?;

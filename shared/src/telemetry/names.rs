@@ -43,9 +43,14 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     (
         "windlass_ledger_group_splits_total",
         Counter,
-        "Groups that were split because a row was refused",
+        "Groups that were split because a row was refused, or locked by others",
     ),
-    ("windlass_ledger_bad_rows_total", Counter, "Rows that this build could not read"),
+    ("windlass_ledger_bad_rows_total", Counter, "Rows that the database refused"),
+    (
+        "windlass_ledger_unreadable_rows_total",
+        Counter,
+        "Rows of the ledger that this build cannot read and passes over",
+    ),
     ("windlass_ledger_call_seconds", Histogram, "Time of a call to the ledger, by call"),
     ("windlass_ledger_errors_total", Counter, "Calls to the ledger that failed, by call"),
     (

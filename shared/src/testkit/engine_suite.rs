@@ -266,6 +266,8 @@ macro_rules! engine_cases {
             a_leased_or_finished_job_is_present
             a_full_shard_refuses_job_by_job
             delayed_jobs_keep_nobody_out
+            jobs_pushed_ahead_have_a_bound
+            replacements_count_among_jobs_pushed_ahead
             a_replacement_for_later_makes_room
             bytes_are_a_budget_too
             unrecorded_outcomes_use_the_budget_of_bytes

@@ -10,16 +10,20 @@ use windlass_shared::clock::Clock;
 use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
 use windlass_shared::engine::{
-    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, Held, LiveState, Settle, Settled,
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Ended, Engine, Held, LiveState, Settle, Settled,
     ShardId, ShardSettings, Verdict,
 };
 use windlass_shared::ledger::{
-    Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Submission, SubmitOutcome,
+    Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Record, Recorded, Submission,
+    SubmitOutcome,
 };
+use windlass_shared::lifecycle::lease::Take;
 use windlass_shared::lifecycle::sweep::{self, Pump, Sweeper};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::{Job, JobError, JobSpec, JobState, NewJob, Priority, Value};
+use windlass_shared::model::job::{
+    Job, JobError, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
+};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 
@@ -393,6 +397,38 @@ async fn the_pump_fills_a_long_queue_again_as_it_drains() {
     assert_eq!((stats.ready, stats.leased, stats.outbox), (0, 0, 0));
 }
 
+/// Goal: jobs that the engine refuses ahead of their time hold up nobody, and come in as room comes back.
+/// Method: room for 10, more jobs for later than one push call takes, and one for now behind them.
+#[tokio::test]
+async fn jobs_refused_ahead_of_their_time_hold_up_nobody() {
+    let world = World::new().await;
+    let run_at = Some(Clock::System.now().plus(Duration::from_secs(50)));
+    let jobs = (0..250).map(|_| NewJob { run_at, ..new_job() }).collect();
+    let submission = Submission { jobs, atomic: false, idempotency: None };
+    world.life.submit(submission).await.unwrap();
+    let for_now = world.submit(new_job()).await;
+    let queue = world.life.ledger().queues(None).await.unwrap().remove(0);
+    let world = world.wiped().await;
+    let room = ShardSettings { version: queue.version + 1, jobs_max: 10, ..queue.shard_settings() };
+    assert!(world.life.engine().configure(&world.shard, &room).await.unwrap());
+
+    let swept = sweep::fill(&world.life).await.unwrap();
+    assert_eq!((swept.checked, swept.pushed), (251, 11));
+    assert_eq!(world.claim_now().await.jobs[0].id, for_now.id);
+    let mut pump = Pump::default();
+    assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 0, "there is no room yet");
+    let after = JobId::from_bytes([0; 16]);
+    let (now, namespace) = (Clock::System.now().plus(LEASE), &world.namespace);
+    let (ahead, ledger) = (now.plus(Duration::from_secs(60)), world.life.ledger());
+    let page = ledger.unfinished(namespace, &queue.name, ahead, now, Some(after), 5).await.unwrap();
+    for job in page.jobs {
+        world.life.cancel(namespace, job.id, "test").await.unwrap();
+    }
+    assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 5);
+    let stats = world.life.engine().stats(&world.shard).await.unwrap();
+    assert_eq!((stats.delayed, stats.leased), (10, 1));
+}
+
 #[tokio::test]
 async fn the_sweep_ends_what_must_not_start() {
     let world = World::new().await;
@@ -483,4 +519,187 @@ async fn the_feed_tells_what_was_recorded() {
     let told: Vec<_> = page.events.iter().map(|(_, event)| (event.id, event.state)).collect();
     assert_eq!(told, [(job.id, JobState::Succeeded)]);
     assert!(!page.reset);
+}
+
+/// Goal: whatever else changes a job while it is cancelled, "cancelled" means that it never starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_moved_while_it_is_cancelled_never_starts_once_cancelled() {
+    let world = World::new().await;
+    let other: QueueName = "other".parse().unwrap();
+    let mut cancelled = Vec::new();
+    for _ in 0..150 {
+        let job = world.submit(new_job()).await;
+        let patch = JobPatch { queue: Some(other.clone()), ..JobPatch::default() };
+        let (life, namespace) = (&world.life, &world.namespace);
+        let (ended, _moved) = tokio::join!(
+            life.cancel(namespace, job.id, "test"),
+            life.patch(namespace, job.id, &patch)
+        );
+        match ended.unwrap() {
+            Changed::Done(Cancelled::Now(_)) => cancelled.push(job.id),
+            Changed::Done(Cancelled::Requested(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!cancelled.is_empty());
+    // A job behind them in each queue shows that every push has arrived.
+    let here = world.submit(new_job()).await;
+    let there = world.submit(NewJob { queue: other, ..new_job() }).await;
+    let life = &world.life;
+    for (name, last) in [("default", here.id), ("other", there.id)] {
+        let shard = ShardId::first(Namespace::default(), name.parse().unwrap());
+        soon("the last push", || async { life.engine().peek(&shard, last).await.unwrap() }).await;
+        for id in &cancelled {
+            let live = life.engine().peek(&shard, *id).await.unwrap();
+            assert!(live.is_none(), "{id} is cancelled and in the queue {name}: {live:?}");
+        }
+    }
+}
+
+/// Goal: two changes at once leave one form of the job in the engine, in one queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_two_callers_change_at_once_is_in_one_queue_only() {
+    let world = World::new().await;
+    let here = world.shard.clone();
+    let there = ShardId::first(world.namespace.clone(), "other".parse().unwrap());
+    let mut jobs = Vec::new();
+    for _ in 0..150 {
+        let job = world.submit(new_job()).await;
+        let moves = JobPatch { queue: Some(there.queue.clone()), ..JobPatch::default() };
+        let rises = JobPatch { priority: Some(Priority::MAX), ..JobPatch::default() };
+        let (life, namespace) = (&world.life, &world.namespace);
+        let changes = tokio::join!(
+            life.patch(namespace, job.id, &moves),
+            life.patch(namespace, job.id, &rises)
+        );
+        for change in [changes.0.unwrap(), changes.1.unwrap()] {
+            assert!(matches!(change, Changed::Done(_)), "{change:?}");
+        }
+        jobs.push(job.id);
+    }
+    // A job behind them in each queue shows that every push has arrived.
+    for shard in [&here, &there] {
+        let last = world.submit(NewJob { queue: shard.queue.clone(), ..new_job() }).await;
+        soon("the last push", || async { world.life.engine().peek(shard, last.id).await.unwrap() })
+            .await;
+    }
+    for id in jobs {
+        let old = world.life.engine().peek(&here, id).await.unwrap();
+        assert!(old.is_none(), "{id} was moved and is in its old queue: {old:?}");
+        let job = world.job(id).await;
+        assert_eq!((&job.queue, job.priority), (&there.queue, Priority::MAX));
+    }
+}
+
+/// Goal: the holder that a submission replaced does not start after it was shown as cancelled.
+#[tokio::test]
+async fn a_replaced_job_leaves_the_engine_before_the_answer() {
+    let world = World::new().await;
+    let unique = Unique { key: "k".into(), window: None, on_conflict: OnConflict::Replace };
+    let job = || NewJob { unique: Some(unique.clone()), ..new_job() };
+    let old = world.submit(job()).await;
+    soon("the holder in the engine", || async { world.live(old.id).await }).await;
+    let submission = Submission { jobs: vec![job()], atomic: false, idempotency: None };
+    let outcome = world.life.submit(submission).await.unwrap();
+    let SubmitOutcome::Done(results) = outcome else { panic!("{outcome:?}") };
+    let Ok(Accepted::Replaced(new, replaced)) = &results[0] else { panic!("{results:?}") };
+    assert_eq!(*replaced, old.id);
+    let live = world.life.engine().peek(&world.shard, old.id).await.unwrap();
+    assert_eq!(live, None);
+    assert_eq!(world.claim().await.id, new.id);
+    assert!(world.claim_now().await.jobs.is_empty());
+}
+
+/// Goal: a job whose success came by the direct path is not started again when its lease runs out.
+#[tokio::test]
+async fn an_outcome_of_the_direct_path_ends_the_job_in_the_engine_too() {
+    let world = World::new().await;
+    let job = world.submit(new_job()).await;
+    let claimed = world.claim().await;
+    let record = Record {
+        namespace: world.namespace.clone(),
+        id: job.id,
+        fence: claimed.fence,
+        ended: Ended::Succeeded,
+        at: Timestamp::from_millis(2),
+        claimed_at: Some(Timestamp::from_millis(1)),
+        attempt: 1,
+        crashes: 0,
+        worker: None,
+        output: None,
+        error: None,
+        timed_out: false,
+        usage: None,
+    };
+    let replies = world.life.record_direct(vec![record.clone()]).await.unwrap();
+    assert_eq!(replies, [Recorded::Applied]);
+    assert_eq!(world.job(job.id).await.state, JobState::Succeeded);
+    // The lease is asked to stop; when it runs out, the job does not come back.
+    let live = world.life.engine().peek(&world.shard, job.id).await.unwrap().map(|l| l.state);
+    assert!(matches!(live, None | Some(LiveState::Leased { cancel: true, .. })), "{live:?}");
+    assert_eq!(world.life.record_direct(vec![record]).await.unwrap(), [Recorded::Stale]);
+}
+
+/// Goal: a record of a newer build is left to a newer build, not ended as somebody else's.
+#[tokio::test]
+async fn a_job_that_this_build_cannot_read_is_put_off_and_not_ended() {
+    let world = World::new().await;
+    let sound = world.submit(new_job()).await;
+    let strange = world.submit(new_job()).await;
+    soon("both in the engine", || async {
+        (world.live(sound.id).await.is_some() && world.live(strange.id).await.is_some())
+            .then_some(())
+    })
+    .await;
+    let set = "spec = '{\"max_attempts\":\"many\"}'";
+    world.life.ledger().tamper_job(strange.id, set).await.unwrap();
+    let take = |wait| Take {
+        namespace: world.namespace.clone(),
+        worker: WorkerId::generate(),
+        queues: vec![QueueName::default()],
+        kinds: Vec::new(),
+        max: 10,
+        lease: LEASE,
+        wait,
+    };
+    let taken = world.life.take(take(SOON)).await.unwrap();
+    assert_eq!(taken.iter().map(|t| t.job.id).collect::<Vec<_>>(), [sound.id]);
+    world.record().await;
+    // It is not lost: it waits in the engine for a build that can read it, and its attempts have not counted.
+    let live = world.life.engine().peek(&world.shard, strange.id).await.unwrap().unwrap();
+    assert!(matches!(live.state, LiveState::Delayed), "{live:?}");
+    assert_eq!((live.attempt, live.crashes), (0, 0));
+    let spec = serde_json::to_string(&strange.spec).unwrap();
+    world.life.ledger().tamper_job(strange.id, &format!("spec = '{spec}'")).await.unwrap();
+    let job = world.job(strange.id).await;
+    assert_eq!((job.state, job.attempt), (JobState::Scheduled, 0));
+}
+
+/// Goal: the end of a bulk action is noted although the ledger refuses it at first.
+#[tokio::test]
+async fn the_end_of_a_bulk_action_is_noted_again_until_it_is_taken() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        world.submit(new_job()).await;
+    }
+    let (life, namespace) = (&world.life, &world.namespace);
+    let refuse = "CREATE TRIGGER no_end BEFORE UPDATE ON operations WHEN NEW.state <> 'running' \
+                  BEGIN SELECT RAISE(ABORT, 'not now'); END";
+    life.ledger().tamper(refuse.into()).await.unwrap();
+    let filter = JobFilter::default();
+    let operation = life.start_action(namespace, Action::Cancel, filter, "test").await.unwrap();
+    let read =
+        || async { life.ledger().operation(namespace, operation.id).await.unwrap().unwrap() };
+    soon("the last page", || async { (read().await.changed == 3).then_some(()) }).await;
+    // The end is refused by now.
+    for _ in 0..50 {
+        life.ledger().now().await.unwrap();
+    }
+    assert_eq!(read().await.state, "running");
+    life.ledger().tamper("DROP TRIGGER no_end".into()).await.unwrap();
+    let ended = soon("the operation's end", || async {
+        Some(read().await).filter(|operation| operation.state != "running")
+    })
+    .await;
+    assert_eq!((ended.state.as_str(), ended.changed), ("succeeded", 3));
 }

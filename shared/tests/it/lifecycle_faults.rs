@@ -80,11 +80,12 @@ impl World {
         }
     }
 
-    /// Waits until so many jobs of a queue are claimable.
+    /// Waits until so many jobs of a queue are claimable: there, and their shard opened.
     async fn ready(&self, queue: &str, count: u64) {
         let shard = shard(queue);
         until("the jobs are there", async || {
-            self.life.engine().stats(&shard).await.unwrap().ready == count
+            let stats = self.life.engine().stats(&shard).await.unwrap();
+            stats.ready == count && stats.settings.is_some()
         })
         .await;
     }
@@ -129,7 +130,7 @@ async fn leases_are_not_lost_to_a_queue_that_cannot_be_opened() {
     world.ready("sound", 1).await;
     let (namespace, queue) = (Namespace::default(), "broken".parse().unwrap());
     let settings = QueueSettings::default();
-    world.life.ledger().set_queue(&namespace, &queue, &settings).await.unwrap();
+    world.life.ledger().set_queue(&namespace, &queue, None, &settings).await.unwrap().unwrap();
     let key = format!("{}:{{{}}}:ready", world.prefix, shard("broken"));
     server.command(&["SET", &key, "?"]).expect_ok();
 

@@ -56,6 +56,8 @@ faults! {
     expiry_is_ignored: "if unpacked(\">i8\", job, 42) <= now then" => "if false then";
     old_settings_win: "if given_version < version then" => "if given_version < 0 then";
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
-    delayed_jobs_take_room: "call(\"HLEN\", JOBS) - call(\"ZCARD\", DELAYED)" => "call(\"HLEN\", JOBS)";
+    delayed_jobs_take_room: "call(\"HLEN\", JOBS) - waiting" => "call(\"HLEN\", JOBS)";
+    any_number_waits: "(is_later and waiting or head) >= jobs_max" => "not is_later and head >= jobs_max";
+    a_replaced_job_still_waits: "then waiting = waiting - 1 else head" => "then waiting = waiting else head";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
 }

@@ -46,11 +46,13 @@ impl Shard {
                 (default.jobs_max, default.bytes_max)
             }
         };
-        // Those that wait for their time, retries above all, must not keep out what could run now.
-        let head = (self.entries.len() - self.delayed.len()) as u64;
-        let needs_room = replaced_bytes.is_none() && job.run_at <= now;
+        // Those that wait for their time, retries above all, must not keep out what could run now. What is
+        // pushed ahead of its time has a bound of its own.
+        let waiting = self.delayed.len() as u64;
+        let head = self.entries.len() as u64 - waiting;
+        let beside = if job.run_at > now { waiting } else { head };
         let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
-        (!needs_room || head < jobs_max) && bytes <= bytes_max
+        (replaced_bytes.is_some() || beside < jobs_max) && bytes <= bytes_max
     }
 }
 

@@ -58,11 +58,13 @@ fn judge(info: &str) -> Result<(), EngineError> {
             "redis may evict queued jobs: its maxmemory-policy is `{policy}`; set it to `noeviction`"
         )));
     }
+    // Once: every connection of the process comes by here.
+    static SAID: std::sync::Once = std::sync::Once::new();
     if has_known_lua_holes(major, minor, patch) {
-        tracing::warn!(
+        SAID.call_once(|| tracing::warn!(
             version,
             "this redis has known holes in its Lua unless its distributor fixed them (CVE-2025-49844)"
-        );
+        ));
     }
     Ok(())
 }

@@ -127,7 +127,8 @@ impl Head {
 }
 
 impl JobValue {
-    /// Reads a job; its envelope shares the memory.
+    /// Reads a job; its envelope shares the memory. For dumps: the product leaves jobs to the scripts.
+    #[cfg(any(test, feature = "testkit"))]
     pub(super) fn read(mut bytes: Bytes) -> Result<Self, Damaged> {
         let head = Head::read(&mut bytes)?;
         let expires_at = Some(bytes.try_get_i64()?).filter(|us| *us != NUMBER_MAX);

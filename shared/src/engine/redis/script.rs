@@ -26,6 +26,7 @@ pub(super) enum Time {
     /// The server's clock.
     Server,
     /// The last argument, which a test chooses.
+    #[cfg(any(test, feature = "testkit"))]
     Argument,
 }
 
@@ -158,6 +159,7 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         Time::Server => {
             "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n"
         }
+        #[cfg(any(test, feature = "testkit"))]
         Time::Argument => "local now = tonumber(ARGV[#ARGV])\n",
     };
     let defaults = ShardSettings::default();

@@ -119,6 +119,15 @@ struct Listener {
     followed: HashSet<String>,
 }
 
+/// What came of an event while the connection held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// Redis said something: the connection carries.
+    Heard,
+    /// Redis was not asked, which proves nothing.
+    Unasked,
+}
+
 enum Event {
     Message(Option<redis::Msg>),
     Order(Option<Order>),
@@ -168,56 +177,58 @@ impl Listener {
                     if leave_at.is_some_and(|at| at < check_at) { Event::Idle } else { Event::Silence }
                 }
             };
-            let works = match event {
+            let proof = match event {
                 Event::Message(Some(message)) => {
                     self.pass_on(&message);
-                    Ok(())
+                    Ok(Proof::Heard)
                 }
                 Event::Message(None) => Err(()),
                 Event::Order(None) => return Ok(()),
                 Event::Order(Some(order)) => self.obey(&mut sink, order).await,
                 // When the channel is to be left is looked up above.
-                Event::Released => continue,
+                Event::Released => Ok(Proof::Unasked),
                 Event::Idle => self.leave(&mut sink).await,
                 Event::Silence => {
                     let ping = sink.ping::<redis::Value>();
                     let answer = tokio::time::timeout(self.link.timeout(), ping).await;
-                    if matches!(answer, Ok(Ok(_))) { Ok(()) } else { Err(()) }
+                    if matches!(answer, Ok(Ok(_))) { Ok(Proof::Heard) } else { Err(()) }
                 }
             };
-            works.map_err(|()| Heard(true))?;
-            heard_at = Instant::now();
+            // Nothing else puts the check off: a connection that was lost without a word would never get it.
+            if proof.map_err(|()| Heard(true))? == Proof::Heard {
+                heard_at = Instant::now();
+            }
         }
     }
 
-    async fn obey(&mut self, sink: &mut PubSubSink, order: Order) -> Result<(), ()> {
-        self.follow(sink, order.channels).await?;
+    async fn obey(&mut self, sink: &mut PubSubSink, order: Order) -> Result<Proof, ()> {
+        let proof = self.follow(sink, order.channels).await?;
         // Whoever asked may have left; then the subscription is left as well, in time.
         let _ = order.done.send(());
-        Ok(())
+        Ok(proof)
     }
 
     /// Subscribes to those of the channels that it does not follow yet.
-    async fn follow(&mut self, sink: &mut PubSubSink, channels: Vec<String>) -> Result<(), ()> {
+    async fn follow(&mut self, sink: &mut PubSubSink, channels: Vec<String>) -> Result<Proof, ()> {
         let new: Vec<String> =
             channels.into_iter().filter(|channel| !self.followed.contains(channel)).collect();
         if new.is_empty() {
-            return Ok(());
+            return Ok(Proof::Unasked);
         }
         let answer = tokio::time::timeout(self.link.timeout(), sink.subscribe(&new)).await;
         self.followed.extend(new);
-        if matches!(answer, Ok(Ok(()))) { Ok(()) } else { Err(()) }
+        if matches!(answer, Ok(Ok(()))) { Ok(Proof::Heard) } else { Err(()) }
     }
 
     /// Leaves the channels that nobody has listened to for a while.
-    async fn leave(&mut self, sink: &mut PubSubSink) -> Result<(), ()> {
+    async fn leave(&mut self, sink: &mut PubSubSink) -> Result<Proof, ()> {
         let mut left = self.wanted.take_idle();
         left.retain(|channel| self.followed.remove(channel));
         if left.is_empty() {
-            return Ok(());
+            return Ok(Proof::Unasked);
         }
         let answer = tokio::time::timeout(self.link.timeout(), sink.unsubscribe(&left)).await;
-        if matches!(answer, Ok(Ok(()))) { Ok(()) } else { Err(()) }
+        if matches!(answer, Ok(Ok(()))) { Ok(Proof::Heard) } else { Err(()) }
     }
 
     fn pass_on(&self, message: &redis::Msg) {

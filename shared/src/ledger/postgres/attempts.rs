@@ -6,6 +6,8 @@ use sqlx::postgres::PgRow;
 use super::Result;
 use super::error::{BadColumn, unchanged};
 use super::row::{get, maybe_bytes, maybe_error, maybe_time, small, state, unsigned};
+use crate::ledger::unreadable;
+use crate::limits::ATTEMPTS_SHOWN_MAX;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Attempt, AttemptOutcome, JobState};
 use crate::model::name::Namespace;
@@ -20,16 +22,22 @@ pub(super) async fn attempts(
         SELECT a.fence, a.attempt, a.worker, a.started_at, a.finished_at, a.outcome, a.error_code,
             a.error_message, a.error_retryable, a.usage, j.state, j.fence, j.attempt, j.worker,
             j.started_at, j.finished_at, j.usage
-        FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id
+        FROM jobs j LEFT JOIN LATERAL (
+            SELECT * FROM attempts WHERE job_id = j.id ORDER BY fence DESC LIMIT $3
+        ) a ON true
         WHERE j.id = $1 AND j.namespace = $2 ORDER BY a.fence";
     let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
+    let query = query.bind(i64::from(ATTEMPTS_SHOWN_MAX));
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
     let Some(last) = rows.last() else { return Ok(None) };
     let mut attempts = Vec::with_capacity(rows.len() + 1);
     for row in &rows {
         // The join leaves one row without an attempt where there is none.
         if get::<Option<i64>>(row, 0)?.is_some() {
-            attempts.push(attempt(row)?);
+            match attempt(row) {
+                Ok(attempt) => attempts.push(attempt),
+                Err(error) => unreadable::note("an attempt", &error),
+            }
         }
     }
     if let Some(latest) = on_the_job(last)?

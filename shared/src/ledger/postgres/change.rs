@@ -7,8 +7,8 @@ use super::error::{after_write, is_collision, unchanged};
 use super::forget::{self, Forget};
 use super::row::{self, get, job_columns, select_jobs};
 use super::{LedgerError, Result};
-use crate::ledger::{Changed, JobPatch, fit_text};
-use crate::model::id::JobId;
+use crate::ledger::{Changed, Guard, JobPatch, fit_text};
+use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -18,14 +18,15 @@ const TRIES_MAX: u32 = 5;
 
 pub(super) async fn cancel(
     pool: &PgPool,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     running: bool,
     reason: &str,
 ) -> Result<Changed<Job>> {
     const ASK: &str = concat!(
         "WITH asked AS (UPDATE jobs SET cancel_requested = true, cancel_reason = $3 \
-         WHERE id = $1 AND namespace = $2 AND state < 10 RETURNING *) SELECT ",
+         WHERE id = $1 AND namespace = $2 AND state < 10 \
+           AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *) SELECT ",
         job_columns!(),
         " FROM asked j LEFT JOIN job_progress p ON p.job_id = j.id"
     );
@@ -34,7 +35,8 @@ pub(super) async fn cancel(
              finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              changed_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              error_code = 'cancelled', error_message = $3, error_retryable = false \
-         WHERE id = $1 AND namespace = $2 AND state < 10 RETURNING *), \
+         WHERE id = $1 AND namespace = $2 AND state < 10 \
+           AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *), \
          freed AS (DELETE FROM holds h USING ended e WHERE e.unique_key IS NOT NULL \
              AND h.namespace = e.namespace AND h.queue = e.queue AND h.unique_key = e.unique_key \
              AND h.job_id = e.id AND h.until IS NULL) SELECT ",
@@ -43,12 +45,18 @@ pub(super) async fn cancel(
     );
     let sql = if running { ASK } else { END };
     for _ in 0..TRIES_MAX {
-        let query =
-            sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str()).bind(fit_text(reason));
+        let query = sqlx::query(sql)
+            .bind(id.uuid())
+            .bind(namespace.as_str())
+            .bind(fit_text(reason))
+            .bind(seen.map(|seen| row::int8(seen.fence.0)))
+            .bind(seen.map(|seen| seen.queue.as_str()));
         match query.fetch_optional(pool).await {
             Ok(Some(row)) => return Ok(Changed::Done(row::job(&row)?)),
             Ok(None) => match recorded_state(pool, namespace, id).await? {
-                Some(state) if state.is_terminal() => return Ok(Changed::Refused(state)),
+                Some(state) if state.is_terminal() || seen.is_some() => {
+                    return Ok(Changed::Refused(state));
+                }
                 // Redriven between the two statements.
                 Some(_) => {}
                 None => return Ok(Changed::Unknown),
@@ -74,7 +82,7 @@ async fn recorded_state(
 /// What a change does to a job whose row is locked.
 enum Step<'a> {
     Redrive,
-    Patch(&'a JobPatch),
+    Patch(&'a JobPatch, Option<Guard<'a>>),
 }
 
 pub(super) async fn redrive(
@@ -87,8 +95,8 @@ pub(super) async fn redrive(
 
 pub(super) async fn patch(
     pool: &PgPool,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     patch: &JobPatch,
 ) -> Result<Changed<Job>> {
     if let Some(tags) = &patch.tags
@@ -96,7 +104,7 @@ pub(super) async fn patch(
     {
         return Err(LedgerError::Failed("a tag contains a NUL character".into()));
     }
-    change(pool, namespace, id, &Step::Patch(patch)).await
+    change(pool, namespace, id, &Step::Patch(patch, seen)).await
 }
 
 /// Runs a change in a transaction; again where it met a deadlock, which undid it.
@@ -151,6 +159,7 @@ struct Locked {
     unique_key: Option<String>,
     is_windowed: bool,
     spec: String,
+    fence: Fence,
 }
 
 async fn change_in(
@@ -159,7 +168,7 @@ async fn change_in(
     id: JobId,
     step: &Step<'_>,
 ) -> Result<Changed<Job>, Fault> {
-    let sql = "SELECT state, queue, unique_key, unique_until, spec FROM jobs \
+    let sql = "SELECT state, queue, unique_key, unique_until, spec, fence FROM jobs \
                WHERE id = $1 AND namespace = $2 FOR UPDATE";
     let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
     let Some(row) = query.fetch_optional(&mut *connection).await? else {
@@ -168,7 +177,8 @@ async fn change_in(
     let job = locked(&row)?;
     let done = match step {
         Step::Redrive => redrive_in(connection, namespace, id, &job).await?,
-        Step::Patch(patch) => patch_in(connection, namespace, id, &job, patch).await?,
+        Step::Patch(_, Some(seen)) if job.fence != seen.fence || job.queue != *seen.queue => false,
+        Step::Patch(patch, _) => patch_in(connection, namespace, id, &job, patch).await?,
     };
     if !done {
         return Ok(Changed::Refused(job.state));
@@ -185,6 +195,7 @@ fn locked(row: &PgRow) -> Result<Locked> {
         unique_key: get(row, 2)?,
         is_windowed: get::<Option<i64>>(row, 3)?.is_some(),
         spec: get(row, 4)?,
+        fence: Fence(row::unsigned(row, 5, "fence")?),
     })
 }
 
@@ -295,14 +306,19 @@ async fn patch_in(
 }
 
 /// Makes the queue, and takes the job's unique key along; whether the key is free there.
+///
+/// # Errors
+/// [`LedgerError::TooManyQueues`], too.
 async fn move_to_queue(
     connection: &mut PgConnection,
     namespace: &Namespace,
     id: JobId,
     job: &Locked,
     to: &QueueName,
-) -> Result<bool, sqlx::Error> {
-    super::queues::make(&mut *connection, namespace, to).await?;
+) -> Result<bool, Fault> {
+    if !super::queues::make(&mut *connection, namespace, to).await? {
+        return Err(LedgerError::TooManyQueues.into());
+    }
     let Some(key) = &job.unique_key else { return Ok(true) };
     let sql = "DELETE FROM holds WHERE namespace = $1 AND queue = $2 AND unique_key = $3 \
                AND job_id = $4 RETURNING until";

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
+use super::bounds;
 use super::error::unchanged;
 use super::{LedgerError, Result};
 use crate::config::LedgerSettings;
@@ -15,6 +16,14 @@ use crate::config::LedgerSettings;
 const BULK_CONNECTIONS: u32 = 4;
 /// Longest wait for a connection, new or of a pool.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the answer to the ROLLBACK before a connection goes back into its pool.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A pooled connection that was used so lately is taken without asking whether it still answers.
+const FRESH: Duration = Duration::from_secs(1);
+/// Longest wait for the answer of one that was not; several dead ones must fit into [`CONNECT_TIMEOUT`].
+const PING_TIMEOUT: Duration = Duration::from_millis(400);
+/// Longest wait of a group commit for somebody else's lock. Short: everybody in the group waits with it.
+const WRITER_LOCK_TIMEOUT: &str = "200ms";
 /// Oldest PostgreSQL that the statements are written for.
 const VERSION_MIN: i32 = 14;
 
@@ -41,6 +50,11 @@ pub(super) fn options(settings: &LedgerSettings) -> Result<PgConnectOptions> {
         .disable_statement_logging())
 }
 
+/// For the writers of groups.
+pub(super) fn writer_options(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().options([("lock_timeout", WRITER_LOCK_TIMEOUT)])
+}
+
 /// For reads and rare writes.
 pub(super) fn pool(options: &PgConnectOptions, most: u32) -> PgPool {
     pool_of(most).connect_lazy_with(options.clone())
@@ -55,16 +69,28 @@ pub(super) fn bulk_pool(options: &PgConnectOptions) -> PgPool {
 }
 
 fn pool_of(most: u32) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(most).acquire_timeout(CONNECT_TIMEOUT).after_release(
-        |connection, _| {
+    PgPoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        // One that was given back a moment ago has answered then; asking again would double every read.
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                if about.idle_for > FRESH {
+                    bounds::exchange(PING_TIMEOUT, connection.ping()).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_release(|connection, _| {
             Box::pin(async move {
                 // A `begin` whose future was dropped leaves a transaction open that the driver does not
                 // know of; what the next user writes would be lost with it.
-                connection.execute("ROLLBACK").await?;
+                // One that does not answer is closed.
+                bounds::roll_back(connection, RELEASE_TIMEOUT).await?;
                 Ok(true)
             })
-        },
-    )
+        })
 }
 
 /// A connection of its own, outside the pools.

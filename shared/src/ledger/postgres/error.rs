@@ -70,6 +70,11 @@ pub(super) fn is_collision(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the statement waited too long for somebody else's lock (55P03). Nothing was changed.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(cause) if cause.code().as_deref() == Some("55P03"))
+}
+
 /// A stored value that this build does not understand.
 #[derive(Debug, thiserror::Error)]
 #[error("column {column} of the ledger holds what this build does not understand")]

@@ -19,7 +19,7 @@ const TRIES_MAX: u32 = 5;
 const FORGET: &str = "
 WITH dead AS (
     DELETE FROM jobs
-    WHERE id = ANY($1) AND state >= 10 AND finished_at < $2 AND ($3::text IS NULL OR namespace = $3)
+    WHERE id = ANY($1) AND state >= 10 AND changed_at < $2 AND ($3::text IS NULL OR namespace = $3)
     RETURNING id, namespace, queue, unique_key, payload_blob, output_blob
 ), attempts_gone AS (
     DELETE FROM attempts a USING dead d WHERE a.job_id = d.id
@@ -52,6 +52,7 @@ WHERE b.namespace = n.namespace AND b.id = n.id AND b.refs = 0";
 /// Which jobs.
 pub(super) struct Forget<'a> {
     pub(super) ids: Vec<Uuid>,
+    /// By ledger time.
     pub(super) ended_before: Timestamp,
     /// By hand, in this namespace; `None`: pruned.
     pub(super) namespace: Option<&'a Namespace>,

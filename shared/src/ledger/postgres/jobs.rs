@@ -1,5 +1,6 @@
 //! Jobs, read: by id, in lists, and those that the sweep asks for.
 
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -28,7 +29,18 @@ pub(super) async fn job(pool: &PgPool, namespace: &Namespace, id: JobId) -> Resu
 pub(super) async fn jobs(pool: &PgPool, ids: &[JobId]) -> Result<Vec<Job>> {
     const SQL: &str = select_jobs!("jobs", "WHERE j.id = ANY($1)");
     let rows = sqlx::query(SQL).bind(uuids(ids)).fetch_all(pool).await.map_err(unchanged)?;
-    row::jobs(&rows)
+    Ok(row::jobs(&rows))
+}
+
+pub(super) async fn on_record(
+    pool: &PgPool,
+    namespace: &Namespace,
+    ids: &[JobId],
+) -> Result<Vec<JobId>> {
+    let sql = "SELECT id FROM jobs WHERE id = ANY($1) AND namespace = $2";
+    let query = sqlx::query_scalar(sql).bind(uuids(ids)).bind(namespace.as_str());
+    let found: Vec<Uuid> = query.fetch_all(pool).await.map_err(unchanged)?;
+    Ok(found.into_iter().map(JobId::from_uuid).collect())
 }
 
 pub(super) async fn terminal_among(pool: &PgPool, ids: &[JobId]) -> Result<Vec<JobId>> {
@@ -42,6 +54,20 @@ fn uuids(ids: &[JobId]) -> Vec<Uuid> {
     ids.iter().map(|id| id.uuid()).collect()
 }
 
+/// Jobs of a queue that are neither terminal nor blocked, counted up to a bound.
+pub(super) async fn waiting(
+    pool: &PgPool,
+    namespace: &Namespace,
+    queue: &QueueName,
+    at_most: u64,
+) -> Result<u64> {
+    let sql = "SELECT count(*) FROM (SELECT FROM jobs WHERE namespace = $1 AND queue = $2 \
+               AND state < 10 AND state <> 0 LIMIT $3) AS waiting";
+    let query =
+        sqlx::query(sql).bind(namespace.as_str()).bind(queue.as_str()).bind(row::int8(at_most));
+    row::unsigned(&query.fetch_one(pool).await.map_err(unchanged)?, 0, "count")
+}
+
 pub(super) async fn unfinished(
     pool: &PgPool,
     (namespace, queue): (&Namespace, &QueueName),
@@ -49,7 +75,7 @@ pub(super) async fn unfinished(
     changed_before: Timestamp,
     after: Option<JobId>,
     limit: u32,
-) -> Result<Vec<Job>> {
+) -> Result<JobPage> {
     const SQL: &str = select_jobs!(
         "(SELECT * FROM jobs WHERE namespace = $1 AND queue = $2 AND state < 10 AND state <> 0 \
           AND run_at < $3 AND changed_at < $4 AND id > $5 ORDER BY id LIMIT $6)",
@@ -65,7 +91,7 @@ pub(super) async fn unfinished(
         .fetch_all(pool)
         .await
         .map_err(unchanged)?;
-    row::jobs(&rows)
+    Ok(JobPage { next: full(&rows, limit)?, jobs: row::jobs(&rows) })
 }
 
 /// The page of a list: filters over a window of ids. `$source` gives the window, newest first.
@@ -138,31 +164,33 @@ pub(super) async fn list(
     let before = before.map_or(to, |id| id.uuid().min(to));
     let pattern = filter.text.as_deref().map(like_pattern);
     let mut window = Window { sql, namespace, filter, before, from, pattern, limit };
-    let jobs = window.page(pool).await?;
-    if let Some(next) = full(&jobs, limit) {
-        return Ok(JobPage { jobs, next: Some(next) });
+    let rows = window.page(pool).await?;
+    if let Some(next) = full(&rows, limit)? {
+        return Ok(JobPage { jobs: row::jobs(&rows), next: Some(next) });
     }
     // The window may have been cut short. Where, is looked up first, and the page is read again down to
     // there, so that jobs deleted in between don't move the edge past others that were not looked at.
     let Some(edge) = window.edge(pool).await? else {
-        return Ok(JobPage { jobs, next: None });
+        return Ok(JobPage { jobs: row::jobs(&rows), next: None });
     };
     window.from = edge;
-    let jobs = window.page(pool).await?;
-    let next = full(&jobs, limit).or(Some(JobId::from_uuid(edge)));
-    Ok(JobPage { jobs, next })
+    let rows = window.page(pool).await?;
+    let next = full(&rows, limit)?.or(Some(JobId::from_uuid(edge)));
+    Ok(JobPage { jobs: row::jobs(&rows), next })
 }
 
-fn full(jobs: &[Job], limit: u32) -> Option<JobId> {
-    let is_full = u32::try_from(jobs.len()).is_ok_and(|len| len >= limit);
-    jobs.last().filter(|_| is_full).map(|job| job.id)
+/// The last id of as many rows as were asked for, read or not: where the next page starts.
+fn full(rows: &[PgRow], limit: u32) -> Result<Option<JobId>> {
+    let is_full = u32::try_from(rows.len()).is_ok_and(|len| len >= limit);
+    let last = rows.last().filter(|_| is_full);
+    last.map(|row| Ok(JobId::from_uuid(row::get(row, 0)?))).transpose()
 }
 
 impl Window<'_> {
-    async fn page(&self, pool: &PgPool) -> Result<Vec<Job>> {
+    async fn page(&self, pool: &PgPool) -> Result<Vec<PgRow>> {
         let filter = self.filter;
         let states: Vec<i16> = filter.states.iter().map(|s: &JobState| *s as i16).collect();
-        let rows = sqlx::query(self.sql[0])
+        sqlx::query(self.sql[0])
             .bind(self.namespace.as_str())
             .bind(self.before)
             .bind(self.from)
@@ -178,8 +206,7 @@ impl Window<'_> {
             .bind(i64::from(self.limit))
             .fetch_all(pool)
             .await
-            .map_err(unchanged)?;
-        row::jobs(&rows)
+            .map_err(unchanged)
     }
 
     async fn edge(&self, pool: &PgPool) -> Result<Option<Uuid>> {

@@ -6,6 +6,7 @@ use sqlx::postgres::PgRow;
 use super::Result;
 use super::error::{BadColumn, after_write, unchanged};
 use super::row::{get, maybe_time, time};
+use crate::ledger::unreadable::readable;
 use crate::ledger::{ApiKey, Role, fit_text};
 use crate::model::id::KeyId;
 use crate::model::name::Namespace;
@@ -61,7 +62,7 @@ pub(super) async fn keys(pool: &PgPool) -> Result<Vec<ApiKey>> {
     let sql = "SELECT id, public, secret_hash, name, role, namespace, created_at, expires_at, revoked_at \
                FROM api_keys ORDER BY created_at DESC, id DESC LIMIT $1";
     let rows = sqlx::query(sql).bind(KEYS_MAX).fetch_all(pool).await.map_err(unchanged)?;
-    rows.iter().map(key_of).collect()
+    Ok(readable("a key", &rows, key_of))
 }
 
 fn key_of(row: &PgRow) -> Result<ApiKey> {

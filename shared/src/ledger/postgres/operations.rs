@@ -6,19 +6,20 @@ use sqlx::postgres::PgRow;
 use super::Result;
 use super::error::{after_write, unchanged};
 use super::row::{get, int8, maybe_time, parse, time, unsigned};
-use crate::ledger::{Operation, fit_text};
+use crate::ledger::{Operation, SILENT_OPERATION, fit_text};
 use crate::model::id::OperationId;
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 
 pub(super) async fn put(pool: &PgPool, operation: &Operation) -> Result<()> {
     let sql = "INSERT INTO operations (namespace, id, action, state, matched, changed, error, created_at, \
-                   finished_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+                   finished_at, changed_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
+                   (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
                ON CONFLICT (namespace, id) DO UPDATE SET action = EXCLUDED.action, \
                    state = EXCLUDED.state, matched = EXCLUDED.matched, changed = EXCLUDED.changed, \
                    error = EXCLUDED.error, created_at = EXCLUDED.created_at, \
-                   finished_at = EXCLUDED.finished_at";
+                   finished_at = EXCLUDED.finished_at, changed_at = EXCLUDED.changed_at";
     sqlx::query(sql)
         .bind(operation.namespace.as_str())
         .bind(operation.id.uuid())
@@ -33,6 +34,14 @@ pub(super) async fn put(pool: &PgPool, operation: &Operation) -> Result<()> {
         .await
         .map_err(after_write)?;
     Ok(())
+}
+
+pub(super) async fn fail_silent(pool: &PgPool, silent_since: Timestamp) -> Result<u64> {
+    let sql = "UPDATE operations SET state = 'failed', error = $2, \
+                   finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+               WHERE state = 'running' AND coalesce(changed_at, created_at) < $1";
+    let query = sqlx::query(sql).bind(silent_since.micros()).bind(SILENT_OPERATION);
+    Ok(query.execute(pool).await.map_err(after_write)?.rows_affected())
 }
 
 pub(super) async fn operation(

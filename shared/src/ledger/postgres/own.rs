@@ -1,13 +1,14 @@
 //! Submissions with a transaction of their own: large ones, atomic ones, and those whose keys need a
 //! second look. Row by row where a row asks for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
+use super::bounds::exchange;
 use super::error::{is_collision, is_lost, unchanged};
 use super::insert::{Made, accepted, unpack_ids};
 use super::own_rows::Rows;
@@ -17,7 +18,7 @@ use super::{Inner, LedgerError, Result};
 use crate::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
-use crate::model::name::Namespace;
+use crate::model::name::{Namespace, QueueName};
 
 /// Tries of one transaction: after a lost connection that committed nothing, or a deadlock.
 const TRIES_MAX: u32 = 6;
@@ -28,7 +29,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 pub(super) fn spawn(inner: &Arc<Inner>, pending: Pending) {
     let task_inner = Arc::clone(inner);
     inner.tasks.spawn(async move {
-        let outcome = commit(&task_inner, &pending.submission).await;
+        let outcome = commit(&task_inner, &pending.submission, &pending.closed).await;
         pending.answer(outcome);
     });
 }
@@ -45,19 +46,38 @@ pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) 
             atomic: pending.submission.atomic,
             idempotency: pending.submission.idempotency.clone(),
         };
-        let outcome = match commit(&task_inner, &rest).await {
-            Ok(SubmitOutcome::Done(rest)) => {
-                let mut rest = rest.into_iter();
-                let results = jobs.into_iter().zip(times).map(|(job, time)| match time {
-                    Some(created_at) => Ok(Accepted::New(accepted(job, created_at))),
-                    None => rest.next().expect("one result for each job that was left"),
-                });
-                Ok(SubmitOutcome::Done(results.collect()))
+        let rest = match commit(&task_inner, &rest, &pending.closed).await {
+            Ok(SubmitOutcome::Done(results)) => results,
+            // What is committed is said, always: the caller would submit it again.
+            Err(error) if rest.jobs.len() < jobs.len() => {
+                let refused = refused_by(&error);
+                rest.jobs.iter().map(|_| Err(refused.clone())).collect()
             }
-            other => other,
+            other => return pending.answer(other),
         };
-        pending.answer(outcome);
+        let mut rest = rest.into_iter();
+        let results = jobs.into_iter().zip(times).map(|(job, time)| match time {
+            Some(created_at) => Ok(Accepted::New(accepted(job, created_at))),
+            None => rest.next().expect("one result for each job that was left"),
+        });
+        let outcome = SubmitOutcome::Done(results.collect());
+        pending.answer(Ok(outcome));
     });
+}
+
+/// What is said of the jobs that were left when their transaction failed.
+fn refused_by(error: &LedgerError) -> Refused {
+    match error {
+        LedgerError::OutcomeUnknown => Refused::OutcomeUnknown,
+        LedgerError::TooManyQueues => Refused::TooManyQueues,
+        LedgerError::Unavailable(cause) | LedgerError::Failed(cause) => {
+            tracing::warn!(error = %cause, "the rest of a submission was not committed");
+            Refused::Unavailable
+        }
+        LedgerError::Overloaded | LedgerError::Schema(_) | LedgerError::Unfit(_) => {
+            Refused::Unavailable
+        }
+    }
 }
 
 /// How far a transaction got.
@@ -69,11 +89,22 @@ enum Prepared {
 }
 
 /// Runs the transaction until it is known what became of it.
-async fn commit(inner: &Inner, submission: &Submission) -> Result<SubmitOutcome> {
+async fn commit(
+    inner: &Inner,
+    submission: &Submission,
+    closed: &HashSet<QueueName>,
+) -> Result<SubmitOutcome> {
+    let started = Instant::now();
     for _ in 0..TRIES_MAX {
-        let mut connection = inner.bulk.acquire().await.map_err(unchanged)?;
-        let backend = Backend::of(&mut connection).await.map_err(unchanged)?;
-        let (error, ready) = match attempt(&mut connection, submission).await {
+        // What took so long once takes as long again, and holds one of few connections meanwhile.
+        if started.elapsed() >= SILENCE_MAX {
+            let text = "the submission took too long; send it in smaller parts";
+            return Err(LedgerError::Unavailable(text.into()));
+        }
+        let mut connection = inner.own.acquire().await.map_err(unchanged)?;
+        let backend = exchange(inner.silence, Backend::of(&mut connection)).await;
+        let backend = backend.map_err(unchanged)?;
+        let (error, ready) = match attempt(&mut connection, submission, closed).await {
             Ok(outcome) => return Ok(outcome),
             Err(failed) => failed,
         };
@@ -90,7 +121,7 @@ async fn commit(inner: &Inner, submission: &Submission) -> Result<SubmitOutcome>
         };
         let Some(outcome) = ready else { continue };
         let ids: Vec<_> = new_ids(&outcome).collect();
-        match committed(&mut fresh, &ids).await {
+        match exchange(inner.silence, committed(&mut fresh, &ids)).await {
             Ok(found) if found.is_empty() => {}
             Ok(_) => return Ok(outcome),
             Err(_) => return Err(LedgerError::OutcomeUnknown),
@@ -105,23 +136,21 @@ type Failed = (sqlx::Error, Option<SubmitOutcome>);
 async fn attempt(
     connection: &mut PgConnection,
     submission: &Submission,
+    closed: &HashSet<QueueName>,
 ) -> Result<SubmitOutcome, Failed> {
-    let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-    let mut transaction = connection.begin().await.map_err(|e| (e, None))?;
-    let preparing = tokio::time::timeout(SILENCE_MAX, prepare(&mut transaction, submission));
-    let prepared = preparing.await.unwrap_or_else(|_| Err(silent())).map_err(|e| (e, None))?;
+    let beginning = exchange(SILENCE_MAX, connection.begin());
+    let mut transaction = beginning.await.map_err(|e| (e, None))?;
+    let preparing = exchange(SILENCE_MAX, prepare(&mut transaction, submission, closed));
+    let prepared = preparing.await.map_err(|e| (e, None))?;
     match prepared {
         Prepared::Answered(outcome) => {
-            transaction.rollback().await.map_err(|e| (e, None))?;
+            exchange(SILENCE_MAX, transaction.rollback()).await.map_err(|e| (e, None))?;
             Ok(outcome)
         }
-        Prepared::Ready(outcome) => {
-            let committing = tokio::time::timeout(SILENCE_MAX, transaction.commit());
-            match committing.await.unwrap_or_else(|_| Err(silent())) {
-                Ok(()) => Ok(outcome),
-                Err(error) => Err((error, Some(outcome))),
-            }
-        }
+        Prepared::Ready(outcome) => match exchange(SILENCE_MAX, transaction.commit()).await {
+            Ok(()) => Ok(outcome),
+            Err(error) => Err((error, Some(outcome))),
+        },
     }
 }
 
@@ -140,6 +169,7 @@ fn new_ids(outcome: &SubmitOutcome) -> impl Iterator<Item = Uuid> {
 async fn prepare(
     connection: &mut PgConnection,
     submission: &Submission,
+    closed: &HashSet<QueueName>,
 ) -> Result<Prepared, sqlx::Error> {
     let sql = "SELECT set_config('statement_timeout', '30s', true)";
     sqlx::query(sql).execute(&mut *connection).await?;
@@ -150,7 +180,7 @@ async fn prepare(
     {
         return Ok(Prepared::Answered(outcome));
     }
-    let mut rows = Rows::new(connection, &submission.jobs);
+    let mut rows = Rows::new(connection, &submission.jobs, closed);
     rows.insert_all().await?;
     let results = rows.results();
     if submission.atomic && results.iter().any(Result::is_err) {

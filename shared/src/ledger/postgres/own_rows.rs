@@ -24,15 +24,21 @@ type Outcome = Result<Accepted, Refused>;
 pub(super) struct Rows<'a> {
     connection: &'a mut PgConnection,
     jobs: &'a [NewJob],
+    /// Queues that do not exist and may not be made.
+    closed: &'a HashSet<QueueName>,
     outcomes: Vec<Option<Outcome>>,
     /// Who holds the keys that these rows met.
     holders: HashMap<(&'a QueueName, &'a str), JobId>,
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(connection: &'a mut PgConnection, jobs: &'a [NewJob]) -> Self {
+    pub(super) fn new(
+        connection: &'a mut PgConnection,
+        jobs: &'a [NewJob],
+        closed: &'a HashSet<QueueName>,
+    ) -> Self {
         let outcomes = jobs.iter().map(|_| None).collect();
-        Self { connection, jobs, outcomes, holders: HashMap::new() }
+        Self { connection, jobs, closed, outcomes, holders: HashMap::new() }
     }
 
     /// One outcome for each job, in order.
@@ -49,6 +55,8 @@ impl<'a> Rows<'a> {
         for (n, job) in self.jobs.iter().enumerate() {
             if let Some(fault) = unfit_text(job) {
                 self.outcomes[n] = Some(Err(Refused::BadData(fault.into())));
+            } else if self.closed.contains(&job.queue) {
+                self.outcomes[n] = Some(Err(Refused::TooManyQueues));
             } else if unique_of(job).is_none_or(|unique| seen.insert(unique)) {
                 first.push(n);
             }

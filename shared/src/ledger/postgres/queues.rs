@@ -6,16 +6,16 @@ use std::sync::{Mutex, MutexGuard};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool};
 
-use super::Result;
 use super::error::{after_write, unchanged};
-use super::row::{get, json, parse, time, to_json, unsigned};
-use crate::ledger::{Paused, Queue, QueueSettings};
+use super::row::{get, int8, json, parse, time, to_json, unsigned};
+use super::{Inner, LedgerError, Result};
+use crate::ledger::unreadable::readable;
+use crate::ledger::{Paused, Queue, QueueCursor, QueuePage, QueueSettings, Submission};
+use crate::limits::QUEUES_PER_NAMESPACE_MAX;
 use crate::model::name::{Namespace, QueueName};
 
-/// Most queues of one answer.
-const QUEUES_MAX: i64 = 10_000;
 /// Most queues that a process remembers to exist.
-const KNOWN_MAX: usize = 10_000;
+const KNOWN_MAX: usize = 50_000;
 
 /// Queues that are known to exist, so that submissions need not name them. None is ever deleted.
 #[derive(Default)]
@@ -26,6 +26,12 @@ pub(super) struct KnownQueues {
 impl KnownQueues {
     fn known(&self) -> MutexGuard<'_, HashSet<(Namespace, QueueName)>> {
         self.known.lock().expect("no holder of this lock panics")
+    }
+
+    /// Whether none of a submission's queues may have to be made.
+    pub(super) fn has_all_of(&self, submission: &Submission) -> bool {
+        let queues = submission.jobs.iter().map(|job| (&job.namespace, &job.queue)).collect();
+        self.unknown(queues).is_empty()
     }
 
     /// Those that may have to be made.
@@ -82,30 +88,84 @@ pub(super) async fn queue(
     row.as_ref().map(queue_of).transpose()
 }
 
-pub(super) async fn queues(pool: &PgPool, namespace: Option<&Namespace>) -> Result<Vec<Queue>> {
-    let sql = "SELECT namespace, name, settings, version, paused, created_at FROM queues \
-               WHERE $1::text IS NULL OR namespace = $1 \
-               ORDER BY name COLLATE \"C\", namespace COLLATE \"C\" LIMIT $2";
-    let query = sqlx::query(sql).bind(namespace.map(Namespace::as_str)).bind(QUEUES_MAX);
+pub(super) async fn page(
+    pool: &PgPool,
+    namespace: Option<&Namespace>,
+    after: Option<&QueueCursor>,
+    limit: u32,
+) -> Result<QueuePage> {
+    const OF_ONE: &str = "SELECT namespace, name, settings, version, paused, created_at FROM queues \
+         WHERE namespace COLLATE \"C\" = $1 AND name COLLATE \"C\" > $2 \
+         ORDER BY namespace COLLATE \"C\", name COLLATE \"C\" LIMIT $3";
+    const OF_ALL: &str = "SELECT namespace, name, settings, version, paused, created_at FROM queues \
+         WHERE (namespace COLLATE \"C\", name COLLATE \"C\") > ($1, $2) \
+         ORDER BY namespace COLLATE \"C\", name COLLATE \"C\" LIMIT $3";
+    let after = after.map_or(("", ""), |after| (after.namespace.as_str(), after.name.as_str()));
+    let query = match namespace {
+        Some(namespace) => sqlx::query(OF_ONE).bind(namespace.as_str()),
+        None => sqlx::query(OF_ALL).bind(after.0),
+    };
+    let query = query.bind(after.1).bind(i64::from(limit));
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    rows.iter().map(queue_of).collect()
+    let is_full = u32::try_from(rows.len()).is_ok_and(|len| len >= limit);
+    let last = rows.last().filter(|_| is_full);
+    let next = last.map(cursor).transpose()?;
+    Ok(QueuePage { queues: readable("a queue", &rows, queue_of), next })
+}
+
+fn cursor(row: &PgRow) -> Result<QueueCursor> {
+    Ok(QueueCursor { namespace: get(row, 0)?, name: get(row, 1)? })
+}
+
+/// The queues of a submission that do not exist, and for which its namespace has no room.
+pub(super) async fn closed_to(
+    inner: &Inner,
+    submission: &Submission,
+) -> Result<HashSet<QueueName>> {
+    let queues = submission.jobs.iter().map(|job| (&job.namespace, &job.queue)).collect();
+    let unknown = inner.known_queues.unknown(queues);
+    // A submission is of one namespace.
+    let Some((namespace, _)) = unknown.first().copied() else { return Ok(HashSet::new()) };
+    let names: Vec<&str> = unknown.iter().map(|(_, name)| name.as_str()).collect();
+    let sql = "SELECT w.name FROM unnest($2::text[]) AS w(name) WHERE NOT EXISTS \
+                   (SELECT FROM queues q WHERE q.namespace = $1 AND q.name = w.name) ORDER BY w.name";
+    let query = sqlx::query_scalar(sql).bind(namespace.as_str()).bind(names);
+    let new: Vec<String> = query.fetch_all(&inner.pool).await.map_err(unchanged)?;
+    if new.is_empty() {
+        let known = unknown.iter().map(|(n, q)| ((*n).clone(), (*q).clone()));
+        inner.known_queues.add(known.collect());
+        return Ok(HashSet::new());
+    }
+    let sql = "SELECT count(*) FROM (SELECT FROM queues WHERE namespace = $1 LIMIT $2) q";
+    let most = int8(QUEUES_PER_NAMESPACE_MAX);
+    let query = sqlx::query_scalar(sql).bind(namespace.as_str()).bind(most);
+    let there: i64 = query.fetch_one(&inner.pool).await.map_err(unchanged)?;
+    let room = usize::try_from(most - there).unwrap_or(0);
+    let over: HashSet<&str> = new.iter().skip(room).map(String::as_str).collect();
+    let closed = unknown.iter().filter(|(_, name)| over.contains(name.as_str()));
+    Ok(closed.map(|(_, name)| (*name).clone()).collect())
 }
 
 pub(super) async fn set_queue(
     pool: &PgPool,
     namespace: &Namespace,
     name: &QueueName,
+    seen: Option<u64>,
     settings: &QueueSettings,
-) -> Result<Queue> {
+) -> Result<Option<Queue>> {
+    // One that has just been made has version 1, whoever made it, and no settings to lose.
     let sql = returning_queue!(
-        "INSERT INTO queues AS q (namespace, name, settings, created_at) \
-         VALUES ($1, $2, $3, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-         ON CONFLICT (namespace, name) DO UPDATE \
-             SET settings = EXCLUDED.settings, version = q.version + 1"
+        "UPDATE queues AS q SET settings = $3, version = q.version + 1 \
+         WHERE namespace = $1 AND name = $2 AND ($4::bigint IS NULL OR version = greatest($4, 1))"
     );
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(name.as_str());
-    let query = query.bind(to_json(settings)?);
-    queue_of(&query.fetch_one(pool).await.map_err(after_write)?)
+    let query = query.bind(to_json(settings)?).bind(seen.map(int8));
+    let mut connection = pool.acquire().await.map_err(unchanged)?;
+    if !make(&mut connection, namespace, name).await.map_err(after_write)? {
+        return Err(LedgerError::TooManyQueues);
+    }
+    let found = query.fetch_optional(&mut *connection).await.map_err(after_write)?;
+    found.as_ref().map(queue_of).transpose()
 }
 
 pub(super) async fn set_paused(
@@ -122,19 +182,29 @@ pub(super) async fn set_paused(
     );
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(name.as_str());
     let query = query.bind(paused.map(to_json).transpose()?);
-    queue_of(&query.fetch_one(pool).await.map_err(after_write)?)
+    let mut connection = pool.acquire().await.map_err(unchanged)?;
+    if !make(&mut connection, namespace, name).await.map_err(after_write)? {
+        return Err(LedgerError::TooManyQueues);
+    }
+    queue_of(&query.fetch_one(&mut *connection).await.map_err(after_write)?)
 }
 
-/// Makes a queue if need be, as part of a transaction.
+/// Makes a queue if need be, perhaps as part of a transaction; `false`: there is no room for it.
 pub(super) async fn make(
     connection: &mut PgConnection,
     namespace: &Namespace,
     name: &QueueName,
-) -> Result<(), sqlx::Error> {
-    let sql = "INSERT INTO queues (namespace, name, created_at) \
-               VALUES ($1, $2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-               ON CONFLICT (namespace, name) DO NOTHING";
+) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT EXISTS (SELECT FROM queues WHERE namespace = $1 AND name = $2)";
+    let query = sqlx::query_scalar(sql).bind(namespace.as_str()).bind(name.as_str());
+    if query.fetch_one(&mut *connection).await? {
+        return Ok(true);
+    }
+    let sql = "INSERT INTO queues AS q (namespace, name, created_at) \
+               SELECT $1, $2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+               WHERE (SELECT count(*) FROM (SELECT FROM queues WHERE namespace = $1 LIMIT $3) n) < $3 \
+               ON CONFLICT (namespace, name) DO UPDATE SET name = q.name";
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(name.as_str());
-    query.execute(connection).await?;
-    Ok(())
+    let made = query.bind(int8(QUEUES_PER_NAMESPACE_MAX)).execute(connection).await?;
+    Ok(made.rows_affected() > 0)
 }

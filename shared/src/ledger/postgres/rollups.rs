@@ -7,6 +7,7 @@ use super::Result;
 use super::error::{BadColumn, unchanged};
 use super::row::{get, parse, time, unsigned};
 use crate::ledger::Rollup;
+use crate::ledger::unreadable::readable;
 use crate::model::job::AttemptOutcome;
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
@@ -24,7 +25,7 @@ pub(super) async fn rollups(
                ORDER BY minute, queue, kind, outcome LIMIT $3";
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(since.micros()).bind(ROLLUPS_MAX);
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    rows.iter().map(rollup).collect()
+    Ok(readable("a roll-up", &rows, rollup))
 }
 
 fn rollup(row: &PgRow) -> Result<Rollup> {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::error::{BadColumn, unchanged};
 use super::{LedgerError, Result};
+use crate::ledger::unreadable::readable;
 use crate::model::id::{BlobId, Fence, JobId, WorkflowId};
 use crate::model::job::{Job, JobError, JobState, Priority, Progress, StepRef, Value};
 use crate::model::time::Timestamp;
@@ -161,8 +162,9 @@ pub(super) fn job(row: &PgRow) -> Result<Job> {
     })
 }
 
-pub(super) fn jobs(rows: &[PgRow]) -> Result<Vec<Job>> {
-    rows.iter().map(job).collect()
+/// Those that read.
+pub(super) fn jobs(rows: &[PgRow]) -> Vec<Job> {
+    readable("a job", rows, job)
 }
 
 /// JSON of a value of ours, which always serialises.

@@ -11,8 +11,10 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "core", include_str!("../../../../migrations/postgres/0001_core.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
+    (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
+];
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {

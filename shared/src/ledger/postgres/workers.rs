@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use super::Result;
 use super::error::{after_write, unchanged};
 use super::row::{get, int4, parse, small, time};
+use crate::ledger::unreadable::readable;
 use crate::ledger::{WorkerBeat, fit_text};
 use crate::model::id::WorkerId;
 use crate::model::name::Namespace;
@@ -54,7 +55,7 @@ pub(super) async fn workers(
     let within = i64::try_from(within.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2);
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(within).bind(WORKERS_MAX);
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    rows.iter().map(worker).collect()
+    Ok(readable("a worker", &rows, worker))
 }
 
 fn worker(row: &PgRow) -> Result<WorkerBeat> {

@@ -7,10 +7,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{LedgerError, Result, Submission, SubmitOutcome};
 use crate::limits::WRITE_QUEUE_MAX;
+use crate::model::name::QueueName;
 
 /// A submission and whoever waits for its outcome.
 pub(super) struct Pending {
     pub(super) submission: Submission,
+    /// Queues of it that do not exist and may not be made.
+    pub(super) closed: HashSet<QueueName>,
     reply: oneshot::Sender<Result<SubmitOutcome>>,
     /// Its share of the queue's bound, until it is answered.
     _room: OwnedSemaphorePermit,
@@ -69,7 +72,7 @@ impl WriteQueue {
             .try_acquire_many_owned(rows)
             .map_err(|_| LedgerError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        Ok((Pending { submission, reply, _room: room }, answer))
+        Ok((Pending { submission, closed: HashSet::new(), reply, _room: room }, answer))
     }
 
     /// Hands a submission to the writers. After [`Self::close`] it is refused.

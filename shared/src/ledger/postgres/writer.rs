@@ -5,13 +5,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::connect::connect;
-use super::error::{is_bad_data, is_collision, is_lost, unchanged};
+use super::bounds::exchange;
+use super::connect::{CONNECT_TIMEOUT, connect, writer_options};
+use super::error::{is_bad_data, is_collision, is_locked, is_lost, unchanged};
 use super::insert::{Insert, Made, Spend, accepted, pack_ids};
 use super::unknown::{Backend, committed};
 use super::write_queue::Pending;
@@ -21,9 +21,6 @@ use crate::limits::WRITE_ROWS_MAX;
 
 /// Tries of one group: after a lost connection that committed nothing, or a deadlock.
 const TRIES_MAX: u32 = 4;
-/// A server that is silent for so long is taken for lost. Above the server's own limit for a statement, so
-/// that it is the network that has failed; the connection is then given up, never used again.
-const SILENCE_MAX: Duration = Duration::from_secs(12);
 
 /// Keeps a writer at work until the queue is closed and empty. One that panics is replaced; its group is
 /// answered as unknown.
@@ -46,6 +43,8 @@ struct Writer {
 enum Fault {
     /// One of its rows is to blame.
     BadData,
+    /// Somebody else holds a lock on what one of its rows needs, and lasts.
+    Locked,
     Ledger(LedgerError),
 }
 
@@ -72,7 +71,21 @@ impl Writer {
                     let rest = part.split_off(part.len() / 2);
                     parts.extend([rest, part]);
                 }
-                Err(Fault::BadData) => {
+                Err(Fault::Locked) if part.iter().any(has_key) => {
+                    // Whoever needs the locked key waits for it alone; the others are not to wait with them.
+                    metrics::counter!("windlass_ledger_group_splits_total").increment(1);
+                    let (keyed, rest): (Vec<_>, Vec<_>) = part.into_iter().partition(has_key);
+                    keyed.into_iter().for_each(|pending| own::spawn(&self.inner, pending));
+                    if !rest.is_empty() {
+                        parts.push(rest);
+                    }
+                }
+                Err(Fault::Locked) if part.len() > 1 => {
+                    metrics::counter!("windlass_ledger_group_splits_total").increment(1);
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([rest, part]);
+                }
+                Err(Fault::BadData | Fault::Locked) => {
                     part.into_iter().for_each(|pending| own::spawn(&self.inner, pending));
                 }
                 Err(Fault::Ledger(error)) => {
@@ -101,6 +114,7 @@ impl Writer {
                 }
                 Err(error) if is_collision(&error) => {}
                 Err(error) if is_bad_data(&error) => return Err(Fault::BadData),
+                Err(error) if is_locked(&error) => return Err(Fault::Locked),
                 Err(error) => return Err(Fault::Ledger(unchanged(error))),
             }
         }
@@ -108,8 +122,8 @@ impl Writer {
     }
 
     async fn connect(&self) -> Result<(PgConnection, Backend), sqlx::Error> {
-        let mut connection = connect(&self.inner.options).await?;
-        let backend = Backend::of(&mut connection).await?;
+        let mut connection = connect(&writer_options(&self.inner.options)).await?;
+        let backend = exchange(CONNECT_TIMEOUT, Backend::of(&mut connection)).await?;
         Ok((connection, backend))
     }
 
@@ -123,8 +137,8 @@ impl Writer {
         let insert = self.statement(group);
         let queues: Vec<_> =
             insert.queues.iter().map(|(n, q)| ((*n).clone(), (*q).clone())).collect();
-        let sent = tokio::time::timeout(SILENCE_MAX, insert.run(&mut connection)).await;
-        let result = sent.unwrap_or_else(|silence| Err(sqlx::Error::Io(silence.into())));
+        // Given up for silence, the connection is never used again.
+        let result = exchange(self.inner.silence, insert.run(&mut connection)).await;
         if !result.as_ref().is_err_and(is_lost) {
             self.session = Some((connection, backend));
         }
@@ -159,7 +173,7 @@ impl Writer {
         };
         let jobs = group.iter().flat_map(|p| &p.submission.jobs);
         let ids: Vec<Uuid> = jobs.map(|j| j.id.uuid()).collect();
-        match committed(&mut connection, &ids).await {
+        match exchange(self.inner.silence, committed(&mut connection, &ids)).await {
             Ok(made) => Ok(made),
             Err(_) => Err(unknown),
         }
@@ -185,11 +199,18 @@ impl Writer {
     }
 }
 
+/// Whether a submission needs a lock that others may hold.
+fn has_key(pending: &Pending) -> bool {
+    let submission = &pending.submission;
+    submission.idempotency.is_some() || submission.jobs.iter().any(|job| job.unique.is_some())
+}
+
 /// The error for one more of the group.
 fn same(error: &LedgerError) -> LedgerError {
     match error {
         LedgerError::OutcomeUnknown => LedgerError::OutcomeUnknown,
         LedgerError::Overloaded => LedgerError::Overloaded,
+        LedgerError::TooManyQueues => LedgerError::TooManyQueues,
         LedgerError::Schema(text) => LedgerError::Schema(text.clone()),
         LedgerError::Unfit(text) => LedgerError::Unfit(text.clone()),
         LedgerError::Unavailable(cause) => LedgerError::Unavailable(cause.to_string().into()),

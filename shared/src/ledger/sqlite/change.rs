@@ -8,8 +8,8 @@ use super::plan::tags_text;
 use super::record::cancelled;
 use super::statement::{Args, execute, row};
 use super::writer::Tx;
-use super::{Changed, JobPatch, fit_text, prune, queues};
-use crate::model::id::JobId;
+use super::{Changed, Guard, JobPatch, fit_text, prune, queues};
+use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -17,6 +17,7 @@ use crate::model::time::Timestamp;
 /// What a change must know of its job.
 struct Known {
     state: JobState,
+    fence: Fence,
     queue: QueueName,
     unique_key: Option<String>,
     unique_until: Option<Timestamp>,
@@ -24,18 +25,23 @@ struct Known {
 }
 
 impl Known {
+    /// Whether the job has another form than the caller saw.
+    fn is_other(&self, seen: Guard<'_>) -> bool {
+        self.fence != seen.fence || self.queue != *seen.queue
+    }
     fn hold_key(&self, namespace: &Namespace) -> Option<HoldKey> {
         Some((namespace.clone(), self.queue.clone(), self.unique_key.clone()?))
     }
 }
 
 async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Option<Known>, Fault> {
-    let sql = "SELECT state, queue, unique_key, unique_until, expires_at FROM jobs \
+    let sql = "SELECT state, fence, queue, unique_key, unique_until, expires_at FROM jobs \
                WHERE id = ? AND namespace = ?";
     let Some(row) = row(tx.connection, sql, key(namespace, id)).await? else { return Ok(None) };
     let mut c = Columns::of(&row);
     Ok(Some(Known {
         state: c.state()?,
+        fence: Fence(c.count()?),
         queue: c.parsed()?,
         unique_key: c.next()?,
         unique_until: c.maybe_time()?,
@@ -55,13 +61,13 @@ async fn reread(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Cha
 /// Ends a job as cancelled, or notes that somebody asked for it.
 pub(super) async fn cancel(
     tx: &mut Tx<'_>,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     running: bool,
     reason: &str,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if known.state.is_terminal() {
+    if known.state.is_terminal() || seen.is_some_and(|seen| known.is_other(seen)) {
         return Ok(Changed::Refused(known.state));
     }
     let reason = fit_text(reason);
@@ -142,12 +148,13 @@ async fn take_back_key(
 /// Changes a job that waits.
 pub(super) async fn patch(
     tx: &mut Tx<'_>,
-    namespace: &Namespace,
-    id: JobId,
+    (namespace, id): (&Namespace, JobId),
+    seen: Option<Guard<'_>>,
     patch: &JobPatch,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if known.state.is_terminal() || known.state == JobState::Running {
+    let is_other = seen.is_some_and(|seen| known.is_other(seen));
+    if known.state.is_terminal() || known.state == JobState::Running || is_other {
         return Ok(Changed::Refused(known.state));
     }
     if patch.tags.iter().flatten().any(|tag| tag.contains('\0')) {

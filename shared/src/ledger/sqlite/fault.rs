@@ -22,6 +22,8 @@ pub(super) enum Class {
     Broken,
     /// This row's data alone is refused.
     Data,
+    /// The namespace has too many queues for another.
+    TooManyQueues,
     /// A statement of ours was refused, or an answer is not understood.
     Failed,
 }
@@ -37,6 +39,12 @@ impl Fault {
         Self { class: Class::Data, source: Arc::new(Said(why.to_owned())) }
     }
 
+    /// Another queue would be one too many.
+    pub(super) fn too_many_queues() -> Self {
+        let said = Said("the namespace has too many queues".into());
+        Self { class: Class::TooManyQueues, source: Arc::new(said) }
+    }
+
     /// The writer or its connection is gone.
     pub(super) fn closed() -> Self {
         Self { class: Class::Passing, source: Arc::new(Said("the ledger is closed".into())) }
@@ -48,7 +56,7 @@ impl Fault {
 
     /// Whether the rest of the transaction can go on without the statement that failed.
     pub(super) fn is_alone(&self) -> bool {
-        matches!(self.class, Class::Data | Class::Failed)
+        matches!(self.class, Class::Data | Class::TooManyQueues | Class::Failed)
     }
 }
 
@@ -67,6 +75,7 @@ impl From<Fault> for LedgerError {
     fn from(fault: Fault) -> Self {
         match fault.class {
             Class::Passing | Class::Broken => Self::Unavailable(Box::new(fault)),
+            Class::TooManyQueues => Self::TooManyQueues,
             Class::Data | Class::Failed => Self::Failed(Box::new(fault)),
         }
     }

@@ -8,6 +8,8 @@ use sqlx::{Decode, Row, Sqlite, Type};
 
 use super::fault::Fault;
 use super::statement::{Args, Bulk, row, rows};
+use crate::ledger::unreadable::readable;
+use crate::limits::ATTEMPTS_SHOWN_MAX;
 use crate::model::id::{BlobId, Fence, JobId, WorkflowId};
 use crate::model::job::{
     Attempt, AttemptOutcome, Job, JobError, JobState, Priority, Progress, StepRef, Value,
@@ -203,7 +205,25 @@ pub(super) async fn jobs(
 ) -> Result<Vec<Job>, Fault> {
     static JOBS: Bulk = Bulk::new(select_jobs!("WHERE j.id IN (VALUES"), "(?)", ")");
     let found = JOBS.fetch(connection, ids, bind_id).await?;
-    found.iter().map(job_of).collect()
+    Ok(readable("a job", &found, job_of))
+}
+
+/// Those of these ids that a namespace has a job of.
+pub(super) async fn on_record(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    ids: &[JobId],
+) -> Result<Vec<JobId>, Fault> {
+    static IDS: Bulk = Bulk::new("SELECT id, namespace FROM jobs WHERE id IN (VALUES", "(?)", ")");
+    let mut found = Vec::with_capacity(ids.len());
+    for row in &IDS.fetch(connection, ids, bind_id).await? {
+        let mut c = Columns::of(row);
+        let id = JobId::from_bytes(c.id()?);
+        if c.next::<&str>()? == namespace.as_str() {
+            found.push(id);
+        }
+    }
+    Ok(found)
 }
 
 /// The terminal ones among these.
@@ -221,9 +241,6 @@ pub(super) fn bind_id(args: &mut Args, id: &JobId) {
     args.add(id.as_bytes().as_slice());
 }
 
-/// Most attempts in one answer, the latest ones: a job may be snoozed for ever.
-const ATTEMPTS_SHOWN_MAX: i64 = 10_000;
-
 /// Attempts on record, oldest first; one that runs, and a success at the first attempt, are made up from the
 /// job's row. `None`: no such job.
 pub(super) async fn attempts(
@@ -238,9 +255,10 @@ pub(super) async fn attempts(
     let sql = "SELECT fence, attempt, worker, started_at, finished_at, outcome, \
                error_retryable, error_code, error_message, usage \
                FROM attempts WHERE job_id = ? ORDER BY fence DESC LIMIT ?";
-    let args = Args::default().with(id.as_bytes().as_slice()).with(ATTEMPTS_SHOWN_MAX);
+    let args = Args::default().with(id.as_bytes().as_slice()).with(i64::from(ATTEMPTS_SHOWN_MAX));
     let found = rows(connection, sql, args).await?;
-    let mut attempts = found.iter().rev().map(attempt_of).collect::<Result<Vec<_>, _>>()?;
+    let mut attempts = readable("an attempt", &found, attempt_of);
+    attempts.reverse();
     let (state, latest) = latest_of(&job)?;
     let is_recorded = attempts.iter().any(|attempt| attempt.fence == latest.fence);
     if matches!(state, JobState::Running | JobState::Succeeded) && !is_recorded {

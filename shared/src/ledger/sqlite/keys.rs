@@ -6,7 +6,8 @@ use super::fault::Fault;
 use super::jobs::Columns;
 use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
-use super::{ApiKey, Operation, Role};
+use super::{ApiKey, Operation, Role, SILENT_OPERATION};
+use crate::ledger::unreadable::readable;
 use crate::model::id::{KeyId, OperationId};
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
@@ -56,7 +57,7 @@ pub(super) async fn key(
 pub(super) async fn keys(connection: &mut SqliteConnection) -> Result<Vec<ApiKey>, Fault> {
     let sql = select_key!("ORDER BY created_at DESC, id DESC LIMIT ?");
     let found = rows(connection, sql, Args::default().with(KEYS_MAX)).await?;
-    found.iter().map(key_of).collect()
+    Ok(readable("a key", &found, key_of))
 }
 
 /// Refuses a key from now on; `false`: there is none, or it was refused already.
@@ -101,10 +102,11 @@ fn role_of(word: &str) -> Result<Role, Fault> {
 /// Keeps or replaces an operation's state.
 pub(super) async fn put_operation(tx: &mut Tx<'_>, operation: &Operation) -> Result<(), Fault> {
     let sql = "INSERT INTO operations (namespace, id, action, state, matched, changed, error, \
-               created_at, finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+               created_at, finished_at, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
                ON CONFLICT DO UPDATE SET action = excluded.action, state = excluded.state, \
                matched = excluded.matched, changed = excluded.changed, error = excluded.error, \
-               created_at = excluded.created_at, finished_at = excluded.finished_at";
+               created_at = excluded.created_at, finished_at = excluded.finished_at, \
+               changed_at = excluded.changed_at";
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let args = Args::default()
         .with(operation.namespace.as_str())
@@ -115,9 +117,22 @@ pub(super) async fn put_operation(tx: &mut Tx<'_>, operation: &Operation) -> Res
         .with(count(operation.changed))
         .with(operation.error.as_deref())
         .with(operation.created_at.micros())
-        .with(operation.finished_at.map(Timestamp::micros));
+        .with(operation.finished_at.map(Timestamp::micros))
+        .with(tx.now.micros());
     execute(tx.connection, sql, args).await?;
     Ok(())
+}
+
+/// Ends operations that say `running` and were put last before this; how many.
+pub(super) async fn fail_silent_operations(
+    tx: &mut Tx<'_>,
+    silent_since: Timestamp,
+) -> Result<u64, Fault> {
+    let sql = "UPDATE operations SET state = 'failed', error = ?, finished_at = ? \
+               WHERE state = 'running' AND coalesce(changed_at, created_at) < ?";
+    let args =
+        Args::default().with(SILENT_OPERATION).with(tx.now.micros()).with(silent_since.micros());
+    execute(tx.connection, sql, args).await
 }
 
 /// An operation of a namespace.

@@ -9,8 +9,8 @@ use super::JobPage;
 use super::fault::Fault;
 use super::jobs::{Columns, job_of, jobs, select_jobs};
 use super::statement::{Args, composed, row, rows};
+use crate::ledger::unreadable::{self, readable};
 use crate::model::id::JobId;
-use crate::model::job::Job;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
@@ -38,8 +38,10 @@ pub(super) async fn list(
     for row in &composed(connection, sql, args).await? {
         let mut c = Columns::of(row);
         let id = JobId::from_bytes(c.id()?);
-        if matches(&mut c, filter)? {
-            ids.push(id);
+        match matches(&mut c, filter) {
+            Ok(true) => ids.push(id),
+            Ok(false) => {}
+            Err(fault) => unreadable::note("a job", &fault),
         }
         if ids.len() > limit {
             break;
@@ -156,11 +158,26 @@ pub(super) struct Unfinished<'a> {
     pub(super) limit: u32,
 }
 
+/// Jobs of a queue that are neither terminal nor blocked, counted up to a bound.
+pub(super) async fn waiting(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    queue: &QueueName,
+    at_most: u64,
+) -> Result<u64, Fault> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE namespace = ? AND queue = ? \
+               AND state < 10 AND state > 0 LIMIT ?)";
+    let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+    let args = Args::default().with(namespace.as_str()).with(queue.as_str()).with(at_most);
+    let found = rows(connection, sql, args).await?;
+    found.first().map_or(Ok(0), |row| Columns::of(row).count())
+}
+
 /// Jobs of a queue that should be in the engine, in id order.
 pub(super) async fn unfinished(
     connection: &mut SqliteConnection,
     wanted: Unfinished<'_>,
-) -> Result<Vec<Job>, Fault> {
+) -> Result<JobPage, Fault> {
     let sql = select_jobs!(
         "WHERE j.namespace = ? AND j.queue = ? AND j.id > ? AND j.state < 10 AND j.state > 0 \
          AND j.run_at < ? AND j.changed_at < ? ORDER BY j.id LIMIT ?"
@@ -173,7 +190,11 @@ pub(super) async fn unfinished(
         .with(wanted.due_before.micros())
         .with(wanted.changed_before.micros())
         .with(i64::from(wanted.limit));
-    rows(connection, sql, args).await?.iter().map(job_of).collect()
+    let found = rows(connection, sql, args).await?;
+    let is_full = u32::try_from(found.len()).is_ok_and(|len| len >= wanted.limit);
+    let last = found.last().filter(|_| is_full);
+    let next = last.map(|row| Ok::<_, Fault>(JobId::from_bytes(Columns::of(row).id()?)));
+    Ok(JobPage { jobs: readable("a job", &found, job_of), next: next.transpose()? })
 }
 
 /// Proof that the database answers.

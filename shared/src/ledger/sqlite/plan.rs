@@ -9,7 +9,7 @@ use super::{Accepted, Idempotency, Refused, Submission, SubmitOutcome, unfit_tex
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState, NewJob, OnConflict, Unique, Value};
-use crate::model::name::Namespace;
+use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 /// What the tables hold that matters to the submissions.
@@ -18,6 +18,8 @@ pub(super) struct Found {
     pub(super) holds: HashMap<HoldKey, Hold>,
     /// Jobs named by `keys` that are still there.
     pub(super) existing: HashSet<JobId>,
+    /// Queues that do not exist and may not be made.
+    pub(super) closed: HashSet<(Namespace, QueueName)>,
 }
 
 /// What an idempotency key stands for.
@@ -267,6 +269,11 @@ impl Planner<'_> {
         let known = self.bad.get(&place).cloned();
         if let Some(why) = known.or_else(|| unfit_text(job).map(str::to_owned)) {
             return Decided::Refused(Refused::BadData(why));
+        }
+        if !self.found.closed.is_empty()
+            && self.found.closed.contains(&(job.namespace.clone(), job.queue.clone()))
+        {
+            return Decided::Refused(Refused::TooManyQueues);
         }
         let row = self.plan.rows.len();
         let Some(unique) = &job.unique else {

@@ -9,6 +9,7 @@ use super::jobs::{Columns, bind_id};
 use super::statement::{Args, Bulk, execute, rows};
 use super::writer::Tx;
 use super::{blobs, holds};
+use crate::ledger::unreadable;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
 use crate::model::name::{Namespace, QueueName};
@@ -19,14 +20,14 @@ const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
 /// The last instant that an id can hold.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
-/// Terminal jobs that ended before `before`, oldest ids first. Reads only, however far it must look, so that
+/// Terminal jobs whose end was recorded before `before`, oldest ids first. Reads only, however far it must look, so that
 /// the writer is not kept from its work.
 pub(super) async fn ended(
     connection: &mut SqliteConnection,
     before: Timestamp,
     limit: u32,
 ) -> Result<Vec<JobId>, Fault> {
-    let sql = "SELECT id FROM jobs WHERE id < ? AND state >= 10 AND finished_at < ? \
+    let sql = "SELECT id FROM jobs WHERE id < ? AND state >= 10 AND changed_at < ? \
                ORDER BY id LIMIT ?";
     let bound = u64::try_from(before.plus(CLOCK_STEP_MAX).millis()).unwrap_or(0).min(MILLIS_MAX);
     let args = Args::default()
@@ -42,14 +43,14 @@ pub(super) async fn ended(
 pub(super) enum Cause {
     /// Somebody asked for it: a unique key whose window lasts is freed with the job.
     Asked,
-    /// They ended before this: a window stays. Its promise is about submissions, not about the job.
+    /// Their end was recorded before this: a window stays. Its promise is about submissions, not about the job.
     Old(Timestamp),
 }
 
 /// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone.
 pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Result<u64, Fault> {
     static LOOK: Bulk = Bulk::new(
-        "SELECT id, finished_at, namespace, queue, unique_key, payload_blob, output_blob FROM jobs \
+        "SELECT id, changed_at, namespace, queue, unique_key, payload_blob, output_blob FROM jobs \
          WHERE state >= 10 AND id IN (VALUES",
         "(?)",
         ")",
@@ -65,13 +66,22 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Resu
     for row in &LOOK.fetch(tx.connection, ids, bind_id).await? {
         let mut c = Columns::of(row);
         let id = JobId::from_bytes(c.id()?);
-        let finished_at = c.maybe_time()?;
+        let changed_at = c.time()?;
         // It may have been redriven, and have ended again, since somebody looked.
-        if matches!(cause, Cause::Old(before) if finished_at >= Some(before)) {
+        if matches!(cause, Cause::Old(before) if changed_at >= before) {
             continue;
         }
-        let (namespace, queue): (Namespace, QueueName) = (c.parsed()?, c.parsed()?);
         gone.push(id);
+        let names: Result<(Namespace, QueueName), Fault> =
+            c.parsed().and_then(|namespace| Ok((namespace, c.parsed()?)));
+        // What cannot be read of an old job must not keep it for ever; its values go with age.
+        let (namespace, queue) = match names {
+            Ok(names) => names,
+            Err(fault) => {
+                unreadable::note("a job", &fault);
+                continue;
+            }
+        };
         if let Some(key) = c.next::<Option<String>>()?.filter(|_| cause == Cause::Asked) {
             held.push(((namespace.clone(), queue, key), id));
         }
@@ -119,7 +129,8 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
         (
             "DELETE FROM operations WHERE (namespace, id) IN \
              (SELECT namespace, id FROM operations WHERE finished_at < ? LIMIT ?)",
-            before,
+            // A repeat of the call that started it finds it by its key for that long.
+            before.min(day_ago),
         ),
         (
             "DELETE FROM rollups WHERE (namespace, minute, queue, kind, outcome) IN \

@@ -9,10 +9,10 @@ use super::jobs::Columns;
 use super::record::fence as number;
 use super::statement::{Args, Bulk, execute, row, rows};
 use super::writer::Tx;
-use super::{LogLine, WorkerBeat, fit_text};
+use super::{JobProgress, LogLine, WorkerBeat, fit_text};
+use crate::ledger::unreadable::readable;
 use crate::limits::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
-use crate::model::id::{Fence, JobId, WorkerId};
-use crate::model::job::Progress;
+use crate::model::id::{JobId, WorkerId};
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 
@@ -81,7 +81,7 @@ pub(super) async fn logs(
         .with(i64::try_from(after).unwrap_or(i64::MAX))
         .with(i64::from(limit));
     let found = rows(connection, sql, args).await?;
-    found.iter().map(line_of).collect::<Result<_, _>>().map(Some)
+    Ok(Some(readable("a log line", &found, line_of)))
 }
 
 fn line_of(row: &SqliteRow) -> Result<LogLine, Fault> {
@@ -112,17 +112,15 @@ fn key(id: JobId, namespace: &Namespace) -> Args {
 pub(super) async fn set_progress(
     tx: &mut Tx<'_>,
     namespace: &Namespace,
-    id: JobId,
-    fence: Fence,
-    progress: &Progress,
+    JobProgress { id, fence, progress }: &JobProgress,
 ) -> Result<(), Fault> {
     let sql = "INSERT INTO job_progress (job_id, namespace, fence, percent, message) \
                SELECT id, namespace, ?3, ?4, ?5 FROM jobs \
                WHERE id = ?1 AND namespace = ?2 AND fence <= ?3 \
                ON CONFLICT DO UPDATE SET fence = excluded.fence, percent = excluded.percent, \
                message = excluded.message WHERE job_progress.fence <= excluded.fence";
-    let args = key(id, namespace)
-        .with(number(fence))
+    let args = key(*id, namespace)
+        .with(number(*fence))
         .with(progress.percent)
         .with(progress.message.as_deref().map(fit_text));
     execute(tx.connection, sql, args).await?;
@@ -168,7 +166,7 @@ pub(super) async fn workers(
     let args =
         Args::default().with(namespace.as_str()).with(now.minus(within).micros()).with(WORKERS_MAX);
     let found = rows(connection, sql, args).await?;
-    found.iter().map(worker_of).collect()
+    Ok(readable("a worker", &found, worker_of))
 }
 
 fn worker_of(row: &SqliteRow) -> Result<WorkerBeat, Fault> {

@@ -12,8 +12,10 @@ use super::statement::{Args, row, rows};
 use super::{LedgerError, MigrationStatus};
 
 /// Every migration of this build, oldest first: version, name, text.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "core", include_str!("../../../../migrations/sqlite/0001_core.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "core", include_str!("../../../../migrations/sqlite/0001_core.sql")),
+    (2, "upkeep", include_str!("../../../../migrations/sqlite/0002_upkeep.sql")),
+];
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, text)| {

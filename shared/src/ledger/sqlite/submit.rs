@@ -89,7 +89,7 @@ async fn write(
     for row in &plan.rows {
         let queue = (&row.job.namespace, &row.job.queue);
         if seen.insert(queue) {
-            queues::ensure(tx, queue.0, queue.1).await?;
+            queues::ensure_allowed(tx, queue.0, queue.1).await?;
         }
     }
     insert(tx.connection, &plan.rows).await?;
@@ -115,7 +115,9 @@ async fn look(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Found, Fau
         })
         .collect();
     let holds = holds::look_up(tx.connection, &wanted).await?;
-    Ok(Found { keys, holds, existing: existing(tx.connection, &named).await? })
+    let queues = submissions.iter().flat_map(|s| &s.jobs).map(|job| (&job.namespace, &job.queue));
+    let closed = queues::without_room(tx, queues).await?;
+    Ok(Found { keys, holds, existing: existing(tx.connection, &named).await?, closed })
 }
 
 async fn look_up_keys(

@@ -136,17 +136,23 @@ async fn a_write_that_fails_is_undone_alone() {
     let settings = QueueSettings::default();
     let (name, other) = (queue("before"), queue("after"));
     let (before, half, after, jobs) = tokio::join!(
-        ledger.set_queue(&namespace, &name, &settings),
+        ledger.set_queue(&namespace, &name, None, &settings),
         half,
-        ledger.set_queue(&namespace, &other, &settings),
+        ledger.set_queue(&namespace, &other, None, &settings),
         submit(&ledger, 3),
     );
     assert!(matches!(half, Err(LedgerError::Failed(_))), "{half:?}");
     before.unwrap();
     after.unwrap();
     jobs.unwrap();
-    let names: Vec<String> =
-        ledger.queues(None).await.unwrap().iter().map(|q| q.name.to_string()).collect();
+    let names: Vec<String> = ledger
+        .queue_page(None, None, 100)
+        .await
+        .unwrap()
+        .queues
+        .iter()
+        .map(|q| q.name.to_string())
+        .collect();
     assert_eq!(names, ["after", "before", "default"]);
     // The writer does not think that it exists.
     ledger.set_paused(&namespace, &queue("half"), None).await.unwrap();
@@ -185,7 +191,7 @@ async fn pruning_looks_again_and_spares_windows() {
     let submit = |jobs| ledger.submit(Submission { jobs, atomic: false, idempotency: None });
     submit(jobs).await.unwrap();
     for id in &ids {
-        ledger.cancel(&Namespace::default(), *id, false, "test").await.unwrap();
+        ledger.cancel(&Namespace::default(), *id, None, false, "test").await.unwrap();
     }
     let now = ledger.now().await.unwrap();
     let (earlier, later) = (now.minus(Duration::from_secs(60)), now.plus(Duration::from_secs(60)));
@@ -202,6 +208,38 @@ async fn pruning_looks_again_and_spares_windows() {
     let outcome = submit(again).await.unwrap();
     let SubmitOutcome::Done(results) = outcome else { panic!("not a first answer") };
     assert_eq!(results, [Err(Refused::UniqueKeyHeld { holder: ids[0] })]);
+    ledger.close().await;
+}
+
+/// Goal: an operation is there for repeats of its call for a day, however short jobs are kept.
+#[tokio::test]
+async fn operations_outlive_short_retention() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = ledger(&folder).await;
+    let now = ledger.now().await.unwrap();
+    let mut ids = Vec::new();
+    for hours in [23, 25] {
+        let ended = now.minus(Duration::from_secs(hours * 3600));
+        let operation = Operation {
+            id: OperationId::generate(),
+            namespace: Namespace::default(),
+            action: "retry".into(),
+            state: "succeeded".into(),
+            matched: 0,
+            changed: 0,
+            error: None,
+            created_at: ended,
+            finished_at: Some(ended),
+        };
+        ledger.put_operation(&operation).await.unwrap();
+        ids.push(operation.id);
+    }
+    ledger.prune(now.minus(Duration::from_secs(3600)), 10).await.unwrap();
+    let mut left = Vec::new();
+    for id in ids {
+        left.push(ledger.operation(&Namespace::default(), id).await.unwrap().is_some());
+    }
+    assert_eq!(left, [true, false]);
     ledger.close().await;
 }
 

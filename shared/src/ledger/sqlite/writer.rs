@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,9 +18,10 @@ use super::queues::Known;
 use super::record::{self, Recording};
 use super::statement::{Args, execute};
 use super::submit::{self, Submitting};
-use super::{LedgerError, Record, Recorded, Result, Submission, SubmitOutcome};
+use super::{LedgerError, NewQueues, Record, Recorded, Result, Submission, SubmitOutcome};
 use crate::clock::Clock;
 use crate::limits::WRITE_QUEUE_MAX;
+use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 /// Most rows that each lane puts into one transaction; a larger request has a transaction to itself.
@@ -43,6 +44,7 @@ pub(super) struct Writer {
     rows: Arc<Semaphore>,
     changes: mpsc::Sender<Change>,
     health: Arc<Health>,
+    news: broadcast::Sender<(Namespace, QueueName)>,
     closing: CancellationToken,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -74,12 +76,14 @@ impl Writer {
         let (submissions, submissions_in) = mpsc::channel(WRITE_QUEUE_MAX);
         let (changes, changes_in) = mpsc::channel(CHANGES_MAX);
         let closing = CancellationToken::new();
+        let queues = Known::default();
+        let news = queues.news();
         let desk = Desk {
             connection,
             _lock: lock,
             clock,
             health: Arc::clone(&health),
-            queues: Known::default(),
+            queues,
             submissions: submissions_in,
             changes: changes_in,
             closing: closing.clone(),
@@ -89,9 +93,15 @@ impl Writer {
             rows: Arc::new(Semaphore::new(WRITE_QUEUE_MAX)),
             changes,
             health,
+            news,
             closing,
             task: tokio::sync::Mutex::new(Some(tokio::spawn(desk.run()))),
         }
+    }
+
+    /// Queues made from now on.
+    pub(super) fn new_queues(&self) -> NewQueues {
+        NewQueues::new(self.news.subscribe())
     }
 
     /// Hands in a submission and waits for its commit.

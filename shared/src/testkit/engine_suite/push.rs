@@ -132,23 +132,66 @@ pub async fn a_full_shard_refuses_job_by_job(rig: &Rig) {
 
 /// Those that wait for their time leave the room to others, pushed or retried; once ready they count.
 pub async fn delayed_jobs_keep_nobody_out(rig: &Rig) {
-    rig.configure(ShardSettings { version: 1, jobs_max: 2, ..ShardSettings::default() }).await;
+    rig.configure(ShardSettings { version: 1, jobs_max: 3, ..ShardSettings::default() }).await;
     let later = rig.now().await.plus(ms(1_000));
     assert_eq!(rig.push(&[rig.job(0).await, rig.job(1).await]).await, [Pushed::Added; 2]);
     for (held, _) in rig.claim(2).await {
         rig.settle(held, Verdict::Retry { delay: ms(1_000) }).await;
     }
     let mut jobs = vec![Push { run_at: later, ..rig.job(2).await }];
-    jobs.extend([rig.job(3).await, rig.job(4).await, rig.job(5).await]);
-    let expected = [Pushed::Added, Pushed::Added, Pushed::Added, Pushed::Full];
-    assert_eq!(rig.push(&jobs).await, expected);
-    let sixth = Push { run_at: later, ..rig.job(6).await };
-    assert_eq!(rig.push(&[sixth, rig.job(7).await]).await, [Pushed::Added, Pushed::Full]);
+    jobs.extend([rig.job(3).await, rig.job(4).await, rig.job(5).await, rig.job(6).await]);
+    let added = Pushed::Added;
+    assert_eq!(rig.push(&jobs).await, [added, added, added, added, Pushed::Full]);
     let sooner = Push { fence: Fence(2), ..rig.job(2).await };
     assert_eq!(rig.push(&[sooner]).await, [Pushed::Added], "a replacement needs no room");
     rig.advance(ms(1_000)).await;
     assert_eq!(rig.claim(9).await.len(), 6);
-    assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Full]);
+    assert_eq!(rig.push(&jobs[4..]).await, [Pushed::Full]);
+}
+
+/// As many as the head has places; whatever is there by then, retries also, uses them. Retries need none.
+pub async fn jobs_pushed_ahead_have_a_bound(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, jobs_max: 2, ..ShardSettings::default() }).await;
+    let run_at = rig.now().await.plus(ms(1_000));
+    let mut later = Vec::new();
+    for n in 0..4 {
+        later.push(Push { run_at, ..rig.job(n).await });
+    }
+    let expected = [Pushed::Added, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&later[..3]).await, expected);
+    assert_eq!(rig.state(2).await, None);
+    assert_eq!(rig.push(&[rig.job(5).await, rig.job(6).await]).await, [Pushed::Added; 2]);
+    for (held, _) in rig.claim(2).await {
+        assert_eq!(
+            rig.settle(held, Verdict::Retry { delay: ms(1_000) }).await,
+            Settled::Settled,
+            "a retry is always taken"
+        );
+    }
+    assert_eq!(rig.state(5).await, Some(LiveState::Delayed));
+    let sooner = async |n| Push { fence: Fence(2), ..rig.job(n).await };
+    let jobs = [sooner(0).await, later[2].clone(), sooner(1).await, later[2].clone()];
+    let expected = [Pushed::Added, Pushed::Full, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&jobs).await, expected, "two retries are there");
+    rig.advance(ms(1_000)).await;
+    assert_eq!(rig.claim(9).await.len(), 4);
+    let run_at = rig.now().await.plus(ms(1_000));
+    let again = later[2..].iter().map(|job| Push { run_at, ..job.clone() });
+    assert_eq!(rig.push(&again.collect::<Vec<_>>()).await, [Pushed::Added; 2]);
+}
+
+/// Replacing needs no place, and takes or leaves one in the same call.
+pub async fn replacements_count_among_jobs_pushed_ahead(rig: &Rig) {
+    rig.configure(ShardSettings { version: 1, jobs_max: 1, ..ShardSettings::default() }).await;
+    let run_at = rig.now().await.plus(ms(1_000));
+    let later = async |n, fence| Push { fence: Fence(fence), run_at, ..rig.job(n).await };
+    assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
+    let jobs = [later(0, 2).await, later(1, 1).await, later(0, 3).await, later(1, 1).await];
+    let expected = [Pushed::Added, Pushed::Full, Pushed::Added, Pushed::Full];
+    assert_eq!(rig.push(&jobs).await, expected);
+    let sooner = Push { fence: Fence(4), ..rig.job(0).await };
+    let jobs = [sooner, later(1, 1).await, later(2, 1).await];
+    assert_eq!(rig.push(&jobs).await, [Pushed::Added, Pushed::Added, Pushed::Full]);
 }
 
 /// Replaced by one for later, a job leaves its room in the same call; the other way round it takes one.

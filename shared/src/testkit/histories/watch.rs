@@ -244,9 +244,25 @@ fn push(seen: &Seen<'_>, jobs: &[Push], reply: &PushReply, wrong: &mut Vec<Strin
     if after.iter().any(|pair| is_fresh(&pair)) && (head - moved) as u64 > settings.jobs_max {
         wrong.push("more jobs than the budget".into());
     }
+    if too_many_ahead(seen, jobs, settings.jobs_max) {
+        wrong.push("more jobs ahead of their time than the budget".into());
+    }
     if seen.after.bytes > settings.bytes_max {
         wrong.push("more bytes than the budget".into());
     }
+}
+
+/// Whether a fresh job was let in ahead of its time although there were enough of them.
+fn too_many_ahead(seen: &Seen<'_>, jobs: &[Push], jobs_max: u64) -> bool {
+    let before = &seen.before.entries;
+    // Replaced one that could run, which needs no place; of an earlier call or of this one.
+    let was_sooner = |id: &JobId| {
+        before.get(id).is_some_and(|entry| entry.status != Status::Delayed)
+            || jobs.iter().any(|job| job.id == *id && job.run_at <= seen.now)
+    };
+    let delayed = seen.after.entries.iter().filter(|(_, entry)| entry.status == Status::Delayed);
+    let ids: Vec<&JobId> = delayed.map(|(id, _)| id).filter(|id| !was_sooner(id)).collect();
+    ids.iter().any(|id| !before.contains_key(id)) && ids.len() as u64 > jobs_max
 }
 
 fn settle(seen: &Seen<'_>, settles: &[Settle], replies: &[Settled], wrong: &mut Vec<String>) {

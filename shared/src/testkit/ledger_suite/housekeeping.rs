@@ -15,6 +15,7 @@ super::cases![
     pruning_deletes_old_terminal_jobs_alone,
     pruning_is_bounded,
     pruning_takes_attempts_and_values_along,
+    an_end_in_the_past_is_pruned_by_the_time_of_its_record,
     time_does_not_stand_still,
 ];
 
@@ -89,6 +90,12 @@ fn day_start(day: u64) -> Timestamp {
 async fn end_old(scene: &Scene, id: JobId, ended: Ended, at: Timestamp) {
     let record = Record { at, claimed_at: Some(at), ..scene.record(id, 1, ended) };
     assert_eq!(scene.records(vec![record]).await, [Recorded::Applied]);
+    recorded_at(scene, id, at).await;
+}
+
+/// As if the end had been recorded then.
+async fn recorded_at(scene: &Scene, id: JobId, at: Timestamp) {
+    scene.ledger.tamper_job(id, &format!("changed_at = {}", at.micros())).await.unwrap();
 }
 
 async fn prune_all(scene: &Scene, before: Timestamp, limit: u32) -> u64 {
@@ -153,6 +160,7 @@ async fn pruning_takes_attempts_and_values_along(scene: &Scene) {
         ..scene.record(id, 2, Ended::Succeeded)
     };
     scene.records(vec![record]).await;
+    recorded_at(scene, id, before.minus(Duration::from_secs(30))).await;
     prune_all(scene, before, 100).await;
     assert_eq!(scene.ledger.attempts(&scene.namespace, id).await.unwrap(), None);
     for blob in [payload, output] {
@@ -164,4 +172,21 @@ async fn time_does_not_stand_still(scene: &Scene) {
     let first = scene.ledger.now().await.unwrap();
     assert!(first > at(0));
     while scene.ledger.now().await.unwrap() <= first {}
+}
+
+/// Goal: whoever reports an end with a time of long ago, or far ahead, neither loses a job early nor keeps it.
+async fn an_end_in_the_past_is_pruned_by_the_time_of_its_record(scene: &Scene) {
+    let before = day_start(7);
+    let (early, late) =
+        (scene.accept(old_job(scene, 6)).await.id, scene.accept(old_job(scene, 6)).await.id);
+    let past = before.minus(Duration::from_secs(3_600));
+    let record =
+        Record { at: past, claimed_at: Some(past), ..scene.record(early, 1, Ended::Succeeded) };
+    scene.records(vec![record]).await;
+    end_old(scene, late, Ended::Succeeded, past).await;
+    let ahead = before.plus(Duration::from_secs(1 << 32)).micros();
+    scene.ledger.tamper_job(late, &format!("finished_at = {ahead}")).await.unwrap();
+    prune_all(scene, before, 100).await;
+    assert_eq!(scene.get(early).await.state, JobState::Succeeded);
+    assert_eq!(scene.find(late).await, None);
 }

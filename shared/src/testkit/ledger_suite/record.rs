@@ -6,6 +6,7 @@ use futures::future::join_all;
 use super::scene::{Scene, at, changed, error, reachable_states};
 use crate::engine::Ended;
 use crate::ledger::{Record, Recorded};
+use crate::limits::ATTEMPTS_SHOWN_MAX;
 use crate::model::id::{BlobId, Fence, JobId};
 use crate::model::job::{Attempt, AttemptOutcome, JobState, Value};
 
@@ -30,6 +31,8 @@ super::cases![
     a_large_batch_is_recorded,
     a_cancelled_attempt_carries_the_reason,
     an_empty_batch_is_recorded,
+    of_very_many_attempts_the_newest_are_shown,
+    rows_of_a_newer_build_fail_no_others,
 ];
 
 async fn attempts(scene: &Scene, id: JobId) -> Vec<Attempt> {
@@ -338,7 +341,7 @@ async fn a_large_batch_is_recorded(scene: &Scene) {
 
 async fn a_cancelled_attempt_carries_the_reason(scene: &Scene) {
     let job = scene.job_in(JobState::Running).await;
-    changed(scene.ledger.cancel(&scene.namespace, job.id, true, "not needed").await.unwrap());
+    changed(scene.ledger.cancel(&scene.namespace, job.id, None, true, "not needed").await.unwrap());
     assert_eq!(scene.end(job.id, 10, Ended::Cancelled).await, Recorded::Applied);
     let job = scene.get(job.id).await;
     assert_eq!(job.state, JobState::Cancelled);
@@ -347,4 +350,50 @@ async fn a_cancelled_attempt_carries_the_reason(scene: &Scene) {
 
 async fn an_empty_batch_is_recorded(scene: &Scene) {
     assert_eq!(scene.records(Vec::new()).await, []);
+}
+
+async fn of_very_many_attempts_the_newest_are_shown(scene: &Scene) {
+    let id = scene.accept(scene.new_job()).await.id;
+    let over = 3;
+    let sql = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
+         INSERT INTO attempts (job_id, fence, namespace, attempt, outcome) \
+         SELECT j.id, n.i, j.namespace, 1, {} FROM n, jobs j WHERE j.namespace = '{}'",
+        ATTEMPTS_SHOWN_MAX + over,
+        AttemptOutcome::Snoozed as i16,
+        scene.namespace
+    );
+    scene.ledger.tamper(sql).await.unwrap();
+    let shown = attempts(scene, id).await;
+    let fences: Vec<u64> = shown.iter().map(|a| a.fence.0).collect();
+    let expected = u64::from(over) + 1..=u64::from(ATTEMPTS_SHOWN_MAX + over);
+    assert_eq!(fences, expected.collect::<Vec<_>>());
+}
+
+/// Goal: what a newer build wrote of one job keeps no other job's outcome out, and hides no other attempt.
+async fn rows_of_a_newer_build_fail_no_others(scene: &Scene) {
+    let mut batch = Vec::new();
+    for set in ["state = 7", "kind = 'not \"a\" kind'", "spec = '{}x'", "fence = 0"] {
+        let id = scene.accept(scene.new_job()).await.id;
+        scene.ledger.tamper_job(id, set).await.unwrap();
+        batch.push(scene.record(id, 5, Ended::Succeeded));
+    }
+    let (strange, sound) = (batch[0].id, batch[3].id);
+    let replies = scene.records(batch).await;
+    assert_eq!((replies[0], replies[3]), (Recorded::Applied, Recorded::Applied));
+    assert_eq!(scene.get(sound).await.state, JobState::Succeeded);
+    // What it was is not known; that it has ended is.
+    assert_eq!(scene.get(strange).await.state, JobState::Succeeded);
+
+    let id = scene.accept(scene.new_job()).await.id;
+    for fence in 1..=3 {
+        scene.end(id, fence, Ended::Released).await;
+    }
+    let sql = format!(
+        "UPDATE attempts SET outcome = 99 WHERE fence = 2 AND namespace = '{}'",
+        scene.namespace
+    );
+    scene.ledger.tamper(sql).await.unwrap();
+    let fences: Vec<u64> = attempts(scene, id).await.iter().map(|a| a.fence.0).collect();
+    assert_eq!(fences, [1, 3]);
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::scene::{Scene, at, changed};
 use crate::engine::Ended;
-use crate::ledger::{LogLine, WorkerBeat};
+use crate::ledger::{JobLines, JobProgress, LogLine, WorkerBeat};
 use crate::limits::LOG_LINES_MAX;
 use crate::model::id::{Fence, JobId, WorkerId};
 use crate::model::job::{JobState, Progress};
@@ -17,6 +17,8 @@ super::cases![
     log_lines_of_several_writers_are_all_kept,
     a_log_has_a_bound,
     an_unknown_job_has_no_log,
+    lines_of_many_jobs_are_appended_at_once,
+    progress_of_many_jobs_is_noted_at_once,
     progress_is_that_of_the_latest_lease,
     a_redriven_job_has_no_progress,
     a_beat_reads_back_with_ledger_time,
@@ -183,4 +185,48 @@ async fn silent_workers_are_left_out(scene: &Scene) {
     assert_eq!(scene.ledger.workers(&scene.namespace, Duration::ZERO).await.unwrap(), []);
     let other = scene.elsewhere();
     assert_eq!(other.ledger.workers(&other.namespace, HOUR).await.unwrap(), []);
+}
+
+async fn lines_of_many_jobs_are_appended_at_once(scene: &Scene) {
+    let (a, b) = (scene.accept(scene.new_job()).await.id, scene.accept(scene.new_job()).await.id);
+    let other = scene.elsewhere();
+    let foreign = other.accept(other.new_job()).await.id;
+    let lines =
+        |id, numbers: &[u64]| JobLines { id, lines: numbers.iter().copied().map(line).collect() };
+    let append = |logs| scene.ledger.append_all_logs(&scene.namespace, logs);
+    let unknown = JobId::generate();
+    let logs = vec![lines(b, &[1, 2]), lines(unknown, &[3]), lines(a, &[4]), lines(foreign, &[5])];
+    let mut found = append(logs).await.unwrap();
+    found.sort_unstable();
+    assert_eq!(found, [a, b]);
+    append(vec![lines(a, &[6, 7]), lines(b, &[])]).await.unwrap();
+    let read =
+        |lines: Vec<LogLine>| lines.into_iter().map(|l| (l.seq, l.message)).collect::<Vec<_>>();
+    let expected = |numbers: &[u64]| {
+        (1..).zip(numbers).map(|(seq, n)| (seq, line(*n).message)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(log(scene, a, 0, 10).await), expected(&[4, 6, 7]));
+    assert_eq!(read(log(scene, b, 0, 10).await), expected(&[1, 2]));
+    assert_eq!(log(&other, foreign, 0, 10).await, []);
+    assert_eq!(append(Vec::new()).await.unwrap(), []);
+}
+
+async fn progress_of_many_jobs_is_noted_at_once(scene: &Scene) {
+    let (a, b) = (scene.accept(scene.new_job()).await.id, scene.accept(scene.new_job()).await.id);
+    let said = |id, fence, percent| JobProgress {
+        id,
+        fence: Fence(fence),
+        progress: Progress { percent, message: Some("nul \0".into()) },
+    };
+    let all = vec![
+        said(b, 2, 10.0),
+        said(a, 1, 5.0),
+        said(b, 2, 20.0),
+        said(JobId::generate(), 1, 1.0),
+        said(b, 1, 99.0),
+    ];
+    scene.ledger.set_all_progress(&scene.namespace, all).await.unwrap();
+    let percent = |id| async move { scene.get(id).await.progress.map(|p| p.percent) };
+    assert_eq!((percent(a).await, percent(b).await), (Some(5.0), Some(20.0)));
+    scene.ledger.set_all_progress(&scene.namespace, Vec::new()).await.unwrap();
 }

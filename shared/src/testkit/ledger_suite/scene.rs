@@ -9,6 +9,7 @@ use crate::ledger::{
     Accepted, Changed, Idempotency, Ledger, Record, RecordRunning, Recorded, Refused, Submission,
     SubmitOutcome,
 };
+use crate::limits::QUEUES_PER_NAMESPACE_MAX;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{
     Job, JobError, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
@@ -106,6 +107,20 @@ impl Scene {
     /// One job that must be accepted as new.
     pub(super) async fn accept(&self, job: NewJob) -> Job {
         new(self.offer(job).await)
+    }
+
+    /// Gives the namespace as many queues as it may have, `full-1` and so on among them.
+    pub(super) async fn fill_with_queues(&self) {
+        let most = QUEUES_PER_NAMESPACE_MAX;
+        let namespace = &self.namespace;
+        let there = self.ledger.queues(Some(namespace)).await.expect("queues").len() as u64;
+        let sql = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
+             INSERT INTO queues (namespace, name, created_at) \
+             SELECT '{namespace}', 'full-' || i, 0 FROM n",
+            most - there
+        );
+        self.ledger.tamper(sql).await.expect("queues can be planted");
     }
 
     pub(super) async fn get(&self, id: JobId) -> Job {

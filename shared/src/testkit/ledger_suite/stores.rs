@@ -13,6 +13,7 @@ super::cases![
     a_key_is_revoked_once,
     public_parts_are_unique,
     an_operation_reads_back_as_last_put,
+    an_operation_without_progress_is_ended,
 ];
 
 async fn a_value_reads_back_in_its_namespace(scene: &Scene) {
@@ -88,8 +89,8 @@ async fn public_parts_are_unique(scene: &Scene) {
     assert_eq!(scene.ledger.key(&key.public).await.unwrap(), Some(key));
 }
 
-async fn an_operation_reads_back_as_last_put(scene: &Scene) {
-    let mut operation = Operation {
+fn operation(scene: &Scene) -> Operation {
+    Operation {
         id: OperationId::generate(),
         namespace: scene.namespace.clone(),
         action: "retry".into(),
@@ -99,7 +100,11 @@ async fn an_operation_reads_back_as_last_put(scene: &Scene) {
         error: None,
         created_at: at(1),
         finished_at: None,
-    };
+    }
+}
+
+async fn an_operation_reads_back_as_last_put(scene: &Scene) {
+    let mut operation = operation(scene);
     let read = || scene.ledger.operation(&scene.namespace, operation.id);
     assert_eq!(read().await.unwrap(), None);
     scene.ledger.put_operation(&operation).await.unwrap();
@@ -113,4 +118,47 @@ async fn an_operation_reads_back_as_last_put(scene: &Scene) {
     let read = scene.ledger.operation(&scene.namespace, id).await.unwrap();
     assert_eq!(read, Some(operation));
     assert_eq!(scene.ledger.operation(&scene.elsewhere().namespace, id).await.unwrap(), None);
+}
+
+/// Goal: an operation whose process died does not say `running` for ever; one that makes progress is left alone,
+/// however long ago it was begun.
+async fn an_operation_without_progress_is_ended(scene: &Scene) {
+    let [silent, busy, ended, of_old_build] = std::array::from_fn(|_| operation(scene));
+    let ended = Operation { state: "succeeded".into(), finished_at: Some(at(2)), ..ended };
+    for operation in [&silent, &ended, &of_old_build] {
+        scene.ledger.put_operation(operation).await.unwrap();
+    }
+    let sql = format!(
+        "UPDATE operations SET changed_at = NULL WHERE namespace = '{}' AND state = 'running' \
+        AND matched = 0",
+        scene.namespace
+    );
+    let silent_since = scene.ledger.now().await.unwrap();
+    let later = loop {
+        let now = scene.ledger.now().await.unwrap();
+        if now > silent_since {
+            break now;
+        }
+    };
+    scene.ledger.put_operation(&busy).await.unwrap();
+    let early = silent_since.minus(std::time::Duration::from_secs(600));
+    scene.ledger.fail_silent_operations(early).await.unwrap();
+    let read = |id| async move {
+        scene.ledger.operation(&scene.namespace, id).await.unwrap().expect("it is kept")
+    };
+    assert_eq!(read(silent.id).await, silent);
+    assert!(scene.ledger.fail_silent_operations(later).await.unwrap() >= 2);
+    assert_eq!(read(busy.id).await, busy);
+    let failed = read(silent.id).await;
+    assert_eq!(failed.state, "failed");
+    assert!(failed.error.is_some() && failed.finished_at.is_some());
+    assert_eq!(read(ended.id).await, ended);
+    // Progress of one that lives after all is taken.
+    scene.ledger.put_operation(&silent).await.unwrap();
+    assert_eq!(read(silent.id).await.state, "running");
+    // What an older build put has no time of progress: its beginning counts.
+    scene.ledger.put_operation(&of_old_build).await.unwrap();
+    scene.ledger.tamper(sql).await.unwrap();
+    scene.ledger.fail_silent_operations(at(2)).await.unwrap();
+    assert_eq!(read(of_old_build.id).await.state, "failed");
 }

@@ -89,7 +89,7 @@ async fn a_key_is_free_once_its_holder_is_terminal(scene: &Scene) {
         assert_eq!(scene.end(job.id, 1, ended).await, Recorded::Applied);
     }
     let job = scene.accept(scene.unique_job("k", OnConflict::Reject)).await;
-    changed(scene.ledger.cancel(&scene.namespace, job.id, false, "test").await.unwrap());
+    changed(scene.ledger.cancel(&scene.namespace, job.id, None, false, "test").await.unwrap());
     scene.accept(scene.unique_job("k", OnConflict::Reject)).await;
 }
 

@@ -1,6 +1,6 @@
 //! A link to a server that can be cut at the worst moment: on the way there, or on the way back.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +16,14 @@ pub enum Loss {
     Request,
     /// The request is carried out; its answer does not arrive.
     Answer,
+    /// The host vanishes: neither this request nor any other arrives, and nothing is closed.
+    Host,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Once,
+    Always,
 }
 
 /// A port on loopback that leads to the server. It is closed when this is dropped.
@@ -27,9 +35,13 @@ pub struct Link {
 
 #[derive(Default)]
 struct Shared {
-    /// The next request that contains these bytes.
-    armed: Mutex<Option<(Vec<u8>, Loss)>>,
+    /// Requests that contain these bytes: the next one, or each.
+    armed: Mutex<Option<(Vec<u8>, Loss, Times)>>,
     cuts: AtomicUsize,
+    /// Connections of an earlier age carry nothing any more, and are not closed: their host has vanished.
+    age: AtomicUsize,
+    /// New connections are taken and carry nothing either.
+    is_silent: AtomicBool,
 }
 
 impl Link {
@@ -60,7 +72,28 @@ impl Link {
 
     /// Cuts the connection of the next request that contains `marker`, once.
     pub fn cut_at(&self, marker: &[u8], loss: Loss) {
-        *self.armed() = Some((marker.to_vec(), loss));
+        *self.armed() = Some((marker.to_vec(), loss, Times::Once));
+    }
+
+    /// Cuts the connection of every request that contains `marker`, until [`Self::cut_no_more`].
+    pub fn cut_every(&self, marker: &[u8], loss: Loss) {
+        *self.armed() = Some((marker.to_vec(), loss, Times::Always));
+    }
+
+    /// Lets every request pass again.
+    pub fn cut_no_more(&self) {
+        *self.armed() = None;
+    }
+
+    /// From now on nothing is carried and nothing is closed, as when a host loses its power.
+    pub fn silence(&self) {
+        self.shared.silence();
+    }
+
+    /// Connections made from now on work; the silent ones stay silent.
+    pub fn speak(&self) {
+        self.shared.is_silent.store(false, Ordering::SeqCst);
+        self.shared.age.fetch_add(1, Ordering::SeqCst);
     }
 
     /// How often it has been cut.
@@ -68,7 +101,7 @@ impl Link {
         self.shared.cuts.load(Ordering::SeqCst)
     }
 
-    fn armed(&self) -> std::sync::MutexGuard<'_, Option<(Vec<u8>, Loss)>> {
+    fn armed(&self) -> std::sync::MutexGuard<'_, Option<(Vec<u8>, Loss, Times)>> {
         self.shared.armed.lock().expect("no holder of this lock panics")
     }
 }
@@ -83,13 +116,23 @@ impl Drop for Link {
 async fn carry(mut client: TcpStream, mut server: UnixStream, shared: Arc<Shared>) {
     let (mut there, mut back) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let mut lost_answer = false;
+    let age = shared.age.load(Ordering::SeqCst);
+    let was_silent = shared.is_silent.load(Ordering::SeqCst);
+    let is_silent = || was_silent || shared.age.load(Ordering::SeqCst) != age;
     loop {
         tokio::select! {
             read = client.read(&mut there) => {
                 let Some(n) = read.ok().filter(|n| *n > 0) else { return };
+                if is_silent() {
+                    continue;
+                }
                 match shared.loss(&there[..n]) {
                     Some(Loss::Request) => return,
                     Some(Loss::Answer) => lost_answer = true,
+                    Some(Loss::Host) => {
+                        shared.silence();
+                        continue;
+                    }
                     None => {}
                 }
                 if server.write_all(&there[..n]).await.is_err() {
@@ -98,6 +141,9 @@ async fn carry(mut client: TcpStream, mut server: UnixStream, shared: Arc<Shared
             }
             read = server.read(&mut back) => {
                 let Some(n) = read.ok().filter(|n| *n > 0) else { return };
+                if is_silent() {
+                    continue;
+                }
                 if lost_answer {
                     // "Ready for query, no transaction": what was asked for is committed.
                     if back[..n].ends_with(&[b'Z', 0, 0, 0, 5, b'I']) {
@@ -112,12 +158,19 @@ async fn carry(mut client: TcpStream, mut server: UnixStream, shared: Arc<Shared
 }
 
 impl Shared {
+    fn silence(&self) {
+        self.is_silent.store(true, Ordering::SeqCst);
+        self.age.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn loss(&self, request: &[u8]) -> Option<Loss> {
         let mut armed = self.armed.lock().expect("no holder of this lock panics");
-        let (marker, loss) = armed.as_ref()?;
+        let (marker, loss, times) = armed.as_ref()?;
         let found = request.windows(marker.len()).any(|part| part == marker);
-        let loss = found.then_some(*loss)?;
-        *armed = None;
+        let (loss, times) = found.then_some((*loss, *times))?;
+        if times == Times::Once {
+            *armed = None;
+        }
         self.cuts.fetch_add(1, Ordering::SeqCst);
         Some(loss)
     }

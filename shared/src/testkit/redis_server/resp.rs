@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Error, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-const WAIT_MAX: Duration = Duration::from_secs(5);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A reply of any shape.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,8 +11,10 @@ local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
 local present, tombs = fetch(JOBS, ids), standing(ids)
--- Those that wait for their time, retries above all, must not keep out what could run now.
-local head = call("HLEN", JOBS) - call("ZCARD", DELAYED)
+-- Those that wait for their time, retries above all, must not keep out what could run now. What is pushed ahead
+-- of its time has a bound of its own.
+local waiting = call("ZCARD", DELAYED)
+local head = call("HLEN", JOBS) - waiting
 
 local answers, added, ready, delayed, replaced, raised = {}, {}, {}, {}, {}, {}
 local added_count, ready_count, delayed_count = 0, 0, 0
@@ -33,13 +35,14 @@ local function admit(id, job, old, tomb)
   end
   local run_at, _, priority, length = unpacked(">i8I4BI4", job, 25)
   local is_later = run_at > now
-  if (not old and not is_later and head >= jobs_max) or bytes - old_length + length > bytes_max then return "F" end
+  if not old and (is_later and waiting or head) >= jobs_max then return "F" end
+  if bytes - old_length + length > bytes_max then return "F" end
   bytes = bytes - old_length + length
   if old then
     replaced[#replaced + 1] = id
-    if not call("ZSCORE", DELAYED, id) then head = head - 1 end
+    if call("ZSCORE", DELAYED, id) then waiting = waiting - 1 else head = head - 1 end
   end
-  if not is_later then head = head + 1 end
+  if is_later then waiting = waiting + 1 else head = head + 1 end
   if tomb >= 0 then raised[#raised + 1] = id end
 
   if run_at ~= last_run_at or priority ~= last_priority then

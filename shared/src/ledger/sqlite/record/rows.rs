@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use sqlx::sqlite::SqliteConnection;
 
 use super::{Change, Known, Names, RollupKey, RollupSum};
@@ -10,7 +11,7 @@ use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::jobs::{Columns, bind_id, name};
 use crate::ledger::sqlite::statement::{Args, Bulk};
 use crate::ledger::sqlite::writer::Tx;
-use crate::ledger::{Record, RecordRunning, fit_text};
+use crate::ledger::{Record, RecordRunning, fit_text, unreadable};
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{AttemptOutcome, JobError, JobState, Value};
 use crate::model::time::Timestamp;
@@ -34,13 +35,25 @@ pub(super) async fn look<'r>(
     let mut latest = None;
     for row in &found {
         let text: &str = Columns::of(row).next()?;
-        let jobs: Vec<Line<'_>> = serde_json::from_str(text).map_err(Fault::unreadable)?;
-        for line in jobs {
-            let (id, job) = known_of(line, &mut latest)?;
-            known.insert(id, job);
+        for line in lines(text)? {
+            match known_of(line, &mut latest) {
+                Ok((id, job)) => {
+                    known.insert(id, job);
+                }
+                Err(fault) => unreadable::note("a job", &fault),
+            }
         }
     }
     Ok(known)
+}
+
+/// The lines of one answer; all but those that do not read.
+fn lines(text: &str) -> Result<Vec<Line<'_>>, Fault> {
+    if let Ok(lines) = serde_json::from_str(text) {
+        return Ok(lines);
+    }
+    let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(Fault::unreadable)?;
+    Ok(unreadable::readable("a job", &raw, |line| serde_json::from_str(line.get())))
 }
 
 /// The columns of [`look`]. Names and hexadecimal digits have no escapes in JSON.
@@ -52,7 +65,10 @@ fn known_of<'r>(
     latest: &mut Option<Names>,
 ) -> Result<(JobId, Known<'r>), Fault> {
     let id = uuid::Uuid::try_parse(id).map_err(Fault::unreadable)?;
-    let state = JobState::from_number(state);
+    // Of a state that a newer build invented, only the side of the border is known, and that decides.
+    let by_side =
+        if state >= JobState::Succeeded as i16 { JobState::Dead } else { JobState::Ready };
+    let state = JobState::from_number(state).unwrap_or(by_side);
     let is_same = |names: &Names| {
         names.namespace.as_str() == namespace
             && names.queue.as_str() == queue
@@ -63,15 +79,8 @@ fn known_of<'r>(
         None => Names { namespace: name(namespace)?, queue: name(queue)?, kind: name(kind)? },
     };
     *latest = Some(names.clone());
-    let known = Known {
-        row,
-        names,
-        state: state.ok_or_else(|| Fault::unreadable("a job's state"))?,
-        fence: Fence(fence),
-        unique_key,
-        cancel_reason,
-        change: None,
-    };
+    let known =
+        Known { row, names, state, fence: Fence(fence), unique_key, cancel_reason, change: None };
     Ok((JobId::from_uuid(id), known))
 }
 

@@ -1,0 +1,106 @@
+//! Queues on record: their settings and pauses.
+
+use crate::engine::ShardSettings;
+use crate::model::job::Priority;
+use crate::model::name::{Namespace, QueueName};
+use crate::model::retry::RetryPolicy;
+use crate::model::time::{Span, Timestamp};
+
+/// A queue on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queue {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: QueueName,
+    /// Operator's settings.
+    pub settings: QueueSettings,
+    /// Rises with every change of settings or pause.
+    pub version: u64,
+    /// Who paused it, when and why; `None` while it runs.
+    pub paused: Option<Paused>,
+    /// First seen.
+    pub created_at: Timestamp,
+}
+
+/// An operator's pause.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Paused {
+    /// Since when.
+    pub since: Timestamp,
+    /// The key or `local`.
+    pub by: String,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What an operator sets on a queue. Stored as JSON. Fields of a newer build are passed over: what this build
+/// knows of a queue still holds. What callers send is read elsewhere, and strictly.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct QueueSettings {
+    /// Most jobs running at once over all workers. Kept; enforced by flow control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
+    /// Starts per time over all workers. Kept; enforced by flow control.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "super::settings_text::rate"
+    )]
+    pub rate_limit: Option<RateLimit>,
+    /// Most running jobs of one `concurrency_key`. Kept; enforced by flow control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_key_concurrency: Option<u32>,
+    /// Most waiting jobs; beyond it submissions answer 429.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_depth: Option<u64>,
+    /// Lease of its jobs; `None` is the worker's setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Span>,
+    /// What a level of priority is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_unit: Option<Span>,
+    /// `max_attempts` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_max_attempts: Option<u32>,
+    /// `timeout` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_timeout: Option<Span>,
+    /// `retry` of jobs that don't say.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "super::settings_text::retry"
+    )]
+    pub default_retry: Option<RetryPolicy>,
+    /// `priority` of jobs that don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_priority: Option<Priority>,
+}
+
+/// A rate.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Starts.
+    pub limit: u32,
+    /// Per this time.
+    pub per: Span,
+    /// At once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+}
+
+impl Queue {
+    /// What its shards are to know.
+    pub fn shard_settings(&self) -> ShardSettings {
+        let defaults = ShardSettings::default();
+        ShardSettings {
+            version: self.version,
+            paused: self.paused.is_some(),
+            priority_unit: self.settings.priority_unit.map_or(defaults.priority_unit, |s| s.0),
+            ..defaults
+        }
+    }
+}

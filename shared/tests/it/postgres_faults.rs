@@ -1,0 +1,297 @@
+//! The ledger on PostgreSQL when the server goes silent, is cut off, or others hold its locks.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use sqlx::{Connection, Executor, PgConnection};
+use windlass_shared::config::LedgerSettings;
+use windlass_shared::engine::Ended;
+use windlass_shared::ledger::postgres::Postgres;
+use windlass_shared::ledger::{
+    Accepted, Ledger, LedgerError, Record, Recorded, Refused, Submission, SubmitOutcome,
+};
+use windlass_shared::model::id::{Fence, JobId};
+use windlass_shared::model::job::{NewJob, OnConflict, Unique};
+use windlass_shared::model::time::Timestamp;
+use windlass_shared::testkit::postgres_server::PostgresServer;
+use windlass_shared::testkit::postgres_server::link::{Link, Loss};
+
+use crate::sqlite_scene::{accept, done, new_jobs, submit};
+
+/// A server that is silent for so long is given up in these tests.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Far below the wait for a server that never answers, far above what works.
+const SOON: Duration = Duration::from_secs(40);
+
+fn success(id: JobId) -> Record {
+    let at = Timestamp::from_millis(1_700_000_000_000);
+    Record {
+        namespace: "default".parse().unwrap(),
+        id,
+        fence: Fence(1),
+        ended: Ended::Succeeded,
+        at,
+        claimed_at: Some(at),
+        attempt: 1,
+        crashes: 0,
+        worker: None,
+        output: None,
+        error: None,
+        timed_out: false,
+        usage: None,
+    }
+}
+
+fn keyed(key: &str) -> NewJob {
+    let unique = Unique { key: key.into(), window: None, on_conflict: OnConflict::Reject };
+    NewJob { unique: Some(unique), ..new_jobs("default", 1).remove(0) }
+}
+
+async fn rival(server: &PostgresServer, database: &str) -> PgConnection {
+    PgConnection::connect(&server.url(database)).await.unwrap()
+}
+
+/// Goal: a host that vanishes without a word hangs nobody, and none of its connections is used again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_server_hangs_nobody() {
+    let server = PostgresServer::start();
+    let link = Link::to(&server).await;
+    let mut settings = link.settings(&server.database().await);
+    (settings.pool_max, settings.writers) = (2, 1);
+    let postgres = Postgres::open_with_silence(&settings, SILENCE).await.unwrap();
+    let ledger = Ledger::Postgres(postgres.into());
+    let ids = accept(&ledger, new_jobs("default", 3)).await;
+    // Connections of both pools are there, and idle.
+    assert_eq!(ledger.record(vec![success(ids[0])]).await.unwrap(), [Recorded::Applied]);
+    ledger.now().await.unwrap();
+
+    link.silence();
+    let calls = async {
+        let (namespace, record) = ("default".parse().unwrap(), vec![success(ids[1])]);
+        let (now, job, recorded, submitted, pruned) = tokio::join!(
+            ledger.now(),
+            ledger.job(&namespace, ids[0]),
+            ledger.record(record),
+            submit(&ledger, new_jobs("default", 1)),
+            ledger.fail_silent_operations(Timestamp::from_micros(0)),
+        );
+        assert!(matches!(now, Err(LedgerError::Unavailable(_))), "{now:?}");
+        assert!(matches!(job, Err(LedgerError::Unavailable(_))), "{job:?}");
+        let lost = |error| {
+            matches!(error, Some(LedgerError::OutcomeUnknown | LedgerError::Unavailable(_)))
+        };
+        assert!(lost(recorded.err()) && lost(submitted.err()) && lost(pruned.err()));
+    };
+    tokio::time::timeout(SOON, calls).await.expect("every call ends");
+
+    link.speak();
+    // More readers than connections: a dead one that was kept would be met.
+    let reads = async {
+        while ledger.now().await.is_err() {}
+        for _ in 0..3 {
+            for now in join_all((0..8).map(|_| ledger.now())).await {
+                now.unwrap();
+            }
+        }
+        ledger.record(vec![success(ids[2])]).await.unwrap();
+        accept(&ledger, new_jobs("default", 3)).await;
+    };
+    tokio::time::timeout(SOON, reads).await.expect("the ledger works again");
+    tokio::time::timeout(SOON, ledger.close()).await.expect("closing ends");
+}
+
+/// Goal: as above, where the host vanishes in the middle of a call of each pool, and of a writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_under_way_when_the_host_vanishes_ends() {
+    let server = PostgresServer::start();
+    let database = server.database().await;
+    // Statements are sent in full when a connection first needs them.
+    let markers = ["j.id = $1 AND j.namespace", "INSERT INTO rollups", "FROM idempotency", "BEGIN"];
+    join_all(markers.map(|marker| vanish_at(&server, &database, marker))).await;
+}
+
+async fn vanish_at(server: &PostgresServer, database: &str, marker: &str) {
+    let namespace = "default".parse().unwrap();
+    let link = Link::to(server).await;
+    let postgres = Postgres::open_with_silence(&link.settings(database), SILENCE).await.unwrap();
+    let ledger = Ledger::Postgres(postgres.into());
+    let id = accept(&ledger, new_jobs("default", 1)).await[0];
+    link.cut_at(marker.as_bytes(), Loss::Host);
+    let call = async {
+        match marker {
+            "INSERT INTO rollups" => ledger.record(vec![success(id)]).await.err(),
+            "FROM idempotency" => ledger.prune(Timestamp::from_micros(0), 10).await.err(),
+            "BEGIN" => ledger.redrive(&namespace, id).await.err(),
+            _ => ledger.job(&namespace, id).await.err(),
+        }
+    };
+    let error = tokio::time::timeout(SOON, call).await.expect("the call ends");
+    assert!(
+        matches!(error, Some(LedgerError::Unavailable(_) | LedgerError::OutcomeUnknown)),
+        "{marker}: {error:?}"
+    );
+    assert_eq!(link.cuts(), 1, "{marker}");
+    link.speak();
+    let again = async { while ledger.now().await.is_err() {} };
+    tokio::time::timeout(SOON, again).await.expect("the ledger works again");
+    tokio::time::timeout(SOON, ledger.close()).await.expect("closing ends");
+}
+
+/// Goal: whoever meets a key that another transaction keeps locked waits for it alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_key_holds_up_nobody_else() {
+    let server = PostgresServer::start();
+    let database = server.database().await;
+    let mut settings = LedgerSettings::new(server.url(&database));
+    settings.writers = 1;
+    let ledger = Ledger::open(&settings).await.unwrap();
+    accept(&ledger, new_jobs("default", 1)).await;
+    let mut rival = rival(&server, &database).await;
+    rival.execute("BEGIN").await.unwrap();
+    let hold = "INSERT INTO holds (namespace, queue, unique_key, job_id) \
+                VALUES ('default', 'q', 'locked', gen_random_uuid())";
+    rival.execute(hold).await.unwrap();
+
+    // The writer is busy with the first, so the others wait together and are one group.
+    let started = Instant::now();
+    let mixed = (0..60).map(|n| {
+        let ledger = ledger.clone();
+        async move {
+            let job = match n {
+                30 => keyed("locked"),
+                31 => keyed("free"),
+                _ => new_jobs("default", 1).remove(0),
+            };
+            (submit(&ledger, vec![job]).await, started.elapsed())
+        }
+    });
+    for (n, (outcome, took)) in join_all(mixed).await.into_iter().enumerate() {
+        if n == 30 {
+            assert!(matches!(outcome, Err(LedgerError::Unavailable(_))), "{outcome:?}");
+        } else {
+            assert!(matches!(done(outcome)[..], [Ok(Accepted::New(_))]), "{n}");
+            assert!(took < Duration::from_millis(1_500), "{n} waited {took:?}");
+        }
+    }
+
+    rival.execute("ROLLBACK").await.unwrap();
+    let free = done(submit(&ledger, vec![keyed("locked")]).await);
+    assert!(matches!(free[..], [Ok(Accepted::New(_))]), "{free:?}");
+    ledger.close().await;
+}
+
+/// Goal: when a part of a submission is committed and the rest cannot be, the caller is told which is which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rest_that_fails_is_refused_job_by_job() {
+    let server = PostgresServer::start();
+    let link = Link::to(&server).await;
+    let mut settings = link.settings(&server.database().await);
+    settings.writers = 1;
+    let ledger = Ledger::open(&settings).await.unwrap();
+    let held = done(submit(&ledger, vec![keyed("k")]).await);
+    assert!(matches!(held[..], [Ok(Accepted::New(_))]));
+
+    // The group's own statement brings the plain jobs in; the transaction that looks at the key never begins.
+    link.cut_every(b"statement_timeout', '30s'", Loss::Request);
+    let jobs: Vec<NewJob> = new_jobs("default", 2).into_iter().chain([keyed("k")]).collect();
+    let results = done(submit(&ledger, jobs).await);
+    assert!(link.cuts() > 1);
+    assert!(matches!(results[..2], [Ok(Accepted::New(_)), Ok(Accepted::New(_))]), "{results:?}");
+    assert_eq!(results[2], Err(Refused::Unavailable));
+    link.cut_no_more();
+    let again = done(submit(&ledger, vec![keyed("k")]).await);
+    assert!(matches!(again[..], [Err(Refused::UniqueKeyHeld { .. })]), "{again:?}");
+    ledger.close().await;
+}
+
+/// Goal: a commit whose answer is lost is found out, and is answered as made, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_is_found_out() {
+    let server = PostgresServer::start();
+    let link = Link::to(&server).await;
+    let database = server.database().await;
+    let ledger = Ledger::open(&link.settings(&database)).await.unwrap();
+    for loss in [Loss::Request, Loss::Answer] {
+        link.cut_at(b"INSERT INTO jobs", loss);
+        let ids = accept(&ledger, new_jobs("default", 2)).await;
+        assert_eq!(ledger.jobs(&ids).await.unwrap().len(), 2);
+    }
+    assert_eq!(link.cuts(), 2);
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM jobs"), "4");
+    let atomic = Submission { jobs: new_jobs("default", 2), atomic: true, idempotency: None };
+    link.cut_at(b"COMMIT", Loss::Answer);
+    let outcome = ledger.submit(atomic).await.unwrap();
+    assert!(matches!(outcome, SubmitOutcome::Done(results) if results.iter().all(Result::is_ok)));
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM jobs"), "6");
+    ledger.close().await;
+}
+
+/// Goal: a table of jobs that is in use puts off the drop of its empty partitions, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_table_puts_off_the_drop_of_its_partitions_alone() {
+    let server = PostgresServer::start();
+    let database = server.database().await;
+    let ledger = Ledger::open(&LedgerSettings::new(server.url(&database))).await.unwrap();
+    for day in ["20010101", "20010102"] {
+        server.sql(
+            &database,
+            &format!(
+                "CREATE TABLE jobs_{day} PARTITION OF jobs FOR VALUES FROM \
+            (windlass_first_id('{day}'::date)) TO (windlass_first_id('{day}'::date + 1))"
+            ),
+        );
+    }
+    let old = || {
+        server.sql(&database, "SELECT count(*) FROM pg_class WHERE relname LIKE 'jobs_2001____'")
+    };
+    let put_old_key = "INSERT INTO idempotency (namespace, key, body_hash, ids, created_at) \
+                       VALUES ('n', 'k', '', '', 0)";
+    server.sql(&database, put_old_key);
+    let mut rival = rival(&server, &database).await;
+    rival.execute("BEGIN").await.unwrap();
+    rival.execute("LOCK TABLE ONLY jobs IN ROW EXCLUSIVE MODE").await.unwrap();
+
+    let before = ledger.now().await.unwrap();
+    let started = Instant::now();
+    assert_eq!(ledger.prune(before, 100).await.unwrap(), 1, "the old key is pruned");
+    assert!(started.elapsed() < Duration::from_millis(1_500), "{:?}", started.elapsed());
+    assert_eq!(old(), "2");
+    rival.execute("ROLLBACK").await.unwrap();
+    // One a call: whoever submits waits for the lock no longer than that.
+    for left in ["1", "0"] {
+        ledger.prune(before, 100).await.unwrap();
+        assert_eq!(old(), left);
+    }
+    ledger.close().await;
+}
+
+/// Goal: the parent is locked before the child, as submissions do, so that the two never wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_is_not_locked_before_its_table() {
+    let server = PostgresServer::start();
+    let database = server.database().await;
+    let ledger = Ledger::open(&LedgerSettings::new(server.url(&database))).await.unwrap();
+    server.sql(
+        &database,
+        "CREATE TABLE jobs_20010101 PARTITION OF jobs FOR VALUES FROM \
+        (windlass_first_id('20010101'::date)) TO (windlass_first_id('20010102'::date))",
+    );
+    let mut rival = rival(&server, &database).await;
+    rival.execute("BEGIN").await.unwrap();
+    rival.execute("LOCK TABLE ONLY jobs IN ROW EXCLUSIVE MODE").await.unwrap();
+    let before = ledger.now().await.unwrap();
+    let (pruned, child) = tokio::join!(ledger.prune(before, 100), async {
+        // While the drop waits for the parent the child is free: this would be a deadlock otherwise.
+        let sql = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+                   WHERE c.relname = 'jobs_20010101' AND l.mode = 'AccessExclusiveLock'";
+        let mut seen = 0_i64;
+        for _ in 0..100 {
+            let held: i64 = sqlx::query_scalar(sql).fetch_one(&mut rival).await.unwrap();
+            seen = seen.max(held);
+        }
+        seen
+    });
+    pruned.unwrap();
+    assert_eq!(child, 0);
+    ledger.close().await;
+}
