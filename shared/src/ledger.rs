@@ -23,13 +23,10 @@ use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 pub mod postgres;
-<<<<<<< HEAD
-pub mod runs;
-=======
 mod queue;
 mod queue_walk;
 mod settings_text;
->>>>>>> main
+pub mod runs;
 pub mod sqlite;
 mod unreadable;
 
