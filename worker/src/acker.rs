@@ -234,7 +234,7 @@ mod tests {
     use windlass_shared::config::EngineSettings;
     use windlass_shared::engine::{ClaimRequest, Held, Push, ShardSettings, Verdict};
     use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-    use windlass_shared::model::job::Priority;
+
     use windlass_shared::model::name::Namespace;
     use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
@@ -255,18 +255,7 @@ mod tests {
     /// Pushes and claims one job; its settle.
     async fn running(engine: &Engine, shard: &ShardId) -> Settle {
         let now = engine.now().await.unwrap();
-        let push = Push {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: now,
-            expires_at: None,
-            kind: "plain".parse().unwrap(),
-            envelope: Bytes::new(),
-        };
+        let push = Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::new());
         engine.push(shard, &[push], now.plus(PATIENCE)).await.unwrap();
         let request = ClaimRequest {
             worker: WorkerId::generate(),
