@@ -19,8 +19,7 @@ use windlass_shared::config::{ApiSettings, EngineSettings, LedgerSettings};
 use windlass_shared::engine::Engine;
 use windlass_shared::ledger::{Ledger, Submission};
 use windlass_shared::lifecycle::Lifecycle;
-use windlass_shared::model::id::JobId;
-use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+use windlass_shared::model::job::{NewJob, Value};
 use windlass_shared::model::name::Namespace;
 
 const JOBS: usize = 1_000;
@@ -94,22 +93,16 @@ async fn run() {
 fn submission() -> Submission {
     let jobs = (0..JOBS)
         .map(|i| NewJob {
-            id: JobId::generate(),
-            namespace: Namespace::default(),
-            queue: "mail".parse().unwrap(),
-            kind: "email.send".parse().unwrap(),
-            priority: Priority::default(),
-            payload: Value::Inline(
-                format!(r#"{{"to":"user{i}@example.org","template":"welcome","n":{i}}}"#).into(),
-            ),
-            run_at: None,
-            expires_at: None,
-            spec: JobSpec::default(),
-            unique: None,
             tags: vec!["signup".into()],
-            meta: None,
-            request_id: None,
-            traceparent: None,
+            ..NewJob::new(
+                Namespace::default(),
+                "mail".parse().unwrap(),
+                "email.send".parse().unwrap(),
+                Value::Inline(
+                    format!(r#"{{"to":"user{i}@example.org","template":"welcome","n":{i}}}"#)
+                        .into(),
+                ),
+            )
         })
         .collect();
     Submission { jobs, atomic: false, idempotency: None }

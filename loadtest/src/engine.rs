@@ -19,7 +19,7 @@ use windlass_shared::engine::{
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::{JobSpec, Priority, Value};
+use windlass_shared::model::job::{JobSpec, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_worker::builder::EngineSource;
@@ -266,18 +266,7 @@ async fn push(shared: &Shared) -> Result<()> {
 }
 
 fn new_push(shared: &Shared, kind: &Kind, now: Timestamp) -> Push {
-    Push {
-        id: JobId::generate(),
-        fence: Fence(0),
-        attempt: 0,
-        crashes: 0,
-        max_crashes: 3,
-        priority: Priority::default(),
-        run_at: now,
-        expires_at: None,
-        kind: kind.clone(),
-        envelope: shared.envelope.clone(),
-    }
+    Push::new(Fence(0), kind.clone(), now, shared.envelope.clone())
 }
 
 /// Claims and settles until all jobs are settled; the times of the claims that gave something.

@@ -14,7 +14,7 @@ use windlass_shared::engine::Ended;
 use windlass_shared::ledger::{Ledger, LedgerError, Record, Recorded, Submission, SubmitOutcome};
 use windlass_shared::limits::BATCH_JOBS_MAX;
 use windlass_shared::model::id::{Fence, JobId};
-use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+use windlass_shared::model::job::{NewJob, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 
 use crate::cpu::Watched;
@@ -199,22 +199,7 @@ async fn record_part(ledger: Ledger, ids: Vec<JobId>) -> Result<()> {
 fn jobs(n: usize) -> Vec<NewJob> {
     let (namespace, queue) = (Namespace::default(), QueueName::default());
     let kind: Kind = "noop".parse().expect("a legal kind");
-    let job = || NewJob {
-        id: JobId::generate(),
-        namespace: namespace.clone(),
-        queue: queue.clone(),
-        kind: kind.clone(),
-        priority: Priority::default(),
-        payload: value(),
-        run_at: None,
-        expires_at: None,
-        spec: JobSpec::default(),
-        unique: None,
-        tags: Vec::new(),
-        meta: None,
-        request_id: None,
-        traceparent: None,
-    };
+    let job = || NewJob::new(namespace.clone(), queue.clone(), kind.clone(), value());
     (0..n).map(|_| job()).collect()
 }
 

@@ -222,7 +222,7 @@ mod tests {
     use windlass_shared::engine::{ClaimRequest, Engine, Held, Settle, Verdict};
     use windlass_shared::ledger::{Ledger, Submission};
     use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
-    use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+    use windlass_shared::model::job::{NewJob, Value};
     use windlass_shared::model::name::QueueName;
 
     use super::*;
@@ -244,22 +244,12 @@ mod tests {
 
     /// Submits a job to a queue and plays its worker, to the end.
     async fn run_one(life: &Lifecycle, queue: &QueueName) -> JobId {
-        let job = NewJob {
-            id: JobId::generate(),
-            namespace: Namespace::default(),
-            queue: queue.clone(),
-            kind: "noop".parse().unwrap(),
-            priority: Priority::default(),
-            payload: Value::null(),
-            run_at: None,
-            expires_at: None,
-            spec: JobSpec::default(),
-            unique: None,
-            tags: Vec::new(),
-            meta: None,
-            request_id: None,
-            traceparent: None,
-        };
+        let job = NewJob::new(
+            Namespace::default(),
+            queue.clone(),
+            "noop".parse().unwrap(),
+            Value::null(),
+        );
         let shard = ShardId::first(Namespace::default(), queue.clone());
         let mut ready = life.engine().subscribe(std::slice::from_ref(&shard)).await.unwrap();
         let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };

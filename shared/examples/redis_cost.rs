@@ -14,8 +14,7 @@ use windlass_shared::engine::{
     ClaimRequest, Engine, Held, Push, Settle, ShardId, ShardSettings, Verdict,
 };
 use windlass_shared::limits::PUSH_WINDOW;
-use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::Priority;
+use windlass_shared::model::id::{Fence, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer, unique_prefix};
 
@@ -54,17 +53,13 @@ impl Bench {
 
     async fn push(&self, count: usize) {
         let now = self.engine.now().await.expect("redis answers");
-        let job = || Push {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: now,
-            expires_at: None,
-            kind: "email.send".parse().expect("a legal kind"),
-            envelope: self.envelope.clone(),
+        let job = || {
+            Push::new(
+                Fence(1),
+                "email.send".parse().expect("a legal kind"),
+                now,
+                self.envelope.clone(),
+            )
         };
         let jobs: Vec<Push> = (0..count).map(|_| job()).collect();
         let reply = self.engine.push(&self.shard, &jobs, now.plus(PUSH_WINDOW)).await;

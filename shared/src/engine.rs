@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
-use crate::model::job::Priority;
+use crate::model::job::{JobSpec, Priority};
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
@@ -77,6 +77,25 @@ pub struct Push {
     pub kind: Kind,
     /// What the worker needs to run it ([`envelope`]); opaque to the engine.
     pub envelope: Bytes,
+}
+
+impl Push {
+    /// A job with a fresh id, that has not been tried and does not expire; with the default priority and number of
+    /// crashes.
+    pub fn new(fence: Fence, kind: Kind, run_at: Timestamp, envelope: Bytes) -> Self {
+        Self {
+            id: JobId::generate(),
+            fence,
+            attempt: 0,
+            crashes: 0,
+            max_crashes: JobSpec::default().max_crashes,
+            priority: Priority::default(),
+            run_at,
+            expires_at: None,
+            kind,
+            envelope,
+        }
+    }
 }
 
 /// What became of one [`Push`].

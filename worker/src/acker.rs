@@ -24,7 +24,13 @@ pub(crate) struct Ack {
 /// settles fail holds up nothing but itself. A full inbox keeps the slots of its own attempts taken.
 #[derive(Clone)]
 pub(crate) struct Acks {
-    inboxes: Arc<HashMap<ShardId, mpsc::Sender<Settle>>>,
+    inboxes: Arc<HashMap<ShardId, Inbox>>,
+}
+
+struct Inbox {
+    settles: mpsc::Sender<Settle>,
+    /// The latest settles did not get through.
+    fails: Arc<AtomicBool>,
 }
 
 impl Acks {
@@ -36,15 +42,19 @@ impl Acks {
         let Ack { shard, settle } = ack;
         match self.inboxes.get(&*shard) {
             Some(inbox) => {
-                inbox.send(settle).await.map_err(|unsent| Ack { shard, settle: unsent.0 })
+                inbox.settles.send(settle).await.map_err(|unsent| Ack { shard, settle: unsent.0 })
             }
             None => Err(Ack { shard, settle }),
         }
     }
 
-    /// Whether the shard's settles do not get through: what is claimed there would only be held up too.
+    /// Whether the shard's settles do not get through and pile up: what is claimed there would only be held up
+    /// too. An inbox that is full of settles which do get through is a busy one, and no reason to claim less.
     pub(crate) fn is_behind(&self, shard: &ShardId) -> bool {
-        self.inboxes.get(shard).is_some_and(|inbox| inbox.capacity() < inbox.max_capacity() / 2)
+        self.inboxes.get(shard).is_some_and(|inbox| {
+            inbox.fails.load(Ordering::Relaxed)
+                && inbox.settles.capacity() < inbox.settles.max_capacity() / 2
+        })
     }
 }
 
@@ -66,13 +76,16 @@ impl Acker {
         let mut inboxes = HashMap::new();
         let mut lanes = Vec::new();
         for shard in shards {
-            let (tx, inbox) = mpsc::channel(waiting_max);
-            if inboxes.insert(shard.clone(), tx).is_none() {
+            let (settles, inbox) = mpsc::channel(waiting_max);
+            let fails = Arc::new(AtomicBool::new(false));
+            let entry = Inbox { settles, fails: Arc::clone(&fails) };
+            if inboxes.insert(shard.clone(), entry).is_none() {
                 lanes.push(Lane {
                     engine: engine.clone(),
                     leases: Arc::clone(leases),
                     shard,
                     inbox,
+                    fails,
                     last_try: Arc::clone(last_try),
                     open: Vec::new(),
                     given_up: 0,
@@ -104,6 +117,7 @@ struct Lane {
     leases: Arc<Leases>,
     shard: ShardId,
     inbox: mpsc::Receiver<Settle>,
+    fails: Arc<AtomicBool>,
     last_try: Arc<AtomicBool>,
     /// Taken, and not settled yet.
     open: Vec<Settle>,
@@ -116,6 +130,7 @@ impl Lane {
         while self.gather().await {
             let batch = std::mem::take(&mut self.open);
             self.open = self.settle_batch(batch).await;
+            self.fails.store(!self.open.is_empty(), Ordering::Relaxed);
             if self.open.is_empty() {
                 pause.reset();
             } else if self.last_try.load(Ordering::Acquire) {
@@ -219,7 +234,7 @@ mod tests {
     use windlass_shared::config::EngineSettings;
     use windlass_shared::engine::{ClaimRequest, Held, Push, ShardSettings, Verdict};
     use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-    use windlass_shared::model::job::Priority;
+
     use windlass_shared::model::name::Namespace;
     use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
@@ -240,18 +255,7 @@ mod tests {
     /// Pushes and claims one job; its settle.
     async fn running(engine: &Engine, shard: &ShardId) -> Settle {
         let now = engine.now().await.unwrap();
-        let push = Push {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: now,
-            expires_at: None,
-            kind: "plain".parse().unwrap(),
-            envelope: Bytes::new(),
-        };
+        let push = Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::new());
         engine.push(shard, &[push], now.plus(PATIENCE)).await.unwrap();
         let request = ClaimRequest {
             worker: WorkerId::generate(),
@@ -292,7 +296,20 @@ mod tests {
             let ack = Ack { shard: Arc::clone(&bad), settle: lost() };
             tokio::time::timeout(PATIENCE, acks.send(ack)).await.expect("there is room").unwrap();
         }
-        assert!(acks.is_behind(&bad) && !acks.is_behind(&good));
+        let behind = async {
+            while !acks.is_behind(&bad) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, behind).await.expect("what fails and piles up is behind");
+        // A full inbox alone is a busy one.
+        assert!(!acks.is_behind(&good));
+        for _ in 0..ENGINE_BATCH_MAX {
+            if acks.inboxes[&*good].settles.try_send(lost()).is_err() {
+                break;
+            }
+        }
+        assert!(!acks.is_behind(&good));
 
         let settle = running(&engine, &good).await;
         let ack = Ack { shard: Arc::clone(&good), settle };

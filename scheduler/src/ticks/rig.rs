@@ -11,7 +11,7 @@ use windlass_shared::engine::{ClaimRequest, Engine, Push, Pushed, ShardId};
 use windlass_shared::ledger::{Accepted, Ledger, QueueSettings, Submission, SubmitOutcome};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+use windlass_shared::model::job::{NewJob, Value};
 use windlass_shared::model::name::Namespace;
 use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
@@ -62,18 +62,7 @@ impl Rig {
     /// Pushes a job that is due in a moment.
     pub(crate) async fn push_later(&self, shard: &ShardId) {
         let now = self.life.engine().now().await.unwrap();
-        let push = Push {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: now.plus(LATER),
-            expires_at: None,
-            kind: "plain".parse().unwrap(),
-            envelope: Bytes::new(),
-        };
+        let push = Push::new(Fence(1), "plain".parse().unwrap(), now.plus(LATER), Bytes::new());
         let reply = self.life.engine().push(shard, &[push], now.plus(PATIENCE)).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Added]);
     }
@@ -108,22 +97,12 @@ impl Rig {
 
     /// Submits a job.
     pub(crate) async fn submit(&self, queue: &str) -> JobId {
-        let job = NewJob {
-            id: JobId::generate(),
-            namespace: Namespace::default(),
-            queue: queue.parse().unwrap(),
-            kind: "plain".parse().unwrap(),
-            priority: Priority::default(),
-            payload: Value::Inline(Bytes::from_static(b"null")),
-            run_at: None,
-            expires_at: None,
-            spec: JobSpec::default(),
-            unique: None,
-            tags: Vec::new(),
-            meta: None,
-            request_id: None,
-            traceparent: None,
-        };
+        let job = NewJob::new(
+            Namespace::default(),
+            queue.parse().unwrap(),
+            "plain".parse().unwrap(),
+            Value::Inline(Bytes::from_static(b"null")),
+        );
         let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
         let outcome = self.life.submit(submission).await.unwrap();
         let SubmitOutcome::Done(results) = outcome else {

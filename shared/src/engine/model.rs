@@ -304,15 +304,7 @@ mod tests {
             id[..2].copy_from_slice(&n.to_be_bytes());
             Push {
                 id: JobId::from_bytes(id),
-                fence: Fence(1),
-                attempt: 0,
-                crashes: 0,
-                max_crashes: 3,
-                priority: Priority::default(),
-                run_at: now,
-                expires_at: None,
-                kind: "plain".parse().unwrap(),
-                envelope: Bytes::new(),
+                ..Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::new())
             }
         };
         let jobs: Vec<Push> = (0..500).map(job).collect();

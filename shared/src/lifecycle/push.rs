@@ -305,8 +305,8 @@ mod tests {
     use super::*;
     use crate::config::EngineSettings;
     use crate::ledger::{Accepted, Submission, SubmitOutcome};
-    use crate::model::id::JobId;
-    use crate::model::job::{JobSpec, NewJob, Priority};
+
+    use crate::model::job::NewJob;
     use crate::model::name::{Namespace, QueueName};
 
     async fn stores(folder: &tempfile::TempDir) -> (Ledger, Engine) {
@@ -319,21 +319,13 @@ mod tests {
 
     async fn committed(ledger: &Ledger, count: usize, payload: usize) -> Vec<Job> {
         let payload = Value::Inline(format!("\"{}\"", "x".repeat(payload)).into());
-        let job = || NewJob {
-            id: JobId::generate(),
-            namespace: Namespace::default(),
-            queue: QueueName::default(),
-            kind: "echo".parse().unwrap(),
-            priority: Priority::default(),
-            payload: payload.clone(),
-            run_at: None,
-            expires_at: None,
-            spec: JobSpec::default(),
-            unique: None,
-            tags: Vec::new(),
-            meta: None,
-            request_id: None,
-            traceparent: None,
+        let job = || {
+            NewJob::new(
+                Namespace::default(),
+                QueueName::default(),
+                "echo".parse().unwrap(),
+                payload.clone(),
+            )
         };
         let jobs = (0..count).map(|_| job()).collect();
         let submission = Submission { jobs, atomic: false, idempotency: None };

@@ -298,6 +298,28 @@ pub struct NewJob {
     pub traceparent: Option<String>,
 }
 
+impl NewJob {
+    /// A job with a fresh id, to run now, and with the defaults of everything else.
+    pub fn new(namespace: Namespace, queue: QueueName, kind: Kind, payload: Value) -> Self {
+        Self {
+            id: JobId::generate(),
+            namespace,
+            queue,
+            kind,
+            priority: Priority::default(),
+            payload,
+            run_at: None,
+            expires_at: None,
+            spec: JobSpec::default(),
+            unique: None,
+            tags: Vec::new(),
+            meta: None,
+            request_id: None,
+            traceparent: None,
+        }
+    }
+}
+
 /// Why an attempt or a job did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobError {

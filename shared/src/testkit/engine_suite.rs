@@ -84,15 +84,12 @@ impl Rig {
     pub async fn job(&self, n: u8) -> Push {
         Push {
             id: id(n),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: self.now().await,
-            expires_at: None,
-            kind: kind("plain"),
-            envelope: Bytes::from(format!("envelope {n:03}")),
+            ..Push::new(
+                Fence(1),
+                kind("plain"),
+                self.now().await,
+                Bytes::from(format!("envelope {n:03}")),
+            )
         }
     }
 

@@ -11,7 +11,6 @@ use windlass_shared::engine::{
 };
 use windlass_shared::limits::PUSH_WINDOW;
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::Priority;
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{BOUNDS, LEASE, Rig, kind, proof};
@@ -105,14 +104,7 @@ fn job(n: u16, run_at: Timestamp) -> Push {
     bytes[..2].copy_from_slice(&n.to_be_bytes());
     Push {
         id: JobId::from_bytes(bytes),
-        fence: Fence(1),
-        attempt: 0,
-        crashes: 0,
         max_crashes: 1,
-        priority: Priority::default(),
-        run_at,
-        expires_at: None,
-        kind: kind("plain"),
-        envelope: Bytes::new(),
+        ..Push::new(Fence(1), kind("plain"), run_at, Bytes::new())
     }
 }

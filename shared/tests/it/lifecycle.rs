@@ -22,7 +22,7 @@ use windlass_shared::lifecycle::sweep::{self, Pump, Sweeper};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
 use windlass_shared::model::job::{
-    Job, JobError, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
+    Job, JobError, JobState, NewJob, OnConflict, Priority, Unique, Value,
 };
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
@@ -140,20 +140,14 @@ async fn soon<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut
 
 fn new_job() -> NewJob {
     NewJob {
-        id: JobId::generate(),
-        namespace: Namespace::default(),
-        queue: QueueName::default(),
-        kind: "echo".parse().unwrap(),
-        priority: Priority::default(),
-        payload: Value::Inline(Bytes::from_static(br#"{"n": 1}"#)),
-        run_at: None,
-        expires_at: None,
-        spec: JobSpec::default(),
-        unique: None,
         tags: vec!["t".into()],
-        meta: None,
         request_id: Some("req-1".into()),
-        traceparent: None,
+        ..NewJob::new(
+            Namespace::default(),
+            QueueName::default(),
+            "echo".parse().unwrap(),
+            Value::Inline(Bytes::from_static(br#"{"n": 1}"#)),
+        )
     }
 }
 

@@ -16,7 +16,7 @@ use windlass_shared::ledger::{Accepted, Ledger, QueueSettings, Submission, Submi
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::lease::{Take, Taken};
 use windlass_shared::model::id::{JobId, WorkerId};
-use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+use windlass_shared::model::job::{NewJob, Value};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer, unique_prefix};
 
@@ -53,22 +53,12 @@ impl World {
     }
 
     async fn submit(&self, queue: &str) -> JobId {
-        let job = NewJob {
-            id: JobId::generate(),
-            namespace: Namespace::default(),
-            queue: queue.parse().unwrap(),
-            kind: "plain".parse().unwrap(),
-            priority: Priority::default(),
-            payload: Value::Inline(Bytes::from_static(b"null")),
-            run_at: None,
-            expires_at: None,
-            spec: JobSpec::default(),
-            unique: None,
-            tags: Vec::new(),
-            meta: None,
-            request_id: None,
-            traceparent: None,
-        };
+        let job = NewJob::new(
+            Namespace::default(),
+            queue.parse().unwrap(),
+            "plain".parse().unwrap(),
+            Value::Inline(Bytes::from_static(b"null")),
+        );
         let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
         let outcome = self.life.submit(submission).await.unwrap();
         let SubmitOutcome::Done(results) = outcome else {

@@ -14,7 +14,6 @@ use windlass_shared::engine::{
 };
 use windlass_shared::limits::PUSH_WINDOW;
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::Priority;
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{self, Rig};
@@ -161,18 +160,8 @@ pub async fn configure(engine: &Engine, shard: &ShardId) -> Result<bool, EngineE
 /// Pushes one fresh job.
 pub async fn push(engine: &Engine, shard: &ShardId) -> Result<JobId, EngineError> {
     let now = engine.now().await?;
-    let job = Push {
-        id: JobId::generate(),
-        fence: Fence(1),
-        attempt: 0,
-        crashes: 0,
-        max_crashes: 3,
-        priority: Priority::default(),
-        run_at: now,
-        expires_at: None,
-        kind: "plain".parse().expect("a legal kind"),
-        envelope: Bytes::from_static(b"{}"),
-    };
+    let job =
+        Push::new(Fence(1), "plain".parse().expect("a legal kind"), now, Bytes::from_static(b"{}"));
     let reply = engine.push(shard, std::slice::from_ref(&job), now.plus(PUSH_WINDOW)).await?;
     assert_eq!(reply.pushed, [Pushed::Added]);
     Ok(job.id)

@@ -10,7 +10,6 @@ use windlass_shared::engine::{
     ClaimRequest, EngineError, LiveState, Push, Pushed, Settle, Settled, Verdict,
 };
 use windlass_shared::model::id::{Fence, JobId};
-use windlass_shared::model::job::Priority;
 use windlass_shared::testkit::engine_suite::{Rig, id, proof};
 use windlass_shared::testkit::redis_server::RedisServer;
 use windlass_shared::testkit::redis_server::resp::Connection;
@@ -115,18 +114,7 @@ async fn batches_of_any_size_and_shape_are_taken() {
     let now = engine.now().await.unwrap();
     let mut jobs = Vec::new();
     for _ in 0..450 {
-        jobs.push(Push {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: now,
-            expires_at: None,
-            kind: "plain".parse().unwrap(),
-            envelope: Bytes::from_static(b"{}"),
-        });
+        jobs.push(Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::from_static(b"{}")));
     }
     jobs.push(jobs[449].clone());
     let reply = engine.push(&shard, &jobs, now).await.unwrap();

@@ -3,25 +3,17 @@
 use bytes::Bytes;
 use windlass_shared::ledger::{Accepted, Ledger, LedgerError, Refused, Submission, SubmitOutcome};
 use windlass_shared::model::id::JobId;
-use windlass_shared::model::job::{JobSpec, NewJob, Priority, Value};
+use windlass_shared::model::job::{NewJob, Value};
 
 /// Plain jobs of a namespace.
 pub fn new_jobs(namespace: &str, n: usize) -> Vec<NewJob> {
-    let job = || NewJob {
-        id: JobId::generate(),
-        namespace: namespace.parse().unwrap(),
-        queue: "q".parse().unwrap(),
-        kind: "test.kind".parse().unwrap(),
-        priority: Priority::default(),
-        payload: Value::Inline(Bytes::from_static(b"{\"n\":1}")),
-        run_at: None,
-        expires_at: None,
-        spec: JobSpec::default(),
-        unique: None,
-        tags: Vec::new(),
-        meta: None,
-        request_id: None,
-        traceparent: None,
+    let job = || {
+        NewJob::new(
+            namespace.parse().unwrap(),
+            "q".parse().unwrap(),
+            "test.kind".parse().unwrap(),
+            Value::Inline(Bytes::from_static(b"{\"n\":1}")),
+        )
     };
     (0..n).map(|_| job()).collect()
 }

@@ -18,7 +18,7 @@ use windlass_shared::engine::{
     CancelReply, Ended, Engine, Outcome, Push, Pushed, ShardId, ShardSettings, Signals, Withdraw,
 };
 use windlass_shared::model::id::{BlobId, Fence, JobId};
-use windlass_shared::model::job::{JobSpec, Priority, Value};
+use windlass_shared::model::job::{JobSpec, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
@@ -153,18 +153,7 @@ impl Rig {
     pub async fn push_raw(&self, kind: Kind, envelope: Bytes) -> JobId {
         let id = JobId::generate();
         let now = self.engine.now().await.unwrap();
-        let push = Push {
-            id,
-            fence: Fence(0),
-            attempt: 0,
-            crashes: 0,
-            max_crashes: 3,
-            priority: Priority::default(),
-            run_at: now,
-            expires_at: None,
-            kind,
-            envelope,
-        };
+        let push = Push { id, ..Push::new(Fence(0), kind, now, envelope) };
         let not_after = now.plus(Duration::from_secs(5));
         let reply = self.engine.push(&self.shard, &[push], not_after).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Added]);

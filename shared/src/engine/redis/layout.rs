@@ -305,16 +305,15 @@ mod tests {
 
     fn push() -> Push {
         Push {
-            id: JobId::generate(),
-            fence: Fence(7),
             attempt: 1,
             crashes: 2,
-            max_crashes: 3,
             priority: Priority::MAX,
-            run_at: Timestamp::from_micros(1_001),
-            expires_at: None,
-            kind: "k".parse().unwrap(),
-            envelope: Bytes::from_static(b"{}"),
+            ..Push::new(
+                Fence(7),
+                "k".parse().unwrap(),
+                Timestamp::from_micros(1_001),
+                Bytes::from_static(b"{}"),
+            )
         }
     }
 

@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use super::statement::{Args, execute};
 use super::*;
-use crate::model::job::{JobSpec, NewJob, OnConflict, Unique, Value};
+use crate::model::job::{NewJob, OnConflict, Unique, Value};
 
 async fn ledger(folder: &tempfile::TempDir) -> (Sqlite, LedgerSettings) {
     let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
@@ -16,21 +16,13 @@ async fn ledger(folder: &tempfile::TempDir) -> (Sqlite, LedgerSettings) {
 }
 
 fn new_jobs(n: usize) -> Vec<NewJob> {
-    let job = || NewJob {
-        id: JobId::generate(),
-        namespace: Namespace::default(),
-        queue: QueueName::default(),
-        kind: "test.kind".parse().unwrap(),
-        priority: Priority::default(),
-        payload: Value::Inline(vec![b'1'; 2_000].into()),
-        run_at: None,
-        expires_at: None,
-        spec: JobSpec::default(),
-        unique: None,
-        tags: Vec::new(),
-        meta: None,
-        request_id: None,
-        traceparent: None,
+    let job = || {
+        NewJob::new(
+            Namespace::default(),
+            QueueName::default(),
+            "test.kind".parse().unwrap(),
+            Value::Inline(vec![b'1'; 2_000].into()),
+        )
     };
     (0..n).map(|_| job()).collect()
 }

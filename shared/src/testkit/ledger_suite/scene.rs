@@ -11,9 +11,7 @@ use crate::ledger::{
 };
 use crate::limits::QUEUES_PER_NAMESPACE_MAX;
 use crate::model::id::{Fence, JobId};
-use crate::model::job::{
-    Job, JobError, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
-};
+use crate::model::job::{Job, JobError, JobState, NewJob, OnConflict, Unique, Value};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
@@ -57,22 +55,12 @@ impl Scene {
     }
 
     pub(super) fn new_job(&self) -> NewJob {
-        NewJob {
-            id: JobId::generate(),
-            namespace: self.namespace.clone(),
-            queue: self.queue.clone(),
-            kind: "test.kind".parse().expect("a legal kind"),
-            priority: Priority::default(),
-            payload: Value::Inline(Bytes::from_static(b"{\"n\":1}")),
-            run_at: None,
-            expires_at: None,
-            spec: JobSpec::default(),
-            unique: None,
-            tags: Vec::new(),
-            meta: None,
-            request_id: None,
-            traceparent: None,
-        }
+        NewJob::new(
+            self.namespace.clone(),
+            self.queue.clone(),
+            "test.kind".parse().expect("a legal kind"),
+            Value::Inline(Bytes::from_static(b"{\"n\":1}")),
+        )
     }
 
     pub(super) fn new_jobs(&self, n: usize) -> Vec<NewJob> {

@@ -54,7 +54,10 @@ impl RedisCluster {
             wait_until("the cluster is whole", || {
                 let state = node.command(&["CLUSTER", "INFO"]).text();
                 let known = format!("cluster_known_nodes:{}", self.masters.len());
-                (state.contains("cluster_state:ok") && state.contains(&known)).then_some(())
+                let whole = state.contains("cluster_state:ok") && state.contains(&known);
+                // What is published goes over a node's own links; where one is not up yet it is lost.
+                let nodes = node.command(&["CLUSTER", "NODES"]).text();
+                (whole && !nodes.contains(" disconnected")).then_some(())
             });
         }
     }
