@@ -191,7 +191,7 @@ async fn submit(ledger: Ledger, jobs: Vec<NewJob>) -> Result<()> {
 }
 
 async fn record_part(ledger: Ledger, ids: Vec<JobId>) -> Result<()> {
-    let replies = ledger.record(ids.into_iter().map(success).collect()).await?;
+    let replies = ledger.record(ids.into_iter().map(success).collect()).await?.replies;
     ensure!(replies.iter().all(|r| *r == Recorded::Applied), "an outcome was not applied");
     Ok(())
 }

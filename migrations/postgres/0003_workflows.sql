@@ -3,6 +3,7 @@
 -- Which step of which run a job is, and which item of a `for_each`.
 ALTER TABLE jobs ADD COLUMN workflow_ord INTEGER;
 ALTER TABLE jobs ADD COLUMN workflow_item INTEGER;
+CREATE INDEX jobs_by_workflow ON jobs (workflow_id, id) WHERE workflow_id IS NOT NULL;
 
 CREATE TABLE workflows (
     id                 UUID     NOT NULL PRIMARY KEY,
@@ -24,6 +25,7 @@ CREATE TABLE workflows (
     rerun_of           UUID,
     definition         TEXT,                          -- a stored one; NULL: `document` is the run's own
     document           TEXT,                          -- WorkflowSpec as JSON
+    options            TEXT     NOT NULL,             -- what decisions need of it, as JSON
     input              BYTEA,                         -- exactly one of input and input_blob
     input_blob         UUID,
     output             BYTEA,                         -- at most one of output and output_blob

@@ -1,7 +1,8 @@
--- Workflows on SQLite: the tables and words of ../postgres/0002_workflows.sql; what differs is as in 0001.
+-- Workflows on SQLite: the tables and words of ../postgres/0003_workflows.sql; what differs is as in 0001.
 
 ALTER TABLE jobs ADD COLUMN workflow_ord INTEGER;
 ALTER TABLE jobs ADD COLUMN workflow_item INTEGER;
+CREATE INDEX jobs_by_workflow ON jobs (workflow_id, id) WHERE workflow_id IS NOT NULL;
 
 CREATE TABLE workflows (
     id                 BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
@@ -23,6 +24,7 @@ CREATE TABLE workflows (
     rerun_of           BLOB,
     definition         TEXT,
     document           TEXT,
+    options            TEXT    NOT NULL,
     input              BLOB,
     input_blob         BLOB,
     output             BLOB,

@@ -216,7 +216,10 @@ mod tests {
             ("steps['b-c.d'].state", json!("skipped")),
             ("steps['b-c.d'].output == null", json!(true)),
             ("steps.a.output.list.map(x, x + 1)", json!([2, 3])),
-            ("{'item': item.x, 'at': index, 'of': run.name}", json!({"item": 1.5, "at": 7, "of": "etl"})),
+            (
+                "{'item': item.x, 'at': index, 'of': run.name}",
+                json!({"item": 1.5, "at": 7, "of": "etl"}),
+            ),
             ("has(input.nope) ? 1 : 0", json!(0)),
         ] {
             assert_eq!(scope.eval(expr).unwrap(), want, "{expr}");

@@ -25,8 +25,9 @@ use crate::model::time::Timestamp;
 pub mod postgres;
 mod queue;
 mod queue_walk;
-mod settings_text;
+mod run_calls;
 pub mod runs;
+mod settings_text;
 pub mod sqlite;
 mod unreadable;
 
@@ -434,6 +435,8 @@ macro_rules! dispatch {
     }};
 }
 
+use dispatch;
+
 type Result<T, E = LedgerError> = std::result::Result<T, E>;
 
 impl Ledger {
@@ -542,8 +545,9 @@ impl Ledger {
     // Recording
 
     /// Commits outcomes in one transaction: guarded update of the job, a row per attempt that did not
-    /// succeed at once, roll-ups. One reply per record, in order. Safe to repeat.
-    pub fn record<'a>(&'a self, records: Vec<Record>) -> BoxFuture<'a, Result<Vec<Recorded>>> {
+    /// succeed at once, roll-ups, and what follows for workflow steps: a success of a step's one job ends the step, and
+    /// the plain steps that wait for nothing more are released. One reply per record, in order. Safe to repeat.
+    pub fn record<'a>(&'a self, records: Vec<Record>) -> BoxFuture<'a, Result<runs::RecordReply>> {
         Box::pin(async move { dispatch!(self, record(records)) })
     }
 

@@ -160,7 +160,9 @@ impl<'a> Walk<'a> {
             return Err(unknown("only a step with for_each has an item and an index"));
         }
         // Names of types are values in CEL, as in `type(x) == string`.
-        if ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"].contains(&name) {
+        if ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"]
+            .contains(&name)
+        {
             return Ok(());
         }
         Err(unknown("expressions see input, run, steps, and in for_each item and index"))
@@ -181,7 +183,10 @@ mod tests {
     #[test]
     fn the_steps_that_an_expression_reads_are_found_wherever_they_stand() {
         assert_eq!(steps("steps.a.output.n + steps['b-c'].output"), ["a", "b-c"]);
-        assert_eq!(steps("has(steps.a.output) ? [steps.b.state] : {'k': steps.c.output}"), ["a", "b", "c"]);
+        assert_eq!(
+            steps("has(steps.a.output) ? [steps.b.state] : {'k': steps.c.output}"),
+            ["a", "b", "c"]
+        );
         assert_eq!(steps("steps.a.output.filter(x, x > steps.b.output && x != index)"), ["a", "b"]);
         assert_eq!(steps("size(steps.a.output.list) == 2 && !(steps.a.state == 'x')"), ["a"]);
         assert_eq!(steps("input.steps.a + item.x"), [""; 0]);

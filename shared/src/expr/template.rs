@@ -60,7 +60,8 @@ fn fill_within(value: &Json, scope: &Scope, budget: &mut usize) -> Result<Json, 
     Ok(match value {
         Json::String(text) => fill_text(text, scope, budget)?,
         Json::Array(items) => {
-            let filled: Result<_, _> = items.iter().map(|v| fill_within(v, scope, budget)).collect();
+            let filled: Result<_, _> =
+                items.iter().map(|v| fill_within(v, scope, budget)).collect();
             Json::Array(filled?)
         }
         Json::Object(fields) => {
@@ -175,7 +176,10 @@ mod tests {
 
     #[test]
     fn strings_are_split_at_expressions_and_only_there() {
-        assert_eq!(parts("a ${{ b }} c").unwrap(), [Part::Text("a "), Part::Expr("b"), Part::Text(" c")]);
+        assert_eq!(
+            parts("a ${{ b }} c").unwrap(),
+            [Part::Text("a "), Part::Expr("b"), Part::Text(" c")]
+        );
         assert_eq!(parts("${{ {'a': {'b': 1}} }}").unwrap(), [Part::Expr("{'a': {'b': 1}}")]);
         assert_eq!(parts(r"${{ '}}' + 'it\'s}}' }}").unwrap(), [Part::Expr(r"'}}' + 'it\'s}}'")]);
         assert_eq!(parts("${ {x} }} plain").unwrap(), [Part::Text("${ {x} }} plain")]);

@@ -31,6 +31,7 @@ mod writer;
 mod attempts;
 mod jobs;
 mod record;
+mod run_calls;
 
 mod change;
 mod forget;
@@ -298,8 +299,11 @@ impl Postgres {
         self.read(attempts::attempts(&self.inner.pool, namespace, id)).await
     }
 
-    pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
-        self.detached(|inner| async move { record::record(&inner.bulk, records).await }).await
+    pub async fn record(&self, records: Vec<Record>) -> Result<runs::RecordReply> {
+        let replies = self
+            .detached(|inner| async move { record::record(&inner.bulk, records).await })
+            .await?;
+        Ok(runs::RecordReply { replies, ..runs::RecordReply::default() })
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {

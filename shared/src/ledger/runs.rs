@@ -35,6 +35,8 @@ pub struct NewRun {
     pub definition: Option<(String, u32)>,
     /// [`crate::model::workflow::WorkflowSpec`] as JSON, where there is no definition.
     pub document: Option<String>,
+    /// [`crate::lifecycle::workflow::decide::Options`] as JSON: what decisions need of the document.
+    pub options: String,
     /// What `input` is in expressions.
     pub input: Value,
     /// It fails when not ended by then (ledger time).
@@ -127,6 +129,8 @@ pub struct Run {
     pub definition: Option<(String, u32)>,
     /// Its own document, where there is no definition.
     pub document: Option<String>,
+    /// See [`NewRun::options`].
+    pub options: String,
     /// What `input` is in expressions.
     pub input: Value,
     /// What it answers.
@@ -231,7 +235,7 @@ pub struct StepJob {
 pub struct Snapshot {
     /// The run.
     pub run: Run,
-    /// Its due steps in order, at most [`DUE_MAX`].
+    /// Its steps that are due, or whose `wake_at` has passed, in order of position; at most [`DUE_MAX`].
     pub due: Vec<Step>,
     /// Ledger time.
     pub now: Timestamp,
@@ -324,4 +328,148 @@ pub enum Advanced {
     },
     /// Somebody else advanced the run: look again.
     Conflict,
+}
+
+/// What a batch of outcomes has led to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecordReply {
+    /// One per record, in order.
+    pub replies: Vec<super::Recorded>,
+    /// Jobs of workflow steps that may run now; to be pushed. What could not be read back is left out, and comes by
+    /// the sweep.
+    pub released: Vec<Job>,
+    /// Runs with something to be decided over, each once.
+    pub due: Vec<WorkflowId>,
+}
+
+/// Which runs a list means. Empty fields don't filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// In any of these states; [`WorkflowState::Waiting`] is never on record and matches nothing.
+    pub states: Vec<WorkflowState>,
+    /// With this name.
+    pub name: Option<String>,
+    /// Of this stored definition.
+    pub definition: Option<String>,
+    /// With all of these tags.
+    pub tags: Vec<String>,
+    /// Accepted at or after.
+    pub created_after: Option<Timestamp>,
+    /// Accepted before.
+    pub created_before: Option<Timestamp>,
+}
+
+/// A signal or a vote on its way into the ledger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewGiven {
+    /// The signal's name, or the id of the step that is voted on.
+    pub name: String,
+    /// Who.
+    pub by: String,
+    /// Their role.
+    pub role: Option<String>,
+    /// `None`: a signal.
+    pub approved: Option<bool>,
+    /// In words.
+    pub reason: Option<String>,
+    /// What a signal brings, as JSON.
+    pub body: Option<Bytes>,
+}
+
+/// Most signals and votes of one run.
+pub const GIVEN_MAX: u32 = 10_000;
+
+/// What became of a change to a run. `T` is what it yields.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunChanged<T> {
+    /// Done.
+    Done(T),
+    /// The run's state does not allow it.
+    Refused(WorkflowState),
+    /// No such run in the namespace.
+    Unknown,
+    /// The run has [`GIVEN_MAX`] signals and votes already.
+    Full,
+}
+
+/// One step that goes back to where it can run again, for [`super::Ledger::retry_run`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reset {
+    /// Which; [`END`] with its new `needs_left`.
+    pub ord: i32,
+    /// [`StepState::Blocked`], or [`StepState::Released`] for one whose jobs may run at once.
+    pub to: StepState,
+    /// How many of its needs have not ended, once all resets are done.
+    pub needs_left: u32,
+    /// It is to be looked at.
+    pub due: bool,
+    /// Jobs that get a fresh budget and a higher fence: ready where `to` is released, blocked otherwise.
+    pub jobs: Vec<JobId>,
+    /// Of a `for_each` that keeps its list and the results of its other items: the items that have not ended now.
+    /// `None`: its list and its items, if any, are forgotten.
+    pub items_open: Option<u32>,
+}
+
+/// A stored definition, one version of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: String,
+    /// From 1; given by the ledger.
+    pub version: u32,
+    /// Ledger time; set by the ledger.
+    pub created_at: Timestamp,
+    /// Who put it.
+    pub by: String,
+    /// [`crate::model::workflow::WorkflowSpec`] as JSON.
+    pub document: String,
+    /// As it was put.
+    pub source: String,
+}
+
+/// The latest partial result of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// The lease that stored it.
+    pub fence: crate::model::id::Fence,
+    /// Ledger time.
+    pub at: Timestamp,
+    /// JSON.
+    pub data: Bytes,
+}
+
+/// A signal or a vote, as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given {
+    /// Its place among those of the run.
+    pub seq: u64,
+    /// When (ledger time).
+    pub at: Timestamp,
+    /// The signal's name, or the id of the step that is voted on.
+    pub name: String,
+    /// Who.
+    pub by: String,
+    /// Their role.
+    pub role: Option<String>,
+    /// `None`: a signal.
+    pub approved: Option<bool>,
+    /// In words.
+    pub reason: Option<String>,
+    /// What a signal brings.
+    pub body: Option<Bytes>,
+}
+
+/// A run that a step has started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChildSeen {
+    /// Which.
+    pub id: WorkflowId,
+    /// How it is.
+    pub state: WorkflowState,
+    /// What it answers, once it has succeeded.
+    pub output: Option<Bytes>,
+    /// Why it did not.
+    pub error: Option<JobError>,
 }

@@ -30,6 +30,7 @@ mod prune;
 mod queues;
 mod record;
 mod reports;
+mod run_calls;
 mod schema;
 mod statement;
 mod submit;
@@ -155,8 +156,9 @@ impl Sqlite {
         read!(self, jobs::attempts, namespace, id)
     }
 
-    pub async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
-        self.writer.record(records).await
+    pub async fn record(&self, records: Vec<Record>) -> Result<runs::RecordReply> {
+        let replies = self.writer.record(records).await?;
+        Ok(runs::RecordReply { replies, ..runs::RecordReply::default() })
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {

@@ -44,7 +44,7 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
         .collect();
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
-    let replies = life.inner.ledger.record(records).await?;
+    let replies = life.inner.ledger.record(records).await?.replies;
     let events: Vec<Event> = events
         .into_iter()
         .zip(&replies)
@@ -152,7 +152,7 @@ pub(super) async fn record_direct(
 ) -> Result<Vec<Recorded>, LedgerError> {
     let ids: Vec<(JobId, bool)> =
         records.iter().map(|record| (record.id, record.ended.is_terminal())).collect();
-    let replies = life.inner.ledger.record(records).await?;
+    let replies = life.inner.ledger.record(records).await?.replies;
     let ended: Vec<JobId> = ids
         .into_iter()
         .zip(&replies)

@@ -62,7 +62,7 @@ async fn a_silent_server_hangs_nobody() {
     let ledger = Ledger::Postgres(postgres.into());
     let ids = accept(&ledger, new_jobs("default", 3)).await;
     // Connections of both pools are there, and idle.
-    assert_eq!(ledger.record(vec![success(ids[0])]).await.unwrap(), [Recorded::Applied]);
+    assert_eq!(ledger.record(vec![success(ids[0])]).await.unwrap().replies, [Recorded::Applied]);
     ledger.now().await.unwrap();
 
     link.silence();

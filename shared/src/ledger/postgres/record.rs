@@ -26,8 +26,7 @@ const TRIES_MAX: u32 = 5;
 /// Plans are made once, perhaps while the table is all but empty, and the index of live rows then looks as
 /// good as the primary key; used later it would read every live row for every outcome. `NOT <>` and `+ 0` say
 /// `=` and `<` in words that fit no index but the primary key.
-const RECORD: &str = concat!(
-    "
+const RECORD: &str = "
 WITH clock AS MATERIALIZED (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
 ), v AS MATERIALIZED (
@@ -59,9 +58,7 @@ WITH clock AS MATERIALIZED (
       AND (j.fence < v.fence OR (j.fence = v.fence AND j.state = 3))
     RETURNING j.id, j.namespace, j.queue, j.kind, j.unique_key, j.state, v.fence, v.at, v.claimed_at,
         v.attempt, v.worker, v.error_code, v.error_message, v.error_retryable, v.outcome, v.apart,
-        v.usage, v.output_blob, j.workflow_id, j.workflow_ord
-), gone AS (
-    SELECT id, workflow_id, workflow_ord, state, at FROM moved WHERE state >= 10
+        v.usage, v.output_blob
 ), freed AS (
     DELETE FROM holds h USING moved m
     WHERE m.state >= 10 AND m.unique_key IS NOT NULL AND h.namespace = m.namespace
@@ -87,17 +84,8 @@ WITH clock AS MATERIALIZED (
 ), named AS (
     UPDATE blobs b SET refs = b.refs + 1 FROM moved m
     WHERE m.output_blob IS NOT NULL AND b.namespace = m.namespace AND b.id = m.output_blob
-), ",
-    noted_cte!(),
-    ", ",
-    lowered_ctes!(),
-    "
-SELECT 0::smallint, id FROM moved
-UNION ALL SELECT 1::smallint, id FROM released
-UNION ALL SELECT DISTINCT 2::smallint, workflow_id FROM (
-    SELECT workflow_id FROM stepped WHERE due > 0 UNION ALL SELECT workflow_id FROM lowered WHERE due > 0
-) AS due"
-);
+)
+SELECT id FROM moved";
 
 const RECORD_RUNNING: &str = "
 WITH clock AS MATERIALIZED (

@@ -140,7 +140,10 @@ pub fn decide(
     desk.decision.advance.version = snapshot.run.version;
     let passed = snapshot.run.deadline.is_some_and(|deadline| deadline <= snapshot.now);
     if passed && snapshot.run.ending.is_none() && snapshot.run.state == WorkflowState::Running {
-        desk.fail_run(permanent(code::DEADLINE_EXCEEDED, "the deadline of the workflow has passed"), true);
+        desk.fail_run(
+            permanent(code::DEADLINE_EXCEEDED, "the deadline of the workflow has passed"),
+            true,
+        );
         return desk.decision;
     }
     for step in &snapshot.due {
@@ -230,7 +233,8 @@ impl<'a> Desk<'a> {
             return self.ended(step, spec, result);
         }
         let Items { total, made, open, failed } = step.items;
-        let first = jobs.iter().find(|job| job.state.is_terminal() && job.state != JobState::Succeeded);
+        let first =
+            jobs.iter().find(|job| job.state.is_terminal() && job.state != JobState::Succeeded);
         let error = first.and_then(|job| {
             let error = job.error.clone()?;
             let message = format!("item {}: {}", job.item.unwrap_or_default(), error.message);
@@ -369,9 +373,10 @@ impl<'a> Desk<'a> {
         let state = match (run.state, run.ending) {
             (WorkflowState::Compensating, _) => {
                 let error = run.error.as_ref().or(self.failed.as_ref());
-                let broke = self.facts.all.iter().any(|step| {
-                    step.id.starts_with(COMPENSATE) && step.state == StepState::Failed
-                });
+                let broke =
+                    self.facts.all.iter().any(|step| {
+                        step.id.starts_with(COMPENSATE) && step.state == StepState::Failed
+                    });
                 let broke = broke || error.is_some_and(|e| e.code == code::COMPENSATION_FAILED);
                 if broke { WorkflowState::Failed } else { WorkflowState::Compensated }
             }
@@ -385,19 +390,17 @@ impl<'a> Desk<'a> {
                 }
                 WorkflowState::Failed
             }
-            (_, _) => {
-                match self.answer() {
-                    Ok((output, blob)) => {
-                        self.decision.advance.output = Some(output);
-                        self.decision.blobs.extend(blob);
-                        WorkflowState::Succeeded
-                    }
-                    Err(error) => {
-                        self.decision.advance.error = Some(error);
-                        WorkflowState::Failed
-                    }
+            (_, _) => match self.answer() {
+                Ok((output, blob)) => {
+                    self.decision.advance.output = Some(output);
+                    self.decision.blobs.extend(blob);
+                    WorkflowState::Succeeded
                 }
-            }
+                Err(error) => {
+                    self.decision.advance.error = Some(error);
+                    WorkflowState::Failed
+                }
+            },
         };
         self.decision.advance.state = Some(state);
     }
@@ -433,7 +436,10 @@ impl<'a> Desk<'a> {
 }
 
 fn step_failed(step: &str, error: &JobError) -> JobError {
-    permanent(code::STEP_FAILED, format!("the step {step:?} failed: {}: {}", error.code, error.message))
+    permanent(
+        code::STEP_FAILED,
+        format!("the step {step:?} failed: {}: {}", error.code, error.message),
+    )
 }
 
 /// A move that takes off every reason that the snapshot had shown.

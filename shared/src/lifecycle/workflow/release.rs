@@ -44,7 +44,9 @@ pub(super) fn names(spec: &StepSpec) -> Vec<String> {
     match &spec.work {
         Work::Job(job) if job.is_template => steps.extend(of_value(&job.payload)),
         Work::Child(child) => steps.extend(of_value(&child.input)),
-        Work::Timer(TimerSpec::Template(text)) => steps.extend(of_value(&Json::String(text.clone()))),
+        Work::Timer(TimerSpec::Template(text)) => {
+            steps.extend(of_value(&Json::String(text.clone())))
+        }
         _ => {}
     }
     steps
@@ -133,7 +135,8 @@ fn start_items(
     snapshot: &Snapshot,
 ) -> Result<Released, JobError> {
     if list.len() > limits::ITEMS_MAX {
-        let text = format!("its list has {} items; at most {} are allowed", list.len(), limits::ITEMS_MAX);
+        let text =
+            format!("its list has {} items; at most {} are allowed", list.len(), limits::ITEMS_MAX);
         return Err(permanent(code::EXPRESSION_FAILED, text));
     }
     let bytes = Bytes::from(Json::from(list.to_vec()).to_string());

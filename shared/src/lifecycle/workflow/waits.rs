@@ -6,46 +6,12 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::ledger::runs::Step;
-use crate::model::id::WorkflowId;
+pub use crate::ledger::runs::{ChildSeen, Given};
 use crate::model::job::JobError;
 use crate::model::time::Timestamp;
 use crate::model::workflow::{
     ApprovalSpec, ChildSpec, StepSpec, Work, WorkflowState, code, permanent,
 };
-
-/// A signal or a vote, as it came.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Given {
-    /// Its place among those of the run.
-    pub seq: u64,
-    /// When (ledger time).
-    pub at: Timestamp,
-    /// The signal's name, or the id of the step that is voted on.
-    pub name: String,
-    /// Who.
-    pub by: String,
-    /// Their role.
-    pub role: Option<String>,
-    /// `None`: a signal.
-    pub approved: Option<bool>,
-    /// In words.
-    pub reason: Option<String>,
-    /// What a signal brings.
-    pub body: Option<Bytes>,
-}
-
-/// A run that a step has started.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChildSeen {
-    /// Which.
-    pub id: WorkflowId,
-    /// How it is.
-    pub state: WorkflowState,
-    /// What it answers, once it has succeeded.
-    pub output: Option<Bytes>,
-    /// Why it did not.
-    pub error: Option<JobError>,
-}
 
 /// A run to be started.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +81,8 @@ pub(super) fn look(
             }
             Some(child) => {
                 let why = child.error.as_ref().map_or("", |error| error.message.as_str());
-                let text = format!("the workflow {} ended as {}: {why}", child.id, child.state.as_str());
+                let text =
+                    format!("the workflow {} ended as {}: {why}", child.id, child.state.as_str());
                 Seen::Failed { error: permanent(code::CHILD_FAILED, text), taken: Vec::new() }
             }
         },
@@ -157,6 +124,7 @@ fn votes(step: &Step, approval: &ApprovalSpec, given: &[Given]) -> Seen {
 mod tests {
     use super::*;
     use crate::ledger::runs::Items;
+    use crate::model::id::WorkflowId;
     use crate::model::time::Span;
     use crate::model::workflow::{StepFailure, StepState, TimerSpec};
 
@@ -227,7 +195,10 @@ mod tests {
         assert!(std::str::from_utf8(&output.unwrap()).unwrap().contains("\"ada\""));
         let no = [ada, vote(5, "bob", "viewer", false)];
         let Seen::Failed { error, .. } = look(&step(), &two, now, &no, &[]) else { panic!() };
-        assert_eq!((error.code.as_str(), error.message.as_str()), ("approval_rejected", "bob rejected it: no reason given"));
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("approval_rejected", "bob rejected it: no reason given")
+        );
     }
 
     #[test]
@@ -235,10 +206,18 @@ mod tests {
         let now = Timestamp::from_millis(5_000);
         let mut late = step();
         late.wake_at = Some(Timestamp::from_millis(4_999));
-        let signal = spec(Work::Signal { name: "go".into(), timeout: Some(Span(std::time::Duration::from_secs(1))) });
+        let signal = spec(Work::Signal {
+            name: "go".into(),
+            timeout: Some(Span(std::time::Duration::from_secs(1))),
+        });
         let Seen::Failed { error, .. } = look(&late, &signal, now, &[], &[]) else { panic!() };
         assert_eq!(error.message, "the signal \"go\" did not come in time");
-        let came = Given { name: "go".into(), approved: None, body: Some(Bytes::from("7")), ..vote(9, "ada", "x", true) };
+        let came = Given {
+            name: "go".into(),
+            approved: None,
+            body: Some(Bytes::from("7")),
+            ..vote(9, "ada", "x", true)
+        };
         let done = Seen::Done { output: Some(Bytes::from("7")), taken: vec![9] };
         assert_eq!(look(&late, &signal, now, &[came], &[]), done);
         let timer = spec(Work::Timer(TimerSpec::For(Span(std::time::Duration::from_secs(1)))));

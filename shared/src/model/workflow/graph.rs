@@ -138,11 +138,13 @@ impl Graph {
         let mut best: Vec<(f64, Option<u32>)> = vec![(0.0, None); self.len()];
         for step in &self.order {
             let above = self.needs(*step).iter().map(|n| (best[*n as usize].0, Some(*n)));
-            let (sum, through) = above.fold((0.0, None), |a, b| if b.0 > a.0 || a.1.is_none() { b } else { a });
+            let (sum, through) =
+                above.fold((0.0, None), |a, b| if b.0 > a.0 || a.1.is_none() { b } else { a });
             best[*step as usize] = (sum + weight(*step).max(0.0), through);
         }
         let ends = self.order.iter().copied();
-        let Some(last) = ends.max_by(|a, b| best[*a as usize].0.total_cmp(&best[*b as usize].0)) else {
+        let Some(last) = ends.max_by(|a, b| best[*a as usize].0.total_cmp(&best[*b as usize].0))
+        else {
             return (Vec::new(), 0.0);
         };
         let mut path = vec![last];
@@ -298,9 +300,15 @@ mod tests {
     fn every_wrong_id_is_named() {
         let faults = graph("a:\n b: a nobody a\n a: gone\n").unwrap_err();
         assert_eq!(faults.len(), 4, "{faults:?}");
-        assert!(matches!(&faults[0], GraphFault::DuplicateId { id, first: 0, second: 2 } if id == "a"));
-        assert!(matches!(&faults[1], GraphFault::UnknownNeed { at: 1, need: 1, missing, .. } if missing == "nobody"));
-        assert!(matches!(&faults[2], GraphFault::DuplicateNeed { at: 1, need: 2, twice, .. } if twice == "a"));
+        assert!(
+            matches!(&faults[0], GraphFault::DuplicateId { id, first: 0, second: 2 } if id == "a")
+        );
+        assert!(
+            matches!(&faults[1], GraphFault::UnknownNeed { at: 1, need: 1, missing, .. } if missing == "nobody")
+        );
+        assert!(
+            matches!(&faults[2], GraphFault::DuplicateNeed { at: 1, need: 2, twice, .. } if twice == "a")
+        );
         assert!(matches!(&faults[3], GraphFault::UnknownNeed { at: 2, .. }));
     }
 
@@ -328,7 +336,9 @@ mod tests {
         let steps: Vec<(&str, Vec<&str>)> = ids
             .iter()
             .enumerate()
-            .map(|(n, id)| (id.as_str(), n.checked_sub(1).map(|n| ids[n].as_str()).into_iter().collect()))
+            .map(|(n, id)| {
+                (id.as_str(), n.checked_sub(1).map(|n| ids[n].as_str()).into_iter().collect())
+            })
             .collect();
         let g = Graph::new(&steps).unwrap();
         assert_eq!(g.level(9_999), 9_999);

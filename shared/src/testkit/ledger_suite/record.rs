@@ -298,7 +298,7 @@ async fn clients_that_record_the_same_apply_it_once(scene: &Scene) {
         scene.ledger.record(batch.clone())
     });
     let replies: Vec<_> =
-        join_all(calls).await.into_iter().flat_map(|r| r.expect("record")).collect();
+        join_all(calls).await.into_iter().flat_map(|r| r.expect("record").replies).collect();
     let applied = replies.iter().filter(|r| **r == Recorded::Applied).count();
     let stale = replies.iter().filter(|r| **r == Recorded::Stale).count();
     assert_eq!((applied, stale), (50, 450));

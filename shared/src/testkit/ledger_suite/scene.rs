@@ -140,7 +140,7 @@ impl Scene {
     }
 
     pub(super) async fn records(&self, records: Vec<Record>) -> Vec<Recorded> {
-        self.ledger.record(records).await.expect("record")
+        self.ledger.record(records).await.expect("record").replies
     }
 
     pub(super) async fn end(&self, id: JobId, fence: u64, ended: Ended) -> Recorded {
