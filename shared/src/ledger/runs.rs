@@ -102,7 +102,7 @@ pub struct NewStep {
 pub enum CreateOutcome {
     /// It is durable; its jobs that may run now.
     Created(Vec<Job>),
-    /// The key was used before with the same body, for this run.
+    /// The id is on record already, or the key was used before with the same body, for this run.
     Replayed(WorkflowId),
     /// The key was used before with another body.
     KeyReused,
@@ -264,8 +264,11 @@ pub struct Advance {
     /// Jobs that may run from now on, or from their `run_at`: the payloads of blocked ones are filled in, those of a
     /// `for_each` are made.
     pub releases: Vec<Release>,
-    /// Steps that come in: compensations, or what a step adds.
+    /// Steps that come in: compensations, or what a step adds. Steps on record that they need, or that need them, get
+    /// the edge, and must not have ended: otherwise [`Advanced::Conflict`].
     pub added: Vec<NewStep>,
+    /// Signals that are used up, by `seq`.
+    pub taken: Vec<u64>,
 }
 
 /// How one step moves.
