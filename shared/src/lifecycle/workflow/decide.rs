@@ -137,7 +137,10 @@ impl Desk<'_> {
                     Release::Blocked { .. } => None,
                 })
                 .collect();
-            self.moves.retain(|ord, m| m.from != StepState::Blocked && !made.contains(ord));
+            self.moves.retain(|ord, m| {
+                let fails = m.to == StepState::Failed;
+                fails || (m.from != StepState::Blocked && !made.contains(ord))
+            });
             self.decision.blobs.clear();
             self.decision.start.clear();
             self.moves.insert(END, look_again(self.snapshot));
