@@ -14,6 +14,7 @@ use super::{LedgerError, MigrationStatus, Result};
 const MIGRATIONS: [(i64, &str, &str); 2] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
+    (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
 ];
 
 fn migrator() -> Migrator {
