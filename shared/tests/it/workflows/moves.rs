@@ -143,3 +143,42 @@ async fn many_may_carry_a_run_on_at_once() {
     assert_eq!(ended.state(), WorkflowState::Succeeded);
     assert!(ended.steps.values().all(|step| step.state == StepState::Succeeded));
 }
+
+#[tokio::test]
+async fn items_that_a_stop_left_unmade_are_made_by_a_retry() {
+    let rig = Rig::new().await;
+    let each = json!({"for_each": "input", "max_parallel": 1});
+    let steps = vec![
+        with("each", &[], job("do", json!({"out": "${{ item }}"})), each),
+        with(
+            "held",
+            &[],
+            json!({"signal": {"name": "go", "timeout": null}}),
+            json!({"on_failure": "continue"}),
+        ),
+    ];
+    let id = rig.submit(workflow(steps, json!({})), json!([0, 1, 2, 3])).await;
+    rig.until("two items have run", || async {
+        let step = rig.steps(id).await.remove("each").unwrap();
+        (step.list.is_some() && step.items.open == 2).then_some(())
+    })
+    .await;
+    rig.life.cancel_run(&rig.namespace, id, "no").await.unwrap();
+    let ended = rig.ended(id).await;
+    assert_eq!((ended.state(), ended.of("each")), (WorkflowState::Cancelled, StepState::Cancelled));
+    let made = ended.steps["each"].items.made;
+    assert!(made < 4, "{made}");
+    rig.life.retry_run(&rig.namespace, id).await.unwrap();
+    let given = windlass_shared::ledger::runs::NewGiven {
+        name: "go".into(),
+        by: "ada".into(),
+        role: None,
+        approved: None,
+        reason: None,
+        body: None,
+    };
+    rig.life.give(&rig.namespace, id, &given).await.unwrap();
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.state(), WorkflowState::Succeeded, "{:?}", ended.run.error);
+    assert_eq!(ended.output(), json!({"each": [0, 1, 2, 3], "held": null}));
+}
