@@ -79,7 +79,8 @@ pub(super) fn lay_out(drawing: &Drawing) -> Layout {
         points.into_iter().map(|(along, across)| turn(along, across)).collect()
     });
     let lines = lines.collect();
-    let longest = (0..ordered.nodes).map(|n| along[n] + measure.along / 2.0).fold(0.0, f64::max);
+    let ends = (0_u32..).zip(&along).map(|(entry, at)| at + half(&ordered, entry, &measure));
+    let longest = ends.fold(0.0, f64::max);
     let deepest = rows.last().map_or(0.0, |row| row.across + measure.across / 2.0);
     let (width, height) = turn(longest, deepest);
     Layout { width, height, centres, box_width, box_height, font, dense, sideways, lines }
@@ -107,10 +108,11 @@ fn rows(ordered: &Ordered, measure: &Measure) -> Vec<Row> {
     let mut across = measure.across / 2.0;
     for level in &ordered.levels {
         let pieces = (length(ordered, level, measure) / ROW_MAX).ceil().max(1.0);
-        // At least one entry each, and at most as many pieces as there are entries.
-        let size = (level.len() as f64 / pieces).ceil().max(1.0) as usize;
-        for piece in level.chunks(size) {
-            rows.push(Row { entries: piece.to_vec(), across });
+        // In turns, so that each piece lies as near to its neighbours as the others.
+        let pieces = pieces as usize;
+        for piece in 0..pieces {
+            let entries = level.iter().copied().skip(piece).step_by(pieces).collect();
+            rows.push(Row { entries, across });
             across += measure.across + 10.0;
         }
         let links: usize = level.iter().map(|entry| ordered.below[*entry as usize].len()).sum();
@@ -141,9 +143,8 @@ fn along(ordered: &Ordered, rows: &[Row], measure: &Measure) -> Vec<f64> {
             }
         }
     }
-    let edge = |n: usize| along[n] - measure.along / 2.0;
-    let first = (0..ordered.nodes).map(edge).fold(f64::INFINITY, f64::min);
-    let first = if first.is_finite() { first } else { 0.0 };
+    let edges = (0_u32..).zip(&along).map(|(entry, at)| at - half(ordered, entry, measure));
+    let first = edges.fold(f64::INFINITY, f64::min);
     along.iter().map(|place| place - first).collect()
 }
 
@@ -155,9 +156,13 @@ fn wish(ordered: &Ordered, entry: u32, along: &[f64], measure: &Measure, pass: u
     let last = pass + 2 >= PASSES;
     let seen = above.iter().filter(|_| last || pass % 2 == 0 || below.is_empty());
     let seen = seen.chain(below.iter().filter(|_| last || pass % 2 == 1 || above.is_empty()));
-    let (sum, count) = seen.fold((0.0, 0.0), |(s, c), n| (s + along[*n as usize], c + 1.0));
+    let bend = |entry: u32| entry as usize >= ordered.nodes;
+    let (sum, count) = seen.fold((0.0, 0.0), |(sum, count), next| {
+        let pull = if bend(entry) && bend(*next) { 8.0 } else { 1.0 };
+        (sum + pull * along[*next as usize], count + pull)
+    });
     let wanted = if count > 0.0 { sum / count } else { along[at] };
-    let weight = if at < ordered.nodes { 1.0 } else { 4.0 };
+    let weight = if bend(entry) { 4.0 } else { 1.0 };
     Wish { at: wanted, weight, half: half(ordered, entry, measure) }
 }
 
