@@ -103,7 +103,7 @@ pub(super) async fn cancel(
     }
     if let Some(step) = known.step {
         let mut gone = Gone::none(step);
-        gone.count(JobState::Cancelled, tx.now);
+        gone.count(JobState::Cancelled);
         note::note(tx, &[gone]).await?;
     }
     reread(tx, namespace, id).await

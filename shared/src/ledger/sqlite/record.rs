@@ -129,9 +129,8 @@ async fn write(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Written, Fault> {
 fn gone(changes: &[&Known<'_>]) -> Vec<Gone> {
     let mut gone: BTreeMap<(WorkflowId, i32), Gone> = BTreeMap::new();
     for job in changes {
-        let at = job.change.as_ref().and_then(|change| change.finished_at);
-        if let (Some(step), Some(at)) = (job.step, at) {
-            gone.entry(step).or_insert_with(|| Gone::none(step)).count(job.state, at);
+        if let Some(step) = job.step.filter(|_| job.state.is_terminal()) {
+            gone.entry(step).or_insert_with(|| Gone::none(step)).count(job.state);
         }
     }
     gone.into_values().collect()

@@ -2,6 +2,7 @@
 //!
 //! The writer is alone, so each write looks first, decides in memory, and then writes with a few wide statements.
 
+mod add;
 pub(super) mod advance;
 pub(super) mod checkpoints;
 pub(super) mod create;

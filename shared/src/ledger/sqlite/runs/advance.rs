@@ -4,7 +4,7 @@ use super::create::value_parts;
 use super::jobs::{self, StepJob};
 use super::lower::{self, Fallen};
 use super::note::Follow;
-use super::{moves, steps, stop};
+use super::{add, moves, signals, stop};
 use crate::ledger::fit_text;
 use crate::ledger::runs::{Advance, END, Release, Run};
 use crate::ledger::sqlite::fault::Fault;
@@ -20,13 +20,14 @@ use crate::model::workflow::WorkflowState;
 /// it was, and nothing is changed.
 ///
 /// Steps move first, then the rest is stopped, and only then what waits for those that ended is lowered: dependents of
-/// the step for whose failure a run stops are not released.
+/// the step for whose failure a run stops are not released, and what stays where it is can be lowered as well.
 pub(in crate::ledger::sqlite) async fn advance(
     tx: &mut Tx<'_>,
     run: &Run,
     advance: &Advance,
 ) -> Result<Option<(Vec<JobId>, bool)>, Fault> {
     let Some(found) = moves::look(tx, run.id, advance).await? else { return Ok(None) };
+    let Some(added) = add::look(tx, run.id, advance, &found).await? else { return Ok(None) };
     if !move_run(tx, run.id, advance).await? {
         return Ok(None);
     }
@@ -36,18 +37,13 @@ pub(in crate::ledger::sqlite) async fn advance(
         stop::stop(tx, run.id).await?;
     }
     let mut released = Vec::new();
-    if !advance.added.is_empty() {
-        let made: Vec<StepJob<'_>> = advance.added.iter().filter_map(StepJob::of).collect();
-        let ready = jobs::insert(tx, run.id, &made).await?;
-        released.extend(ready.into_iter().map(|job| job.id));
-        steps::insert(tx, run.id, &run.namespace, &advance.added).await?;
-        steps::link(tx, run.id, &advance.added).await?;
-    }
+    add::add(tx, run, &advance.added, &added, &mut released).await?;
     let mut follow = Follow::default();
     lower::lower(tx, &fallen, &mut follow).await?;
     released.extend(follow.released.into_iter().map(|(_, id)| id));
     fill(tx, &advance.releases, &mut released).await?;
     make_items(tx, run.id, &advance.releases, &mut released).await?;
+    signals::take(tx, run.id, &advance.taken).await?;
     if advance.state.is_some_and(WorkflowState::is_terminal) {
         end(tx, run, advance).await?;
         return Ok(Some((released, false)));

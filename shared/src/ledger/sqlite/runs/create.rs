@@ -1,18 +1,17 @@
 //! A run comes in: the run, its steps and their jobs, all or nothing.
 
 use super::jobs::{self, StepJob};
-use super::steps;
+use super::steps::{self, Row};
 use crate::ledger::Idempotency;
 use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
 use crate::ledger::sqlite::fault::Fault;
-use crate::ledger::sqlite::jobs::{Columns, job_of, select_jobs};
+use crate::ledger::sqlite::jobs::Columns;
 use crate::ledger::sqlite::plan::tags_text;
-use crate::ledger::sqlite::statement::{Args, execute, row, rows};
+use crate::ledger::sqlite::statement::{Args, execute, row};
 use crate::ledger::sqlite::writer::Tx;
-use crate::ledger::unreadable::readable;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::WorkflowId;
-use crate::model::job::{Job, Value};
+use crate::model::job::Value;
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 
@@ -26,19 +25,23 @@ pub(in crate::ledger::sqlite) async fn create(
     {
         return Ok(outcome);
     }
-    let id = || Args::default().with(new.id.as_bytes().as_slice());
-    if row(tx.connection, "SELECT 1 FROM workflows WHERE id = ?", id()).await?.is_some() {
-        return Ok(CreateOutcome::Created(may_run(tx, new.id).await?));
+    let id = Args::default().with(new.id.as_bytes().as_slice());
+    if row(tx.connection, "SELECT 1 FROM workflows WHERE id = ?", id).await?.is_some() {
+        return Ok(CreateOutcome::Replayed(new.id));
     }
-    if let Some(parent) = new.parent
-        && !waits(tx, parent).await?
-    {
-        return Ok(CreateOutcome::ParentGone);
+    if let Some(parent) = new.parent {
+        let Some(started_at) = waits(tx, parent).await? else {
+            return Ok(CreateOutcome::ParentGone);
+        };
+        if let Some(child) = started(tx, parent, started_at).await? {
+            return Ok(CreateOutcome::Replayed(child));
+        }
     }
     insert(tx, new).await?;
     let made: Vec<StepJob<'_>> = new.steps.iter().filter_map(StepJob::of).collect();
     let released = jobs::insert(tx, new.id, &made).await?;
-    steps::insert(tx, new.id, &new.namespace, &new.steps).await?;
+    let rows: Vec<Row<'_>> = new.steps.iter().map(Row::of).collect();
+    steps::insert(tx, new.id, &new.namespace, &rows).await?;
     if let Some(key) = &new.idempotency {
         spend(tx, new, key).await?;
     }
@@ -81,20 +84,31 @@ async fn spend(tx: &mut Tx<'_>, new: &NewRun, key: &Idempotency) -> Result<(), F
     Ok(())
 }
 
-/// Jobs of a run that may run and have not begun.
-async fn may_run(tx: &mut Tx<'_>, id: WorkflowId) -> Result<Vec<Job>, Fault> {
-    let sql = select_jobs!("WHERE j.workflow_id = ? AND j.state IN (1, 2) ORDER BY j.id");
-    let found = rows(tx.connection, sql, Args::default().with(id.as_bytes().as_slice())).await?;
-    Ok(readable("a job", &found, job_of))
+/// Since when a step waits for runs that it starts; `None`: it does not.
+async fn waits(tx: &mut Tx<'_>, parent: Parent) -> Result<Option<i64>, Fault> {
+    let sql = "SELECT coalesce(s.started_at, 0) FROM workflow_steps s \
+               JOIN workflows w ON w.id = s.workflow_id WHERE s.workflow_id = ? AND s.ord = ? \
+               AND s.state = 2 AND w.state < 10 AND w.ending IS NULL";
+    let args = Args::default().with(parent.run.as_bytes().as_slice()).with(parent.ord);
+    let found = row(tx.connection, sql, args).await?;
+    found.map(|row| Columns::of(&row).next()).transpose()
 }
 
-/// Whether a step waits for runs that it starts.
-async fn waits(tx: &mut Tx<'_>, parent: Parent) -> Result<bool, Fault> {
-    let sql = "SELECT 1 FROM workflow_steps s JOIN workflows w ON w.id = s.workflow_id \
-               WHERE s.workflow_id = ? AND s.ord = ? AND s.state = 2 AND w.state < 10 \
-               AND w.ending IS NULL";
-    let args = Args::default().with(parent.run.as_bytes().as_slice()).with(parent.ord);
-    Ok(row(tx.connection, sql, args).await?.is_some())
+/// The run that a step has started already since it waits. What it had started before a retry is not meant.
+async fn started(
+    tx: &mut Tx<'_>,
+    parent: Parent,
+    started_at: i64,
+) -> Result<Option<WorkflowId>, Fault> {
+    let sql = "SELECT id FROM workflows WHERE parent_id = ? AND parent_ord = ? \
+               AND parent_item IS ? AND created_at >= ? ORDER BY id DESC LIMIT 1";
+    let args = Args::default()
+        .with(parent.run.as_bytes().as_slice())
+        .with(parent.ord)
+        .with(parent.item)
+        .with(started_at);
+    let found = row(tx.connection, sql, args).await?;
+    found.map(|row| Ok(WorkflowId::from_bytes(Columns::of(&row).id()?))).transpose()
 }
 
 /// The two columns of a value: bytes, and a reference.

@@ -25,8 +25,13 @@ pub(super) struct StepJob<'a> {
 impl<'a> StepJob<'a> {
     /// The one job of a step that has one.
     pub(super) fn of(step: &'a NewStep) -> Option<Self> {
+        Self::in_state(step, step.state)
+    }
+
+    /// As [`Self::of`], of a step that comes in with another state.
+    pub(super) fn in_state(step: &'a NewStep, state: StepState) -> Option<Self> {
         let job = step.job.as_ref()?;
-        let is_blocked = step.state != StepState::Released;
+        let is_blocked = state != StepState::Released;
         Some(Self { ord: step.ord, step: &step.id, item: None, is_blocked, job })
     }
 }

@@ -23,6 +23,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Which step, and where it goes.
+    pub(super) fn target(&self) -> (i32, StepState) {
+        (self.step.ord, self.step.to)
+    }
+
     /// The step has not ended before and has now.
     fn ends(&self) -> bool {
         self.step.to.is_terminal() && !self.step.from.is_terminal()

@@ -12,7 +12,6 @@ use crate::ledger::sqlite::statement::Bulk;
 use crate::ledger::sqlite::writer::Tx;
 use crate::model::id::{JobId, WorkflowId};
 use crate::model::job::JobState;
-use crate::model::time::Timestamp;
 
 /// Jobs of one step that have ended.
 #[derive(Debug, Clone, Copy)]
@@ -23,21 +22,18 @@ pub(in crate::ledger::sqlite) struct Gone {
     n: u32,
     /// Those that ended otherwise than well.
     bad: u32,
-    /// The latest end.
-    at: Timestamp,
 }
 
 impl Gone {
     /// None of a step's jobs, yet.
     pub(in crate::ledger::sqlite) fn none((run, ord): (WorkflowId, i32)) -> Self {
-        Self { run, ord, n: 0, bad: 0, at: Timestamp::from_micros(i64::MIN) }
+        Self { run, ord, n: 0, bad: 0 }
     }
 
     /// One more, in its terminal state.
-    pub(in crate::ledger::sqlite) fn count(&mut self, state: JobState, at: Timestamp) {
+    pub(in crate::ledger::sqlite) fn count(&mut self, state: JobState) {
         self.n += 1;
         self.bad += u32::from(state != JobState::Succeeded);
-        self.at = self.at.max(at);
     }
 }
 
@@ -72,7 +68,7 @@ pub(in crate::ledger::sqlite) async fn note(
     let mut fallen = Fallen::default();
     let noted = look(tx.connection, gone, &mut fallen).await?;
     follow.due.extend(noted.iter().filter(|step| step.due > 0).map(|step| step.gone.run));
-    update(tx.connection, &noted).await?;
+    update(tx.connection, &noted, tx.now.micros()).await?;
     lower::lower(tx, &fallen, &mut follow).await?;
     Ok(follow)
 }
@@ -120,7 +116,7 @@ async fn look(
     Ok(noted)
 }
 
-async fn update(connection: &mut SqliteConnection, noted: &[Noted]) -> Result<(), Fault> {
+async fn update(connection: &mut SqliteConnection, noted: &[Noted], now: i64) -> Result<(), Fault> {
     static UPDATE: Bulk = Bulk::new(
         "WITH v (workflow_id, ord, n, bad, finished_at, due) AS (VALUES",
         "(?, ?, ?, ?, ?, ?)",
@@ -132,12 +128,12 @@ async fn update(connection: &mut SqliteConnection, noted: &[Noted]) -> Result<()
     );
     UPDATE
         .execute(connection, noted, |args, step| {
-            let Gone { run, ord, n, bad, at } = step.gone;
+            let Gone { run, ord, n, bad } = step.gone;
             args.add(run.as_bytes().as_slice())
                 .add(ord)
                 .add(n)
                 .add(bad)
-                .add(step.is_done.then_some(at.micros()))
+                .add(step.is_done.then_some(now))
                 .add(step.due);
         })
         .await?;

@@ -14,14 +14,15 @@ use crate::model::time::Timestamp;
 /// Runs that may go, each with jobs of it.
 pub(in crate::ledger::sqlite) type Ended = Vec<(WorkflowId, Vec<JobId>)>;
 
-/// Runs that ended before `before`, earliest first, with at most `limit` jobs and about as many steps in all. Of a run
+/// Runs that ended before `before` and whose parents have ended, earliest first, with at most `limit` jobs and about as many steps in all. Of a run
 /// with more jobs than that the first ones go, and the run with the last. Reads only.
 pub(in crate::ledger::sqlite) async fn ended(
     connection: &mut SqliteConnection,
     before: Timestamp,
     limit: u32,
 ) -> Result<Ended, Fault> {
-    let sql = "SELECT id, steps FROM workflows WHERE state >= 10 AND finished_at < ? \
+    let sql = "SELECT id, steps FROM workflows w WHERE state >= 10 AND finished_at < ? \
+               AND NOT EXISTS (SELECT 1 FROM workflows p WHERE p.id = w.parent_id AND p.state < 10) \
                ORDER BY finished_at LIMIT ?";
     let args = Args::default().with(before.micros()).with(limit);
     let (mut ended, mut jobs_left, mut steps_left) = (Ended::new(), limit, i64::from(limit));
@@ -60,8 +61,9 @@ pub(in crate::ledger::sqlite) async fn forget(
     let mut deleted = 0;
     for (id, jobs) in ended {
         let of = || Args::default().with(id.as_bytes().as_slice());
-        let sql = "SELECT namespace, input_blob, output_blob FROM workflows \
-                   WHERE id = ? AND state >= 10 AND finished_at < ?";
+        let sql = "SELECT namespace, input_blob, output_blob FROM workflows w \
+                   WHERE id = ? AND state >= 10 AND finished_at < ? AND NOT EXISTS \
+                   (SELECT 1 FROM workflows p WHERE p.id = w.parent_id AND p.state < 10)";
         let Some(found) = row(tx.connection, sql, of().with(before.micros())).await? else {
             continue;
         };

@@ -77,13 +77,13 @@ pub(in crate::ledger::sqlite) async fn give(
     Ok(RunChanged::Done(()))
 }
 
-/// Notes that signals were used up.
+/// Notes that signals were used up; votes stay.
 pub(super) async fn take(tx: &mut Tx<'_>, run: WorkflowId, taken: &[u64]) -> Result<(), Fault> {
     if taken.is_empty() {
         return Ok(());
     }
     let sql = "UPDATE workflow_signals SET taken = 1 \
-               WHERE workflow_id = ? AND seq IN (SELECT value FROM json_each(?))";
+               WHERE workflow_id = ? AND approved IS NULL AND seq IN (SELECT value FROM json_each(?))";
     let seqs = serde_json::to_string(taken).expect("numbers always serialise");
     execute(tx.connection, sql, of(run).with(seqs)).await?;
     Ok(())

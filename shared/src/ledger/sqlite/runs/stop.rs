@@ -8,7 +8,8 @@ use crate::ledger::sqlite::writer::Tx;
 use crate::model::id::WorkflowId;
 
 /// Cancels what has not started, and makes the end wait for what runs: with its dependents cancelled, a running step
-/// would otherwise be needed by nobody.
+/// would otherwise be needed by nobody. What waits is due, and items that were not made are not waited for. A repeat
+/// finds nothing left to do.
 pub(super) async fn stop(tx: &mut Tx<'_>, run: WorkflowId) -> Result<(), Fault> {
     let id = || Args::default().with(run.as_bytes().as_slice());
     let now = tx.now.micros();
@@ -32,10 +33,25 @@ pub(super) async fn stop(tx: &mut Tx<'_>, run: WorkflowId) -> Result<(), Fault> 
                WHERE workflow_id = ?1 AND instr(dependents, '-1') = 0 AND ord IN \
                (SELECT ord FROM workflow_steps WHERE workflow_id = ?1 AND state IN (1, 2))";
     let awaited = execute(tx.connection, sql, id().with(END)).await?;
+    let sql = "UPDATE workflow_steps SET due = due + 1 WHERE workflow_id = ? AND state = 2";
+    execute(tx.connection, sql, id()).await?;
+    stop_items(tx, run).await?;
     // The end may have been the last that waits: then it is due by this very statement.
     let sql = "UPDATE workflow_steps SET needs_left = max(0, needs_left + ?2), \
                due = due + (needs_left + ?2 <= 0) WHERE workflow_id = ?1 AND ord = ?3";
     let change = i64::try_from(awaited).unwrap_or(i64::MAX) - stopped;
     execute(tx.connection, sql, id().with(change).with(END)).await?;
+    Ok(())
+}
+
+/// Leaves to wait for the items whose jobs have not ended. With none, nobody's end would make the step due.
+async fn stop_items(tx: &mut Tx<'_>, run: WorkflowId) -> Result<(), Fault> {
+    let sql = "WITH v (ord, open) AS (SELECT s.ord, (SELECT count(*) FROM workflow_items i \
+               CROSS JOIN jobs j ON j.id = i.job_id WHERE i.workflow_id = s.workflow_id \
+               AND i.ord = s.ord AND j.state < 10) FROM workflow_steps s \
+               WHERE s.workflow_id = ?1 AND s.state = 1 AND s.many AND s.items_made < s.items_total) \
+               UPDATE workflow_steps AS s SET items_open = v.open, due = s.due + (v.open = 0) \
+               FROM v WHERE s.workflow_id = ?1 AND s.ord = v.ord";
+    execute(tx.connection, sql, Args::default().with(run.as_bytes().as_slice())).await?;
     Ok(())
 }
