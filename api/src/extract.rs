@@ -35,7 +35,11 @@ pub enum MediaType {
     Json,
     /// `application/x-ndjson`
     Lines,
+    /// `application/yaml`, `application/x-yaml`, `text/yaml`
+    Yaml,
 }
+
+const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 
 /// A whole body of at most `MAX` bytes. Holds its part of the budget for bodies until dropped.
 pub struct RawBody<const MAX: usize> {
@@ -95,6 +99,8 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
         Ok(Some(MediaType::Json))
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") && is_utf8 {
         Ok(Some(MediaType::Lines))
+    } else if is_utf8 && YAML.iter().any(|name| essence.eq_ignore_ascii_case(name)) {
+        Ok(Some(MediaType::Yaml))
     } else {
         Err(ApiError::new(
             Code::UnsupportedMediaType,
@@ -306,6 +312,33 @@ where
     }
 }
 
+/// Two path parameters of types that parse, in the order of the path.
+pub struct Ids<A, B>(pub A, pub B);
+
+impl<A, B, S> FromRequestParts<S> for Ids<A, B>
+where
+    A: std::str::FromStr,
+    A::Err: std::fmt::Display,
+    B: std::str::FromStr,
+    B::Err: std::fmt::Display,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::new(Code::InvalidRequest, "the path is not UTF-8"))?;
+        let mut given = path.iter();
+        let (Some((first, a)), Some((second, b))) = (given.next(), given.next()) else {
+            return Err(ApiError::new(Code::Internal, "the route lacks a parameter"));
+        };
+        let a = a.parse().map_err(|e: A::Err| ApiError::parameter(first, e.to_string()))?;
+        let b = b.parse().map_err(|e: B::Err| ApiError::parameter(second, e.to_string()))?;
+        Ok(Self(a, b))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,6 +398,7 @@ mod tests {
             assert_eq!(with(good).unwrap(), Some(MediaType::Json), "{good}");
         }
         assert_eq!(with("application/x-ndjson").unwrap(), Some(MediaType::Lines));
+        assert_eq!(with("Application/YAML").unwrap(), Some(MediaType::Yaml));
         for bad in ["text/plain", "application/jsonx", "application/json; charset=latin1", ""] {
             assert_eq!(with(bad).unwrap_err().code(), Code::UnsupportedMediaType, "{bad}");
         }

@@ -9,6 +9,7 @@ use super::job::{JobError, JobSpec, Priority};
 use super::name::{Kind, QueueName};
 use super::time::{Span, Timestamp};
 
+pub mod draw;
 pub mod graph;
 
 /// What a run is doing. The ledger stores the number; never reorder.
