@@ -74,6 +74,10 @@ impl<'a> Call<'a> {
     pub fn patch(path: &'a str) -> Self {
         Self { repeatable: true, ..Self::new(Method::PATCH, path) }
     }
+    /// Stores something under a name; may be repeated.
+    pub fn put(path: &'a str) -> Self {
+        Self { repeatable: true, ..Self::new(Method::PUT, path) }
+    }
     fn new(method: Method, path: &'a str) -> Self {
         let (query, body) = (Vec::new(), None);
         Self { method, path, query, body, idempotency_key: None, repeatable: false }
@@ -152,6 +156,25 @@ impl Client {
     /// # Errors
     /// In words: what the server answered, or why it could not be reached.
     pub async fn call(&self, call: Call<'_>) -> Outcome<Answer> {
+        let (status, body) = self.bytes(call).await?;
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).context("the server's answer is not JSON")?
+        };
+        Ok(Answer { status, body })
+    }
+
+    /// As [`Self::call`], of calls that answer in another format.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn text(&self, call: Call<'_>) -> Outcome<String> {
+        let (_, body) = self.bytes(call).await?;
+        Ok(String::from_utf8(body).context("the server's answer is not text")?)
+    }
+
+    async fn bytes(&self, call: Call<'_>) -> Outcome<(StatusCode, Vec<u8>)> {
         let (mut pause, mut tries) = (Duration::from_millis(200), 1);
         loop {
             let again = call.repeatable && tries < TRIES_MAX;
@@ -168,7 +191,10 @@ impl Client {
         }
     }
 
-    async fn once(&self, call: &Call<'_>) -> anyhow::Result<Result<Answer, Refusal>> {
+    async fn once(
+        &self,
+        call: &Call<'_>,
+    ) -> anyhow::Result<Result<(StatusCode, Vec<u8>), Refusal>> {
         let mut request =
             self.http.request(call.method.clone(), format!("{}{}", self.base, call.path));
         if !call.query.is_empty() {
@@ -195,12 +221,7 @@ impl Client {
             .map(Duration::from_secs);
         let body = read(response).await?;
         if status.is_success() {
-            let body = if body.is_empty() {
-                Value::Null
-            } else {
-                serde_json::from_slice(&body).context("the server's answer is not JSON")?
-            };
-            return Ok(Ok(Answer { status, body }));
+            return Ok(Ok((status, body)));
         }
         let problem = serde_json::from_slice(&body).unwrap_or(Value::Null);
         Ok(Err(Refusal { status, retry_after, problem }))
