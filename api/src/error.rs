@@ -51,6 +51,8 @@ macro_rules! codes {
 codes! {
     InvalidJson 400 "invalid_json" "The body is not JSON"
         "The body cannot be read as JSON in UTF-8, or holds a value that no reader keeps (a number out of range, half a surrogate pair). The detail names the place.";
+    InvalidYaml 400 "invalid_yaml" "The body is not YAML that JSON can hold"
+        "The body cannot be read as one document of YAML 1.2, or holds an anchor, an alias, a tag, a merge key or an infinity. The detail names the line and column.";
     DuplicateKey 400 "duplicate_key" "A field is given twice"
         "An object of the request names the same field twice. Which one was meant cannot be known, so neither is taken.";
     TooDeep 400 "too_deep" "The JSON is nested too deeply"
@@ -75,8 +77,8 @@ codes! {
         "The body did not arrive in time, or slower than the lowest accepted rate.";
     UniqueKeyHeld 409 "unique_key_held" "Another job holds the unique key"
         "`unique.on_conflict` is `reject` (or the holder already runs). `holder` is the id of that job.";
-    StateConflict 409 "state_conflict" "The job's state does not allow this"
-        "For example cancelling a finished job, or deleting one that is not finished. `state` says which state it is in.";
+    StateConflict 409 "state_conflict" "The state of the job or run does not allow this"
+        "For example cancelling a finished job, deleting one that is not finished, or retrying a workflow that runs. `state` says which state it is in.";
     KeyConflict 409 "replay_gone" "The first answer is no longer there"
         "The idempotency key was used before with the same body, but its job was refused then or has been forgotten since, or what it made is an API key, whose text is shown once.";
     BatchRefused 409 "batch_refused" "The batch was refused as a whole"
@@ -88,7 +90,7 @@ codes! {
     TooLarge 413 "too_large" "The body is too large"
         "The body, the payload, or the number of items is over its limit. Nothing was read beyond it.";
     UnsupportedMediaType 415 "unsupported_media_type" "The body's type is not supported"
-        "`Content-Type` is not `application/json` (or `application/x-ndjson` where the call takes it), or the body has a `Content-Encoding`.";
+        "`Content-Type` is not `application/json` (or `application/x-ndjson` or `application/yaml` where the call takes it), or the body has a `Content-Encoding`.";
     Invalid 422 "invalid" "The request is well-formed but wrong"
         "A field is unknown, of the wrong type or out of range. `errors` names each by JSON pointer, or by parameter.";
     IdempotencyKeyReused 422 "idempotency_key_reused" "The idempotency key was used for another request"
@@ -215,7 +217,7 @@ impl ApiError {
         Self::new(Code::TooManyQueues, format!("the namespace has {most} queues already"))
     }
 
-    /// 409 because of a job's state.
+    /// 409 because of the state of a job or run.
     pub fn state(state: &'static str, detail: impl Into<String>) -> Self {
         let mut error = Self::new(Code::StateConflict, detail);
         error.inner.state = Some(state);
@@ -332,7 +334,7 @@ pub struct Problem {
     /// The job that holds the unique key.
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<String>,
-    /// The job's state that does not allow the call.
+    /// The state, of the job or run, that does not allow the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
 }

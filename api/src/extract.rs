@@ -1,6 +1,8 @@
 //! Reading requests: bodies, path parameters and headers here, queries in [`params`]; each with a precise
 //! refusal.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use crate::error::{ApiError, Code, FieldError};
 use crate::json;
 use crate::serve::body::TooSlow;
 use crate::strict;
+use crate::yaml;
 
 mod params;
 
@@ -35,7 +38,11 @@ pub enum MediaType {
     Json,
     /// `application/x-ndjson`
     Lines,
+    /// `application/yaml`, `application/x-yaml`, `text/yaml`
+    Yaml,
 }
+
+const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 
 /// A whole body of at most `MAX` bytes. Holds its part of the budget for bodies until dropped.
 pub struct RawBody<const MAX: usize> {
@@ -95,6 +102,8 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
         Ok(Some(MediaType::Json))
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") && is_utf8 {
         Ok(Some(MediaType::Lines))
+    } else if is_utf8 && YAML.iter().any(|name| essence.eq_ignore_ascii_case(name)) {
+        Ok(Some(MediaType::Yaml))
     } else {
         Err(ApiError::new(
             Code::UnsupportedMediaType,
@@ -199,6 +208,21 @@ impl<const MAX: usize> RawBody<MAX> {
             ));
         }
         parse(text(&self.bytes)?, "")
+    }
+
+    /// The body as JSON text, of a call that takes YAML too. Not yet known to be JSON where it came as such.
+    ///
+    /// # Errors
+    /// 415, or 400 naming the line.
+    pub fn document(&self) -> Result<Cow<'_, str>, ApiError> {
+        match self.media_type {
+            Some(MediaType::Json) => Ok(Cow::Borrowed(text(&self.bytes)?)),
+            Some(MediaType::Yaml) => Ok(Cow::Owned(yaml::to_json(text(&self.bytes)?, MAX)?)),
+            Some(MediaType::Lines) | None => Err(ApiError::new(
+                Code::UnsupportedMediaType,
+                "the body must be JSON or YAML: send Content-Type: application/json or application/yaml",
+            )),
+        }
     }
 
     /// As [`Self::json`]; an absent body, or `null`, is the default.
@@ -306,6 +330,33 @@ where
     }
 }
 
+/// Two path parameters of types that parse, in the order of the path.
+pub struct Ids<A, B>(pub A, pub B);
+
+impl<A, B, S> FromRequestParts<S> for Ids<A, B>
+where
+    A: std::str::FromStr,
+    A::Err: std::fmt::Display,
+    B: std::str::FromStr,
+    B::Err: std::fmt::Display,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::new(Code::InvalidRequest, "the path is not UTF-8"))?;
+        let mut given = path.iter();
+        let (Some((first, a)), Some((second, b))) = (given.next(), given.next()) else {
+            return Err(ApiError::new(Code::Internal, "the route lacks a parameter"));
+        };
+        let a = a.parse().map_err(|e: A::Err| ApiError::parameter(first, e.to_string()))?;
+        let b = b.parse().map_err(|e: B::Err| ApiError::parameter(second, e.to_string()))?;
+        Ok(Self(a, b))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,6 +416,7 @@ mod tests {
             assert_eq!(with(good).unwrap(), Some(MediaType::Json), "{good}");
         }
         assert_eq!(with("application/x-ndjson").unwrap(), Some(MediaType::Lines));
+        assert_eq!(with("Application/YAML").unwrap(), Some(MediaType::Yaml));
         for bad in ["text/plain", "application/jsonx", "application/json; charset=latin1", ""] {
             assert_eq!(with(bad).unwrap_err().code(), Code::UnsupportedMediaType, "{bad}");
         }

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod queue;
 pub mod report;
 pub mod retry;
+pub mod workflow;
 
 /// A text that borrows from the body where it has no escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,34 @@ impl Faults {
     /// Of the part of a body at `base`.
     pub fn below(base: impl Into<String>) -> Self {
         Self { base: base.into(), ..Self::default() }
+    }
+
+    /// Goes on with another part of the body; what was noted stays. The place before is in the answer.
+    pub fn move_to(&mut self, base: impl Into<String>) -> String {
+        std::mem::replace(&mut self.base, base.into())
+    }
+
+    /// Nothing more is listed: looking further is of no use.
+    pub fn is_full(&self) -> bool {
+        self.errors.len() >= LISTED_MAX
+    }
+
+    /// How much was noted so far.
+    pub fn len(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// Notes what another check has found; its pointers are whole.
+    pub fn absorb(&mut self, error: &ApiError) {
+        if error.code() != Code::Invalid {
+            self.code.get_or_insert(error.code());
+        }
+        let room = LISTED_MAX.saturating_sub(self.errors.len());
+        if error.errors().is_empty() {
+            self.wrong("", error.detail());
+        } else {
+            self.errors.extend(error.errors().iter().take(room).cloned());
+        }
     }
 
     /// Notes a value that is out of range or of the wrong form.

@@ -198,13 +198,13 @@ pub struct Names {
 }
 
 impl Names {
-    fn queue(&mut self, text: &str, faults: &mut Faults) -> Option<QueueName> {
+    pub(super) fn queue(&mut self, text: &str, faults: &mut Faults) -> Option<QueueName> {
         if self.queue.as_ref().is_none_or(|last| last.as_str() != text) {
             self.queue = Some(faults.parse("/queue", text)?);
         }
         self.queue.clone()
     }
-    fn kind(&mut self, text: &str, faults: &mut Faults) -> Option<Kind> {
+    pub(super) fn kind(&mut self, text: &str, faults: &mut Faults) -> Option<Kind> {
         if self.kind.as_ref().is_none_or(|last| last.as_str() != text) {
             self.kind = Some(faults.parse("/kind", text)?);
         }
@@ -301,7 +301,7 @@ impl JobRequest<'_> {
         check_instant(self.expires_at, now, "/expires_at", faults)
     }
 
-    fn spec(self, settings: &QueueSettings, faults: &mut Faults) -> JobSpec {
+    pub(super) fn spec(self, settings: &QueueSettings, faults: &mut Faults) -> JobSpec {
         let defaults = JobSpec::default();
         let max_attempts =
             self.max_attempts.or(settings.default_max_attempts).unwrap_or(defaults.max_attempts);
@@ -420,7 +420,7 @@ pub fn checked_value(text: &str, pointer: &str, faults: &mut Faults) -> Option<B
     Some(Bytes::copy_from_slice(text.as_bytes()))
 }
 
-fn check_meta(raw: &RawValue, faults: &mut Faults) -> Option<Bytes> {
+pub(super) fn check_meta(raw: &RawValue, faults: &mut Faults) -> Option<Bytes> {
     let text = raw.get();
     if !text.starts_with('{') {
         faults.wrong("/meta", "must be an object");
