@@ -254,7 +254,10 @@ steps:
             ]})
         );
         assert_eq!(read("\u{feff}[]"), json!([]));
-        assert_eq!(read("{\"json\": [\"is\", \"yaml\", null]}"), json!({"json": ["is", "yaml", null]}));
+        assert_eq!(
+            read("{\"json\": [\"is\", \"yaml\", null]}"),
+            json!({"json": ["is", "yaml", null]})
+        );
         assert_eq!(read("'\"\\\u{7}'"), json!("\"\\\u{7}"));
     }
 
@@ -281,7 +284,10 @@ steps:
             assert!(detail.contains(part), "{text}: {detail}");
         }
         let (code, detail) = fault("a:\n  - {b/c: 1, d: 2, b/c: 3}");
-        assert_eq!((code, detail.as_str()), (Code::DuplicateKey, "/a/0/b~1c is given twice (line 2)"));
+        assert_eq!(
+            (code, detail.as_str()),
+            (Code::DuplicateKey, "/a/0/b~1c is given twice (line 2)")
+        );
     }
 
     #[test]

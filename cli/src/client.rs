@@ -59,6 +59,7 @@ pub struct Call<'a> {
     body: Option<(&'static str, Vec<u8>)>,
     idempotency_key: Option<&'a str>,
     repeatable: bool,
+    is_check: bool,
 }
 
 impl<'a> Call<'a> {
@@ -80,7 +81,15 @@ impl<'a> Call<'a> {
     }
     fn new(method: Method, path: &'a str) -> Self {
         let (query, body) = (Vec::new(), None);
-        Self { method, path, query, body, idempotency_key: None, repeatable: false }
+        Self {
+            method,
+            path,
+            query,
+            body,
+            idempotency_key: None,
+            repeatable: false,
+            is_check: false,
+        }
     }
     /// Adds to the query what is given.
     pub fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
@@ -97,6 +106,10 @@ impl<'a> Call<'a> {
         self.body = Some(("application/x-ndjson", body));
         self
     }
+    /// Asks whether the body is right: a refusal of it is an answer, and ends as [`Failure::Check`].
+    pub fn check(path: &'a str) -> Self {
+        Self { repeatable: true, is_check: true, ..Self::new(Method::POST, path) }
+    }
     /// Under a key that makes repeating safe.
     pub fn idempotent(mut self, key: &'a str) -> Self {
         self.idempotency_key = Some(key);
@@ -108,6 +121,20 @@ impl<'a> Call<'a> {
 /// An idempotency key for one command, so that it may repeat its call.
 pub fn fresh_key() -> String {
     uuid::Uuid::new_v4().to_string()
+}
+
+/// A text as one segment of a path: everything but letters, digits, `-`, `_` and `~` by its number, and dots too
+/// where the segment is nothing else.
+pub fn segment(text: &str) -> Outcome<String> {
+    if text.is_empty() {
+        return Err(Failure::Usage("a name must not be empty".into()));
+    }
+    let only_dots = text.bytes().all(|b| b == b'.');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_~".contains(&b) || b == b'.' && !only_dots;
+    Ok(text
+        .bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect())
 }
 
 /// What the server said.
@@ -181,6 +208,9 @@ impl Client {
             let retry_after = match self.once(&call).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(refusal)) if again && refusal.passes() => refusal.retry_after,
+                Ok(Err(refusal)) if call.is_check && refusal.of_body() => {
+                    return Err(Failure::Check(refusal.in_words()));
+                }
                 Ok(Err(refusal)) => return Err(refusal.into()),
                 Err(_) if again => None,
                 Err(error) => return Err(error.into()),
@@ -262,6 +292,13 @@ impl Refusal {
     fn passes(&self) -> bool {
         matches!(self.status.as_u16(), 429 | 502 | 503 | 504)
             || self.problem["code"] == "idempotency_in_progress"
+    }
+}
+
+impl Refusal {
+    /// Whether what was sent is wrong in itself.
+    fn of_body(&self) -> bool {
+        matches!(self.status.as_u16(), 400 | 413 | 422)
     }
 }
 

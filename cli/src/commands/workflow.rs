@@ -241,7 +241,7 @@ async fn retry(one: One) -> Outcome {
     output::line(&format!(
         "running again: {} steps keep their results, {} run",
         count("reused"),
-        count("rerun")
+        count("again")
     ))
 }
 
@@ -266,7 +266,7 @@ async fn signal(args: Signal) -> Outcome {
 
 async fn approve(args: Approve) -> Outcome {
     let path = format!("/v1/workflows/{}/approvals/{}", args.id, client::segment(&args.step)?);
-    let mut body = json!({ "approved": !args.reject });
+    let mut body = json!({ "approve": !args.reject });
     if let Some(reason) = args.reason {
         body["reason"] = reason.into();
     }

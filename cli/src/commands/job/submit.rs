@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::wait;
 use crate::client::{Call, Client, ClientArgs};
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::input::{json_of, read};
 use crate::output::{self, Output, text};
 

@@ -24,7 +24,7 @@ fn parse(path: &str, text: &str) -> Outcome<Value> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     } else {
         windlass_api::yaml::to_json(text, JSON_BYTES_MAX)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.detail().to_owned())
             .and_then(|json| serde_json::from_str(&json).map_err(|error| error.to_string()))
     };
     let document: Value = json.map_err(|why| Failure::Usage(format!("{path}: {why}")))?;

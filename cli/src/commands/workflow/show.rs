@@ -15,12 +15,9 @@ pub fn run(run: &Value, output: Output) -> Outcome {
     }
     let tags: Vec<&str> =
         run["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let definition = match &run["definition"] {
-        Value::Object(of) => {
-            let of = Value::Object(of.clone());
-            format!("{} version {}", text(&of, "name"), text(&of, "version"))
-        }
-        _ => text(run, "definition"),
+    let definition = match (text(run, "definition"), text(run, "version")) {
+        (name, _) if name.is_empty() => name,
+        (name, version) => format!("{name} version {version}"),
     };
     output::fields(&[
         ("id", text(run, "id")),
@@ -29,12 +26,15 @@ pub fn run(run: &Value, output: Output) -> Outcome {
         ("progress", progress(run)),
         ("steps", counts(run)),
         ("definition", definition),
+        ("started by", text(&run["parent"], "id")),
+        ("repeats", text(run, "rerun_of")),
+        ("input", show_value(&run["input"])),
         ("created", text(run, "created_at")),
         ("finished", text(run, "finished_at")),
         ("deadline", text(run, "deadline")),
         ("tags", tags.join(", ")),
         ("error", error(&run["error"])),
-        ("output", text(run, "output")),
+        ("output", show_value(&run["output"])),
     ])?;
     let steps = run["steps"].as_array().into_iter().flatten();
     let rows = steps.map(|step| {
@@ -47,7 +47,11 @@ pub fn run(run: &Value, output: Output) -> Outcome {
             other => other.to_string(),
         };
         let error = error(&step["error"]);
-        let note = if error.is_empty() { text(step, "output") } else { error };
+        let note = match error.is_empty() {
+            true if step["waits_for"].is_object() => format!("waits for {}", step["waits_for"]),
+            true => show_value(&step["output"]),
+            false => error,
+        };
         vec![text(step, "id"), text(step, "state"), text(step, "kind"), items, short(&note)]
     });
     let rows: Vec<Vec<String>> = rows.collect();
@@ -56,6 +60,15 @@ pub fn run(run: &Value, output: Output) -> Outcome {
     }
     output::line("")?;
     output::table(&["step", "state", "kind", "items", "output or error"], rows)
+}
+
+/// A value; nothing for none.
+fn show_value(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => short(text),
+        other => short(&other.to_string()),
+    }
 }
 
 /// How far a run is, in per cent.

@@ -174,9 +174,7 @@ mod tests {
     #[test]
     fn a_step_is_named_once_per_state() {
         let mut progress = Progress::new(true);
-        let at = |state: &str| {
-            json!({ "steps": [{ "id": "a", "state": state, "error": { "code": "x", "message": "y" } }] })
-        };
+        let at = |state: &str| json!({ "steps": [{ "id": "a", "state": state, "error": { "code": "x", "message": "y" } }] });
         assert!(progress.changes(&at("blocked")).is_empty());
         assert_eq!(progress.changes(&at("running")), ["running   a: x: y"]);
         assert!(progress.changes(&at("running")).is_empty());
