@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::config::ApiSettings;
+use windlass_shared::expr::bounded::Bounded;
 use windlass_shared::lifecycle::Lifecycle;
 
 use crate::auth::KeyCache;
@@ -18,6 +19,9 @@ use crate::throttle::Throttle;
 
 /// Bytes of request bodies held at once by all requests. Beyond it bodies are refused with 503.
 const BODY_BUDGET_KIB: usize = 256 << 10;
+
+/// Workflows checked or drawn at once.
+const CHECKS_AT_ONCE: usize = 4;
 
 /// Renders the process' metrics in Prometheus' text format.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -57,6 +61,8 @@ pub struct Inner {
     pub(crate) gates: Gates,
     pub(crate) health: Health,
     pub(crate) body_budget: Arc<Semaphore>,
+    /// Checks of workflows: their expressions and YAML are what callers make of them.
+    pub(crate) checks: Bounded,
 }
 
 impl App {
@@ -73,6 +79,7 @@ impl App {
             streams: Streams::default(),
             gates: Gates::default(),
             health: Health::default(),
+            checks: Bounded::new(CHECKS_AT_ONCE),
             body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
             settings: parts.settings,
             life: parts.life,

@@ -1,8 +1,6 @@
 //! Reading requests: bodies, path parameters and headers here, queries in [`params`]; each with a precise
 //! refusal.
 
-use std::borrow::Cow;
-
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::Bytes;
@@ -18,7 +16,6 @@ use crate::error::{ApiError, Code, FieldError};
 use crate::json;
 use crate::serve::body::TooSlow;
 use crate::strict;
-use crate::yaml;
 
 mod params;
 
@@ -208,21 +205,6 @@ impl<const MAX: usize> RawBody<MAX> {
             ));
         }
         parse(text(&self.bytes)?, "")
-    }
-
-    /// The body as JSON text, of a call that takes YAML too. Not yet known to be JSON where it came as such.
-    ///
-    /// # Errors
-    /// 415, or 400 naming the line.
-    pub fn document(&self) -> Result<Cow<'_, str>, ApiError> {
-        match self.media_type {
-            Some(MediaType::Json) => Ok(Cow::Borrowed(text(&self.bytes)?)),
-            Some(MediaType::Yaml) => Ok(Cow::Owned(yaml::to_json(text(&self.bytes)?, MAX)?)),
-            Some(MediaType::Lines) | None => Err(ApiError::new(
-                Code::UnsupportedMediaType,
-                "the body must be JSON or YAML: send Content-Type: application/json or application/yaml",
-            )),
-        }
     }
 
     /// As [`Self::json`]; an absent body, or `null`, is the default.

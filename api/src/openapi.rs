@@ -60,6 +60,7 @@ pub fn base() -> OpenApi {
         .build();
     let tags = [
         ("jobs", "Submit, watch and change jobs."),
+        ("workflows", "Graphs of jobs: submit, watch, signal and change them."),
         ("queues", "Depths, settings, pause and purge."),
         ("workers", "Who works, and what workers report."),
         ("leases", "Jobs for workers that have nothing but this API."),

@@ -12,6 +12,7 @@ use crate::{auth, observe, openapi};
 pub mod actions;
 pub mod blobs;
 pub mod changes;
+pub mod definitions;
 pub mod docs;
 pub mod events;
 pub mod jobs;
@@ -24,6 +25,7 @@ pub mod reading;
 pub mod reports;
 pub mod submit;
 pub mod workers;
+pub mod workflows;
 
 /// The calls that need a key.
 pub fn api() -> OpenApiRouter<App> {
@@ -52,6 +54,21 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(leases::settle_leases))
         .routes(routes!(reports::report))
         .routes(routes!(blobs::put_blob, blobs::get_blob))
+        .routes(routes!(workflows::submit_workflow, workflows::list_workflows))
+        .routes(routes!(workflows::plan::validate_workflow))
+        .routes(routes!(workflows::plan::optimize_workflow))
+        .routes(routes!(workflows::get_workflow))
+        .routes(routes!(workflows::graph::draw_workflow))
+        .routes(routes!(workflows::changes::cancel_workflow))
+        .routes(routes!(workflows::changes::retry_workflow))
+        .routes(routes!(workflows::changes::rerun_workflow))
+        .routes(routes!(workflows::given::send_signal))
+        .routes(routes!(workflows::given::vote, workflows::given::list_votes))
+        .routes(routes!(workflows::added::add_steps))
+        .routes(routes!(definitions::list_definitions))
+        .routes(routes!(definitions::put_definition, definitions::get_definition))
+        .routes(routes!(definitions::list_versions))
+        .routes(routes!(definitions::get_version))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

@@ -4,11 +4,14 @@ use bytes::Bytes;
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub mod definition;
 pub mod job;
 pub mod key;
 pub mod queue;
+pub mod plan;
 pub mod submit;
 pub mod worker;
+pub mod workflow;
 
 /// JSON as it was stored; goes out unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -87,11 +87,11 @@ pub fn from_query(params: &mut Params) -> JobFilter {
     filter
 }
 
-fn instant(text: &str) -> Result<Timestamp, &'static str> {
+pub(super) fn instant(text: &str) -> Result<Timestamp, &'static str> {
     text.parse().map_err(|_| "not an RFC 3339 time")
 }
 
-fn check_text(params: &mut Params, name: &str, text: &str, max: usize) {
+pub(super) fn check_text(params: &mut Params, name: &str, text: &str, max: usize) {
     let mut faults = Faults::default();
     faults.indexed("", text, max);
     if let Err(error) = faults.finish() {

@@ -27,7 +27,7 @@ mod job;
 pub mod optimize;
 mod queues;
 pub mod shape;
-mod step;
+pub mod step;
 mod waits;
 
 use exprs::{Exprs, Read};
@@ -55,6 +55,8 @@ pub struct Checked {
     pub graph: Graph,
     /// Runs inside of runs written in place; 1 without.
     pub depth: u16,
+    /// Which step reads which in its expressions.
+    pub reads: Vec<(u32, u32)>,
 }
 
 /// How a document without a name is called.
@@ -75,19 +77,10 @@ struct Desk<'a> {
     deepest: u16,
 }
 
-/// Reads and checks a document.
+/// Checks a document that was read.
 ///
 /// # Errors
 /// 400, 413 or 422 with everything that is wrong, by pointer.
-pub fn check(text: &str, unnamed: Unnamed<'_>, context: &Context) -> Result<Checked, ApiError> {
-    let request: WorkflowRequest<'_> = extract::parse(text, "")?;
-    check_request(request, unnamed, context)
-}
-
-/// As [`check`], of a document that was read.
-///
-/// # Errors
-/// As [`check`].
 pub fn check_request(
     request: WorkflowRequest<'_>,
     unnamed: Unnamed<'_>,
@@ -97,8 +90,9 @@ pub fn check_request(
     let checked = desk.document(request, "", 1, unnamed);
     let depth = desk.deepest;
     desk.faults.finish()?;
-    let (spec, graph) = checked.expect("no fault was noted, so the document was understood");
-    Ok(Checked { spec, graph, depth })
+    let mut checked = checked.expect("no fault was noted, so the document was understood");
+    checked.depth = depth;
+    Ok(checked)
 }
 
 /// How many jobs of a run may run at once as it starts, by queue.
@@ -130,7 +124,7 @@ impl<'a> Desk<'a> {
         base: &str,
         depth: u16,
         unnamed: Unnamed<'_>,
-    ) -> Option<(WorkflowSpec, Graph)> {
+    ) -> Option<Checked> {
         self.deepest = self.deepest.max(depth);
         let before = self.faults.move_to(base);
         let found = self.document_here(request, base, depth, unnamed);
@@ -144,7 +138,7 @@ impl<'a> Desk<'a> {
         base: &str,
         depth: u16,
         unnamed: Unnamed<'_>,
-    ) -> Option<(WorkflowSpec, Graph)> {
+    ) -> Option<Checked> {
         if request.definition.is_some() || request.version.is_some() {
             let pointer = if request.definition.is_some() { "/definition" } else { "/version" };
             self.faults.wrong(pointer, "cannot be given together with steps");
@@ -166,7 +160,8 @@ impl<'a> Desk<'a> {
             reads.push(Read::at_end("/output", names));
             output
         });
-        edges::check_reads(&ids, &graph, &reads, &mut self.faults);
+        let (found, missing) = edges::check_reads(&ids, &graph, &reads, &mut self.faults);
+        edges::refuse_missing(&missing, &mut self.faults);
         let mut specs: Vec<StepSpec> = specs.into_iter().flatten().collect();
         if specs.len() < ids.len() {
             return None;
@@ -182,7 +177,7 @@ impl<'a> Desk<'a> {
             tags,
             steps: specs,
         };
-        Some((spec, graph))
+        Some(Checked { spec, graph, depth, reads: found })
     }
 
     /// The steps one by one; one that cannot be understood is `None`.
@@ -252,3 +247,6 @@ fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
     text.map_or("", Text::as_str)
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,7 @@ pub async fn cancel_job(
     responses(
         (status = 200, description = "It may run again.", body = JobView,
             headers(("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
-        (status = 409, description = "It has not ended, or has succeeded, or another job holds its unique key.", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended, or has succeeded, another job holds its unique key, or it is a step of a workflow.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn retry_job(
@@ -84,6 +84,7 @@ pub async fn retry_job(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &Bytes::new())?;
+    refuse_step(&app, &caller, id, "retry the workflow instead", |_| true).await?;
     if let Some(key) = &key
         && let Some(job) = redriven_before(&app, &caller, key, id).await?
     {
@@ -151,7 +152,7 @@ async fn job_answer(app: &App, caller: &Caller, job: Job) -> Result<Response, Ap
     request_body = JobPatchRequest<'static>,
     responses(
         (status = 200, description = "The job as it is now.", body = JobView),
-        (status = 409, description = "It has ended, or runs.", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has ended, or runs, or is a step of a workflow that waits for others.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn patch_job(
@@ -169,6 +170,8 @@ pub async fn patch_job(
     }
     let tags = request.tags.as_deref().map(|tags| check_tags(Some(tags), &mut faults));
     faults.finish()?;
+    let rule = "it can be changed once its step is released";
+    refuse_step(&app, &caller, id, rule, |state| state == JobState::Blocked).await?;
     let patch = JobPatch {
         priority: request.priority,
         run_at: request.run_at,
@@ -197,7 +200,7 @@ pub async fn patch_job(
     params(("id" = String, Path, format = Uuid)),
     responses(
         (status = 204, description = "Forgotten."),
-        (status = 409, description = "It has not ended.", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended, or is a step of a workflow.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn delete_job(
@@ -206,11 +209,30 @@ pub async fn delete_job(
     _: NoParams,
     Id(id): Id<JobId>,
 ) -> Result<StatusCode, ApiError> {
+    let rule = "it is forgotten together with the workflow";
+    refuse_step(&app, &caller, id, rule, JobState::is_terminal).await?;
     match app.life.delete(&caller.namespace, id).await? {
         Changed::Done(()) => Ok(StatusCode::NO_CONTENT),
         Changed::Refused(state) => Err(conflict(state, "only jobs that have ended can be deleted")),
         Changed::Unknown => Err(ApiError::not_found()),
     }
+}
+
+/// What would leave a run with a step that is not what its job is.
+///
+/// # Errors
+/// 409 for the job of a step in such a state. Of which run a job is never changes.
+async fn refuse_step(
+    app: &App,
+    caller: &Caller,
+    id: JobId,
+    rule: &str,
+    in_state: impl Fn(JobState) -> bool,
+) -> Result<(), ApiError> {
+    let Some(job) = app.life.ledger().job(&caller.namespace, id).await? else { return Ok(()) };
+    let Some(of) = job.workflow.filter(|_| in_state(job.state)) else { return Ok(()) };
+    let text = format!("the job is the step {:?} of the workflow {}; {rule}", of.step, of.id);
+    Err(ApiError::state(job.state.as_str(), text))
 }
 
 fn conflict(state: JobState, rule: &str) -> ApiError {

@@ -1,5 +1,7 @@
 //! `${{ expr }}` inside the strings of a JSON value.
 
+use std::collections::HashSet;
+
 use serde_json::Value as Json;
 
 use super::{ExprFault, Names, RESULT_BYTES_MAX, Scope, check, cut_short};
@@ -13,12 +15,29 @@ pub fn is_template(json: &str) -> bool {
     json.contains(OPEN)
 }
 
-/// Checks every expression in the strings of a value; the steps that they read. Keys are not templates.
+/// How many expressions the strings of a value hold at most. Cheap beside their check.
+pub fn count(value: &Json) -> usize {
+    let mut count = 0;
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            Json::String(text) => count += text.matches(OPEN).count(),
+            Json::Array(items) => open.extend(items),
+            Json::Object(fields) => open.extend(fields.values()),
+            Json::Null | Json::Bool(_) | Json::Number(_) => {}
+        }
+    }
+    count
+}
+
+/// Checks every expression in the strings of a value; the steps that they read, each once. Keys are not templates.
 ///
 /// # Errors
 /// The first fault, with the JSON pointer to its string.
 pub fn check_all(value: &Json, in_item: bool) -> Result<Names, (String, ExprFault)> {
     let mut names = Names::default();
+    // A megabyte of templates may read every step of a run.
+    let mut known = HashSet::new();
     let mut open: Vec<(String, &Json)> = vec![(String::new(), value)];
     while let Some((pointer, value)) = open.pop() {
         match value {
@@ -27,7 +46,7 @@ pub fn check_all(value: &Json, in_item: bool) -> Result<Names, (String, ExprFaul
                     let Part::Expr(expr) = part else { continue };
                     let found = check(expr, in_item).map_err(|fault| (pointer.clone(), fault))?;
                     for step in found.steps {
-                        if !names.steps.contains(&step) {
+                        if known.insert(step.clone()) {
                             names.steps.push(step);
                         }
                     }
@@ -218,6 +237,7 @@ mod tests {
         let mut steps = check_all(&good, false).unwrap().steps;
         steps.sort();
         assert_eq!(steps, ["a", "b"]);
+        assert_eq!((count(&good), count(&json!({"${{ key }}": "$ {{ x }}"}))), (2, 0));
     }
 
     #[test]

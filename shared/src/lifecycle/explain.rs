@@ -1,5 +1,6 @@
 //! "Why is this job not running?": the ordered list of what holds it back, each with evidence.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,6 +8,7 @@ use serde_json::json;
 
 use super::{Lifecycle, Seen};
 use crate::engine::{LiveState, ShardStats};
+use crate::ledger::runs::END;
 use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
@@ -91,11 +93,7 @@ pub(super) async fn explain(
     let state = visible_state(&seen);
     let mut reasons = Vec::new();
     match state {
-        JobState::Blocked => reasons.push(Reason::new(
-            "blocked_by",
-            "waits for steps of its workflow",
-            json!({ "workflow": seen.job.workflow }),
-        )),
+        JobState::Blocked => reasons.push(blocked_by(life, &seen.job).await?),
         JobState::Running => reasons.push(running(&seen)),
         JobState::Ready | JobState::Scheduled | JobState::Retrying => {
             let now = life.inner.clock.now();
@@ -118,6 +116,44 @@ pub(super) async fn explain(
     let runnable =
         !state.is_terminal() && reasons.iter().all(|reason| reason.code == "waiting_turn");
     Ok(Some(Explanation { id, state, runnable, reasons }))
+}
+
+/// Steps named in one reason.
+const STEPS_SHOWN: usize = 50;
+/// Steps read at once.
+const STEPS_PAGE: u32 = 2_000;
+
+/// The steps that have not ended of those that the job's step needs.
+async fn blocked_by(life: &Lifecycle, job: &Job) -> Result<Reason, LedgerError> {
+    let Some(of) = &job.workflow else {
+        return Ok(Reason::new("blocked_by", "it is blocked", json!({ "workflow": null })));
+    };
+    let ledger = &life.inner.ledger;
+    let named = ledger.steps_named(of.id, std::slice::from_ref(&of.step)).await?;
+    let needs: HashSet<i32> = named.iter().flat_map(|step| &step.needs).copied().collect();
+    let last = needs.iter().max().copied().unwrap_or(END);
+    let mut after = needs.iter().min().map_or(END, |first| first - 1);
+    let mut open = Vec::new();
+    // Every page ends further on; a run has a bounded number of steps.
+    while after < last {
+        let page = ledger.steps(of.id, after, STEPS_PAGE).await?;
+        let Some(end) = page.last() else { break };
+        after = end.ord;
+        let waited = page.iter().filter(|s| needs.contains(&s.ord) && !s.state.is_terminal());
+        open.extend(waited.map(|s| (s.id.clone(), s.state.as_str())));
+    }
+    let detail = match open.as_slice() {
+        [] => format!("waits for workflow {} to release its step {:?}", of.id, of.step),
+        [(id, state)] => format!("waits for the step {id:?} of its workflow, which is {state}"),
+        many => format!("waits for {} steps of its workflow", many.len()),
+    };
+    let steps: Vec<_> = open
+        .iter()
+        .take(STEPS_SHOWN)
+        .map(|(id, state)| json!({ "id": id, "state": state }))
+        .collect();
+    let evidence = json!({ "workflow": job.workflow, "steps": steps, "waiting_for": open.len() });
+    Ok(Reason::new("blocked_by", detail, evidence))
 }
 
 fn finished(job: &Job) -> Reason {

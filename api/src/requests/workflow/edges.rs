@@ -60,18 +60,26 @@ fn cycle(path: &[String]) -> String {
     )
 }
 
-/// Notes what expressions read that is not there, or has perhaps not ended.
-pub(super) fn check_reads(ids: &[String], graph: &Graph, reads: &[Read], faults: &mut Faults) {
+/// Who reads whom, by position; and what is read that is not among the steps, by pointer and id.
+pub(super) type Found<'a> = (Vec<(u32, u32)>, Vec<(&'a str, &'a str)>);
+
+/// Notes reads of what has perhaps not ended.
+pub(super) fn check_reads<'a>(
+    ids: &[String],
+    graph: &Graph,
+    reads: &'a [Read],
+    faults: &mut Faults,
+) -> Found<'a> {
     let places: HashMap<&str, u32> = ids.iter().map(String::as_str).zip(0..).collect();
-    let mut far = Vec::new();
+    let (mut far, mut found, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for read in reads {
         for name in &read.names {
             let Some(place) = places.get(name.as_str()).copied() else {
-                let text = format!("reads the step {name:?}, which is no step of this workflow");
-                faults.wrong(&read.pointer, text);
+                missing.push((read.pointer.as_str(), name.as_str()));
                 continue;
             };
             let Some(step) = read.step else { continue };
+            found.push((step, place));
             let own = read.after && place == step;
             if !own && !graph.needs(step).contains(&place) {
                 far.push(Far { step, place, read, name });
@@ -84,6 +92,14 @@ pub(super) fn check_reads(ids: &[String], graph: &Graph, reads: &[Read], faults:
             "reads the step {name:?}, which is not among the steps it needs, directly or indirectly"
         );
         faults.wrong(&wrong.read.pointer, text);
+    }
+    (found, missing)
+}
+
+/// Notes reads of what is not there at all.
+pub(super) fn refuse_missing(missing: &[(&str, &str)], faults: &mut Faults) {
+    for (pointer, name) in missing {
+        faults.wrong(pointer, format!("reads the step {name:?}, which is no step of this workflow"));
     }
 }
 
@@ -135,6 +151,17 @@ impl Above {
             }
         }
         Self { words, sets }
+    }
+
+    /// What is above any of these steps, as bits.
+    pub(super) fn over_all(&self, steps: &[u32]) -> Vec<u64> {
+        let mut all = vec![0; self.words];
+        for step in steps {
+            let from = *step as usize * self.words;
+            let set = &self.sets[from..from + self.words];
+            all.iter_mut().zip(set).for_each(|(word, bits)| *word |= bits);
+        }
+        all
     }
 
     /// Whether the step with this bit is above `step`.

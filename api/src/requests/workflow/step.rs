@@ -19,6 +19,17 @@ pub fn is_id(text: &str) -> bool {
 /// The rule behind [`is_id`].
 pub const ID_RULE: &str = "must be 1 to 128 of the characters A-Z a-z 0-9 . _ -";
 
+/// The id of a step, or another name of that form, in a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdText(pub String);
+
+impl std::str::FromStr for IdText {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if is_id(text) { Ok(Self(text.to_owned())) } else { Err(ID_RULE) }
+    }
+}
+
 impl Desk<'_> {
     /// The step at position `at`, which `place` points to; its needs are left out. What it reads is added to
     /// `reads`. `None`: a fault was noted.

@@ -82,7 +82,10 @@ impl Desk<'_> {
         depth: u16,
     ) -> Understood {
         match kind {
-            "wait.signal" => self.signal(self.read(payload, place)?, id),
+            "wait.signal" => {
+                let signal = self.read(payload, place)?;
+                self.signal(&signal, id)
+            }
             "wait.timer" => {
                 let timer = self.read(payload, place)?;
                 self.timer(&timer)
@@ -119,7 +122,7 @@ impl Desk<'_> {
         }
     }
 
-    fn signal(&mut self, signal: Signal<'_>, id: &str) -> Understood {
+    fn signal(&mut self, signal: &Signal<'_>, id: &str) -> Understood {
         let name = signal.name.as_ref().map_or(id, Text::as_str).to_owned();
         if signal.name.is_some() && !is_id(&name) {
             self.faults.wrong("/payload/name", ID_RULE);
@@ -237,8 +240,8 @@ impl Desk<'_> {
             let text = "is given beside the workflow, as /payload/input";
             self.faults.wrong("/payload/workflow/input", text);
         }
-        let (spec, _) = self.document(request, &base, depth + 1, Unnamed::Use(id))?;
-        Some(ChildOf::Inline(Box::new(spec)))
+        let checked = self.document(request, &base, depth + 1, Unnamed::Use(id))?;
+        Some(ChildOf::Inline(Box::new(checked.spec)))
     }
 }
 
