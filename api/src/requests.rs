@@ -16,7 +16,7 @@ pub mod lease;
 pub mod queue;
 pub mod report;
 pub mod retry;
-//TMP pub mod workflow;
+pub mod workflow;
 
 /// A text that borrows from the body where it has no escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]

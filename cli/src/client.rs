@@ -101,6 +101,11 @@ impl<'a> Call<'a> {
         self.body = Some(("application/json", body.to_string().into_bytes()));
         self
     }
+    /// With a body of YAML.
+    pub fn yaml(mut self, body: String) -> Self {
+        self.body = Some(("application/yaml", body.into_bytes()));
+        self
+    }
     /// With a body of lines of JSON.
     pub fn ndjson(mut self, body: Vec<u8>) -> Self {
         self.body = Some(("application/x-ndjson", body));

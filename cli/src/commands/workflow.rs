@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use windlass_shared::model::id::WorkflowId;
+use windlass_shared::model::time::Span;
 
 use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::Outcome;
@@ -29,7 +30,7 @@ Examples:
   windlass workflow retry 0197b0a4-...          run on from what failed
   windlass workflow import --format wfformat trace.json --time-factor 0.01 --submit
 
-Exit codes: 0 fine, 1 failed, 2 bad usage, 3 the run did not succeed (--wait, --watch), the document \
+Exit codes: 0 fine, 1 failed, 2 bad usage, 3 the run did not succeed (wait, --wait, --watch), the document \
 is wrong (validate).";
 
 /// Submit, look at, draw, steer and rerun workflows.
@@ -46,6 +47,8 @@ enum WorkflowCommand {
     Submit(Box<submit::SubmitArgs>),
     /// Show a run with its steps
     Get(One),
+    /// Wait until a run has ended; exit 3 if it did not succeed
+    Wait(Wait),
     /// List runs, newest first
     List(Box<List>),
     /// Draw a run, or a file that is not submitted
@@ -74,6 +77,20 @@ enum WorkflowCommand {
 struct One {
     /// The run's id
     id: WorkflowId,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct Wait {
+    /// The run's id
+    id: WorkflowId,
+    /// Show every step as it changes
+    #[arg(long)]
+    watch: bool,
+    /// Give up after this long, such as 10m; exit 3 then [default: never]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -163,6 +180,7 @@ pub async fn run(args: WorkflowArgs) -> Outcome {
     match args.command {
         WorkflowCommand::Submit(args) => submit::run(*args).await,
         WorkflowCommand::Get(one) => get(one).await,
+        WorkflowCommand::Wait(args) => wait(args).await,
         WorkflowCommand::List(list) => self::list(*list).await,
         WorkflowCommand::Graph(args) => graph::run(args).await,
         WorkflowCommand::Validate(args) => plan::validate(args).await,
@@ -183,16 +201,23 @@ async fn get(one: One) -> Outcome {
     show::run(&run, one.client.output)
 }
 
+async fn wait(args: Wait) -> Outcome {
+    let follow = watch::FollowArgs { wait: true, watch: args.watch, timeout: args.timeout };
+    let client = Client::new(&args.client)?;
+    watch::until_ended(&client, args.id, &follow, args.client.output).await
+}
+
 async fn list(args: List) -> Outcome {
-    let states = (!args.state.is_empty()).then(|| args.state.join(","));
     let mut call = Call::get("/v1/workflows")
-        .query("state", states)
         .query("name", args.name)
         .query("definition", args.definition)
         .query("created_after", args.created_after)
         .query("created_before", args.created_before)
         .query("cursor", args.cursor)
         .query("limit", Some(args.limit));
+    for state in args.state {
+        call = call.query("state", Some(state));
+    }
     for tag in args.tag {
         call = call.query("tag", Some(tag));
     }

@@ -79,9 +79,9 @@ pub async fn run(args: DefinitionArgs) -> Outcome {
 }
 
 async fn put(args: Put) -> Outcome {
-    let body = document::read(&args.file)?;
     let path = format!("/v1/definitions/{}", client::segment(&args.name)?);
-    let answer = Client::new(&args.client)?.call(Call::put(&path).json(&body)).await?;
+    let call = document::sent(Call::put(&path), &args.file)?;
+    let answer = Client::new(&args.client)?.call(call).await?;
     if args.client.output == Output::Json {
         return output::json(&answer.body);
     }
@@ -126,8 +126,8 @@ async fn list(args: List) -> Outcome {
         return output::json(&page);
     }
     let rows = page["items"].as_array().into_iter().flatten();
-    let rows = rows.map(|d| ["name", "version", "created_at", "by"].map(|n| text(d, n)).into());
-    output::table(&["name", "version", "created", "by"], rows)?;
+    let rows = rows.map(|d| ["name", "version", "steps", "created_at", "by"].map(|n| text(d, n)).into());
+    output::table(&["name", "version", "steps", "created", "by"], rows)?;
     match page["next_cursor"].as_str() {
         Some(cursor) => output::line(&format!("more: --cursor {}", output::clean(cursor))),
         None => Ok(()),

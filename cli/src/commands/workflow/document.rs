@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::client::Call;
 use crate::exit::{Failure, Outcome};
 use crate::input;
 
@@ -13,14 +14,31 @@ const JSON_BYTES_MAX: usize = 32 << 20;
 /// # Errors
 /// It cannot be read, or is neither JSON nor YAML.
 pub fn read(path: &str) -> Outcome<Value> {
-    let text = String::from_utf8(input::read(path)?)
-        .map_err(|_| Failure::Usage(format!("{path} is not text in UTF-8")))?;
-    parse(path, &text)
+    parse(path, &text(path)?)
+}
+
+/// As [`read`], as the body of a call: as it is written, so that its comments are kept with it.
+///
+/// # Errors
+/// As [`read`].
+pub fn sent<'a>(call: Call<'a>, path: &str) -> Outcome<Call<'a>> {
+    let text = text(path)?;
+    let document = parse(path, &text)?;
+    Ok(if is_json(&text) { call.json(&document) } else { call.yaml(text) })
+}
+
+fn text(path: &str) -> Outcome<String> {
+    String::from_utf8(input::read(path)?)
+        .map_err(|_| Failure::Usage(format!("{path} is not text in UTF-8")))
+}
+
+fn is_json(text: &str) -> bool {
+    text.trim_start().starts_with('{')
 }
 
 fn parse(path: &str, text: &str) -> Outcome<Value> {
     // Nearly all JSON is YAML too, but JSON's own reader says better what is wrong with it.
-    let json = if text.trim_start().starts_with('{') {
+    let json = if is_json(text) {
         serde_json::from_str(text).map_err(|error| error.to_string())
     } else {
         windlass_api::yaml::to_json(text, JSON_BYTES_MAX)

@@ -25,13 +25,13 @@ const NAMED_MAX: usize = 3;
 pub struct FollowArgs {
     /// Wait until the run has ended; exit 3 if it did not succeed. Progress goes to standard error
     #[arg(long)]
-    wait: bool,
+    pub wait: bool,
     /// As --wait, and show every step as it changes
     #[arg(long)]
-    watch: bool,
+    pub watch: bool,
     /// Stop waiting after this long, such as 10m; exit 3 then, and the run goes on [default: never]
     #[arg(long, value_name = "DURATION")]
-    timeout: Option<Span>,
+    pub timeout: Option<Span>,
 }
 
 impl FollowArgs {
