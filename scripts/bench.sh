@@ -12,6 +12,7 @@ Parts, in this order:
   ledger   the ledger alone, PostgreSQL (fsync on) and SQLite: submissions of 1, 100 and 1,000, and records of 500
   worker   the same jobs through the real worker runtime, no-op handler
   path     HTTP batches -> PostgreSQL (fsync on) -> Redis -> worker -> recorded; each role a process
+  workflow one graph of 9,002 steps over HTTP on the same fleet: steps per second until the run has ended
   start    an idle installation at 100 jobs/s: from before the POST to the job's start
   dev      the same as `start`, on `windlass dev` (SQLite, embedded engine)
 
@@ -37,7 +38,7 @@ fail() {
     exit 1
 }
 
-parts="engine,ledger,worker,path,start,dev"
+parts="engine,ledger,worker,path,workflow,start,dev"
 jobs=200000
 runs=3
 json=""
@@ -65,7 +66,7 @@ while [ $# -gt 0 ]; do
 done
 for part in ${parts//,/ }; do
     case "$part" in
-        engine | ledger | worker | path | start | dev) ;;
+        engine | ledger | worker | path | workflow | start | dev) ;;
         *) fail "there is no part '$part'; see --help" ;;
     esac
 done
@@ -240,13 +241,16 @@ if selected worker; then
     start_redis
     bench worker worker --engine-url "$redis_url" --jobs "$jobs"
 fi
-if selected path || selected start; then
+if selected path || selected workflow || selected start; then
     start_redis
     if selected ledger; then createdb -h 127.0.0.1 -p "$postgres_port" -U windlass fleet; postgres_url="${postgres_url%/*}/fleet"; else start_postgres; fi
     start_fleet
 fi
 if selected path; then
     bench path path --jobs "$jobs" --ledger-url "$postgres_url" "${fleet_pids[@]}"
+fi
+if selected workflow; then
+    bench workflow workflow --ledger-url "$postgres_url" "${fleet_pids[@]}"
 fi
 if selected start; then
     bench start start --ledger-url "$postgres_url" "${fleet_pids[@]}"

@@ -84,9 +84,18 @@ impl Api {
 
     /// Submits one job; its id.
     pub async fn submit(&self, body: bytes::Bytes) -> Result<Uuid> {
+        self.create("/v1/jobs", body).await
+    }
+
+    /// Submits a workflow; its id.
+    pub async fn submit_workflow(&self, body: bytes::Bytes) -> Result<Uuid> {
+        self.create("/v1/workflows", body).await
+    }
+
+    async fn create(&self, path: &str, body: bytes::Bytes) -> Result<Uuid> {
         let request = self
             .http
-            .post(format!("{}/v1/jobs", self.base))
+            .post(format!("{}{path}", self.base))
             .header("content-type", "application/json")
             .body(body);
         let response = self.authorised(request).send().await.context("cannot submit")?;
@@ -94,11 +103,12 @@ impl Api {
         let bytes = response.bytes().await.context("the answer broke off")?;
         ensure!(
             status == 201,
-            "a job was answered with HTTP {status}: {}",
+            "POST {path} was answered with HTTP {status}: {}",
             String::from_utf8_lossy(&bytes)
         );
-        let answer: BatchResult = serde_json::from_slice(&bytes).context("not a job")?;
-        answer.id.context("not a job")
+        let answer: BatchResult =
+            serde_json::from_slice(&bytes).context("an answer without an id")?;
+        answer.id.context("an answer without an id")
     }
 
     /// A finished job; waits for it.

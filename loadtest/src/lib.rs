@@ -6,12 +6,14 @@
 
 pub mod cpu;
 pub mod engine;
+pub mod graph;
 mod http;
 pub mod ledger;
 pub mod path;
 pub mod redis_cpu;
 pub mod report;
 pub mod start;
+pub mod workflow;
 
 /// Most jobs of one run.
 pub const JOBS_MAX: u64 = 2_000_000;

@@ -16,6 +16,7 @@ mod pump;
 mod rig;
 mod running;
 mod sweep;
+mod workflows;
 
 /// Starts every duty.
 pub(crate) fn start(
@@ -29,6 +30,7 @@ pub(crate) fn start(
     tasks.spawn(pump::run(life.clone(), shutdown.clone()));
     tasks.spawn(sweep::run(life.clone(), shutdown.clone()));
     tasks.spawn(prune::run(life.clone(), settings.retention, shutdown.clone()));
+    tasks.spawn(workflows::run(life.clone(), shutdown.clone()));
     tasks.spawn(gauges::run(life.clone(), shutdown.clone()));
 }
 

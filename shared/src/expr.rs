@@ -4,9 +4,12 @@
 //! they may name; [`Scope::eval`] is bounded in what it is given, and its caller bounds its time ([`bounded`]).
 //! The language: <https://github.com/google/cel-spec>.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
+
+use crate::gate::cost::{self, TooMuch};
 
 pub mod bounded;
 mod names;
@@ -75,19 +78,40 @@ pub enum ExprFault {
     /// `${{` without `}}`.
     #[error("a \"${{{{\" is not closed by \"}}}}\"")]
     Unclosed,
+    /// It would look at too many values, or put together too much.
+    #[error("the expression {expr:?} would take too much work over these values")]
+    TooMuch {
+        /// The expression.
+        expr: String,
+    },
     /// It took too long.
     #[error("the expressions took longer than {} s", bounded::TIME_MAX.as_secs())]
     TooSlow,
 }
 
+/// Values that the expressions of one step may look at together, its items included.
+const STEP_WORK_MAX: u64 = 2 * cost::STEPS_MAX;
+const ROOTS: [&str; 4] = ["input", "run", "steps", "item"];
+
 /// The values that expressions of one step see. Cheap to extend by an item.
 pub struct Scope {
     variables: HashMap<&'static str, cel::Value>,
+    /// Their sizes, without the item.
+    seen: cost::Seen,
+    /// With the item.
+    seen_with_item: Option<cost::Seen>,
+    /// Values looked at since [`Self::start_step`], at most.
+    step_work: Cell<u64>,
+    /// As above, since the beginning.
+    work: Cell<u64>,
 }
 
 impl Scope {
     /// Of a run: `input`, `run`, and `steps` by id.
     pub fn new(input: &Json, run: &Json, steps: HashMap<String, Json>) -> Self {
+        let mut seen = cost::Seen::default();
+        seen.add(input);
+        seen.add_map(steps.values());
         let steps: HashMap<String, cel::Value> =
             steps.into_iter().map(|(id, seen)| (id, to_cel(&seen))).collect();
         Self {
@@ -96,17 +120,35 @@ impl Scope {
                 ("run", to_cel(run)),
                 ("steps", cel::Value::from(steps)),
             ]),
+            seen,
+            seen_with_item: None,
+            step_work: Cell::new(0),
+            work: Cell::new(0),
         }
+    }
+
+    /// From here on, another step has its expressions evaluated.
+    pub fn start_step(&self) {
+        self.step_work.set(0);
+    }
+
+    /// Values that all expressions so far may have looked at.
+    pub fn work(&self) -> u64 {
+        self.work.get()
     }
 
     /// The same with `item` and `index` of a `for_each`.
     pub fn set_item(&mut self, item: &Json, index: usize) {
+        let mut seen = self.seen.clone();
+        seen.add(item);
+        self.seen_with_item = Some(seen);
         self.variables.insert("item", to_cel(item));
         self.variables.insert("index", cel::Value::Int(i64::try_from(index).unwrap_or(i64::MAX)));
     }
 
     /// Without them again.
     pub fn clear_item(&mut self) {
+        self.seen_with_item = None;
         self.variables.remove("item");
         self.variables.remove("index");
     }
@@ -117,12 +159,25 @@ impl Scope {
     /// It does not parse, or fails over these values.
     pub fn eval(&self, expr: &str) -> Result<Json, ExprFault> {
         let program = names::parse(expr)?;
+        self.spend(expr, &program)?;
         let mut context = cel::Context::default();
         for (name, value) in &self.variables {
             context.add_variable_from_value(*name, value.clone());
         }
         let value = program.execute(&context).map_err(|e| failed(expr, e))?;
         value.json().map_err(|e| failed(expr, e))
+    }
+
+    /// The evaluator has no bound of its own.
+    fn spend(&self, expr: &str, program: &cel::Program) -> Result<(), ExprFault> {
+        let seen = self.seen_with_item.as_ref().unwrap_or(&self.seen);
+        let too_much = || ExprFault::TooMuch { expr: cut_short(expr) };
+        let steps = cost::steps_of(program.expression(), &ROOTS, seen)
+            .map_err(|_: TooMuch| too_much())?
+            .saturating_add(1);
+        self.work.set(self.work.get().saturating_add(steps));
+        self.step_work.set(self.step_work.get().saturating_add(steps));
+        if self.step_work.get() > STEP_WORK_MAX { Err(too_much()) } else { Ok(()) }
     }
 
     /// As [`Self::eval`], for a condition.
@@ -224,6 +279,25 @@ mod tests {
         ] {
             assert_eq!(scope.eval(expr).unwrap(), want, "{expr}");
         }
+    }
+
+    #[test]
+    fn an_expression_that_would_not_end_is_not_begun() {
+        let list = Json::from(vec![1; 3_000]);
+        let scope = Scope::new(&json!({ "list": list }), &json!({}), HashMap::new());
+        let all = "input.list.all(a, input.list.all(b, a == b))";
+        assert_eq!(scope.eval(all), Err(ExprFault::TooMuch { expr: all.into() }));
+        let fine = "input.list.map(a, a + 1).all(b, b > 0)";
+        let program = names::parse(fine).unwrap();
+        let mut runs = 0;
+        // Each is fine; all together are bounded until the next step.
+        while scope.spend(fine, &program).is_ok() {
+            runs += 1;
+        }
+        assert!((100..4_000).contains(&runs), "{runs}");
+        assert!(matches!(scope.eval(fine), Err(ExprFault::TooMuch { .. })));
+        scope.start_step();
+        assert_eq!(scope.eval(fine), Ok(json!(true)));
     }
 
     #[test]

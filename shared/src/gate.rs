@@ -15,7 +15,7 @@ use crate::limits::ERROR_MESSAGE_BYTES_MAX;
 use crate::model::job::{Expect, JobError};
 use crate::model::name::Namespace;
 
-mod cost;
+pub(crate) mod cost;
 
 /// Checks at one time.
 const CHECKS_MAX: usize = 4;

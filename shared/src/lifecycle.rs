@@ -54,6 +54,7 @@ struct Inner {
     pusher: push::Pusher,
     waiters: wait::Waiters,
     known_queues: known::KnownQueues,
+    driver: workflow::drive::Driver,
     tasks: TaskTracker,
 }
 
@@ -86,9 +87,10 @@ impl Lifecycle {
         tasks: TaskTracker,
     ) -> Self {
         let pusher = push::Pusher::start(ledger.clone(), engine.clone(), shutdown.clone(), &tasks);
+        let driver = workflow::drive::Driver::new(shutdown.clone());
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
         let known_queues = known::KnownQueues::default();
-        let inner = Inner { ledger, engine, clock, pusher, waiters, known_queues, tasks };
+        let inner = Inner { ledger, engine, clock, pusher, waiters, known_queues, driver, tasks };
         Self { inner: Arc::new(inner) }
     }
 

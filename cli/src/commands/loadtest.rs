@@ -11,6 +11,7 @@ use windlass_loadtest::ledger::{LedgerBench, Part};
 use windlass_loadtest::path::PathBench;
 use windlass_loadtest::report::Report;
 use windlass_loadtest::start::StartBench;
+use windlass_loadtest::workflow::WorkflowBench;
 use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::model::time::Span;
 
@@ -56,6 +57,8 @@ enum Bench {
     Path(PathArgs),
     /// Idle: from before the submission to the job's start
     Start(StartArgs),
+    /// One large workflow over HTTP, until its run has ended: steps per second
+    Workflow(WorkflowArgs),
 }
 
 /// What all benchmarks take.
@@ -219,6 +222,26 @@ struct StartArgs {
     common: Common,
 }
 
+#[derive(Debug, Args)]
+struct WorkflowArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The ledger behind the API
+    #[arg(long, env = "WINDLASS_LEDGER__URL", hide_env_values = true, value_name = "URL")]
+    ledger_url: String,
+    /// Steps side by side between the first and the one that needs them all
+    #[arg(long, default_value_t = 5_000)]
+    wide: u32,
+    /// Diamonds of four steps after those
+    #[arg(long, default_value_t = 1_000)]
+    diamonds: u32,
+    /// Rows that the diamonds stand in, one after the other
+    #[arg(long, default_value_t = 10)]
+    lanes: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// Runs the command.
 pub async fn run(args: LoadtestArgs) -> Outcome {
     let LoadtestCommand::Bench { bench } = args.command;
@@ -228,6 +251,7 @@ pub async fn run(args: LoadtestArgs) -> Outcome {
         Bench::Ledger(args) => (ledger(&args).await?, args.common),
         Bench::Path(args) => (path(&args).await?, args.common),
         Bench::Start(args) => (start(&args).await?, args.common),
+        Bench::Workflow(args) => (workflow(&args).await?, args.common),
     };
     if let Some(file) = &common.json_file {
         let text = serde_json::to_vec_pretty(&report).context("a report is always JSON")?;
@@ -313,6 +337,22 @@ async fn start(args: &StartArgs) -> Outcome<Report> {
         limit: args.common.limit(),
     };
     Ok(windlass_loadtest::start::run(&bench).await?)
+}
+
+async fn workflow(args: &WorkflowArgs) -> Outcome<Report> {
+    let bench = WorkflowBench {
+        url: args.target.url.clone(),
+        api_key: args.target.api_key.clone(),
+        ledger: LedgerSettings::new(args.ledger_url.as_str()),
+        wide: args.wide,
+        diamonds: args.diamonds,
+        lanes: args.lanes,
+        queue: args.target.queue.clone(),
+        watched: args.target.watched.clone(),
+        runs: args.common.runs,
+        limit: args.common.limit(),
+    };
+    Ok(windlass_loadtest::workflow::run(&bench).await?)
 }
 
 fn show(report: &Report, output: Output) -> Outcome {

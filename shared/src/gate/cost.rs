@@ -1,4 +1,5 @@
-//! How much work an expression may take over an output, before it runs: the evaluator itself has no limit.
+//! How much work an expression may take over the values that it sees, before it runs: the evaluator itself has no
+//! limit.
 //!
 //! Walks the expression with a bound for every value instead of the value: how long it can be, how many
 //! bytes a text in it can have, how many values it can consist of. Comprehensions multiply.
@@ -9,9 +10,9 @@ use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValu
 use serde_json::Value as Json;
 
 /// Values that an expression may look at.
-pub(super) const STEPS_MAX: u64 = 5_000_000;
+pub(crate) const STEPS_MAX: u64 = 5_000_000;
 /// Bytes that it may put together.
-pub(super) const BYTES_MAX: u64 = 256 << 20;
+pub(crate) const BYTES_MAX: u64 = 256 << 20;
 /// Memory of one value in a list.
 const ITEM_BYTES: u64 = 64;
 /// Bytes of text that are looked at in one step.
@@ -19,7 +20,7 @@ const STEP_BYTES: u64 = 64;
 
 /// Which bound an expression goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TooMuch {
+pub(crate) enum TooMuch {
     /// [`STEPS_MAX`].
     Steps,
     /// [`BYTES_MAX`].
@@ -28,19 +29,51 @@ pub(super) enum TooMuch {
 
 /// Whether a run of the expression over the output stays within the bounds.
 pub(super) fn check(expr: &IdedExpr, output: &Json) -> Result<(), TooMuch> {
-    let mut levels = Vec::new();
-    survey(output, 0, &mut levels);
+    let mut seen = Seen::default();
+    seen.add(output);
+    steps_of(expr, &["output"], &seen).map(|_| ())
+}
+
+/// The values looked at by a run of the expression, which names what was seen by any of `roots`.
+pub(crate) fn steps_of(expr: &IdedExpr, roots: &[&str], seen: &Seen) -> Result<u64, TooMuch> {
+    let mut levels = seen.levels.clone();
     // What is at a level may come from any level below it as well, where values are joined.
     for level in (1..levels.len()).rev() {
         let below = levels[level];
         levels[level - 1] = levels[level - 1].max(below);
     }
-    let mut walk = Walk { levels, scope: Vec::new(), steps: 0, bytes: 0 };
+    let mut walk = Walk { levels, roots, scope: Vec::new(), steps: 0, bytes: 0 };
     walk.expr(expr, 1);
     match (walk.steps > STEPS_MAX, walk.bytes > BYTES_MAX) {
         (true, _) => Err(TooMuch::Steps),
         (_, true) => Err(TooMuch::Bytes),
-        _ => Ok(()),
+        _ => Ok(walk.steps),
+    }
+}
+
+/// Sizes of the values that an expression may name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    levels: Vec<Level>,
+}
+
+impl Seen {
+    /// One more value.
+    pub(crate) fn add(&mut self, value: &Json) {
+        survey(value, 0, &mut self.levels);
+    }
+
+    /// One more value, a map of so many.
+    pub(crate) fn add_map<'v>(&mut self, values: impl ExactSizeIterator<Item = &'v Json>) {
+        let items = values.len() as u64;
+        let mut here = Level { items, nodes: 1 + items, ..Level::default() };
+        for value in values {
+            here.nodes += survey(value, 1, &mut self.levels);
+        }
+        if self.levels.is_empty() {
+            self.levels.push(Level::default());
+        }
+        self.levels[0] = self.levels[0].max(here);
     }
 }
 
@@ -162,6 +195,7 @@ impl Part {
 
 struct Walk<'a> {
     levels: Vec<Level>,
+    roots: &'a [&'a str],
     /// Variables of comprehensions, innermost last.
     scope: Vec<(&'a str, Bound)>,
     steps: u64,
@@ -212,7 +246,7 @@ impl<'a> Walk<'a> {
     fn variable(&self, name: &str) -> Bound {
         match self.scope.iter().rev().find(|(known, _)| *known == name) {
             Some((_, bound)) => bound.clone(),
-            None if name == "output" => Part::Output(0).bound(&self.levels),
+            None if self.roots.contains(&name) => Part::Output(0).bound(&self.levels),
             None => Bound::PLAIN,
         }
     }

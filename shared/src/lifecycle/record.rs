@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Lifecycle;
 use super::push::PushError;
+use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
 use crate::engine::{Ended, Outcome, ShardId};
+use crate::ledger::runs::RecordReply;
 use crate::ledger::{LedgerError, Record, RecordRunning, Recorded};
 use crate::model::id::JobId;
 use crate::model::job::{JobError, JobState};
@@ -44,7 +45,10 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
         .collect();
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
-    let replies = life.inner.ledger.record(records).await?.replies;
+    // Fixed before the outcomes are recorded, as for a submission.
+    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let reply = life.inner.ledger.record(records).await?;
+    let replies = follow(life, reply, not_after);
     let events: Vec<Event> = events
         .into_iter()
         .zip(&replies)
@@ -65,6 +69,20 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     metrics::histogram!("windlass_recorder_lag_seconds")
         .record(life.inner.clock.now().since(oldest));
     Ok(count)
+}
+
+/// What follows from recorded outcomes for workflows: released jobs are pushed, and runs with something due carried on.
+/// Both are also found without this: by the sweep, and by the scheduler's duty.
+pub(super) fn follow(
+    life: &Lifecycle,
+    reply: RecordReply,
+    not_after: Option<Timestamp>,
+) -> Vec<Recorded> {
+    workflow::drive::push(life, reply.released, not_after);
+    for run in reply.due {
+        workflow::drive::soon(life, run);
+    }
+    reply.replies
 }
 
 /// The job's state once this outcome is recorded.
@@ -152,7 +170,9 @@ pub(super) async fn record_direct(
 ) -> Result<Vec<Recorded>, LedgerError> {
     let ids: Vec<(JobId, bool)> =
         records.iter().map(|record| (record.id, record.ended.is_terminal())).collect();
-    let replies = life.inner.ledger.record(records).await?.replies;
+    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let reply = life.inner.ledger.record(records).await?;
+    let replies = follow(life, reply, not_after);
     let ended: Vec<JobId> = ids
         .into_iter()
         .zip(&replies)

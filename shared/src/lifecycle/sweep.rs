@@ -284,7 +284,8 @@ async fn end(
             }
         }
         if !expired.is_empty() {
-            life.inner.ledger.record(expired).await?;
+            let reply = life.inner.ledger.record(expired).await?;
+            super::record::follow(life, reply, None);
         }
         life.inner.waiters.notify(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>());
     }

@@ -13,8 +13,16 @@ use crate::model::workflow::{StepSpec, WorkflowSpec};
 
 pub mod build;
 pub mod decide;
+pub(crate) mod drive;
+mod ending;
+mod grow;
+mod read;
 mod release;
+mod retry;
+mod stop;
+mod submit;
 pub mod waits;
+mod wants;
 
 /// A run as it is asked for.
 #[derive(Debug, Clone)]
@@ -77,8 +85,7 @@ impl Lifecycle {
     /// # Errors
     /// As [`crate::ledger::Ledger::create_run`].
     pub fn submit_run(&self, order: Order) -> BoxFuture<'_, Result<CreateOutcome, LedgerError>> {
-        let _ = order;
-        todo!()
+        Box::pin(async move { submit::submit(self, order, None).await })
     }
 
     /// Stops a run: what has not started never does, what runs is told to stop, its child runs are stopped, and
@@ -92,8 +99,7 @@ impl Lifecycle {
         id: WorkflowId,
         reason: &'a str,
     ) -> BoxFuture<'a, Result<RunChanged<Run>, LedgerError>> {
-        let _ = (namespace, id, reason);
-        todo!()
+        Box::pin(async move { stop::cancel(self, namespace, id, reason).await })
     }
 
     /// Runs a failed or cancelled run on from what did not succeed. Refused for others, and for one that has undone
@@ -106,8 +112,7 @@ impl Lifecycle {
         namespace: &'a Namespace,
         id: WorkflowId,
     ) -> BoxFuture<'a, Result<RunChanged<Retried>, LedgerError>> {
-        let _ = (namespace, id);
-        todo!()
+        Box::pin(async move { retry::retry(self, namespace, id).await })
     }
 
     /// Gives a run a signal or a vote, and lets it go on.
@@ -120,8 +125,13 @@ impl Lifecycle {
         id: WorkflowId,
         given: &'a NewGiven,
     ) -> BoxFuture<'a, Result<RunChanged<()>, LedgerError>> {
-        let _ = (namespace, id, given);
-        todo!()
+        Box::pin(async move {
+            let given = self.inner.ledger.give(namespace, id, given).await?;
+            if matches!(given, RunChanged::Done(())) {
+                drive::soon(self, id);
+            }
+            Ok(given)
+        })
     }
 
     /// Adds steps to a run, to run after the step `after` (a running one may add steps after itself). Positions in
@@ -137,7 +147,15 @@ impl Lifecycle {
         after: &'a str,
         steps: Vec<StepSpec>,
     ) -> BoxFuture<'a, Result<AddedSteps, LedgerError>> {
-        let _ = (namespace, id, after, steps);
-        todo!()
+        Box::pin(async move { grow::add(self, namespace, id, after, &steps).await })
+    }
+
+    /// Carries a run on until nothing of it is due; how many decisions were carried out. Safe to repeat, to drop, and to
+    /// do in many processes at once.
+    ///
+    /// # Errors
+    /// The ledger did not answer. What is due stays so.
+    pub fn advance_run(&self, id: WorkflowId) -> BoxFuture<'_, Result<u64, LedgerError>> {
+        Box::pin(async move { drive::drive(self, id).await })
     }
 }

@@ -1,68 +1,32 @@
 //! What a run does next: a pure function of what is on record. No I/O, no clock.
 //!
-//! [`wants`] says what has to be read beside the [`Snapshot`]; [`decide`] turns all of it into an [`Advance`], which
+//! [`wants()`] says what has to be read beside the [`Snapshot`]; [`decide`] turns all of it into an [`Advance`], which
 //! the ledger carries out whole or not at all, and into orders for what lies outside of that transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value as Json;
 
 use super::release::{self, Released};
-use super::waits::{self, ChildSeen, Given};
-use crate::expr::Scope;
-use crate::ledger::runs::{Advance, Items, Move, NewStep, Snapshot, Step, StepJob};
-use crate::model::id::WorkflowId;
+use super::wants::is_stopping;
+pub use super::wants::{Facts, Options, Wants, wants};
+use super::{ending, waits};
+use crate::expr::{Scope, template};
+use crate::ledger::runs::{Advance, END, Items, Move, Release, Snapshot, Step, StepJob};
+use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobError, JobState};
 use crate::model::workflow::{
-    JobTemplate, RunFailure, StepFailure, StepSpec, StepState, Work, WorkflowState, code, permanent,
+    ChildOf, ChildSpec, RunFailure, StepFailure, StepSpec, StepState, Work, WorkflowState, code,
+    limits, permanent,
 };
 
 /// Prefix of the id of a step that undoes another. No submitted id has a colon.
 pub const COMPENSATE: &str = "compensate:";
-
-/// What has to be read before a decision.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// The jobs of these steps.
-    pub jobs: Vec<i32>,
-    /// State and output of these steps, by id, for expressions.
-    pub steps: Vec<String>,
-    /// Signals and approvals given.
-    pub given: bool,
-    /// Runs that these steps have started.
-    pub children: Vec<i32>,
-    /// All steps with their edges: something is to be skipped, undone, or answered.
-    pub all: bool,
-}
-
-/// What was read.
-#[derive(Debug, Default)]
-pub struct Facts {
-    /// By position of their step.
-    pub jobs: HashMap<i32, Vec<StepJob>>,
-    /// What expressions see of steps, by id.
-    pub steps: HashMap<String, Json>,
-    /// Signals and approvals, oldest first.
-    pub given: Vec<Given>,
-    /// By position of the step that started them.
-    pub children: HashMap<i32, Vec<ChildSeen>>,
-    /// Every step but the end.
-    pub all: Vec<Step>,
-    /// What `input` is.
-    pub input: Json,
-}
-
-/// Options of a run that matter to decisions.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-pub struct Options {
-    /// See [`RunFailure`].
-    #[serde(default)]
-    pub on_failure: RunFailure,
-    /// See [`crate::model::workflow::WorkflowSpec::output`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<Json>,
-}
+/// How often a run that is stopped looks for what still runs: an order to stop may be lost with whoever gave it.
+const STOP_AGAIN: Duration = Duration::from_secs(2);
+/// Values that the expressions of one decision may look at before the other due steps are left to the next.
+const WORK_MAX: u64 = 10_000_000;
 
 /// What is to be done.
 #[derive(Debug, Default)]
@@ -70,55 +34,13 @@ pub struct Decision {
     /// In the ledger, first.
     pub advance: Advance,
     /// Values over the inline limit that `advance` names; to be stored before it.
-    pub blobs: Vec<(crate::model::id::BlobId, Bytes)>,
-    /// Signals that `advance` takes.
-    pub taken: Vec<u64>,
+    pub blobs: Vec<(BlobId, Bytes)>,
     /// Runs to be started, after.
     pub start: Vec<waits::Start>,
     /// Runs to be stopped, after.
     pub stop: Vec<WorkflowId>,
     /// Whether running jobs are to be stopped, after.
     pub stop_jobs: bool,
-}
-
-/// What a decision over this snapshot will look at.
-pub fn wants(snapshot: &Snapshot, specs: &HashMap<i32, StepSpec>, options: &Options) -> Wants {
-    let mut wants = Wants::default();
-    let stopping = snapshot.run.ending.is_some();
-    for step in &snapshot.due {
-        let Some(spec) = specs.get(&step.ord) else {
-            // The end: the answer is made of all steps, and what is to be undone is found among them.
-            wants.all |= step.needs_left == 0;
-            if let Some(template) = &options.output
-                && let Ok(names) = crate::expr::template::check_all(template, false)
-            {
-                wants.steps.extend(names.steps);
-            }
-            continue;
-        };
-        match step.state {
-            StepState::Released => {
-                wants.jobs.push(step.ord);
-                wants.all |= spec.on_failure != StepFailure::Continue;
-            }
-            StepState::Blocked if !stopping && step.needs_left == 0 => {
-                wants.steps.extend(release::names(spec));
-                wants.given |= matches!(spec.work, Work::Signal { .. } | Work::Approval(_));
-            }
-            StepState::Waiting => {
-                wants.given |= matches!(spec.work, Work::Signal { .. } | Work::Approval(_));
-                if matches!(spec.work, Work::Child(_)) {
-                    wants.children.push(step.ord);
-                    wants.steps.extend(release::names(spec));
-                }
-                wants.all |= spec.on_failure != StepFailure::Continue;
-            }
-            _ => {}
-        }
-    }
-    wants.steps.sort();
-    wants.steps.dedup();
-    wants
 }
 
 /// Decides over a run that is not terminal. Expressions are evaluated here: the caller bounds the time.
@@ -134,19 +56,21 @@ pub fn decide(
         facts,
         scope: None,
         decision: Decision::default(),
+        moves: BTreeMap::new(),
         failed: None,
         skipped: HashSet::new(),
     };
-    desk.decision.advance.version = snapshot.run.version;
-    let passed = snapshot.run.deadline.is_some_and(|deadline| deadline <= snapshot.now);
-    if passed && snapshot.run.ending.is_none() && snapshot.run.state == WorkflowState::Running {
-        desk.fail_run(
-            permanent(code::DEADLINE_EXCEEDED, "the deadline of the workflow has passed"),
-            true,
-        );
-        return desk.decision;
+    let run = &snapshot.run;
+    let passed = run.deadline.is_some_and(|deadline| deadline <= snapshot.now);
+    if passed && run.ending.is_none() && run.state == WorkflowState::Running {
+        let text = "the deadline of the workflow has passed";
+        desk.fail_run(permanent(code::DEADLINE_EXCEEDED, text), true);
+        return desk.done();
     }
     for step in &snapshot.due {
+        if desk.scope.as_ref().is_some_and(|scope| scope.work() > WORK_MAX) {
+            break;
+        }
         match specs.get(&step.ord) {
             Some(spec) => desk.step(step, spec),
             None => desk.end(step),
@@ -156,21 +80,85 @@ pub fn decide(
             break;
         }
     }
-    desk.decision
+    desk.done()
 }
 
-struct Desk<'a> {
-    snapshot: &'a Snapshot,
-    options: &'a Options,
-    facts: &'a Facts,
+/// The order to stop a run that has not ended: `ending` is the state that it will take.
+pub fn stop(snapshot: &Snapshot, ending: WorkflowState, error: JobError) -> Advance {
+    let mut advance = Advance {
+        version: snapshot.run.version,
+        ending: Some(ending),
+        error: Some(error),
+        stop: true,
+        ..Advance::default()
+    };
+    advance.moves.push(look_again(snapshot));
+    advance
+}
+
+/// The end of a stopped run is looked at once more after a while.
+fn look_again(snapshot: &Snapshot) -> Move {
+    Move {
+        ord: END,
+        from: StepState::Blocked,
+        to: StepState::Blocked,
+        seen: 0,
+        output: None,
+        error: None,
+        wake_at: Some(snapshot.now.plus(STOP_AGAIN)),
+        list: None,
+    }
+}
+
+pub(super) struct Desk<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) options: &'a Options,
+    pub(super) facts: &'a Facts,
     scope: Option<Scope>,
-    decision: Decision,
-    failed: Option<JobError>,
+    pub(super) decision: Decision,
+    /// By position: a step moves once.
+    moves: BTreeMap<i32, Move>,
+    pub(super) failed: Option<JobError>,
     skipped: HashSet<i32>,
 }
 
-impl<'a> Desk<'a> {
+impl Desk<'_> {
+    fn done(mut self) -> Decision {
+        if self.decision.advance.stop {
+            // Those that have not started are stopped as they are. Items made now would not be stopped: their steps
+            // stay due, and are looked at when the run is stopping.
+            let made: HashSet<i32> = self
+                .decision
+                .advance
+                .releases
+                .drain(..)
+                .filter_map(|release| match release {
+                    Release::Item { ord, .. } => Some(ord),
+                    Release::Blocked { .. } => None,
+                })
+                .collect();
+            self.moves.retain(|ord, m| m.from != StepState::Blocked && !made.contains(ord));
+            self.decision.blobs.clear();
+            self.decision.start.clear();
+            self.moves.insert(END, look_again(self.snapshot));
+        }
+        self.decision.advance.version = self.snapshot.run.version;
+        self.decision.advance.moves = self.moves.into_values().collect();
+        self.decision
+    }
+
+    fn push(&mut self, new: Move) {
+        let stays = new.from == new.to && new.list.is_none();
+        if stays && self.moves.contains_key(&new.ord) {
+            return;
+        }
+        self.moves.insert(new.ord, new);
+    }
+
     fn step(&mut self, step: &Step, spec: &StepSpec) {
+        if let Some(scope) = &self.scope {
+            scope.start_step();
+        }
         match step.state {
             StepState::Blocked => self.blocked(step, spec),
             StepState::Released => self.released(step, spec),
@@ -181,93 +169,117 @@ impl<'a> Desk<'a> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.snapshot.run.ending.is_some()
+        is_stopping(self.snapshot)
     }
 
     /// Notes that a step was looked at.
-    fn stay(&mut self, step: &Step) {
-        self.decision.advance.moves.push(moved(step, step.state));
+    pub(super) fn stay(&mut self, step: &Step) {
+        self.push(moved(step, step.state));
+    }
+
+    fn go(&mut self, released: Released) {
+        if let Released::Go { step, jobs, blobs } = released {
+            self.push(step);
+            self.decision.advance.releases.extend(jobs);
+            self.decision.blobs.extend(blobs);
+        }
     }
 
     fn blocked(&mut self, step: &Step, spec: &StepSpec) {
         if step.needs_left > 0 || self.skipped.contains(&step.ord) {
             return self.stay(step);
         }
-        let snapshot = self.snapshot;
-        let scope = self.scope.take().unwrap_or_else(|| self.new_scope());
-        let released = release::release(step, spec, scope, snapshot);
-        let (outcome, scope) = released;
+        if let Some(error) = self.facts.spoiled.clone().filter(|_| release::evaluates(spec)) {
+            return self.ended(step, spec, Err(error));
+        }
+        let scope = self.take_scope();
+        let (outcome, scope) = release::release(step, spec, scope, self.snapshot);
         self.scope = Some(scope);
         match outcome {
             Ok(Released::Skip) => {
                 let mut skip = moved(step, StepState::Skipped);
                 skip.error = Some(permanent(code::CONDITION_FALSE, "its condition was false"));
-                self.decision.advance.moves.push(skip);
+                self.push(skip);
             }
-            Ok(Released::Go { step: moves, jobs, blobs }) => {
-                self.decision.advance.moves.push(moves);
-                self.decision.advance.releases.extend(jobs);
-                self.decision.blobs.extend(blobs);
-            }
+            Ok(go) => self.go(go),
             Err(error) => self.ended(step, spec, Err(error)),
         }
     }
 
-    fn new_scope(&self) -> Scope {
-        let run = &self.snapshot.run;
-        let about = serde_json::json!({"id": run.id, "name": run.name});
-        Scope::new(&self.facts.input, &about, self.facts.steps.clone())
+    pub(super) fn take_scope(&mut self) -> Scope {
+        self.scope.take().unwrap_or_else(|| {
+            let run = &self.snapshot.run;
+            let about = serde_json::json!({"id": run.id, "name": run.name});
+            Scope::new(&self.facts.input, &about, self.facts.steps.clone())
+        })
+    }
+
+    pub(super) fn put_scope(&mut self, scope: Scope) {
+        self.scope = Some(scope);
     }
 
     fn released(&mut self, step: &Step, spec: &StepSpec) {
         let none = Vec::new();
         let jobs = self.facts.jobs.get(&step.ord).unwrap_or(&none);
-        if !step.many {
-            let Some(job) = jobs.first().filter(|job| job.state.is_terminal()) else {
-                return self.stay(step);
-            };
-            let result = match job.state {
-                JobState::Succeeded => Ok(()),
-                state => Err(job.error.clone().unwrap_or_else(|| permanent(state.as_str(), ""))),
-            };
-            return self.ended(step, spec, result);
+        if step.many {
+            return self.items(step, spec, jobs);
         }
+        let Some(job) = jobs.first().filter(|job| job.state.is_terminal()) else {
+            return self.stay(step);
+        };
+        let result = match job.state {
+            JobState::Succeeded => Ok(()),
+            state => Err(why(job, state)),
+        };
+        self.ended(step, spec, result);
+    }
+
+    fn items(&mut self, step: &Step, spec: &StepSpec, jobs: &[StepJob]) {
         let Items { total, made, open, failed } = step.items;
-        let first =
-            jobs.iter().find(|job| job.state.is_terminal() && job.state != JobState::Succeeded);
-        let error = first.and_then(|job| {
-            let error = job.error.clone()?;
+        let error = || {
+            let mut ended = jobs.iter().filter(|job| job.state.is_terminal());
+            let first = ended.find(|job| job.state != JobState::Succeeded);
+            let Some(job) = first else { return permanent(code::STEP_FAILED, "an item failed") };
+            let error = why(job, job.state);
             let message = format!("item {}: {}", job.item.unwrap_or_default(), error.message);
-            Some(JobError { message, ..error })
-        });
-        let error = error.unwrap_or_else(|| permanent(code::STEP_FAILED, "an item failed"));
+            JobError { message, ..error }
+        };
         if open == 0 {
-            let result = if failed == 0 { Ok(()) } else { Err(error) };
+            let result = if failed == 0 { Ok(()) } else { Err(error()) };
             return self.ended(step, spec, result);
         }
-        if failed > 0 && spec.on_failure == StepFailure::Fail && !self.is_stopping() {
-            // Its other items are stopped with the run, or end; either way they make it due again.
-            self.stay(step);
-            if self.options.on_failure == RunFailure::Stop {
-                return self.fail_run(step_failed(&step.id, &error), true);
-            }
+        if self.is_stopping() {
+            // Items that were not made never will be.
+            return if open <= total - made {
+                self.ended(
+                    step,
+                    spec,
+                    Err(permanent(JobState::Cancelled.as_str(), "stopped with its run")),
+                );
+            } else {
+                self.stay(step);
+            };
         }
-        if made < total && !self.is_stopping() {
-            let scope = self.scope.take().unwrap_or_else(|| self.new_scope());
-            let (outcome, scope) = release::more(step, spec, scope, self.snapshot);
-            self.scope = Some(scope);
-            match outcome {
-                Ok(Released::Go { step: moves, jobs, blobs }) => {
-                    self.decision.advance.moves.push(moves);
-                    self.decision.advance.releases.extend(jobs);
-                    self.decision.blobs.extend(blobs);
-                }
-                Ok(Released::Skip) => self.stay(step),
-                Err(error) => self.ended(step, spec, Err(error)),
-            }
-            return;
+        let fails = failed > 0 && spec.on_failure == StepFailure::Fail;
+        if fails && self.options.on_failure == RunFailure::Stop {
+            // Its other items are stopped with the run, which makes it due again.
+            let error = step_failed(&step.id, &error());
+            return self.fail_run(error, true);
         }
-        self.stay(step);
+        if made == total {
+            return self.stay(step);
+        }
+        if let Some(error) = self.facts.spoiled.clone().filter(|_| release::evaluates(spec)) {
+            return self.ended(step, spec, Err(error));
+        }
+        let scope = self.take_scope();
+        let (outcome, scope) = release::more(step, spec, scope, self.snapshot);
+        self.put_scope(scope);
+        match outcome {
+            Ok(Released::Skip) => self.stay(step),
+            Ok(go) => self.go(go),
+            Err(error) => self.ended(step, spec, Err(error)),
+        }
     }
 
     fn waiting(&mut self, step: &Step, spec: &StepSpec) {
@@ -278,40 +290,81 @@ impl<'a> Desk<'a> {
             let live: Vec<WorkflowId> =
                 children.iter().filter(|c| !c.state.is_terminal()).map(|c| c.id).collect();
             if live.is_empty() {
-                self.decision.advance.moves.push(moved(step, StepState::Cancelled));
+                self.push(moved(step, StepState::Cancelled));
             } else {
                 self.decision.stop.extend(live);
-                self.stay(step);
+                let mut look = moved(step, step.state);
+                look.wake_at = Some(self.snapshot.now.plus(STOP_AGAIN));
+                self.push(look);
             }
             return;
         }
-        match waits::look(step, spec, self.snapshot.now, &self.facts.given, children) {
+        let run = self.snapshot.run.id;
+        match waits::look(run, step, spec, self.snapshot.now, &self.facts.given, children) {
             waits::Seen::NotYet => self.stay(step),
-            waits::Seen::Start(start) => self.decision.start.push(start),
+            waits::Seen::Start => self.start(step, spec),
             waits::Seen::Done { output, taken } => {
-                self.decision.taken.extend(taken);
+                self.decision.advance.taken.extend(taken);
                 let mut done = moved(step, StepState::Succeeded);
                 done.output = output;
-                self.decision.advance.moves.push(done);
+                self.push(done);
             }
             waits::Seen::Failed { error, taken } => {
-                self.decision.taken.extend(taken);
+                self.decision.advance.taken.extend(taken);
                 self.ended(step, spec, Err(error));
             }
         }
     }
 
+    /// Has a child started; the step stays due until it is on record.
+    fn start(&mut self, step: &Step, spec: &StepSpec) {
+        let Work::Child(child) = &spec.work else { return self.stay(step) };
+        match self.child(step, child) {
+            Ok(start) => self.decision.start.push(start),
+            Err(error) => self.ended(step, spec, Err(error)),
+        }
+    }
+
+    fn child(&mut self, step: &Step, child: &ChildSpec) -> Result<waits::Start, JobError> {
+        let run = &self.snapshot.run;
+        if run.depth >= limits::DEPTH_MAX {
+            let text =
+                format!("workflows may start workflows {} deep, and no deeper", limits::DEPTH_MAX);
+            return Err(permanent(code::CHILD_FAILED, text));
+        }
+        let (definition, spec) = match &child.of {
+            ChildOf::Inline(spec) => (None, spec.clone()),
+            ChildOf::Definition { name, version } => {
+                let Some((version, spec)) = self.facts.definitions.get(&step.ord) else {
+                    let version = version.map_or(String::new(), |v| format!(" version {v}"));
+                    let text = format!("there is no definition {name:?}{version}");
+                    return Err(permanent(code::CHILD_FAILED, text));
+                };
+                (Some((name.clone(), *version)), Box::new(spec.clone()))
+            }
+        };
+        if let Some(error) = self.facts.spoiled.clone() {
+            return Err(error);
+        }
+        let scope = self.take_scope();
+        let input = template::fill(&child.input, &scope);
+        self.put_scope(scope);
+        let input = input.map_err(|fault| permanent(code::EXPRESSION_FAILED, fault.to_string()))?;
+        release::stored(&input)?;
+        let id = waits::child_id(run.id, step);
+        Ok(waits::Start { ord: step.ord, id, definition, spec, input })
+    }
+
     /// A step has ended; what that means for the run.
     fn ended(&mut self, step: &Step, spec: &StepSpec, result: Result<(), JobError>) {
         let Err(error) = result else {
-            self.decision.advance.moves.push(moved(step, StepState::Succeeded));
-            return;
+            return self.push(moved(step, StepState::Succeeded));
         };
-        let stopped = self.is_stopping() && error.code == "cancelled";
+        let stopped = self.is_stopping() && error.code == JobState::Cancelled.as_str();
         let to = if stopped { StepState::Cancelled } else { StepState::Failed };
         let mut end = moved(step, to);
         end.error = Some(error.clone());
-        self.decision.advance.moves.push(end);
+        self.push(end);
         if self.is_stopping() {
             return;
         }
@@ -348,91 +401,38 @@ impl<'a> Desk<'a> {
 
     /// Skips everything that needs a step, directly or through others.
     fn skip_below(&mut self, step: &Step) {
-        let below: HashMap<i32, &Step> = self.facts.all.iter().map(|s| (s.ord, s)).collect();
+        let facts = self.facts;
+        let all: HashMap<i32, &Step> = facts.all.iter().map(|s| (s.ord, s)).collect();
         let mut open: Vec<i32> = step.dependents.clone();
         while let Some(ord) = open.pop() {
-            let Some(next) = below.get(&ord) else { continue };
+            let Some(next) = all.get(&ord) else { continue };
             if next.state != StepState::Blocked || !self.skipped.insert(ord) {
                 continue;
             }
             let mut skip = moved(next, StepState::Skipped);
             let text = format!("the step {:?}, which it needs, failed", step.id);
             skip.error = Some(permanent(code::UPSTREAM_FAILED, text));
-            self.decision.advance.moves.push(skip);
+            self.push(skip);
             open.extend(&next.dependents);
         }
     }
 
-    /// Every step has ended, or the run was stopped and nothing of it runs any more.
+    /// The end is due: every step has ended, or the run is being stopped.
     fn end(&mut self, end: &Step) {
         if end.needs_left > 0 {
-            return self.stay(end);
+            let mut look = moved(end, end.state);
+            if self.is_stopping() {
+                self.decision.stop_jobs = true;
+                look.wake_at = Some(self.snapshot.now.plus(STOP_AGAIN));
+            }
+            return self.push(look);
         }
-        let run = &self.snapshot.run;
-        let failed = run.error.is_some() || self.failed.is_some();
-        let state = match (run.state, run.ending) {
-            (WorkflowState::Compensating, _) => {
-                let error = run.error.as_ref().or(self.failed.as_ref());
-                let broke =
-                    self.facts.all.iter().any(|step| {
-                        step.id.starts_with(COMPENSATE) && step.state == StepState::Failed
-                    });
-                let broke = broke || error.is_some_and(|e| e.code == code::COMPENSATION_FAILED);
-                if broke { WorkflowState::Failed } else { WorkflowState::Compensated }
-            }
-            (_, Some(WorkflowState::Cancelled)) => WorkflowState::Cancelled,
-            (_, _) if failed || run.ending.is_some() => {
-                let undo = self.compensations();
-                if !undo.is_empty() {
-                    self.decision.advance.state = Some(WorkflowState::Compensating);
-                    self.decision.advance.added = undo;
-                    return self.stay(end);
-                }
-                WorkflowState::Failed
-            }
-            (_, _) => match self.answer() {
-                Ok((output, blob)) => {
-                    self.decision.advance.output = Some(output);
-                    self.decision.blobs.extend(blob);
-                    WorkflowState::Succeeded
-                }
-                Err(error) => {
-                    self.decision.advance.error = Some(error);
-                    WorkflowState::Failed
-                }
-            },
-        };
-        self.decision.advance.state = Some(state);
+        ending::end(self, end);
     }
+}
 
-    /// Steps that undo what has succeeded, latest first, one after the other.
-    fn compensations(&self) -> Vec<NewStep> {
-        let mut done: Vec<(&Step, JobTemplate)> = self
-            .facts
-            .all
-            .iter()
-            .filter(|step| step.state == StepState::Succeeded)
-            .filter_map(|step| {
-                let spec: StepSpec = serde_json::from_str(&step.spec).ok()?;
-                Some((step, spec.compensate?))
-            })
-            .collect();
-        done.sort_by_key(|(step, _)| std::cmp::Reverse((step.finished_at, step.ord)));
-        let first = self.facts.all.iter().map(|step| step.ord + 1).max().unwrap_or(0);
-        release::chain(done, first, &self.snapshot.run)
-    }
-
-    /// What the run answers.
-    fn answer(&mut self) -> Result<release::Stored, JobError> {
-        let scope = self.scope.take().unwrap_or_else(|| self.new_scope());
-        let answer = match &self.options.output {
-            Some(template) => crate::expr::template::fill(template, &scope)
-                .map_err(|e| permanent(code::EXPRESSION_FAILED, e.to_string())),
-            None => Ok(release::outputs_of_last(&self.facts.all, &self.facts.steps)),
-        };
-        self.scope = Some(scope);
-        release::stored(&answer?)
-    }
+fn why(job: &StepJob, state: JobState) -> JobError {
+    job.error.clone().unwrap_or_else(|| permanent(state.as_str(), "it did not succeed"))
 }
 
 fn step_failed(step: &str, error: &JobError) -> JobError {

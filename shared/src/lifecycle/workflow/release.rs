@@ -1,5 +1,7 @@
 //! A step whose needs have all ended: is it run, with which jobs, and what do they get?
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use serde_json::Value as Json;
 
@@ -50,6 +52,18 @@ pub(super) fn names(spec: &StepSpec) -> Vec<String> {
         _ => {}
     }
     steps
+}
+
+/// Whether a step's release evaluates expressions.
+pub(super) fn evaluates(spec: &StepSpec) -> bool {
+    spec.condition.is_some()
+        || spec.for_each.is_some()
+        || match &spec.work {
+            Work::Job(job) => job.is_template,
+            Work::Timer(timer) => matches!(timer, TimerSpec::Template(_)),
+            Work::Child(_) => true,
+            Work::Signal { .. } | Work::Approval(_) => false,
+        }
 }
 
 /// Decides over a blocked step that waits for nothing more. The scope comes back, without an item.
@@ -250,17 +264,25 @@ fn failed(fault: ExprFault) -> JobError {
     permanent(code::EXPRESSION_FAILED, fault.to_string())
 }
 
-/// The outputs of the steps that no other needs, by id.
-pub(super) fn outputs_of_last(
-    all: &[Step],
-    seen: &std::collections::HashMap<String, Json>,
-) -> Json {
-    let last = all.iter().filter(|step| step.dependents.contains(&END));
-    let outputs = last.map(|step| {
+/// Steps of which the outputs are the answer of a run that names none.
+pub(super) fn last(all: &[Step]) -> impl Iterator<Item = &Step> {
+    all.iter().filter(|step| step.dependents.contains(&END))
+}
+
+/// The outputs of the steps that no other needs, by id; `null` where they are together too large for an answer.
+pub(super) fn outputs_of_last(all: &[Step], seen: &HashMap<String, Json>) -> Json {
+    let mut bytes = 0;
+    let mut outputs = serde_json::Map::new();
+    for step in last(all) {
         let output = seen.get(&step.id).and_then(|seen| seen.get("output"));
-        (step.id.clone(), output.cloned().unwrap_or(Json::Null))
-    });
-    Json::Object(outputs.collect())
+        let output = output.cloned().unwrap_or(Json::Null);
+        bytes += step.id.len() + output.to_string().len() + 4;
+        if bytes > VALUE_BYTES_MAX {
+            return Json::Null;
+        }
+        outputs.insert(step.id.clone(), output);
+    }
+    Json::Object(outputs)
 }
 
 /// Steps that run one after the other and undo the given ones in that order; the end waits for the last.

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::ledger::runs::Step;
 pub use crate::ledger::runs::{ChildSeen, Given};
+use crate::model::id::WorkflowId;
 use crate::model::job::JobError;
 use crate::model::time::Timestamp;
 use crate::model::workflow::{
-    ApprovalSpec, ChildSpec, StepSpec, Work, WorkflowState, code, permanent,
+    ApprovalSpec, StepSpec, Work, WorkflowSpec, WorkflowState, code, permanent,
 };
 
 /// A run to be started.
@@ -18,8 +20,27 @@ use crate::model::workflow::{
 pub struct Start {
     /// By which step.
     pub ord: i32,
+    /// Under which id: always the same for one start of the step, so that it is started once.
+    pub id: WorkflowId,
+    /// The stored definition that `spec` is.
+    pub definition: Option<(String, u32)>,
     /// What.
-    pub child: ChildSpec,
+    pub spec: Box<WorkflowSpec>,
+    /// What it gets.
+    pub input: Json,
+}
+
+/// The run that a step starts, if it does at all: the start of the step decides over its id. A version 7 UUID, so
+/// that it sorts by that time among the others.
+pub fn child_id(run: WorkflowId, step: &Step) -> WorkflowId {
+    let started = step.started_at.unwrap_or(Timestamp::from_micros(0));
+    let mut hash = Sha256::new();
+    hash.update(run.as_bytes());
+    hash.update(step.ord.to_be_bytes());
+    hash.update(started.micros().to_be_bytes());
+    let random: [u8; 10] = hash.finalize()[..10].try_into().expect("the hash is longer");
+    let millis = u64::try_from(started.micros() / 1_000).unwrap_or_default();
+    WorkflowId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
 /// What a look at a waiting step shows.
@@ -28,7 +49,7 @@ pub(super) enum Seen {
     /// It waits on.
     NotYet,
     /// Its child is still to be started.
-    Start(Start),
+    Start,
     /// It has what it waited for.
     Done {
         /// Its output.
@@ -46,6 +67,7 @@ pub(super) enum Seen {
 }
 
 pub(super) fn look(
+    run: WorkflowId,
     step: &Step,
     spec: &StepSpec,
     now: Timestamp,
@@ -73,8 +95,8 @@ pub(super) fn look(
             Seen::NotYet => timed_out("the approval"),
             decided => decided,
         },
-        Work::Child(child) => match children.last() {
-            None => Seen::Start(Start { ord: step.ord, child: child.clone() }),
+        Work::Child(_) => match children.iter().find(|child| child.id == child_id(run, step)) {
+            None => Seen::Start,
             Some(child) if !child.state.is_terminal() => Seen::NotYet,
             Some(child) if child.state == WorkflowState::Succeeded => {
                 Seen::Done { output: child.output.clone(), taken: Vec::new() }
@@ -124,9 +146,11 @@ fn votes(step: &Step, approval: &ApprovalSpec, given: &[Given]) -> Seen {
 mod tests {
     use super::*;
     use crate::ledger::runs::Items;
-    use crate::model::id::WorkflowId;
     use crate::model::time::Span;
+    use crate::model::workflow::ChildSpec;
     use crate::model::workflow::{StepFailure, StepState, TimerSpec};
+
+    const RUN: WorkflowId = WorkflowId::from_uuid(uuid::Uuid::nil());
 
     fn step() -> Step {
         Step {
@@ -188,13 +212,15 @@ mod tests {
         let now = Timestamp::from_millis(5_000);
         let ada = vote(1, "ada", "admin", true);
         let twice = [ada.clone(), vote(2, "ada", "admin", true), vote(3, "eve", "viewer", true)];
-        assert_eq!(look(&step(), &two, now, &twice, &[]), Seen::NotYet);
+        assert_eq!(look(RUN, &step(), &two, now, &twice, &[]), Seen::NotYet);
         let enough = [ada.clone(), vote(4, "bob", "viewer", true)];
-        let Seen::Done { output, taken } = look(&step(), &two, now, &enough, &[]) else { panic!() };
+        let Seen::Done { output, taken } = look(RUN, &step(), &two, now, &enough, &[]) else {
+            panic!()
+        };
         assert_eq!(taken, [1, 4]);
         assert!(std::str::from_utf8(&output.unwrap()).unwrap().contains("\"ada\""));
         let no = [ada, vote(5, "bob", "viewer", false)];
-        let Seen::Failed { error, .. } = look(&step(), &two, now, &no, &[]) else { panic!() };
+        let Seen::Failed { error, .. } = look(RUN, &step(), &two, now, &no, &[]) else { panic!() };
         assert_eq!(
             (error.code.as_str(), error.message.as_str()),
             ("approval_rejected", "bob rejected it: no reason given")
@@ -210,7 +236,7 @@ mod tests {
             name: "go".into(),
             timeout: Some(Span(std::time::Duration::from_secs(1))),
         });
-        let Seen::Failed { error, .. } = look(&late, &signal, now, &[], &[]) else { panic!() };
+        let Seen::Failed { error, .. } = look(RUN, &late, &signal, now, &[], &[]) else { panic!() };
         assert_eq!(error.message, "the signal \"go\" did not come in time");
         let came = Given {
             name: "go".into(),
@@ -219,10 +245,13 @@ mod tests {
             ..vote(9, "ada", "x", true)
         };
         let done = Seen::Done { output: Some(Bytes::from("7")), taken: vec![9] };
-        assert_eq!(look(&late, &signal, now, &[came], &[]), done);
+        assert_eq!(look(RUN, &late, &signal, now, &[came], &[]), done);
         let timer = spec(Work::Timer(TimerSpec::For(Span(std::time::Duration::from_secs(1)))));
-        assert_eq!(look(&late, &timer, now, &[], &[]), Seen::Done { output: None, taken: vec![] });
-        assert_eq!(look(&step(), &timer, now, &[], &[]), Seen::NotYet);
+        assert_eq!(
+            look(RUN, &late, &timer, now, &[], &[]),
+            Seen::Done { output: None, taken: vec![] }
+        );
+        assert_eq!(look(RUN, &step(), &timer, now, &[], &[]), Seen::NotYet);
     }
 
     #[test]
@@ -232,18 +261,23 @@ mod tests {
             of: crate::model::workflow::ChildOf::Definition { name: "d".into(), version: None },
             input: serde_json::Value::Null,
         };
-        let spec = spec(Work::Child(child.clone()));
-        assert_eq!(look(&step(), &spec, now, &[], &[]), Seen::Start(Start { ord: 0, child }));
+        let spec = spec(Work::Child(child));
+        assert_eq!(look(RUN, &step(), &spec, now, &[], &[]), Seen::Start);
         let mut run = ChildSeen {
-            id: WorkflowId::generate(),
+            id: child_id(RUN, &step()),
             state: WorkflowState::Running,
             output: None,
             error: None,
         };
-        assert_eq!(look(&step(), &spec, now, &[], &[run.clone()]), Seen::NotYet);
+        assert_eq!(look(RUN, &step(), &spec, now, &[], &[run.clone()]), Seen::NotYet);
         run.state = WorkflowState::Compensated;
         run.error = Some(permanent("step_failed", "a broke"));
-        let Seen::Failed { error, .. } = look(&step(), &spec, now, &[], &[run]) else { panic!() };
+        // A step that starts again, after a retry, has another child.
+        let again = Step { started_at: Some(now), ..step() };
+        assert_eq!(look(RUN, &again, &spec, now, &[], &[run.clone()]), Seen::Start);
+        let Seen::Failed { error, .. } = look(RUN, &step(), &spec, now, &[], &[run]) else {
+            panic!()
+        };
         assert!(error.message.ends_with("ended as compensated: a broke"), "{}", error.message);
     }
 }

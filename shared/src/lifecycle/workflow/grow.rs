@@ -1,0 +1,86 @@
+//! Steps are added to a run that is on its way.
+
+use super::{AddedSteps, build, drive, release};
+use crate::ledger::LedgerError;
+use crate::ledger::runs::{Advance, Advanced, NewStep, Run, Step};
+use crate::lifecycle::Lifecycle;
+use crate::model::id::WorkflowId;
+use crate::model::job::Job;
+use crate::model::name::Namespace;
+use crate::model::workflow::{StepSpec, WorkflowState, limits};
+
+/// Looks at a run that others carry on at the same time.
+const TRIES_MAX: usize = 50;
+
+pub(super) async fn add(
+    life: &Lifecycle,
+    namespace: &Namespace,
+    id: WorkflowId,
+    after: &str,
+    specs: &[StepSpec],
+) -> Result<AddedSteps, LedgerError> {
+    let ledger = &life.inner.ledger;
+    let mut names: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
+    names.push(after.to_owned());
+    for _ in 0..TRIES_MAX {
+        let Some(run) = ledger.run(namespace, id).await? else { return Ok(AddedSteps::Unknown) };
+        if run.state != WorkflowState::Running || run.ending.is_some() {
+            return Ok(AddedSteps::Ended);
+        }
+        if run.steps as usize + specs.len() > limits::STEPS_MAX {
+            return Ok(AddedSteps::TooMany);
+        }
+        let known = ledger.steps_named(id, &names).await?;
+        if let Some(taken) = known.iter().find(|step| step.id != after) {
+            return Ok(AddedSteps::Taken(taken.id.clone()));
+        }
+        let Some(step) = known.into_iter().find(|step| !step.state.is_terminal()) else {
+            return Ok(AddedSteps::NoSuchStep);
+        };
+        let advance =
+            Advance { version: run.version, added: rows(&run, &step, specs), ..Advance::default() };
+        match ledger.advance(&run, &advance).await? {
+            // Somebody was faster, or the step has ended: look again.
+            Advanced::Conflict => {}
+            Advanced::Done { released, .. } => {
+                let released: Vec<Job> = released;
+                drive::push(
+                    life,
+                    released,
+                    life.inner.pusher.time.deadline(&life.inner.engine).await,
+                );
+                drive::soon(life, id);
+                return Ok(AddedSteps::Done);
+            }
+        }
+    }
+    Err(LedgerError::Unavailable("the run keeps moving; try again".into()))
+}
+
+/// Rows of steps after one that has not ended; what needed that waits for the last of them too.
+fn rows(run: &Run, after: &Step, specs: &[StepSpec]) -> Vec<NewStep> {
+    let origin = release::origin(run);
+    let first = i32::try_from(run.steps).expect("steps are bounded");
+    let at = |n: usize| first + i32::try_from(n).expect("steps are bounded");
+    let mut dependents: Vec<Vec<i32>> = vec![Vec::new(); specs.len()];
+    for (n, spec) in specs.iter().enumerate() {
+        for need in &spec.needs {
+            dependents[*need as usize].push(at(n));
+        }
+    }
+    specs
+        .iter()
+        .zip(dependents)
+        .enumerate()
+        .map(|(n, (spec, mut below))| {
+            if below.is_empty() {
+                below.clone_from(&after.dependents);
+            }
+            let needs = match &spec.needs[..] {
+                [] => vec![after.ord],
+                needs => needs.iter().map(|need| at(*need as usize)).collect(),
+            };
+            build::row(spec, at(n), needs, below, &origin)
+        })
+        .collect()
+}

@@ -1,0 +1,87 @@
+//! A run comes in.
+
+use bytes::Bytes;
+
+use super::decide::Options;
+use super::{Order, build, drive, release};
+use crate::ledger::LedgerError;
+use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
+use crate::lifecycle::Lifecycle;
+use crate::limits::INLINE_BYTES_MAX;
+use crate::model::id::BlobId;
+use crate::model::job::Value;
+
+pub(super) async fn submit(
+    life: &Lifecycle,
+    order: Order,
+    parent: Option<(Parent, u16)>,
+) -> Result<CreateOutcome, LedgerError> {
+    let (id, namespace) = (order.id, order.namespace.clone());
+    let ledger = &life.inner.ledger;
+    let now = match order.deadline.or(order.spec.deadline) {
+        Some(_) => Some(ledger.now().await?),
+        None => None,
+    };
+    let deadline =
+        order.deadline.or(order.spec.deadline).zip(now).map(|(span, now)| now.plus(span.0));
+    // Its size was checked at the door, or when its step was decided over.
+    let (input, blob) =
+        release::stored(&order.input).map_err(|error| LedgerError::Failed(error.message.into()))?;
+    let origin = build::Origin {
+        namespace: &namespace,
+        request_id: order.request_id.as_deref(),
+        traceparent: order.traceparent.as_deref(),
+    };
+    let mut steps = build::rows(&order.spec, &origin);
+    let mut blobs: Vec<(BlobId, Bytes)> = blob.into_iter().collect();
+    for job in steps.iter_mut().filter_map(|step| step.job.as_mut()) {
+        if let Value::Inline(bytes) = &job.payload
+            && bytes.len() > INLINE_BYTES_MAX
+        {
+            let blob = BlobId::generate();
+            blobs.push((blob, bytes.clone()));
+            job.payload = Value::Blob(blob);
+        }
+    }
+    for (id, bytes) in blobs {
+        ledger.put_blob(&namespace, id, bytes).await?;
+    }
+    let options = Options { on_failure: order.spec.on_failure, output: order.spec.output.clone() };
+    let mut tags = order.spec.tags.clone();
+    tags.extend(order.tags);
+    tags.dedup();
+    let document = match &order.definition {
+        Some(_) => None,
+        None => {
+            Some(serde_json::to_string(&order.spec).expect("a workflow is made of what JSON has"))
+        }
+    };
+    let new = NewRun {
+        id,
+        namespace,
+        name: order.spec.name,
+        definition: order.definition,
+        document,
+        options: serde_json::to_string(&options).expect("options are made of what JSON has"),
+        input,
+        deadline,
+        tags,
+        parent: parent.map(|(parent, _)| parent),
+        depth: parent.map_or(0, |(_, depth)| depth),
+        rerun_of: order.rerun_of,
+        request_id: order.request_id,
+        traceparent: order.traceparent,
+        steps,
+        idempotency: order.idempotency,
+    };
+    // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
+    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let outcome = ledger.create_run(&new).await?;
+    if let CreateOutcome::Created(jobs) = &outcome {
+        drive::push(life, jobs.clone(), not_after);
+        if new.steps.iter().any(|step| step.due) {
+            drive::soon(life, id);
+        }
+    }
+    Ok(outcome)
+}
