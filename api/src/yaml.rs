@@ -276,7 +276,7 @@ steps:
             ("a: 1\n---\nb: 2", "more than one document"),
             ("a: [1, 2", "(line"),
             ("a: b: c", "(line"),
-            ("\tx: 1", "(line"),
+            ("a:\n\tb: 1", "(line"),
             ("", "empty"),
         ] {
             let (code, detail) = fault(text);

@@ -247,6 +247,5 @@ fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
     text.map_or("", Text::as_str)
 }
 
-
 #[cfg(test)]
 mod tests;

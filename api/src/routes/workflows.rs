@@ -211,8 +211,7 @@ pub async fn list_workflows(
         }
         None => None,
     };
-    let runs =
-        app.life.ledger().list_runs(&caller.namespace, &query.filter, before, limit).await?;
+    let runs = app.life.ledger().list_runs(&caller.namespace, &query.filter, before, limit).await?;
     let last = runs.last().map(|run| run.id).filter(|_| runs.len() >= limit as usize);
     let next_cursor =
         last.map(|id| app.cursors.seal(&caller.namespace, &query.scope, id.as_bytes()));

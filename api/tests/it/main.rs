@@ -17,3 +17,4 @@ mod operations;
 mod queues;
 mod reports;
 mod serve;
+mod workflow_documents;

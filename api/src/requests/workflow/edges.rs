@@ -99,7 +99,8 @@ pub(super) fn check_reads<'a>(
 /// Notes reads of what is not there at all.
 pub(super) fn refuse_missing(missing: &[(&str, &str)], faults: &mut Faults) {
     for (pointer, name) in missing {
-        faults.wrong(pointer, format!("reads the step {name:?}, which is no step of this workflow"));
+        faults
+            .wrong(pointer, format!("reads the step {name:?}, which is no step of this workflow"));
     }
 }
 

@@ -95,13 +95,20 @@ pub fn hints(
                 "{:?} takes {share:.0} % of the critical path: a faster one, or one in parts, shortens the run most",
                 id(*step)
             );
-            hints.push(Hint { code: "heavy_step", step: *step, need: None, message, seconds: None });
+            hints.push(Hint {
+                code: "heavy_step",
+                step: *step,
+                need: None,
+                message,
+                seconds: None,
+            });
         }
     }
     for (at, step) in (0..).zip(&spec.steps) {
         let is_job = matches!(step.work, Work::Job(_));
         if is_job && step.for_each.is_some() && step.max_parallel == Some(1) {
-            let message = format!("{:?} runs its items one after the other (max_parallel 1)", step.id);
+            let message =
+                format!("{:?} runs its items one after the other (max_parallel 1)", step.id);
             hints.push(Hint { code: "serial_items", step: at, need: None, message, seconds: None });
         }
     }

@@ -76,7 +76,11 @@ impl Desk<'_> {
             true => self.job(request.into_job(), many).map(|(job, names)| (Work::Job(job), names)),
             false => self.wait(&kind, request.payload, &id, place, depth),
         }?;
-        read(if matches!(work, Work::Child(_)) { "/payload/input" } else { "/payload" }, names, false);
+        read(
+            if matches!(work, Work::Child(_)) { "/payload/input" } else { "/payload" },
+            names,
+            false,
+        );
         let fine = self.faults.len() == before;
         fine.then_some(StepSpec {
             id,

@@ -5,9 +5,7 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use windlass_shared::expr::template;
 use windlass_shared::model::time::{Span, Timestamp};
-use windlass_shared::model::workflow::{
-    ApprovalSpec, ChildOf, ChildSpec, TimerSpec, Work, limits,
-};
+use windlass_shared::model::workflow::{ApprovalSpec, ChildOf, ChildSpec, TimerSpec, Work, limits};
 
 use super::shape::WorkflowRequest;
 use super::step::{ID_RULE, is_id};
@@ -151,7 +149,8 @@ impl Desk<'_> {
             let span: Span = self.value(raw, pointer, "must be a duration or a template")?;
             TimerSpec::For(check_wait(Some(span), pointer, &mut self.faults)?)
         } else {
-            let at: Timestamp = self.value(raw, pointer, "must be an RFC 3339 time or a template")?;
+            let at: Timestamp =
+                self.value(raw, pointer, "must be an RFC 3339 time or a template")?;
             let last = self.context.now.plus(limits::WAIT_MAX);
             if at < Timestamp::default() || at > last {
                 self.faults.wrong(pointer, "must be after 1970 and at most 366 days from now");

@@ -127,7 +127,12 @@ fn node(step: &Step) -> Node {
     let detail = match &step.error {
         Some(error) => format!("{}: {}", error.code, error.message),
         None if step.many => {
-            format!("{} of {} items ended, {} failed", items.total - items.open.min(items.total), items.total, items.failed)
+            format!(
+                "{} of {} items ended, {} failed",
+                items.total - items.open.min(items.total),
+                items.total,
+                items.failed
+            )
         }
         None => String::new(),
     };

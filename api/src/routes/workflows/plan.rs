@@ -21,9 +21,7 @@ use crate::requests::workflow::Checked;
 use crate::requests::workflow::estimate::{Estimate, History};
 use crate::requests::workflow::optimize::{self, Hint, Redundant};
 use crate::requests::workflow::shape::WorkflowRequest;
-use crate::views::plan::{
-    CriticalPath, Optimization, Outlook, Suggestion, Validation, Warning,
-};
+use crate::views::plan::{CriticalPath, Optimization, Outlook, Suggestion, Validation, Warning};
 
 /// How far back run times are looked at.
 const HISTORY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -110,7 +108,11 @@ fn optimization(
         before: outlook(spec, graph, &before),
         after: outlook(spec, &leaner, &after),
         changes: dropped.iter().take(LISTED_MAX).map(|edge| change(spec, edge)).collect(),
-        suggestions: hints.into_iter().take(LISTED_MAX).map(|hint| suggestion(spec, hint)).collect(),
+        suggestions: hints
+            .into_iter()
+            .take(LISTED_MAX)
+            .map(|hint| suggestion(spec, hint))
+            .collect(),
         parallel_groups: groups(spec, &leaner),
         unknown_kinds: unknown_kinds(spec, history),
         document: optimize::improved(document, spec, &dropped),
@@ -204,8 +206,7 @@ fn suggestion(spec: &WorkflowSpec, hint: Hint) -> Suggestion {
 }
 
 fn outlook(spec: &WorkflowSpec, graph: &Graph, estimate: &Estimate) -> Outlook {
-    let parallelism =
-        if estimate.seconds > 0.0 { estimate.total / estimate.seconds } else { 0.0 };
+    let parallelism = if estimate.seconds > 0.0 { estimate.total / estimate.seconds } else { 0.0 };
     Outlook {
         edges: graph.edges(),
         critical_path: critical_path(spec, estimate),

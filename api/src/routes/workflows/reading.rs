@@ -210,11 +210,7 @@ fn step_view(
     }
 }
 
-fn waits_for(
-    spec: &StepSpec,
-    step: &Step,
-    child: Option<WorkflowId>,
-) -> Option<serde_json::Value> {
+fn waits_for(spec: &StepSpec, step: &Step, child: Option<WorkflowId>) -> Option<serde_json::Value> {
     Some(match &spec.work {
         Work::Job(_) => return None,
         Work::Signal { name, .. } => json!({ "signal": name, "until": step.wake_at }),
