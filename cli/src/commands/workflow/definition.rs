@@ -126,7 +126,8 @@ async fn list(args: List) -> Outcome {
         return output::json(&page);
     }
     let rows = page["items"].as_array().into_iter().flatten();
-    let rows = rows.map(|d| ["name", "version", "steps", "created_at", "by"].map(|n| text(d, n)).into());
+    let rows =
+        rows.map(|d| ["name", "version", "steps", "created_at", "by"].map(|n| text(d, n)).into());
     output::table(&["name", "version", "steps", "created", "by"], rows)?;
     match page["next_cursor"].as_str() {
         Some(cursor) => output::line(&format!("more: --cursor {}", output::clean(cursor))),
