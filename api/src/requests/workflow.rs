@@ -14,8 +14,7 @@ use windlass_shared::model::workflow::{StepSpec, Work, WorkflowSpec, limits};
 
 use super::job::{Names, check_tags};
 use super::{Faults, Text};
-use crate::error::{ApiError, FieldError};
-use crate::extract;
+use crate::error::{ApiError, Code, FieldError};
 use crate::queue_cache::Known;
 
 pub mod added;
@@ -239,8 +238,24 @@ pub fn check_input(raw: Option<&serde_json::value::RawValue>) -> Result<Json, Ap
     let bytes = super::job::checked_value(raw.get(), "/input", &mut faults);
     faults.finish()?;
     let bytes = bytes.expect("no fault was noted, so the value was read");
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::invalid(vec![FieldError::at("/input", error.to_string())]))
+    let value: Json = serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::invalid(vec![FieldError::at("/input", error.to_string())]))?;
+    let mut faults = Faults::default();
+    check_written(&value, bytes.len(), "/input", &mut faults);
+    faults.finish()?;
+    Ok(value)
+}
+
+/// A number may be longer where it is written again (`1e15` as `1000000000000000.0`), five times at most.
+fn check_written(value: &Json, read: usize, pointer: &str, faults: &mut Faults) {
+    use windlass_shared::limits::VALUE_BYTES_MAX;
+    if read > VALUE_BYTES_MAX / 5 && value.to_string().len() > VALUE_BYTES_MAX {
+        faults.refused(
+            Code::TooLarge,
+            pointer,
+            "is larger than 1 MiB with its numbers written out",
+        );
+    }
 }
 
 fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {

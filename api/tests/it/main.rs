@@ -16,5 +16,7 @@ mod openapi;
 mod operations;
 mod queues;
 mod reports;
+mod run_changes;
+mod runs;
 mod serve;
 mod workflow_documents;

@@ -7,7 +7,7 @@ use windlass_shared::model::job::JobSpec;
 use windlass_shared::model::time::Span;
 use windlass_shared::model::workflow::JobTemplate;
 
-use super::{Desk, text};
+use super::{Desk, check_written, text};
 use crate::requests::Faults;
 use crate::requests::job::{JobRequest, check_meta, check_tags, checked_value};
 
@@ -76,6 +76,7 @@ impl Desk<'_> {
                 return None;
             }
         };
+        check_written(&value, bytes.len(), pointer, &mut self.faults);
         let is_template = windlass_shared::expr::template::is_template(raw.get());
         let reads = match is_template {
             true => self.exprs.template(&value, pointer, in_item, &mut self.faults)?,

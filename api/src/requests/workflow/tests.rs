@@ -3,6 +3,7 @@ use std::time::Instant;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::extract;
 
 fn context() -> Context {
     Context { queues: HashMap::new(), now: Timestamp::from_millis(1_800_000_000_000) }
@@ -331,6 +332,11 @@ fn sizes_are_bounded() {
     one_fault(&of(json!([{"id": "a", "payload": templates}])), "/steps/0", "at most 50000");
     let big = of(json!([{"id": "a", "payload": "x".repeat(2 << 20)}]));
     assert_eq!(check(&big).unwrap_err().code(), crate::error::Code::TooLarge);
+    let grows = format!(
+        r#"{{"name":"n","steps":[{{"id":"a","kind":"k","payload":[{}1]}}]}}"#,
+        "1e15,".repeat(150_000)
+    );
+    assert_eq!(check_text(&grows).unwrap_err().code(), crate::error::Code::TooLarge);
     let deep = format!(
         r#"{{"name":"n","steps":[{{"id":"a","kind":"k","payload":{}1{}}}]}}"#,
         "[".repeat(65),
