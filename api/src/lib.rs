@@ -28,7 +28,7 @@ mod throttle;
 pub mod token;
 mod values;
 mod views;
-mod yaml;
+pub mod yaml;
 
 pub use app::{App, Parts, RenderMetrics};
 pub use openapi::document;

@@ -9,6 +9,7 @@ use crate::handler::Handler;
 use crate::registry::Registry;
 
 mod command_run;
+mod cpu_burn;
 mod echo;
 mod fail;
 mod http_request;
@@ -30,6 +31,7 @@ pub(crate) fn builtin(settings: &WorkerSettings) -> anyhow::Result<Registry> {
     add("noop", Arc::new(noop::Noop));
     add("echo", Arc::new(echo::Echo));
     add("sleep", Arc::new(sleep::handler()));
+    add("cpu.burn", Arc::new(cpu_burn::handler()));
     add("fail", Arc::new(fail::handler()));
     add("http.request", Arc::new(http));
     add("command.run", Arc::new(commands));

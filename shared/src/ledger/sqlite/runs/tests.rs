@@ -448,7 +448,7 @@ async fn no_statement_of_runs_scans_a_table() {
         let explain = format!("EXPLAIN QUERY PLAN {sql}");
         let plan = composed(&mut reader, explain, Args::default()).await.unwrap();
         let plan: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
-        assert!(plan.iter().any(|step| *step == index), "{sql}\n{plan:#?}");
+        assert!(plan.contains(&index), "{sql}\n{plan:#?}");
         let scans = |step: &&String| step.starts_with("SCAN w") || step.starts_with("SCAN jobs");
         assert_eq!(plan.iter().find(scans), None, "{sql}\n{plan:#?}");
     }
