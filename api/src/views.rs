@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub mod evaluate;
 pub mod job;
 pub mod key;
 pub mod queue;

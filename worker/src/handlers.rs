@@ -10,6 +10,7 @@ use crate::registry::Registry;
 
 mod command_run;
 mod echo;
+mod evaluate;
 mod fail;
 mod http_request;
 mod json_text;
@@ -29,6 +30,7 @@ pub(crate) fn builtin(settings: &WorkerSettings) -> anyhow::Result<Registry> {
     };
     add("noop", Arc::new(noop::Noop));
     add("echo", Arc::new(echo::Echo));
+    add("evaluate", Arc::new(evaluate::Evaluator));
     add("sleep", Arc::new(sleep::handler()));
     add("fail", Arc::new(fail::handler()));
     add("http.request", Arc::new(http));

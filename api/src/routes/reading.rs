@@ -12,6 +12,7 @@ use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, NoParams, Params};
 use crate::requests::filter::{self, FilterParams};
+use crate::resume;
 use crate::values::Large;
 use crate::views::Page;
 use crate::views::job::{AttemptView, ExplanationView, JobView};
@@ -61,7 +62,7 @@ pub async fn list_jobs(
 /// Get a job
 ///
 /// With its live state, and with its payload and output whatever their size. A job is shown as ended only
-/// once that is recorded.
+/// once that is recorded. One that has not succeeded shows the latest partial result that its handler stored.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, format = Uuid)),
@@ -77,6 +78,7 @@ pub async fn get_job(
     let large = Large::of(&seen.job);
     let mut view = JobView::live(seen.job, seen.live);
     large.fill(&app, &caller.namespace, &mut view).await?;
+    resume::show(&app, &caller.namespace, id, &mut view).await?;
     Ok(Json(view))
 }
 
@@ -118,6 +120,7 @@ pub async fn wait_for_job(
             let large = Large::of(&job);
             let mut view = JobView::recorded(job);
             large.fill(&app, &caller.namespace, &mut view).await?;
+            resume::show(&app, &caller.namespace, id, &mut view).await?;
             Ok(Json(view).into_response())
         }
     }

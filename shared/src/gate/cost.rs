@@ -212,7 +212,7 @@ impl<'a> Walk<'a> {
     fn variable(&self, name: &str) -> Bound {
         match self.scope.iter().rev().find(|(known, _)| *known == name) {
             Some((_, bound)) => bound.clone(),
-            None if name == "output" => Part::Output(0).bound(&self.levels),
+            None if matches!(name, "output" | "value") => Part::Output(0).bound(&self.levels),
             None => Bound::PLAIN,
         }
     }
