@@ -1,8 +1,15 @@
--- Workflows on SQLite: the tables and words of ../postgres/0003_workflows.sql; what differs is as in 0001.
+-- Workflows on SQLite: the tables and words of ../postgres/0003_workflows.sql; what differs is as in 0001, and:
+--
+-- * A row is written anew as a whole, so what a step is made of is kept apart from what it does: the end of a wide
+--   run has thousands of needs, and each step that ends lowers its `needs_left`.
 
 ALTER TABLE jobs ADD COLUMN workflow_ord INTEGER;
 ALTER TABLE jobs ADD COLUMN workflow_item INTEGER;
 CREATE INDEX jobs_by_workflow ON jobs (workflow_id, id) WHERE workflow_id IS NOT NULL;
+
+-- Blocked jobs are not a queue's business.
+DROP INDEX jobs_live;
+CREATE INDEX jobs_live ON jobs (namespace, queue, id, run_at, changed_at) WHERE state > 0 AND state < 10;
 
 CREATE TABLE workflows (
     id                 BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
@@ -38,7 +45,9 @@ CREATE TABLE workflows (
 CREATE INDEX workflows_by_namespace ON workflows (namespace, id);
 CREATE INDEX workflows_deadline ON workflows (deadline) WHERE deadline IS NOT NULL AND state < 10;
 CREATE INDEX workflows_finished ON workflows (finished_at) WHERE state >= 10;
-CREATE INDEX workflows_parent ON workflows (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX workflows_parent ON workflows (parent_id, parent_ord, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX workflows_input_blob ON workflows (input_blob) WHERE input_blob IS NOT NULL;
+CREATE INDEX workflows_output_blob ON workflows (output_blob) WHERE output_blob IS NOT NULL;
 
 CREATE TABLE workflow_steps (
     workflow_id   BLOB    NOT NULL,
@@ -59,10 +68,6 @@ CREATE TABLE workflow_steps (
     job_id        BLOB,
     namespace     TEXT    NOT NULL,
     step          TEXT    NOT NULL,
-    needs         TEXT    NOT NULL,
-    dependents    TEXT    NOT NULL,
-    spec          TEXT    NOT NULL,
-    items         BLOB,
     output        BLOB,
     error_code    TEXT,
     error_message TEXT,
@@ -71,6 +76,18 @@ CREATE TABLE workflow_steps (
 CREATE UNIQUE INDEX workflow_steps_by_id ON workflow_steps (workflow_id, step);
 CREATE INDEX workflow_steps_due ON workflow_steps (workflow_id) WHERE due > 0;
 CREATE INDEX workflow_steps_wake ON workflow_steps (wake_at) WHERE wake_at IS NOT NULL;
+
+-- What a step is made of.
+CREATE TABLE workflow_plans (
+    row         INTEGER PRIMARY KEY,
+    workflow_id BLOB    NOT NULL,
+    ord         INTEGER NOT NULL,
+    needs       TEXT    NOT NULL,             -- JSON arrays of positions
+    dependents  TEXT    NOT NULL,
+    spec        TEXT    NOT NULL,
+    items       BLOB,
+    UNIQUE (workflow_id, ord)
+) STRICT;
 
 CREATE TABLE workflow_items (
     workflow_id BLOB    NOT NULL,

@@ -102,7 +102,8 @@ pub struct NewStep {
 pub enum CreateOutcome {
     /// It is durable; its jobs that may run now.
     Created(Vec<Job>),
-    /// The key was used before with the same body, for this run.
+    /// The key was used before with the same body, or there is a run with this id, or the step has started this run
+    /// already: nothing is changed.
     Replayed(WorkflowId),
     /// The key was used before with another body.
     KeyReused,
@@ -194,9 +195,9 @@ pub struct Step {
     pub output: Option<Bytes>,
     /// Why it did not succeed.
     pub error: Option<JobError>,
-    /// Released at.
+    /// Released at (ledger time).
     pub started_at: Option<Timestamp>,
-    /// Ended at.
+    /// Ended at (ledger time, so that of two steps of which one needs the other it tells which).
     pub finished_at: Option<Timestamp>,
 }
 
@@ -257,15 +258,21 @@ pub struct Advance {
     pub error: Option<JobError>,
     /// What the run answers.
     pub output: Option<Value>,
-    /// Everything that has not started ends as cancelled, and the end waits for what runs.
+    /// Everything that has not started ends as cancelled, the end waits for what runs, what waits is due, and the items
+    /// that were not made are not waited for. It comes before the moves: none of them may be from
+    /// [`StepState::Blocked`], but of the end.
     pub stop: bool,
     /// Steps that move.
     pub moves: Vec<Move>,
     /// Jobs that may run from now on, or from their `run_at`: the payloads of blocked ones are filled in, those of a
     /// `for_each` are made.
     pub releases: Vec<Release>,
-    /// Steps that come in: compensations, or what a step adds.
+    /// Steps that come in: compensations, or what a step adds. Those that they need and that have ended already are
+    /// not waited for: with none left a plain one is released, and another is due. Where one comes before a step that
+    /// has started, or needs one that is not there, nothing of the advance is carried out.
     pub added: Vec<NewStep>,
+    /// Signals of the run that are used up, by `seq`. Votes among them stay.
+    pub taken: Vec<u64>,
 }
 
 /// How one step moves.

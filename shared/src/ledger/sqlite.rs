@@ -31,6 +31,7 @@ mod queues;
 mod record;
 mod reports;
 mod run_calls;
+mod runs;
 mod schema;
 mod statement;
 mod submit;
@@ -58,6 +59,8 @@ macro_rules! read {
         result.map_err(|fault: Fault| LedgerError::from($self.health.note(fault)))
     }};
 }
+
+use read;
 
 /// Opening and closing.
 impl Sqlite {
@@ -156,9 +159,9 @@ impl Sqlite {
         read!(self, jobs::attempts, namespace, id)
     }
 
-    pub async fn record(&self, records: Vec<Record>) -> Result<runs::RecordReply> {
-        let replies = self.writer.record(records).await?;
-        Ok(runs::RecordReply { replies, ..runs::RecordReply::default() })
+    pub async fn record(&self, records: Vec<Record>) -> Result<crate::ledger::runs::RecordReply> {
+        let record::Followed { replies, released, due } = self.writer.record(records).await?;
+        Ok(crate::ledger::runs::RecordReply { replies, released: self.live(&released).await, due })
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {
@@ -435,10 +438,13 @@ impl Sqlite {
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
         let ids: Result<Vec<JobId>> = read!(self, prune::ended, before, limit);
         let ids = ids?;
+        let runs: Result<runs::prune::Ended> = read!(self, runs::prune::ended, before, limit);
+        let runs = runs?;
         let change = self.writer.change(move |tx| {
             Box::pin(async move {
                 let jobs = prune::forget(tx, &ids, prune::Cause::Old(before)).await?;
-                Ok(jobs + prune::tidy(tx, before, limit).await?)
+                let of_runs = runs::prune::forget(tx, &runs, before).await?;
+                Ok(jobs + of_runs + prune::tidy(tx, before, limit).await?)
             })
         });
         change.await

@@ -4,12 +4,18 @@
 //! flushed between them. A group panics at the first case that fails and has printed that case's name.
 
 mod change;
+mod definitions;
 mod housekeeping;
 mod idempotency;
 mod queues;
 mod reading;
 mod record;
 mod reports;
+mod run_advance;
+mod run_record;
+mod run_retry;
+mod run_scene;
+mod runs;
 mod scene;
 mod stores;
 mod submission;
@@ -37,7 +43,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 10] = [
+pub const GROUPS: [Group; 15] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -48,6 +54,11 @@ pub const GROUPS: [Group; 10] = [
     Group { name: "reports", run: reports::run },
     Group { name: "stores", run: stores::run },
     Group { name: "housekeeping", run: housekeeping::run },
+    Group { name: "runs", run: runs::run },
+    Group { name: "run_record", run: run_record::run },
+    Group { name: "run_advance", run: run_advance::run },
+    Group { name: "run_retry", run: run_retry::run },
+    Group { name: "definitions", run: definitions::run },
 ];
 
 /// The group of that name.

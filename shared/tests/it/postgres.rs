@@ -35,4 +35,9 @@ suite![
     reports,
     stores,
     housekeeping,
+    runs,
+    run_record,
+    run_advance,
+    run_retry,
+    definitions,
 ];

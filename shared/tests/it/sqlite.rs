@@ -60,6 +60,11 @@ suite![
     reports,
     stores,
     housekeeping,
+    runs,
+    run_record,
+    run_advance,
+    run_retry,
+    definitions,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

@@ -40,14 +40,16 @@ pub(super) async fn blob(
     found.map(|row| Ok(Columns::of(&row).next::<Vec<u8>>()?.into())).transpose()
 }
 
-/// Deletes those of these values that no job names any more.
+/// Deletes those of these values that no job and no run names any more.
 pub(super) async fn forget_unnamed(
     connection: &mut SqliteConnection,
     values: &[(Namespace, [u8; 16])],
 ) -> Result<(), Fault> {
     let sql = "DELETE FROM blobs WHERE namespace = ? AND id = ? \
                AND NOT EXISTS (SELECT 1 FROM jobs WHERE payload_blob = blobs.id) \
-               AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = blobs.id)";
+               AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = blobs.id) \
+               AND NOT EXISTS (SELECT 1 FROM workflows WHERE input_blob = blobs.id) \
+               AND NOT EXISTS (SELECT 1 FROM workflows WHERE output_blob = blobs.id)";
     for (namespace, id) in values {
         let args = Args::default().with(namespace.as_str()).with(id.as_slice());
         execute(connection, sql, args).await?;

@@ -6,10 +6,11 @@ use super::holds::{self, Hold, HoldKey};
 use super::jobs::{Columns, job};
 use super::plan::tags_text;
 use super::record::cancelled;
+use super::runs::note::{self, Gone};
 use super::statement::{Args, execute, row};
 use super::writer::Tx;
 use super::{Changed, Guard, JobPatch, fit_text, prune, queues};
-use crate::model::id::{Fence, JobId};
+use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -22,6 +23,8 @@ struct Known {
     unique_key: Option<String>,
     unique_until: Option<Timestamp>,
     expires_at: Option<Timestamp>,
+    /// Of which run, and which step of it.
+    step: Option<(WorkflowId, i32)>,
 }
 
 impl Known {
@@ -35,8 +38,8 @@ impl Known {
 }
 
 async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Option<Known>, Fault> {
-    let sql = "SELECT state, fence, queue, unique_key, unique_until, expires_at FROM jobs \
-               WHERE id = ? AND namespace = ?";
+    let sql = "SELECT state, fence, queue, unique_key, unique_until, expires_at, workflow_id, \
+               workflow_ord FROM jobs WHERE id = ? AND namespace = ?";
     let Some(row) = row(tx.connection, sql, key(namespace, id)).await? else { return Ok(None) };
     let mut c = Columns::of(&row);
     Ok(Some(Known {
@@ -46,6 +49,7 @@ async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Opti
         unique_key: c.next()?,
         unique_until: c.maybe_time()?,
         expires_at: c.maybe_time()?,
+        step: c.maybe_id()?.map(WorkflowId::from_bytes).zip(c.next()?),
     }))
 }
 
@@ -67,7 +71,9 @@ pub(super) async fn cancel(
     reason: &str,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if known.state.is_terminal() || seen.is_some_and(|seen| known.is_other(seen)) {
+    let is_other = seen.is_some_and(|seen| known.is_other(seen));
+    // A blocked job is its run's to end.
+    if known.state.is_terminal() || known.state == JobState::Blocked || is_other {
         return Ok(Changed::Refused(known.state));
     }
     let reason = fit_text(reason);
@@ -95,6 +101,11 @@ pub(super) async fn cancel(
     if let Some(key) = known.hold_key(namespace) {
         holds::free(tx.connection, &[(key, id)]).await?;
     }
+    if let Some(step) = known.step {
+        let mut gone = Gone::none(step);
+        gone.count(JobState::Cancelled);
+        note::note(tx, &[gone]).await?;
+    }
     reread(tx, namespace, id).await
 }
 
@@ -105,7 +116,11 @@ pub(super) async fn redrive(
     id: JobId,
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if !known.state.can_redrive() || !take_back_key(tx, namespace, id, &known).await? {
+    // A run makes its jobs run again itself, so that its steps wait for them.
+    if !known.state.can_redrive() || known.step.is_some() {
+        return Ok(Changed::Refused(known.state));
+    }
+    if !take_back_key(tx, namespace, id, &known).await? {
         return Ok(Changed::Refused(known.state));
     }
     let sql = "UPDATE jobs SET state = ?, fence = fence + 1, attempt = 0, crashes = 0, run_at = ?, \
@@ -154,7 +169,8 @@ pub(super) async fn patch(
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
     let is_other = seen.is_some_and(|seen| known.is_other(seen));
-    if known.state.is_terminal() || known.state == JobState::Running || is_other {
+    let is_fixed = matches!(known.state, JobState::Running | JobState::Blocked);
+    if known.state.is_terminal() || is_fixed || is_other {
         return Ok(Changed::Refused(known.state));
     }
     if patch.tags.iter().flatten().any(|tag| tag.contains('\0')) {
@@ -232,7 +248,7 @@ pub(super) async fn delete(
     id: JobId,
 ) -> Result<Changed<()>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
-    if !known.state.is_terminal() {
+    if !known.state.is_terminal() || known.step.is_some() {
         return Ok(Changed::Refused(known.state));
     }
     prune::forget(tx, &[id], prune::Cause::Asked).await?;

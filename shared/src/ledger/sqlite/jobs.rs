@@ -98,6 +98,12 @@ impl<'r> Columns<'r> {
         Ok(self.next::<Option<Vec<u8>>>()?.map(Bytes::from))
     }
 
+    /// The next column, as [`Self::count`], or NULL.
+    pub(super) fn maybe_count<T: TryFrom<i64>>(&mut self) -> Result<Option<T>, Fault> {
+        let n: Option<i64> = self.next()?;
+        n.map(|n| T::try_from(n).map_err(|_| Fault::unreadable("a number"))).transpose()
+    }
+
     pub(super) fn state(&mut self) -> Result<JobState, Fault> {
         let n: i64 = self.next()?;
         let state = i16::try_from(n).ok().and_then(JobState::from_number);
@@ -105,7 +111,7 @@ impl<'r> Columns<'r> {
     }
 
     /// The next three columns.
-    fn error(&mut self) -> Result<Option<JobError>, Fault> {
+    pub(super) fn error(&mut self) -> Result<Option<JobError>, Fault> {
         let retryable: Option<bool> = self.next()?;
         let code: Option<String> = self.next()?;
         let message: Option<String> = self.next()?;
@@ -117,7 +123,7 @@ impl<'r> Columns<'r> {
     }
 
     /// The next two columns: a reference, and the bytes where there is none.
-    fn value(&mut self) -> Result<Option<Value>, Fault> {
+    pub(super) fn value(&mut self) -> Result<Option<Value>, Fault> {
         let blob = self.maybe_id()?.map(|id| Value::Blob(BlobId::from_bytes(id)));
         let inline = self.maybe_bytes()?.map(Value::Inline);
         Ok(blob.or(inline))

@@ -20,7 +20,7 @@ const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
 /// The last instant that an id can hold.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
-/// Terminal jobs whose end was recorded before `before`, oldest ids first. Reads only, however far it must look, so that
+/// Terminal jobs of no run whose end was recorded before `before`, oldest ids first. Reads only, however far it must look, so that
 /// the writer is not kept from its work.
 pub(super) async fn ended(
     connection: &mut SqliteConnection,
@@ -28,7 +28,7 @@ pub(super) async fn ended(
     limit: u32,
 ) -> Result<Vec<JobId>, Fault> {
     let sql = "SELECT id FROM jobs WHERE id < ? AND state >= 10 AND changed_at < ? \
-               ORDER BY id LIMIT ?";
+               AND workflow_id IS NULL ORDER BY id LIMIT ?";
     let bound = u64::try_from(before.plus(CLOCK_STEP_MAX).millis()).unwrap_or(0).min(MILLIS_MAX);
     let args = Args::default()
         .with(JobId::first_at(bound).as_bytes().as_slice())
@@ -45,6 +45,8 @@ pub(super) enum Cause {
     Asked,
     /// Their end was recorded before this: a window stays. Its promise is about submissions, not about the job.
     Old(Timestamp),
+    /// Their run is forgotten.
+    OfRun,
 }
 
 /// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone.
@@ -55,12 +57,13 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Resu
         "(?)",
         ")",
     );
-    static DELETE: [Bulk; 5] = [
+    static DELETE: [Bulk; 6] = [
         Bulk::new("DELETE FROM jobs WHERE state >= 10 AND id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM attempts WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_logs WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_log_heads WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_progress WHERE job_id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM checkpoints WHERE job_id IN (VALUES", "(?)", ")"),
     ];
     let (mut gone, mut held, mut values) = (Vec::with_capacity(ids.len()), Vec::new(), Vec::new());
     for row in &LOOK.fetch(tx.connection, ids, bind_id).await? {
@@ -118,7 +121,9 @@ pub(super) async fn tidy(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resu
         (
             "DELETE FROM blobs WHERE row IN (SELECT b.row FROM blobs b WHERE b.created_at < ? \
              AND NOT EXISTS (SELECT 1 FROM jobs WHERE payload_blob = b.id) \
-             AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = b.id) LIMIT ?)",
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = b.id) \
+             AND NOT EXISTS (SELECT 1 FROM workflows WHERE input_blob = b.id) \
+             AND NOT EXISTS (SELECT 1 FROM workflows WHERE output_blob = b.id) LIMIT ?)",
             unnamed_before,
         ),
         (

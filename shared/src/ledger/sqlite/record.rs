@@ -1,29 +1,77 @@
 //! Outcomes: compared with what is on record, then written with a few wide statements.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::holds::{self, HoldKey};
+use super::runs::note::{self, Follow, Gone};
 use super::writer::{Tx, release, savepoint, undo};
 use super::{LedgerError, Record, Recorded};
 use crate::engine::Ended;
-use crate::model::id::{Fence, JobId};
+use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::{AttemptOutcome, JobError, JobState, Value};
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 mod rows;
 
-pub(super) use rows::{fence, running};
+pub(super) use rows::{fence, lines, running};
 
 /// Outcomes that wait for the writer.
 pub(super) struct Recording {
     pub(super) records: Vec<Record>,
-    pub(super) reply: oneshot::Sender<Result<Vec<Recorded>, LedgerError>>,
+    pub(super) reply: oneshot::Sender<Result<Followed, LedgerError>>,
+}
+
+/// What became of outcomes, and what follows from them in runs.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// One per record, in order.
+    pub(super) replies: Vec<Recorded>,
+    /// Jobs that may run now.
+    pub(super) released: Vec<JobId>,
+    /// Runs with something to be decided over.
+    pub(super) due: Vec<WorkflowId>,
+}
+
+impl Followed {
+    /// The answers of outcomes that were written together. What follows in a run is told where the first outcome of
+    /// that run came from.
+    fn split(all: Written, waiting: &[Recording]) -> Vec<Self> {
+        let mut replies = all.replies.into_iter();
+        let mut ends = Vec::with_capacity(waiting.len());
+        let mut parts: Vec<Self> = Vec::with_capacity(waiting.len());
+        let mut end = 0;
+        for recording in waiting {
+            end += recording.records.len();
+            ends.push(end);
+            let replies = replies.by_ref().take(recording.records.len()).collect();
+            parts.push(Self { replies, ..Self::default() });
+        }
+        let part = |run: &WorkflowId| {
+            let record = all.first.get(run).copied().unwrap_or_default();
+            ends.partition_point(|end| *end <= record).min(waiting.len() - 1)
+        };
+        for (run, job) in all.follow.released {
+            parts[part(&run)].released.push(job);
+        }
+        for run in all.follow.due {
+            parts[part(&run)].due.push(run);
+        }
+        parts
+    }
+}
+
+/// What one statement batch came to.
+struct Written {
+    replies: Vec<Recorded>,
+    follow: Follow,
+    /// Of each run in `follow`, the first of its outcomes.
+    first: HashMap<WorkflowId, usize>,
 }
 
 /// Writes all that wait, together; one that the database refuses is refused alone.
@@ -33,31 +81,26 @@ pub(super) struct Recording {
 pub(super) async fn write_all(
     tx: &mut Tx<'_>,
     waiting: &[Recording],
-) -> Result<Vec<Result<Vec<Recorded>, Fault>>, Fault> {
+) -> Result<Vec<Result<Followed, Fault>>, Fault> {
     if waiting.is_empty() {
         return Ok(Vec::new());
     }
     let all: Vec<&Record> = waiting.iter().flat_map(|w| &w.records).collect();
-    if let Ok(replies) = alone(tx, &all).await? {
-        let mut replies = replies.into_iter();
-        return Ok(waiting
-            .iter()
-            .map(|w| Ok(replies.by_ref().take(w.records.len()).collect()))
-            .collect());
+    if let Ok(written) = alone(tx, &all).await? {
+        return Ok(Followed::split(written, waiting).into_iter().map(Ok).collect());
     }
     let mut results = Vec::with_capacity(waiting.len());
     for recording in waiting {
         let records: Vec<&Record> = recording.records.iter().collect();
-        results.push(alone(tx, &records).await?);
+        let written = alone(tx, &records).await?;
+        let one = std::slice::from_ref(recording);
+        results.push(written.map(|written| Followed::split(written, one).remove(0)));
     }
     Ok(results)
 }
 
 /// Writes outcomes, or nothing.
-async fn alone(
-    tx: &mut Tx<'_>,
-    records: &[&Record],
-) -> Result<Result<Vec<Recorded>, Fault>, Fault> {
+async fn alone(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Result<Written, Fault>, Fault> {
     savepoint(tx).await?;
     let result = write(tx, records).await;
     if let Err(fault) = &result {
@@ -67,7 +110,7 @@ async fn alone(
     Ok(result)
 }
 
-async fn write(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Vec<Recorded>, Fault> {
+async fn write(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Written, Fault> {
     let mut sheet = Sheet { known: rows::look(tx.connection, records).await?, ..Sheet::default() };
     let replies = records.iter().map(|record| sheet.apply(record)).collect();
     let changes: Vec<&Known<'_>> =
@@ -75,9 +118,22 @@ async fn write(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Vec<Recorded>, Fa
     rows::update(tx, &changes).await?;
     rows::insert_attempts(tx.connection, &sheet.attempts).await?;
     holds::free(tx.connection, &sheet.freed).await?;
+    let gone = gone(&changes);
+    let first = if gone.is_empty() { HashMap::new() } else { sheet.first_of_runs(records) };
     let rollups: Vec<(RollupKey, RollupSum)> = sheet.rollups.into_iter().collect();
     rows::add_rollups(tx.connection, &rollups).await?;
-    Ok(replies)
+    Ok(Written { replies, follow: note::note(tx, &gone).await?, first })
+}
+
+/// The jobs of runs that have ended, by step.
+fn gone(changes: &[&Known<'_>]) -> Vec<Gone> {
+    let mut gone: BTreeMap<(WorkflowId, i32), Gone> = BTreeMap::new();
+    for job in changes {
+        if let Some(step) = job.step.filter(|_| job.state.is_terminal()) {
+            gone.entry(step).or_insert_with(|| Gone::none(step)).count(job.state);
+        }
+    }
+    gone.into_values().collect()
 }
 
 /// What is on record of a job, and what changes.
@@ -88,6 +144,8 @@ struct Known<'r> {
     fence: Fence,
     unique_key: Option<String>,
     cancel_reason: Option<String>,
+    /// Of which run, and which step of it.
+    step: Option<(WorkflowId, i32)>,
     change: Option<Change<'r>>,
 }
 
@@ -132,6 +190,17 @@ struct Sheet<'r> {
 }
 
 impl<'r> Sheet<'r> {
+    /// Of each run that these outcomes are of, the first one's place.
+    fn first_of_runs(&self, records: &[&Record]) -> HashMap<WorkflowId, usize> {
+        let mut first = HashMap::new();
+        for (at, record) in records.iter().enumerate() {
+            if let Some((run, _)) = self.known.get(&record.id).and_then(|job| job.step) {
+                first.entry(run).or_insert(at);
+            }
+        }
+        first
+    }
+
     /// Applies one outcome to what is on record, its predecessors in the batch included.
     fn apply(&mut self, record: &'r Record) -> Recorded {
         let known = self.known.get_mut(&record.id);

@@ -2,25 +2,37 @@
 
 use bytes::Bytes;
 
-use super::{LedgerError, Result, Sqlite};
+use super::fault::Fault;
+use super::{LedgerError, Result, Sqlite, jobs, read, runs};
 use crate::ledger::runs::*;
 use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::Job;
 use crate::model::name::Namespace;
 use crate::model::workflow::StepState;
 
-fn not_built<T>() -> Result<T> {
-    Err(LedgerError::Failed("not built".into()))
+/// Hands a write to the writer and waits for its commit. `$value`s are owned by it.
+macro_rules! change {
+    ($self:ident, |$tx:ident| $work:expr) => {
+        $self.writer.change(move |$tx| Box::pin(async move { $work.await })).await
+    };
+    ($self:ident, $rows:expr, |$tx:ident| $work:expr) => {
+        $self.writer.change_of($rows, move |$tx| Box::pin(async move { $work.await })).await
+    };
 }
 
-#[expect(unused_variables, missing_docs, clippy::unused_async)]
+/// Rows of a transaction that a step makes: its own, its plan and its job.
+const ROWS_OF_STEP: usize = 3;
+
+#[expect(missing_docs, reason = "said once, at the enum that dispatches to them")]
 impl Sqlite {
     pub async fn create_run(&self, new: &NewRun) -> Result<CreateOutcome> {
-        not_built()
+        let rows = new.steps.len() * ROWS_OF_STEP;
+        let new = new.clone();
+        change!(self, rows, |tx| runs::create::create(tx, &new))
     }
 
     pub async fn run(&self, namespace: &Namespace, id: WorkflowId) -> Result<Option<Run>> {
-        not_built()
+        read!(self, runs::read::run, namespace, id)
     }
 
     pub async fn list_runs(
@@ -30,23 +42,23 @@ impl Sqlite {
         before: Option<WorkflowId>,
         limit: u32,
     ) -> Result<Vec<Run>> {
-        not_built()
+        read!(self, runs::list::list, namespace, filter, before, limit)
     }
 
     pub async fn steps(&self, id: WorkflowId, after: i32, limit: u32) -> Result<Vec<Step>> {
-        not_built()
+        read!(self, runs::read::steps, id, after, limit)
     }
 
     pub async fn steps_named(&self, id: WorkflowId, names: &[String]) -> Result<Vec<Step>> {
-        not_built()
+        read!(self, runs::read::steps_named, id, names)
     }
 
     pub async fn step_counts(&self, id: WorkflowId) -> Result<Vec<(StepState, u32)>> {
-        not_built()
+        read!(self, runs::read::step_counts, id)
     }
 
     pub async fn step_jobs(&self, id: WorkflowId, ords: &[i32]) -> Result<Vec<StepJob>> {
-        not_built()
+        read!(self, runs::read::step_jobs, id, ords)
     }
 
     pub async fn live_jobs(
@@ -55,15 +67,15 @@ impl Sqlite {
         after: Option<JobId>,
         limit: u32,
     ) -> Result<Vec<JobId>> {
-        not_built()
+        read!(self, runs::read::live_jobs, id, after, limit)
     }
 
     pub async fn children(&self, id: WorkflowId, ords: &[i32]) -> Result<Vec<(i32, ChildSeen)>> {
-        not_built()
+        read!(self, runs::read::children, id, ords)
     }
 
     pub async fn given(&self, id: WorkflowId) -> Result<Vec<Given>> {
-        not_built()
+        read!(self, runs::signals::given, id)
     }
 
     pub async fn give(
@@ -72,11 +84,13 @@ impl Sqlite {
         id: WorkflowId,
         given: &NewGiven,
     ) -> Result<RunChanged<()>> {
-        not_built()
+        let (namespace, given) = (namespace.clone(), given.clone());
+        change!(self, |tx| runs::signals::give(tx, &namespace, id, &given))
     }
 
     pub async fn run_snapshot(&self, id: WorkflowId) -> Result<Option<Snapshot>> {
-        not_built()
+        let now = self.clock.now();
+        read!(self, runs::read::snapshot, id, now)
     }
 
     pub async fn due_runs(
@@ -84,19 +98,36 @@ impl Sqlite {
         after: Option<WorkflowId>,
         limit: u32,
     ) -> Result<Vec<(Namespace, WorkflowId)>> {
-        not_built()
+        let now = self.clock.now();
+        read!(self, runs::list::due, after, limit, now)
     }
 
     pub async fn advance(&self, run: &Run, advance: &Advance) -> Result<Advanced> {
-        not_built()
+        let rows = advance.moves.len()
+            + advance.releases.len()
+            + advance.added.len() * ROWS_OF_STEP
+            + if advance.stop { run.steps as usize } else { 0 };
+        let (run, advance) = (run.clone(), advance.clone());
+        let done = change!(self, rows, |tx| runs::advance::advance(tx, &run, &advance))?;
+        Ok(match done {
+            None => Advanced::Conflict,
+            Some((ids, more)) => Advanced::Done { released: self.live(&ids).await, more },
+        })
     }
 
     pub async fn retry_run(&self, run: &Run, resets: &[Reset]) -> Result<Option<Vec<Job>>> {
-        not_built()
+        let rows = resets.len() * ROWS_OF_STEP;
+        let (run, resets) = (run.clone(), resets.to_vec());
+        let ids = change!(self, rows, |tx| runs::retry::retry(tx, &run, &resets))?;
+        Ok(match ids {
+            None => None,
+            Some(ids) => Some(self.live(&ids).await),
+        })
     }
 
     pub async fn put_definition(&self, definition: &Definition) -> Result<(u32, bool)> {
-        not_built()
+        let definition = definition.clone();
+        change!(self, |tx| runs::definitions::put(tx, &definition))
     }
 
     pub async fn definition(
@@ -105,7 +136,7 @@ impl Sqlite {
         name: &str,
         version: Option<u32>,
     ) -> Result<Option<Definition>> {
-        not_built()
+        read!(self, runs::definitions::definition, namespace, name, version)
     }
 
     pub async fn definitions(
@@ -114,7 +145,7 @@ impl Sqlite {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Definition>> {
-        not_built()
+        read!(self, runs::definitions::latest, namespace, after, limit)
     }
 
     pub async fn definition_versions(
@@ -124,7 +155,7 @@ impl Sqlite {
         before: Option<u32>,
         limit: u32,
     ) -> Result<Vec<Definition>> {
-        not_built()
+        read!(self, runs::definitions::versions, namespace, name, before, limit)
     }
 
     pub async fn put_checkpoint(
@@ -134,10 +165,26 @@ impl Sqlite {
         fence: Fence,
         data: Bytes,
     ) -> Result<bool> {
-        not_built()
+        let namespace = namespace.clone();
+        change!(self, |tx| runs::checkpoints::put(tx, &namespace, id, fence, &data))
     }
 
     pub async fn checkpoint(&self, namespace: &Namespace, id: JobId) -> Result<Option<Checkpoint>> {
-        not_built()
+        read!(self, runs::checkpoints::latest, namespace, id)
+    }
+
+    /// Those of these jobs that are still to run. What cannot be read back now is found by the sweep.
+    pub(super) async fn live(&self, ids: &[JobId]) -> Vec<Job> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let jobs: Result<Vec<Job>> = self.read_jobs(ids).await;
+        let mut jobs = jobs.unwrap_or_default();
+        jobs.retain(|job| !job.state.is_terminal());
+        jobs
+    }
+
+    async fn read_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        read!(self, jobs::jobs, ids)
     }
 }

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::fault::{Class, Fault, Health};
 use super::place::Lock;
 use super::queues::Known;
-use super::record::{self, Recording};
+use super::record::{self, Followed, Recording};
 use super::statement::{Args, execute};
 use super::submit::{self, Submitting};
-use super::{LedgerError, NewQueues, Record, Recorded, Result, Submission, SubmitOutcome};
+use super::{LedgerError, NewQueues, Record, Result, Submission, SubmitOutcome};
 use crate::clock::Clock;
 use crate::limits::WRITE_QUEUE_MAX;
 use crate::model::name::{Namespace, QueueName};
@@ -52,14 +52,15 @@ pub(super) struct Writer {
 /// What waits in the second lane.
 enum Change {
     Record(Recording),
-    Other(Box<dyn Other>),
+    /// With about how many rows it writes.
+    Other(Box<dyn Other>, usize),
 }
 
 impl Change {
     fn rows(&self) -> usize {
         match self {
             Self::Record(recording) => recording.records.len().max(1),
-            Self::Other(_) => 1,
+            Self::Other(_, rows) => *rows,
         }
     }
 }
@@ -125,7 +126,7 @@ impl Writer {
     }
 
     /// Hands in outcomes and waits for their commit.
-    pub(super) async fn record(&self, records: Vec<Record>) -> Result<Vec<Recorded>> {
+    pub(super) async fn record(&self, records: Vec<Record>) -> Result<Followed> {
         let (reply, answer) = oneshot::channel();
         self.hand_in(Change::Record(Recording { records, reply })).await?;
         answer.await.unwrap_or_else(|_| Err(Fault::closed().into()))
@@ -138,9 +139,18 @@ impl Writer {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T, Fault>> + Send + 'static,
     {
+        self.change_of(1, work).await
+    }
+
+    /// As [`Self::change`], for a write of about so many rows.
+    pub(super) async fn change_of<T, F>(&self, rows: usize, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T, Fault>> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let typed = Typed { work: Some(work), result: None, reply };
-        self.hand_in(Change::Other(Box::new(typed))).await?;
+        self.hand_in(Change::Other(Box::new(typed), rows.max(1))).await?;
         answer.await.unwrap_or_else(|_| Err(Fault::closed().into()))
     }
 
@@ -228,7 +238,7 @@ struct Batch {
 #[derive(Default)]
 struct Written {
     submissions: Vec<Result<SubmitOutcome, Fault>>,
-    records: Vec<Result<Vec<Recorded>, Fault>>,
+    records: Vec<Result<Followed, Fault>>,
 }
 
 impl Desk {
@@ -356,7 +366,7 @@ impl Batch {
     fn take(&mut self, change: Change) {
         match change {
             Change::Record(recording) => self.records.push(recording),
-            Change::Other(other) => self.others.push(other),
+            Change::Other(other, _) => self.others.push(other),
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::release::{self, Released};
 use super::waits::{self, ChildSeen, Given};
 use crate::expr::Scope;
-use crate::ledger::runs::{Advance, Items, Move, NewStep, Snapshot, Step, StepJob};
+use crate::ledger::runs::{Advance, END, Items, Move, NewStep, Snapshot, Step, StepJob};
 use crate::model::id::WorkflowId;
 use crate::model::job::{JobError, JobState};
 use crate::model::workflow::{
@@ -71,8 +71,6 @@ pub struct Decision {
     pub advance: Advance,
     /// Values over the inline limit that `advance` names; to be stored before it.
     pub blobs: Vec<(crate::model::id::BlobId, Bytes)>,
-    /// Signals that `advance` takes.
-    pub taken: Vec<u64>,
     /// Runs to be started, after.
     pub start: Vec<waits::Start>,
     /// Runs to be stopped, after.
@@ -151,8 +149,8 @@ pub fn decide(
             Some(spec) => desk.step(step, spec),
             None => desk.end(step),
         }
-        // A stop moves every step that has not started; decisions over them would not find them where they were.
         if desk.decision.advance.stop {
+            desk.drop_starts();
             break;
         }
     }
@@ -182,6 +180,14 @@ impl<'a> Desk<'a> {
 
     fn is_stopping(&self) -> bool {
         self.snapshot.run.ending.is_some()
+    }
+
+    /// A stop moves every step that has not started; decisions over them would not find them where they were.
+    fn drop_starts(&mut self) {
+        let advance = &mut self.decision.advance;
+        advance.moves.retain(|one| one.from != StepState::Blocked || one.ord == END);
+        advance.releases.clear();
+        self.decision.blobs.clear();
     }
 
     /// Notes that a step was looked at.
@@ -242,8 +248,11 @@ impl<'a> Desk<'a> {
         });
         let error = error.unwrap_or_else(|| permanent(code::STEP_FAILED, "an item failed"));
         if open == 0 {
-            let result = if failed == 0 { Ok(()) } else { Err(error) };
-            return self.ended(step, spec, result);
+            // A stop does not wait for the items that it kept from being made; without them it has not succeeded.
+            let error =
+                if failed == 0 { permanent("cancelled", "its run was stopped") } else { error };
+            let done = failed == 0 && made == total;
+            return self.ended(step, spec, if done { Ok(()) } else { Err(error) });
         }
         if failed > 0 && spec.on_failure == StepFailure::Fail && !self.is_stopping() {
             // Its other items are stopped with the run, or end; either way they make it due again.
@@ -289,13 +298,13 @@ impl<'a> Desk<'a> {
             waits::Seen::NotYet => self.stay(step),
             waits::Seen::Start(start) => self.decision.start.push(start),
             waits::Seen::Done { output, taken } => {
-                self.decision.taken.extend(taken);
+                self.decision.advance.taken.extend(taken);
                 let mut done = moved(step, StepState::Succeeded);
                 done.output = output;
                 self.decision.advance.moves.push(done);
             }
             waits::Seen::Failed { error, taken } => {
-                self.decision.taken.extend(taken);
+                self.decision.advance.taken.extend(taken);
                 self.ended(step, spec, Err(error));
             }
         }

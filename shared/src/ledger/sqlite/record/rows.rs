@@ -12,7 +12,7 @@ use crate::ledger::sqlite::jobs::{Columns, bind_id, name};
 use crate::ledger::sqlite::statement::{Args, Bulk};
 use crate::ledger::sqlite::writer::Tx;
 use crate::ledger::{Record, RecordRunning, fit_text, unreadable};
-use crate::model::id::{Fence, JobId};
+use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::{AttemptOutcome, JobError, JobState, Value};
 use crate::model::time::Timestamp;
 
@@ -26,7 +26,8 @@ pub(super) async fn look<'r>(
 ) -> Result<HashMap<JobId, Known<'r>>, Fault> {
     static LOOK: Bulk = Bulk::new(
         "SELECT json_group_array(json_array(hex(id), row, namespace, queue, kind, state, fence, \
-         unique_key, cancel_reason)) FROM jobs WHERE id IN (VALUES",
+         unique_key, cancel_reason, iif(workflow_id IS NULL, NULL, hex(workflow_id)), \
+         workflow_ord)) FROM jobs WHERE id IN (VALUES",
         "(?)",
         ")",
     );
@@ -35,7 +36,7 @@ pub(super) async fn look<'r>(
     let mut latest = None;
     for row in &found {
         let text: &str = Columns::of(row).next()?;
-        for line in lines(text)? {
+        for line in lines("a job", text)? {
             match known_of(line, &mut latest) {
                 Ok((id, job)) => {
                     known.insert(id, job);
@@ -48,20 +49,35 @@ pub(super) async fn look<'r>(
 }
 
 /// The lines of one answer; all but those that do not read.
-fn lines(text: &str) -> Result<Vec<Line<'_>>, Fault> {
+pub(in crate::ledger::sqlite) fn lines<'j, L: serde::Deserialize<'j>>(
+    what: &'static str,
+    text: &'j str,
+) -> Result<Vec<L>, Fault> {
     if let Ok(lines) = serde_json::from_str(text) {
         return Ok(lines);
     }
-    let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(Fault::unreadable)?;
-    Ok(unreadable::readable("a job", &raw, |line| serde_json::from_str(line.get())))
+    let raw: Vec<&'j RawValue> = serde_json::from_str(text).map_err(Fault::unreadable)?;
+    Ok(unreadable::readable(what, &raw, |line| serde_json::from_str(line.get())))
 }
 
 /// The columns of [`look`]. Names and hexadecimal digits have no escapes in JSON.
-type Line<'j> = (&'j str, i64, &'j str, &'j str, &'j str, i16, u64, Option<String>, Option<String>);
+type Line<'j> = (
+    &'j str,
+    i64,
+    &'j str,
+    &'j str,
+    &'j str,
+    i16,
+    u64,
+    Option<String>,
+    Option<String>,
+    Option<&'j str>,
+    Option<i32>,
+);
 
 /// Jobs that end together mostly have the same names, which are then not made anew.
 fn known_of<'r>(
-    (id, row, namespace, queue, kind, state, fence, unique_key, cancel_reason): Line<'_>,
+    (id, row, namespace, queue, kind, state, fence, unique_key, cancel_reason, run, ord): Line<'_>,
     latest: &mut Option<Names>,
 ) -> Result<(JobId, Known<'r>), Fault> {
     let id = uuid::Uuid::try_parse(id).map_err(Fault::unreadable)?;
@@ -79,8 +95,17 @@ fn known_of<'r>(
         None => Names { namespace: name(namespace)?, queue: name(queue)?, kind: name(kind)? },
     };
     *latest = Some(names.clone());
-    let known =
-        Known { row, names, state, fence: Fence(fence), unique_key, cancel_reason, change: None };
+    let run = run.map(uuid::Uuid::try_parse).transpose().map_err(Fault::unreadable)?;
+    let known = Known {
+        row,
+        names,
+        state,
+        fence: Fence(fence),
+        unique_key,
+        cancel_reason,
+        step: run.map(WorkflowId::from_uuid).zip(ord),
+        change: None,
+    };
     Ok((JobId::from_uuid(id), known))
 }
 

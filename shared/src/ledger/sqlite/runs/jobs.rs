@@ -1,0 +1,106 @@
+//! Jobs of steps on their way in.
+
+use std::collections::HashSet;
+
+use crate::ledger::runs::NewStep;
+use crate::ledger::sqlite::fault::Fault;
+use crate::ledger::sqlite::plan::{Planned, Specs};
+use crate::ledger::sqlite::queues;
+use crate::ledger::sqlite::statement::Bulk;
+use crate::ledger::sqlite::writer::Tx;
+use crate::ledger::unfit_text;
+use crate::model::id::WorkflowId;
+use crate::model::job::{Job, JobState, NewJob, StepRef};
+use crate::model::workflow::StepState;
+
+/// A job of a step.
+pub(super) struct StepJob<'a> {
+    pub(super) ord: i32,
+    pub(super) step: &'a str,
+    pub(super) item: Option<u32>,
+    pub(super) is_blocked: bool,
+    pub(super) job: &'a NewJob,
+}
+
+impl<'a> StepJob<'a> {
+    /// The one job of a step that has one.
+    pub(super) fn of(step: &'a NewStep) -> Option<Self> {
+        Self::in_state(step, step.state)
+    }
+
+    /// As [`Self::of`], of a step that comes in with another state.
+    pub(super) fn in_state(step: &'a NewStep, state: StepState) -> Option<Self> {
+        let job = step.job.as_ref()?;
+        let is_blocked = state != StepState::Released;
+        Some(Self { ord: step.ord, step: &step.id, item: None, is_blocked, job })
+    }
+}
+
+/// Inserts jobs and makes their queues; those that may run, as they are.
+///
+/// # Errors
+/// [`Fault::too_many_queues`]; a job with a text that no ledger takes.
+pub(super) async fn insert(
+    tx: &mut Tx<'_>,
+    run: WorkflowId,
+    jobs: &[StepJob<'_>],
+) -> Result<Vec<Job>, Fault> {
+    static INSERT: Bulk = Bulk::new(
+        "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
+         run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
+         meta, spec, payload_blob, payload, workflow_id, workflow_step, workflow_ord, \
+         workflow_item) VALUES",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "",
+    );
+    if let Some(why) = jobs.iter().find_map(|row| unfit_text(row.job)) {
+        return Err(Fault::refused(why));
+    }
+    let mut queues = HashSet::new();
+    for row in jobs {
+        if queues.insert((&row.job.namespace, &row.job.queue)) {
+            queues::ensure(tx, &row.job.namespace, &row.job.queue).await?;
+        }
+    }
+    let mut specs = Specs::default();
+    let rows: Vec<(Planned, &StepJob<'_>)> = jobs
+        .iter()
+        .map(|row| {
+            let mut planned = Planned::new(tx.now, row.job, &mut specs);
+            if row.is_blocked {
+                planned.job.state = JobState::Blocked;
+            }
+            planned.job.workflow = Some(StepRef { id: run, step: row.step.to_owned() });
+            (planned, row)
+        })
+        .collect();
+    INSERT
+        .execute(tx.connection, &rows, |args, (planned, row)| {
+            Planned::bind(args, planned);
+            args.add(run.as_bytes().as_slice()).add(row.step).add(row.ord).add(row.item);
+        })
+        .await?;
+    number(tx, run, jobs).await?;
+    let made = rows.into_iter().map(|(planned, _)| planned.job);
+    Ok(made.filter(|job| job.state != JobState::Blocked).collect())
+}
+
+/// Notes which job is which item's.
+async fn number(tx: &mut Tx<'_>, run: WorkflowId, jobs: &[StepJob<'_>]) -> Result<(), Fault> {
+    static NUMBER: Bulk = Bulk::new(
+        "INSERT INTO workflow_items (workflow_id, ord, item, job_id) VALUES",
+        "(?, ?, ?, ?)",
+        "",
+    );
+    let items: Vec<(u32, &StepJob<'_>)> =
+        jobs.iter().filter_map(|row| Some((row.item?, row))).collect();
+    NUMBER
+        .execute(tx.connection, &items, |args, (item, row)| {
+            args.add(run.as_bytes().as_slice())
+                .add(row.ord)
+                .add(*item)
+                .add(row.job.id.as_bytes().as_slice());
+        })
+        .await?;
+    Ok(())
+}
