@@ -15,6 +15,7 @@ use super::{LedgerError, MigrationStatus};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("../../../../migrations/sqlite/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/sqlite/0002_upkeep.sql")),
+    (3, "workflows", include_str!("../../../../migrations/sqlite/0003_workflows.sql")),
 ];
 
 fn migrator() -> Migrator {
