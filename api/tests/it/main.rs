@@ -16,4 +16,5 @@ mod openapi;
 mod operations;
 mod queues;
 mod reports;
+mod resume;
 mod serve;

@@ -35,7 +35,7 @@ struct Flow {
     life: Lifecycle,
     reporter: Arc<LedgerReporter>,
     recorder: JoinHandle<()>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Drop for Flow {
@@ -68,7 +68,7 @@ impl Flow {
             }
         });
         let reporter = Arc::new(LedgerReporter::new(ledger, Namespace::default()));
-        Self { rig, life, reporter, recorder, _folder: folder }
+        Self { rig, life, reporter, recorder, folder }
     }
 
     fn start(&self, add: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> Running {
@@ -385,5 +385,28 @@ async fn checkpoints_of_one_attempt_are_stored_in_their_order() {
     let job = flow.run("many", json!(null), spec(1)).await;
     assert_eq!((job.state, rounds.load(Ordering::SeqCst)), (JobState::Succeeded, 1));
     assert_eq!(flow.checkpoint(job.id).await, Some(json!(49)));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_is_told_as_well() {
+    let mut flow = Flow::new().await;
+    let file = flow.folder.path().join("commands.toml");
+    let say = "[commands.say]\nprogram = \"/bin/sh\"\nargs = [\"-c\", 'echo \"$WINDLASS_PREVIOUS\"', \"--\"]\n";
+    std::fs::write(&file, say).unwrap();
+    flow.rig.settings.commands_file = Some(file);
+    let worker = flow.start(|b| b);
+    let better = json!({"rules": [{"name": "better", "expr": "value.stdout.contains('Say it better')",
+        "recommendation": "Say it better."}]});
+    let job = flow.run("command.run", json!({"command": "say"}), evaluated(2, &better)).await;
+    assert_eq!(job.attempt, 2);
+    let stdout = output(&job)["stdout"].as_str().unwrap().to_owned();
+    let previous: Previous = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((previous.attempt, previous.score), (1, Some(0.0)));
+    // Only where the output is evaluated.
+    let rejected = Expect { expr: Some("output.stdout != '\\n'".into()), ..Expect::default() };
+    let plain = JobSpec { expect: Some(rejected), ..spec(2) };
+    let job = flow.run("command.run", json!({"command": "say"}), plain).await;
+    assert_eq!((job.state, job.attempt), (JobState::Dead, 2));
     worker.stop().await;
 }
