@@ -14,6 +14,9 @@ use crate::error::ApiError;
 use crate::views::Raw;
 use crate::views::job::JobView;
 
+/// On record of a job that has had no lease on record, nor a redrive.
+const NEVER: Fence = Fence(0);
+
 /// Left for a later attempt.
 #[derive(Default)]
 pub struct Left {
@@ -35,7 +38,7 @@ pub async fn of_taken(
     deadline: Instant,
 ) -> Result<Left, ApiError> {
     let job = &taken.job;
-    if taken.attempt < 2 && job.crashes == 0 && job.started_at.is_none() {
+    if taken.attempt < 2 && job.crashes == 0 && job.fence == NEVER {
         return Ok(Left::default());
     }
     of_attempt(app, namespace, (job.id, taken.attempt, taken.held.fence), deadline).await
@@ -58,17 +61,18 @@ pub async fn of_attempt(
     Ok(Left { checkpoint, previous })
 }
 
-/// Shows the partial result of a job that has not succeeded, where attempts may have left one.
+/// Shows the partial result of a job that has not succeeded, where attempts may have left one. `recorded` is its fence on
+/// record.
 ///
 /// # Errors
 /// The ledger does not answer.
 pub async fn show(
     app: &App,
     namespace: &Namespace,
-    id: JobId,
+    (id, recorded): (JobId, Fence),
     view: &mut JobView,
 ) -> Result<(), ApiError> {
-    if view.may_have_partial_output()
+    if view.may_have_partial_output(recorded > NEVER)
         && let Some(found) = app.life.ledger().checkpoint(namespace, id).await?
     {
         view.set_partial_output(found.data);

@@ -75,10 +75,10 @@ pub async fn get_job(
     Id(id): Id<JobId>,
 ) -> Result<Json<JobView>, ApiError> {
     let seen = app.life.get(&caller.namespace, id).await?.ok_or_else(ApiError::not_found)?;
-    let large = Large::of(&seen.job);
+    let (large, fence) = (Large::of(&seen.job), seen.job.fence);
     let mut view = JobView::live(seen.job, seen.live);
     large.fill(&app, &caller.namespace, &mut view).await?;
-    resume::show(&app, &caller.namespace, id, &mut view).await?;
+    resume::show(&app, &caller.namespace, (id, fence), &mut view).await?;
     Ok(Json(view))
 }
 
@@ -117,10 +117,10 @@ pub async fn wait_for_job(
         None => Err(ApiError::not_found()),
         Some(None) => Ok(StatusCode::NO_CONTENT.into_response()),
         Some(Some(job)) => {
-            let large = Large::of(&job);
+            let (large, fence) = (Large::of(&job), job.fence);
             let mut view = JobView::recorded(job);
             large.fill(&app, &caller.namespace, &mut view).await?;
-            resume::show(&app, &caller.namespace, id, &mut view).await?;
+            resume::show(&app, &caller.namespace, (id, fence), &mut view).await?;
             Ok(Json(view).into_response())
         }
     }

@@ -250,10 +250,10 @@ impl JobView {
     pub fn id(&self) -> &str {
         &self.id
     }
-    /// Whether attempts may have left a partial result that is to be shown.
-    pub fn may_have_partial_output(&self) -> bool {
-        let has_run = self.attempt > 0 || self.crashes > 0 || self.started_at.is_some();
-        has_run && self.state != JobState::Succeeded
+    /// Whether attempts may have left a partial result that is to be shown. What is on record may not know of the one
+    /// under way.
+    pub fn may_have_partial_output(&self, has_run: bool) -> bool {
+        (has_run || self.attempt > 0) && self.state != JobState::Succeeded
     }
     /// Puts a partial result in its place.
     pub fn set_partial_output(&mut self, bytes: Bytes) {
