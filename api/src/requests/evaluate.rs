@@ -1,5 +1,6 @@
 //! What callers ask to have evaluated.
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use windlass_shared::model::evaluate::Evaluate;
@@ -11,7 +12,8 @@ use super::job::checked_value;
 const EVALUATE_BYTES_MAX: usize = 64 << 10;
 
 /// What an output is scored by: at least one of `schema`, `completeness`, `accuracy` and `rules`; at most 64 KiB.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Evaluate)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct EvaluateDocs {
@@ -29,7 +31,8 @@ pub struct EvaluateDocs {
 }
 
 /// What must be there.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Completeness)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct CompletenessDocs {
@@ -39,7 +42,8 @@ pub struct CompletenessDocs {
 }
 
 /// What it should be.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Accuracy)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct AccuracyDocs {
@@ -51,7 +55,8 @@ pub struct AccuracyDocs {
 }
 
 /// What should hold.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Rule)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct RuleDocs {
@@ -70,7 +75,8 @@ pub struct RuleDocs {
 }
 
 /// How much each dimension counts. Default 1 each.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = Weights)]
 #[expect(dead_code, reason = "describes a type of another crate")]
 pub struct WeightsDocs {
