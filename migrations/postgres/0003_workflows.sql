@@ -8,7 +8,8 @@ CREATE INDEX jobs_by_workflow ON jobs (workflow_id, id) WHERE workflow_id IS NOT
 CREATE TABLE workflows (
     id                 UUID     NOT NULL PRIMARY KEY,
     version            BIGINT   NOT NULL DEFAULT 0,   -- rises with every advance, cancel and retry
-    created_at         BIGINT   NOT NULL,             -- ledger time, as are the next three
+    created_at         BIGINT   NOT NULL,             -- ledger time, as are the next four
+    began_at           BIGINT   NOT NULL,             -- accepted, or retried last
     changed_at         BIGINT   NOT NULL,
     finished_at        BIGINT,
     deadline           BIGINT,
@@ -113,7 +114,7 @@ CREATE TABLE definitions (
     PRIMARY KEY (namespace, name, version)
 );
 
--- Partial results of running jobs, to resume from. The latest of each job only.
+-- Partial results of jobs, to resume from. The latest of each job only.
 CREATE TABLE checkpoints (
     job_id     UUID   NOT NULL PRIMARY KEY,
     namespace  TEXT   NOT NULL,
@@ -121,3 +122,77 @@ CREATE TABLE checkpoints (
     at         BIGINT NOT NULL,
     data       BYTEA  NOT NULL
 );
+
+-- How steps end. A run's steps change only under the lock on its row in `workflows`; who needs several of these takes
+-- them in id order, and after the locks on jobs that end. What both functions say: 1 and a job that may run now, or
+-- 2 and a run with something to be decided over. Every statement in them sees what others have committed before it
+-- had the lock, which one large statement would not.
+
+-- Lowers the dependents of steps that have ended, of locked runs, and releases the plain ones that wait for nothing more.
+CREATE FUNCTION windlass_steps_ended(runs UUID[], ords INTEGER[])
+RETURNS TABLE (noted SMALLINT, subject UUID)
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    moment BIGINT := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+BEGIN
+    RETURN QUERY
+    WITH fallen AS MATERIALIZED (
+        SELECT e.run, d.ord, count(*)::int AS n
+        FROM unnest(runs, ords) AS e(run, ord)
+        JOIN workflow_steps s ON s.workflow_id = e.run AND s.ord = e.ord
+        CROSS JOIN LATERAL unnest(s.dependents) AS d(ord)
+        GROUP BY 1, 2
+    ), lowered AS (
+        UPDATE workflow_steps s SET needs_left = s.needs_left - f.n,
+            state = CASE WHEN s.needs_left = f.n AND s.plain THEN 1 ELSE 0 END,
+            started_at = CASE WHEN s.needs_left = f.n AND s.plain THEN moment END,
+            due = s.due + (s.needs_left = f.n AND NOT s.plain)::int
+        FROM fallen f
+        WHERE s.workflow_id = f.run AND s.ord = f.ord AND s.state = 0
+        RETURNING s.workflow_id, s.state, s.due, s.job_id
+    ), released AS (
+        UPDATE jobs j SET state = 2, run_at = moment, changed_at = moment
+        FROM lowered l
+        WHERE l.state = 1 AND j.id = l.job_id AND j.state + 0 = 0
+        RETURNING j.id
+    )
+    SELECT 1::smallint, r.id FROM released r
+    UNION ALL SELECT DISTINCT 2::smallint, l.workflow_id FROM lowered l WHERE l.due > 0;
+END $$;
+
+-- Notes the end of jobs on their steps, each job once, by the transaction that ends it. A success of a step's one job
+-- ends the step; anything else is for the next advance to look at.
+CREATE FUNCTION windlass_jobs_ended(runs UUID[], ords INTEGER[], good BOOLEAN[])
+RETURNS TABLE (noted SMALLINT, subject UUID)
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    moment     BIGINT;
+    due_runs   UUID[];
+    ended_runs UUID[];
+    ended_ords INTEGER[];
+BEGIN
+    PERFORM 1 FROM workflows w WHERE w.id = ANY(runs) ORDER BY w.id FOR NO KEY UPDATE;
+    moment := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+    WITH ended AS MATERIALIZED (
+        SELECT e.run, e.ord, count(*)::int AS n, count(*) FILTER (WHERE NOT e.good)::int AS bad
+        FROM unnest(runs, ords, good) AS e(run, ord, good)
+        GROUP BY 1, 2
+    ), stepped AS (
+        UPDATE workflow_steps s SET
+            items_open = s.items_open - e.n, items_failed = s.items_failed + e.bad,
+            state = CASE WHEN s.many OR e.bad > 0 THEN 1 ELSE 10 END,
+            finished_at = CASE WHEN s.many OR e.bad > 0 THEN NULL ELSE moment END,
+            due = s.due + CASE WHEN s.many THEN (e.bad > 0 OR s.paced OR s.items_open = e.n)::int
+                ELSE e.bad END
+        FROM ended e
+        WHERE s.workflow_id = e.run AND s.ord = e.ord AND s.state = 1
+        RETURNING s.workflow_id, s.ord, s.state, s.due
+    )
+    SELECT array_agg(DISTINCT s.workflow_id) FILTER (WHERE s.due > 0),
+        array_agg(s.workflow_id) FILTER (WHERE s.state = 10), array_agg(s.ord) FILTER (WHERE s.state = 10)
+    INTO due_runs, ended_runs, ended_ords FROM stepped s;
+    RETURN QUERY SELECT 2::smallint, r FROM unnest(due_runs) AS r;
+    IF ended_runs IS NOT NULL THEN
+        RETURN QUERY SELECT e.noted, e.subject FROM windlass_steps_ended(ended_runs, ended_ords) AS e;
+    END IF;
+END $$;

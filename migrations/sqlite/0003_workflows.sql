@@ -15,6 +15,7 @@ CREATE TABLE workflows (
     id                 BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     version            INTEGER NOT NULL DEFAULT 0,
     created_at         INTEGER NOT NULL,
+    began_at           INTEGER NOT NULL,      -- accepted, or made to go on, at
     changed_at         INTEGER NOT NULL,
     finished_at        INTEGER,
     deadline           INTEGER,

@@ -11,6 +11,7 @@ use sqlx::{Connection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::runs::RecordReply;
 use super::*;
 use crate::limits::WRITE_ROWS_MAX;
 use crate::model::job::OnConflict;
@@ -32,11 +33,14 @@ mod attempts;
 mod jobs;
 mod record;
 mod run_calls;
+mod runs;
 
 mod change;
 mod forget;
 
 mod blobs;
+mod checkpoints;
+mod definitions;
 mod keys;
 mod logs;
 mod news;
@@ -299,11 +303,15 @@ impl Postgres {
         self.read(attempts::attempts(&self.inner.pool, namespace, id)).await
     }
 
-    pub async fn record(&self, records: Vec<Record>) -> Result<runs::RecordReply> {
-        let replies = self
+    pub async fn record(&self, records: Vec<Record>) -> Result<RecordReply> {
+        let noted = self
             .detached(|inner| async move { record::record(&inner.bulk, records).await })
             .await?;
-        Ok(runs::RecordReply { replies, ..runs::RecordReply::default() })
+        Ok(RecordReply {
+            replies: noted.replies,
+            released: runs::read_back(&self.inner, &noted.released).await,
+            due: noted.due.into_iter().map(WorkflowId::from_uuid).collect(),
+        })
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {

@@ -4,7 +4,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Acquire, PgConnection, PgPool};
 
 use super::error::{after_write, is_collision, unchanged};
-use super::forget::{self, Forget};
+use super::forget::{self, By, Forget};
 use super::row::{self, get, job_columns, select_jobs};
 use super::{LedgerError, Result};
 use crate::ledger::{Changed, Guard, JobPatch, fit_text};
@@ -25,7 +25,7 @@ pub(super) async fn cancel(
 ) -> Result<Changed<Job>> {
     const ASK: &str = concat!(
         "WITH asked AS (UPDATE jobs SET cancel_requested = true, cancel_reason = $3 \
-         WHERE id = $1 AND namespace = $2 AND state < 10 \
+         WHERE id = $1 AND namespace = $2 AND state < 10 AND state <> 0 \
            AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *) SELECT ",
         job_columns!(),
         " FROM asked j LEFT JOIN job_progress p ON p.job_id = j.id"
@@ -35,13 +35,16 @@ pub(super) async fn cancel(
              finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              changed_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              error_code = 'cancelled', error_message = $3, error_retryable = false \
-         WHERE id = $1 AND namespace = $2 AND state < 10 \
+         WHERE id = $1 AND namespace = $2 AND state < 10 AND state <> 0 \
            AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *), \
          freed AS (DELETE FROM holds h USING ended e WHERE e.unique_key IS NOT NULL \
              AND h.namespace = e.namespace AND h.queue = e.queue AND h.unique_key = e.unique_key \
              AND h.job_id = e.id AND h.until IS NULL) SELECT ",
         job_columns!(),
-        " FROM ended j LEFT JOIN job_progress p ON p.job_id = j.id"
+        // A condition, for what an answer does not need would not be carried out.
+        " FROM ended j LEFT JOIN job_progress p ON p.job_id = j.id \
+         WHERE j.workflow_id IS NULL OR (SELECT count(*) FROM windlass_jobs_ended( \
+             ARRAY[j.workflow_id], ARRAY[j.workflow_ord], ARRAY[false])) >= 0"
     );
     let sql = if running { ASK } else { END };
     for _ in 0..TRIES_MAX {
@@ -54,7 +57,9 @@ pub(super) async fn cancel(
         match query.fetch_optional(pool).await {
             Ok(Some(row)) => return Ok(Changed::Done(row::job(&row)?)),
             Ok(None) => match recorded_state(pool, namespace, id).await? {
-                Some(state) if state.is_terminal() || seen.is_some() => {
+                Some(state)
+                    if state.is_terminal() || state == JobState::Blocked || seen.is_some() =>
+                {
                     return Ok(Changed::Refused(state));
                 }
                 // Redriven between the two statements.
@@ -160,6 +165,8 @@ struct Locked {
     is_windowed: bool,
     spec: String,
     fence: Fence,
+    /// It belongs to a run, which alone makes it run again.
+    is_step: bool,
 }
 
 async fn change_in(
@@ -168,7 +175,8 @@ async fn change_in(
     id: JobId,
     step: &Step<'_>,
 ) -> Result<Changed<Job>, Fault> {
-    let sql = "SELECT state, queue, unique_key, unique_until, spec, fence FROM jobs \
+    let sql = "SELECT state, queue, unique_key, unique_until, spec, fence, \
+               workflow_id IS NOT NULL FROM jobs \
                WHERE id = $1 AND namespace = $2 FOR UPDATE";
     let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
     let Some(row) = query.fetch_optional(&mut *connection).await? else {
@@ -196,6 +204,7 @@ fn locked(row: &PgRow) -> Result<Locked> {
         is_windowed: get::<Option<i64>>(row, 3)?.is_some(),
         spec: get(row, 4)?,
         fence: Fence(row::unsigned(row, 5, "fence")?),
+        is_step: get(row, 6)?,
     })
 }
 
@@ -205,7 +214,7 @@ async fn redrive_in(
     id: JobId,
     job: &Locked,
 ) -> Result<bool, Fault> {
-    if !job.state.can_redrive() {
+    if !job.state.can_redrive() || job.is_step {
         return Ok(false);
     }
     if let Some(key) = &job.unique_key
@@ -266,7 +275,7 @@ async fn patch_in(
     job: &Locked,
     patch: &JobPatch,
 ) -> Result<bool, Fault> {
-    if job.state.is_terminal() || job.state == JobState::Running {
+    if job.state.is_terminal() || matches!(job.state, JobState::Running | JobState::Blocked) {
         return Ok(false);
     }
     let moves = patch.queue.as_ref().filter(|queue| **queue != job.queue);
@@ -282,7 +291,7 @@ async fn patch_in(
         }
         None => None,
     };
-    // A blocked job stays blocked and a retrying one retrying; the others wait for their time or don't.
+    // A retrying job stays retrying; the others wait for their time or don't.
     let sql = "
         WITH clock AS MATERIALIZED (
             SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
@@ -290,7 +299,7 @@ async fn patch_in(
         UPDATE jobs SET fence = fence + 1, changed_at = clock.now,
             priority = coalesce($2, priority), run_at = coalesce($3, run_at),
             queue = coalesce($4, queue), spec = coalesce($5, spec), tags = coalesce($6, tags),
-            state = CASE WHEN $3 IS NULL OR state IN (0, 4) THEN state
+            state = CASE WHEN $3 IS NULL OR state = 4 THEN state
                          WHEN $3 > clock.now THEN 1 ELSE 2 END
         FROM clock WHERE id = $1";
     sqlx::query(sql)
@@ -341,7 +350,8 @@ async fn move_to_queue(
 
 pub(super) async fn delete(pool: &PgPool, namespace: &Namespace, id: JobId) -> Result<Changed<()>> {
     let ended_before = Timestamp::from_micros(i64::MAX);
-    let one = Forget { ids: vec![id.uuid()], ended_before, namespace: Some(namespace) };
+    let by = By::Hand(namespace);
+    let one = Forget { ids: vec![id.uuid()], ended_before, by };
     if forget::forget(pool, one).await? > 0 {
         return Ok(Changed::Done(()));
     }

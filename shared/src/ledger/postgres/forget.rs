@@ -1,7 +1,6 @@
 //! Deleting terminal jobs with everything that is about them alone.
 
 use sqlx::PgPool;
-use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::error::{after_write, is_collision};
@@ -15,18 +14,28 @@ const TRIES_MAX: u32 = 5;
 
 /// Deletes jobs, if they are terminal still, and what hangs on them. A large value goes with the last job
 /// that names it. The hold of a window that lasts goes with a job that is deleted by hand ($3), and stays
-/// when old jobs are pruned: its promise is about submissions, not about the job.
+/// when old jobs are pruned: its promise is about submissions, not about the job. Those of a run go with it ($4) or
+/// after it.
 const FORGET: &str = "
 WITH dead AS (
     DELETE FROM jobs
     WHERE id = ANY($1) AND state >= 10 AND changed_at < $2 AND ($3::text IS NULL OR namespace = $3)
-    RETURNING id, namespace, queue, unique_key, payload_blob, output_blob
+      AND ($4 OR workflow_id IS NULL
+           OR $3 IS NULL AND (SELECT w.id FROM workflows w WHERE w.id = workflow_id) IS NULL)
+    RETURNING id, namespace, queue, unique_key, payload_blob, output_blob, workflow_id, workflow_ord,
+        workflow_item
 ), attempts_gone AS (
     DELETE FROM attempts a USING dead d WHERE a.job_id = d.id
 ), logs_gone AS (
     DELETE FROM job_logs l USING dead d WHERE l.job_id = d.id
 ), heads_gone AS (
     DELETE FROM job_log_heads l USING dead d WHERE l.job_id = d.id
+), checkpoints_gone AS (
+    DELETE FROM checkpoints c USING dead d WHERE c.job_id = d.id
+), items_gone AS (
+    DELETE FROM workflow_items i USING dead d
+    WHERE d.workflow_item IS NOT NULL AND i.workflow_id = d.workflow_id AND i.ord = d.workflow_ord
+      AND i.item = d.workflow_item AND i.job_id = d.id
 ), progress_gone AS (
     DELETE FROM job_progress p USING dead d WHERE p.job_id = d.id
 ), holds_gone AS (
@@ -54,8 +63,18 @@ pub(super) struct Forget<'a> {
     pub(super) ids: Vec<Uuid>,
     /// By ledger time.
     pub(super) ended_before: Timestamp,
-    /// By hand, in this namespace; `None`: pruned.
-    pub(super) namespace: Option<&'a Namespace>,
+    pub(super) by: By<'a>,
+}
+
+/// Who forgets them.
+#[derive(Clone, Copy)]
+pub(super) enum By<'a> {
+    /// Somebody, in this namespace.
+    Hand(&'a Namespace),
+    /// Time.
+    Age,
+    /// Their run's end in the ledger.
+    Run,
 }
 
 /// Forgets jobs; how many. Safe to repeat.
@@ -64,10 +83,15 @@ pub(super) async fn forget(pool: &PgPool, what: Forget<'_>) -> Result<u64> {
         let query = sqlx::query(FORGET)
             .bind(&what.ids)
             .bind(what.ended_before.micros())
-            .bind(what.namespace.map(Namespace::as_str));
+            .bind(match what.by {
+                By::Hand(namespace) => Some(namespace.as_str()),
+                By::Age | By::Run => None,
+            })
+            .bind(matches!(what.by, By::Run));
         match query.fetch_all(pool).await {
             Ok(rows) => {
-                forget_values(pool, &rows).await?;
+                let named = rows.iter().map(|row| Ok((get(row, 0)?, [get(row, 1)?, get(row, 2)?])));
+                forget_values(pool, named.collect::<Result<_>>()?).await?;
                 return Ok(rows.len() as u64);
             }
             Err(error) if is_collision(&error) => {}
@@ -77,14 +101,16 @@ pub(super) async fn forget(pool: &PgPool, what: Forget<'_>) -> Result<u64> {
     Err(LedgerError::Unavailable("deleting kept colliding with other writes".into()))
 }
 
-async fn forget_values(pool: &PgPool, dead: &[PgRow]) -> Result<()> {
+/// Drops values that nobody names any more, of those that rows named that are gone: namespace, and its values.
+pub(super) async fn forget_values(
+    pool: &PgPool,
+    gone: Vec<(String, [Option<Uuid>; 2])>,
+) -> Result<()> {
     let (mut namespaces, mut ids) = (Vec::<String>::new(), Vec::<Uuid>::new());
-    for row in dead {
-        for column in [1, 2] {
-            if let Some(id) = get(row, column)? {
-                namespaces.push(get(row, 0)?);
-                ids.push(id);
-            }
+    for (namespace, values) in gone {
+        for id in values.into_iter().flatten() {
+            namespaces.push(namespace.clone());
+            ids.push(id);
         }
     }
     if ids.is_empty() {

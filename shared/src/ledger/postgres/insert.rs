@@ -170,7 +170,7 @@ fn micros(duration: std::time::Duration) -> i64 {
 }
 
 /// Texts in PostgreSQL's own notation for an array of them; `None` for none.
-fn array_text(texts: &[String]) -> Option<String> {
+pub(super) fn array_text(texts: &[String]) -> Option<String> {
     if texts.is_empty() {
         return None;
     }

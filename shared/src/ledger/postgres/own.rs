@@ -214,9 +214,38 @@ async fn replay(
     namespace: &Namespace,
     idempotency: &Idempotency,
 ) -> Result<Option<SubmitOutcome>, sqlx::Error> {
+    let ids = match take_key(connection, namespace, idempotency, &[]).await? {
+        Taken::Ours => return Ok(None),
+        Taken::OtherBody => return Ok(Some(SubmitOutcome::KeyReused)),
+        Taken::Spent(ids) => ids,
+    };
+    let accepted: Vec<Uuid> = ids.iter().copied().flatten().collect();
+    let found: HashMap<_, _> = committed(connection, &accepted).await?;
+    let known = |id: Uuid| found.contains_key(&id).then(|| JobId::from_uuid(id));
+    let ids = ids.into_iter().map(|id| id.and_then(known)).collect();
+    Ok(Some(SubmitOutcome::Replayed(ids)))
+}
+
+/// What became of a caller's key.
+pub(super) enum Taken {
+    /// It stands for what this transaction brings in.
+    Ours,
+    /// It was used before with the same body, for these.
+    Spent(Vec<Option<Uuid>>),
+    /// It was used before with another body.
+    OtherBody,
+}
+
+/// Takes a key for this transaction, to stand for `ids` ([`super::insert::pack_ids`]).
+pub(super) async fn take_key(
+    connection: &mut PgConnection,
+    namespace: &Namespace,
+    idempotency: &Idempotency,
+    ids: &[u8],
+) -> Result<Taken, sqlx::Error> {
     let sql = "
         INSERT INTO idempotency (namespace, key, body_hash, ids, created_at)
-        VALUES ($1, $2, $3, '', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        VALUES ($1, $2, $3, $5, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
         ON CONFLICT (namespace, key) DO UPDATE
             SET body_hash = EXCLUDED.body_hash, ids = EXCLUDED.ids, created_at = EXCLUDED.created_at
             WHERE idempotency.created_at <= EXCLUDED.created_at - $4
@@ -226,22 +255,18 @@ async fn replay(
         .bind(&idempotency.key)
         .bind(&idempotency.body_hash[..])
         .bind(i64::try_from(IDEMPOTENCY_TTL.as_micros()).unwrap_or(i64::MAX))
+        .bind(ids)
         .fetch_optional(&mut *connection)
         .await?;
     if taken.is_some() {
-        return Ok(None);
+        return Ok(Taken::Ours);
     }
     // The row is locked by the statement above, so it is still there.
     let sql = "SELECT body_hash, ids FROM idempotency WHERE namespace = $1 AND key = $2";
     let query = sqlx::query_as(sql).bind(namespace.as_str()).bind(&idempotency.key);
     let (body_hash, ids): (Vec<u8>, Vec<u8>) = query.fetch_one(&mut *connection).await?;
     if body_hash != idempotency.body_hash {
-        return Ok(Some(SubmitOutcome::KeyReused));
+        return Ok(Taken::OtherBody);
     }
-    let ids = unpack_ids(&ids);
-    let accepted: Vec<Uuid> = ids.iter().copied().flatten().collect();
-    let found: HashMap<_, _> = committed(connection, &accepted).await?;
-    let known = |id: Uuid| found.contains_key(&id).then(|| JobId::from_uuid(id));
-    let ids = ids.into_iter().map(|id| id.and_then(known)).collect();
-    Ok(Some(SubmitOutcome::Replayed(ids)))
+    Ok(Taken::Spent(unpack_ids(&ids)))
 }

@@ -5,10 +5,10 @@ use std::sync::Mutex;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::Result;
 use super::error::{after_write, unchanged};
-use super::forget::{Forget, forget};
+use super::forget::{By, Forget, forget};
 use super::row::get;
+use super::{Result, runs};
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
 use crate::model::time::Timestamp;
@@ -46,7 +46,8 @@ pub(super) async fn prune(
     before: Timestamp,
     limit: u32,
 ) -> Result<u64> {
-    let mut pruned = prune_jobs(pool, pass, before, limit).await?;
+    let mut pruned = runs::prune(pool, before, limit).await?;
+    pruned += prune_jobs(pool, pass, before, limit).await?;
     let now = super::now(pool).await?;
     for (sql, until) in [
         (IDEMPOTENCY, now.minus(IDEMPOTENCY_TTL)),
@@ -90,7 +91,8 @@ async fn prune_jobs(pool: &PgPool, pass: &Pass, before: Timestamp, limit: u32) -
     // A job that ended before that instant was made before it, so its id is below.
     let end = JobId::first_at(u64::try_from(before.millis()).unwrap_or(0) + 1).uuid();
     for _ in 0..WINDOWS_MAX {
-        let sql = "SELECT id, state >= 10 AND changed_at < $3 FROM jobs \
+        let sql = "SELECT id, state >= 10 AND changed_at < $3 AND (workflow_id IS NULL \
+                       OR (SELECT w.id FROM workflows w WHERE w.id = workflow_id) IS NULL) FROM jobs \
                    WHERE id > $1 AND id < $2 ORDER BY id LIMIT $4";
         let query = sqlx::query(sql).bind(pass.after()).bind(end).bind(before.micros());
         let rows = query.bind(SCAN_MAX).fetch_all(pool).await.map_err(unchanged)?;
@@ -112,7 +114,7 @@ async fn prune_jobs(pool: &PgPool, pass: &Pass, before: Timestamp, limit: u32) -
             }
             return Ok(0);
         };
-        let gone = forget(pool, Forget { ids, ended_before: before, namespace: None }).await?;
+        let gone = forget(pool, Forget { ids, ended_before: before, by: By::Age }).await?;
         pass.set(Some(last));
         if gone > 0 {
             return Ok(gone);

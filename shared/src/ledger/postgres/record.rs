@@ -1,17 +1,19 @@
 //! Outcomes: a guarded update per job, with what follows from it, in one statement per batch.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::error::{after_write, is_collision, unchanged};
-use super::row::{int4, int8, value_parts};
+use super::row::{get, int4, int8, value_parts};
+use super::runs::RELEASED;
 use super::{LedgerError, Result};
 use crate::engine::Ended;
 use crate::ledger::{Record, RecordRunning, Recorded, fit_text};
+use crate::model::id::JobId;
 use crate::model::job::{AttemptOutcome, JobState};
 use crate::model::time::Timestamp;
 
@@ -21,7 +23,8 @@ const RECORDS_MAX: usize = 1_000;
 const TRIES_MAX: u32 = 5;
 
 /// Applies outcomes, each under its guard, and says to which jobs. The rows come in id order and are locked
-/// in it. What hangs on an outcome (hold, attempt, roll-up, reference) follows from the rows that moved.
+/// in it. What hangs on an outcome (hold, attempt, roll-up, reference, step) follows from the rows that moved.
+/// What follows from the end of a step is the function's, which is not called for jobs without one.
 ///
 /// Plans are made once, perhaps while the table is all but empty, and the index of live rows then looks as
 /// good as the primary key; used later it would read every live row for every outcome. `NOT <>` and `+ 0` say
@@ -58,7 +61,7 @@ WITH clock AS MATERIALIZED (
       AND (j.fence < v.fence OR (j.fence = v.fence AND j.state = 3))
     RETURNING j.id, j.namespace, j.queue, j.kind, j.unique_key, j.state, v.fence, v.at, v.claimed_at,
         v.attempt, v.worker, v.error_code, v.error_message, v.error_retryable, v.outcome, v.apart,
-        v.usage, v.output_blob
+        v.usage, v.output_blob, j.workflow_id, j.workflow_ord
 ), freed AS (
     DELETE FROM holds h USING moved m
     WHERE m.state >= 10 AND m.unique_key IS NOT NULL AND h.namespace = m.namespace
@@ -85,7 +88,11 @@ WITH clock AS MATERIALIZED (
     UPDATE blobs b SET refs = b.refs + 1 FROM moved m
     WHERE m.output_blob IS NOT NULL AND b.namespace = m.namespace AND b.id = m.output_blob
 )
-SELECT id FROM moved";
+SELECT 0::smallint, id FROM moved
+UNION ALL SELECT n.noted, n.subject FROM (
+    SELECT array_agg(workflow_id) AS runs, array_agg(workflow_ord) AS ords, array_agg(state = 10) AS good
+    FROM moved WHERE workflow_id IS NOT NULL AND state >= 10 HAVING count(*) > 0
+) e, windlass_jobs_ended(e.runs, e.ords, e.good) AS n";
 
 const RECORD_RUNNING: &str = "
 WITH clock AS MATERIALIZED (
@@ -99,20 +106,31 @@ UPDATE jobs j SET state = 3, fence = v.fence, attempt = v.attempt, started_at = 
 FROM v, clock
 WHERE j.id = v.id AND j.state + 0 < 10 AND j.fence < v.fence";
 
+/// What a batch has led to.
+#[derive(Default)]
+pub(super) struct Noted {
+    /// One per record, in order.
+    pub(super) replies: Vec<Recorded>,
+    /// Jobs of steps that may run now.
+    pub(super) released: Vec<JobId>,
+    /// Runs with something to be decided over.
+    pub(super) due: BTreeSet<Uuid>,
+}
+
 /// Applies outcomes in the order given. Each statement stands by itself: where a later one fails, a repeat
 /// finds the earlier outcomes recorded.
-pub(super) async fn record(pool: &PgPool, records: Vec<Record>) -> Result<Vec<Recorded>> {
-    let mut replies = vec![Recorded::Stale; records.len()];
+pub(super) async fn record(pool: &PgPool, records: Vec<Record>) -> Result<Noted> {
+    let mut noted = Noted { replies: vec![Recorded::Stale; records.len()], ..Noted::default() };
     if records.is_empty() {
-        return Ok(replies);
+        return Ok(noted);
     }
     let mut connection = pool.acquire().await.map_err(unchanged)?;
     for wave in waves(&records) {
         for chunk in wave.chunks(RECORDS_MAX) {
-            record_chunk(&mut connection, &records, chunk, &mut replies).await?;
+            record_chunk(&mut connection, &records, chunk, &mut noted).await?;
         }
     }
-    Ok(replies)
+    Ok(noted)
 }
 
 /// Splits a batch so that no part has a job twice and a job's outcomes keep their order. Each part is in
@@ -136,14 +154,22 @@ async fn record_chunk(
     connection: &mut PgConnection,
     records: &[Record],
     chunk: &[usize],
-    replies: &mut [Recorded],
+    noted: &mut Noted,
 ) -> Result<()> {
     let chosen: Vec<&Record> = chunk.iter().map(|n| &records[*n]).collect();
-    let moved: HashSet<Uuid> = apply(connection, &chosen).await?.into_iter().collect();
+    let mut moved = HashSet::with_capacity(chunk.len());
+    for row in apply(connection, &chosen).await? {
+        let id = get(&row, 1)?;
+        match get::<i16>(&row, 0)? {
+            0 => drop(moved.insert(id)),
+            RELEASED => noted.released.push(JobId::from_uuid(id)),
+            _ => drop(noted.due.insert(id)),
+        }
+    }
     let (applied, left): (Vec<usize>, Vec<usize>) =
         chunk.iter().partition(|n| moved.contains(&records[**n].id.uuid()));
     for n in applied {
-        replies[n] = Recorded::Applied;
+        noted.replies[n] = Recorded::Applied;
     }
     if left.is_empty() {
         return Ok(());
@@ -159,16 +185,16 @@ async fn record_chunk(
     let known: HashSet<Uuid> = known.into_iter().collect();
     for n in left {
         let exists = known.contains(&records[n].id.uuid());
-        replies[n] = if exists { Recorded::Stale } else { Recorded::Unknown };
+        noted.replies[n] = if exists { Recorded::Stale } else { Recorded::Unknown };
     }
     Ok(())
 }
 
 /// Runs the statement; again where it met a deadlock, which undid all of it.
-async fn apply(connection: &mut PgConnection, records: &[&Record]) -> Result<Vec<Uuid>> {
+async fn apply(connection: &mut PgConnection, records: &[&Record]) -> Result<Vec<PgRow>> {
     for _ in 0..TRIES_MAX {
         match bind(records).fetch_all(&mut *connection).await {
-            Ok(rows) => return rows.iter().map(|row| super::row::get(row, 0)).collect(),
+            Ok(rows) => return Ok(rows),
             Err(error) if is_collision(&error) => {}
             Err(error) => return Err(after_write(error)),
         }

@@ -104,7 +104,7 @@ pub(super) fn value_parts(value: Option<&Value>) -> (Option<&[u8]>, Option<Uuid>
     }
 }
 
-fn maybe_value(row: &PgRow, inline: usize, blob: usize) -> Result<Option<Value>> {
+pub(super) fn maybe_value(row: &PgRow, inline: usize, blob: usize) -> Result<Option<Value>> {
     if let Some(id) = get::<Option<Uuid>>(row, blob)? {
         return Ok(Some(Value::Blob(BlobId::from_uuid(id))));
     }

@@ -2,25 +2,25 @@
 
 use bytes::Bytes;
 
-use super::{LedgerError, Postgres, Result};
+use super::{Postgres, Result, bounds, checkpoints, definitions, runs};
 use crate::ledger::runs::*;
 use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::Job;
 use crate::model::name::Namespace;
 use crate::model::workflow::StepState;
 
-fn not_built<T>() -> Result<T> {
-    Err(LedgerError::Failed("not built".into()))
-}
-
-#[expect(unused_variables, missing_docs, clippy::unused_async)]
+#[allow(missing_docs, reason = "the contract is on `Ledger`")]
 impl Postgres {
     pub async fn create_run(&self, new: &NewRun) -> Result<CreateOutcome> {
-        not_built()
+        let new = new.clone();
+        self.detached_for(self.inner.silence * bounds::LONG, |inner| async move {
+            runs::create(&inner, &new).await
+        })
+        .await
     }
 
     pub async fn run(&self, namespace: &Namespace, id: WorkflowId) -> Result<Option<Run>> {
-        not_built()
+        self.read(runs::run(&self.inner.pool, namespace, id)).await
     }
 
     pub async fn list_runs(
@@ -30,23 +30,23 @@ impl Postgres {
         before: Option<WorkflowId>,
         limit: u32,
     ) -> Result<Vec<Run>> {
-        not_built()
+        self.read(runs::list(&self.inner.pool, namespace, filter, before, limit)).await
     }
 
     pub async fn steps(&self, id: WorkflowId, after: i32, limit: u32) -> Result<Vec<Step>> {
-        not_built()
+        self.read(runs::steps(&self.inner.pool, id, after, limit)).await
     }
 
     pub async fn steps_named(&self, id: WorkflowId, names: &[String]) -> Result<Vec<Step>> {
-        not_built()
+        self.read(runs::steps_named(&self.inner.pool, id, names)).await
     }
 
     pub async fn step_counts(&self, id: WorkflowId) -> Result<Vec<(StepState, u32)>> {
-        not_built()
+        self.read(runs::step_counts(&self.inner.pool, id)).await
     }
 
     pub async fn step_jobs(&self, id: WorkflowId, ords: &[i32]) -> Result<Vec<StepJob>> {
-        not_built()
+        self.read(runs::step_jobs(&self.inner.pool, id, ords)).await
     }
 
     pub async fn live_jobs(
@@ -55,15 +55,15 @@ impl Postgres {
         after: Option<JobId>,
         limit: u32,
     ) -> Result<Vec<JobId>> {
-        not_built()
+        self.read(runs::live_jobs(&self.inner.pool, id, after, limit)).await
     }
 
     pub async fn children(&self, id: WorkflowId, ords: &[i32]) -> Result<Vec<(i32, ChildSeen)>> {
-        not_built()
+        self.read(runs::children(&self.inner.pool, id, ords)).await
     }
 
     pub async fn given(&self, id: WorkflowId) -> Result<Vec<Given>> {
-        not_built()
+        self.read(runs::given(&self.inner.pool, id)).await
     }
 
     pub async fn give(
@@ -72,11 +72,13 @@ impl Postgres {
         id: WorkflowId,
         given: &NewGiven,
     ) -> Result<RunChanged<()>> {
-        not_built()
+        let (namespace, given) = (namespace.clone(), given.clone());
+        self.detached(move |inner| async move { runs::give(&inner, &namespace, id, &given).await })
+            .await
     }
 
     pub async fn run_snapshot(&self, id: WorkflowId) -> Result<Option<Snapshot>> {
-        not_built()
+        self.read(runs::snapshot(&self.inner.pool, id)).await
     }
 
     pub async fn due_runs(
@@ -84,19 +86,28 @@ impl Postgres {
         after: Option<WorkflowId>,
         limit: u32,
     ) -> Result<Vec<(Namespace, WorkflowId)>> {
-        not_built()
+        self.read(runs::due(&self.inner.pool, after, limit)).await
     }
 
     pub async fn advance(&self, run: &Run, advance: &Advance) -> Result<Advanced> {
-        not_built()
+        let (run, advance) = (run.clone(), advance.clone());
+        self.detached_for(self.inner.silence * bounds::LONG, |inner| async move {
+            runs::advance(&inner, &run, &advance).await
+        })
+        .await
     }
 
     pub async fn retry_run(&self, run: &Run, resets: &[Reset]) -> Result<Option<Vec<Job>>> {
-        not_built()
+        let (run, resets) = (run.clone(), resets.to_vec());
+        self.detached_for(self.inner.silence * bounds::LONG, |inner| async move {
+            runs::retry(&inner, &run, &resets).await
+        })
+        .await
     }
 
     pub async fn put_definition(&self, definition: &Definition) -> Result<(u32, bool)> {
-        not_built()
+        let definition = definition.clone();
+        self.detached(|inner| async move { definitions::put(&inner, &definition).await }).await
     }
 
     pub async fn definition(
@@ -105,7 +116,7 @@ impl Postgres {
         name: &str,
         version: Option<u32>,
     ) -> Result<Option<Definition>> {
-        not_built()
+        self.read(definitions::definition(&self.inner.pool, namespace, name, version)).await
     }
 
     pub async fn definitions(
@@ -114,7 +125,7 @@ impl Postgres {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Definition>> {
-        not_built()
+        self.read(definitions::latest(&self.inner.pool, namespace, after, limit)).await
     }
 
     pub async fn definition_versions(
@@ -124,7 +135,7 @@ impl Postgres {
         before: Option<u32>,
         limit: u32,
     ) -> Result<Vec<Definition>> {
-        not_built()
+        self.read(definitions::versions(&self.inner.pool, namespace, name, before, limit)).await
     }
 
     pub async fn put_checkpoint(
@@ -134,10 +145,14 @@ impl Postgres {
         fence: Fence,
         data: Bytes,
     ) -> Result<bool> {
-        not_built()
+        let namespace = namespace.clone();
+        self.detached(move |inner| async move {
+            checkpoints::put(&inner.pool, &namespace, id, fence, &data).await
+        })
+        .await
     }
 
     pub async fn checkpoint(&self, namespace: &Namespace, id: JobId) -> Result<Option<Checkpoint>> {
-        not_built()
+        self.read(checkpoints::checkpoint(&self.inner.pool, namespace, id)).await
     }
 }

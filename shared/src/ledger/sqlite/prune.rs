@@ -12,6 +12,7 @@ use super::{blobs, holds};
 use crate::ledger::unreadable;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
+use crate::model::job::JobState;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
@@ -49,16 +50,17 @@ pub(super) enum Cause {
     OfRun,
 }
 
-/// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone.
+/// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone, but of a run,
+/// which may have ended without them.
 pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Result<u64, Fault> {
     static LOOK: Bulk = Bulk::new(
-        "SELECT id, changed_at, namespace, queue, unique_key, payload_blob, output_blob FROM jobs \
-         WHERE state >= 10 AND id IN (VALUES",
+        "SELECT id, state, changed_at, namespace, queue, unique_key, payload_blob, output_blob \
+         FROM jobs WHERE id IN (VALUES",
         "(?)",
         ")",
     );
     static DELETE: [Bulk; 6] = [
-        Bulk::new("DELETE FROM jobs WHERE state >= 10 AND id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM jobs WHERE id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM attempts WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_logs WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_log_heads WHERE job_id IN (VALUES", "(?)", ")"),
@@ -69,7 +71,11 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Resu
     for row in &LOOK.fetch(tx.connection, ids, bind_id).await? {
         let mut c = Columns::of(row);
         let id = JobId::from_bytes(c.id()?);
+        let is_terminal = c.next::<i64>()? >= i64::from(JobState::Succeeded as i16);
         let changed_at = c.time()?;
+        if !is_terminal && cause != Cause::OfRun {
+            continue;
+        }
         // It may have been redriven, and have ended again, since somebody looked.
         if matches!(cause, Cause::Old(before) if changed_at >= before) {
             continue;

@@ -5,22 +5,27 @@ use uuid::Uuid;
 
 use super::super::Result;
 use super::super::error::unchanged;
-use super::super::row::{get, parse};
+use super::super::row::{get, parse, small};
 use super::row::{self, run_columns, step_columns};
-use crate::ledger::runs::{DUE_MAX, Run, Snapshot, Step, StepJob};
-use crate::model::id::WorkflowId;
+use crate::ledger::runs::{ChildSeen, DUE_MAX, Run, Snapshot, Step, StepJob};
+use crate::model::id::{JobId, WorkflowId};
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
+use crate::model::workflow::StepState;
 
 pub(in super::super) async fn run(
     pool: &PgPool,
     namespace: &Namespace,
     id: WorkflowId,
 ) -> Result<Option<Run>> {
-    let sql = concat!("SELECT ", run_columns!(), " FROM workflows w WHERE id = $1 AND namespace = $2");
+    let sql =
+        concat!("SELECT ", run_columns!(), " FROM workflows w WHERE id = $1 AND namespace = $2");
     let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
     query.fetch_optional(pool).await.map_err(unchanged)?.as_ref().map(row::run).transpose()
 }
+
+/// Most steps of one answer.
+const STEPS_MAX: u32 = 2_000;
 
 /// Steps after a position, in order.
 pub(in super::super) async fn steps(
@@ -34,8 +39,65 @@ pub(in super::super) async fn steps(
         step_columns!(),
         " FROM workflow_steps s WHERE workflow_id = $1 AND ord > $2 ORDER BY ord LIMIT $3"
     );
-    let query = sqlx::query(sql).bind(id.uuid()).bind(after).bind(i64::from(limit));
+    let query = sqlx::query(sql).bind(id.uuid()).bind(after).bind(i64::from(limit.min(STEPS_MAX)));
     query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step).collect()
+}
+
+pub(in super::super) async fn steps_named(
+    pool: &PgPool,
+    id: WorkflowId,
+    names: &[String],
+) -> Result<Vec<Step>> {
+    let sql = concat!(
+        "SELECT ",
+        step_columns!(),
+        " FROM workflow_steps s WHERE workflow_id = $1 AND step = ANY($2) AND ord >= 0 ORDER BY ord"
+    );
+    let names: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| !name.contains('\0')).collect();
+    let query = sqlx::query(sql).bind(id.uuid()).bind(names);
+    query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step).collect()
+}
+
+/// How many steps are in each state, the end left out.
+pub(in super::super) async fn step_counts(
+    pool: &PgPool,
+    id: WorkflowId,
+) -> Result<Vec<(StepState, u32)>> {
+    let sql = "SELECT state, count(*)::int FROM workflow_steps \
+               WHERE workflow_id = $1 AND ord >= 0 GROUP BY state ORDER BY state";
+    let rows = sqlx::query(sql).bind(id.uuid()).fetch_all(pool).await.map_err(unchanged)?;
+    rows.iter().map(|r| Ok((row::step_state(get(r, 0)?)?, small(r, 1, "count")?))).collect()
+}
+
+/// Jobs that are neither terminal nor blocked, in id order.
+pub(in super::super) async fn live_jobs(
+    pool: &PgPool,
+    id: WorkflowId,
+    after: Option<JobId>,
+    limit: u32,
+) -> Result<Vec<JobId>> {
+    let sql = "SELECT id FROM jobs WHERE workflow_id = $1 AND id > $2 AND state + 0 < 10 \
+               AND state + 0 <> 0 ORDER BY id LIMIT $3";
+    let query = sqlx::query_scalar(sql)
+        .bind(id.uuid())
+        .bind(after.map_or(Uuid::nil(), JobId::uuid))
+        .bind(i64::from(limit));
+    let ids: Vec<Uuid> = query.fetch_all(pool).await.map_err(unchanged)?;
+    Ok(ids.into_iter().map(JobId::from_uuid).collect())
+}
+
+/// Runs that steps have started, oldest first.
+pub(in super::super) async fn children(
+    pool: &PgPool,
+    id: WorkflowId,
+    ords: &[i32],
+) -> Result<Vec<(i32, ChildSeen)>> {
+    let sql = "SELECT c.parent_ord, c.id, c.state, coalesce(c.output, b.bytes), c.error_code, c.error_message \
+               FROM workflows c LEFT JOIN blobs b ON b.namespace = c.namespace AND b.id = c.output_blob \
+               WHERE c.parent_id = $1 AND c.parent_ord = ANY($2) ORDER BY c.created_at, c.id";
+    let query = sqlx::query(sql).bind(id.uuid()).bind(ords);
+    query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::child).collect()
 }
 
 /// What an advance decides over. The run is read before its steps: what changes between the two changes its
@@ -51,14 +113,15 @@ pub(in super::super) async fn snapshot(pool: &PgPool, id: WorkflowId) -> Result<
     let sql = concat!(
         "SELECT ",
         step_columns!(),
-        " FROM workflow_steps s WHERE workflow_id = $1 AND due > 0 ORDER BY ord LIMIT $2"
+        " FROM workflow_steps s WHERE workflow_id = $1 AND (due > 0 OR wake_at <= $3) ORDER BY ord LIMIT $2"
     );
-    let query = sqlx::query(sql).bind(id.uuid()).bind(i64::from(DUE_MAX));
+    let now: i64 = get(&found, 28)?;
+    let query = sqlx::query(sql).bind(id.uuid()).bind(i64::from(DUE_MAX)).bind(now);
     let steps = query.fetch_all(pool).await.map_err(unchanged)?;
     Ok(Some(Snapshot {
         run: row::run(&found)?,
         due: steps.iter().map(row::step).collect::<Result<_>>()?,
-        now: Timestamp::from_micros(get(&found, 27)?),
+        now: Timestamp::from_micros(now),
     }))
 }
 
@@ -98,7 +161,8 @@ WITH clock AS MATERIALIZED (
      WHERE wake_at IS NOT NULL AND wake_at <= clock.now AND workflow_id > $1 ORDER BY 1 LIMIT $2)
     UNION
     (SELECT id FROM workflows, clock
-     WHERE deadline IS NOT NULL AND deadline <= clock.now AND state < 10 AND ending IS NULL AND id > $1
+     WHERE deadline IS NOT NULL AND deadline <= clock.now AND state < 10 AND state = 0 AND ending IS NULL
+       AND id > $1
      ORDER BY 1 LIMIT $2)
 )
 SELECT w.namespace, w.id FROM named n JOIN workflows w ON w.id = n.id WHERE w.state < 10

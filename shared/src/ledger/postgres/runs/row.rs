@@ -1,13 +1,12 @@
 //! Rows of runs and steps to values.
 
-use bytes::Bytes;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::super::Result;
 use super::super::error::BadColumn;
 use super::super::row::{get, maybe_bytes, maybe_time, maybe_value, parse, small, time, unsigned};
-use crate::ledger::runs::{Items, Parent, Run, Step, StepJob};
+use crate::ledger::runs::{ChildSeen, Items, Parent, Run, Step, StepJob};
 use crate::model::id::{JobId, WorkflowId};
 use crate::model::job::JobError;
 use crate::model::workflow::{StepState, WorkflowState, permanent};
@@ -18,7 +17,8 @@ macro_rules! run_columns {
         "w.id, w.namespace, w.name, w.version, w.state, w.ending, w.definition, \
          w.definition_version, w.document, w.input, w.input_blob, w.output, w.output_blob, \
          w.error_code, w.error_message, w.steps, w.tags, w.created_at, w.finished_at, w.deadline, \
-         w.parent_id, w.parent_ord, w.parent_item, w.depth, w.rerun_of, w.request_id, w.traceparent"
+         w.parent_id, w.parent_ord, w.parent_item, w.depth, w.rerun_of, w.request_id, w.traceparent, \
+         w.options"
     };
 }
 pub(super) use run_columns;
@@ -56,6 +56,7 @@ pub(super) fn run(row: &PgRow) -> Result<Run> {
         ending: get::<Option<i16>>(row, 5)?.map(workflow_state).transpose()?,
         definition,
         document: get(row, 8)?,
+        options: get(row, 27)?,
         input: maybe_value(row, 9, 10)?.ok_or(BadColumn { column: "input" })?,
         output: maybe_value(row, 11, 12)?,
         error: maybe_error(row, 13)?,
@@ -73,11 +74,10 @@ pub(super) fn run(row: &PgRow) -> Result<Run> {
 }
 
 pub(super) fn step(row: &PgRow) -> Result<Step> {
-    let state = StepState::from_number(get(row, 2)?).ok_or(BadColumn { column: "state" })?;
     Ok(Step {
         ord: get(row, 0)?,
         id: get(row, 1)?,
-        state,
+        state: step_state(get(row, 2)?)?,
         due: unsigned(row, 3, "due")?,
         wake_at: maybe_time(row, 4)?,
         needs: get(row, 5)?,
@@ -94,7 +94,7 @@ pub(super) fn step(row: &PgRow) -> Result<Step> {
         job_id: get::<Option<Uuid>>(row, 14)?.map(JobId::from_uuid),
         spec: get(row, 15)?,
         list: maybe_bytes(row, 16)?,
-        output: get::<Option<Vec<u8>>>(row, 17)?.map(Bytes::from),
+        output: maybe_bytes(row, 17)?,
         error: maybe_error(row, 18)?,
         started_at: maybe_time(row, 20)?,
         finished_at: maybe_time(row, 21)?,
@@ -113,7 +113,22 @@ pub(super) fn step_job(row: &PgRow) -> Result<StepJob> {
     })
 }
 
-fn workflow_state(number: i16) -> Result<WorkflowState> {
+/// From the columns position, id, state, output and the error's two.
+pub(super) fn child(row: &PgRow) -> Result<(i32, ChildSeen)> {
+    let seen = ChildSeen {
+        id: WorkflowId::from_uuid(get(row, 1)?),
+        state: workflow_state(get(row, 2)?)?,
+        output: maybe_bytes(row, 3)?,
+        error: maybe_error(row, 4)?,
+    };
+    Ok((get(row, 0)?, seen))
+}
+
+pub(super) fn step_state(number: i16) -> Result<StepState> {
+    StepState::from_number(number).ok_or_else(|| BadColumn { column: "state" }.into())
+}
+
+pub(super) fn workflow_state(number: i16) -> Result<WorkflowState> {
     WorkflowState::from_number(number).ok_or_else(|| BadColumn { column: "state" }.into())
 }
 

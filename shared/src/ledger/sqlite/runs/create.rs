@@ -101,7 +101,7 @@ async fn started(
     started_at: i64,
 ) -> Result<Option<WorkflowId>, Fault> {
     let sql = "SELECT id FROM workflows WHERE parent_id = ? AND parent_ord = ? \
-               AND parent_item IS ? AND created_at >= ? ORDER BY id DESC LIMIT 1";
+               AND parent_item IS ? AND (state < 10 OR created_at >= ?) ORDER BY created_at DESC LIMIT 1";
     let args = Args::default()
         .with(parent.run.as_bytes().as_slice())
         .with(parent.ord)
@@ -121,11 +121,11 @@ pub(super) fn value_parts(value: Option<&Value>) -> (Option<&[u8]>, Option<&[u8]
 }
 
 async fn insert(tx: &mut Tx<'_>, new: &NewRun) -> Result<(), Fault> {
-    let sql = "INSERT INTO workflows (id, namespace, name, state, created_at, changed_at, deadline, \
-               steps, definition, definition_version, document, options, input, input_blob, tags, \
-               parent_id, parent_ord, parent_item, depth, rerun_of, request_id, traceparent) \
-               VALUES (?1, ?2, ?3, 0, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
-               ?16, ?17, ?18, ?19, ?20)";
+    let sql = "INSERT INTO workflows (id, namespace, name, state, created_at, began_at, changed_at, \
+               deadline, steps, definition, definition_version, document, options, input, \
+               input_blob, tags, parent_id, parent_ord, parent_item, depth, rerun_of, request_id, \
+               traceparent) VALUES (?1, ?2, ?3, 0, ?4, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, \
+               ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
     let (input, blob) = value_parts(Some(&new.input));
     let steps = new.steps.iter().filter(|step| step.ord >= 0).count();
     let args = Args::default()

@@ -17,7 +17,7 @@ pub(in crate::ledger::sqlite) async fn retry(
     resets: &[Reset],
 ) -> Result<Option<Vec<JobId>>, Fault> {
     let sql = "UPDATE workflows SET version = version + 1, state = 0, changed_at = ?3, \
-               deadline = ?3 + (deadline - created_at), ending = NULL, finished_at = NULL, \
+               deadline = ?3 + (deadline - began_at), began_at = ?3, ending = NULL, finished_at = NULL, \
                error_code = NULL, error_message = NULL, output = NULL, output_blob = NULL \
                WHERE id = ?1 AND version = ?2 AND state >= 10";
     let args =
