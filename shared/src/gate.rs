@@ -64,6 +64,12 @@ impl From<JobError> for Refusal {
     }
 }
 
+impl From<JobError> for Box<Refusal> {
+    fn from(error: JobError) -> Self {
+        Self::new(error.into())
+    }
+}
+
 /// The gate of one process: a worker, or an API that settles for remote workers. Cheap to clone; clones
 /// share the places.
 #[derive(Debug, Clone)]
@@ -147,20 +153,21 @@ impl Gate {
 
 async fn run<T: Send + 'static>(
     places: Vec<OwnedSemaphorePermit>,
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Box<Refusal>> + Send + 'static,
 ) -> Result<T, GateError> {
-    let refused = |refusal: Refusal| GateError::Refused(Box::new(refusal));
     match on_thread(places, work).await {
-        Ok(verdict) => verdict.map_err(refused),
+        Ok(verdict) => verdict.map_err(GateError::Refused),
         Err(Unfinished::Crowded) => Err(GateError::Busy),
-        Err(Unfinished::Broke) => Err(refused(rejected("the check of the result broke").into())),
+        Err(Unfinished::Broke) => {
+            Err(GateError::Refused(rejected("the check of the result broke").into()))
+        }
         Err(Unfinished::TooSlow) => {
-            Err(refused(rejected("the check of the result took too long").into()))
+            Err(GateError::Refused(rejected("the check of the result took too long").into()))
         }
     }
 }
 
-fn check_now(expect: &Expect, output: &[u8]) -> Result<(), Refusal> {
+fn check_now(expect: &Expect, output: &[u8]) -> Result<(), Box<Refusal>> {
     let output: serde_json::Value = serde_json::from_slice(output)
         .map_err(|e| rejected(format!("the output is not JSON: {e}")))?;
     if let Some(schema) = &expect.schema {
@@ -175,7 +182,7 @@ fn check_now(expect: &Expect, output: &[u8]) -> Result<(), Refusal> {
         let evaluation = evaluate::evaluate(spec, &output).map_err(invalid)?;
         if !evaluation.passed {
             let error = rejected(evaluation.in_words());
-            return Err(Refusal { error, evaluation: Some(evaluation) });
+            return Err(Box::new(Refusal { error, evaluation: Some(evaluation) }));
         }
     }
     Ok(())
