@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::config::LedgerSettings;
 use crate::engine::Ended;
 use crate::ledger::runs::{
-    Advance, Advanced, CreateOutcome, END, Move, NewRun, NewStep, Release, Run, Step,
+    Advance, Advanced, CreateOutcome, END, Move, NewRun, NewStep, Release, Reset, Run, Step,
 };
 use crate::ledger::sqlite::Sqlite;
 use crate::ledger::sqlite::statement::{Args, composed};
@@ -376,8 +376,61 @@ async fn wide_decisions_are_carried_out() {
     let (released, more) = advance(&ledger, &seen.run, skip).await;
     eprintln!("10,000 steps moved in {:?}", started.elapsed());
     assert_eq!((released.len(), more), (0, true));
-    let end = ledger.steps(new.id, i32::MIN, 1).await.unwrap().remove(0);
-    assert_eq!((end.needs_left, end.due), (0, 1));
+    let last = ledger.steps(new.id, i32::MIN, 1).await.unwrap().remove(0);
+    assert_eq!((last.needs_left, last.due), (0, 1));
+    ledger.close().await;
+}
+
+/// Goal: a run of the largest size is stopped, and made to go on, in time.
+#[tokio::test]
+async fn a_large_run_is_stopped_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder).await;
+    // Half of them may run, each with a dependent that may not.
+    let above = |ord| if ord < 5_000 { vec![] } else { vec![ord - 5_000] };
+    let new = run_of((0..10_000).map(|ord| step(ord, above(ord), true)).collect());
+    let first = create(&ledger, &new).await;
+    for part in first[..4_000].chunks(500) {
+        let records = part.iter().map(|id| record(*id, Ended::Dead)).collect();
+        assert_eq!(ledger.record(records).await.unwrap().due, [new.id]);
+    }
+    let run = ledger.run(&Namespace::default(), new.id).await.unwrap().unwrap();
+    let ending = Some(WorkflowState::Cancelled);
+    let stop = Advance { version: 0, stop: true, ending, ..Advance::default() };
+    let started = Instant::now();
+    let (released, more) = advance(&ledger, &run, stop).await;
+    eprintln!("10,000 steps stopped in {:?}", started.elapsed());
+    assert_eq!((released.len(), more), (0, true));
+    let last = ledger.steps(new.id, i32::MIN, 1).await.unwrap().remove(0);
+    assert_eq!(last.needs_left, 5_000);
+    let counts = ledger.step_counts(new.id).await.unwrap();
+    assert_eq!(counts, [(StepState::Released, 5_000), (StepState::Cancelled, 5_000)]);
+    end(&ledger, new.id, WorkflowState::Cancelled).await;
+
+    let run = ledger.run(&Namespace::default(), new.id).await.unwrap().unwrap();
+    let resets: Vec<Reset> = new
+        .steps
+        .iter()
+        .map(|step| Reset {
+            ord: step.ord,
+            to: step.state,
+            needs_left: u32::try_from(step.needs.len()).unwrap(),
+            due: false,
+            jobs: step.job.iter().map(|job| job.id).collect(),
+            items_open: None,
+        })
+        .collect();
+    let started = Instant::now();
+    let released = ledger.retry_run(&run, &resets).await.unwrap().unwrap();
+    eprintln!("10,000 steps made to go on in {:?}", started.elapsed());
+    assert_eq!(released.len(), 5_000);
+    let steps = ledger.steps(new.id, END, 2_000).await.unwrap();
+    assert!(steps.iter().all(|step| step.dependents == [step.ord + 5_000]));
+    let records = released[..500]
+        .iter()
+        .map(|job| Record { fence: Fence(job.fence.0 + 1), ..record(job.id, Ended::Succeeded) });
+    let reply = ledger.record(records.collect()).await.unwrap();
+    assert_eq!(reply.released.len(), 500);
     ledger.close().await;
 }
 
@@ -411,6 +464,25 @@ async fn no_statement_of_runs_scans_a_table() {
              SELECT ord FROM workflow_steps WHERE workflow_id = x'00' AND due > 0 \
              UNION SELECT ord FROM workflow_steps WHERE wake_at <= 5 AND +workflow_id = x'00')",
             "SEARCH workflow_steps USING COVERING INDEX workflow_steps_wake (wake_at<?)".into(),
+        ),
+        (
+            "UPDATE jobs SET state = 12 WHERE state = 0 AND id IN (SELECT job_id FROM \
+             workflow_steps WHERE workflow_id = x'00' AND state = 0 AND job_id IS NOT NULL)",
+            "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)".into(),
+        ),
+        (
+            "SELECT count(*) FROM workflow_items i CROSS JOIN jobs j ON j.id = i.job_id \
+             WHERE i.workflow_id = x'00' AND i.ord = 1 AND j.state < 10",
+            format!("SEARCH i {by_step}"),
+        ),
+        (
+            "DELETE FROM workflow_items WHERE (workflow_id, ord, item) IN (VALUES (x'00', 1, 2))",
+            "SEARCH workflow_items USING PRIMARY KEY (workflow_id=? AND ord=? AND item=?)".into(),
+        ),
+        (
+            "SELECT id FROM workflows WHERE parent_id = x'00' AND parent_ord = 1 AND parent_item \
+             IS 2 AND (state < 10 OR created_at >= 3)",
+            "SEARCH workflows USING INDEX workflows_parent (parent_id=? AND parent_ord=?)".into(),
         ),
         (
             "SELECT DISTINCT s.workflow_id FROM workflow_steps s CROSS JOIN workflows w \
