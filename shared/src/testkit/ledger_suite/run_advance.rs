@@ -9,7 +9,7 @@ use super::run_scene::{advanced, child, fails, many, moves, plain, signal, step_
 use super::scene::{Scene, at};
 use crate::engine::Ended;
 use crate::ledger::runs::{
-    Advance, Advanced, END, GIVEN_MAX, Items, NewGiven, NewRun, Release, RunChanged,
+    Advance, Advanced, END, GIVEN_MAX, Items, NewGiven, NewRun, Release, RunChanged, Step,
 };
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobState, Value};
@@ -21,6 +21,7 @@ super::cases![
     of_advances_at_once_one_is_carried_out,
     a_move_lowers_what_needs_the_step,
     reasons_that_were_not_seen_stay,
+    a_late_look_at_an_ended_step_changes_nothing,
     a_failed_step_takes_what_needs_it_along,
     a_step_that_stays_is_lowered_all_the_same,
     a_blocked_job_is_filled_in,
@@ -149,6 +150,20 @@ async fn reasons_that_were_not_seen_stay(scene: &Scene) {
     stay.seen = 9;
     let (_, more) = scene.advance(run, |advance| advance.moves.push(stay)).await;
     assert_eq!((more, scene.step(run, "a").await.due), (false, 0));
+}
+
+async fn a_late_look_at_an_ended_step_changes_nothing(scene: &Scene) {
+    let (run, _) = scene.run_of(vec![signal("a", &[]), plain("b", &[0])]).await;
+    scene.move_step(run, "a", StepState::Waiting).await;
+    let seen = scene.step(run, "a").await;
+    give(scene, run, "x").await;
+    scene.advance(run, |a| a.moves.push(moves(&seen, StepState::Succeeded))).await;
+    let ended = scene.step(run, "a").await;
+    assert_eq!((ended.state, ended.due), (StepState::Succeeded, 1));
+    let (released, more) = scene.move_step(run, "a", StepState::Succeeded).await;
+    assert_eq!((released, more), (vec![], false));
+    assert_eq!(scene.step(run, "a").await, Step { due: 0, ..ended });
+    assert_eq!(scene.end_of(run).await.needs_left, 1);
 }
 
 async fn a_failed_step_takes_what_needs_it_along(scene: &Scene) {
