@@ -26,6 +26,7 @@ super::cases![
     a_step_that_stays_is_lowered_all_the_same,
     a_blocked_job_is_filled_in,
     a_stop_cancels_what_has_not_started,
+    a_step_that_fails_before_it_starts_stops_the_rest,
     a_stop_does_not_wait_for_items_that_were_not_made,
     a_stop_of_what_does_nothing_is_due_at_once,
     added_steps_are_waited_for,
@@ -291,6 +292,32 @@ async fn a_stop_cancels_what_has_not_started(scene: &Scene) {
     let reply = scene.step_ends(run, "a", Ended::Succeeded).await;
     assert_eq!((reply.released, reply.due), (vec![], vec![run]));
     assert_eq!((scene.end_of(run).await.needs_left, scene.end_of(run).await.due), (0, 1));
+}
+
+/// Goal: a step whose condition cannot be evaluated keeps its own error, and what needs it never starts.
+async fn a_step_that_fails_before_it_starts_stops_the_rest(scene: &Scene) {
+    let steps = vec![templated("a", &[]), plain("b", &[0]), templated("c", &[])];
+    let (run, _) = scene.run_of(steps).await;
+    let failed = fails(&scene.step(run, "a").await, StepState::Failed);
+    let why = failed.error.clone();
+    let (released, more) = scene
+        .advance(run, |advance| {
+            advance.moves.push(failed);
+            advance.ending = Some(WorkflowState::Failed);
+            advance.stop = true;
+        })
+        .await;
+    assert_eq!((released, more), (vec![], true));
+    let a = scene.step(run, "a").await;
+    assert_eq!((a.state, a.error), (StepState::Failed, why));
+    for step in ["b", "c"] {
+        assert_eq!(scene.step(run, step).await.state, StepState::Cancelled, "{step}");
+    }
+    for step in ["a", "b", "c"] {
+        assert_eq!(scene.job_state(run, step).await, JobState::Cancelled, "{step}");
+    }
+    let end = scene.end_of(run).await;
+    assert_eq!((end.needs_left, end.due), (0, 1));
 }
 
 async fn a_stop_does_not_wait_for_items_that_were_not_made(scene: &Scene) {
