@@ -20,6 +20,7 @@ mod observe;
 mod openapi;
 mod queue_cache;
 mod requests;
+mod resume;
 mod routes;
 pub mod serve;
 mod streams;

@@ -56,8 +56,16 @@ pub fn to_json(text: &str, bytes_max: usize) -> Result<String, ApiError> {
 }
 
 fn syntax(error: &ScanError) -> ApiError {
+    // The reader's own bound for brackets, which it may meet before the first of them comes here.
+    if error.info() == "recursion limit exceeded" {
+        return too_deep();
+    }
     let (line, column) = (error.marker().line(), error.marker().col() + 1);
     ApiError::new(Code::InvalidYaml, format!("{} (line {line}, column {column})", error.info()))
+}
+
+fn too_deep() -> ApiError {
+    ApiError::new(Code::TooDeep, "the document is nested too deeply")
 }
 
 fn refuse(span: Span, message: &str) -> ApiError {
@@ -99,7 +107,7 @@ impl Writer {
             return Err(refuse(span, "a key must be a text"));
         }
         if self.levels.len() == DEPTH_MAX {
-            return Err(ApiError::new(Code::TooDeep, "the document is nested too deeply"));
+            return Err(too_deep());
         }
         self.before_value();
         self.json.push(bracket);
@@ -293,6 +301,7 @@ steps:
     #[test]
     fn size_and_depth_are_bounded() {
         assert_eq!(fault(&"[".repeat(200)).0, Code::TooDeep);
+        assert_eq!(fault(&"[".repeat(200_000)).0, Code::TooDeep);
         assert_eq!(fault(&"- ".repeat(100_000)).0, Code::TooDeep);
         assert_eq!(fault(&"{a: ".repeat(200)).0, Code::TooDeep);
         let bell = format!("'{}'", "\u{7}".repeat(10_000));

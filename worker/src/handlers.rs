@@ -11,6 +11,7 @@ use crate::registry::Registry;
 mod command_run;
 mod cpu_burn;
 mod echo;
+mod evaluate;
 mod fail;
 mod http_request;
 mod json_text;
@@ -30,6 +31,7 @@ pub(crate) fn builtin(settings: &WorkerSettings) -> anyhow::Result<Registry> {
     };
     add("noop", Arc::new(noop::Noop));
     add("echo", Arc::new(echo::Echo));
+    add("evaluate", Arc::new(evaluate::Evaluator));
     add("sleep", Arc::new(sleep::handler()));
     add("cpu.burn", Arc::new(cpu_burn::handler()));
     add("fail", Arc::new(fail::handler()));

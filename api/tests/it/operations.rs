@@ -74,7 +74,7 @@ async fn metrics_are_on_the_admin_listener_where_there_is_one() {
 async fn unknown_routes_and_methods_are_refused_in_the_same_form() {
     let api = Fixture::new().await;
     api.get("/v2/nope").await.refused(404, "not_found");
-    api.get("/v1/workflows").await.refused(404, "not_found");
+    api.get("/v1/nope").await.refused(404, "not_found");
     let answer = api.send(request(Method::PUT, "/v1/jobs", &[], "")).await;
     answer.refused(405, "method_not_allowed");
     let allow = answer.header("allow");

@@ -146,8 +146,7 @@ pub async fn rerun_workflow(
     _: NoParams,
     Id(id): Id<WorkflowId>,
     context: RequestContext,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
+    (OriginalUri(uri), headers): (OriginalUri, HeaderMap),
     body: RawBody<ONE_JOB>,
 ) -> Result<Response, ApiError> {
     let idempotency = idempotency(&headers, &Method::POST, &uri, &body.bytes)?;
