@@ -17,6 +17,17 @@ async fn signals_are_waited_for_and_kept_when_they_come_early() {
     ]})).await;
     let (run, _) = carry(&api, &id, echo, |run| run["state"] == "waiting").await;
     assert_eq!(step(&run, "a")["waits_for"], json!({"signal": "go", "until": null}));
+    // With a key a repeat is the same signal.
+    let path = format!("/v1/workflows/{id}/signals/unheard");
+    for replayed in ["", "true"] {
+        let answer = api.post_with(&path, &[("idempotency-key", "k")], "7").await;
+        assert_eq!(answer.header("idempotency-replayed"), replayed);
+        answer.expect(202);
+    }
+    let other = api.post_with(&path, &[("idempotency-key", "k")], "8").await;
+    other.refused(422, "idempotency_key_reused");
+    let given = api.life.ledger().given(id.parse().unwrap()).await.unwrap();
+    assert_eq!(given.iter().filter(|signal| signal.name == "unheard").count(), 1);
     // Two at once: the second one is kept for the second step.
     let taken = post(&api, &id, "signals/go", json!({"n": 1})).await.expect(202);
     assert_eq!(taken, json!({"id": id, "signal": "go"}));

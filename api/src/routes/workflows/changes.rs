@@ -146,9 +146,10 @@ pub async fn rerun_workflow(
     _: NoParams,
     Id(id): Id<WorkflowId>,
     context: RequestContext,
-    (OriginalUri(uri), headers): (OriginalUri, HeaderMap),
+    target: (OriginalUri, HeaderMap),
     body: RawBody<ONE_JOB>,
 ) -> Result<Response, ApiError> {
+    let (OriginalUri(uri), headers) = target;
     let idempotency = idempotency(&headers, &Method::POST, &uri, &body.bytes)?;
     let request: RerunRequest<'_> = body.json_or_default()?;
     let given = request.input.map(|raw| check_input(Some(raw))).transpose()?;
