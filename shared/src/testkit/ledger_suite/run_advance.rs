@@ -29,6 +29,7 @@ super::cases![
     a_stop_of_what_does_nothing_is_due_at_once,
     added_steps_are_waited_for,
     a_step_is_added_after_one_that_runs,
+    a_step_added_as_its_need_ends_is_released_once,
     steps_cannot_be_added_before_what_has_started,
     an_end_is_final,
     an_end_is_told_to_the_parent,
@@ -374,6 +375,26 @@ async fn a_step_is_added_after_one_that_runs(scene: &Scene) {
     assert_eq!(step_names(&reply.released), ["x"]);
     assert_eq!(step_names(&scene.step_ends(run, "x", Ended::Succeeded).await.released), ["y"]);
     assert_eq!(step_names(&scene.step_ends(run, "y", Ended::Succeeded).await.released), ["b"]);
+}
+
+/// Goal: a step that comes in while the step that it needs ends is neither forgotten nor released twice.
+async fn a_step_added_as_its_need_ends_is_released_once(scene: &Scene) {
+    let mut first = [0, 0];
+    for round in 0..40 {
+        let (run, jobs) = scene.run_of(vec![plain("a", &[]), plain("b", &[0])]).await;
+        let record = scene.record(jobs[0].id, 1, Ended::Succeeded);
+        let ledger = scene.ledger.clone();
+        let recorded = tokio::spawn(async move { ledger.record(vec![record]).await.unwrap() });
+        let added = vec![scene.added(&plain("x", &[]), 2, vec![0], vec![END])];
+        let (by_advance, _) = scene.advance(run, |advance| advance.added = added).await;
+        let by_record = recorded.await.unwrap().released;
+        first[usize::from(by_advance.is_empty())] += 1;
+        let both: Vec<_> = by_advance.into_iter().chain(by_record).collect();
+        assert_eq!(step_names(&both), ["b", "x"], "round {round}");
+        assert_eq!(scene.state_of(run, "x").await, (StepState::Released, 0), "round {round}");
+        assert_eq!(scene.end_of(run).await.needs_left, 2);
+    }
+    eprintln!("the record came first {} times, the advance {} times", first[0], first[1]);
 }
 
 async fn steps_cannot_be_added_before_what_has_started(scene: &Scene) {

@@ -96,7 +96,7 @@ UPDATE workflows SET version = version + 1, changed_at = clock.now,
     finished_at = CASE WHEN $3 >= 10 THEN clock.now END,
     state = coalesce($3, state), ending = coalesce($4, ending),
     error_code = coalesce($5, error_code), error_message = coalesce($6, error_message),
-    output = $7, output_blob = $8
+    output = coalesce($7, output), output_blob = coalesce($8, output_blob)
 FROM clock WHERE id = $1 AND version = $2 AND state < 10
 RETURNING changed_at";
     let (output, blob) = value_parts(advance.output.as_ref());
