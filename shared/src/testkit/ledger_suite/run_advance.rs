@@ -9,7 +9,7 @@ use super::run_scene::{advanced, child, fails, many, moves, plain, signal, step_
 use super::scene::{Scene, at};
 use crate::engine::Ended;
 use crate::ledger::runs::{
-    Advance, Advanced, END, GIVEN_MAX, Items, NewGiven, NewRun, Release, RunChanged,
+    Advance, Advanced, END, GIVEN_MAX, Items, NewGiven, NewRun, Release, RunChanged, Step,
 };
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobState, Value};
@@ -21,10 +21,12 @@ super::cases![
     of_advances_at_once_one_is_carried_out,
     a_move_lowers_what_needs_the_step,
     reasons_that_were_not_seen_stay,
+    a_late_look_at_an_ended_step_changes_nothing,
     a_failed_step_takes_what_needs_it_along,
     a_step_that_stays_is_lowered_all_the_same,
     a_blocked_job_is_filled_in,
     a_stop_cancels_what_has_not_started,
+    a_step_that_fails_before_it_starts_stops_the_rest,
     a_stop_does_not_wait_for_items_that_were_not_made,
     a_stop_of_what_does_nothing_is_due_at_once,
     added_steps_are_waited_for,
@@ -149,6 +151,20 @@ async fn reasons_that_were_not_seen_stay(scene: &Scene) {
     stay.seen = 9;
     let (_, more) = scene.advance(run, |advance| advance.moves.push(stay)).await;
     assert_eq!((more, scene.step(run, "a").await.due), (false, 0));
+}
+
+async fn a_late_look_at_an_ended_step_changes_nothing(scene: &Scene) {
+    let (run, _) = scene.run_of(vec![signal("a", &[]), plain("b", &[0])]).await;
+    scene.move_step(run, "a", StepState::Waiting).await;
+    let seen = scene.step(run, "a").await;
+    give(scene, run, "x").await;
+    scene.advance(run, |a| a.moves.push(moves(&seen, StepState::Succeeded))).await;
+    let ended = scene.step(run, "a").await;
+    assert_eq!((ended.state, ended.due), (StepState::Succeeded, 1));
+    let (released, more) = scene.move_step(run, "a", StepState::Succeeded).await;
+    assert_eq!((released, more), (vec![], false));
+    assert_eq!(scene.step(run, "a").await, Step { due: 0, ..ended });
+    assert_eq!(scene.end_of(run).await.needs_left, 1);
 }
 
 async fn a_failed_step_takes_what_needs_it_along(scene: &Scene) {
@@ -276,6 +292,32 @@ async fn a_stop_cancels_what_has_not_started(scene: &Scene) {
     let reply = scene.step_ends(run, "a", Ended::Succeeded).await;
     assert_eq!((reply.released, reply.due), (vec![], vec![run]));
     assert_eq!((scene.end_of(run).await.needs_left, scene.end_of(run).await.due), (0, 1));
+}
+
+/// Goal: a step whose condition cannot be evaluated keeps its own error, and what needs it never starts.
+async fn a_step_that_fails_before_it_starts_stops_the_rest(scene: &Scene) {
+    let steps = vec![templated("a", &[]), plain("b", &[0]), templated("c", &[])];
+    let (run, _) = scene.run_of(steps).await;
+    let failed = fails(&scene.step(run, "a").await, StepState::Failed);
+    let why = failed.error.clone();
+    let (released, more) = scene
+        .advance(run, |advance| {
+            advance.moves.push(failed);
+            advance.ending = Some(WorkflowState::Failed);
+            advance.stop = true;
+        })
+        .await;
+    assert_eq!((released, more), (vec![], true));
+    let a = scene.step(run, "a").await;
+    assert_eq!((a.state, a.error), (StepState::Failed, why));
+    for step in ["b", "c"] {
+        assert_eq!(scene.step(run, step).await.state, StepState::Cancelled, "{step}");
+    }
+    for step in ["a", "b", "c"] {
+        assert_eq!(scene.job_state(run, step).await, JobState::Cancelled, "{step}");
+    }
+    let end = scene.end_of(run).await;
+    assert_eq!((end.needs_left, end.due), (0, 1));
 }
 
 async fn a_stop_does_not_wait_for_items_that_were_not_made(scene: &Scene) {

@@ -49,15 +49,19 @@ async fn attempt(
         return Ok(None);
     };
     let mut released = Vec::new();
+    // What has moved is not stopped, and what a stop has cancelled is not released by what has ended.
+    if !move_steps(&mut transaction, run, &advance.moves, now).await? {
+        return Ok(None);
+    }
     if advance.stop {
         stop::stop(&mut transaction, run, now).await?;
     }
     if !grow::add(&mut transaction, run, &advance.added, now, &mut released).await? {
         return Ok(None);
     }
-    if !move_steps(&mut transaction, run, &advance.moves, now, &mut released).await? {
-        return Ok(None);
-    }
+    let ended = advance.moves.iter().filter(|m| m.to.is_terminal() && !m.from.is_terminal());
+    let ended: Vec<i32> = ended.map(|m| m.ord).collect();
+    lower(&mut transaction, run.id.uuid(), &ended, &mut released).await?;
     release::release(&mut transaction, run, &advance.releases, now, &mut released).await?;
     take(&mut transaction, run, &advance.taken).await?;
     let more = if ends {
@@ -117,14 +121,13 @@ RETURNING changed_at";
     Ok(moved)
 }
 
-/// Moves steps, all of them or none; `false`: one is not where it was. Those that end lower what needs them, and
-/// those that never started take their blocked job along.
+/// Moves steps, all of them or none; `false`: one is not where it was. Those that never started take their blocked job
+/// along.
 async fn move_steps(
     connection: &mut PgConnection,
     run: &Run,
     moves: &[Move],
     now: i64,
-    released: &mut Vec<JobId>,
 ) -> Result<bool, sqlx::Error> {
     const SQL: &str = "
 WITH v AS MATERIALIZED (
@@ -138,7 +141,7 @@ WITH v AS MATERIALIZED (
         items_total = coalesce(v.length, s.items_total), items_open = coalesce(v.length, s.items_open),
         items_made = CASE WHEN v.length IS NULL THEN s.items_made ELSE 0 END,
         started_at = CASE WHEN v.from_state = 0 AND v.to_state IN (1, 2) THEN $2 ELSE s.started_at END,
-        finished_at = CASE WHEN v.to_state >= 10 THEN $2 END
+        finished_at = CASE WHEN v.from_state < 10 AND v.to_state >= 10 THEN $2 ELSE s.finished_at END
     FROM v WHERE s.workflow_id = $1 AND s.ord = v.ord AND s.state = v.from_state
     RETURNING s.job_id, s.state, v.from_state, s.error_code, s.error_message
 ), skipped AS (
@@ -169,13 +172,7 @@ SELECT count(*) FROM stepped";
         .bind(each(moves, |m| m.list.as_ref().map(|l| int4(l.1))))
         .fetch_one(&mut *connection)
         .await?;
-    if usize::try_from(moved) != Ok(moves.len()) {
-        return Ok(false);
-    }
-    let ended = moves.iter().filter(|m| m.to.is_terminal() && !m.from.is_terminal());
-    let ended: Vec<i32> = ended.map(|m| m.ord).collect();
-    lower(connection, run.id.uuid(), &ended, released).await?;
-    Ok(true)
+    Ok(usize::try_from(moved) == Ok(moves.len()))
 }
 
 /// Notes that signals are used up.
