@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use windlass_shared::gate::{Gate, GateError};
+use windlass_shared::gate::{Gate, GateError, Refusal};
 use windlass_shared::lifecycle::lease::{End, Shown};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{Expect, Job, JobError, Value};
@@ -89,9 +89,9 @@ impl Gates {
             ApiError::new(Code::Overloaded, "the result gates take too long; settle fewer at once")
         })?;
         let refused = refused(verdicts)?;
-        for (place, error) in refused {
-            ends[place].1 = End::Fail(error.clone(), None);
-            refusals[place] = Some(error);
+        for (place, refusal) in refused {
+            refusals[place] = Some(refusal.error.clone());
+            ends[place].1 = End::Refused(refusal);
         }
         Ok(refusals)
     }
@@ -103,12 +103,12 @@ impl Gates {
 /// 503 where one was not reached: that is the fault of no output.
 fn refused(
     verdicts: Vec<(usize, Result<(), GateError>)>,
-) -> Result<Vec<(usize, JobError)>, ApiError> {
+) -> Result<Vec<(usize, Box<Refusal>)>, ApiError> {
     let mut refused = Vec::new();
     for (place, verdict) in verdicts {
         match verdict {
             Ok(()) => {}
-            Err(GateError::Refused(error)) => refused.push((place, error)),
+            Err(GateError::Refused(refusal)) => refused.push((place, refusal)),
             Err(GateError::Busy) => {
                 let error = ApiError::new(Code::Overloaded, "too many results are being checked");
                 return Err(error.retry_after(Duration::from_secs(1)));
@@ -123,7 +123,11 @@ fn output_of(end: &End) -> Option<Bytes> {
     match end {
         End::Succeed(Some(Value::Inline(bytes))) => Some(bytes.clone()),
         End::Succeed(None) => Some(Bytes::from_static(b"null")),
-        End::Succeed(Some(Value::Blob(_))) | End::Fail(..) | End::Snooze(_) | End::Release => None,
+        End::Succeed(Some(Value::Blob(_)))
+        | End::Fail(..)
+        | End::Refused(_)
+        | End::Snooze(_)
+        | End::Release => None,
     }
 }
 
@@ -149,8 +153,9 @@ mod tests {
     fn a_check_without_a_place_refuses_the_call_and_no_output() {
         let error =
             JobError { code: "result_rejected".into(), message: "m".into(), retryable: true };
-        let no = || Err(GateError::Refused(error.clone()));
-        assert_eq!(refused(vec![(0, Ok(())), (3, no())]).unwrap(), [(3, error.clone())]);
+        let refusal = Box::new(Refusal::from(error));
+        let no = || Err(GateError::Refused(refusal.clone()));
+        assert_eq!(refused(vec![(0, Ok(())), (3, no())]).unwrap(), [(3, refusal.clone())]);
         let busy = refused(vec![(0, no()), (1, Err(GateError::Busy)), (2, Ok(()))]).unwrap_err();
         assert_eq!(busy.code(), Code::Overloaded);
     }

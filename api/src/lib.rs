@@ -20,6 +20,7 @@ mod observe;
 mod openapi;
 mod queue_cache;
 mod requests;
+mod resume;
 mod routes;
 pub mod serve;
 mod streams;
@@ -28,7 +29,7 @@ mod throttle;
 pub mod token;
 mod values;
 mod views;
-mod yaml;
+pub mod yaml;
 
 pub use app::{App, Parts, RenderMetrics};
 pub use openapi::document;

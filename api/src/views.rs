@@ -5,6 +5,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 pub mod definition;
+pub mod evaluate;
 pub mod job;
 pub mod key;
 pub mod plan;

@@ -59,6 +59,7 @@ pub struct Call<'a> {
     body: Option<(&'static str, Vec<u8>)>,
     idempotency_key: Option<&'a str>,
     repeatable: bool,
+    is_check: bool,
 }
 
 impl<'a> Call<'a> {
@@ -74,9 +75,21 @@ impl<'a> Call<'a> {
     pub fn patch(path: &'a str) -> Self {
         Self { repeatable: true, ..Self::new(Method::PATCH, path) }
     }
+    /// Stores something under a name; may be repeated.
+    pub fn put(path: &'a str) -> Self {
+        Self { repeatable: true, ..Self::new(Method::PUT, path) }
+    }
     fn new(method: Method, path: &'a str) -> Self {
         let (query, body) = (Vec::new(), None);
-        Self { method, path, query, body, idempotency_key: None, repeatable: false }
+        Self {
+            method,
+            path,
+            query,
+            body,
+            idempotency_key: None,
+            repeatable: false,
+            is_check: false,
+        }
     }
     /// Adds to the query what is given.
     pub fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
@@ -88,10 +101,19 @@ impl<'a> Call<'a> {
         self.body = Some(("application/json", body.to_string().into_bytes()));
         self
     }
+    /// With a body of YAML.
+    pub fn yaml(mut self, body: String) -> Self {
+        self.body = Some(("application/yaml", body.into_bytes()));
+        self
+    }
     /// With a body of lines of JSON.
     pub fn ndjson(mut self, body: Vec<u8>) -> Self {
         self.body = Some(("application/x-ndjson", body));
         self
+    }
+    /// Asks whether the body is right: a refusal of it is an answer, and ends as [`Failure::Check`].
+    pub fn check(path: &'a str) -> Self {
+        Self { repeatable: true, is_check: true, ..Self::new(Method::POST, path) }
     }
     /// Under a key that makes repeating safe.
     pub fn idempotent(mut self, key: &'a str) -> Self {
@@ -104,6 +126,20 @@ impl<'a> Call<'a> {
 /// An idempotency key for one command, so that it may repeat its call.
 pub fn fresh_key() -> String {
     uuid::Uuid::new_v4().to_string()
+}
+
+/// A text as one segment of a path: everything but letters, digits, `-`, `_` and `~` by its number, and dots too
+/// where the segment is nothing else.
+pub fn segment(text: &str) -> Outcome<String> {
+    if text.is_empty() {
+        return Err(Failure::Usage("a name must not be empty".into()));
+    }
+    let only_dots = text.bytes().all(|b| b == b'.');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_~".contains(&b) || b == b'.' && !only_dots;
+    Ok(text
+        .bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect())
 }
 
 /// What the server said.
@@ -152,12 +188,34 @@ impl Client {
     /// # Errors
     /// In words: what the server answered, or why it could not be reached.
     pub async fn call(&self, call: Call<'_>) -> Outcome<Answer> {
+        let (status, body) = self.bytes(call).await?;
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).context("the server's answer is not JSON")?
+        };
+        Ok(Answer { status, body })
+    }
+
+    /// As [`Self::call`], of calls that answer in another format.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn text(&self, call: Call<'_>) -> Outcome<String> {
+        let (_, body) = self.bytes(call).await?;
+        Ok(String::from_utf8(body).context("the server's answer is not text")?)
+    }
+
+    async fn bytes(&self, call: Call<'_>) -> Outcome<(StatusCode, Vec<u8>)> {
         let (mut pause, mut tries) = (Duration::from_millis(200), 1);
         loop {
             let again = call.repeatable && tries < TRIES_MAX;
             let retry_after = match self.once(&call).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(refusal)) if again && refusal.passes() => refusal.retry_after,
+                Ok(Err(refusal)) if call.is_check && refusal.of_body() => {
+                    return Err(Failure::Check(refusal.in_words()));
+                }
                 Ok(Err(refusal)) => return Err(refusal.into()),
                 Err(_) if again => None,
                 Err(error) => return Err(error.into()),
@@ -168,7 +226,10 @@ impl Client {
         }
     }
 
-    async fn once(&self, call: &Call<'_>) -> anyhow::Result<Result<Answer, Refusal>> {
+    async fn once(
+        &self,
+        call: &Call<'_>,
+    ) -> anyhow::Result<Result<(StatusCode, Vec<u8>), Refusal>> {
         let mut request =
             self.http.request(call.method.clone(), format!("{}{}", self.base, call.path));
         if !call.query.is_empty() {
@@ -195,12 +256,7 @@ impl Client {
             .map(Duration::from_secs);
         let body = read(response).await?;
         if status.is_success() {
-            let body = if body.is_empty() {
-                Value::Null
-            } else {
-                serde_json::from_slice(&body).context("the server's answer is not JSON")?
-            };
-            return Ok(Ok(Answer { status, body }));
+            return Ok(Ok((status, body)));
         }
         let problem = serde_json::from_slice(&body).unwrap_or(Value::Null);
         Ok(Err(Refusal { status, retry_after, problem }))
@@ -241,6 +297,13 @@ impl Refusal {
     fn passes(&self) -> bool {
         matches!(self.status.as_u16(), 429 | 502 | 503 | 504)
             || self.problem["code"] == "idempotency_in_progress"
+    }
+}
+
+impl Refusal {
+    /// Whether what was sent is wrong in itself.
+    fn of_body(&self) -> bool {
+        matches!(self.status.as_u16(), 400 | 413 | 422)
     }
 }
 

@@ -12,3 +12,4 @@ pub mod queue;
 pub mod role;
 pub mod scheduler;
 pub mod worker;
+pub mod workflow;

@@ -9,8 +9,10 @@ mod boot;
 mod client;
 mod commands;
 mod exit;
+mod input;
 mod output;
 mod setup;
+mod wfformat;
 
 use exit::Outcome;
 
@@ -57,6 +59,7 @@ enum Command {
     Key(commands::key::KeyArgs),
     Migrate(commands::migrate::MigrateArgs),
     Job(commands::job::JobArgs),
+    Workflow(commands::workflow::WorkflowArgs),
     Queue(commands::queue::QueueArgs),
     Config(commands::config::ConfigArgs),
     Doctor(commands::doctor::DoctorArgs),
@@ -84,6 +87,7 @@ fn run(command: Command) -> Outcome {
             Command::Key(args) => Box::pin(commands::key::run(args)).await,
             Command::Migrate(args) => Box::pin(commands::migrate::run(args)).await,
             Command::Job(args) => Box::pin(commands::job::run(args)).await,
+            Command::Workflow(args) => Box::pin(commands::workflow::run(args)).await,
             Command::Queue(args) => Box::pin(commands::queue::run(args)).await,
             Command::Config(args) => commands::config::run(args),
             Command::Doctor(args) => Box::pin(commands::doctor::run(args)).await,

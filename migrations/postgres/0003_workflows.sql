@@ -73,8 +73,9 @@ CREATE TABLE workflow_steps (
     PRIMARY KEY (workflow_id, ord)
 ) WITH (fillfactor = 80);
 CREATE UNIQUE INDEX workflow_steps_by_id ON workflow_steps (workflow_id, step);
-CREATE INDEX workflow_steps_due ON workflow_steps (workflow_id) WHERE due > 0;
+CREATE INDEX workflow_steps_due ON workflow_steps (workflow_id, ord) WHERE due > 0;
 CREATE INDEX workflow_steps_wake ON workflow_steps (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX workflow_steps_waiting ON workflow_steps (workflow_id, wake_at) WHERE wake_at IS NOT NULL;
 
 -- The jobs of a `for_each`, by item.
 CREATE TABLE workflow_items (

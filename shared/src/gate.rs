@@ -1,21 +1,29 @@
-//! Result gates: an output must satisfy a JSON Schema and a CEL expression before it counts as success.
+//! Result gates: an output must satisfy a JSON Schema and a CEL expression, and reach a score, before it counts as
+//! success.
 //!
 //! Both come from the submitter, so each check runs on a thread of its own, with a bound on its time and
 //! on how many there are, and an expression only after a look at how much it may take ([`cost`]). A check
-//! that does not end holds one of few places until it does; it cannot be stopped from outside.
+//! that does not end holds one of few places until it does; it cannot be stopped from outside
+//! ([`crate::expr::bounded`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::expr::bounded::{Unfinished, WAIT_MAX, on_thread, place};
 use crate::limits::ERROR_MESSAGE_BYTES_MAX;
+use crate::model::evaluate::{Evaluate, Evaluation};
 use crate::model::job::{Expect, JobError};
 use crate::model::name::Namespace;
+use condition::{Subject, Verdict};
 
+mod condition;
 pub(crate) mod cost;
+mod evaluate;
+mod schema;
 
 /// Checks at one time.
 const CHECKS_MAX: usize = 4;
@@ -23,29 +31,43 @@ const CHECKS_MAX: usize = 4;
 const SHARE_MAX: usize = CHECKS_MAX / 2;
 /// Namespaces remembered before those without a check are dropped.
 const SHARES_KEPT: usize = 1_000;
-/// Longest check.
-const CHECK_TIME_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for a place.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Longest expression, in bytes.
-const EXPR_BYTES_MAX: usize = 4 << 10;
-/// Expressions and schemas may nest; the default stack of a thread is too small for the deepest.
-const STACK_BYTES: usize = 16 << 20;
 /// Most complaints of a schema that are put on record.
 const COMPLAINTS_MAX: usize = 5;
 
 const REJECTED: &str = "result_rejected";
+const INVALID: &str = "invalid_expect";
 
 /// Why an output does not pass.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GateError {
     /// The gate says no. Retryable `result_rejected` with the reasons; permanent `invalid_expect` when the
     /// gate itself is wrong, or takes too much.
-    #[error("{}", .0.message)]
-    Refused(JobError),
+    #[error("{}", .0.error.message)]
+    Refused(Box<Refusal>),
     /// Nothing was checked: no place or no thread was free. Says nothing about the output; try again.
     #[error("too many checks of results at once")]
     Busy,
+}
+
+/// What a gate says of an output that it refuses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// What the attempt fails with.
+    pub error: JobError,
+    /// Its score, and what to do better, where it was scored.
+    pub evaluation: Option<Evaluation>,
+}
+
+impl From<JobError> for Refusal {
+    fn from(error: JobError) -> Self {
+        Self { error, evaluation: None }
+    }
+}
+
+impl From<JobError> for Box<Refusal> {
+    fn from(error: JobError) -> Self {
+        Self::new(error.into())
+    }
 }
 
 /// The gate of one process: a worker, or an API that settles for remote workers. Cheap to clone; clones
@@ -76,9 +98,28 @@ impl Gate {
     /// # Errors
     /// See [`GateError`]. May be dropped, and repeated; a dropped check runs on to its end.
     pub async fn check(&self, expect: &Expect, output: &Bytes) -> Result<(), GateError> {
+        let place = self.place().await?;
+        let (expect, output) = (expect.clone(), output.clone());
+        run(vec![place], move || check_now(&expect, &output)).await
+    }
+
+    /// Scores a value. Takes at most 12 s, as [`Self::check`].
+    ///
+    /// # Errors
+    /// [`GateError::Refused`] where it cannot be scored (permanent `invalid_expect`), or not in time (retryable).
+    pub async fn evaluate(
+        &self,
+        spec: Evaluate,
+        value: serde_json::Value,
+    ) -> Result<Evaluation, GateError> {
+        let place = self.place().await?;
+        let work = move || evaluate::evaluate(&spec, &value).map_err(|why| invalid(why).into());
+        run(vec![place], work).await
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, GateError> {
         let place = tokio::time::timeout(self.wait_max, place(&self.places)).await;
-        let place = place.map_err(|_| GateError::Busy)?;
-        run(vec![place], expect, output).await
+        place.map_err(|_| GateError::Busy)
     }
 
     /// As [`Self::check`], where a process works for several namespaces: one alone has at most half of the
@@ -95,7 +136,8 @@ impl Gate {
         let share = self.share(namespace);
         let places = async { vec![place(&share).await, place(&self.places).await] };
         let places = tokio::time::timeout(self.wait_max, places).await;
-        run(places.map_err(|_| GateError::Busy)?, expect, output).await
+        let (expect, output) = (expect.clone(), output.clone());
+        run(places.map_err(|_| GateError::Busy)?, move || check_now(&expect, &output)).await
     }
 
     fn share(&self, namespace: &Namespace) -> Arc<Semaphore> {
@@ -109,114 +151,50 @@ impl Gate {
     }
 }
 
-async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
-}
-
-async fn run(
+async fn run<T: Send + 'static>(
     places: Vec<OwnedSemaphorePermit>,
-    expect: &Expect,
-    output: &Bytes,
-) -> Result<(), GateError> {
-    let (answer_tx, answer) = oneshot::channel();
-    let (expect, output) = (expect.clone(), output.clone());
-    let spawned = std::thread::Builder::new()
-        .name("windlass-gate".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            let _places = places;
-            // Nobody waits any more when the check took too long.
-            let _ = answer_tx.send(check_now(&expect, &output));
-        });
-    if let Err(error) = spawned {
-        tracing::warn!(%error, "no thread to check a result on");
-        return Err(GateError::Busy);
+    work: impl FnOnce() -> Result<T, Box<Refusal>> + Send + 'static,
+) -> Result<T, GateError> {
+    match on_thread(places, work).await {
+        Ok(verdict) => verdict.map_err(GateError::Refused),
+        Err(Unfinished::Crowded) => Err(GateError::Busy),
+        Err(Unfinished::Broke) => {
+            Err(GateError::Refused(rejected("the check of the result broke").into()))
+        }
+        Err(Unfinished::TooSlow) => {
+            Err(GateError::Refused(rejected("the check of the result took too long").into()))
+        }
     }
-    let verdict = match tokio::time::timeout(CHECK_TIME_MAX, answer).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(_)) => Err(rejected("the check of the result broke")),
-        Err(_) => Err(rejected("the check of the result took too long")),
-    };
-    verdict.map_err(GateError::Refused)
 }
 
-fn check_now(expect: &Expect, output: &[u8]) -> Result<(), JobError> {
+fn check_now(expect: &Expect, output: &[u8]) -> Result<(), Box<Refusal>> {
     let output: serde_json::Value = serde_json::from_slice(output)
         .map_err(|e| rejected(format!("the output is not JSON: {e}")))?;
     if let Some(schema) = &expect.schema {
         check_schema(schema, &output)?;
     }
-    match &expect.expr {
-        Some(expr) => check_expr(expr, &output),
-        None => Ok(()),
+    if let Some(expr) = &expect.expr
+        && let Verdict::Not(why) = Subject::new(&output).check(expr).map_err(invalid)?
+    {
+        return Err(rejected(why).into());
     }
+    if let Some(spec) = &expect.evaluate {
+        let evaluation = evaluate::evaluate(spec, &output).map_err(invalid)?;
+        if !evaluation.passed {
+            let error = rejected(evaluation.in_words());
+            return Err(Box::new(Refusal { error, evaluation: Some(evaluation) }));
+        }
+    }
+    Ok(())
 }
 
 fn check_schema(schema: &serde_json::Value, output: &serde_json::Value) -> Result<(), JobError> {
-    let validator = jsonschema::options()
-        // Patterns run in linear time, and references outside the schema are not fetched.
-        .with_pattern_options(jsonschema::PatternOptions::regex())
-        .offline()
-        .build(schema)
-        .map_err(|e| invalid(format!("the schema is not usable: {e}")))?;
-    let complaints: Vec<String> = validator
-        .iter_errors(output)
-        .take(COMPLAINTS_MAX)
-        .map(|e| match e.instance_path().as_str() {
-            "" => cut_short(e.to_string()),
-            path => cut_short(format!("at {path}: {e}")),
-        })
-        .collect();
+    let complaints = schema::complaints(schema, output, COMPLAINTS_MAX).map_err(invalid)?;
     if complaints.is_empty() {
         return Ok(());
     }
+    let complaints: Vec<String> = complaints.iter().map(schema::Complaint::in_words).collect();
     Err(rejected(complaints.join("; ")))
-}
-
-fn check_expr(expr: &str, output: &serde_json::Value) -> Result<(), JobError> {
-    if expr.len() > EXPR_BYTES_MAX {
-        return Err(invalid(format!("the expression is longer than {EXPR_BYTES_MAX} bytes")));
-    }
-    let program = cel::Program::compile(expr)
-        .map_err(|e| invalid(format!("the expression does not parse: {e}")))?;
-    cost::check(program.expression(), output).map_err(|too_much| match too_much {
-        cost::TooMuch::Steps => {
-            invalid(format!("the expression would look at more than {} values", cost::STEPS_MAX))
-        }
-        cost::TooMuch::Bytes => invalid(format!(
-            "the expression would put together more than {} bytes",
-            cost::BYTES_MAX
-        )),
-    })?;
-    let mut context = cel::Context::default();
-    context.add_variable_from_value("output", to_cel(output));
-    match program.execute(&context) {
-        Ok(cel::Value::Bool(true)) => Ok(()),
-        Ok(cel::Value::Bool(false)) => Err(rejected(format!("`{expr}` is false"))),
-        Ok(other) => Err(invalid(format!("`{expr}` is not a condition but a {}", other.type_of()))),
-        Err(e) => Err(rejected(format!("`{expr}` failed: {}", cut_short(e.to_string())))),
-    }
-}
-
-/// Whole numbers become `int` where they fit, so that they compare with literals.
-fn to_cel(value: &serde_json::Value) -> cel::Value {
-    use serde_json::Value as Json;
-    match value {
-        Json::Null => cel::Value::Null,
-        Json::Bool(b) => cel::Value::Bool(*b),
-        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(i), _) => cel::Value::Int(i),
-            (None, Some(u)) => cel::Value::UInt(u),
-            (None, None) => cel::Value::Float(n.as_f64().unwrap_or(f64::NAN)),
-        },
-        Json::String(s) => cel::Value::from(s.as_str()),
-        Json::Array(items) => cel::Value::from(items.iter().map(to_cel).collect::<Vec<_>>()),
-        Json::Object(fields) => {
-            let fields: std::collections::HashMap<String, cel::Value> =
-                fields.iter().map(|(key, value)| (key.clone(), to_cel(value))).collect();
-            cel::Value::from(fields)
-        }
-    }
 }
 
 /// A complaint may quote the whole output; its beginning is enough.
@@ -234,7 +212,7 @@ fn rejected(message: impl Into<String>) -> JobError {
 }
 
 fn invalid(message: String) -> JobError {
-    error("invalid_expect", message, false)
+    error(INVALID, message, false)
 }
 
 fn error(code: &str, mut message: String, retryable: bool) -> JobError {
@@ -245,11 +223,13 @@ fn error(code: &str, mut message: String, retryable: bool) -> JobError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expr::EXPR_BYTES_MAX;
 
     async fn code(expect: Expect, output: &str) -> String {
         match Gate::new().check(&expect, &Bytes::copy_from_slice(output.as_bytes())).await {
             Ok(()) => "ok".into(),
-            Err(GateError::Refused(error)) => {
+            Err(GateError::Refused(refusal)) => {
+                let error = refusal.error;
                 format!("{}{}", error.code, if error.retryable { "" } else { "!" })
             }
             Err(GateError::Busy) => "busy".into(),
@@ -257,10 +237,10 @@ mod tests {
     }
 
     fn expr(text: &str) -> Expect {
-        Expect { schema: None, expr: Some(text.into()) }
+        Expect { expr: Some(text.into()), ..Expect::default() }
     }
     fn schema(text: &str) -> Expect {
-        Expect { schema: Some(serde_json::from_str(text).unwrap()), expr: None }
+        Expect { schema: Some(serde_json::from_str(text).unwrap()), ..Expect::default() }
     }
 
     #[tokio::test]
@@ -308,6 +288,51 @@ mod tests {
         let backtracking = schema(r#"{"pattern": "^(a+)+$"}"#);
         let text = format!("\"{}b\"", "a".repeat(40));
         assert_eq!(code(backtracking, &text).await, "result_rejected");
+    }
+
+    #[tokio::test]
+    async fn a_score_below_the_threshold_is_refused_with_what_to_do_better() {
+        let spec =
+            serde_json::json!({"completeness": {"required": ["/a", "/b"]}, "threshold": 0.6});
+        let expect =
+            Expect { evaluate: serde_json::from_value(spec).unwrap(), ..Expect::default() };
+        let gate = Gate::new();
+        let whole = Bytes::from_static(br#"{"a": 1, "b": 2}"#);
+        assert_eq!(gate.check(&expect, &whole).await, Ok(()));
+        let half = Bytes::from_static(br#"{"a": 1}"#);
+        let Err(GateError::Refused(refusal)) = gate.check(&expect, &half).await else {
+            panic!("it passed");
+        };
+        assert_eq!((refusal.error.code.as_str(), refusal.error.retryable), (REJECTED, true));
+        assert!(refusal.error.message.contains("0.5 is below 0.6"), "{}", refusal.error.message);
+        let evaluation = refusal.evaluation.unwrap();
+        assert_eq!((evaluation.score, evaluation.recommendations.len()), (0.5, 1));
+        // What no spec of the API could say is the gate's own fault here.
+        let none =
+            Expect { evaluate: Some(Box::new(serde_json::from_str("{}").unwrap())), ..expect };
+        assert_eq!(code(none, "1").await, "invalid_expect!");
+    }
+
+    #[tokio::test]
+    async fn hostile_evaluations_end_in_bounded_time() {
+        let evaluate = |spec: serde_json::Value| Expect {
+            evaluate: Some(serde_json::from_value(spec).unwrap()),
+            ..Expect::default()
+        };
+        let slow = serde_json::json!({"rules": [{"name": "r",
+            "expr": "value.all(a, value.all(b, value.all(c, a == b && b == c)))"}]});
+        let list = serde_json::to_string(&vec![1; 3_000]).unwrap();
+        assert_eq!(code(evaluate(slow), &list).await, "invalid_expect!");
+        let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
+        let expected: serde_json::Value = serde_json::from_str(&deep).unwrap();
+        let spec = serde_json::json!({"accuracy": {"expected": expected}});
+        assert_eq!(code(evaluate(spec), &deep).await, "ok");
+        let too_deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let any = serde_json::json!({"completeness": {"required": [""]}});
+        assert_eq!(code(evaluate(any), &too_deep).await, "result_rejected");
+        let patterns = serde_json::json!({"schema": {"items": {"pattern": "^(a+)+$"}}});
+        let text = format!("[\"{}b\"]", "a".repeat(40));
+        assert_eq!(code(evaluate(patterns), &text).await, "result_rejected");
     }
 
     fn impatient() -> Gate {

@@ -31,6 +31,7 @@ mod known;
 pub mod lease;
 pub mod push;
 pub mod record;
+pub mod resume;
 mod submit;
 pub mod sweep;
 mod wait;

@@ -1,5 +1,6 @@
 //! Plain types of the domain: no I/O, no clock, no randomness.
 
+pub mod evaluate;
 pub mod id;
 pub mod job;
 pub mod name;

@@ -8,12 +8,15 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
 use windlass_shared::engine::{Claimed, Held, ShardId};
+use windlass_shared::gate::Gate;
+use windlass_shared::model::evaluate::Evaluation;
 use windlass_shared::model::id::LeaseId;
 use windlass_shared::model::job::Value;
 use windlass_shared::model::time::Timestamp;
 
 use crate::boot_time::boot_ms;
 use crate::reporter::buffer::Reports;
+use crate::reporter::{Left, SharedReporter};
 
 /// Why a handler is told to stop. The first reason stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,10 @@ pub(crate) struct Crew {
     pub(crate) worker_name: String,
     /// Where log lines and progress go.
     pub(crate) reports: Reports,
+    /// Where partial results go.
+    pub(crate) reporter: SharedReporter,
+    /// Checks of what submitters shape.
+    pub(crate) gate: Gate,
 }
 
 /// One attempt: the job, the lease that it runs under, and how it is told to stop.
@@ -94,6 +101,12 @@ pub(crate) struct Attempt {
     pub(crate) stop: Stop,
     /// What it used, as far as the handler can tell.
     pub(crate) usage: Mutex<Option<serde_json::Value>>,
+    /// The verdict over a result that is refused.
+    pub(crate) evaluation: Mutex<Option<Evaluation>>,
+    /// Held while a partial result is stored.
+    pub(crate) checkpointing: tokio::sync::Mutex<()>,
+    /// What earlier attempts left, once it was asked for.
+    pub(crate) left: tokio::sync::OnceCell<Left>,
     /// Start of the claim's or the last good extension's sending, in [`boot_ms`].
     sent_ms: AtomicU64,
     /// End of the lease, in engine time.
@@ -125,6 +138,9 @@ impl Attempt {
             payload_bytes,
             stop: Stop::default(),
             usage: Mutex::new(None),
+            evaluation: Mutex::new(None),
+            checkpointing: tokio::sync::Mutex::new(()),
+            left: tokio::sync::OnceCell::new(),
             sent_ms: AtomicU64::new(sent_ms),
             expires_us: AtomicI64::new(claimed.expires_at.micros()),
             gone: AtomicBool::new(false),
@@ -144,6 +160,11 @@ impl Attempt {
     /// How long ago the lease was last known to be good.
     pub(crate) fn lease_age(&self) -> Duration {
         Duration::from_millis(boot_ms().saturating_sub(self.sent_ms.load(Ordering::Acquire)))
+    }
+
+    /// Whether the lease is known to be gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Notes that the lease is gone; whether that is news.

@@ -145,7 +145,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Registers the built-in kinds: `noop`, `echo`, `sleep`, `fail`, `http.request` and `command.run`.
+    /// Registers the built-in kinds: `noop`, `echo`, `evaluate`, `sleep`, `fail`, `http.request` and
+    /// `command.run`.
     /// Handlers registered for the same names stand.
     #[must_use]
     pub fn builtin(mut self) -> Self {

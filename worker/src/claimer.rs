@@ -368,7 +368,12 @@ mod tests {
         let (starts, mut started) = mpsc::channel(9);
         let claimer = Claimer {
             engine,
-            crew: Arc::new(Crew { worker_name: "w".into(), reports: Reports::default() }),
+            crew: Arc::new(Crew {
+                worker_name: "w".into(),
+                reports: Reports::default(),
+                reporter: Arc::new(Nowhere),
+                gate: Gate::new(),
+            }),
             leases: Arc::clone(&leases),
             executor,
             acks,

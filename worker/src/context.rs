@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
+use windlass_shared::gate::Gate;
+use windlass_shared::model::evaluate::{Evaluation, Previous};
 use windlass_shared::model::id::{Fence, JobId};
 use windlass_shared::model::job::{JobSpec, Progress, StepRef};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 
 use crate::attempt::Attempt;
+use crate::checkpoint::{self, CheckpointError, ResumeError};
 
 /// How much a log line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +131,62 @@ impl Context {
     /// oldest are dropped and counted.
     pub fn log(&self, level: LogLevel, message: impl Into<String>) {
         self.0.crew.reports.log(self.job_id(), self.attempt(), level, message.into());
+    }
+
+    /// Stores a partial result, at most 1 MiB of JSON, in place of the one before; it is durable when this returns. A later
+    /// attempt of the job, on whatever worker, gets it by [`Self::resume`], and whoever looks at a job that did not
+    /// succeed sees it as `partial_output`. Takes at most 10 s, and a write to the ledger: checkpoint every few seconds,
+    /// not every item. May be repeated; dropped before its end, it may or may not have happened.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`]: with [`Stale`](CheckpointError::Stale) the attempt should end, its work is not its own
+    /// any more; with the others it may go on.
+    pub async fn checkpoint(&self, value: &(impl Serialize + Sync)) -> Result<(), CheckpointError> {
+        let data = serde_json::to_vec(value).map_err(CheckpointError::NotJson)?;
+        checkpoint::store(&self.0, data.into()).await
+    }
+
+    /// The latest partial result that earlier attempts of the job stored; `None` where there is none (or it is JSON
+    /// `null`). Asked for at the first call, and remembered: what this attempt stores does not show here. Also a first
+    /// attempt may have one: releases, lost leases and snoozes are no attempts.
+    ///
+    /// # Errors
+    /// It cannot be had within 10 s, or does not fit the type.
+    pub async fn resume<T: DeserializeOwned>(&self) -> Result<Option<T>, ResumeError> {
+        let data = self.checkpoint_value().await?;
+        data.map(|data| serde_json::from_slice(&data).map_err(ResumeError::Unfit)).transpose()
+    }
+
+    /// As [`Self::resume`], as JSON.
+    ///
+    /// # Errors
+    /// It cannot be had within 10 s.
+    pub async fn checkpoint_value(&self) -> Result<Option<Bytes>, ResumeError> {
+        let left = checkpoint::left(&self.0).await?;
+        Ok(left.checkpoint.clone().filter(|data| data != "null"))
+    }
+
+    /// Why the attempt before this one failed, and, where its result was evaluated, its score and what to do better. A
+    /// first attempt has none, and asks nobody; nor has one whose predecessor's outcome is not on record within 2 s.
+    ///
+    /// # Errors
+    /// It cannot be had within 10 s.
+    pub async fn previous(&self) -> Result<Option<Previous>, ResumeError> {
+        if self.attempt() < 2 {
+            return Ok(None);
+        }
+        Ok(checkpoint::left(&self.0).await?.previous.clone())
+    }
+
+    /// The verdict over this attempt's result, for a handler that evaluates by itself and then returns an error: the
+    /// next attempt gets its score and recommendations by [`Self::previous`]. The last call counts; of an attempt that
+    /// succeeds it is not kept.
+    pub fn set_evaluation(&self, evaluation: Evaluation) {
+        *self.0.evaluation.lock().expect("nobody panics while holding it") = Some(evaluation);
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.crew.gate
     }
 
     /// Puts on record what the attempt used, as a JSON object. The last call counts.

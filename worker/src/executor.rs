@@ -22,9 +22,9 @@ use crate::gating::{self, Passage};
 use crate::handler::{Handler, Output};
 use crate::metrics::MetricsByKind;
 use crate::outcome::{Conclusion, RunEnd, conclude};
-use crate::pause::Pause;
+use crate::persist::persistently;
 use crate::registry::Registry;
-use crate::reporter::{ReportError, SharedReporter};
+use crate::reporter::SharedReporter;
 
 /// A handler that listens for its cancellation has this long to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -126,7 +126,11 @@ impl Executor {
             let limit = attempt.head.spec.timeout.0;
             match Box::pin(gating::pass(&attempt.stop, limit, check)).await {
                 Passage::Passed => {}
-                Passage::Refused(error) => return RunEnd::Error(HandlerError::rejected(error)),
+                Passage::Refused(refusal) => {
+                    *attempt.evaluation.lock().expect("nobody panics while holding it") =
+                        refusal.evaluation;
+                    return RunEnd::Error(HandlerError::rejected(refusal.error));
+                }
                 Passage::Stopped => return RunEnd::Dropped,
                 Passage::NoPlace => {
                     tracing::warn!(job.id = %attempt.held.id, "no place to check a result; handed back");
@@ -145,7 +149,8 @@ impl Executor {
 
     async fn store_output(&self, bytes: &Bytes) -> Result<BlobId, HandlerError> {
         let id = BlobId::generate();
-        let stored = persistently(|| self.reporter.put_blob(id, bytes.clone())).await;
+        let stored =
+            persistently(BLOB_TIME_MAX, || self.reporter.put_blob(id, bytes.clone())).await;
         stored.map(|()| id).map_err(|e| {
             HandlerError::retryable(
                 "output_not_stored",
@@ -158,7 +163,7 @@ impl Executor {
         let fetched = tokio::select! {
             biased;
             () = attempt.stop.stopped() => return Err(HandlerError::cancelled()),
-            fetched = persistently(|| self.reporter.blob(id)) => fetched,
+            fetched = persistently(BLOB_TIME_MAX, || self.reporter.blob(id)) => fetched,
         };
         match fetched {
             Ok(Some(bytes)) => {
@@ -176,24 +181,6 @@ impl Executor {
                 let message = format!("cannot fetch a large payload: {e}");
                 Err(HandlerError::retryable("payload_unavailable", message))
             }
-        }
-    }
-}
-
-/// Tries until it works, is refused, or takes too long.
-async fn persistently<T, F>(mut call: impl FnMut() -> F) -> Result<T, ReportError>
-where
-    F: Future<Output = Result<T, ReportError>>,
-{
-    let deadline = tokio::time::Instant::now() + BLOB_TIME_MAX;
-    let mut pause = Pause::default();
-    loop {
-        match call().await {
-            Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {
-                tracing::debug!(%error, "trying again to move a large value");
-                tokio::time::sleep(pause.next()).await;
-            }
-            result => return result,
         }
     }
 }
@@ -292,6 +279,12 @@ fn leave_behind(attempt: &Attempt, task: Task, slots: OwnedSemaphorePermit) {
 fn settle(attempt: &Attempt, conclusion: Conclusion) -> Settle {
     let Conclusion { verdict, mut detail, .. } = conclusion;
     detail.head.worker = Some(attempt.crew.worker_name.clone());
-    detail.head.usage = attempt.usage.lock().expect("nobody panics while holding the usage").take();
+    let usage = attempt.usage.lock().expect("nobody panics while holding the usage").take();
+    let evaluation = attempt.evaluation.lock().expect("nobody panics while holding it").take();
+    detail.head.usage = match evaluation {
+        // Of one that succeeded after all (it was refused, and then told to stop) nothing is to be done better.
+        Some(evaluation) if detail.head.error.is_some() => Some(evaluation.noted(usage)),
+        _ => usage,
+    };
     Settle { held: attempt.held, verdict, detail: detail.encode() }
 }

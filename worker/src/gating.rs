@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use windlass_shared::gate::GateError;
-use windlass_shared::model::job::JobError;
+use windlass_shared::gate::{GateError, Refusal};
 
 use crate::attempt::Stop;
 use crate::pause::Pause;
@@ -12,7 +11,7 @@ use crate::pause::Pause;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Passage {
     Passed,
-    Refused(JobError),
+    Refused(Refusal),
     /// The attempt was told to stop while the gate was busy.
     Stopped,
     /// The gate was busy for the whole time.
@@ -30,7 +29,7 @@ where
     loop {
         match check().await {
             Ok(()) => return Passage::Passed,
-            Err(GateError::Refused(error)) => return Passage::Refused(error),
+            Err(GateError::Refused(refusal)) => return Passage::Refused(*refusal),
             Err(GateError::Busy) => {}
         }
         let pause = pause.next();
@@ -73,9 +72,9 @@ mod tests {
     async fn a_busy_gate_is_asked_again_until_it_decides() {
         let stop = Stop::default();
         assert_eq!(pass(&stop, LONG, gate(2, Ok(()))).await, Passage::Passed);
-        let error = crate::outcome::error("result_rejected", "m", true);
-        let refuse = gate(1, Err(GateError::Refused(error.clone())));
-        assert_eq!(pass(&stop, LONG, refuse).await, Passage::Refused(error));
+        let refusal = Refusal::from(crate::outcome::error("result_rejected", "m", true));
+        let refuse = gate(1, Err(GateError::Refused(Box::new(refusal.clone()))));
+        assert_eq!(pass(&stop, LONG, refuse).await, Passage::Refused(refusal));
     }
 
     #[tokio::test]

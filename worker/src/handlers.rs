@@ -9,7 +9,9 @@ use crate::handler::Handler;
 use crate::registry::Registry;
 
 mod command_run;
+mod cpu_burn;
 mod echo;
+mod evaluate;
 mod fail;
 mod http_request;
 mod json_text;
@@ -29,7 +31,9 @@ pub(crate) fn builtin(settings: &WorkerSettings) -> anyhow::Result<Registry> {
     };
     add("noop", Arc::new(noop::Noop));
     add("echo", Arc::new(echo::Echo));
+    add("evaluate", Arc::new(evaluate::Evaluator));
     add("sleep", Arc::new(sleep::handler()));
+    add("cpu.burn", Arc::new(cpu_burn::handler()));
     add("fail", Arc::new(fail::handler()));
     add("http.request", Arc::new(http));
     add("command.run", Arc::new(commands));

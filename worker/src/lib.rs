@@ -27,6 +27,7 @@
 //! ```
 
 pub mod builder;
+pub mod checkpoint;
 pub mod context;
 pub mod error;
 pub mod handler;
@@ -43,6 +44,7 @@ mod leases;
 mod metrics;
 mod outcome;
 mod pause;
+mod persist;
 mod registry;
 mod rotation;
 mod runtime;

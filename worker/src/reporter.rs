@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use windlass_shared::model::evaluate::Previous;
 use windlass_shared::model::id::{BlobId, Fence, JobId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
@@ -89,6 +90,15 @@ pub struct ReportReply {
     pub drain: bool,
 }
 
+/// What earlier attempts of a job left for a later one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Left {
+    /// The latest partial result, JSON.
+    pub checkpoint: Option<Bytes>,
+    /// Why the attempt before failed.
+    pub previous: Option<Previous>,
+}
+
 /// Why something could not be reported, stored or fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -121,16 +131,50 @@ pub trait Reporter: Send + Sync + 'static {
     /// Keeps a value under an id of the caller's.
     fn put_blob(&self, id: BlobId, bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>>;
 
+    /// Stores the partial result of a job under a lease; durable on `true`. `false`: the lease is not the job's any more,
+    /// or there is no such job that has not ended.
+    fn put_checkpoint(
+        &self,
+        job_id: JobId,
+        fence: Fence,
+        data: Bytes,
+    ) -> BoxFuture<'_, Result<bool, ReportError>>;
+
+    /// What earlier attempts left for the `attempt`th, under the lease `fence`. Waits about 2 s for an outcome that is on
+    /// its way into the ledger.
+    fn left(
+        &self,
+        job_id: JobId,
+        fence: Fence,
+        attempt: u32,
+    ) -> BoxFuture<'_, Result<Left, ReportError>>;
+
     /// A kept value; `None`: there is no such.
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>>;
 }
 
-/// Reports to nobody: log lines and progress vanish, large values cannot be had.
+/// Reports to nobody: log lines and progress vanish, large values and partial results cannot be had.
 pub struct Nowhere;
 
 impl Reporter for Nowhere {
     fn report(&self, _report: Report) -> BoxFuture<'_, Result<ReportReply, ReportError>> {
         Box::pin(std::future::ready(Ok(ReportReply::default())))
+    }
+    fn put_checkpoint(
+        &self,
+        _job_id: JobId,
+        _fence: Fence,
+        _data: Bytes,
+    ) -> BoxFuture<'_, Result<bool, ReportError>> {
+        Box::pin(std::future::ready(Err(ReportError::Unconfigured)))
+    }
+    fn left(
+        &self,
+        _job_id: JobId,
+        _fence: Fence,
+        _attempt: u32,
+    ) -> BoxFuture<'_, Result<Left, ReportError>> {
+        Box::pin(std::future::ready(Err(ReportError::Unconfigured)))
     }
     fn put_blob(&self, _id: BlobId, _bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>> {
         Box::pin(std::future::ready(Err(ReportError::Unconfigured)))

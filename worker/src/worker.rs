@@ -124,8 +124,13 @@ impl Worker {
             lease: self.settings.lease,
         };
         let keeper = keeper.start(self.source.shares(&engine)).await?;
-        let crew =
-            Arc::new(Crew { worker_name: self.settings.name.clone(), reports: Reports::default() });
+        let gate = Gate::new();
+        let crew = Arc::new(Crew {
+            worker_name: self.settings.name.clone(),
+            reports: Reports::default(),
+            reporter: Arc::clone(&self.reporter),
+            gate: gate.clone(),
+        });
         let last_try = Arc::new(AtomicBool::new(false));
         let waiting_max = (self.settings.concurrency as usize).max(ENGINE_BATCH_MAX);
         let (acks, acker) =
@@ -134,7 +139,7 @@ impl Worker {
             registry: Arc::clone(&self.registry),
             reporter: Arc::clone(&self.reporter),
             acks: acks.clone(),
-            gate: Gate::new(),
+            gate,
             metrics: MetricsByKind::default(),
         });
         let (starts, starts_rx) = mpsc::channel(self.settings.concurrency as usize);

@@ -16,7 +16,7 @@ use windlass_shared::model::time::{Span, Timestamp};
 
 use super::docs::{DurationText, Tag, TimeoutText};
 use super::retry::RetryDocs;
-use super::{Faults, Text, retry};
+use super::{Faults, Text, evaluate, retry};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -170,6 +170,10 @@ pub struct ExpectRequest<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 4096, pattern = "^[^\\u0000]*$")]
     expr: Option<Text<'a>>,
+    /// What the output is scored by; below the threshold it is refused, with recommendations for the next attempt.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<super::evaluate::EvaluateDocs>)]
+    evaluate: Option<&'a RawValue>,
 }
 
 /// Longest `expect.expr`, and largest `expect.schema`.
@@ -469,8 +473,8 @@ impl UniqueRequest<'_> {
 
 impl ExpectRequest<'_> {
     fn check(self, faults: &mut Faults) -> Option<Expect> {
-        if self.schema.is_none() && self.expr.is_none() {
-            faults.wrong("/expect", "needs a schema or an expr");
+        if self.schema.is_none() && self.expr.is_none() && self.evaluate.is_none() {
+            faults.wrong("/expect", "needs a schema, an expr or evaluate");
         }
         let schema = self.schema.and_then(|raw| {
             let text = raw.get();
@@ -492,6 +496,8 @@ impl ExpectRequest<'_> {
             }
             text.0.into_owned()
         });
-        Some(Expect { schema, expr })
+        let evaluate =
+            self.evaluate.and_then(|raw| evaluate::check(raw, "/expect/evaluate", faults));
+        Some(Expect { schema, expr, evaluate })
     }
 }

@@ -15,6 +15,10 @@ use super::{Faults, Text};
 pub const LINES_MAX: usize = 5_000;
 /// Other items in one report, of each sort.
 pub const ITEMS_MAX: usize = 1_000;
+/// Partial results in one report; a body holds no more of the largest.
+pub const CHECKPOINTS_MAX: usize = 30;
+/// Jobs that one report may ask about; the answer may hold as many values.
+pub const RESUME_MAX: usize = 8;
 
 /// A worker's report. Every part may be absent.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -36,6 +40,45 @@ pub struct ReportRequest<'a> {
     #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
     pub outcomes: Vec<OutcomeRequest<'a>>,
+    /// Partial results of jobs under way. They are durable with the answer that says so.
+    #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, CHECKPOINTS_MAX>")]
+    #[schema(required = false, max_items = 30)]
+    pub checkpoints: Vec<CheckpointRequest<'a>>,
+    /// Jobs of which the worker wants to know what earlier attempts left.
+    #[serde(default, deserialize_with = "super::bounded::<_, _, RESUME_MAX>")]
+    #[schema(required = false, max_items = 8)]
+    pub resume: Vec<ResumeRequest>,
+}
+
+/// The partial result of a job.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointRequest<'a> {
+    /// Whose.
+    #[schema(value_type = String, format = Uuid)]
+    pub job_id: JobId,
+    /// The lease's number; a lease that is not the job's any more stores nothing.
+    #[schema(value_type = u64, minimum = 0, maximum = 9007199254740991_u64)]
+    pub fence: Fence,
+    /// Any JSON, at most 1 MiB; takes the place of the one before.
+    #[serde(borrow)]
+    #[schema(value_type = serde_json::Value)]
+    pub data: &'a RawValue,
+}
+
+/// Asks for what earlier attempts left.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// Which job.
+    #[schema(value_type = String, format = Uuid)]
+    pub job_id: JobId,
+    /// The lease's number.
+    #[schema(value_type = u64, minimum = 0, maximum = 9007199254740991_u64)]
+    pub fence: Fence,
+    /// The number of the attempt that asks.
+    #[schema(minimum = 0, maximum = 1_000_000)]
+    pub attempt: u32,
 }
 
 /// A worker process lives.

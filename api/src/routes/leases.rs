@@ -1,8 +1,11 @@
 //! Jobs for remote workers: take, extend, settle.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
 use windlass_shared::engine::Held;
 use windlass_shared::lifecycle::lease::{End, Landed, LeaseError, Shown, Take, Taken};
 
@@ -16,6 +19,7 @@ use crate::requests::lease::{
     HeartbeatRequest, LeaseItem, LeaseRequest, SettleItem, SettleOutcome, SettleRequest,
     check_lease, check_worker, worker_id,
 };
+use crate::resume;
 use crate::token::Token;
 use crate::values::{self, Large};
 use crate::views::job::JobView;
@@ -26,11 +30,14 @@ use crate::views::worker::{
 
 /// Large values read or stored at once.
 const VALUES_AT_ONCE: usize = 8;
+/// Longest wait, of all jobs of a call together, for outcomes of attempts before to be recorded. Short: leases run.
+const PREVIOUS_WAIT: Duration = Duration::from_millis(500);
 
 /// Take jobs
 ///
 /// Leases up to `max` ready jobs to a remote worker, waiting up to `wait` for the first one. A job is the
-/// worker's until its lease ends; extend it with heartbeats, and settle it.
+/// worker's until its lease ends; extend it with heartbeats, and settle it. With a job that was tried before come the partial
+/// result that it left (`checkpoint`) and why it failed (`previous`).
 #[utoipa::path(
     post, path = "/v1/leases", tag = "leases",
     request_body = LeaseRequest<'static>,
@@ -63,8 +70,9 @@ pub async fn take_leases(
     taken.iter().for_each(|taken| app.gates.note(&taken.job));
     let name = format!("{} ({worker})", call.worker);
     // On an error, or when the caller hangs up meanwhile, the handout's drop hands the leases back.
+    let patience = Instant::now() + PREVIOUS_WAIT;
     let jobs: Vec<LeasedJob> = futures::stream::iter(taken)
-        .map(|taken| leased_job(&app, &caller, taken, name.clone()))
+        .map(|taken| leased_job(&app, &caller, taken, name.clone(), patience))
         .buffered(VALUES_AT_ONCE)
         .try_collect()
         .await?;
@@ -77,14 +85,16 @@ async fn leased_job(
     caller: &Caller,
     taken: Taken,
     worker: String,
+    patience: Instant,
 ) -> Result<LeasedJob, ApiError> {
+    let left = resume::of_taken(app, &caller.namespace, &taken, patience).await?;
     let Held { fence, lease_id, .. } = taken.held;
     let token = Token { lease_id, fence, queue: taken.job.queue.clone() };
     let large = Large::of(&taken.job);
     let mut job = JobView::leased(taken.job, taken.attempt, taken.claimed_at, worker);
     large.fill(app, &caller.namespace, &mut job).await?;
     let lease = LeaseView { token: token.encode(), fence: fence.0, expires_at: taken.expires_at };
-    Ok(LeasedJob { job, lease })
+    Ok(LeasedJob { job, lease, checkpoint: left.checkpoint, previous: left.previous })
 }
 
 fn lease_error(error: LeaseError) -> ApiError {

@@ -12,6 +12,7 @@ use crate::auth::Caller;
 use crate::error::{ApiError, Code};
 use crate::extract::{Id, NoParams, Params};
 use crate::requests::filter::{self, FilterParams};
+use crate::resume;
 use crate::values::Large;
 use crate::views::Page;
 use crate::views::job::{AttemptView, ExplanationView, JobView};
@@ -61,7 +62,7 @@ pub async fn list_jobs(
 /// Get a job
 ///
 /// With its live state, and with its payload and output whatever their size. A job is shown as ended only
-/// once that is recorded.
+/// once that is recorded. One that has not succeeded shows the latest partial result that its handler stored.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, format = Uuid)),
@@ -74,9 +75,10 @@ pub async fn get_job(
     Id(id): Id<JobId>,
 ) -> Result<Json<JobView>, ApiError> {
     let seen = app.life.get(&caller.namespace, id).await?.ok_or_else(ApiError::not_found)?;
-    let large = Large::of(&seen.job);
+    let (large, fence) = (Large::of(&seen.job), seen.job.fence);
     let mut view = JobView::live(seen.job, seen.live);
     large.fill(&app, &caller.namespace, &mut view).await?;
+    resume::show(&app, &caller.namespace, (id, fence), &mut view).await?;
     Ok(Json(view))
 }
 
@@ -115,9 +117,10 @@ pub async fn wait_for_job(
         None => Err(ApiError::not_found()),
         Some(None) => Ok(StatusCode::NO_CONTENT.into_response()),
         Some(Some(job)) => {
-            let large = Large::of(&job);
+            let (large, fence) = (Large::of(&job), job.fence);
             let mut view = JobView::recorded(job);
             large.fill(&app, &caller.namespace, &mut view).await?;
+            resume::show(&app, &caller.namespace, (id, fence), &mut view).await?;
             Ok(Json(view).into_response())
         }
     }

@@ -1,10 +1,12 @@
 //! `POST /v1/worker/reports`: what workers tell beside the engine.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
+use tokio::time::Instant;
 use windlass_shared::engine::Ended;
 use windlass_shared::ledger::{JobLines, JobProgress, LogLine, Record, Recorded, WorkerBeat};
 use windlass_shared::limits;
@@ -19,18 +21,24 @@ use crate::extract::{MANY, NoParams, RawBody};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 use crate::requests::lease::cut;
-use crate::requests::report::{BeatRequest, OutcomeRequest, OutcomeWord, ReportRequest};
+use crate::requests::report::{
+    BeatRequest, OutcomeRequest, OutcomeWord, ReportRequest, ResumeRequest,
+};
+use crate::resume::{self, Left};
 use crate::values;
-use crate::views::worker::ReportResult;
+use crate::views::worker::{LeftView, ReportResult};
 
 /// Large outputs stored at once.
 const STORES_AT_ONCE: usize = 8;
+/// Longest wait, of one report, for outcomes of attempts before to be recorded.
+const PREVIOUS_WAIT: Duration = Duration::from_secs(2);
 
 /// Report as a worker
 ///
-/// Logs, progress, a heartbeat, and outcomes whose engine was lost. Every part may be absent. Logs of jobs
+/// Logs, progress, a heartbeat, partial results, and outcomes whose engine was lost. Every part may be absent. Logs of jobs
 /// that are not known are dropped; progress of older leases changes nothing. The answer says whether an
-/// operator wants this worker to drain.
+/// operator wants this worker to drain, which partial results are stored, and, of jobs named in `resume`, what earlier
+/// attempts left.
 #[utoipa::path(
     post, path = "/v1/worker/reports", tag = "workers",
     request_body = ReportRequest<'static>,
@@ -68,8 +76,24 @@ pub async fn report(
             record(&caller, item, worker.as_deref(), &format!("/outcomes/{i}"), &mut faults)
         })
         .collect();
+    let checkpoints: Vec<(JobId, Fence, Bytes)> = request
+        .checkpoints
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item)| {
+            check_fence(item.fence, now, &format!("/checkpoints/{i}"), &mut faults);
+            let data =
+                checked_value(item.data.get(), &format!("/checkpoints/{i}/data"), &mut faults)?;
+            Some((item.job_id, item.fence, data))
+        })
+        .collect();
+    for (i, item) in request.resume.iter().enumerate() {
+        check_count(item.attempt, &format!("/resume/{i}/attempt"), &mut faults);
+    }
     faults.finish()?;
 
+    // First: an outcome in the same report ends the job, and what has ended takes no partial result.
+    let checkpoints = store_checkpoints(&app, &caller, checkpoints).await?;
     let outcomes = record_all(&app, &caller, records).await?;
     append_logs(&app, &caller, &request).await?;
     note_progress(&app, &caller, &request).await?;
@@ -77,7 +101,37 @@ pub async fn report(
         Some(beat) => app.life.ledger().beat(&beat_of(&app, &caller, beat)).await?,
         None => false,
     };
-    Ok(Json(ReportResult { drain, outcomes }))
+    let resume = look_back(&app, &caller, &request.resume).await?;
+    Ok(Json(ReportResult { drain, outcomes, checkpoints, resume }))
+}
+
+async fn store_checkpoints(
+    app: &App,
+    caller: &Caller,
+    checkpoints: Vec<(JobId, Fence, Bytes)>,
+) -> Result<Vec<&'static str>, ApiError> {
+    let mut words = Vec::with_capacity(checkpoints.len());
+    for (id, fence, data) in checkpoints {
+        let stored = app.life.put_checkpoint(&caller.namespace, id, fence, data).await?;
+        words.push(if stored { "stored" } else { "stale" });
+    }
+    Ok(words)
+}
+
+async fn look_back(
+    app: &App,
+    caller: &Caller,
+    asked: &[ResumeRequest],
+) -> Result<Vec<LeftView>, ApiError> {
+    let patience = Instant::now() + PREVIOUS_WAIT;
+    let mut found = Vec::with_capacity(asked.len());
+    for ResumeRequest { job_id, fence, attempt } in asked {
+        let lease = (*job_id, *attempt, *fence);
+        let left = resume::of_attempt(app, &caller.namespace, lease, patience).await?;
+        let Left { checkpoint, previous } = left;
+        found.push(LeftView { job_id: job_id.to_string(), checkpoint, previous });
+    }
+    Ok(found)
 }
 
 fn beat_of(app: &App, caller: &Caller, beat: &BeatRequest<'_>) -> WorkerBeat {

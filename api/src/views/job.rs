@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use windlass_shared::engine::{Live, LiveState};
 use windlass_shared::ledger::{LogLine, Operation};
 use windlass_shared::lifecycle::explain::Explanation;
+use windlass_shared::model::evaluate::Evaluation;
 use windlass_shared::model::job::{
     Attempt, AttemptOutcome, Expect, Job, JobError, JobState, Progress, StepRef, Value,
 };
@@ -14,6 +15,7 @@ use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
 use super::Raw;
+use super::evaluate::EvaluationDocs;
 use crate::requests::retry::RetryDocs;
 
 /// A job's state.
@@ -92,6 +94,9 @@ pub struct JobView {
     /// Where an output over 16 KiB is kept.
     #[schema(required = true, format = Uuid)]
     output_ref: Option<String>,
+    /// The latest partial result that a handler stored, of a job that has not succeeded. `null` in lists.
+    #[schema(value_type = Json, required = true)]
+    partial_output: Option<Raw>,
     /// The latest error.
     #[schema(value_type = Option<JobErrorDocs>, required = true)]
     error: Option<JobError>,
@@ -168,6 +173,7 @@ impl JobView {
             payload_ref,
             output,
             output_ref,
+            partial_output: None,
             error: job.error,
             attempt: job.attempt,
             max_attempts: spec.max_attempts,
@@ -244,6 +250,15 @@ impl JobView {
     pub fn id(&self) -> &str {
         &self.id
     }
+    /// Whether attempts may have left a partial result that is to be shown. What is on record may not know of the one
+    /// under way.
+    pub fn may_have_partial_output(&self, has_run: bool) -> bool {
+        (has_run || self.attempt > 0) && self.state != JobState::Succeeded
+    }
+    /// Puts a partial result in its place.
+    pub fn set_partial_output(&mut self, bytes: Bytes) {
+        self.partial_output = Some(Raw(bytes));
+    }
     /// Puts a large payload in its place.
     pub fn set_payload(&mut self, bytes: Bytes) {
         self.payload = Some(Raw(bytes));
@@ -284,6 +299,9 @@ pub struct AttemptView {
     /// What it used, where the handler can tell.
     #[schema(value_type = Option<Object>, required = true)]
     usage: Option<Raw>,
+    /// The verdict over an output that was refused, where it was scored.
+    #[schema(value_type = Option<EvaluationDocs>, required = true)]
+    evaluation: Option<Evaluation>,
 }
 
 /// How an attempt ended.
@@ -303,6 +321,7 @@ pub enum AttemptOutcomeDocs {
 
 impl From<Attempt> for AttemptView {
     fn from(attempt: Attempt) -> Self {
+        let (usage, evaluation) = attempt.usage.as_ref().map(Evaluation::apart).unwrap_or_default();
         Self {
             number: attempt.attempt,
             fence: attempt.fence.0,
@@ -311,7 +330,8 @@ impl From<Attempt> for AttemptView {
             finished_at: attempt.finished_at,
             outcome: attempt.outcome,
             error: attempt.error,
-            usage: attempt.usage.map(Raw),
+            usage: usage.map(Raw),
+            evaluation,
         }
     }
 }

@@ -3,9 +3,12 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 use windlass_shared::ledger::WorkerBeat;
+use windlass_shared::model::evaluate::Previous;
 use windlass_shared::model::job::JobError;
 use windlass_shared::model::time::Timestamp;
 
+use super::Raw;
+use super::evaluate::PreviousDocs;
 use super::job::{JobErrorDocs, JobView};
 use super::submit::ItemError;
 
@@ -75,6 +78,14 @@ pub struct LeasedJob {
     pub job: JobView,
     /// Proof of holding it.
     pub lease: LeaseView,
+    /// The latest partial result that earlier attempts stored, to go on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
+    pub checkpoint: Option<Raw>,
+    /// Why the attempt before failed, and what to do better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<PreviousDocs>, nullable = false)]
+    pub previous: Option<Previous>,
 }
 
 /// A lease.
@@ -148,4 +159,24 @@ pub struct ReportResult {
     pub drain: bool,
     /// What became of each outcome, in order: `applied`, `stale` or `unknown`.
     pub outcomes: Vec<&'static str>,
+    /// What became of each partial result, in order: `stored` (it is durable), or `stale` (the lease is not the job's any
+    /// more, or there is no such job that has not ended).
+    pub checkpoints: Vec<&'static str>,
+    /// What earlier attempts left, for each job of `resume`, in order.
+    pub resume: Vec<LeftView>,
+}
+
+/// What earlier attempts left.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Left)]
+pub struct LeftView {
+    /// The job.
+    #[schema(format = Uuid)]
+    pub job_id: String,
+    /// The latest partial result; `null`: none.
+    #[schema(value_type = serde_json::Value, required = true)]
+    pub checkpoint: Option<Raw>,
+    /// Why the attempt before failed; `null` where it is the first, or the outcome is not on record within 2 s.
+    #[schema(value_type = Option<PreviousDocs>, required = true)]
+    pub previous: Option<Previous>,
 }

@@ -16,6 +16,7 @@ mod openapi;
 mod operations;
 mod queues;
 mod reports;
+mod resume;
 mod run_changes;
 mod runs;
 mod serve;

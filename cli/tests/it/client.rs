@@ -10,27 +10,27 @@ use crate::binary::{windlass, windlass_with};
 
 /// One request, as it came.
 #[derive(Debug, Clone)]
-struct Seen {
-    line: String,
+pub struct Seen {
+    pub line: String,
     headers: Vec<String>,
-    body: String,
+    pub body: String,
 }
 
 impl Seen {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|h| h.to_lowercase().starts_with(&format!("{name}:")));
         found.and_then(|h| h.split_once(':')).map(|(_, value)| value.trim())
     }
 }
 
 /// A server that gives these answers in order, one per connection, and notes what it was asked.
-struct Server {
-    url: String,
+pub struct Server {
+    pub url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {
-    fn answering(answers: Vec<(u16, &'static str, Value)>) -> Self {
+    pub fn answering(answers: Vec<(u16, &'static str, Value)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -45,7 +45,7 @@ impl Server {
         Self { url, seen }
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("whole").clone()
     }
 }

@@ -11,3 +11,4 @@ mod documents;
 mod hostile;
 mod metrics;
 mod usage;
+mod workflow;

@@ -2,7 +2,7 @@
 
 use crate::binary::windlass;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "dev",
     "api",
     "worker",
@@ -10,6 +10,7 @@ const COMMANDS: [&str; 11] = [
     "key",
     "migrate",
     "job",
+    "workflow",
     "queue",
     "config",
     "doctor",

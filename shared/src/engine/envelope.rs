@@ -100,7 +100,8 @@ pub struct DetailHead {
     /// The worker's name, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// What it used (`{"cpu_ms", "memory_peak_bytes"}`), where the handler can tell.
+    /// What it used (`{"cpu_ms", "memory_peak_bytes"}`), where the handler can tell; see
+    /// [`Attempt::usage`](crate::model::job::Attempt::usage).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<serde_json::Value>,
     /// Where the output is, if not inline.

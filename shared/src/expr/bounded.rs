@@ -8,22 +8,60 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// Longest time that a caller waits for one piece of work.
 pub const TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for a place.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Expressions and schemas may nest; the default stack of a thread is too small for the deepest.
 const STACK_BYTES: usize = 16 << 20;
 
 /// Why work yielded nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfinished {
-    /// No place came free in time.
+    /// No place came free in time, or no thread could be started: nothing was done.
     #[error("too many checks at once")]
     Crowded,
     /// It took longer than [`TIME_MAX`], and goes on without anybody listening.
     #[error("the check took too long")]
     TooSlow,
-    /// It panicked, or no thread could be started.
+    /// It panicked.
     #[error("the check broke")]
     Broke,
+}
+
+/// Runs `work` on a thread of its own, for at most [`TIME_MAX`]. It holds the places until its end, which cannot be
+/// brought about from outside. May be dropped; the work then runs on.
+///
+/// # Errors
+/// It was not started, or is not finished.
+pub(crate) async fn on_thread<T, F>(
+    places: Vec<OwnedSemaphorePermit>,
+    work: F,
+) -> Result<T, Unfinished>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (answer_tx, answer) = oneshot::channel();
+    let spawned = std::thread::Builder::new()
+        .name("windlass-check".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let _places = places;
+            // Nobody waits any more when it took too long.
+            let _ = answer_tx.send(work());
+        });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread for a check");
+        return Err(Unfinished::Crowded);
+    }
+    match tokio::time::timeout(TIME_MAX, answer).await {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(_)) => Err(Unfinished::Broke),
+        Err(_) => Err(Unfinished::TooSlow),
+    }
+}
+
+/// A place, as soon as one is free. May be dropped.
+pub(crate) async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
 }
 
 /// A few places for such work. What does not end holds its place until it does; it cannot be stopped from
@@ -48,25 +86,9 @@ impl Bounded {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let place = tokio::time::timeout(WAIT_MAX, Arc::clone(&self.places).acquire_owned())
-            .await
-            .map_err(|_| Unfinished::Crowded)?
-            .map_err(|_| Unfinished::Broke)?;
-        let (answer_tx, answer) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("windlass-expr".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                let _place: OwnedSemaphorePermit = place;
-                // Nobody waits any more when it took too long.
-                let _ = answer_tx.send(work());
-            })
-            .map_err(|_| Unfinished::Broke)?;
-        match tokio::time::timeout(TIME_MAX, answer).await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(Unfinished::Broke),
-            Err(_) => Err(Unfinished::TooSlow),
-        }
+        let place = tokio::time::timeout(WAIT_MAX, place(&self.places)).await;
+        let place = place.map_err(|_| Unfinished::Crowded)?;
+        on_thread(vec![place], work).await
     }
 }
 

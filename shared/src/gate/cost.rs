@@ -31,7 +31,7 @@ pub(crate) enum TooMuch {
 pub(super) fn check(expr: &IdedExpr, output: &Json) -> Result<(), TooMuch> {
     let mut seen = Seen::default();
     seen.add(output);
-    steps_of(expr, &["output"], &seen).map(|_| ())
+    steps_of(expr, &["output", "value"], &seen).map(|_| ())
 }
 
 /// The values looked at by a run of the expression, which names what was seen by any of `roots`.

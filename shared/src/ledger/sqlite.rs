@@ -438,12 +438,12 @@ impl Sqlite {
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
         let ids: Result<Vec<JobId>> = read!(self, prune::ended, before, limit);
         let ids = ids?;
-        let runs: Result<runs::prune::Ended> = read!(self, runs::prune::ended, before, limit);
+        let runs: Result<Vec<WorkflowId>> = read!(self, runs::prune::ended, before, limit);
         let runs = runs?;
         let change = self.writer.change(move |tx| {
             Box::pin(async move {
                 let jobs = prune::forget(tx, &ids, prune::Cause::Old(before)).await?;
-                let of_runs = runs::prune::forget(tx, &runs, before).await?;
+                let of_runs = runs::prune::forget(tx, &runs, before, limit).await?;
                 Ok(jobs + of_runs + prune::tidy(tx, before, limit).await?)
             })
         });

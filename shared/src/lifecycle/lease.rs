@@ -18,6 +18,7 @@ use crate::engine::{
     ClaimRequest, ClaimState, Claimed, EngineError, Extended, Held, LiveState, Settle, Settled,
     ShardId, Signal, Signals, Topic, Verdict,
 };
+use crate::gate::Refusal;
 use crate::ledger::LedgerError;
 use crate::limits;
 use crate::model::id::{JobId, LeaseId, WorkerId};
@@ -133,10 +134,23 @@ pub enum End {
     Succeed(Option<Value>),
     /// With this error; the job's rules decide what follows. The duration is a lower bound on the delay.
     Fail(JobError, Option<Duration>),
+    /// With an output that the job's gate refused; the job's rules decide what follows.
+    Refused(Box<Refusal>),
     /// The attempt does not count; again after this delay.
     Snooze(Duration),
     /// The attempt does not count; again at once.
     Release,
+}
+
+impl End {
+    /// Why it is a failure, if it is one, and the lower bound on the delay.
+    fn failure(&self) -> Option<(&JobError, Option<Duration>)> {
+        match self {
+            Self::Fail(error, retry_after) => Some((error, *retry_after)),
+            Self::Refused(refusal) => Some((&refusal.error, None)),
+            Self::Succeed(_) | Self::Snooze(_) | Self::Release => None,
+        }
+    }
 }
 
 /// What became of one settle.
@@ -240,7 +254,7 @@ impl Lifecycle {
     ) -> Result<Vec<Landed>, LeaseError> {
         let failed: Vec<JobId> = ends
             .iter()
-            .filter(|(_, end)| matches!(end, End::Fail(..)))
+            .filter(|(_, end)| end.failure().is_some())
             .map(|(shown, _)| shown.held.id)
             .collect();
         let rules = jobs_by_id(self, &failed).await?;
@@ -542,20 +556,20 @@ async fn verdict(
     match end {
         End::Succeed(_) => Ok(Verdict::Succeeded),
         End::Snooze(delay) => Ok(Verdict::Snooze { delay: *delay }),
-        End::Release | End::Fail(..) => {
+        End::Release | End::Fail(..) | End::Refused(_) => {
             let live = life.inner.engine.peek(shard, held.id).await?;
             let asked_to_stop = live
                 .is_some_and(|live| matches!(live.state, LiveState::Leased { cancel: true, .. }));
             if asked_to_stop {
                 return Ok(Verdict::Cancelled);
             }
-            let End::Fail(error, retry_after) = end else {
+            let Some((error, retry_after)) = end.failure() else {
                 return Ok(Verdict::Release);
             };
             Ok(match (rules.get(&held.id), live) {
                 (Some(job), Some(live)) => {
                     let attempt = live.attempt.saturating_add(1);
-                    backoff::decide(&job.spec, error, attempt, *retry_after, rand::random())
+                    backoff::decide(&job.spec, error, attempt, retry_after, rand::random())
                 }
                 // Its rules cannot be read, so what follows is not decided here: the next claim finds out.
                 (None, Some(_)) => Verdict::Snooze { delay: UNREADABLE_DELAY },
@@ -567,14 +581,18 @@ async fn verdict(
 }
 
 fn detail(worker: &str, end: &End) -> bytes::Bytes {
-    let (output, error) = match end {
-        End::Succeed(output) => (output.clone(), None),
-        End::Fail(error, _) => (None, Some(error.clone())),
-        End::Snooze(_) | End::Release => (None, None),
+    let output = match end {
+        End::Succeed(output) => output.clone(),
+        End::Fail(..) | End::Refused(_) | End::Snooze(_) | End::Release => None,
+    };
+    let error = end.failure().map(|(error, _)| error.clone());
+    let usage = match end {
+        End::Refused(refusal) => refusal.evaluation.as_ref().map(|seen| seen.noted(None)),
+        End::Succeed(_) | End::Fail(..) | End::Snooze(_) | End::Release => None,
     };
     let timed_out = error.as_ref().is_some_and(|error| error.code == TIMEOUT_CODE);
     let worker = Some(worker.to_owned());
-    let head = DetailHead { error, timed_out, worker, ..DetailHead::default() };
+    let head = DetailHead { error, timed_out, worker, usage, ..DetailHead::default() };
     Detail { head, output }.encode()
 }
 

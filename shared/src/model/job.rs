@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::Evaluate;
 use super::id::{BlobId, Fence, JobId, WorkflowId};
 use super::name::{Kind, Namespace, QueueName};
 use super::retry::RetryPolicy;
@@ -220,7 +221,7 @@ impl Default for JobSpec {
 }
 
 /// A result gate: an output that fails it fails the attempt with `result_rejected`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     /// JSON Schema (draft 2020-12) that the output must satisfy.
@@ -229,6 +230,9 @@ pub struct Expect {
     /// CEL over `output` that must be true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expr: Option<String>,
+    /// What the output is scored by; below the threshold it is refused, with recommendations for the next attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate: Option<Box<Evaluate>>,
 }
 
 /// What a second submission with a held unique key gets.
@@ -417,7 +421,8 @@ pub struct Attempt {
     pub outcome: Option<AttemptOutcome>,
     /// Why it did not succeed.
     pub error: Option<JobError>,
-    /// What it used, as JSON (`{"cpu_ms", "memory_peak_bytes"}`), where the handler can tell.
+    /// What it used, as JSON (`{"cpu_ms", "memory_peak_bytes"}`), where the handler can tell, and under `evaluation` the
+    /// [`Evaluation`](super::evaluate::Evaluation) of a result that was refused.
     pub usage: Option<Bytes>,
 }
 

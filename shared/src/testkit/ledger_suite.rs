@@ -15,6 +15,7 @@ mod run_advance;
 mod run_record;
 mod run_retry;
 mod run_scene;
+mod run_storm;
 mod runs;
 mod scene;
 mod stores;
@@ -43,7 +44,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 15] = [
+pub const GROUPS: [Group; 16] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -58,6 +59,7 @@ pub const GROUPS: [Group; 15] = [
     Group { name: "run_record", run: run_record::run },
     Group { name: "run_advance", run: run_advance::run },
     Group { name: "run_retry", run: run_retry::run },
+    Group { name: "run_storm", run: run_storm::run },
     Group { name: "definitions", run: definitions::run },
 ];
 

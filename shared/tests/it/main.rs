@@ -19,3 +19,4 @@ mod redis_suite;
 mod sqlite;
 mod sqlite_faults;
 mod sqlite_scene;
+mod workflows;

@@ -39,5 +39,6 @@ suite![
     run_record,
     run_advance,
     run_retry,
+    run_storm,
     definitions,
 ];

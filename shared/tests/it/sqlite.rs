@@ -64,6 +64,7 @@ suite![
     run_record,
     run_advance,
     run_retry,
+    run_storm,
     definitions,
 ];
 

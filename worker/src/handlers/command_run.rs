@@ -80,6 +80,19 @@ impl CommandRun {
     }
 }
 
+/// What the gate said of the attempt before, for jobs with one that says more than no. A command runs without it where it
+/// cannot be had: it did so before there was any.
+async fn previous(ctx: &Context) -> Option<String> {
+    ctx.spec().expect.as_ref()?.evaluate.as_ref()?;
+    match ctx.previous().await {
+        Ok(previous) => Some(serde_json::to_string(&previous?).expect("it is made of JSON")),
+        Err(error) => {
+            ctx.log(LogLevel::Warn, format!("runs without WINDLASS_PREVIOUS: {error}"));
+            None
+        }
+    }
+}
+
 impl Handler for CommandRun {
     fn call(&self, ctx: Context) -> BoxFuture<'static, Result<Output, HandlerError>> {
         let handler = self.clone();
@@ -90,6 +103,7 @@ impl Handler for CommandRun {
                 attempt: ctx.attempt(),
                 fence: ctx.fence().0,
                 traceparent: ctx.traceparent().map(str::to_owned),
+                previous: previous(&ctx).await,
             };
             let finished = handler.perform(args, &stamp, &ctx.cancellation()).await?;
             ctx.set_usage(verdict::usage(&finished));

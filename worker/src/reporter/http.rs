@@ -6,15 +6,39 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use reqwest::{RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use windlass_shared::limits::VALUE_BYTES_MAX;
-use windlass_shared::model::id::BlobId;
+use windlass_shared::model::evaluate::Previous;
+use windlass_shared::model::id::{BlobId, Fence, JobId};
 
-use crate::reporter::{Report, ReportError, ReportReply, Reporter};
+use crate::reporter::{Left, Report, ReportError, ReportReply, Reporter};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A reply to a report is a line; more is not read.
 const REPLY_BYTES_MAX: usize = 64 << 10;
+
+/// Room in an answer beside a value.
+const ROOM_BYTES: usize = 64 << 10;
+
+/// What became of checkpoints.
+#[derive(Deserialize)]
+struct Stored {
+    checkpoints: Vec<String>,
+}
+
+/// What earlier attempts left, of each job that was asked for.
+#[derive(Deserialize)]
+struct Resumed {
+    resume: Vec<ResumedItem>,
+}
+
+#[derive(Deserialize)]
+struct ResumedItem {
+    checkpoint: Option<Box<RawValue>>,
+    previous: Option<Previous>,
+}
 
 /// Reports to `{api_url}/v1/worker/reports` and keeps large values at `{api_url}/v1/blobs/{id}`.
 pub struct HttpReporter {
@@ -63,6 +87,18 @@ impl HttpReporter {
         Err(ReportError::Refused(status.as_u16()))
     }
 
+    /// Posts a report that is JSON already, and reads its answer.
+    async fn ask<T: serde::de::DeserializeOwned>(&self, report: Vec<u8>) -> Result<T, ReportError> {
+        let url = format!("{}/v1/worker/reports", self.base);
+        let request = self.client.post(url).header("content-type", "application/json");
+        let response = self.send(request.body(report)).await?;
+        if response.status() == 404 {
+            return Err(ReportError::Refused(404));
+        }
+        let body = body_of(response, VALUE_BYTES_MAX + ROOM_BYTES).await?;
+        serde_json::from_slice(&body).map_err(|error| ReportError::Unavailable(Box::new(error)))
+    }
+
     fn blob_url(&self, id: BlobId) -> String {
         format!("{}/v1/blobs/{id}", self.base)
     }
@@ -79,6 +115,42 @@ impl Reporter for HttpReporter {
             let body = body_of(response, REPLY_BYTES_MAX).await?;
             // A reply that cannot be read changes nothing: the report has arrived.
             Ok(serde_json::from_slice(&body).unwrap_or_default())
+        })
+    }
+
+    fn put_checkpoint(
+        &self,
+        job_id: JobId,
+        fence: Fence,
+        data: Bytes,
+    ) -> BoxFuture<'_, Result<bool, ReportError>> {
+        Box::pin(async move {
+            // The value is JSON already and is not read again.
+            let head =
+                format!(r#"{{"checkpoints":[{{"job_id":"{job_id}","fence":{},"data":"#, fence.0);
+            let report = [head.as_bytes(), &data, b"}]}"].concat();
+            let stored: Stored = self.ask(report).await?;
+            Ok(stored.checkpoints.first().is_some_and(|word| word == "stored"))
+        })
+    }
+
+    fn left(
+        &self,
+        job_id: JobId,
+        fence: Fence,
+        attempt: u32,
+    ) -> BoxFuture<'_, Result<Left, ReportError>> {
+        Box::pin(async move {
+            let item = serde_json::json!({"job_id": job_id, "fence": fence, "attempt": attempt});
+            let report = serde_json::json!({"resume": [item]}).to_string();
+            let mut resumed: Resumed = self.ask(report.into_bytes()).await?;
+            let found = resumed.resume.pop().map(|found| Left {
+                checkpoint: found
+                    .checkpoint
+                    .map(|data| Bytes::copy_from_slice(data.get().as_bytes())),
+                previous: found.previous,
+            });
+            Ok(found.unwrap_or_default())
         })
     }
 

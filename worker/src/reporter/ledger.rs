@@ -1,16 +1,21 @@
 //! Reports straight to the ledger, for a worker in one process with it (`windlass dev`).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use windlass_shared::ledger::{Ledger, LedgerError, LogLine, WorkerBeat};
-use windlass_shared::model::id::{BlobId, JobId};
+use windlass_shared::lifecycle::resume::previous;
+use windlass_shared::model::id::{BlobId, Fence, JobId};
 use windlass_shared::model::job::Progress;
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::time::Timestamp;
 
-use crate::reporter::{Beat, LogEntry, Report, ReportError, ReportReply, Reporter};
+use crate::reporter::{Beat, Left, LogEntry, Report, ReportError, ReportReply, Reporter};
+
+/// Longest wait for the outcome of the attempt before to be recorded.
+const PREVIOUS_WAIT: Duration = Duration::from_secs(2);
 
 /// Writes reports and large values to a ledger.
 pub struct LedgerReporter {
@@ -44,6 +49,33 @@ impl Reporter for LedgerReporter {
                     .map_err(unavailable)?;
             }
             Ok(ReportReply { drain })
+        })
+    }
+
+    fn put_checkpoint(
+        &self,
+        job_id: JobId,
+        fence: Fence,
+        data: Bytes,
+    ) -> BoxFuture<'_, Result<bool, ReportError>> {
+        Box::pin(async move {
+            let stored = self.ledger.put_checkpoint(&self.namespace, job_id, fence, data).await;
+            stored.map_err(unavailable)
+        })
+    }
+
+    fn left(
+        &self,
+        job_id: JobId,
+        fence: Fence,
+        attempt: u32,
+    ) -> BoxFuture<'_, Result<Left, ReportError>> {
+        Box::pin(async move {
+            let checkpoint = self.ledger.checkpoint(&self.namespace, job_id);
+            let checkpoint = checkpoint.await.map_err(unavailable)?.map(|found| found.data);
+            let lease = (job_id, attempt, fence);
+            let previous = previous(&self.ledger, &self.namespace, lease, PREVIOUS_WAIT).await;
+            Ok(Left { checkpoint, previous: previous.map_err(unavailable)? })
         })
     }
 

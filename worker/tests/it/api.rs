@@ -15,7 +15,7 @@ use windlass_shared::model::time::Timestamp;
 use windlass_worker::reporter::http::HttpReporter;
 use windlass_worker::reporter::ledger::LedgerReporter;
 use windlass_worker::reporter::{
-    Beat, LogEntry, ProgressEntry, Report, ReportError, ReportReply, Reporter,
+    Beat, Left, LogEntry, ProgressEntry, Report, ReportError, ReportReply, Reporter,
 };
 
 /// Answers each request in turn with a status and a body; what was asked, once all are answered.
@@ -143,6 +143,45 @@ async fn large_values_are_put_and_fetched_by_id() {
     let (url, _asked) = server(vec![(404, "")]).await;
     let error = self::reporter(&url).put_blob(id, Bytes::new()).await.unwrap_err();
     assert!(matches!(error, ReportError::Refused(404)), "{error:?}");
+}
+
+#[tokio::test]
+async fn partial_results_go_with_reports_and_come_with_their_answers() {
+    let left = r#"{"drain": false, "outcomes": [], "checkpoints": [], "resume": [{"job_id": "x",
+        "checkpoint": {"at": 7}, "previous": {"attempt": 1, "error": {"code": "c", "message": "m",
+        "retryable": true}, "recommendations": ["r"], "score": 0.5}}]}"#;
+    let none = r#"{"resume": [{"job_id": "x", "checkpoint": null, "previous": null}]}"#;
+    let stored = |word: &'static str| match word {
+        "stored" => r#"{"checkpoints": ["stored"], "resume": []}"#,
+        _ => r#"{"checkpoints": ["stale"], "resume": []}"#,
+    };
+    let (url, asked) =
+        server(vec![(200, stored("stored")), (200, stored("stale")), (200, left), (200, none)])
+            .await;
+    let (reporter, id) = (reporter(&url), JobId::generate());
+    let data = Bytes::from_static(br#"{"at": 7}"#);
+    assert!(reporter.put_checkpoint(id, Fence(9), data.clone()).await.unwrap());
+    assert!(!reporter.put_checkpoint(id, Fence(9), data.clone()).await.unwrap());
+    let found = reporter.left(id, Fence(9), 2).await.unwrap();
+    assert_eq!(found.checkpoint, Some(data));
+    let previous = found.previous.unwrap();
+    assert_eq!((previous.attempt, previous.score), (1, Some(0.5)));
+    assert_eq!(previous.recommendations, ["r"]);
+    assert_eq!(reporter.left(id, Fence(9), 1).await.unwrap(), Left::default());
+    let bodies: Vec<Json> = asked
+        .await
+        .unwrap()
+        .iter()
+        .map(|asked| serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap())
+        .collect();
+    let stores = json!({"checkpoints": [{"job_id": id, "fence": 9, "data": {"at": 7}}]});
+    assert_eq!(bodies[0], stores);
+    assert_eq!(bodies[2], json!({"resume": [{"job_id": id, "fence": 9, "attempt": 2}]}));
+    for status in [401, 413, 422] {
+        let (url, _asked) = server(vec![(status, "{}")]).await;
+        let error = self::reporter(&url).put_checkpoint(id, Fence(9), Bytes::from("1")).await;
+        assert!(!error.unwrap_err().is_transient(), "{status}");
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
 use windlass_worker::builder::{EngineSource, WorkerBuilder};
-use windlass_worker::reporter::{Report, ReportError, ReportReply, Reporter};
+use windlass_worker::reporter::{Left, Report, ReportError, ReportReply, Reporter};
 use windlass_worker::worker::{Worker, WorkerError};
 
 /// Nothing here takes longer unless it hangs.
@@ -40,6 +40,8 @@ pub struct Memory {
     pub drain: Mutex<bool>,
     /// That many reports are refused as if the API were away.
     pub away: Mutex<u32>,
+    /// How often it was asked for what earlier attempts left.
+    pub asked: Mutex<u32>,
 }
 
 impl Memory {
@@ -73,6 +75,23 @@ impl Reporter for Memory {
     fn put_blob(&self, id: BlobId, bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>> {
         self.blobs.lock().unwrap().insert(id, bytes);
         Box::pin(std::future::ready(Ok(())))
+    }
+    fn put_checkpoint(
+        &self,
+        _job_id: JobId,
+        _fence: Fence,
+        _data: Bytes,
+    ) -> BoxFuture<'_, Result<bool, ReportError>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+    fn left(
+        &self,
+        _job_id: JobId,
+        _fence: Fence,
+        _attempt: u32,
+    ) -> BoxFuture<'_, Result<Left, ReportError>> {
+        *self.asked.lock().unwrap() += 1;
+        Box::pin(std::future::ready(Ok(Left::default())))
     }
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>> {
         let found = self.blobs.lock().unwrap().get(&id).cloned();

@@ -34,6 +34,23 @@ async fn built_in_kinds_succeed_with_their_output() {
 }
 
 #[tokio::test]
+async fn burning_ends_in_time_and_when_it_is_stopped() {
+    let mut rig = Rig::new().await;
+    let worker = rig.start(|b| b);
+    let end = rig.run("cpu.burn", json!({"seconds": 0.02}), spec(1)).await;
+    let used = end.output()["cpu_seconds"].as_f64().unwrap();
+    assert!((0.02..1.0).contains(&used), "{used}");
+    for wrong in [json!({"seconds": -1}), json!({"seconds": 3600.5}), json!({"for": 1})] {
+        let end = rig.run("cpu.burn", wrong, spec(5)).await;
+        assert_eq!((end.ended, end.attempt, end.code()), (Ended::Dead, 1, "invalid_payload"));
+    }
+    // Over its limit it is stopped, and so is its thread, for which the runtime waits at the end of this test.
+    let end = rig.run("cpu.burn", json!({"seconds": 3600}), limited(1, 50)).await;
+    assert_eq!(end.code(), "timeout");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn failures_are_retried_until_the_job_is_dead() {
     let mut rig = Rig::new().await;
     let worker = rig.start(|b| b);

@@ -9,4 +9,5 @@ mod leases;
 mod life;
 mod redis;
 mod reports;
+mod resume;
 mod stopping;

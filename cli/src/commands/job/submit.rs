@@ -1,6 +1,5 @@
 //! `windlass job submit`.
 
-use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -11,10 +10,8 @@ use uuid::Uuid;
 use super::wait;
 use crate::client::{Call, Client, ClientArgs};
 use crate::exit::{Failure, Outcome};
+use crate::input::{json_of, read};
 use crate::output::{self, Output, text};
-
-/// Largest file that is read into a request, in bytes.
-const FILE_BYTES_MAX: u64 = 32 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,38 +142,6 @@ fn job(args: &SubmitArgs) -> Outcome<Map<String, Value>> {
     }
     put("tags", (!args.tag.is_empty()).then(|| json!(args.tag)));
     Ok(job)
-}
-
-fn json_of(flag: &str, given: &str) -> Outcome<Value> {
-    let text = match given.strip_prefix('@') {
-        Some(path) => String::from_utf8(read(path)?).ok(),
-        None if given == "-" => String::from_utf8(read("-")?).ok(),
-        None => Some(given.to_owned()),
-    };
-    text.and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(|| {
-        let hint =
-            format!("{flag} must be JSON, @FILE or -; a text needs quotes: {flag} '\"text\"'");
-        Failure::Usage(hint)
-    })
-}
-
-fn read(path: &str) -> Outcome<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let source: Box<dyn Read> = if path == "-" {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let file = std::fs::File::open(path)
-            .map_err(|error| Failure::Usage(format!("cannot open {path}: {error}")))?;
-        Box::new(file)
-    };
-    source
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read {path}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::Usage(format!("{path} is larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }
 
 async fn batch(client: &Client, args: &SubmitArgs, file: &std::path::Path, key: &str) -> Outcome {

@@ -123,7 +123,7 @@ macro_rules! edge_of {
             "SELECT id FROM jobs WHERE ",
             $source,
             " AND id < $2 AND id >= $3 AND ($1::text IS NOT NULL) AND ($5::text IS NULL OR true) \
-             ORDER BY id DESC OFFSET $4 - 1 LIMIT 1"
+             AND ($6::uuid IS NULL OR true) ORDER BY id DESC OFFSET $4 - 1 LIMIT 1"
         )
     };
 }
@@ -134,6 +134,9 @@ const LIVE: [&str; 2] = [
     page_of!("state < 10 AND namespace = $1 AND queue = $6"),
     edge_of!("state < 10 AND namespace = $1 AND queue = $5"),
 ];
+
+/// Over the jobs of a run.
+const OF_RUN: [&str; 2] = [page_of!("workflow_id = $9"), edge_of!("workflow_id = $6")];
 
 /// What the parts of a page have in common.
 struct Window<'a> {
@@ -159,7 +162,11 @@ pub(super) async fn list(
         return Ok(end);
     }
     let live = !filter.states.is_empty() && filter.states.iter().all(|s| !s.is_terminal());
-    let sql = if live && filter.queue.is_some() { LIVE } else { ALL };
+    let sql = match filter.workflow_id {
+        Some(_) => OF_RUN,
+        None if live && filter.queue.is_some() => LIVE,
+        None => ALL,
+    };
     let (from, to) = id_range(filter);
     let before = before.map_or(to, |id| id.uuid().min(to));
     let pattern = filter.text.as_deref().map(like_pattern);
@@ -216,6 +223,7 @@ impl Window<'_> {
             .bind(self.from)
             .bind(SCAN_MAX)
             .bind(self.filter.queue.as_ref().map(QueueName::as_str))
+            .bind(self.filter.workflow_id.map(|id| id.uuid()))
             .fetch_optional(pool)
             .await
             .map_err(unchanged)?;

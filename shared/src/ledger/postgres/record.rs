@@ -24,7 +24,8 @@ const TRIES_MAX: u32 = 5;
 
 /// Applies outcomes, each under its guard, and says to which jobs. The rows come in id order and are locked
 /// in it. What hangs on an outcome (hold, attempt, roll-up, reference, step) follows from the rows that moved.
-/// What follows from the end of a step is the function's, which is not called for jobs without one.
+/// What follows from the end of a step is the function's, which is not called for jobs without one; what asks for
+/// it comes first in the rows, so that it costs the others least.
 ///
 /// Plans are made once, perhaps while the table is all but empty, and the index of live rows then looks as
 /// good as the primary key; used later it would read every live row for every outcome. `NOT <>` and `+ 0` say
@@ -59,9 +60,9 @@ WITH clock AS MATERIALIZED (
     FROM v, clock
     WHERE j.id = v.id AND NOT j.namespace <> v.namespace AND j.state + 0 < 10
       AND (j.fence < v.fence OR (j.fence = v.fence AND j.state = 3))
-    RETURNING j.id, j.namespace, j.queue, j.kind, j.unique_key, j.state, v.fence, v.at, v.claimed_at,
-        v.attempt, v.worker, v.error_code, v.error_message, v.error_retryable, v.outcome, v.apart,
-        v.usage, v.output_blob, j.workflow_id, j.workflow_ord
+    RETURNING j.id, j.state, j.workflow_id, j.workflow_ord, j.namespace, j.queue, j.kind, j.unique_key,
+        v.fence, v.at, v.claimed_at, v.attempt, v.worker, v.error_code, v.error_message,
+        v.error_retryable, v.outcome, v.apart, v.usage, v.output_blob
 ), freed AS (
     DELETE FROM holds h USING moved m
     WHERE m.state >= 10 AND m.unique_key IS NOT NULL AND h.namespace = m.namespace

@@ -12,7 +12,6 @@ use super::{blobs, holds};
 use crate::ledger::unreadable;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
-use crate::model::job::JobState;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
@@ -21,7 +20,7 @@ const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
 /// The last instant that an id can hold.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
-/// Terminal jobs of no run whose end was recorded before `before`, oldest ids first. Reads only, however far it must look, so that
+/// Terminal jobs of no run that is on record, whose end was recorded before `before`, oldest ids first. Reads only, however far it must look, so that
 /// the writer is not kept from its work.
 pub(super) async fn ended(
     connection: &mut SqliteConnection,
@@ -29,7 +28,8 @@ pub(super) async fn ended(
     limit: u32,
 ) -> Result<Vec<JobId>, Fault> {
     let sql = "SELECT id FROM jobs WHERE id < ? AND state >= 10 AND changed_at < ? \
-               AND workflow_id IS NULL ORDER BY id LIMIT ?";
+               AND (workflow_id IS NULL OR NOT EXISTS \
+               (SELECT 1 FROM workflows w WHERE w.id = jobs.workflow_id)) ORDER BY id LIMIT ?";
     let bound = u64::try_from(before.plus(CLOCK_STEP_MAX).millis()).unwrap_or(0).min(MILLIS_MAX);
     let args = Args::default()
         .with(JobId::first_at(bound).as_bytes().as_slice())
@@ -50,37 +50,42 @@ pub(super) enum Cause {
     OfRun,
 }
 
-/// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone, but of a run,
-/// which may have ended without them.
+/// Deletes terminal jobs with everything that is theirs; how many. Others among `ids` are left alone.
 pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Result<u64, Fault> {
     static LOOK: Bulk = Bulk::new(
-        "SELECT id, state, changed_at, namespace, queue, unique_key, payload_blob, output_blob \
-         FROM jobs WHERE id IN (VALUES",
+        "SELECT id, changed_at, workflow_id, workflow_ord, workflow_item, namespace, queue, \
+         unique_key, payload_blob, output_blob FROM jobs WHERE state >= 10 AND id IN (VALUES",
         "(?)",
         ")",
     );
     static DELETE: [Bulk; 6] = [
-        Bulk::new("DELETE FROM jobs WHERE id IN (VALUES", "(?)", ")"),
+        Bulk::new("DELETE FROM jobs WHERE state >= 10 AND id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM attempts WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_logs WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_log_heads WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM job_progress WHERE job_id IN (VALUES", "(?)", ")"),
         Bulk::new("DELETE FROM checkpoints WHERE job_id IN (VALUES", "(?)", ")"),
     ];
+    static ITEMS: Bulk = Bulk::new(
+        "DELETE FROM workflow_items WHERE (workflow_id, ord, item) IN (VALUES",
+        "(?, ?, ?)",
+        ")",
+    );
     let (mut gone, mut held, mut values) = (Vec::with_capacity(ids.len()), Vec::new(), Vec::new());
+    let mut items = Vec::new();
     for row in &LOOK.fetch(tx.connection, ids, bind_id).await? {
         let mut c = Columns::of(row);
         let id = JobId::from_bytes(c.id()?);
-        let is_terminal = c.next::<i64>()? >= i64::from(JobState::Succeeded as i16);
         let changed_at = c.time()?;
-        if !is_terminal && cause != Cause::OfRun {
-            continue;
-        }
+        let item = (c.maybe_id()?, c.next::<Option<i64>>()?, c.next::<Option<i64>>()?);
         // It may have been redriven, and have ended again, since somebody looked.
         if matches!(cause, Cause::Old(before) if changed_at >= before) {
             continue;
         }
         gone.push(id);
+        if let (Some(run), Some(ord), Some(item)) = item {
+            items.push((run, ord, item));
+        }
         let names: Result<(Namespace, QueueName), Fault> =
             c.parsed().and_then(|namespace| Ok((namespace, c.parsed()?)));
         // What cannot be read of an old job must not keep it for ever; its values go with age.
@@ -101,6 +106,11 @@ pub(super) async fn forget(tx: &mut Tx<'_>, ids: &[JobId], cause: Cause) -> Resu
     for table in &DELETE {
         table.execute(tx.connection, &gone, bind_id).await?;
     }
+    ITEMS
+        .execute(tx.connection, &items, |args, (run, ord, item)| {
+            args.add(run.as_slice()).add(*ord).add(*item);
+        })
+        .await?;
     for (key, id) in &held {
         holds::forget(tx.connection, key, *id).await?;
     }

@@ -107,7 +107,7 @@ impl Sqlite {
             + advance.releases.len()
             + advance.added.len() * ROWS_OF_STEP
             + if advance.stop { run.steps as usize } else { 0 };
-        let (run, advance) = (run.clone(), advance.clone());
+        let (run, advance) = (runs::advance::Target::of(run), advance.clone());
         let done = change!(self, rows, |tx| runs::advance::advance(tx, &run, &advance))?;
         Ok(match done {
             None => Advanced::Conflict,
@@ -117,8 +117,8 @@ impl Sqlite {
 
     pub async fn retry_run(&self, run: &Run, resets: &[Reset]) -> Result<Option<Vec<Job>>> {
         let rows = resets.len() * ROWS_OF_STEP;
-        let (run, resets) = (run.clone(), resets.to_vec());
-        let ids = change!(self, rows, |tx| runs::retry::retry(tx, &run, &resets))?;
+        let (run, resets) = ((run.id, run.version), resets.to_vec());
+        let ids = change!(self, rows, |tx| runs::retry::retry(tx, run, &resets))?;
         Ok(match ids {
             None => None,
             Some(ids) => Some(self.live(&ids).await),

@@ -137,7 +137,10 @@ impl Desk<'_> {
                     Release::Blocked { .. } => None,
                 })
                 .collect();
-            self.moves.retain(|ord, m| m.from != StepState::Blocked && !made.contains(ord));
+            self.moves.retain(|ord, m| {
+                let fails = m.to == StepState::Failed;
+                fails || (m.from != StepState::Blocked && !made.contains(ord))
+            });
             self.decision.blobs.clear();
             self.decision.start.clear();
             self.moves.insert(END, look_again(self.snapshot));
@@ -244,21 +247,20 @@ impl Desk<'_> {
             let message = format!("item {}: {}", job.item.unwrap_or_default(), error.message);
             JobError { message, ..error }
         };
+        let stopping = self.is_stopping();
         if open == 0 {
-            let result = if failed == 0 { Ok(()) } else { Err(error()) };
+            let result = match failed {
+                // Items that were not made never will be, unless the run is retried.
+                0 if stopping && made < total => {
+                    Err(permanent(JobState::Cancelled.as_str(), "stopped with its run"))
+                }
+                0 => Ok(()),
+                _ => Err(error()),
+            };
             return self.ended(step, spec, result);
         }
-        if self.is_stopping() {
-            // Items that were not made never will be.
-            return if open <= total - made {
-                self.ended(
-                    step,
-                    spec,
-                    Err(permanent(JobState::Cancelled.as_str(), "stopped with its run")),
-                );
-            } else {
-                self.stay(step);
-            };
+        if stopping {
+            return self.stay(step);
         }
         let fails = failed > 0 && spec.on_failure == StepFailure::Fail;
         if fails && self.options.on_failure == RunFailure::Stop {

@@ -9,7 +9,7 @@ use super::run_scene::{advanced, child, fails, many, moves, plain, signal, step_
 use super::scene::{Scene, at};
 use crate::engine::Ended;
 use crate::ledger::runs::{
-    Advance, Advanced, END, GIVEN_MAX, Items, NewGiven, NewRun, Release, RunChanged,
+    Advance, Advanced, END, GIVEN_MAX, Items, NewGiven, NewRun, Release, RunChanged, Step,
 };
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobState, Value};
@@ -21,6 +21,7 @@ super::cases![
     of_advances_at_once_one_is_carried_out,
     a_move_lowers_what_needs_the_step,
     reasons_that_were_not_seen_stay,
+    a_late_look_at_an_ended_step_changes_nothing,
     a_failed_step_takes_what_needs_it_along,
     a_step_that_stays_is_lowered_all_the_same,
     a_blocked_job_is_filled_in,
@@ -29,6 +30,7 @@ super::cases![
     a_stop_of_what_does_nothing_is_due_at_once,
     added_steps_are_waited_for,
     a_step_is_added_after_one_that_runs,
+    a_step_added_as_its_need_ends_is_released_once,
     steps_cannot_be_added_before_what_has_started,
     an_end_is_final,
     an_end_is_told_to_the_parent,
@@ -148,6 +150,20 @@ async fn reasons_that_were_not_seen_stay(scene: &Scene) {
     stay.seen = 9;
     let (_, more) = scene.advance(run, |advance| advance.moves.push(stay)).await;
     assert_eq!((more, scene.step(run, "a").await.due), (false, 0));
+}
+
+async fn a_late_look_at_an_ended_step_changes_nothing(scene: &Scene) {
+    let (run, _) = scene.run_of(vec![signal("a", &[]), plain("b", &[0])]).await;
+    scene.move_step(run, "a", StepState::Waiting).await;
+    let seen = scene.step(run, "a").await;
+    give(scene, run, "x").await;
+    scene.advance(run, |a| a.moves.push(moves(&seen, StepState::Succeeded))).await;
+    let ended = scene.step(run, "a").await;
+    assert_eq!((ended.state, ended.due), (StepState::Succeeded, 1));
+    let (released, more) = scene.move_step(run, "a", StepState::Succeeded).await;
+    assert_eq!((released, more), (vec![], false));
+    assert_eq!(scene.step(run, "a").await, Step { due: 0, ..ended });
+    assert_eq!(scene.end_of(run).await.needs_left, 1);
 }
 
 async fn a_failed_step_takes_what_needs_it_along(scene: &Scene) {
@@ -374,6 +390,26 @@ async fn a_step_is_added_after_one_that_runs(scene: &Scene) {
     assert_eq!(step_names(&reply.released), ["x"]);
     assert_eq!(step_names(&scene.step_ends(run, "x", Ended::Succeeded).await.released), ["y"]);
     assert_eq!(step_names(&scene.step_ends(run, "y", Ended::Succeeded).await.released), ["b"]);
+}
+
+/// Goal: a step that comes in while the step that it needs ends is neither forgotten nor released twice.
+async fn a_step_added_as_its_need_ends_is_released_once(scene: &Scene) {
+    let mut first = [0, 0];
+    for round in 0..40 {
+        let (run, jobs) = scene.run_of(vec![plain("a", &[]), plain("b", &[0])]).await;
+        let record = scene.record(jobs[0].id, 1, Ended::Succeeded);
+        let ledger = scene.ledger.clone();
+        let recorded = tokio::spawn(async move { ledger.record(vec![record]).await.unwrap() });
+        let added = vec![scene.added(&plain("x", &[]), 2, vec![0], vec![END])];
+        let (by_advance, _) = scene.advance(run, |advance| advance.added = added).await;
+        let by_record = recorded.await.unwrap().released;
+        first[usize::from(by_advance.is_empty())] += 1;
+        let both: Vec<_> = by_advance.into_iter().chain(by_record).collect();
+        assert_eq!(step_names(&both), ["b", "x"], "round {round}");
+        assert_eq!(scene.state_of(run, "x").await, (StepState::Released, 0), "round {round}");
+        assert_eq!(scene.end_of(run).await.needs_left, 2);
+    }
+    eprintln!("the record came first {} times, the advance {} times", first[0], first[1]);
 }
 
 async fn steps_cannot_be_added_before_what_has_started(scene: &Scene) {

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::run_scene::{child, many, plain, signal, step_names, templated};
 use super::scene::{Scene, key};
 use crate::engine::Ended;
-use crate::ledger::runs::{CreateOutcome, END, Items, NewRun, Parent, RunFilter};
+use crate::ledger::runs::{CreateOutcome, DUE_MAX, END, Items, NewRun, Parent, RunFilter};
 use crate::ledger::{JobFilter, LedgerError};
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobState, Value};
@@ -17,6 +17,7 @@ super::cases![
     a_run_reads_back_as_it_was_created,
     its_steps_and_jobs_read_back,
     what_needs_nothing_and_is_not_plain_is_due_at_once,
+    a_snapshot_is_bounded,
     a_repeat_with_the_same_id_changes_nothing,
     a_key_stands_for_one_run,
     callers_that_share_a_key_make_one_run,
@@ -126,6 +127,15 @@ async fn what_needs_nothing_and_is_not_plain_is_due_at_once(scene: &Scene) {
     let (empty, _) = scene.run_of(Vec::new()).await;
     assert_eq!(scene.snapshot(empty).await.due[0].ord, END);
     assert!(scene.is_due(empty).await);
+}
+
+async fn a_snapshot_is_bounded(scene: &Scene) {
+    let most = DUE_MAX as usize;
+    let steps = (0..most + 20).map(|n| templated(&format!("s{n}"), &[])).collect();
+    let (run, _) = scene.run_of(steps).await;
+    let due = scene.snapshot(run).await.due;
+    let first: Vec<i32> = (0..i32::try_from(most).unwrap()).collect();
+    assert_eq!(due.iter().map(|step| step.ord).collect::<Vec<_>>(), first);
 }
 
 async fn a_repeat_with_the_same_id_changes_nothing(scene: &Scene) {

@@ -47,7 +47,7 @@ fn full_job(scene: &Scene, now: Timestamp) -> NewJob {
             max_crashes: 1,
             timeout: Span(Duration::from_millis(1500)),
             retry: RetryPolicy { backoff: Backoff::Poly4, ..RetryPolicy::default() },
-            expect: Some(Expect { schema: None, expr: Some("output.ok".into()) }),
+            expect: Some(Expect { expr: Some("output.ok".into()), ..Expect::default() }),
             weight: 3,
             exclusive: true,
             order_key: Some("o".into()),

@@ -12,6 +12,8 @@ use crate::error::HandlerError;
 
 /// The kernel takes no longer argument or variable.
 const ARG_BYTES_MAX: usize = (128 << 10) - 1;
+/// The same without room for a name.
+const ENV_VALUE_MAX: usize = ARG_BYTES_MAX - 64;
 /// Where programs are looked for by the command's own programs.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const LANG: &str = "C.UTF-8";
@@ -38,6 +40,8 @@ pub(super) struct Stamp {
     pub(super) attempt: u32,
     pub(super) fence: u64,
     pub(super) traceparent: Option<String>,
+    /// Why the attempt before failed, as JSON, where the job's output is evaluated.
+    pub(super) previous: Option<String>,
 }
 
 /// Fills in the template, or says for good what it does not allow.
@@ -58,6 +62,10 @@ pub(super) fn launch(
     command.env("WINDLASS_FENCE", stamp.fence.to_string());
     if let Some(trace) = stamp.traceparent.as_deref().filter(|trace| !trace.contains('\0')) {
         command.env("TRACEPARENT", trace);
+    }
+    // Bounded far below by what an error and its recommendations may hold.
+    if let Some(previous) = stamp.previous.as_deref().filter(|text| text.len() < ENV_VALUE_MAX) {
+        command.env("WINDLASS_PREVIOUS", previous);
     }
     Ok(Launch {
         command,
@@ -112,7 +120,7 @@ mod tests {
     use crate::handlers::command_run::template::loaded;
 
     fn stamp() -> Stamp {
-        Stamp { job_id: "job".into(), attempt: 2, fence: 9, traceparent: None }
+        Stamp { job_id: "job".into(), attempt: 2, fence: 9, traceparent: None, previous: None }
     }
 
     fn launched(template: &str, payload: &str) -> Result<Launch, String> {

@@ -24,7 +24,8 @@ fn script(text: &str, more: &str) -> String {
 }
 
 async fn run_until(template: &str, payload: Value, stop: &CancellationToken) -> Finished {
-    let stamp = Stamp { job_id: "job-7".into(), attempt: 2, fence: 9, traceparent: None };
+    let stamp =
+        Stamp { job_id: "job-7".into(), attempt: 2, fence: 9, traceparent: None, previous: None };
     let args: Args = serde_json::from_value(payload).unwrap();
     let handler = handler(template);
     let run = tokio::time::timeout(PATIENCE, handler.perform(args, &stamp, stop));
@@ -163,7 +164,13 @@ async fn failures_have_their_codes_and_last_words() {
 #[tokio::test]
 async fn what_cannot_run_is_said() {
     let refused = async |template: &str, payload: Value| {
-        let stamp = Stamp { job_id: String::new(), attempt: 1, fence: 1, traceparent: None };
+        let stamp = Stamp {
+            job_id: String::new(),
+            attempt: 1,
+            fence: 1,
+            traceparent: None,
+            previous: None,
+        };
         let args: Args = serde_json::from_value(payload).unwrap();
         let token = CancellationToken::new();
         match handler(template).perform(args, &stamp, &token).await.expect_err("refused").0 {

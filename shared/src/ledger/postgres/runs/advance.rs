@@ -96,7 +96,7 @@ UPDATE workflows SET version = version + 1, changed_at = clock.now,
     finished_at = CASE WHEN $3 >= 10 THEN clock.now END,
     state = coalesce($3, state), ending = coalesce($4, ending),
     error_code = coalesce($5, error_code), error_message = coalesce($6, error_message),
-    output = $7, output_blob = $8
+    output = coalesce($7, output), output_blob = coalesce($8, output_blob)
 FROM clock WHERE id = $1 AND version = $2 AND state < 10
 RETURNING changed_at";
     let (output, blob) = value_parts(advance.output.as_ref());
@@ -138,7 +138,7 @@ WITH v AS MATERIALIZED (
         items_total = coalesce(v.length, s.items_total), items_open = coalesce(v.length, s.items_open),
         items_made = CASE WHEN v.length IS NULL THEN s.items_made ELSE 0 END,
         started_at = CASE WHEN v.from_state = 0 AND v.to_state IN (1, 2) THEN $2 ELSE s.started_at END,
-        finished_at = CASE WHEN v.to_state >= 10 THEN $2 END
+        finished_at = CASE WHEN v.from_state < 10 AND v.to_state >= 10 THEN $2 ELSE s.finished_at END
     FROM v WHERE s.workflow_id = $1 AND s.ord = v.ord AND s.state = v.from_state
     RETURNING s.job_id, s.state, v.from_state, s.error_code, s.error_message
 ), skipped AS (

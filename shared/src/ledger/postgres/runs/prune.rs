@@ -71,6 +71,9 @@ async fn forget_jobs(pool: &PgPool, runs: &[Uuid]) -> Result<u64> {
         let sql = "SELECT id FROM jobs WHERE workflow_id = ANY($1) AND state + 0 >= 10 LIMIT $2";
         let query = sqlx::query_scalar(sql).bind(runs).bind(JOBS_MAX);
         let ids: Vec<Uuid> = query.fetch_all(pool).await.map_err(unchanged)?;
+        if ids.is_empty() {
+            break;
+        }
         let last = ids.len() < usize::try_from(JOBS_MAX).unwrap_or(usize::MAX);
         let ended_before = Timestamp::from_micros(i64::MAX);
         gone += forget(pool, Forget { ids, ended_before, by: By::Run }).await?;

@@ -113,7 +113,10 @@ pub(in super::super) async fn snapshot(pool: &PgPool, id: WorkflowId) -> Result<
     let sql = concat!(
         "SELECT ",
         step_columns!(),
-        " FROM workflow_steps s WHERE workflow_id = $1 AND (due > 0 OR wake_at <= $3) ORDER BY ord LIMIT $2"
+        " FROM workflow_steps s WHERE workflow_id = $1 AND ord = ANY(ARRAY( \
+             SELECT ord FROM workflow_steps WHERE workflow_id = $1 AND due > 0 \
+             UNION SELECT ord FROM workflow_steps WHERE workflow_id = $1 AND wake_at <= $3 \
+             ORDER BY 1 LIMIT $2)) ORDER BY ord"
     );
     let now: i64 = get(&found, 28)?;
     let query = sqlx::query(sql).bind(id.uuid()).bind(i64::from(DUE_MAX)).bind(now);

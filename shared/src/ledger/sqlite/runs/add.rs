@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::advance::Target;
 use super::jobs::{self, StepJob};
 use super::moves::Found;
 use super::row::step_state;
 use super::steps::{self, Row};
-use crate::ledger::runs::{Advance, END, NewStep, Run};
+use crate::ledger::runs::{Advance, END, NewStep};
 use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::jobs::Columns;
 use crate::ledger::sqlite::statement::{Args, Bulk, execute};
@@ -106,7 +107,7 @@ async fn states_of(
 /// nothing is released.
 pub(super) async fn add(
     tx: &mut Tx<'_>,
-    run: &Run,
+    run: &Target,
     added: &[NewStep],
     links: &Links,
     released: &mut Vec<JobId>,

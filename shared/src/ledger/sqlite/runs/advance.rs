@@ -6,15 +6,31 @@ use super::lower::{self, Fallen};
 use super::note::Follow;
 use super::{add, moves, signals, stop};
 use crate::ledger::fit_text;
-use crate::ledger::runs::{Advance, END, Release, Run};
+use crate::ledger::runs::{Advance, END, Parent, Release, Run};
 use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::jobs::Columns;
 use crate::ledger::sqlite::statement::{Args, Bulk, execute, row};
 use crate::ledger::sqlite::writer::Tx;
 use crate::model::id::{JobId, WorkflowId};
 use crate::model::job::JobState;
+use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 use crate::model::workflow::WorkflowState;
+
+/// What an advance must know of its run. The run itself may carry a document of megabytes.
+#[derive(Debug, Clone)]
+pub(in crate::ledger::sqlite) struct Target {
+    pub(super) id: WorkflowId,
+    pub(super) namespace: Namespace,
+    pub(super) parent: Option<Parent>,
+}
+
+impl Target {
+    /// Of a run.
+    pub(in crate::ledger::sqlite) fn of(run: &Run) -> Self {
+        Self { id: run.id, namespace: run.namespace.clone(), parent: run.parent }
+    }
+}
 
 /// See [`crate::ledger::Ledger::advance`]: the jobs that may run, and whether more is due. `None`: the run is not as
 /// it was, and nothing is changed.
@@ -23,7 +39,7 @@ use crate::model::workflow::WorkflowState;
 /// the step for whose failure a run stops are not released, and what stays where it is can be lowered as well.
 pub(in crate::ledger::sqlite) async fn advance(
     tx: &mut Tx<'_>,
-    run: &Run,
+    run: &Target,
     advance: &Advance,
 ) -> Result<Option<(Vec<JobId>, bool)>, Fault> {
     let Some(found) = moves::look(tx, run.id, advance).await? else { return Ok(None) };
@@ -155,7 +171,7 @@ async fn make_items(
 }
 
 /// The run has ended: nothing of it is due any more, and the step that started it learns of it.
-async fn end(tx: &mut Tx<'_>, run: &Run, advance: &Advance) -> Result<(), Fault> {
+async fn end(tx: &mut Tx<'_>, run: &Target, advance: &Advance) -> Result<(), Fault> {
     let sql = "UPDATE workflow_steps SET due = 0, wake_at = NULL \
                WHERE workflow_id = ? AND (due > 0 OR wake_at IS NOT NULL)";
     execute(tx.connection, sql, id(run.id)).await?;

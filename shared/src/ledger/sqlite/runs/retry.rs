@@ -1,6 +1,6 @@
 //! A run that has ended goes on.
 
-use crate::ledger::runs::{END, Reset, Run};
+use crate::ledger::runs::{END, Reset};
 use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::jobs::bind_id;
 use crate::ledger::sqlite::statement::{Args, Bulk, execute};
@@ -13,15 +13,14 @@ use crate::model::workflow::StepState;
 /// changed.
 pub(in crate::ledger::sqlite) async fn retry(
     tx: &mut Tx<'_>,
-    run: &Run,
+    (run, version): (WorkflowId, u64),
     resets: &[Reset],
 ) -> Result<Option<Vec<JobId>>, Fault> {
     let sql = "UPDATE workflows SET version = version + 1, state = 0, changed_at = ?3, \
                deadline = ?3 + (deadline - began_at), began_at = ?3, ending = NULL, finished_at = NULL, \
                error_code = NULL, error_message = NULL, output = NULL, output_blob = NULL \
                WHERE id = ?1 AND version = ?2 AND state >= 10";
-    let args =
-        id(run.id).with(i64::try_from(run.version).unwrap_or(i64::MAX)).with(tx.now.micros());
+    let args = id(run).with(i64::try_from(version).unwrap_or(i64::MAX)).with(tx.now.micros());
     if execute(tx.connection, sql, args).await? == 0 {
         return Ok(None);
     }
@@ -29,10 +28,10 @@ pub(in crate::ledger::sqlite) async fn retry(
     let sql = "UPDATE workflow_plans SET dependents = (SELECT json_group_array(value) \
                FROM json_each(dependents) WHERE value <> ?2) \
                WHERE workflow_id = ?1 AND instr(dependents, '-1') > 0 AND dependents <> '[-1]'";
-    execute(tx.connection, sql, id(run.id).with(END)).await?;
-    reset_steps(tx, run.id, resets).await?;
-    forget_items(tx, run.id, resets).await?;
-    reset_jobs(tx, run.id, resets).await
+    execute(tx.connection, sql, id(run).with(END)).await?;
+    reset_steps(tx, run, resets).await?;
+    forget_items(tx, run, resets).await?;
+    reset_jobs(tx, run, resets).await
 }
 
 fn id(run: WorkflowId) -> Args {

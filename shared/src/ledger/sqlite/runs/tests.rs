@@ -1,14 +1,13 @@
-//! Large runs, runs of any shape, and what only this module can see.
+//! Runs of any shape and size, and what only this module can see.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::config::LedgerSettings;
 use crate::engine::Ended;
 use crate::ledger::runs::{
-    Advance, Advanced, CreateOutcome, END, Move, NewRun, NewStep, Release, Run, Step,
+    Advance, Advanced, CreateOutcome, END, Move, NewRun, NewStep, Release, Reset, Run, Step,
 };
 use crate::ledger::sqlite::Sqlite;
 use crate::ledger::sqlite::statement::{Args, composed};
@@ -18,6 +17,9 @@ use crate::model::job::{Job, NewJob, Value};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 use crate::model::workflow::{StepState, WorkflowState};
+
+mod large;
+mod plans;
 
 async fn ledger(folder: &tempfile::TempDir) -> Sqlite {
     let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
@@ -142,56 +144,6 @@ async fn end(ledger: &Sqlite, id: WorkflowId, state: WorkflowState) {
     let advance = Advance { version: run.version, state: Some(state), ..Advance::default() };
     let outcome = ledger.advance(&run, &advance).await.unwrap();
     assert_eq!(outcome, Advanced::Done { released: vec![], more: false });
-}
-
-/// Goal: runs of the largest size go through, wide ones and deep ones, and go whole when their time is over.
-#[tokio::test]
-async fn the_largest_runs_go_through() {
-    const STEPS: i32 = 10_000;
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = ledger(&folder).await;
-    let middle = 1..STEPS - 1;
-    let mut wide = vec![step(0, vec![], true)];
-    wide.extend(middle.clone().map(|ord| step(ord, vec![0], true)));
-    wide.push(step(STEPS - 1, middle.collect(), true));
-    // Fifty chains side by side.
-    let chains = (0..STEPS).map(|ord| {
-        let above = if ord < 50 { vec![] } else { vec![ord - 50] };
-        step(ord, above, true)
-    });
-    for (shape, steps, batch) in [("wide", wide, 500), ("deep", chains.collect(), 500)] {
-        let new = run_of(steps);
-        let started = Instant::now();
-        let first = create(&ledger, &new).await;
-        let created = started.elapsed();
-        let started = Instant::now();
-        assert_eq!(run_dry(&ledger, new.id, first, batch).await, STEPS as usize, "{shape}");
-        eprintln!("{shape}: created in {created:?}, run in {:?}", started.elapsed());
-        let counts = ledger.step_counts(new.id).await.unwrap();
-        assert_eq!(counts, [(StepState::Succeeded, STEPS as u32)], "{shape}");
-        end(&ledger, new.id, WorkflowState::Succeeded).await;
-    }
-    let later = Timestamp::from_micros(i64::MAX / 2);
-    let started = Instant::now();
-    let mut calls = 0;
-    while ledger.prune(later, 5_000).await.unwrap() > 0 {
-        calls += 1;
-        assert!(calls < 20, "pruning ends");
-    }
-    eprintln!("pruned in {calls} calls, {:?}", started.elapsed());
-    for table in
-        ["jobs", "workflows", "workflow_steps", "workflow_plans", "workflow_items", "blobs"]
-    {
-        assert_eq!(count(&ledger, table).await, 0, "{table}");
-    }
-    ledger.close().await;
-}
-
-async fn count(ledger: &Sqlite, table: &str) -> i64 {
-    use sqlx::Row;
-    let mut reader = ledger.reader().await.unwrap();
-    let sql = format!("SELECT count(*) FROM {table}");
-    composed(&mut reader, sql, Args::default()).await.unwrap()[0].get(0)
 }
 
 /// Numbers that look random and are the same each time.
@@ -325,132 +277,6 @@ async fn a_step_may_be_looked_at_twice() {
         let steps = ledger.steps(new.id, END, 10).await.unwrap();
         assert_eq!((steps[0].state, steps[0].due), (StepState::Skipped, 0));
         assert_eq!((steps[1].state, steps[1].needs_left), (StepState::Released, 0));
-    }
-    ledger.close().await;
-}
-
-/// Goal: a decision over many steps is carried out in time: what a failure takes along, and items.
-#[tokio::test]
-async fn wide_decisions_are_carried_out() {
-    const ITEMS: u32 = 2_000;
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = ledger(&folder).await;
-    let mut steps = vec![NewStep { many: true, job: None, ..step(0, vec![], false) }];
-    steps.extend((1..10_000).map(|ord| step(ord, vec![ord - 1], true)));
-    let new = run_of(steps);
-    create(&ledger, &new).await;
-    let seen = ledger.run_snapshot(new.id).await.unwrap().unwrap();
-    let mut start = moved(&seen.due[0], StepState::Released);
-    start.list = Some(("[]".into(), ITEMS));
-    let item = |item| {
-        let job = Box::new(new_job());
-        Release::Item { ord: 0, item, step: "s0".into(), job }
-    };
-    let releases = (0..ITEMS).map(item).collect();
-    let begin = Advance { version: 0, moves: vec![start], releases, ..Advance::default() };
-    let started = Instant::now();
-    let (released, more) = advance(&ledger, &seen.run, begin).await;
-    eprintln!("{ITEMS} items made in {:?}", started.elapsed());
-    assert_eq!((released.len(), more), (ITEMS as usize, false));
-    let started = Instant::now();
-    for part in released.chunks(500) {
-        let records = part.iter().map(|job| record(job.id, Ended::Succeeded)).collect();
-        ledger.record(records).await.unwrap();
-    }
-    eprintln!("{ITEMS} items recorded in {:?}", started.elapsed());
-    let seen = ledger.run_snapshot(new.id).await.unwrap().unwrap();
-    assert_eq!((seen.due.len(), seen.due[0].items.open, seen.due[0].due), (1, 0, 1));
-    // All of the chain is skipped with it.
-    let mut moves = vec![moved(&seen.due[0], StepState::Failed)];
-    let mut after = 0;
-    loop {
-        let page = ledger.steps(new.id, after, 2_000).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = last.ord;
-        moves.extend(page.iter().map(|step| moved(step, StepState::Skipped)));
-    }
-    assert_eq!(moves.len(), 10_000);
-    let version = seen.run.version;
-    let started = Instant::now();
-    let skip = Advance { version, moves, ..Advance::default() };
-    let (released, more) = advance(&ledger, &seen.run, skip).await;
-    eprintln!("10,000 steps moved in {:?}", started.elapsed());
-    assert_eq!((released.len(), more), (0, true));
-    let end = ledger.steps(new.id, i32::MIN, 1).await.unwrap().remove(0);
-    assert_eq!((end.needs_left, end.due), (0, 1));
-    ledger.close().await;
-}
-
-/// Goal: the statements that run often find their rows by an index.
-#[tokio::test]
-async fn no_statement_of_runs_scans_a_table() {
-    use sqlx::Row;
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = ledger(&folder).await;
-    let by_step = "USING PRIMARY KEY (workflow_id=? AND ord=?)";
-    for (sql, index) in [
-        (
-            "SELECT json_group_array(json_array(s.ord, json(p.dependents))) FROM workflow_steps s \
-             JOIN workflow_plans p ON p.workflow_id = s.workflow_id AND p.ord = s.ord \
-             WHERE s.state = 1 AND (s.workflow_id, s.ord) IN (VALUES (x'00', 1), (x'01', 2))",
-            format!("SEARCH s {by_step}"),
-        ),
-        (
-            "WITH v (workflow_id, ord, n) AS (VALUES (x'00', 1, 2), (x'01', 3, 4)) \
-             UPDATE workflow_steps AS s SET needs_left = v.n FROM v \
-             WHERE s.workflow_id = v.workflow_id AND s.ord = v.ord AND s.state = 0",
-            format!("SEARCH s {by_step}"),
-        ),
-        (
-            "WITH v (id, now) AS (VALUES (x'00', 2), (x'01', 3)) UPDATE jobs SET state = 2 \
-             FROM v WHERE jobs.id = v.id AND jobs.state = 0",
-            "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)".into(),
-        ),
-        (
-            "SELECT s.ord FROM workflow_steps s WHERE s.workflow_id = x'00' AND s.ord IN (\
-             SELECT ord FROM workflow_steps WHERE workflow_id = x'00' AND due > 0 \
-             UNION SELECT ord FROM workflow_steps WHERE wake_at <= 5 AND +workflow_id = x'00')",
-            "SEARCH workflow_steps USING COVERING INDEX workflow_steps_wake (wake_at<?)".into(),
-        ),
-        (
-            "SELECT DISTINCT s.workflow_id FROM workflow_steps s CROSS JOIN workflows w \
-             ON w.id = s.workflow_id WHERE s.due > 0 AND s.workflow_id > x'00' AND w.state < 10 \
-             ORDER BY s.workflow_id LIMIT 10",
-            "SEARCH s USING INDEX workflow_steps_due (workflow_id>?)".into(),
-        ),
-        (
-            "SELECT id FROM workflows WHERE deadline <= 5 AND state < 10 AND state = 0 \
-             AND ending IS NULL",
-            "SEARCH workflows USING INDEX workflows_deadline (deadline<?)".into(),
-        ),
-        (
-            "SELECT id FROM jobs WHERE workflow_id = x'00' AND id > x'00' AND state > 0 \
-             AND state < 10 ORDER BY id LIMIT 10",
-            "SEARCH jobs USING INDEX jobs_by_workflow (workflow_id=? AND id>?)".into(),
-        ),
-        (
-            "SELECT w.id FROM workflows w WHERE w.namespace = 'a' AND w.id < x'ff' AND w.state \
-             IN (0, 1) ORDER BY w.id DESC LIMIT 10",
-            "SEARCH w USING INDEX workflows_by_namespace (namespace=? AND id<?)".into(),
-        ),
-        (
-            "SELECT id FROM workflows WHERE output_blob = x'00'",
-            "SEARCH workflows USING INDEX workflows_output_blob (output_blob=?)".into(),
-        ),
-        (
-            "SELECT id, steps FROM workflows w WHERE state >= 10 AND finished_at < 5 AND NOT \
-             EXISTS (SELECT 1 FROM workflows p WHERE p.id = w.parent_id AND p.state < 10) \
-             ORDER BY finished_at LIMIT 10",
-            "SEARCH w USING INDEX workflows_finished (finished_at<?)".into(),
-        ),
-    ] {
-        let mut reader = ledger.reader().await.unwrap();
-        let explain = format!("EXPLAIN QUERY PLAN {sql}");
-        let plan = composed(&mut reader, explain, Args::default()).await.unwrap();
-        let plan: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
-        assert!(plan.iter().any(|step| *step == index), "{sql}\n{plan:#?}");
-        let scans = |step: &&String| step.starts_with("SCAN w") || step.starts_with("SCAN jobs");
-        assert_eq!(plan.iter().find(scans), None, "{sql}\n{plan:#?}");
     }
     ledger.close().await;
 }

@@ -1,0 +1,256 @@
+//! Steps that wait: for a signal, people, a time, another run.
+
+use serde_json::json;
+use windlass_shared::ledger::runs::{Definition, NewGiven, RunChanged};
+use windlass_shared::model::time::Timestamp;
+use windlass_shared::model::workflow::{StepState, WorkflowState};
+
+use super::rig::{Rig, job, step, with, workflow};
+
+fn signal(name: &str, body: &'static str) -> NewGiven {
+    NewGiven {
+        name: name.into(),
+        by: "ada".into(),
+        role: None,
+        approved: None,
+        reason: None,
+        body: Some(body.into()),
+    }
+}
+
+fn vote(by: &str, approved: bool, reason: Option<&str>) -> NewGiven {
+    NewGiven {
+        name: "ok".into(),
+        by: by.into(),
+        role: Some("operator".into()),
+        approved: Some(approved),
+        reason: reason.map(str::to_owned),
+        body: None,
+    }
+}
+
+async fn waits(rig: &Rig, id: windlass_shared::model::id::WorkflowId, step: &str) {
+    rig.until("the step waits", || async {
+        (rig.state_of(id, step).await == StepState::Waiting).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signal_brings_its_body_before_or_after_the_wait() {
+    let rig = Rig::new().await;
+    for early in [true, false] {
+        let steps = vec![
+            step("a", &[], json!({})),
+            with("go", &[0], json!({"signal": {"name": "start", "timeout": null}}), json!({})),
+            step("b", &[1], json!({"got": "${{ steps.go.output }}"})),
+        ];
+        let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+        if !early {
+            waits(&rig, id, "go").await;
+        }
+        assert_eq!(
+            rig.life.give(&rig.namespace, id, &signal("other", "1")).await.unwrap(),
+            RunChanged::Done(())
+        );
+        assert_eq!(
+            rig.life.give(&rig.namespace, id, &signal("start", r#"{"x":1}"#)).await.unwrap(),
+            RunChanged::Done(())
+        );
+        let ended = rig.ended(id).await;
+        assert_eq!(ended.output(), json!({"b": {"got": {"x": 1}}}), "early: {early}");
+        let late = rig.life.give(&rig.namespace, id, &signal("start", "1")).await.unwrap();
+        assert_eq!(late, RunChanged::Refused(WorkflowState::Succeeded));
+    }
+}
+
+#[tokio::test]
+async fn one_signal_is_for_one_step() {
+    let rig = Rig::new().await;
+    let wait = || json!({"signal": {"name": "go", "timeout": null}});
+    let steps = vec![with("one", &[], wait(), json!({})), with("two", &[0], wait(), json!({}))];
+    let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+    rig.life.give(&rig.namespace, id, &signal("go", "1")).await.unwrap();
+    waits(&rig, id, "two").await;
+    rig.life.give(&rig.namespace, id, &signal("go", "2")).await.unwrap();
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.steps["one"].output.as_deref(), Some(&b"1"[..]));
+    assert_eq!(ended.output(), json!({"two": 2}));
+}
+
+#[tokio::test]
+async fn waits_that_last_too_long_fail() {
+    let rig = Rig::new().await;
+    for wait in [
+        json!({"signal": {"name": "go", "timeout": "20ms"}}),
+        json!({"approval": {"required": 1, "expires": "20ms"}}),
+    ] {
+        let steps = vec![with("ok", &[], wait, json!({})), step("b", &[0], json!({}))];
+        let ended = rig.end_of(workflow(steps, json!({})), json!(null)).await;
+        assert_eq!(
+            (ended.state(), ended.why("ok").as_str()),
+            (WorkflowState::Failed, "wait_timed_out")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_timer_ends_by_itself() {
+    let rig = Rig::new().await;
+    for timer in [
+        json!({"for": "30ms"}),
+        json!({"template": "${{ input.wait }}"}),
+        json!({"until": "2020-01-01T00:00:00.000Z"}),
+    ] {
+        let steps =
+            vec![with("t", &[], json!({"timer": timer}), json!({})), step("b", &[0], json!({}))];
+        let ended = rig.end_of(workflow(steps, json!({})), json!({"wait": "10ms"})).await;
+        assert_eq!(ended.state(), WorkflowState::Succeeded, "{timer}: {:?}", ended.run.error);
+    }
+}
+
+#[tokio::test]
+async fn two_people_must_agree_and_one_may_refuse() {
+    let rig = Rig::new().await;
+    let steps = |required: u32| {
+        let approval = json!({"approval": {"required": required, "roles": ["operator"], "message": "delete?"}});
+        vec![
+            with("ok", &[], approval, json!({})),
+            step("b", &[0], json!({"n": "${{ steps.ok.output.approvals.size() }}"})),
+        ]
+    };
+    let id = rig.submit(workflow(steps(2), json!({})), json!(null)).await;
+    waits(&rig, id, "ok").await;
+    for by in ["ada", "ada"] {
+        rig.life.give(&rig.namespace, id, &vote(by, true, None)).await.unwrap();
+    }
+    for _ in 0..5 {
+        rig.work().await;
+    }
+    assert_eq!(rig.state_of(id, "ok").await, StepState::Waiting, "one person counts once");
+    rig.life.give(&rig.namespace, id, &vote("bob", true, Some("fine"))).await.unwrap();
+    assert_eq!(rig.ended(id).await.output(), json!({"b": {"n": 2}}));
+
+    let id = rig.submit(workflow(steps(2), json!({})), json!(null)).await;
+    rig.life.give(&rig.namespace, id, &vote("bob", false, Some("too risky"))).await.unwrap();
+    let ended = rig.ended(id).await;
+    assert_eq!(
+        (ended.state(), ended.why("ok").as_str()),
+        (WorkflowState::Failed, "approval_rejected")
+    );
+    assert!(ended.error().1.contains("bob rejected it: too risky"), "{}", ended.error().1);
+}
+
+#[tokio::test]
+async fn a_child_runs_and_its_answer_is_the_steps() {
+    let rig = Rig::new().await;
+    let child = workflow(
+        vec![step("c", &[], json!({"out": "${{ input.n + 1 }}"}))],
+        json!({"output": "${{ steps.c.output }}"}),
+    );
+    let steps = vec![
+        step("a", &[], json!({"out": 4})),
+        with(
+            "child",
+            &[0],
+            json!({"child": {"of": {"inline": child}, "input": {"n": "${{ steps.a.output }}"}}}),
+            json!({}),
+        ),
+        step("b", &[1], json!({"got": "${{ steps.child.output }}"})),
+    ];
+    let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+    let ended = rig.ended(id).await;
+    assert_eq!(
+        (ended.state(), ended.output()),
+        (WorkflowState::Succeeded, json!({"b": {"got": 5}}))
+    );
+    let children = rig.life.ledger().children(id, &[1]).await.unwrap();
+    assert_eq!(children.len(), 1, "it is started once");
+}
+
+#[tokio::test]
+async fn a_child_that_fails_fails_its_step() {
+    let rig = Rig::new().await;
+    let child = workflow(vec![step("c", &[], json!({"fail": "x"}))], json!({}));
+    let steps = vec![with(
+        "child",
+        &[],
+        json!({"child": {"of": {"inline": child}, "input": null}}),
+        json!({}),
+    )];
+    let ended = rig.end_of(workflow(steps, json!({})), json!(null)).await;
+    assert_eq!(
+        (ended.state(), ended.why("child").as_str()),
+        (WorkflowState::Failed, "child_failed")
+    );
+    let missing =
+        json!({"child": {"of": {"definition": {"name": "nope", "version": null}}, "input": null}});
+    let ended = rig
+        .end_of(workflow(vec![with("child", &[], missing, json!({}))], json!({})), json!(null))
+        .await;
+    assert!(ended.error().1.contains("there is no definition \"nope\""), "{}", ended.error().1);
+}
+
+#[tokio::test]
+async fn workflows_that_start_themselves_end() {
+    let rig = Rig::new().await;
+    let this =
+        json!({"child": {"of": {"definition": {"name": "self", "version": null}}, "input": null}});
+    let spec = workflow(vec![with("again", &[], this, json!({}))], json!({}));
+    let definition = Definition {
+        namespace: rig.namespace.clone(),
+        name: "self".into(),
+        version: 0,
+        created_at: Timestamp::from_millis(0),
+        by: "ada".into(),
+        document: serde_json::to_string(&spec).unwrap(),
+        source: String::new(),
+    };
+    rig.life.ledger().put_definition(&definition).await.unwrap();
+    let ended = rig.end_of(spec, json!(null)).await;
+    assert_eq!(ended.state(), WorkflowState::Failed);
+    let runs =
+        rig.life.ledger().list_runs(&rig.namespace, &Default::default(), None, 100).await.unwrap();
+    assert_eq!(runs.len(), 9, "eight below the first");
+    assert!(runs.iter().all(|run| run.state == WorkflowState::Failed));
+}
+
+#[tokio::test]
+async fn a_cancelled_run_takes_its_children_along() {
+    let rig = Rig::new().await;
+    let grandchild =
+        workflow(vec![with("held", &[], job("hold", json!({})), json!({}))], json!({}));
+    let child = workflow(
+        vec![with(
+            "grandchild",
+            &[],
+            json!({"child": {"of": {"inline": grandchild}, "input": null}}),
+            json!({}),
+        )],
+        json!({}),
+    );
+    let steps = vec![
+        with("child", &[], json!({"child": {"of": {"inline": child}, "input": null}}), json!({})),
+        with("wait", &[], json!({"signal": {"name": "go", "timeout": null}}), json!({})),
+        step("after", &[0, 1], json!({})),
+    ];
+    let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+    let all = || async {
+        rig.life.ledger().list_runs(&rig.namespace, &Default::default(), None, 10).await.unwrap()
+    };
+    rig.until("three runs", || async { (all().await.len() == 3).then_some(()) }).await;
+    let cancelled = rig.life.cancel_run(&rig.namespace, id, "changed my mind").await.unwrap();
+    assert!(matches!(cancelled, RunChanged::Done(_)));
+    let ended = rig.ended(id).await;
+    assert_eq!(
+        (ended.state(), ended.error().1.as_str()),
+        (WorkflowState::Cancelled, "changed my mind")
+    );
+    for step in ["child", "wait", "after"] {
+        assert_eq!(ended.of(step), StepState::Cancelled, "{step}");
+    }
+    // The root ends last.
+    assert!(all().await.iter().all(|run| run.state == WorkflowState::Cancelled));
+    let again = rig.life.cancel_run(&rig.namespace, id, "again").await.unwrap();
+    assert_eq!(again, RunChanged::Refused(WorkflowState::Cancelled));
+}
