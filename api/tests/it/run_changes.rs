@@ -401,3 +401,23 @@ async fn a_running_step_adds_what_comes_next() {
     let late = json!({"after": "end", "steps": [{"id": "z", "kind": "k"}]});
     add(late).await.refused(409, "state_conflict");
 }
+
+/// Workers' keys name no run: they add after steps whose job is under way, and nothing else.
+#[tokio::test]
+async fn workers_add_steps_after_what_runs() {
+    let api = Fixture::with(ApiSettings::default()).await;
+    let submitter = format!("Bearer {}", api.key(Role::Submitter, None).await);
+    let worker = format!("Bearer {}", api.key(Role::Worker, None).await);
+    let document = json!({"name": "n", "steps": [
+        {"id": "runs", "kind": "k"}, {"id": "later", "kind": "k", "needs": ["runs"]}]});
+    let headers = [("authorization", submitter.as_str())];
+    let run = api.post_with("/v1/workflows", &headers, &document.to_string()).await.expect(201);
+    let path = format!("/v1/workflows/{}/steps", run["id"].as_str().unwrap());
+    let add = |after: &str| {
+        let body = json!({"after": after, "steps": [{"id": format!("x-{after}"), "kind": "k"}]});
+        api.send(request(Method::POST, &path, &[("authorization", &worker)], &body.to_string()))
+    };
+    add("later").await.refused(403, "forbidden");
+    add("none").await.refused(403, "forbidden");
+    add("runs").await.expect(201);
+}
