@@ -56,6 +56,16 @@ fn reading() -> Vec<Value> {
     steps
 }
 
+/// Half a megabyte of long expressions.
+fn long() -> Vec<Value> {
+    let condition = vec!["input.n"; 400].join(" + ") + " > 0";
+    let mut steps = chain();
+    for step in steps.iter_mut().take(128) {
+        step["if"] = json!(condition);
+    }
+    steps
+}
+
 async fn run() {
     let folder = tempfile::tempdir().unwrap();
     let settings =
@@ -75,7 +85,9 @@ async fn run() {
         shutdown,
     });
     let router = router(app);
-    for (name, steps) in [("chain", chain()), ("layers", layers()), ("reading", reading())] {
+    for (name, steps) in
+        [("chain", chain()), ("layers", layers()), ("reading", reading()), ("long", long())]
+    {
         let body = json!({"name": name, "steps": steps}).to_string();
         let mut took = Vec::new();
         for _ in 0..ROUNDS {

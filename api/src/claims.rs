@@ -141,6 +141,34 @@ impl Key {
     }
 }
 
+impl Key {
+    /// Where it is kept that the request has done its work, for requests that make nothing to look for.
+    fn done_id(&self) -> BlobId {
+        let digest: [u8; 32] = Sha256::new_with_prefix(b"windlass idempotency done v1\0")
+            .chain_update(self.id.uuid().as_bytes())
+            .finalize()
+            .into();
+        let id = digest[..16].try_into().expect("a SHA-256 is longer than a UUID");
+        BlobId::from_uuid(uuid::Builder::from_custom_bytes(id).into_uuid())
+    }
+
+    /// Whether a request with this key has done its work, as [`Self::note_done`] notes it.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    pub async fn is_done(&self, app: &App, namespace: &Namespace) -> Result<bool, ApiError> {
+        Ok(app.life.ledger().blob(namespace, self.done_id()).await?.is_some())
+    }
+
+    /// Notes that the work is done. What cannot be noted may be done again by a repeat.
+    pub async fn note_done(&self, app: &App, namespace: &Namespace) {
+        let done = Bytes::from_static(b"true");
+        if let Err(error) = app.life.ledger().put_blob(namespace, self.done_id(), done).await {
+            tracing::warn!(%error, "a repeat of this request may be carried out again");
+        }
+    }
+}
+
 /// Marks an answer that was given before.
 pub fn replayed(mut response: Response) -> Response {
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

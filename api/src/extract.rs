@@ -25,6 +25,8 @@ pub use params::{NoParams, Params};
 pub const SMALL: usize = 64 << 10;
 /// Largest body of a single job: its payload, and as much room for the rest.
 pub const ONE_JOB: usize = limits::VALUE_BYTES_MAX + (256 << 10);
+/// Largest workflow. Payloads of steps are taken apart, which needs up to sixteen times their size in memory.
+pub const DOCUMENT: usize = 16 << 20;
 /// Largest body of calls that carry many values.
 pub const MANY: usize = limits::BODY_BYTES_MAX;
 

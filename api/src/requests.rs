@@ -217,6 +217,24 @@ where
     deserializer.deserialize_seq(Items::<T, MAX>(std::marker::PhantomData))
 }
 
+/// As [`bounded`], where the list may be absent or `null`.
+pub fn some_bounded<'de, D, T, const MAX: usize>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct AtMost<T, const MAX: usize>(Vec<T>);
+    impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, MAX> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            bounded::<D, T, MAX>(deserializer).map(Self)
+        }
+    }
+    let items = Option::<AtMost<T, MAX>>::deserialize(deserializer)?;
+    Ok(items.map(|items| items.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use super::workflows::documents;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code, FieldError};
-use crate::extract::{self, Id, Ids, MANY, NoParams, Params, RawBody};
+use crate::extract::{self, DOCUMENT, Id, Ids, NoParams, Params, RawBody};
 use crate::requests::workflow::shape::WorkflowRequest;
 use crate::requests::workflow::step::IdText;
 use crate::views::Page;
@@ -37,7 +37,7 @@ pub async fn put_definition(
     caller: Caller,
     _: NoParams,
     Id(IdText(name)): Id<IdText>,
-    body: RawBody<MANY>,
+    body: RawBody<DOCUMENT>,
 ) -> Result<Response, ApiError> {
     let json = documents::json_text(&app, &body).await?;
     refuse_input(extract::text(&json)?)?;

@@ -16,7 +16,7 @@ use super::jobs::{REPLAYED, idempotency, key_reused};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code, FieldError};
-use crate::extract::{self, Id, MANY, NoParams, Params, RawBody};
+use crate::extract::{self, DOCUMENT, Id, NoParams, Params, RawBody};
 use crate::observe::RequestContext;
 use crate::requests::Faults;
 use crate::requests::job::check_tags;
@@ -61,7 +61,7 @@ pub async fn submit_workflow(
     context: RequestContext,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
-    body: RawBody<MANY>,
+    body: RawBody<DOCUMENT>,
 ) -> Result<Response, ApiError> {
     let idempotency = idempotency(&headers, &Method::POST, &uri, &body.bytes)?;
     let json = documents::json_text(&app, &body).await?;

@@ -55,7 +55,7 @@ impl DefinitionView {
         let json = match is_json {
             true => Some(source.clone()),
             // It was read before it was stored.
-            false => yaml::to_json(&source, windlass_shared::limits::BODY_BYTES_MAX).ok(),
+            false => yaml::to_json(&source, crate::extract::DOCUMENT).ok(),
         };
         let mut view = Self::listed(definition);
         view.document = json.map(|json| Raw(Bytes::from(json)));

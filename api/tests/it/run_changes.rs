@@ -17,6 +17,17 @@ async fn signals_are_waited_for_and_kept_when_they_come_early() {
     ]})).await;
     let (run, _) = carry(&api, &id, echo, |run| run["state"] == "waiting").await;
     assert_eq!(step(&run, "a")["waits_for"], json!({"signal": "go", "until": null}));
+    // With a key a repeat is the same signal.
+    let path = format!("/v1/workflows/{id}/signals/unheard");
+    for replayed in ["", "true"] {
+        let answer = api.post_with(&path, &[("idempotency-key", "k")], "7").await;
+        assert_eq!(answer.header("idempotency-replayed"), replayed);
+        answer.expect(202);
+    }
+    let other = api.post_with(&path, &[("idempotency-key", "k")], "8").await;
+    other.refused(422, "idempotency_key_reused");
+    let given = api.life.ledger().given(id.parse().unwrap()).await.unwrap();
+    assert_eq!(given.iter().filter(|signal| signal.name == "unheard").count(), 1);
     // Two at once: the second one is kept for the second step.
     let taken = post(&api, &id, "signals/go", json!({"n": 1})).await.expect(202);
     assert_eq!(taken, json!({"id": id, "signal": "go"}));
@@ -389,4 +400,24 @@ async fn a_running_step_adds_what_comes_next() {
     assert_eq!(step(&run, "x")["needs"], json!(["plan"]));
     let late = json!({"after": "end", "steps": [{"id": "z", "kind": "k"}]});
     add(late).await.refused(409, "state_conflict");
+}
+
+/// Workers' keys name no run: they add after steps whose job is under way, and nothing else.
+#[tokio::test]
+async fn workers_add_steps_after_what_runs() {
+    let api = Fixture::with(ApiSettings::default()).await;
+    let submitter = format!("Bearer {}", api.key(Role::Submitter, None).await);
+    let worker = format!("Bearer {}", api.key(Role::Worker, None).await);
+    let document = json!({"name": "n", "steps": [
+        {"id": "runs", "kind": "k"}, {"id": "later", "kind": "k", "needs": ["runs"]}]});
+    let headers = [("authorization", submitter.as_str())];
+    let run = api.post_with("/v1/workflows", &headers, &document.to_string()).await.expect(201);
+    let path = format!("/v1/workflows/{}/steps", run["id"].as_str().unwrap());
+    let add = |after: &str| {
+        let body = json!({"after": after, "steps": [{"id": format!("x-{after}"), "kind": "k"}]});
+        api.send(request(Method::POST, &path, &[("authorization", &worker)], &body.to_string()))
+    };
+    add("later").await.refused(403, "forbidden");
+    add("none").await.refused(403, "forbidden");
+    add("runs").await.expect(201);
 }

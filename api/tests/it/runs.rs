@@ -226,6 +226,35 @@ async fn a_failure_undoes_what_had_succeeded() {
 }
 
 #[tokio::test]
+async fn large_values_are_shown_by_reference() {
+    let api = Fixture::new().await;
+    let big = "x".repeat(20 << 10);
+    let id = submit(
+        &api,
+        json!({"name": "n", "input": big, "output": "${{ steps.a.output }}", "steps": [
+            {"id": "a", "kind": "k", "payload": "${{ input }}"},
+            {"id": "b", "kind": "k", "needs": ["a"], "payload": "${{ size(steps.a.output) }}"},
+        ]}),
+    )
+    .await;
+    let put = |job: &Value| {
+        let output =
+            if job["workflow"]["step"] == "a" { json!(big) } else { job["payload"].clone() };
+        json!({"outcome": "succeed", "output": output})
+    };
+    let (run, _) = carry(&api, &id, put, ended).await;
+    let blob = step(&run, "a")["output"]["$blob"].as_str().unwrap_or_else(|| panic!("{run}"));
+    assert_eq!(api.get(&format!("/v1/blobs/{blob}")).await.expect(200), json!(big));
+    assert_eq!(step(&run, "b")["output"], 20 << 10);
+    // Of the run itself they are shown in their places, but not in lists.
+    assert_eq!((&run["input"], &run["output"]), (&json!(big), &json!(big)));
+    let list = api.get("/v1/workflows").await.expect(200);
+    assert!(list["items"][0]["input"]["$blob"].is_string(), "{list}");
+    let again = post(&api, &id, "rerun", json!({})).await.expect(201);
+    assert_eq!(again["input"], json!(big));
+}
+
+#[tokio::test]
 async fn lists_show_what_is_asked_for() {
     let api = Fixture::new().await;
     let signal = |name: &str, tag: &str| json!({"name": name, "tags": [tag], "steps": [{"id": "s", "kind": "wait.signal"}]});

@@ -15,19 +15,24 @@ pub fn is_template(json: &str) -> bool {
     json.contains(OPEN)
 }
 
-/// How many expressions the strings of a value hold at most. Cheap beside their check.
-pub fn count(value: &Json) -> usize {
-    let mut count = 0;
+/// How many expressions the strings of a value hold at most, and how many bytes the strings with any have together.
+/// Cheap beside their check.
+pub fn count(value: &Json) -> (usize, usize) {
+    let (mut count, mut bytes) = (0, 0);
     let mut open = vec![value];
     while let Some(value) = open.pop() {
         match value {
-            Json::String(text) => count += text.matches(OPEN).count(),
+            Json::String(text) => {
+                let found = text.matches(OPEN).count();
+                count += found;
+                bytes += if found > 0 { text.len() } else { 0 };
+            }
             Json::Array(items) => open.extend(items),
             Json::Object(fields) => open.extend(fields.values()),
             Json::Null | Json::Bool(_) | Json::Number(_) => {}
         }
     }
-    count
+    (count, bytes)
 }
 
 /// Checks every expression in the strings of a value; the steps that they read, each once. Keys are not templates.
@@ -237,7 +242,8 @@ mod tests {
         let mut steps = check_all(&good, false).unwrap().steps;
         steps.sort();
         assert_eq!(steps, ["a", "b"]);
-        assert_eq!((count(&good), count(&json!({"${{ key }}": "$ {{ x }}"}))), (2, 0));
+        assert_eq!(count(&good), (2, 20 + 36));
+        assert_eq!(count(&json!({"${{ key }}": "$ {{ x }}"})), (0, 0));
     }
 
     #[test]

@@ -91,3 +91,34 @@ impl Estimate {
         Self { path, seconds, total: weights.iter().sum() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::model::time::Timestamp;
+
+    use super::*;
+
+    fn rollup(kind: &str, outcome: &str, count: u64, run_ms: u64) -> Rollup {
+        Rollup {
+            minute: Timestamp::default(),
+            queue: "q".parse().unwrap(),
+            kind: kind.parse().unwrap(),
+            outcome: outcome.into(),
+            count,
+            run_ms,
+        }
+    }
+
+    #[test]
+    fn means_are_of_what_succeeded() {
+        let history = History::of(&[
+            rollup("a", "succeeded", 1, 1_000),
+            rollup("a", "succeeded", 3, 5_000),
+            rollup("a", "failed", 100, 1),
+            rollup("b", "failed", 1, 9_000),
+            rollup("c", "succeeded", 0, 7),
+        ]);
+        assert_eq!(history.seconds.get("a"), Some(&1.5));
+        assert!(history.knows("a") && !history.knows("b") && !history.knows("c"));
+    }
+}

@@ -5,8 +5,9 @@ use windlass_shared::expr::{self, ExprFault, template};
 
 use crate::requests::Faults;
 
-/// Most expressions of a document. Parsing is the dearest part of a check.
+/// Most expressions of a document, and most bytes of texts with expressions. Parsing is the dearest part of a check.
 const EXPRS_MAX: usize = 50_000;
+const BYTES_MAX: usize = 4 << 20;
 
 /// What one part of a step reads of others.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ impl Read {
 #[derive(Debug, Default)]
 pub(super) struct Exprs {
     count: usize,
+    bytes: usize,
 }
 
 impl Exprs {
@@ -44,7 +46,7 @@ impl Exprs {
         faults: &mut Faults,
     ) -> Option<(String, Vec<String>)> {
         let expr = template::sole_expr(text).unwrap_or(text);
-        self.spend(1, faults)?;
+        self.spend(1, expr.len(), faults)?;
         match expr::check(expr, false) {
             Ok(names) => Some((expr.to_owned(), names.steps)),
             Err(fault) => {
@@ -62,7 +64,8 @@ impl Exprs {
         in_item: bool,
         faults: &mut Faults,
     ) -> Option<Vec<String>> {
-        self.spend(template::count(value), faults)?;
+        let (count, bytes) = template::count(value);
+        self.spend(count, bytes, faults)?;
         match template::check_all(value, in_item) {
             Ok(names) => Some(names.steps),
             Err((below, fault)) => {
@@ -73,14 +76,19 @@ impl Exprs {
     }
 
     /// Notes once that there are too many; those beyond are not looked at.
-    fn spend(&mut self, count: usize, faults: &mut Faults) -> Option<()> {
-        let had = self.count;
-        self.count = had.saturating_add(count);
-        if self.count <= EXPRS_MAX {
+    fn spend(&mut self, count: usize, bytes: usize, faults: &mut Faults) -> Option<()> {
+        let was_fine = self.count <= EXPRS_MAX && self.bytes <= BYTES_MAX;
+        self.count = self.count.saturating_add(count);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.count <= EXPRS_MAX && self.bytes <= BYTES_MAX {
             return Some(());
         }
-        if had <= EXPRS_MAX {
-            faults.wrong("", format!("holds the workflow's expression {EXPRS_MAX} and more; at most {EXPRS_MAX} are taken"));
+        if was_fine {
+            let text = format!(
+                "has one expression too many: a workflow may have {EXPRS_MAX}, in texts of {} MiB together",
+                BYTES_MAX >> 20
+            );
+            faults.wrong("", text);
         }
         None
     }

@@ -165,3 +165,59 @@ pub fn improved(mut document: Json, spec: &WorkflowSpec, dropped: &[Redundant]) 
     }
     document
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps by number, each with numbers that it needs.
+    fn graph(needs: &[Vec<usize>]) -> Graph {
+        let ids: Vec<String> = (0..needs.len()).map(|n| n.to_string()).collect();
+        let steps: Vec<(&str, Vec<&str>)> = ids
+            .iter()
+            .zip(needs)
+            .map(|(id, needs)| (id.as_str(), needs.iter().map(|n| ids[*n].as_str()).collect()))
+            .collect();
+        Graph::new(&steps).unwrap()
+    }
+
+    fn order(graph: &Graph) -> Vec<(u32, u32)> {
+        let steps = 0..u32::try_from(graph.len()).unwrap();
+        let pairs = steps.clone().flat_map(|a| steps.clone().map(move |b| (a, b)));
+        pairs.filter(|(a, b)| graph.is_above(*a, *b)).collect()
+    }
+
+    /// The order of steps is the same without them, and of what is left no need can go.
+    #[test]
+    fn redundant_needs_are_those_that_say_nothing() {
+        let mut seed = 7_u64;
+        let mut chance = move || {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % 4 == 0
+        };
+        let mut seen = 0;
+        for size in 1..30_usize {
+            let mut needs: Vec<Vec<usize>> =
+                (0..size).map(|n| (0..n).filter(|_| chance()).collect()).collect();
+            let full = graph(&needs);
+            let dropped = redundant(&full);
+            seen += dropped.len();
+            for edge in &dropped {
+                needs[edge.step as usize].retain(|need| *need != edge.need as usize);
+            }
+            let lean = graph(&needs);
+            assert_eq!(order(&lean), order(&full));
+            assert_eq!(redundant(&lean), []);
+            for step in 0..size {
+                for at in 0..needs[step].len() {
+                    let mut less = needs.clone();
+                    less[step].remove(at);
+                    assert_ne!(order(&graph(&less)), order(&full), "{step} {at} {needs:?}");
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
+    }
+}

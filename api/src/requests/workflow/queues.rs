@@ -8,14 +8,14 @@ use windlass_shared::model::name::QueueName;
 use windlass_shared::model::workflow::limits;
 
 use crate::error::{ApiError, FieldError};
-use crate::requests::Text;
+use crate::requests::{Text, bounded};
 
 /// Different queues in one document.
 pub const QUEUES_MAX: usize = 100;
 
 #[derive(Deserialize)]
 struct Document<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "bounded::<_, _, 10_000>")]
     steps: Vec<Step<'a>>,
 }
 

@@ -9,10 +9,10 @@ use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 use windlass_shared::model::workflow::{RunFailure, StepFailure};
 
-use crate::requests::Text;
 use crate::requests::docs::{DurationText, Tag, TimeoutText};
 use crate::requests::job::{ExpectRequest, JobRequest};
 use crate::requests::retry::RetryDocs;
+use crate::requests::{Text, some_bounded};
 
 /// A workflow to run: its steps, or a stored definition by name.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -28,7 +28,7 @@ pub struct WorkflowRequest<'a> {
     #[schema(value_type = Option<serde_json::Value>)]
     pub input: Option<&'a RawValue>,
     /// 1 to 10,000 steps.
-    #[serde(borrow, default, deserialize_with = "steps")]
+    #[serde(borrow, default, deserialize_with = "some_bounded::<_, _, 10_000>")]
     #[schema(value_type = Option<Vec<StepRequest<'static>>>, min_items = 1, max_items = 10_000)]
     pub steps: Option<Vec<StepRequest<'a>>>,
     /// The run fails when it has not ended within this time of its start. At most 366 days.
@@ -45,7 +45,7 @@ pub struct WorkflowRequest<'a> {
     #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<&'a RawValue>,
     /// Words to find the run by.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "some_bounded::<_, _, 20>")]
     #[schema(value_type = Option<Vec<Tag>>, max_items = 20)]
     pub tags: Option<Vec<Text<'a>>>,
     /// The name of a stored definition, in place of `steps`.
@@ -56,13 +56,6 @@ pub struct WorkflowRequest<'a> {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub version: Option<u32>,
-}
-
-fn steps<'de, D>(deserializer: D) -> Result<Option<Vec<StepRequest<'de>>>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    crate::requests::bounded::<_, _, 10_000>(deserializer).map(Some)
 }
 
 /// What a run that fails does with the steps that don't depend on the failed one.
@@ -100,7 +93,7 @@ pub struct StepRequest<'a> {
     #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._-]{1,128}$", example = "extract")]
     pub id: Option<Text<'a>>,
     /// Ids of the steps that must have ended first.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "some_bounded::<_, _, 10_000>")]
     #[schema(value_type = Option<Vec<String>>, max_items = 10_000)]
     pub needs: Option<Vec<Text<'a>>>,
     /// CEL over `input`, `run` and `steps.<id>`; false skips the step.
@@ -193,7 +186,7 @@ pub struct StepRequest<'a> {
     #[schema(value_type = Option<ExpectRequest<'static>>)]
     pub expect: Option<ExpectRequest<'a>>,
     /// As of a job.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "some_bounded::<_, _, 20>")]
     #[schema(value_type = Option<Vec<Tag>>, max_items = 20)]
     pub tags: Option<Vec<Text<'a>>>,
     /// As of a job.

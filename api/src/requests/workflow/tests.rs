@@ -329,7 +329,20 @@ fn sizes_are_bounded() {
     }
     one_fault(&of(json!(dense)), "/steps", "have 124750 needs together; at most 100000");
     let templates = vec!["${{ input }}"; 60_000];
-    one_fault(&of(json!([{"id": "a", "payload": templates}])), "/steps/0", "at most 50000");
+    one_fault(
+        &of(json!([{"id": "a", "payload": templates}])),
+        "/steps/0",
+        "one expression too many",
+    );
+    let long = vec![json!(format!("${{{{ input }}}}{}", "x".repeat(600 << 10))); 1];
+    let texts: Vec<Json> =
+        (0..10).map(|n| json!({"id": format!("s{n}"), "payload": long})).collect();
+    one_fault(&of(json!(texts)), "/steps/6", "in texts of 4 MiB together");
+    one_fault(
+        &of(json!([{"id": "a", "tags": vec!["t"; 21]}])),
+        "/steps/0/tags/20",
+        "at most 20 items",
+    );
     let big = of(json!([{"id": "a", "payload": "x".repeat(2 << 20)}]));
     assert_eq!(check(&big).unwrap_err().code(), crate::error::Code::TooLarge);
     let grows = format!(

@@ -11,10 +11,8 @@ use super::shape::WorkflowRequest;
 use super::step::{ID_RULE, is_id};
 use super::{Desk, Unnamed, check_wait};
 use crate::extract;
-use crate::requests::{Faults, Text};
+use crate::requests::{Faults, Text, some_bounded};
 
-/// Most roles and names of an approval.
-const ROLES_MAX: usize = 100;
 const TEXT_BYTES_MAX: usize = 1_000;
 
 /// Whether a kind is not one of jobs: `wait.*` and `workflow.*` are the workflow's own.
@@ -46,8 +44,8 @@ struct Timer<'a> {
 struct Approval<'a> {
     #[serde(default)]
     required: Option<u32>,
-    #[serde(borrow, default)]
-    roles: Vec<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "some_bounded::<_, _, 100>")]
+    roles: Option<Vec<Text<'a>>>,
     #[serde(default)]
     expires: Option<Span>,
     #[serde(borrow, default)]
@@ -175,17 +173,15 @@ impl Desk<'_> {
         if !(1..=limits::APPROVERS_MAX).contains(&required) {
             faults.wrong("/payload/required", "must be from 1 to 100");
         }
-        if approval.roles.len() > ROLES_MAX {
-            faults.wrong("/payload/roles", "must be at most 100");
-        }
-        for (at, role) in approval.roles.iter().take(ROLES_MAX).enumerate() {
+        let roles = approval.roles.as_deref().unwrap_or_default();
+        for (at, role) in roles.iter().enumerate() {
             faults.indexed(&format!("/payload/roles/{at}"), role.as_str(), 128);
         }
         check_message(approval.message.as_ref(), faults);
         let expires = check_wait(approval.expires, "/payload/expires", faults);
         let spec = ApprovalSpec {
             required,
-            roles: approval.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+            roles: roles.iter().map(|role| role.as_str().to_owned()).collect(),
             expires,
             message: approval.message.as_ref().map(|text| text.as_str().to_owned()),
         };

@@ -16,7 +16,7 @@ use super::{documents, known, reading};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code, FieldError};
-use crate::extract::{self, Id, MANY, NoParams, RawBody};
+use crate::extract::{self, DOCUMENT, Id, NoParams, RawBody};
 use crate::requests::workflow::added::{self, Added, AddedRequest};
 use crate::views::workflow::AddedSteps;
 
@@ -39,7 +39,7 @@ pub async fn add_steps(
     caller: Caller,
     _: NoParams,
     Id(id): Id<WorkflowId>,
-    body: RawBody<MANY>,
+    body: RawBody<DOCUMENT>,
 ) -> Result<Response, ApiError> {
     let json = documents::json_text(&app, &body).await?;
     let context = documents::context(&app, &caller.namespace, extract::text(&json)?).await?;

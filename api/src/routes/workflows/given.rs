@@ -1,10 +1,10 @@
 //! What runs wait for: signals, and votes on approvals.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -18,6 +18,7 @@ use super::changes::{conflict, full};
 use super::{known, reading};
 use crate::app::App;
 use crate::auth::{Caller, roles};
+use crate::claims::{self, Key};
 use crate::error::{ApiError, Code};
 use crate::extract::{Ids, NoParams, RawBody, SMALL};
 use crate::requests::Faults;
@@ -39,13 +40,19 @@ pub struct SignalTaken {
 /// Send a signal
 ///
 /// To a run whose `wait.signal` step of this name waits for it, or will: a signal that comes early is kept. The body,
-/// any JSON of at most 1 MiB, is the step's output. Each call is one signal, and each signal ends one step.
+/// any JSON of at most 1 MiB, is the step's output. Each call is one signal, and each signal ends one step; with an
+/// `Idempotency-Key` the call may be repeated.
 #[utoipa::path(
     post, path = "/v1/workflows/{id}/signals/{name}", tag = "workflows",
-    params(("id" = String, Path, format = Uuid), ("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,128}$")),
+    params(
+        ("id" = String, Path, format = Uuid),
+        ("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,128}$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
     request_body = Option<serde_json::Value>,
     responses(
-        (status = 202, description = "The run has it.", body = SignalTaken),
+        (status = 202, description = "The run has it.", body = SignalTaken,
+            headers(("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
         (status = 409, description = "The run has ended, or has 10,000 signals and votes already.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -54,8 +61,11 @@ pub async fn send_signal(
     caller: Caller,
     _: NoParams,
     Ids(id, IdText(name)): Ids<WorkflowId, IdText>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
     body: RawBody<{ limits::VALUE_BYTES_MAX }>,
 ) -> Result<Response, ApiError> {
+    let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &body.bytes)?;
     let bytes = if body.bytes.is_empty() {
         Bytes::from_static(b"null")
     } else {
@@ -73,11 +83,45 @@ pub async fn send_signal(
         reason: None,
         body: Some(bytes),
     };
+    let taken = SignalTaken { id: id.to_string(), signal: name.clone() };
+    let answer = (StatusCode::ACCEPTED, Json(taken)).into_response();
+    if let Some(key) = &key
+        && sent_before(&app, &caller, id, key).await?
+    {
+        return Ok(claims::replayed(answer));
+    }
     give(&app, &caller, id, &given).await?;
+    if let Some(key) = &key {
+        key.note_done(&app, &caller.namespace).await;
+    }
     tracing::info!(workflow.id = %id, signal = name, by = %caller.name, "a signal was sent");
-    let taken = SignalTaken { id: id.to_string(), signal: name };
-    Ok((StatusCode::ACCEPTED, Json(taken)).into_response())
+    Ok(answer)
 }
+
+/// Whether a request with this key has sent its signal; else the key is claimed for doing so.
+async fn sent_before(
+    app: &App,
+    caller: &Caller,
+    id: WorkflowId,
+    key: &Key,
+) -> Result<bool, ApiError> {
+    let namespace = &caller.namespace;
+    if key.claimed(app, namespace).await?.is_none() {
+        // Refused as without a key, which stays free.
+        let state = known(app, caller, id).await?.state;
+        if state.is_terminal() {
+            return Err(conflict(state, ONLY_LIVE));
+        }
+    }
+    let Some(first) = key.claim(app, namespace, id.uuid(), 0).await? else { return Ok(false) };
+    if key.is_done(app, namespace).await? {
+        return Ok(true);
+    }
+    first.ensure_abandoned(app).await?;
+    Ok(false)
+}
+
+const ONLY_LIVE: &str = "only workflows that have not ended take signals and votes";
 
 async fn give(
     app: &App,
@@ -87,9 +131,7 @@ async fn give(
 ) -> Result<(), ApiError> {
     match app.life.give(&caller.namespace, id, given).await? {
         RunChanged::Done(()) => Ok(()),
-        RunChanged::Refused(state) => {
-            Err(conflict(state, "only workflows that have not ended take signals and votes"))
-        }
+        RunChanged::Refused(state) => Err(conflict(state, ONLY_LIVE)),
         RunChanged::Unknown => Err(ApiError::not_found()),
         RunChanged::Full => Err(full()),
     }

@@ -16,7 +16,7 @@ use super::documents;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, Code};
-use crate::extract::{self, MANY, NoParams, RawBody};
+use crate::extract::{self, DOCUMENT, NoParams, RawBody};
 use crate::requests::workflow::Checked;
 use crate::requests::workflow::estimate::{Estimate, History};
 use crate::requests::workflow::optimize::{self, Hint, Redundant};
@@ -45,7 +45,7 @@ pub async fn validate_workflow(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
-    body: RawBody<MANY>,
+    body: RawBody<DOCUMENT>,
 ) -> Result<Json<Validation>, ApiError> {
     let json = documents::json_text(&app, &body).await?;
     let checked = documents::check(&app, &caller.namespace, json, None).await?.checked;
@@ -82,7 +82,7 @@ pub async fn optimize_workflow(
     State(app): State<App>,
     caller: Caller,
     _: NoParams,
-    body: RawBody<MANY>,
+    body: RawBody<DOCUMENT>,
 ) -> Result<Json<Optimization>, ApiError> {
     let json = documents::json_text(&app, &body).await?;
     let checked = documents::check(&app, &caller.namespace, json.clone(), None).await?.checked;
