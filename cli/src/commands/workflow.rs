@@ -281,7 +281,8 @@ async fn rerun(args: Rerun) -> Outcome {
 async fn signal(args: Signal) -> Outcome {
     let path = format!("/v1/workflows/{}/signals/{}", args.id, client::segment(&args.name)?);
     let body = args.body.as_deref().map(|body| json_of("the signal", body)).transpose()?;
-    let call = Call::post(&path).json(&body.unwrap_or_default());
+    let key = client::fresh_key();
+    let call = Call::post(&path).json(&body.unwrap_or_default()).idempotent(&key);
     let answer = Client::new(&args.client)?.call(call).await?.body;
     if args.client.output == Output::Json {
         return output::json(&answer);

@@ -66,7 +66,7 @@ fn what_is_wrong_is_named_by_its_field() {
     let spec = "/workflow/specification/tasks";
     let runs = "/workflow/execution/tasks";
     for (pointer, value, at) in [
-        (format!("{spec}"), json!([]), "workflow.specification.tasks"),
+        (spec.into(), json!([]), "workflow.specification.tasks"),
         (format!("{spec}/1/id"), json!("fetch"), "workflow.specification.tasks[1].id"),
         (format!("{spec}/1/id"), json!(7), "workflow.specification.tasks[1].id"),
         (

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use windlass_shared::config::LedgerSettings;
 use windlass_shared::testkit::postgres_server::PostgresServer;
 use windlass_shared::testkit::redis_server::process::free_port;
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer};
@@ -72,7 +73,8 @@ pub struct Fleet {
     pub url: String,
     pub submitter_key: String,
     pub worker_key: String,
-    roles: Vec<Role>,
+    api: Option<Role>,
+    scheduler: Option<Role>,
     http: reqwest::Client,
 }
 
@@ -105,16 +107,16 @@ impl Fleet {
             url,
             submitter_key: String::new(),
             worker_key: String::new(),
-            roles: Vec::new(),
+            api: None,
+            scheduler: None,
             http: reqwest::Client::new(),
         };
         fleet.run(&["migrate", "up"]);
         fleet.submitter_key = fleet.make_key("operator");
         fleet.worker_key = fleet.make_key("worker");
         fleet.env.insert("WINDLASS_WORKER__API_KEY".into(), fleet.worker_key.clone());
-        let api = fleet.role("api", &[]);
-        let scheduler = fleet.role("scheduler", &[]);
-        fleet.roles = vec![api, scheduler];
+        fleet.api = Some(fleet.role("api", &[]));
+        fleet.scheduler = Some(fleet.role("scheduler", &[]));
         fleet.wait_ready().await;
         fleet
     }
@@ -144,6 +146,17 @@ impl Fleet {
         env.insert("WINDLASS_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", free_port()));
         let args: Vec<&str> = std::iter::once(role).chain(args.iter().copied()).collect();
         Role::start(&args, &env)
+    }
+
+    /// Kills the scheduler, recorder and all, and starts another one.
+    pub fn kill_scheduler(&mut self) {
+        self.scheduler.as_mut().expect("it was started").kill_9();
+        self.scheduler = Some(self.role("scheduler", &[]));
+    }
+
+    /// The ledger itself, past the API.
+    pub fn ledger(&self) -> LedgerSettings {
+        LedgerSettings::new(self.env["WINDLASS_LEDGER__URL"].clone())
     }
 
     pub fn worker(&self, concurrency: u32) -> Role {

@@ -7,3 +7,4 @@ mod crash;
 mod examples;
 mod probes;
 mod submit;
+mod workflows;

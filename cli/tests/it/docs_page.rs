@@ -18,7 +18,7 @@ fn browser() -> &'static str {
 }
 
 /// The document after its scripts have run.
-fn rendered(url: &str) -> String {
+pub fn rendered(url: &str) -> String {
     let profile = tempfile::tempdir().expect("a folder");
     let output = Command::new("timeout")
         .args(["60", browser(), "--headless", "--no-sandbox", "--disable-gpu"])

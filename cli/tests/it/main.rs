@@ -12,3 +12,5 @@ mod hostile;
 mod metrics;
 mod usage;
 mod workflow;
+mod workflow_examples;
+mod workflow_runs;

@@ -215,6 +215,7 @@ impl StepSpec {
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are jobs, the largest variant")]
 pub enum Work {
     /// A job; with `for_each` one per item.
     Job(JobTemplate),

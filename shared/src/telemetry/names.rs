@@ -79,6 +79,9 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_outcomes_stale_total", Counter, "Outcomes that the ledger's guard refused as old"),
     ("windlass_recorder_lag_seconds", Histogram, "From the end of an attempt to its record"),
     ("windlass_recorder_failures_total", Counter, "Passes of the recorder that failed"),
+    // Workflows
+    ("windlass_workflow_advances_total", Counter, "Decisions over runs that were carried out"),
+    ("windlass_workflows_ended_total", Counter, "Runs that ended, by state"),
     // The scheduler's duties and what they see
     ("windlass_duty_seconds", Histogram, "Time of one pass of a duty, by duty"),
     ("windlass_duty_done_total", Counter, "What a duty has done, by duty"),

@@ -15,7 +15,9 @@ mod run_advance;
 mod run_record;
 mod run_retry;
 mod run_scene;
+mod run_shape;
 mod run_storm;
+mod run_waits;
 mod runs;
 mod scene;
 mod stores;
@@ -44,7 +46,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 16] = [
+pub const GROUPS: [Group; 18] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -58,6 +60,8 @@ pub const GROUPS: [Group; 16] = [
     Group { name: "runs", run: runs::run },
     Group { name: "run_record", run: run_record::run },
     Group { name: "run_advance", run: run_advance::run },
+    Group { name: "run_shape", run: run_shape::run },
+    Group { name: "run_waits", run: run_waits::run },
     Group { name: "run_retry", run: run_retry::run },
     Group { name: "run_storm", run: run_storm::run },
     Group { name: "definitions", run: definitions::run },

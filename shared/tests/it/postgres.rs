@@ -38,6 +38,8 @@ suite![
     runs,
     run_record,
     run_advance,
+    run_shape,
+    run_waits,
     run_retry,
     run_storm,
     definitions,

@@ -63,6 +63,8 @@ suite![
     runs,
     run_record,
     run_advance,
+    run_shape,
+    run_waits,
     run_retry,
     run_storm,
     definitions,

@@ -28,7 +28,7 @@ for its own retries.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SubmitArgs {
-    /// Which handler runs it: noop, echo, sleep, fail, http.request, command.run, or your own
+    /// Which handler runs it: noop, echo, sleep, fail, cpu.burn, http.request, command.run, or your own
     #[arg(required_unless_present = "batch")]
     kind: Option<String>,
     /// JSON, or @FILE, or - for standard input

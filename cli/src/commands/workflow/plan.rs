@@ -79,7 +79,11 @@ pub async fn optimize(args: FileArgs) -> Outcome {
 fn widest(answer: &Value) -> String {
     let groups = answer["parallel_groups"].as_array().into_iter().flatten();
     let most = groups.filter_map(|group| group.as_array().map(Vec::len)).max();
-    most.map_or_else(String::new, |most| format!("up to {most} steps"))
+    match most {
+        None => String::new(),
+        Some(1) => "one step".into(),
+        Some(most) => format!("up to {most} steps"),
+    }
 }
 
 /// `3 steps, 12s: a -> b -> c`; the middle of a long one is left out.

@@ -66,7 +66,7 @@ pub fn run(run: &Value, output: Output) -> Outcome {
 fn show_value(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => short(text),
+        Value::String(text) => short(text.trim_end()),
         other => short(&other.to_string()),
     }
 }

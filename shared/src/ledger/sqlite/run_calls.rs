@@ -111,7 +111,7 @@ impl Sqlite {
         let done = change!(self, rows, |tx| runs::advance::advance(tx, &run, &advance))?;
         Ok(match done {
             None => Advanced::Conflict,
-            Some((ids, more)) => Advanced::Done { released: self.live(&ids).await, more },
+            Some((ids, more)) => Advanced::Done { released: self.read_back(&ids).await, more },
         })
     }
 
@@ -121,7 +121,7 @@ impl Sqlite {
         let ids = change!(self, rows, |tx| runs::retry::retry(tx, run, &resets))?;
         Ok(match ids {
             None => None,
-            Some(ids) => Some(self.live(&ids).await),
+            Some(ids) => Some(self.read_back(&ids).await),
         })
     }
 
@@ -173,15 +173,12 @@ impl Sqlite {
         read!(self, runs::checkpoints::latest, namespace, id)
     }
 
-    /// Those of these jobs that are still to run. What cannot be read back now is found by the sweep.
-    pub(super) async fn live(&self, ids: &[JobId]) -> Vec<Job> {
+    /// These jobs as they are by now. What cannot be read back is found by the sweep.
+    pub(super) async fn read_back(&self, ids: &[JobId]) -> Vec<Job> {
         if ids.is_empty() {
             return Vec::new();
         }
-        let jobs: Result<Vec<Job>> = self.read_jobs(ids).await;
-        let mut jobs = jobs.unwrap_or_default();
-        jobs.retain(|job| !job.state.is_terminal());
-        jobs
+        self.read_jobs(ids).await.unwrap_or_default()
     }
 
     async fn read_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {

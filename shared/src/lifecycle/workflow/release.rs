@@ -21,6 +21,7 @@ use crate::model::workflow::{
 pub(super) type Stored = (Value, Option<(BlobId, Bytes)>);
 
 /// What becomes of a step.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and nearly always the larger one")]
 pub(super) enum Released {
     /// Its condition is false.
     Skip,

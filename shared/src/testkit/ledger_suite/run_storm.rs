@@ -50,9 +50,8 @@ impl Storm {
 fn drawn(rng: &mut StdRng) -> Vec<StepSpec> {
     (0..STEPS)
         .map(|n| {
-            let mut needs: Vec<u32> = (0..rng.random_range(0..5))
-                .filter_map(|_| (n > 0).then(|| rng.random_range(0..n)))
-                .collect();
+            let count = if n == 0 { 0 } else { rng.random_range(0..5) };
+            let mut needs: Vec<u32> = (0..count).map(|_| rng.random_range(0..n)).collect();
             needs.sort_unstable();
             needs.dedup();
             let id = format!("s{n}");

@@ -49,15 +49,19 @@ async fn attempt(
         return Ok(None);
     };
     let mut released = Vec::new();
+    // What has moved is not stopped, and what a stop has cancelled is not released by what has ended.
+    if !move_steps(&mut transaction, run, &advance.moves, now).await? {
+        return Ok(None);
+    }
     if advance.stop {
         stop::stop(&mut transaction, run, now).await?;
     }
     if !grow::add(&mut transaction, run, &advance.added, now, &mut released).await? {
         return Ok(None);
     }
-    if !move_steps(&mut transaction, run, &advance.moves, now, &mut released).await? {
-        return Ok(None);
-    }
+    let ended = advance.moves.iter().filter(|m| m.to.is_terminal() && !m.from.is_terminal());
+    let ended: Vec<i32> = ended.map(|m| m.ord).collect();
+    lower(&mut transaction, run.id.uuid(), &ended, &mut released).await?;
     release::release(&mut transaction, run, &advance.releases, now, &mut released).await?;
     take(&mut transaction, run, &advance.taken).await?;
     let more = if ends {
@@ -117,14 +121,13 @@ RETURNING changed_at";
     Ok(moved)
 }
 
-/// Moves steps, all of them or none; `false`: one is not where it was. Those that end lower what needs them, and
-/// those that never started take their blocked job along.
+/// Moves steps, all of them or none; `false`: one is not where it was. Those that never started take their blocked job
+/// along.
 async fn move_steps(
     connection: &mut PgConnection,
     run: &Run,
     moves: &[Move],
     now: i64,
-    released: &mut Vec<JobId>,
 ) -> Result<bool, sqlx::Error> {
     const SQL: &str = "
 WITH v AS MATERIALIZED (
@@ -169,13 +172,7 @@ SELECT count(*) FROM stepped";
         .bind(each(moves, |m| m.list.as_ref().map(|l| int4(l.1))))
         .fetch_one(&mut *connection)
         .await?;
-    if usize::try_from(moved) != Ok(moves.len()) {
-        return Ok(false);
-    }
-    let ended = moves.iter().filter(|m| m.to.is_terminal() && !m.from.is_terminal());
-    let ended: Vec<i32> = ended.map(|m| m.ord).collect();
-    lower(connection, run.id.uuid(), &ended, released).await?;
-    Ok(true)
+    Ok(usize::try_from(moved) == Ok(moves.len()))
 }
 
 /// Notes that signals are used up.

@@ -133,7 +133,7 @@ fn along(ordered: &Ordered, rows: &[Row], measure: &Measure) -> Vec<f64> {
         }
     }
     for pass in 0..PASSES {
-        let (count, down) = (rows.len(), pass % 2 == 0);
+        let (count, down) = (rows.len(), pass.is_multiple_of(2));
         for at in 0..count {
             let row = &rows[if down { at } else { count - 1 - at }];
             let wishes: Vec<Wish> =
@@ -153,9 +153,9 @@ fn along(ordered: &Ordered, rows: &[Row], measure: &Measure) -> Vec<f64> {
 fn wish(ordered: &Ordered, entry: u32, along: &[f64], measure: &Measure, pass: usize) -> Wish {
     let at = entry as usize;
     let (above, below) = (&ordered.above[at], &ordered.below[at]);
-    let last = pass + 2 >= PASSES;
-    let seen = above.iter().filter(|_| last || pass % 2 == 0 || below.is_empty());
-    let seen = seen.chain(below.iter().filter(|_| last || pass % 2 == 1 || above.is_empty()));
+    let (last, down) = (pass + 2 >= PASSES, pass.is_multiple_of(2));
+    let seen = above.iter().filter(|_| last || down || below.is_empty());
+    let seen = seen.chain(below.iter().filter(|_| last || !down || above.is_empty()));
     let bend = |entry: u32| entry as usize >= ordered.nodes;
     let (sum, count) = seen.fold((0.0, 0.0), |(sum, count), next| {
         let pull = if bend(entry) && bend(*next) { 8.0 } else { 1.0 };
