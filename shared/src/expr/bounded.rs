@@ -18,7 +18,7 @@ pub enum Unfinished {
     /// No place came free in time, or no thread could be started: nothing was done.
     #[error("too many checks at once")]
     Crowded,
-    /// It took longer than [`TIME_MAX`], and goes on without anybody listening.
+    /// It took longer than it may, and goes on without anybody listening.
     #[error("the check took too long")]
     TooSlow,
     /// It panicked.
@@ -39,6 +39,18 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
+    on_thread_within(TIME_MAX, places, work).await
+}
+
+async fn on_thread_within<T, F>(
+    limit: Duration,
+    places: Vec<OwnedSemaphorePermit>,
+    work: F,
+) -> Result<T, Unfinished>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
     let (answer_tx, answer) = oneshot::channel();
     let spawned = std::thread::Builder::new()
         .name("windlass-check".into())
@@ -52,7 +64,7 @@ where
         tracing::warn!(%error, "no thread for a check");
         return Err(Unfinished::Crowded);
     }
-    match tokio::time::timeout(TIME_MAX, answer).await {
+    match tokio::time::timeout(limit, answer).await {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(_)) => Err(Unfinished::Broke),
         Err(_) => Err(Unfinished::TooSlow),
@@ -86,9 +98,21 @@ impl Bounded {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
+        self.run_within(TIME_MAX, work).await
+    }
+
+    /// As [`Self::run`], waiting so long instead of [`TIME_MAX`].
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_within<T, F>(&self, limit: Duration, work: F) -> Result<T, Unfinished>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
         let place = tokio::time::timeout(WAIT_MAX, place(&self.places)).await;
         let place = place.map_err(|_| Unfinished::Crowded)?;
-        on_thread(vec![place], work).await
+        on_thread_within(limit, vec![place], work).await
     }
 }
 

@@ -242,7 +242,7 @@ mod tests {
         let mut steps = check_all(&good, false).unwrap().steps;
         steps.sort();
         assert_eq!(steps, ["a", "b"]);
-        assert_eq!(count(&good), (2, 20 + 36));
+        assert_eq!(count(&good), (2, 21 + 36));
         assert_eq!(count(&json!({"${{ key }}": "$ {{ x }}"})), (0, 0));
     }
 

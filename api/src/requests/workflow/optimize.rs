@@ -195,7 +195,7 @@ mod tests {
             seed = seed
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % 4 == 0
+            (seed >> 33).is_multiple_of(4)
         };
         let mut seen = 0;
         for size in 1..30_usize {

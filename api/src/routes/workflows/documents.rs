@@ -1,12 +1,13 @@
 //! From the body of a call to a checked workflow. What callers shape is read on threads of its own, bounded in time.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value as Json;
-use windlass_shared::expr::bounded::{TIME_MAX, Unfinished};
+use windlass_shared::expr::bounded::Unfinished;
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::workflow::WorkflowSpec;
 
@@ -16,6 +17,10 @@ use crate::extract::{self, MediaType, RawBody};
 use crate::requests::workflow::shape::WorkflowRequest;
 use crate::requests::workflow::{self, Checked, Context, Unnamed, queue_names};
 use crate::yaml;
+
+/// Longest check or drawing. What a document may hold is bounded, so that only a machine that is short of time gets
+/// there.
+const CHECK_MAX: Duration = Duration::from_secs(20);
 
 /// The body as JSON text; YAML is turned into it.
 ///
@@ -48,7 +53,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, ApiError> + Send + 'static,
 {
-    match app.checks.run(work).await {
+    match app.checks.run_within(CHECK_MAX, work).await {
         Ok(result) => result,
         Err(Unfinished::Crowded) => {
             Err(ApiError::new(Code::Overloaded, "too many workflows are being checked"))
@@ -56,7 +61,7 @@ where
         Err(Unfinished::TooSlow) => {
             let text = format!(
                 "the check of the workflow takes longer than {} s: split it up",
-                TIME_MAX.as_secs()
+                CHECK_MAX.as_secs()
             );
             Err(ApiError::new(Code::Invalid, text))
         }
