@@ -138,7 +138,7 @@ async fn of_definition(
 ///
 /// # Errors
 /// 500: this build cannot read it.
-pub fn stored(document: &str) -> Result<WorkflowSpec, ApiError> {
+pub fn stored<T: serde::de::DeserializeOwned>(document: &str) -> Result<T, ApiError> {
     serde_json::from_str(document).map_err(|error| {
         tracing::error!(%error, "a stored workflow cannot be read");
         ApiError::new(Code::Internal, "the stored workflow cannot be read by this version")

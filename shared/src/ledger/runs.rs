@@ -271,6 +271,8 @@ pub struct Advance {
     /// not waited for: with none left a plain one is released, and another is due. Where one comes before a step that
     /// has started, or needs one that is not there, nothing of the advance is carried out.
     pub added: Vec<NewStep>,
+    /// Steps that the end waits for from now on, where they have not ended: what needed them is skipped.
+    pub awaits: Vec<i32>,
     /// Signals of the run that are used up, by `seq`. Votes among them stay.
     pub taken: Vec<u64>,
 }

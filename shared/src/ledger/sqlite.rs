@@ -161,7 +161,11 @@ impl Sqlite {
 
     pub async fn record(&self, records: Vec<Record>) -> Result<crate::ledger::runs::RecordReply> {
         let record::Followed { replies, released, due } = self.writer.record(records).await?;
-        Ok(crate::ledger::runs::RecordReply { replies, released: self.read_back(&released).await, due })
+        Ok(crate::ledger::runs::RecordReply {
+            replies,
+            released: self.read_back(&released).await,
+            due,
+        })
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {

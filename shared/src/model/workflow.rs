@@ -262,6 +262,19 @@ pub struct ApprovalSpec {
     pub message: Option<String>,
 }
 
+impl ApprovalSpec {
+    /// Names of roles: a word that is one means the role, and no key that is named so.
+    const ROLES: [&str; 5] = ["admin", "operator", "submitter", "worker", "viewer"];
+
+    /// Whether somebody is on the list of those who count.
+    pub fn names(&self, role: Option<&str>, by: &str) -> bool {
+        self.roles.iter().any(|word| match Self::ROLES.contains(&word.as_str()) {
+            true => role == Some(word),
+            false => by == word,
+        })
+    }
+}
+
 /// Which workflow a `workflow.run` starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChildSpec {

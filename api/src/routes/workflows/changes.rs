@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use windlass_shared::ledger::runs::{Run, RunChanged};
 use windlass_shared::lifecycle::workflow::Order;
+use windlass_shared::lifecycle::workflow::decide::Options;
 use windlass_shared::model::id::WorkflowId;
-use windlass_shared::model::time::Span;
 use windlass_shared::model::workflow::{WorkflowSpec, WorkflowState};
 
 use super::{known, order, reading, start, stored};
@@ -161,11 +161,11 @@ pub async fn rerun_workflow(
     let spec = document_of(&app, &run).await?;
     let of_spec: HashSet<&String> = spec.tags.iter().collect();
     let tags = run.tags.iter().filter(|tag| !of_spec.contains(tag)).cloned().collect();
-    let deadline = run.deadline.map(|at| Span(at.since(run.created_at)));
+    let options: Options = stored(&run.options)?;
     let order = Order {
         definition: run.definition,
         input,
-        deadline,
+        deadline: options.deadline,
         tags,
         rerun_of: Some(id),
         idempotency,

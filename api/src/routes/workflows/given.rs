@@ -244,7 +244,7 @@ fn counts(approval: &ApprovalSpec, role: Role, by: &str) -> bool {
     if approval.roles.is_empty() {
         return matches!(role, Role::Admin | Role::Operator);
     }
-    approval.roles.iter().any(|wanted| wanted == roles::name(role) || wanted == by)
+    approval.names(Some(roles::name(role)), by)
 }
 
 /// List the votes on an approval

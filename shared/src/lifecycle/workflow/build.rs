@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::ledger::runs::{END, NewStep};
-use crate::model::id::JobId;
+use crate::limits::INLINE_BYTES_MAX;
+use crate::model::id::{BlobId, JobId};
 use crate::model::job::{NewJob, Value};
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
@@ -93,6 +94,21 @@ fn stored(step: &StepSpec, plain: bool) -> String {
         template.payload = serde_json::Value::Null;
     }
     serde_json::to_string(&kept).expect("a step is made of what JSON has")
+}
+
+/// Payloads over the inline limit go by reference; what has to be stored before the rows.
+pub(super) fn large(rows: &mut [NewStep]) -> Vec<(BlobId, Bytes)> {
+    let jobs = rows.iter_mut().filter_map(|row| row.job.as_mut());
+    jobs.filter_map(|job| {
+        let Value::Inline(bytes) = &job.payload else { return None };
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return None;
+        }
+        let stored = (BlobId::generate(), bytes.clone());
+        job.payload = Value::Blob(stored.0);
+        Some(stored)
+    })
+    .collect()
 }
 
 fn ord(at: usize) -> i32 {

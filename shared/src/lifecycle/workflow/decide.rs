@@ -3,7 +3,7 @@
 //! [`wants()`] says what has to be read beside the [`Snapshot`]; [`decide`] turns all of it into an [`Advance`], which
 //! the ledger carries out whole or not at all, and into orders for what lies outside of that transaction.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::wants::is_stopping;
 pub use super::wants::{Facts, Options, Wants, wants};
 use super::{ending, waits};
 use crate::expr::{Scope, template};
-use crate::ledger::runs::{Advance, END, Items, Move, Release, Snapshot, Step, StepJob};
+use crate::ledger::runs::{Advance, END, Given, Items, Move, Release, Snapshot, Step, StepJob};
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobError, JobState};
 use crate::model::workflow::{
@@ -41,6 +41,19 @@ pub struct Decision {
     pub stop: Vec<WorkflowId>,
     /// Whether running jobs are to be stopped, after.
     pub stop_jobs: bool,
+    /// Something is to be skipped, and [`Facts::all`] was not read: decide again, with it.
+    pub lacks_all: bool,
+}
+
+impl Decision {
+    /// Nothing is to be done, now or by this build.
+    pub fn is_empty(&self) -> bool {
+        let Advance { state, ending, error, output, stop, moves, releases, added, .. } =
+            &self.advance;
+        let moves = moves.is_empty() && releases.is_empty() && added.is_empty();
+        let run = state.is_none() && ending.is_none() && error.is_none() && output.is_none();
+        moves && run && !stop && self.start.is_empty() && self.stop.is_empty() && !self.stop_jobs
+    }
 }
 
 /// Decides over a run that is not terminal. Expressions are evaluated here: the caller bounds the time.
@@ -68,12 +81,15 @@ pub fn decide(
         return desk.done();
     }
     for step in &snapshot.due {
-        if desk.scope.as_ref().is_some_and(|scope| scope.work() > WORK_MAX) {
+        let is_much = desk.scope.as_ref().is_some_and(|scope| scope.work() > WORK_MAX);
+        if is_much || desk.decision.advance.releases.len() >= limits::RELEASES_MAX {
             break;
         }
         match specs.get(&step.ord) {
             Some(spec) => desk.step(step, spec),
-            None => desk.end(step),
+            None if step.ord == END => desk.end(step),
+            // Cannot be read by this build: left to another one.
+            None => {}
         }
         // A stop moves every step that has not started; decisions over them would not find them where they were.
         if desk.decision.advance.stop {
@@ -176,8 +192,19 @@ impl Desk<'_> {
     }
 
     /// Notes that a step was looked at.
-    pub(super) fn stay(&mut self, step: &Step) {
+    fn stay(&mut self, step: &Step) {
         self.push(moved(step, step.state));
+    }
+
+    /// Notes that the end was looked at, which is not to be looked at by itself any more.
+    pub(super) fn stay_at_end(&mut self, end: &Step) {
+        self.push(Move { wake_at: None, ..moved(end, end.state) });
+    }
+
+    /// Looks at the end once more after a while.
+    pub(super) fn look_again_at(&mut self, end: &Step) {
+        let wake_at = Some(self.snapshot.now.plus(STOP_AGAIN));
+        self.push(Move { wake_at, ..moved(end, end.state) });
     }
 
     fn go(&mut self, released: Released) {
@@ -272,7 +299,7 @@ impl Desk<'_> {
             return self.stay(step);
         }
         if let Some(error) = self.facts.spoiled.clone().filter(|_| release::evaluates(spec)) {
-            return self.ended(step, spec, Err(error));
+            return self.broken(step, spec, error);
         }
         let scope = self.take_scope();
         let (outcome, scope) = release::more(step, spec, scope, self.snapshot);
@@ -280,8 +307,18 @@ impl Desk<'_> {
         match outcome {
             Ok(Released::Skip) => self.stay(step),
             Ok(go) => self.go(go),
-            Err(error) => self.ended(step, spec, Err(error)),
+            Err(error) => self.broken(step, spec, error),
         }
+    }
+
+    /// A `for_each` of which no more items can be made ends when those that were have.
+    fn broken(&mut self, step: &Step, spec: &StepSpec, error: JobError) {
+        if step.items.open <= step.items.total - step.items.made {
+            return self.ended(step, spec, Err(error));
+        }
+        let mut look = moved(step, step.state);
+        look.wake_at = Some(self.snapshot.now.plus(STOP_AGAIN));
+        self.push(look);
     }
 
     fn waiting(&mut self, step: &Step, spec: &StepSpec) {
@@ -302,7 +339,11 @@ impl Desk<'_> {
             return;
         }
         let run = self.snapshot.run.id;
-        match waits::look(run, step, spec, self.snapshot.now, &self.facts.given, children) {
+        // One signal is for one step.
+        let taken = &self.decision.advance.taken;
+        let given: Vec<&Given> =
+            self.facts.given.iter().filter(|given| !taken.contains(&given.seq)).collect();
+        match waits::look(run, step, spec, self.snapshot.now, &given, children) {
             waits::Seen::NotYet => self.stay(step),
             waits::Seen::Start => self.start(step, spec),
             waits::Seen::Done { output, taken } => {
@@ -321,6 +362,9 @@ impl Desk<'_> {
     /// Has a child started; the step stays due until it is on record.
     fn start(&mut self, step: &Step, spec: &StepSpec) {
         let Work::Child(child) = &spec.work else { return self.stay(step) };
+        if let Some(error) = self.facts.refused.get(&step.ord) {
+            return self.ended(step, spec, Err(error.clone()));
+        }
         match self.child(step, child) {
             Ok(start) => self.decision.start.push(start),
             Err(error) => self.ended(step, spec, Err(error)),
@@ -404,6 +448,7 @@ impl Desk<'_> {
     /// Skips everything that needs a step, directly or through others.
     fn skip_below(&mut self, step: &Step) {
         let facts = self.facts;
+        self.decision.lacks_all |= !facts.has_all;
         let all: HashMap<i32, &Step> = facts.all.iter().map(|s| (s.ord, s)).collect();
         let mut open: Vec<i32> = step.dependents.clone();
         while let Some(ord) = open.pop() {
@@ -417,16 +462,28 @@ impl Desk<'_> {
             self.push(skip);
             open.extend(&next.dependents);
         }
+        self.await_others(&all);
+    }
+
+    /// Steps that are needed by skipped ones alone would be needed by nobody: the end waits for them.
+    fn await_others(&mut self, all: &HashMap<i32, &Step>) {
+        let is_over = |ord: &i32| {
+            self.skipped.contains(ord) || all.get(ord).is_some_and(|step| step.state.is_terminal())
+        };
+        let ends = |ord: &i32| self.moves.get(ord).is_some_and(|m| m.to.is_terminal());
+        let others = all.values().filter(|step| !step.state.is_terminal() && !ends(&step.ord));
+        let others = others
+            .filter(|step| !step.dependents.contains(&END) && step.dependents.iter().all(is_over));
+        let awaits: BTreeSet<i32> = others.map(|step| step.ord).collect();
+        self.decision.advance.awaits = awaits.into_iter().collect();
     }
 
     /// The end is due: every step has ended, or the run is being stopped.
     fn end(&mut self, end: &Step) {
         if end.needs_left > 0 {
             let mut look = moved(end, end.state);
-            if self.is_stopping() {
-                self.decision.stop_jobs = true;
-                look.wake_at = Some(self.snapshot.now.plus(STOP_AGAIN));
-            }
+            self.decision.stop_jobs = self.is_stopping();
+            look.wake_at = self.is_stopping().then(|| self.snapshot.now.plus(STOP_AGAIN));
             return self.push(look);
         }
         ending::end(self, end);

@@ -22,7 +22,7 @@ use crate::ledger::runs::{Advanced, RunChanged, Snapshot, Step};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::push::belongs_in_engine;
 use crate::model::id::{JobId, WorkflowId};
-use crate::model::job::Job;
+use crate::model::job::{Job, JobError};
 use crate::model::time::Timestamp;
 use crate::model::workflow::{StepSpec, WorkflowState, code, permanent};
 
@@ -123,9 +123,12 @@ pub(crate) async fn drive(life: &Lifecycle, id: WorkflowId) -> Result<u64, Ledge
 async fn taken_on(life: &Lifecycle, id: WorkflowId) -> Result<u64, LedgerError> {
     let driver = &life.inner.driver;
     let _place = driver.places.acquire().await.expect("the semaphore is never closed");
-    let mut done = 0;
+    let (mut done, mut refused) = (0, HashMap::new());
     for _ in 0..ROUNDS_MAX {
-        let more = if driver.shutdown.is_cancelled() { false } else { round(life, id).await? };
+        let more = match driver.shutdown.is_cancelled() {
+            true => false,
+            false => round(life, id, &mut refused).await?,
+        };
         done += u64::from(more);
         if !more && driver.leave(id) {
             break;
@@ -135,7 +138,11 @@ async fn taken_on(life: &Lifecycle, id: WorkflowId) -> Result<u64, LedgerError> 
 }
 
 /// One decision; whether another one may be due.
-async fn round(life: &Lifecycle, id: WorkflowId) -> Result<bool, LedgerError> {
+async fn round(
+    life: &Lifecycle,
+    id: WorkflowId,
+    refused: &mut HashMap<i32, JobError>,
+) -> Result<bool, LedgerError> {
     let ledger = &life.inner.ledger;
     let Some(snapshot) = ledger.run_snapshot(id).await? else { return Ok(false) };
     let run = &snapshot.run;
@@ -146,7 +153,12 @@ async fn round(life: &Lifecycle, id: WorkflowId) -> Result<bool, LedgerError> {
         return Ok(false);
     }
     let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
-    let (snapshot, decision) = decided(life, snapshot).await?;
+    let Some((snapshot, decision)) = decided(life, snapshot, refused).await? else {
+        return Ok(false);
+    };
+    if decision.is_empty() {
+        return Ok(false);
+    }
     for (id, bytes) in &decision.blobs {
         ledger.put_blob(&snapshot.run.namespace, *id, bytes.clone()).await?;
     }
@@ -156,7 +168,7 @@ async fn round(life: &Lifecycle, id: WorkflowId) -> Result<bool, LedgerError> {
     };
     metrics::counter!("windlass_workflow_advances_total").increment(1);
     push(life, released, not_after);
-    outside(life, &snapshot, &decision).await?;
+    outside(life, &snapshot, &decision, refused).await?;
     if let Some(state) = decision.advance.state.filter(|state| state.is_terminal()) {
         metrics::counter!("windlass_workflows_ended_total", "state" => state.as_str()).increment(1);
         if let Some(parent) = snapshot.run.parent {
@@ -170,13 +182,22 @@ async fn round(life: &Lifecycle, id: WorkflowId) -> Result<bool, LedgerError> {
 async fn decided(
     life: &Lifecycle,
     mut snapshot: Snapshot,
-) -> Result<(Snapshot, Decision), LedgerError> {
-    let options: Options = serde_json::from_str(&snapshot.run.options).unwrap_or_default();
-    let mut spoiled = None;
+    refused: &HashMap<i32, JobError>,
+) -> Result<Option<(Snapshot, Decision)>, LedgerError> {
+    let options: Options = match serde_json::from_str(&snapshot.run.options) {
+        Ok(options) => options,
+        Err(error) => {
+            tracing::error!(workflow.id = %snapshot.run.id, %error, "this build cannot read a run");
+            return Ok(None);
+        }
+    };
+    let (mut spoiled, mut all) = (None, false);
     loop {
         let specs: HashMap<i32, StepSpec> = snapshot.due.iter().filter_map(spec_of).collect();
-        let wants = wants(&snapshot, &specs, &options);
+        let mut wants = wants(&snapshot, &specs, &options);
+        wants.all |= all;
         let mut facts = read::facts(&life.inner.ledger, &snapshot.run, &wants).await?;
+        facts.refused.clone_from(refused);
         facts.spoiled = facts.spoiled.or_else(|| spoiled.take());
         if facts.spoiled.is_some() && snapshot.due.len() > 1 {
             // Which of them is at fault shows when they are looked at one by one.
@@ -185,14 +206,19 @@ async fn decided(
         }
         if !wants.evaluates || facts.spoiled.is_some() {
             let decision = decide(&snapshot, &specs, &options, &facts);
-            return Ok((snapshot, decision));
+            if decision.lacks_all {
+                (all, spoiled) = (true, facts.spoiled);
+                continue;
+            }
+            return Ok(Some((snapshot, decision)));
         }
         let work = {
             let (snapshot, specs, options) = (snapshot.clone(), specs, options.clone());
             move || decide(&snapshot, &specs, &options, &facts)
         };
         match life.inner.driver.expressions.run(work).await {
-            Ok(decision) => return Ok((snapshot, decision)),
+            Ok(decision) if decision.lacks_all => all = true,
+            Ok(decision) => return Ok(Some((snapshot, decision))),
             Err(Unfinished::Crowded) => {
                 return Err(LedgerError::Unavailable("too many expressions at once".into()));
             }
@@ -223,9 +249,17 @@ async fn outside(
     life: &Lifecycle,
     snapshot: &Snapshot,
     decision: &Decision,
+    refused: &mut HashMap<i32, JobError>,
 ) -> Result<(), LedgerError> {
     for start in &decision.start {
-        start_child(life, snapshot, start).await?;
+        match start_child(life, snapshot, start).await {
+            // Will be so the next time too: its step fails for it.
+            Err(error @ (LedgerError::TooManyQueues | LedgerError::Failed(_))) => {
+                let text = format!("the workflow could not be started: {error}");
+                refused.insert(start.ord, permanent(code::CHILD_FAILED, text));
+            }
+            started => started?,
+        }
     }
     for child in &decision.stop {
         let why = "the workflow that started it was stopped";

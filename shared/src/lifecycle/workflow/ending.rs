@@ -1,5 +1,6 @@
 //! How a run ends: what it answers, and what has to be undone first.
 
+use super::build;
 use super::decide::{COMPENSATE, Desk};
 use super::release::{self, Stored};
 use crate::expr::template;
@@ -10,6 +11,10 @@ use crate::model::workflow::{JobTemplate, StepSpec, StepState, WorkflowState, co
 /// Decides over a run of which every step has ended.
 pub(super) fn end(desk: &mut Desk<'_>, end: &Step) {
     let run = &desk.snapshot.run;
+    if desk.facts.all.iter().any(|step| !step.state.is_terminal()) {
+        // It is waited for, or will be: it was not there yet when others ended.
+        return desk.look_again_at(end);
+    }
     let failed = run.error.is_some() || desk.failed.is_some();
     let state = match (run.state, run.ending) {
         (WorkflowState::Compensating, _) => {
@@ -21,11 +26,12 @@ pub(super) fn end(desk: &mut Desk<'_>, end: &Step) {
         }
         (_, Some(WorkflowState::Cancelled)) => WorkflowState::Cancelled,
         (_, _) if failed || run.ending.is_some() => {
-            let undo = compensations(desk);
+            let mut undo = compensations(desk);
             if !undo.is_empty() {
+                desk.decision.blobs.extend(build::large(&mut undo));
                 desk.decision.advance.state = Some(WorkflowState::Compensating);
                 desk.decision.advance.added = undo;
-                return desk.stay(end);
+                return desk.stay_at_end(end);
             }
             WorkflowState::Failed
         }

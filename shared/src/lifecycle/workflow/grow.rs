@@ -1,11 +1,12 @@
 //! Steps are added to a run that is on its way.
 
-use super::{AddedSteps, build, drive, release};
+use std::collections::HashSet;
+
+use super::{AddedSteps, build, drive, read, release};
 use crate::ledger::LedgerError;
-use crate::ledger::runs::{Advance, Advanced, NewStep, Run, Step};
+use crate::ledger::runs::{Advance, Advanced, END, NewStep, Run, Step};
 use crate::lifecycle::Lifecycle;
 use crate::model::id::WorkflowId;
-use crate::model::job::Job;
 use crate::model::name::Namespace;
 use crate::model::workflow::{StepSpec, WorkflowState, limits};
 
@@ -34,21 +35,29 @@ pub(super) async fn add(
         if let Some(taken) = known.iter().find(|step| step.id != after) {
             return Ok(AddedSteps::Taken(taken.id.clone()));
         }
-        let Some(step) = known.into_iter().find(|step| !step.state.is_terminal()) else {
+        let Some(mut step) = known.into_iter().find(|step| !step.state.is_terminal()) else {
             return Ok(AddedSteps::NoSuchStep);
         };
-        let advance =
-            Advance { version: run.version, added: rows(&run, &step, specs), ..Advance::default() };
+        // What is skipped already waits for nothing.
+        let all = read::all_steps(ledger, &run).await?;
+        let over = all.into_iter().filter(|other| other.state.is_terminal());
+        let over: HashSet<i32> = over.map(|other| other.ord).collect();
+        step.dependents.retain(|ord| !over.contains(ord));
+        if step.dependents.is_empty() {
+            step.dependents.push(END);
+        }
+        let mut added = rows(&run, &step, specs);
+        for (id, bytes) in build::large(&mut added) {
+            ledger.put_blob(namespace, id, bytes).await?;
+        }
+        let advance = Advance { version: run.version, added, ..Advance::default() };
+        // Fixed before the rows are sent: a push that is delayed past it could restart a finished job.
+        let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
         match ledger.advance(&run, &advance).await? {
             // Somebody was faster, or the step has ended: look again.
             Advanced::Conflict => {}
             Advanced::Done { released, .. } => {
-                let released: Vec<Job> = released;
-                drive::push(
-                    life,
-                    released,
-                    life.inner.pusher.time.deadline(&life.inner.engine).await,
-                );
+                drive::push(life, released, not_after);
                 drive::soon(life, id);
                 return Ok(AddedSteps::Done);
             }

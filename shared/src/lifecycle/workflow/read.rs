@@ -44,6 +44,7 @@ pub(super) async fn facts(ledger: &Ledger, run: &Run, wants: &Wants) -> Result<F
     }
     if wants.all {
         facts.all = all_steps(ledger, run).await?;
+        facts.has_all = true;
     }
     let mut names: HashSet<String> = wants.steps.iter().cloned().collect();
     if wants.last {

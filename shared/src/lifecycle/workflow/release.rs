@@ -212,12 +212,21 @@ fn items(
     let origin = origin(run);
     let (run_at, expires_at) = template.times(snapshot.now);
     let (mut jobs, mut blobs) = (Vec::new(), Vec::new());
+    // A payload that is the same for all is stored once.
+    let mut same = None;
+    if !template.is_template && !which.is_empty() {
+        let (payload, blob) = stored(&template.payload)?;
+        same = Some(payload);
+        blobs.extend(blob);
+    }
     let end = which.end;
     for item in which {
         let at = item as usize;
         scope.set_item(&list[at], at);
         let mut job = template.job(&origin);
-        if template.is_template {
+        if let Some(payload) = &same {
+            job.payload = payload.clone();
+        } else {
             let (payload, blob) = fill(template, scope)?;
             job.payload = payload;
             blobs.extend(blob);

@@ -1,15 +1,10 @@
 //! A run comes in.
 
-use bytes::Bytes;
-
 use super::decide::Options;
 use super::{Order, build, drive, release};
 use crate::ledger::LedgerError;
 use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
 use crate::lifecycle::Lifecycle;
-use crate::limits::INLINE_BYTES_MAX;
-use crate::model::id::BlobId;
-use crate::model::job::Value;
 
 pub(super) async fn submit(
     life: &Lifecycle,
@@ -33,20 +28,15 @@ pub(super) async fn submit(
         traceparent: order.traceparent.as_deref(),
     };
     let mut steps = build::rows(&order.spec, &origin);
-    let mut blobs: Vec<(BlobId, Bytes)> = blob.into_iter().collect();
-    for job in steps.iter_mut().filter_map(|step| step.job.as_mut()) {
-        if let Value::Inline(bytes) = &job.payload
-            && bytes.len() > INLINE_BYTES_MAX
-        {
-            let blob = BlobId::generate();
-            blobs.push((blob, bytes.clone()));
-            job.payload = Value::Blob(blob);
-        }
-    }
-    for (id, bytes) in blobs {
+    let blobs = build::large(&mut steps);
+    for (id, bytes) in blob.into_iter().chain(blobs) {
         ledger.put_blob(&namespace, id, bytes).await?;
     }
-    let options = Options { on_failure: order.spec.on_failure, output: order.spec.output.clone() };
+    let options = Options {
+        on_failure: order.spec.on_failure,
+        output: order.spec.output.clone(),
+        deadline: order.deadline.or(order.spec.deadline),
+    };
     let mut tags = order.spec.tags.clone();
     tags.extend(order.tags);
     tags.dedup();

@@ -71,7 +71,7 @@ pub(super) fn look(
     step: &Step,
     spec: &StepSpec,
     now: Timestamp,
-    given: &[Given],
+    given: &[&Given],
     children: &[ChildSeen],
 ) -> Seen {
     let over = step.wake_at.is_some_and(|at| at <= now);
@@ -96,6 +96,8 @@ pub(super) fn look(
             decided => decided,
         },
         Work::Child(_) => match children.iter().find(|child| child.id == child_id(run, step)) {
+            // One of an earlier start that somebody has retried: its end makes the step due again.
+            None if children.iter().any(|child| !child.state.is_terminal()) => Seen::NotYet,
             None => Seen::Start,
             Some(child) if !child.state.is_terminal() => Seen::NotYet,
             Some(child) if child.state == WorkflowState::Succeeded => {
@@ -112,15 +114,16 @@ pub(super) fn look(
 }
 
 /// One no decides; else so many different people with one of the roles. The latest vote of each counts.
-fn votes(step: &Step, approval: &ApprovalSpec, given: &[Given]) -> Seen {
+fn votes(step: &Step, approval: &ApprovalSpec, given: &[&Given]) -> Seen {
     let counts = |vote: &&Given| {
         vote.approved.is_some()
             && vote.name == step.id
-            && (approval.roles.is_empty()
-                || approval.roles.iter().any(|r| vote.role.as_ref() == Some(r) || vote.by == *r))
+            // Those of before a retry were about another start.
+            && step.started_at.is_none_or(|started| vote.at >= started)
+            && (approval.roles.is_empty() || approval.names(vote.role.as_deref(), &vote.by))
     };
     let mut latest: HashMap<&str, &Given> = HashMap::new();
-    for vote in given.iter().filter(counts) {
+    for vote in given.iter().copied().filter(counts) {
         latest.insert(&vote.by, vote);
     }
     let mut votes: Vec<&Given> = latest.into_values().collect();
@@ -201,6 +204,10 @@ mod tests {
         }
     }
 
+    fn refs(given: &[Given]) -> Vec<&Given> {
+        given.iter().collect()
+    }
+
     fn approval(required: u32, roles: &[&str]) -> StepSpec {
         let roles = roles.iter().map(|r| (*r).to_owned()).collect();
         spec(Work::Approval(ApprovalSpec { required, roles, expires: None, message: None }))
@@ -212,15 +219,18 @@ mod tests {
         let now = Timestamp::from_millis(5_000);
         let ada = vote(1, "ada", "admin", true);
         let twice = [ada.clone(), vote(2, "ada", "admin", true), vote(3, "eve", "viewer", true)];
-        assert_eq!(look(RUN, &step(), &two, now, &twice, &[]), Seen::NotYet);
+        assert_eq!(look(RUN, &step(), &two, now, &refs(&twice), &[]), Seen::NotYet);
         let enough = [ada.clone(), vote(4, "bob", "viewer", true)];
-        let Seen::Done { output, taken } = look(RUN, &step(), &two, now, &enough, &[]) else {
+        let Seen::Done { output, taken } = look(RUN, &step(), &two, now, &refs(&enough), &[])
+        else {
             panic!()
         };
         assert_eq!(taken, [1, 4]);
         assert!(std::str::from_utf8(&output.unwrap()).unwrap().contains("\"ada\""));
         let no = [ada, vote(5, "bob", "viewer", false)];
-        let Seen::Failed { error, .. } = look(RUN, &step(), &two, now, &no, &[]) else { panic!() };
+        let Seen::Failed { error, .. } = look(RUN, &step(), &two, now, &refs(&no), &[]) else {
+            panic!()
+        };
         assert_eq!(
             (error.code.as_str(), error.message.as_str()),
             ("approval_rejected", "bob rejected it: no reason given")
@@ -245,7 +255,7 @@ mod tests {
             ..vote(9, "ada", "x", true)
         };
         let done = Seen::Done { output: Some(Bytes::from("7")), taken: vec![9] };
-        assert_eq!(look(RUN, &late, &signal, now, &[came], &[]), done);
+        assert_eq!(look(RUN, &late, &signal, now, &[&came], &[]), done);
         let timer = spec(Work::Timer(TimerSpec::For(Span(std::time::Duration::from_secs(1)))));
         assert_eq!(
             look(RUN, &late, &timer, now, &[], &[]),

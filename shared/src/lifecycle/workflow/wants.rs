@@ -6,8 +6,9 @@ use serde_json::Value as Json;
 
 use super::release;
 use super::waits::{ChildSeen, Given};
-use crate::ledger::runs::{Snapshot, Step, StepJob};
+use crate::ledger::runs::{END, Snapshot, Step, StepJob};
 use crate::model::job::JobError;
+use crate::model::time::Span;
 use crate::model::workflow::{
     ChildOf, RunFailure, StepFailure, StepSpec, StepState, Work, WorkflowSpec, WorkflowState,
 };
@@ -27,7 +28,7 @@ pub struct Wants {
     pub children: Vec<i32>,
     /// Definitions, with the version if one is asked for, by the position of the step that starts one.
     pub definitions: Vec<(i32, String, Option<u32>)>,
-    /// All steps with their edges: something is to be skipped, undone, or answered.
+    /// All steps with their edges: something is to be undone, or answered.
     pub all: bool,
     /// Expressions are evaluated.
     pub evaluates: bool,
@@ -46,8 +47,12 @@ pub struct Facts {
     pub children: HashMap<i32, Vec<ChildSeen>>,
     /// By position of the step that starts one; missing: there is none.
     pub definitions: HashMap<i32, (u32, WorkflowSpec)>,
-    /// Every step but the end.
+    /// Every step but the end, if [`Facts::has_all`].
     pub all: Vec<Step>,
+    /// Whether they were read.
+    pub has_all: bool,
+    /// Why children of these steps, by position, cannot be started.
+    pub refused: HashMap<i32, JobError>,
     /// What `input` is.
     pub input: Json,
     /// Why nothing can be evaluated: the values are too large, or the expressions took too long.
@@ -63,6 +68,9 @@ pub struct Options {
     /// See [`WorkflowSpec::output`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Json>,
+    /// Longest time of a run, from its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Span>,
 }
 
 /// Whether a run only waits for what runs to end.
@@ -76,7 +84,9 @@ pub fn wants(snapshot: &Snapshot, specs: &HashMap<i32, StepSpec>, options: &Opti
     let stopping = is_stopping(snapshot);
     for step in &snapshot.due {
         let Some(spec) = specs.get(&step.ord) else {
-            wants.of_end(step, options);
+            if step.ord == END {
+                wants.of_end(step, options);
+            }
             continue;
         };
         match step.state {
@@ -84,8 +94,6 @@ pub fn wants(snapshot: &Snapshot, specs: &HashMap<i32, StepSpec>, options: &Opti
             StepState::Blocked if step.needs_left == 0 => {
                 wants.steps.extend(release::names(spec));
                 wants.evaluates |= release::evaluates(spec);
-                // What fails here is skipped below at once.
-                wants.all |= release::evaluates(spec) && spec.on_failure != StepFailure::Continue;
             }
             StepState::Waiting => wants.of_waiting(step, spec, stopping),
             _ => {}
@@ -117,7 +125,6 @@ impl Wants {
     fn of_released(&mut self, step: &Step, spec: &StepSpec, stopping: bool, options: &Options) {
         if !step.many {
             self.jobs.push(step.ord);
-            self.all |= !stopping && spec.on_failure != StepFailure::Continue;
             return;
         }
         let items = step.items;
@@ -125,7 +132,6 @@ impl Wants {
         // The reason of a failure; there may be very many items, so not before it is used.
         if items.failed > 0 && (items.open == 0 || (stops && !stopping)) {
             self.jobs.push(step.ord);
-            self.all |= !stopping && spec.on_failure != StepFailure::Continue;
         }
         if items.made < items.total && !stopping {
             self.steps.extend(release::names(spec));
@@ -135,7 +141,6 @@ impl Wants {
 
     fn of_waiting(&mut self, step: &Step, spec: &StepSpec, stopping: bool) {
         self.given |= matches!(spec.work, Work::Signal { .. } | Work::Approval(_));
-        self.all |= !stopping && spec.on_failure != StepFailure::Continue;
         if let Work::Child(child) = &spec.work {
             self.children.push(step.ord);
             if stopping {

@@ -189,3 +189,77 @@ async fn a_compensation_that_fails_does_not_keep_others_from_running() {
         (StepState::Failed, StepState::Succeeded)
     );
 }
+
+/// A skipped step needs others too, which run on: the run waits for them, and they are undone with the rest.
+#[tokio::test]
+async fn what_a_skipped_step_also_needed_is_waited_for() {
+    let rig = Rig::new().await;
+    let wait = json!({"signal": {"name": "go", "timeout": null}});
+    let signal = || windlass_shared::ledger::runs::NewGiven {
+        name: "go".into(),
+        by: "ada".into(),
+        role: None,
+        approved: None,
+        reason: None,
+        body: None,
+    };
+    for (policy, more, end) in [
+        ("skip_dependents", json!({}), WorkflowState::Succeeded),
+        ("fail", json!({"on_failure": "let_finish"}), WorkflowState::Compensated),
+    ] {
+        let steps = vec![
+            with("slow", &[], wait.clone(), json!({})),
+            with("bad", &[], job("do", json!({"fail": "x"})), json!({"on_failure": policy})),
+            step("both", &[0, 1], json!({})),
+            with(
+                "next",
+                &[0],
+                job("do", json!({})),
+                json!({"compensate": template("do", json!({}))}),
+            ),
+            step("last", &[2, 3], json!({})),
+        ];
+        let id = rig.submit(workflow(steps, more), json!(null)).await;
+        rig.until("the failure has been dealt with", || async {
+            (rig.state_of(id, "last").await == StepState::Skipped).then_some(())
+        })
+        .await;
+        for _ in 0..10 {
+            rig.work().await;
+        }
+        assert_eq!(
+            rig.run(id).await.state,
+            WorkflowState::Running,
+            "slow and next are still to come"
+        );
+        rig.life.give(&rig.namespace, id, &signal()).await.unwrap();
+        let ended = rig.ended(id).await;
+        assert_eq!(ended.state(), end, "{policy}");
+        assert_eq!(
+            (ended.of("slow"), ended.of("next")),
+            (StepState::Succeeded, StepState::Succeeded)
+        );
+        assert_eq!(ended.steps.contains_key("compensate:next"), policy == "fail");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_undoes_is_looked_at_when_something_happens_only() {
+    let rig = Rig::new().await;
+    let steps = vec![
+        with("a", &[], job("do", json!({})), json!({"compensate": template("hold", json!({}))})),
+        step("b", &[0], json!({"fail": "x"})),
+    ];
+    let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+    rig.until("it undoes", || async {
+        (rig.run(id).await.state == WorkflowState::Compensating).then_some(())
+    })
+    .await;
+    rig.work().await;
+    assert_eq!(rig.steps_with_end(id).await[0].wake_at, None);
+    let version = rig.run(id).await.version;
+    for _ in 0..10 {
+        rig.work().await;
+    }
+    assert_eq!(rig.run(id).await.version, version);
+}

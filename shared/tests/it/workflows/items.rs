@@ -144,3 +144,46 @@ async fn a_retry_runs_the_failed_items_alone() {
         rig.life.ledger().attempts(&rig.namespace, attempts(&after[0])).await.unwrap().unwrap();
     assert_eq!(fine.len(), 1);
 }
+
+/// The template fails on an item while others run: these are waited for, and what needs the step is skipped.
+#[tokio::test]
+async fn items_that_run_are_waited_for_when_the_next_cannot_be_made() {
+    let rig = Rig::new().await;
+    let each = json!({"for_each": "input", "max_parallel": 2, "on_failure": "skip_dependents"});
+    let payload = json!({"out": "${{ item == 3 ? item.nope : item }}"});
+    let steps = vec![with("each", &[], job("do", payload), each), step("after", &[0], json!({}))];
+    let id = rig.submit(workflow(steps, json!({})), json!([0, 1, 2, 3, 4])).await;
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.state(), WorkflowState::Succeeded);
+    assert_eq!(
+        (ended.of("each"), ended.why("each").as_str()),
+        (StepState::Failed, "expression_failed")
+    );
+    assert_eq!(ended.of("after"), StepState::Skipped);
+    let jobs = rig.life.ledger().step_jobs(id, &[0]).await.unwrap();
+    assert!(jobs.iter().all(|job| job.state.is_terminal()), "nothing of it runs on");
+}
+
+#[tokio::test]
+async fn a_large_payload_is_stored_once_for_all_items() {
+    let rig = Rig::new().await;
+    let large = "x".repeat(20_000);
+    let steps = vec![with(
+        "each",
+        &[],
+        job("hold", json!({ "text": large })),
+        json!({"for_each": "input"}),
+    )];
+    let id = rig.submit(workflow(steps, json!({})), json!([0, 1, 2])).await;
+    rig.until("the items are made", || async {
+        (rig.steps(id).await["each"].items.made == 3).then_some(())
+    })
+    .await;
+    let mut blobs = std::collections::HashSet::new();
+    for job in rig.life.ledger().step_jobs(id, &[0]).await.unwrap() {
+        let job = rig.life.ledger().job(&rig.namespace, job.id).await.unwrap().unwrap();
+        let windlass_shared::model::job::Value::Blob(blob) = job.payload else { panic!("inline") };
+        blobs.insert(blob);
+    }
+    assert_eq!(blobs.len(), 1);
+}

@@ -74,6 +74,11 @@ impl Rig {
         steps.into_iter().map(|step| (step.id.clone(), step)).collect()
     }
 
+    /// The end first.
+    pub async fn steps_with_end(&self, id: WorkflowId) -> Vec<Step> {
+        self.life.ledger().steps(id, -2, 2_000).await.unwrap()
+    }
+
     pub async fn state_of(&self, id: WorkflowId, step: &str) -> StepState {
         self.steps(id).await[step].state
     }

@@ -254,3 +254,107 @@ async fn a_cancelled_run_takes_its_children_along() {
     let again = rig.life.cancel_run(&rig.namespace, id, "again").await.unwrap();
     assert_eq!(again, RunChanged::Refused(WorkflowState::Cancelled));
 }
+
+#[tokio::test]
+async fn one_signal_ends_one_of_two_that_wait_side_by_side() {
+    let rig = Rig::new().await;
+    let wait = || json!({"signal": {"name": "go", "timeout": null}});
+    let steps = vec![with("one", &[], wait(), json!({})), with("two", &[], wait(), json!({}))];
+    let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+    waits(&rig, id, "one").await;
+    waits(&rig, id, "two").await;
+    rig.life.give(&rig.namespace, id, &signal("go", "1")).await.unwrap();
+    rig.until("one has ended", || async {
+        let ended = rig.steps(id).await.values().filter(|s| s.state.is_terminal()).count();
+        (ended > 0).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        rig.work().await;
+    }
+    assert_eq!(rig.steps(id).await.values().filter(|s| s.state.is_terminal()).count(), 1);
+    rig.life.give(&rig.namespace, id, &signal("go", "2")).await.unwrap();
+    assert_eq!(rig.ended(id).await.output(), json!({"one": 1, "two": 2}));
+}
+
+#[tokio::test]
+async fn votes_are_cast_anew_after_a_retry() {
+    let rig = Rig::new().await;
+    let approval = json!({"approval": {"required": 1, "roles": ["operator"]}});
+    let id = rig
+        .submit(workflow(vec![with("ok", &[], approval, json!({}))], json!({})), json!(null))
+        .await;
+    waits(&rig, id, "ok").await;
+    rig.life.give(&rig.namespace, id, &vote("bob", false, None)).await.unwrap();
+    assert_eq!(rig.ended(id).await.state(), WorkflowState::Failed);
+    rig.life.retry_run(&rig.namespace, id).await.unwrap();
+    waits(&rig, id, "ok").await;
+    for _ in 0..5 {
+        rig.work().await;
+    }
+    assert_eq!(
+        rig.state_of(id, "ok").await,
+        StepState::Waiting,
+        "the old no is about the old start"
+    );
+    rig.life.give(&rig.namespace, id, &vote("bob", true, None)).await.unwrap();
+    assert_eq!(rig.ended(id).await.state(), WorkflowState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_key_that_is_named_like_a_role_has_not_the_role() {
+    let rig = Rig::new().await;
+    let approval = json!({"approval": {"required": 1, "roles": ["admin", "ada"]}});
+    let id = rig
+        .submit(workflow(vec![with("ok", &[], approval, json!({}))], json!({})), json!(null))
+        .await;
+    waits(&rig, id, "ok").await;
+    rig.life.give(&rig.namespace, id, &vote("admin", true, None)).await.unwrap();
+    for _ in 0..5 {
+        rig.work().await;
+    }
+    assert_eq!(rig.state_of(id, "ok").await, StepState::Waiting);
+    rig.life.give(&rig.namespace, id, &vote("ada", true, None)).await.unwrap();
+    assert_eq!(rig.ended(id).await.state(), WorkflowState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_child_that_was_retried_by_hand_is_waited_for() {
+    let rig = Rig::new().await;
+    let held = with("held", &[], job("hold", json!({})), json!({}));
+    let child = workflow(
+        vec![step("c", &[], json!({"fail": "x"})), held],
+        json!({"on_failure": "let_finish"}),
+    );
+    let steps = vec![with(
+        "child",
+        &[],
+        json!({"child": {"of": {"inline": child}, "input": null}}),
+        json!({}),
+    )];
+    let id = rig.submit(workflow(steps, json!({})), json!(null)).await;
+    let first = rig
+        .until("the child is there", || async {
+            Some(rig.life.ledger().children(id, &[0]).await.unwrap().first()?.1.id)
+        })
+        .await;
+    rig.life.cancel_run(&rig.namespace, first, "no").await.unwrap();
+    assert_eq!(rig.ended(id).await.state(), WorkflowState::Failed);
+    rig.life.retry_run(&rig.namespace, first).await.unwrap();
+    rig.life.retry_run(&rig.namespace, id).await.unwrap();
+    waits(&rig, id, "child").await;
+    for _ in 0..10 {
+        rig.work().await;
+    }
+    let version = rig.run(id).await.version;
+    for _ in 0..10 {
+        rig.work().await;
+    }
+    assert_eq!(rig.run(id).await.version, version, "it is not looked at in vain");
+    assert_eq!(rig.life.ledger().children(id, &[0]).await.unwrap().len(), 1);
+    rig.life.cancel_run(&rig.namespace, first, "no").await.unwrap();
+    rig.until("another child is started", || async {
+        (rig.life.ledger().children(id, &[0]).await.unwrap().len() == 2).then_some(())
+    })
+    .await;
+}

@@ -53,6 +53,7 @@ async fn attempt(
     if !move_steps(&mut transaction, run, &advance.moves, now).await? {
         return Ok(None);
     }
+    stop::await_end(&mut transaction, run, &advance.awaits).await?;
     if advance.stop {
         stop::stop(&mut transaction, run, now).await?;
     }

@@ -47,3 +47,22 @@ WHERE workflow_id = $1 AND ord = -1";
     sqlx::query(LOWER).bind(id).bind(change).execute(connection).await?;
     Ok(())
 }
+
+/// Makes the end wait for these steps, where they have not ended and it does not yet. The run is locked.
+pub(super) async fn await_end(
+    connection: &mut PgConnection,
+    run: &Run,
+    awaits: &[i32],
+) -> Result<(), sqlx::Error> {
+    if awaits.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE workflow_steps SET dependents = dependents || -1 \
+               WHERE workflow_id = $1 AND ord = ANY($2) AND state < 10 AND NOT -1 = ANY(dependents)";
+    let query = sqlx::query(sql).bind(run.id.uuid()).bind(awaits);
+    let awaited = query.execute(&mut *connection).await?.rows_affected();
+    let awaited = i32::try_from(awaited).expect("a run has fewer steps than that");
+    let sql = "UPDATE workflow_steps SET needs_left = needs_left + $2 WHERE workflow_id = $1 AND ord = -1";
+    sqlx::query(sql).bind(run.id.uuid()).bind(awaited).execute(connection).await?;
+    Ok(())
+}

@@ -49,6 +49,7 @@ pub(in crate::ledger::sqlite) async fn advance(
     }
     let mut fallen = Fallen::default();
     moves::apply(tx, run.id, &found, &mut fallen).await?;
+    stop::await_end(tx, run.id, &advance.awaits).await?;
     if advance.stop {
         stop::stop(tx, run.id).await?;
     }
@@ -61,7 +62,7 @@ pub(in crate::ledger::sqlite) async fn advance(
     make_items(tx, run.id, &advance.releases, &mut released).await?;
     signals::take(tx, run.id, &advance.taken).await?;
     if advance.state.is_some_and(WorkflowState::is_terminal) {
-        end(tx, run, advance).await?;
+        end(tx, run).await?;
         return Ok(Some((released, false)));
     }
     let sql = "SELECT EXISTS (SELECT 1 FROM workflow_steps WHERE workflow_id = ? AND due > 0)";
@@ -159,7 +160,7 @@ async fn make_items(
     if made.is_empty() {
         return Ok(());
     }
-    let jobs = jobs::insert(tx, run, &made).await?;
+    let jobs = jobs::insert(tx, run, &made, false).await?;
     released.extend(jobs.into_iter().map(|job| job.id));
     let counts: Vec<(i32, u32)> = counts.into_iter().collect();
     COUNT
@@ -171,7 +172,7 @@ async fn make_items(
 }
 
 /// The run has ended: nothing of it is due any more, and the step that started it learns of it.
-async fn end(tx: &mut Tx<'_>, run: &Target, advance: &Advance) -> Result<(), Fault> {
+async fn end(tx: &mut Tx<'_>, run: &Target) -> Result<(), Fault> {
     let sql = "UPDATE workflow_steps SET due = 0, wake_at = NULL \
                WHERE workflow_id = ? AND (due > 0 OR wake_at IS NOT NULL)";
     execute(tx.connection, sql, id(run.id)).await?;
@@ -179,10 +180,8 @@ async fn end(tx: &mut Tx<'_>, run: &Target, advance: &Advance) -> Result<(), Fau
                WHERE workflow_id = ?1 AND ord = ?2";
     execute(tx.connection, sql, id(run.id).with(END).with(tx.now.micros())).await?;
     let Some(parent) = run.parent else { return Ok(()) };
-    let is_bad = advance.state != Some(WorkflowState::Succeeded);
-    let sql = "UPDATE workflow_steps SET due = due + 1, items_open = max(0, items_open - 1), \
-               items_failed = items_failed + ?3 \
+    let sql = "UPDATE workflow_steps SET due = due + 1 \
                WHERE workflow_id = ?1 AND ord = ?2 AND state IN (1, 2)";
-    execute(tx.connection, sql, id(parent.run).with(parent.ord).with(is_bad)).await?;
+    execute(tx.connection, sql, id(parent.run).with(parent.ord)).await?;
     Ok(())
 }

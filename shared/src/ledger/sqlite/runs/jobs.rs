@@ -39,11 +39,12 @@ impl<'a> StepJob<'a> {
 /// Inserts jobs and makes their queues; those that may run, as they are.
 ///
 /// # Errors
-/// [`Fault::too_many_queues`]; a job with a text that no ledger takes.
+/// [`Fault::too_many_queues`], of a `fresh` run; a job with a text that no ledger takes.
 pub(super) async fn insert(
     tx: &mut Tx<'_>,
     run: WorkflowId,
     jobs: &[StepJob<'_>],
+    fresh: bool,
 ) -> Result<Vec<Job>, Fault> {
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
@@ -59,7 +60,11 @@ pub(super) async fn insert(
     let mut queues = HashSet::new();
     for row in jobs {
         if queues.insert((&row.job.namespace, &row.job.queue)) {
-            queues::ensure(tx, &row.job.namespace, &row.job.queue).await?;
+            // What has begun is not held up by the bound: it is held at the submission of the run.
+            match fresh {
+                true => queues::ensure(tx, &row.job.namespace, &row.job.queue).await?,
+                false => queues::ensure_allowed(tx, &row.job.namespace, &row.job.queue).await?,
+            }
         }
     }
     let mut specs = Specs::default();

@@ -3,7 +3,7 @@
 use crate::ledger::runs::END;
 use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::jobs::Columns;
-use crate::ledger::sqlite::statement::{Args, execute, row};
+use crate::ledger::sqlite::statement::{Args, Bulk, execute, row};
 use crate::ledger::sqlite::writer::Tx;
 use crate::model::id::WorkflowId;
 
@@ -53,5 +53,37 @@ async fn stop_items(tx: &mut Tx<'_>, run: WorkflowId) -> Result<(), Fault> {
                UPDATE workflow_steps AS s SET items_open = v.open, due = s.due + (v.open = 0) \
                FROM v WHERE s.workflow_id = ?1 AND s.ord = v.ord";
     execute(tx.connection, sql, Args::default().with(run.as_bytes().as_slice())).await?;
+    Ok(())
+}
+
+/// Makes the end wait for these steps, where they have not ended and it does not yet.
+pub(super) async fn await_end(
+    tx: &mut Tx<'_>,
+    run: WorkflowId,
+    awaits: &[i32],
+) -> Result<(), Fault> {
+    static AWAIT: Bulk = Bulk::new(
+        "WITH v (workflow_id, ord) AS (VALUES",
+        "(?, ?)",
+        ") UPDATE workflow_plans AS p SET dependents = json_insert(p.dependents, '$[#]', -1) FROM v \
+         WHERE p.workflow_id = v.workflow_id AND p.ord = v.ord AND instr(p.dependents, '-1') = 0 \
+         AND EXISTS (SELECT 1 FROM workflow_steps s WHERE s.workflow_id = p.workflow_id \
+         AND s.ord = p.ord AND s.state < 10)",
+    );
+    if awaits.is_empty() {
+        return Ok(());
+    }
+    let awaited = AWAIT
+        .execute(tx.connection, awaits, |args, ord| {
+            args.add(run.as_bytes().as_slice()).add(*ord);
+        })
+        .await?;
+    let sql = "UPDATE workflow_steps SET needs_left = needs_left + ?2 \
+               WHERE workflow_id = ?1 AND ord = ?3";
+    let args = Args::default()
+        .with(run.as_bytes().as_slice())
+        .with(i64::try_from(awaited).unwrap_or(i64::MAX))
+        .with(END);
+    execute(tx.connection, sql, args).await?;
     Ok(())
 }
