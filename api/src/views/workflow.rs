@@ -226,6 +226,10 @@ pub struct StepView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     pub workflow_id: Option<String>,
+    /// Of a `workflow.run` with `for_each`: the runs that it has started, oldest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub workflow_ids: Option<Vec<String>>,
     /// While it waits: for what.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]

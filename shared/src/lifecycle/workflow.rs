@@ -15,6 +15,7 @@ pub mod build;
 pub mod decide;
 pub(crate) mod drive;
 mod ending;
+mod family;
 mod grow;
 mod read;
 mod release;

@@ -183,7 +183,7 @@ pub struct StepSpec {
     /// A condition: false skips the step.
     #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
-    /// A list: one job per item, with `item` and `index` in scope.
+    /// A list: one job, or one run, per item, with `item` and `index` in scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_each: Option<String>,
     /// Most jobs of a `for_each` at one time.
@@ -368,6 +368,8 @@ pub mod limits {
     pub const EDGES_MAX: usize = 100_000;
     /// Most items of one `for_each`.
     pub const ITEMS_MAX: usize = 10_000;
+    /// Most items of one `for_each` of workflows.
+    pub const CHILDREN_MAX: usize = 1_000;
     /// Runs started by runs started by runs.
     pub const DEPTH_MAX: u16 = 8;
     /// Most people that an approval may ask for.

@@ -74,7 +74,7 @@ impl Desk<'_> {
         });
         let (work, names) = match is_job {
             true => self.job(request.into_job(), many).map(|(job, names)| (Work::Job(job), names)),
-            false => self.wait(&kind, request.payload, &id, place, depth),
+            false => self.wait(&kind, request.payload, (&id, many), place, depth),
         }?;
         read(
             if matches!(work, Work::Child(_)) { "/payload/input" } else { "/payload" },
@@ -109,8 +109,9 @@ impl Desk<'_> {
         if is_job {
             return;
         }
-        if request.for_each.is_some() {
-            faults.wrong("/for_each", format!("is only for steps that are jobs, not for {kind}"));
+        if request.for_each.is_some() && kind != "workflow.run" {
+            let text = format!("is only for jobs and workflow.run, not for {kind}");
+            faults.wrong("/for_each", text);
         }
         if request.compensate.is_some() {
             let text = format!("only jobs can be undone, and {kind} is none");

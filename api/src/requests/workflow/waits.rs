@@ -73,7 +73,7 @@ impl Desk<'_> {
         &mut self,
         kind: &str,
         payload: Option<&RawValue>,
-        id: &str,
+        (id, many): (&str, bool),
         place: &str,
         depth: u16,
     ) -> Understood {
@@ -92,7 +92,7 @@ impl Desk<'_> {
             }
             "workflow.run" => {
                 let child = self.read(payload, place)?;
-                self.child(&child, id, place, depth)
+                self.child(&child, (id, many), place, depth)
             }
             _ => {
                 let text = "is no kind of step; the kinds that begin with \"wait.\" or \"workflow.\" are \
@@ -188,9 +188,15 @@ impl Desk<'_> {
         Some((Work::Approval(spec), Vec::new()))
     }
 
-    fn child(&mut self, child: &Child<'_>, id: &str, place: &str, depth: u16) -> Understood {
+    fn child(
+        &mut self,
+        child: &Child<'_>,
+        (id, many): (&str, bool),
+        place: &str,
+        depth: u16,
+    ) -> Understood {
         let (input, names) = match child.input {
-            Some(raw) => self.template(raw, "/payload/input", false)?,
+            Some(raw) => self.template(raw, "/payload/input", many)?,
             None => (Json::Null, Vec::new()),
         };
         let of = match (&child.definition, child.workflow) {

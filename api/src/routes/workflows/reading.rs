@@ -91,7 +91,7 @@ pub async fn detail(app: &App, run: Run) -> Result<RunDetail, ApiError> {
     let steps = all_steps(app, id).await?;
     let specs: Vec<Option<StepSpec>> = steps.iter().map(spec_of).collect();
     let mut jobs = jobs(app, id, &steps).await?;
-    let children = children(app, id, &steps, &specs).await?;
+    let mut children = children(app, id, &steps, &specs).await?;
     let mut counts: HashMap<StepState, u32> = HashMap::new();
     steps.iter().for_each(|step| *counts.entry(step.state).or_default() += 1);
     let counts: Vec<(StepState, u32)> = counts.into_iter().collect();
@@ -103,8 +103,8 @@ pub async fn detail(app: &App, run: Run) -> Result<RunDetail, ApiError> {
         .zip(&specs)
         .map(|(step, spec)| {
             let jobs = jobs.remove(&step.ord).unwrap_or_default();
-            let child = children.get(&step.ord).copied();
-            step_view(step, spec.as_ref(), jobs, child, &ids, &mut room)
+            let started = children.remove(&step.ord).unwrap_or_default();
+            step_view(step, spec.as_ref(), jobs, &started, &ids, &mut room)
         })
         .collect();
     Ok(RunDetail { run, steps: views })
@@ -149,13 +149,13 @@ async fn jobs(
     Ok(jobs)
 }
 
-/// The latest run that each `workflow.run` has started.
+/// The runs that each `workflow.run` has started, oldest first.
 async fn children(
     app: &App,
     id: WorkflowId,
     steps: &[Step],
     specs: &[Option<StepSpec>],
-) -> Result<HashMap<i32, WorkflowId>, ApiError> {
+) -> Result<HashMap<i32, Vec<WorkflowId>>, ApiError> {
     let starts = |spec: &StepSpec| matches!(spec.work, Work::Child(_));
     let ords: Vec<i32> = steps
         .iter()
@@ -165,10 +165,12 @@ async fn children(
         })
         .map(|(step, _)| step.ord)
         .collect();
-    let mut children = HashMap::new();
+    let mut children: HashMap<i32, Vec<WorkflowId>> = HashMap::new();
     for ords in ords.chunks(ORDS_AT_ONCE) {
         let found = app.life.ledger().children(id, ords).await?;
-        children.extend(found.into_iter().map(|(ord, child)| (ord, child.id)));
+        for (ord, child) in found {
+            children.entry(ord).or_default().push(child.id);
+        }
     }
     Ok(children)
 }
@@ -177,19 +179,21 @@ fn step_view(
     step: Step,
     spec: Option<&StepSpec>,
     jobs: Vec<StepJob>,
-    child: Option<WorkflowId>,
+    started: &[WorkflowId],
     ids: &HashMap<i32, String>,
     room: &mut usize,
 ) -> StepView {
     let waits = step.state == StepState::Waiting;
+    let child = started.last().copied().filter(|_| !step.many);
+    let family = step.many && spec.is_some_and(|spec| matches!(spec.work, Work::Child(_)));
     let waits_for = spec.filter(|_| waits).and_then(|spec| waits_for(spec, &step, child));
     let job_state = match step.state {
         StepState::Blocked => step.job_id.map(|_| JobState::Blocked),
         _ if step.many => None,
         _ => jobs.first().map(|job| job.state),
     };
-    let job_ids =
-        step.many.then(|| jobs.iter().take(JOB_IDS_MAX).map(|job| job.id).collect::<Vec<_>>());
+    let job_ids = (step.many && !family)
+        .then(|| jobs.iter().take(JOB_IDS_MAX).map(|job| job.id).collect::<Vec<_>>());
     let (output, output_omitted) = output(&step, jobs, room);
     StepView {
         kind: spec.map_or("unknown", |spec| spec.work.kind()).to_owned(),
@@ -198,8 +202,9 @@ fn step_view(
         job_id: step.job_id,
         job_state,
         job_ids,
-        items: step.many.then(|| step.items.into()),
+        items: (step.many && !family).then(|| step.items.into()),
         workflow_id: child.map(|id| id.to_string()),
+        workflow_ids: family.then(|| started.iter().map(WorkflowId::to_string).collect()),
         waits_for,
         output,
         output_omitted,
@@ -232,7 +237,7 @@ fn output(step: &Step, jobs: Vec<StepJob>, room: &mut usize) -> (Option<Raw>, bo
     if step.state != StepState::Succeeded {
         return (None, false);
     }
-    if step.many {
+    if step.many && step.output.is_none() {
         return item_outputs(step, jobs, room);
     }
     let value = match jobs.into_iter().next() {

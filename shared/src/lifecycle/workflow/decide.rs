@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value as Json;
 
 use super::release::{self, Released};
 use super::wants::is_stopping;
 pub use super::wants::{Facts, Options, Wants, wants};
-use super::{ending, waits};
+use super::{ending, family, waits};
 use crate::expr::{Scope, template};
 use crate::ledger::runs::{Advance, END, Given, Items, Move, Release, Snapshot, Step, StepJob};
 use crate::model::id::{BlobId, WorkflowId};
@@ -24,7 +25,7 @@ use crate::model::workflow::{
 /// Prefix of the id of a step that undoes another. No submitted id has a colon.
 pub const COMPENSATE: &str = "compensate:";
 /// How often a run that is stopped looks for what still runs: an order to stop may be lost with whoever gave it.
-const STOP_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const STOP_AGAIN: Duration = Duration::from_secs(2);
 /// Values that the expressions of one decision may look at before the other due steps are left to the next.
 const WORK_MAX: u64 = 10_000_000;
 
@@ -133,7 +134,7 @@ pub(super) struct Desk<'a> {
     scope: Option<Scope>,
     pub(super) decision: Decision,
     /// By position: a step moves once.
-    moves: BTreeMap<i32, Move>,
+    pub(super) moves: BTreeMap<i32, Move>,
     pub(super) failed: Option<JobError>,
     skipped: HashSet<i32>,
 }
@@ -166,7 +167,7 @@ impl Desk<'_> {
         self.decision
     }
 
-    fn push(&mut self, new: Move) {
+    pub(super) fn push(&mut self, new: Move) {
         let stays = new.from == new.to && new.list.is_none();
         if stays && self.moves.contains_key(&new.ord) {
             return;
@@ -192,7 +193,7 @@ impl Desk<'_> {
     }
 
     /// Notes that a step was looked at.
-    fn stay(&mut self, step: &Step) {
+    pub(super) fn stay(&mut self, step: &Step) {
         self.push(moved(step, step.state));
     }
 
@@ -338,6 +339,9 @@ impl Desk<'_> {
             }
             return;
         }
+        if let (Work::Child(child), true) = (&spec.work, step.many) {
+            return family::look(self, step, spec, child, children);
+        }
         let run = self.snapshot.run.id;
         // One signal is for one step.
         let taken = &self.decision.advance.taken;
@@ -365,13 +369,19 @@ impl Desk<'_> {
         if let Some(error) = self.facts.refused.get(&step.ord) {
             return self.ended(step, spec, Err(error.clone()));
         }
-        match self.child(step, child) {
+        match self.child(step, child, None) {
             Ok(start) => self.decision.start.push(start),
             Err(error) => self.ended(step, spec, Err(error)),
         }
     }
 
-    fn child(&mut self, step: &Step, child: &ChildSpec) -> Result<waits::Start, JobError> {
+    /// The run that a step is to start, for an item of its list perhaps.
+    pub(super) fn child(
+        &mut self,
+        step: &Step,
+        child: &ChildSpec,
+        item: Option<(u32, &Json)>,
+    ) -> Result<waits::Start, JobError> {
         let run = &self.snapshot.run;
         if run.depth >= limits::DEPTH_MAX {
             let text =
@@ -392,17 +402,22 @@ impl Desk<'_> {
         if let Some(error) = self.facts.spoiled.clone() {
             return Err(error);
         }
-        let scope = self.take_scope();
+        let mut scope = self.take_scope();
+        if let Some((at, item)) = item {
+            scope.set_item(item, at as usize);
+        }
         let input = template::fill(&child.input, &scope);
+        scope.clear_item();
         self.put_scope(scope);
         let input = input.map_err(|fault| permanent(code::EXPRESSION_FAILED, fault.to_string()))?;
         release::stored(&input)?;
-        let id = waits::child_id(run.id, step);
-        Ok(waits::Start { ord: step.ord, id, definition, spec, input })
+        let item = item.map(|(at, _)| at);
+        let id = waits::child_id(run.id, step, item);
+        Ok(waits::Start { ord: step.ord, item, id, definition, spec, input })
     }
 
     /// A step has ended; what that means for the run.
-    fn ended(&mut self, step: &Step, spec: &StepSpec, result: Result<(), JobError>) {
+    pub(super) fn ended(&mut self, step: &Step, spec: &StepSpec, result: Result<(), JobError>) {
         let Err(error) = result else {
             return self.push(moved(step, StepState::Succeeded));
         };
@@ -432,7 +447,8 @@ impl Desk<'_> {
         }
     }
 
-    fn fail_run(&mut self, error: JobError, stop: bool) {
+    /// The run fails, now or when it has ended.
+    pub(super) fn fail_run(&mut self, error: JobError, stop: bool) {
         // The first failure is the one on record.
         if self.snapshot.run.error.is_none() && self.failed.is_none() {
             self.decision.advance.error = Some(error.clone());
@@ -494,7 +510,8 @@ fn why(job: &StepJob, state: JobState) -> JobError {
     job.error.clone().unwrap_or_else(|| permanent(state.as_str(), "it did not succeed"))
 }
 
-fn step_failed(step: &str, error: &JobError) -> JobError {
+/// Why a run fails for a step.
+pub(super) fn step_failed(step: &str, error: &JobError) -> JobError {
     permanent(
         code::STEP_FAILED,
         format!("the step {step:?} failed: {}: {}", error.code, error.message),

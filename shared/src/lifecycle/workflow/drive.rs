@@ -292,7 +292,7 @@ fn start_child<'a>(
         traceparent: run.traceparent.clone(),
         idempotency: None,
     };
-    let parent = crate::ledger::runs::Parent { run: run.id, ord: start.ord, item: None };
+    let parent = crate::ledger::runs::Parent { run: run.id, ord: start.ord, item: start.item };
     Box::pin(async move {
         // Whatever became of it: its parent looks again.
         super::submit::submit(life, order, Some((parent, run.depth + 1))).await.map(|_| ())

@@ -139,7 +139,7 @@ impl Values<'_> {
         step: &Step,
         jobs: Vec<StepJob>,
     ) -> Result<Result<Json, JobError>, LedgerError> {
-        if step.many {
+        if step.many && step.output.is_none() {
             let mut list = Vec::with_capacity(jobs.len());
             for job in jobs {
                 let output = job.output.filter(|_| job.state == JobState::Succeeded);

@@ -159,6 +159,20 @@ fn start_items(
         return Err(permanent(code::EXPRESSION_FAILED, "its list is larger than 8 MiB"));
     }
     let total = u32::try_from(list.len()).expect("bounded above");
+    if matches!(spec.work, Work::Child(_)) && !list.is_empty() {
+        if list.len() > limits::CHILDREN_MAX {
+            let text = format!(
+                "its list has {} items; at most {} workflows can be started by one step",
+                list.len(),
+                limits::CHILDREN_MAX
+            );
+            return Err(permanent(code::EXPRESSION_FAILED, text));
+        }
+        // Started after this is on record; stays due until then.
+        let mut go = moved(step, StepState::Waiting);
+        (go.list, go.seen) = (Some((bytes, total)), 0);
+        return Ok(Released::Go { step: go, jobs: Vec::new(), blobs: Vec::new() });
+    }
     if list.is_empty() {
         let mut done = moved(step, StepState::Succeeded);
         done.list = Some((bytes, 0));

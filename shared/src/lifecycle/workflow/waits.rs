@@ -20,6 +20,8 @@ use crate::model::workflow::{
 pub struct Start {
     /// By which step.
     pub ord: i32,
+    /// For which item, of a `for_each`.
+    pub item: Option<u32>,
     /// Under which id: always the same for one start of the step, so that it is started once.
     pub id: WorkflowId,
     /// The stored definition that `spec` is.
@@ -32,12 +34,15 @@ pub struct Start {
 
 /// The run that a step starts, if it does at all: the start of the step decides over its id. A version 7 UUID, so
 /// that it sorts by that time among the others.
-pub fn child_id(run: WorkflowId, step: &Step) -> WorkflowId {
+pub fn child_id(run: WorkflowId, step: &Step, item: Option<u32>) -> WorkflowId {
     let started = step.started_at.unwrap_or(Timestamp::from_micros(0));
     let mut hash = Sha256::new();
     hash.update(run.as_bytes());
     hash.update(step.ord.to_be_bytes());
     hash.update(started.micros().to_be_bytes());
+    if let Some(item) = item {
+        hash.update(item.to_be_bytes());
+    }
     let random: [u8; 10] = hash.finalize()[..10].try_into().expect("the hash is longer");
     let millis = u64::try_from(started.micros() / 1_000).unwrap_or_default();
     WorkflowId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
@@ -95,7 +100,8 @@ pub(super) fn look(
             Seen::NotYet => timed_out("the approval"),
             decided => decided,
         },
-        Work::Child(_) => match children.iter().find(|child| child.id == child_id(run, step)) {
+        Work::Child(_) => match children.iter().find(|child| child.id == child_id(run, step, None))
+        {
             // One of an earlier start that somebody has retried: its end makes the step due again.
             None if children.iter().any(|child| !child.state.is_terminal()) => Seen::NotYet,
             None => Seen::Start,
@@ -274,7 +280,7 @@ mod tests {
         let spec = spec(Work::Child(child));
         assert_eq!(look(RUN, &step(), &spec, now, &[], &[]), Seen::Start);
         let mut run = ChildSeen {
-            id: child_id(RUN, &step()),
+            id: child_id(RUN, &step(), None),
             state: WorkflowState::Running,
             output: None,
             error: None,

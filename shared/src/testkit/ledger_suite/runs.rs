@@ -97,7 +97,7 @@ async fn its_steps_and_jobs_read_back(scene: &Scene) {
     assert_eq!((&b.payload, b.tags.as_slice()), (&Value::Blob(payload), &["step".to_owned()][..]));
     let step = a.workflow.as_ref().unwrap();
     assert_eq!((step.id, step.step.as_str(), a.request_id.as_deref()), (new.id, "a", Some("r1")));
-    assert_eq!(released, [a.clone()]);
+    assert_eq!(released, std::slice::from_ref(&a));
 
     let jobs = scene.ledger.step_jobs(new.id, &[0, 1, 2]).await.unwrap();
     let seen: Vec<_> = jobs.iter().map(|j| (j.ord, j.item, j.id, j.state)).collect();

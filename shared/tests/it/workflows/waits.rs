@@ -359,3 +359,71 @@ async fn a_child_that_was_retried_by_hand_is_waited_for() {
     })
     .await;
 }
+
+/// A list of lists: a child per row, in it a job per cell.
+#[tokio::test]
+async fn fan_outs_nest() {
+    let rig = Rig::new().await;
+    let cells = with(
+        "cells",
+        &[],
+        job("do", json!({"out": "${{ item * 2 }}"})),
+        json!({"for_each": "input.row"}),
+    );
+    let child = workflow(vec![cells], json!({"output": "${{ steps.cells.output }}"}));
+    let run = json!({"child": {"of": {"inline": child}, "input": {"row": "${{ item }}", "at": "${{ index }}"}}});
+    for most in [None, Some(2)] {
+        let rows =
+            with("rows", &[], run.clone(), json!({"for_each": "input", "max_parallel": most}));
+        let steps = vec![rows, step("sum", &[0], json!({"all": "${{ steps.rows.output }}"}))];
+        let id =
+            rig.submit(workflow(steps, json!({})), json!([[1, 2], [], [3], [4, 5], [6]])).await;
+        let mut live_most = 0;
+        while !rig.run(id).await.state.is_terminal() {
+            let children = rig.life.ledger().children(id, &[0]).await.unwrap();
+            let live = children.iter().filter(|(_, child)| !child.state.is_terminal()).count();
+            live_most = live_most.max(live);
+            rig.work().await;
+        }
+        let ended = rig.ended(id).await;
+        assert_eq!(ended.output(), json!({"sum": {"all": [[2, 4], [], [6], [8, 10], [12]]}}));
+        assert_eq!(rig.life.ledger().children(id, &[0]).await.unwrap().len(), 5, "one for each");
+        assert!(most.is_none_or(|most| live_most <= most), "{live_most}");
+    }
+}
+
+#[tokio::test]
+async fn a_child_of_many_that_fails_stops_the_others_or_is_passed_over() {
+    let rig = Rig::new().await;
+    let inner = vec![step(
+        "c",
+        &[],
+        json!({"fail": "x", "until": "${{ input == 1 ? -1 : 0 }}", "out": "${{ input }}"}),
+    )];
+    let child = workflow(inner, json!({"output": "${{ steps.c.output }}"}));
+    let run = json!({"child": {"of": {"inline": child}, "input": "${{ item }}"}});
+    let each = |policy: &str| {
+        with("each", &[], run.clone(), json!({"for_each": "input", "on_failure": policy}))
+    };
+    let ended = rig.end_of(workflow(vec![each("continue")], json!({})), json!([0, 1, 2])).await;
+    assert_eq!((ended.state(), ended.of("each")), (WorkflowState::Succeeded, StepState::Failed));
+    assert_eq!(ended.steps["each"].output.as_deref(), Some(&b"[0,null,2]"[..]));
+    let held = workflow(
+        vec![
+            with("h", &[], job("hold", json!({})), json!({"if": "input != 1"})),
+            step("c", &[], json!({"fail": "x", "until": "${{ input == 1 ? -1 : 0 }}"})),
+        ],
+        json!({}),
+    );
+    let run = json!({"child": {"of": {"inline": held}, "input": "${{ item }}"}});
+    let steps = vec![with("each", &[], run, json!({"for_each": "input"}))];
+    let id = rig.submit(workflow(steps, json!({})), json!([0, 1, 2])).await;
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.state(), WorkflowState::Failed);
+    assert!(ended.error().1.contains("item 1"), "{}", ended.error().1);
+    let children = rig.life.ledger().children(id, &[0]).await.unwrap();
+    assert!(
+        children.iter().all(|(_, child)| child.state.is_terminal()),
+        "the tree has ended before its root"
+    );
+}
