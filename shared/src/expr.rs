@@ -4,8 +4,9 @@
 //! they may name; [`Scope::eval`] is bounded in what it is given, and its caller bounds its time ([`bounded`]).
 //! The language: <https://github.com/google/cel-spec>.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use serde_json::Value as Json;
 
@@ -104,6 +105,8 @@ pub struct Scope {
     step_work: Cell<u64>,
     /// As above, since the beginning.
     work: Cell<u64>,
+    /// Expressions that were parsed: those of a `for_each` come again with every item, and parsing is most of the work.
+    parsed: RefCell<HashMap<String, Rc<cel::Program>>>,
 }
 
 impl Scope {
@@ -124,12 +127,14 @@ impl Scope {
             seen_with_item: None,
             step_work: Cell::new(0),
             work: Cell::new(0),
+            parsed: RefCell::default(),
         }
     }
 
     /// From here on, another step has its expressions evaluated.
     pub fn start_step(&self) {
         self.step_work.set(0);
+        self.parsed.borrow_mut().clear();
     }
 
     /// Values that all expressions so far may have looked at.
@@ -158,7 +163,7 @@ impl Scope {
     /// # Errors
     /// It does not parse, or fails over these values.
     pub fn eval(&self, expr: &str) -> Result<Json, ExprFault> {
-        let program = names::parse(expr)?;
+        let program = self.parsed(expr)?;
         self.spend(expr, &program)?;
         let mut context = cel::Context::default();
         for (name, value) in &self.variables {
@@ -166,6 +171,15 @@ impl Scope {
         }
         let value = program.execute(&context).map_err(|e| failed(expr, e))?;
         value.json().map_err(|e| failed(expr, e))
+    }
+
+    fn parsed(&self, expr: &str) -> Result<Rc<cel::Program>, ExprFault> {
+        if let Some(program) = self.parsed.borrow().get(expr) {
+            return Ok(Rc::clone(program));
+        }
+        let program = Rc::new(names::parse(expr)?);
+        self.parsed.borrow_mut().insert(expr.to_owned(), Rc::clone(&program));
+        Ok(program)
     }
 
     /// The evaluator has no bound of its own.

@@ -85,7 +85,7 @@ async fn every_fault_is_a_422_that_names_its_place() {
         (
             step(json!({"kind": "wait.signal", "for_each": "[1]"})),
             "/steps/0/for_each",
-            "only for steps that are jobs",
+            "only for jobs and workflow.run",
         ),
         (
             step(json!({"kind": "wait.approval", "compensate": {"kind": "u"}})),

@@ -76,6 +76,16 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, step_jobs(id, ords)) })
     }
 
+    /// Bytes of the outputs of the jobs of steps, without those that are stored apart: what [`Self::step_jobs`] would
+    /// hold in memory.
+    pub fn step_output_bytes<'a>(
+        &'a self,
+        id: WorkflowId,
+        ords: &'a [i32],
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move { dispatch!(self, step_output_bytes(id, ords)) })
+    }
+
     /// Jobs of a run that may run or do: not terminal, not blocked; in id order after `after`.
     pub fn live_jobs<'a>(
         &'a self,

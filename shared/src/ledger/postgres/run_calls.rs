@@ -49,6 +49,10 @@ impl Postgres {
         self.read(runs::step_jobs(&self.inner.pool, id, ords)).await
     }
 
+    pub async fn step_output_bytes(&self, id: WorkflowId, ords: &[i32]) -> Result<u64> {
+        self.read(runs::step_output_bytes(&self.inner.pool, id, ords)).await
+    }
+
     pub async fn live_jobs(
         &self,
         id: WorkflowId,

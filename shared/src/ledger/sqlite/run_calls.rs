@@ -61,6 +61,10 @@ impl Sqlite {
         read!(self, runs::read::step_jobs, id, ords)
     }
 
+    pub async fn step_output_bytes(&self, id: WorkflowId, ords: &[i32]) -> Result<u64> {
+        read!(self, runs::read::step_output_bytes, id, ords)
+    }
+
     pub async fn live_jobs(
         &self,
         id: WorkflowId,

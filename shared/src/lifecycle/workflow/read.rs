@@ -20,8 +20,15 @@ const LAST_MAX: usize = 1_000;
 /// Reads it.
 pub(super) async fn facts(ledger: &Ledger, run: &Run, wants: &Wants) -> Result<Facts, LedgerError> {
     let mut facts = Facts::default();
-    if !wants.jobs.is_empty() {
-        for job in ledger.step_jobs(run.id, &wants.jobs).await? {
+    let mut jobs = wants.jobs.clone();
+    for ord in &wants.items {
+        // Of very large outputs none is read for the reason of a failure; it is on its job.
+        if fits(ledger, run, &[*ord]).await? {
+            jobs.push(*ord);
+        }
+    }
+    if !jobs.is_empty() {
+        for job in ledger.step_jobs(run.id, &jobs).await? {
             facts.jobs.entry(job.ord).or_default().push(job);
         }
     }
@@ -61,6 +68,12 @@ pub(super) async fn facts(ledger: &Ledger, run: &Run, wants: &Wants) -> Result<F
         }
     }
     Ok(facts)
+}
+
+/// Whether the outputs of these steps may be read together.
+async fn fits(ledger: &Ledger, run: &Run, ords: &[i32]) -> Result<bool, LedgerError> {
+    let bytes = ledger.step_output_bytes(run.id, ords).await?;
+    Ok(bytes <= limits::SCOPE_BYTES_MAX as u64)
 }
 
 /// Every step of a run but the end, in order.
@@ -113,6 +126,9 @@ impl Values<'_> {
             .chain(steps.iter().filter(|step| step.many && step.state == StepState::Failed))
             .map(|step| step.ord)
             .collect();
+        if !fits(self.ledger, self.run, &with_jobs).await? {
+            return Ok(Err(too_large()));
+        }
         let mut jobs: HashMap<i32, Vec<StepJob>> = HashMap::new();
         for job in self.ledger.step_jobs(self.run.id, &with_jobs).await? {
             jobs.entry(job.ord).or_default().push(job);
@@ -172,11 +188,15 @@ impl Values<'_> {
             },
         };
         let Some(left) = self.budget.checked_sub(bytes.len()) else {
-            let text = "the values that its expressions read are larger than 8 MiB together";
-            return Ok(Err(permanent(code::EXPRESSION_FAILED, text)));
+            return Ok(Err(too_large()));
         };
         self.budget = left;
         Ok(serde_json::from_slice(&bytes)
             .map_err(|_| permanent(code::EXPRESSION_FAILED, "a value is not JSON")))
     }
+}
+
+fn too_large() -> JobError {
+    let text = "the values that its expressions read are larger than 8 MiB together";
+    permanent(code::EXPRESSION_FAILED, text)
 }

@@ -16,8 +16,10 @@ use crate::model::workflow::{
 /// What is wanted beside the [`Snapshot`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wants {
-    /// The jobs of these steps.
+    /// The jobs of these steps, which have one.
     pub jobs: Vec<i32>,
+    /// The jobs of these `for_each`, for the reason of a failure.
+    pub items: Vec<i32>,
     /// State and output of these steps, by id, for expressions.
     pub steps: Vec<String>,
     /// The outputs of the steps that no other needs, for the answer of the run.
@@ -131,7 +133,7 @@ impl Wants {
         let stops = spec.on_failure == StepFailure::Fail && options.on_failure == RunFailure::Stop;
         // The reason of a failure; there may be very many items, so not before it is used.
         if items.failed > 0 && (items.open == 0 || (stops && !stopping)) {
-            self.jobs.push(step.ord);
+            self.items.push(step.ord);
         }
         if items.made < items.total && !stopping {
             self.steps.extend(release::names(spec));

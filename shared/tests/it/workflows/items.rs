@@ -187,3 +187,26 @@ async fn a_large_payload_is_stored_once_for_all_items() {
     }
     assert_eq!(blobs.len(), 1);
 }
+
+#[tokio::test]
+async fn what_is_too_large_to_be_read_together_fails_the_step_that_would() {
+    let rig = Rig::new().await;
+    let text = "x".repeat(15_000);
+    let each = with(
+        "each",
+        &[],
+        job("do", json!({"out": "${{ input.text }}"})),
+        json!({"for_each": "input.list"}),
+    );
+    let steps = vec![each, step("after", &[0], json!({"n": "${{ steps.each.output.size() }}"}))];
+    let list: Vec<u32> = (0..600).collect();
+    let ended = rig.end_of(workflow(steps, json!({})), json!({"text": text, "list": list})).await;
+    assert_eq!(ended.of("each"), StepState::Succeeded, "{:?}", ended.steps["each"].error);
+    assert_eq!(
+        (ended.of("each"), ended.why("after").as_str()),
+        (StepState::Succeeded, "expression_failed")
+    );
+    assert!(ended.error().1.contains("larger than 8 MiB"), "{}", ended.error().1);
+    let bytes = rig.life.ledger().step_output_bytes(ended.run.id, &[0, 1]).await.unwrap();
+    assert_eq!(bytes, 600 * 15_002);
+}

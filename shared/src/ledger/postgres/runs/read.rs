@@ -128,23 +128,49 @@ pub(in super::super) async fn snapshot(pool: &PgPool, id: WorkflowId) -> Result<
     }))
 }
 
+/// The jobs of the steps `$2` of the run `$1`.
+macro_rules! named_jobs {
+    () => {
+        "
+WITH named AS (
+    SELECT ord, NULL::int AS item, job_id FROM workflow_steps
+    WHERE workflow_id = $1 AND ord = ANY($2) AND job_id IS NOT NULL
+    UNION ALL
+    SELECT ord, item, job_id FROM workflow_items WHERE workflow_id = $1 AND ord = ANY($2)
+)"
+    };
+}
+
 /// The jobs of steps, items in order.
 pub(in super::super) async fn step_jobs(
     pool: &PgPool,
     id: WorkflowId,
     ords: &[i32],
 ) -> Result<Vec<StepJob>> {
-    const SQL: &str = "
-WITH named AS (
-    SELECT ord, NULL::int AS item, job_id FROM workflow_steps
-    WHERE workflow_id = $1 AND ord = ANY($2) AND job_id IS NOT NULL
-    UNION ALL
-    SELECT ord, item, job_id FROM workflow_items WHERE workflow_id = $1 AND ord = ANY($2)
-)
+    const SQL: &str = concat!(
+        named_jobs!(),
+        "
 SELECT n.ord, n.item, j.id, j.state, j.output, j.output_blob, j.error_code, j.error_message, j.error_retryable
-FROM named n JOIN jobs j ON j.id = n.job_id ORDER BY n.ord, n.item";
+FROM named n JOIN jobs j ON j.id = n.job_id ORDER BY n.ord, n.item"
+    );
     let query = sqlx::query(SQL).bind(id.uuid()).bind(ords);
     query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step_job).collect()
+}
+
+/// See [`crate::ledger::Ledger::step_output_bytes`].
+pub(in super::super) async fn step_output_bytes(
+    pool: &PgPool,
+    id: WorkflowId,
+    ords: &[i32],
+) -> Result<u64> {
+    const SQL: &str = concat!(
+        named_jobs!(),
+        "
+SELECT coalesce(sum(octet_length(j.output)), 0)::bigint FROM named n JOIN jobs j ON j.id = n.job_id"
+    );
+    let query = sqlx::query_scalar(SQL).bind(id.uuid()).bind(ords);
+    let bytes: i64 = query.fetch_one(pool).await.map_err(unchanged)?;
+    Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
 /// Runs with something due: steps, a wait or a deadline that has passed. In id order after `after`.

@@ -100,22 +100,46 @@ pub(in crate::ledger::sqlite) async fn snapshot(
     Ok(Some(Snapshot { run: run_of(&found)?, due, now }))
 }
 
+/// The jobs of the steps `?2` of the run `?1`.
+macro_rules! named_jobs {
+    () => {
+        "WITH n (ord, item, job_id) AS (\
+         SELECT ord, NULL, job_id FROM workflow_steps WHERE workflow_id = ?1 \
+         AND job_id IS NOT NULL AND ord IN (SELECT value FROM json_each(?2)) UNION ALL \
+         SELECT ord, item, job_id FROM workflow_items WHERE workflow_id = ?1 \
+         AND ord IN (SELECT value FROM json_each(?2))) "
+    };
+}
+
 /// The jobs of steps, items in order.
 pub(in crate::ledger::sqlite) async fn step_jobs(
     connection: &mut SqliteConnection,
     id: WorkflowId,
     ords: &[i32],
 ) -> Result<Vec<StepJob>, Fault> {
-    let sql = "WITH n (ord, item, job_id) AS (\
-               SELECT ord, NULL, job_id FROM workflow_steps WHERE workflow_id = ?1 \
-               AND job_id IS NOT NULL AND ord IN (SELECT value FROM json_each(?2)) UNION ALL \
-               SELECT ord, item, job_id FROM workflow_items WHERE workflow_id = ?1 \
-               AND ord IN (SELECT value FROM json_each(?2))) \
-               SELECT n.ord, n.item, j.id, j.state, j.error_retryable, j.error_code, \
-               j.error_message, j.output_blob, j.output \
-               FROM n CROSS JOIN jobs j ON j.id = n.job_id ORDER BY n.ord, n.item";
+    let sql = concat!(
+        named_jobs!(),
+        "SELECT n.ord, n.item, j.id, j.state, j.error_retryable, j.error_code, \
+         j.error_message, j.output_blob, j.output \
+         FROM n CROSS JOIN jobs j ON j.id = n.job_id ORDER BY n.ord, n.item"
+    );
     let found = rows(connection, sql, of(id).with(ords_text(ords))).await?;
     found.iter().map(step_job_of).collect()
+}
+
+/// See [`crate::ledger::Ledger::step_output_bytes`].
+pub(in crate::ledger::sqlite) async fn step_output_bytes(
+    connection: &mut SqliteConnection,
+    id: WorkflowId,
+    ords: &[i32],
+) -> Result<u64, Fault> {
+    let sql = concat!(
+        named_jobs!(),
+        "SELECT coalesce(sum(length(j.output)), 0) FROM n CROSS JOIN jobs j ON j.id = n.job_id"
+    );
+    let found = row(connection, sql, of(id).with(ords_text(ords))).await?;
+    let bytes: i64 = found.map_or(Ok(0), |row| Columns::of(&row).next())?;
+    Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
 /// Jobs of a run that may run or do, in id order.
