@@ -18,6 +18,8 @@ use crate::views::Page;
 use crate::views::definition::DefinitionView;
 
 const SCOPE: &str = "definitions";
+/// Definitions of one page at most: each may be 16 MiB.
+const PAGE_MAX: u32 = 20;
 
 /// Store a definition
 ///
@@ -92,7 +94,7 @@ async fn find(
 #[utoipa::path(
     get, path = "/v1/definitions", tag = "workflows",
     params(
-        ("limit" = Option<u32>, Query, description = "Items of a page; 50 if not given.", minimum = 1, maximum = 500),
+        ("limit" = Option<u32>, Query, description = "Items of a page, of which there are at most 20.", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before.", max_length = 512),
     ),
     responses((status = 200, description = "A page of definitions.", body = Page<DefinitionView>)),
@@ -102,7 +104,8 @@ pub async fn list_definitions(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<DefinitionView>>, ApiError> {
-    let limit = params.limit();
+    // A definition may be large: a page has few, whatever is asked for.
+    let limit = params.limit().min(PAGE_MAX);
     let cursor = params.one("cursor");
     params.finish()?;
     let after = match cursor {
@@ -148,7 +151,7 @@ pub async fn get_definition(
     get, path = "/v1/definitions/{name}/versions", tag = "workflows",
     params(
         ("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,128}$"),
-        ("limit" = Option<u32>, Query, description = "Items of a page; 50 if not given.", minimum = 1, maximum = 500),
+        ("limit" = Option<u32>, Query, description = "Items of a page, of which there are at most 20.", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before.", max_length = 512),
     ),
     responses((status = 200, description = "A page of versions.", body = Page<DefinitionView>)),
@@ -159,7 +162,7 @@ pub async fn list_versions(
     Id(IdText(name)): Id<IdText>,
     mut params: Params,
 ) -> Result<Json<Page<DefinitionView>>, ApiError> {
-    let limit = params.limit();
+    let limit = params.limit().min(PAGE_MAX);
     let cursor = params.one("cursor");
     params.finish()?;
     let scope = format!("{SCOPE}\u{1f}{name}");

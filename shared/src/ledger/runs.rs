@@ -386,7 +386,7 @@ pub struct NewGiven {
 }
 
 /// Most signals and votes of one run.
-pub const GIVEN_MAX: u32 = 10_000;
+pub const GIVEN_MAX: u32 = 1_000;
 
 /// What became of a change to a run. `T` is what it yields.
 #[derive(Debug, Clone, PartialEq)]

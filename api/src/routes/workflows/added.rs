@@ -23,7 +23,8 @@ use crate::views::workflow::AddedSteps;
 /// Add steps to a run
 ///
 /// They run after the step `after`, and what needs that one waits for the last of them too; so a job that runs can
-/// decide what comes next. Workers may call this for steps whose job is in their hands. A repeat is refused: the ids
+/// decide what comes next. Workers may call this for steps of their namespace that run: their keys name no run, so that the job is not
+/// compared. A repeat is refused: the ids
 /// are taken.
 #[utoipa::path(
     post, path = "/v1/workflows/{id}/steps", tag = "workflows",

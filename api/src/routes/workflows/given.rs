@@ -10,7 +10,6 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use windlass_shared::ledger::Role;
 use windlass_shared::ledger::runs::{NewGiven, RunChanged, Step};
-use windlass_shared::limits;
 use windlass_shared::model::id::WorkflowId;
 use windlass_shared::model::workflow::{ApprovalSpec, StepState, Work};
 
@@ -40,7 +39,7 @@ pub struct SignalTaken {
 /// Send a signal
 ///
 /// To a run whose `wait.signal` step of this name waits for it, or will: a signal that comes early is kept. The body,
-/// any JSON of at most 1 MiB, is the step's output. Each call is one signal, and each signal ends one step; with an
+/// any JSON of at most 64 KiB, is the step's output. Each call is one signal, and each signal ends one step; with an
 /// `Idempotency-Key` the call may be repeated.
 #[utoipa::path(
     post, path = "/v1/workflows/{id}/signals/{name}", tag = "workflows",
@@ -63,7 +62,7 @@ pub async fn send_signal(
     Ids(id, IdText(name)): Ids<WorkflowId, IdText>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
-    body: RawBody<{ limits::VALUE_BYTES_MAX }>,
+    body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
     let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &body.bytes)?;
     let bytes = if body.bytes.is_empty() {

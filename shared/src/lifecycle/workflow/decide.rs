@@ -83,7 +83,9 @@ pub fn decide(
     }
     for step in &snapshot.due {
         let is_much = desk.scope.as_ref().is_some_and(|scope| scope.work() > WORK_MAX);
-        if is_much || desk.decision.advance.releases.len() >= limits::RELEASES_MAX {
+        let stored: usize = desk.decision.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+        let releases = desk.decision.advance.releases.len();
+        if is_much || releases >= limits::RELEASES_MAX || stored > release::STORED_BYTES_MAX {
             break;
         }
         match specs.get(&step.ord) {
@@ -141,6 +143,9 @@ pub(super) struct Desk<'a> {
 
 impl Desk<'_> {
     fn done(mut self) -> Decision {
+        if !self.skipped.is_empty() {
+            self.await_others();
+        }
         if self.decision.advance.stop {
             // Those that have not started are stopped as they are. Items made now would not be stopped: their steps
             // stay due, and are looked at when the run is stopping.
@@ -383,6 +388,11 @@ impl Desk<'_> {
         item: Option<(u32, &Json)>,
     ) -> Result<waits::Start, JobError> {
         let run = &self.snapshot.run;
+        if item.is_some() && run.depth > 0 {
+            // Each level would multiply the runs.
+            let text = "only a run that no other has started may start workflows from a for_each";
+            return Err(permanent(code::CHILD_FAILED, text));
+        }
         if run.depth >= limits::DEPTH_MAX {
             let text =
                 format!("workflows may start workflows {} deep, and no deeper", limits::DEPTH_MAX);
@@ -478,11 +488,11 @@ impl Desk<'_> {
             self.push(skip);
             open.extend(&next.dependents);
         }
-        self.await_others(&all);
     }
 
     /// Steps that are needed by skipped ones alone would be needed by nobody: the end waits for them.
-    fn await_others(&mut self, all: &HashMap<i32, &Step>) {
+    fn await_others(&mut self) {
+        let all: HashMap<i32, &Step> = self.facts.all.iter().map(|s| (s.ord, s)).collect();
         let is_over = |ord: &i32| {
             self.skipped.contains(ord) || all.get(ord).is_some_and(|step| step.state.is_terminal())
         };

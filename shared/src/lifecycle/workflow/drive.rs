@@ -18,7 +18,7 @@ use super::waits::Start;
 use super::{Order, read};
 use crate::expr::bounded::{Bounded, Unfinished};
 use crate::ledger::LedgerError;
-use crate::ledger::runs::{Advanced, RunChanged, Snapshot, Step};
+use crate::ledger::runs::{Advanced, END, RunChanged, Snapshot, Step};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::push::belongs_in_engine;
 use crate::model::id::{JobId, WorkflowId};
@@ -201,7 +201,7 @@ async fn decided(
         facts.spoiled = facts.spoiled.or_else(|| spoiled.take());
         if facts.spoiled.is_some() && snapshot.due.len() > 1 {
             // Which of them is at fault shows when they are looked at one by one.
-            snapshot.due.truncate(1);
+            one_of(&mut snapshot, &specs);
             continue;
         }
         if !wants.evaluates || facts.spoiled.is_some() {
@@ -213,7 +213,7 @@ async fn decided(
             return Ok(Some((snapshot, decision)));
         }
         let work = {
-            let (snapshot, specs, options) = (snapshot.clone(), specs, options.clone());
+            let (snapshot, specs, options) = (snapshot.clone(), specs.clone(), options.clone());
             move || decide(&snapshot, &specs, &options, &facts)
         };
         match life.inner.driver.expressions.run(work).await {
@@ -225,9 +225,15 @@ async fn decided(
             Err(unfinished) if snapshot.due.len() == 1 => {
                 spoiled = Some(permanent(code::EXPRESSION_FAILED, unfinished.to_string()));
             }
-            Err(_) => snapshot.due.truncate(1),
+            Err(_) => one_of(&mut snapshot, &specs),
         }
     }
+}
+
+/// Keeps the first due step that this build can read.
+fn one_of(snapshot: &mut Snapshot, specs: &HashMap<i32, StepSpec>) {
+    snapshot.due.retain(|step| step.ord == END || specs.contains_key(&step.ord));
+    snapshot.due.truncate(1);
 }
 
 /// The end has none; one that cannot be read, of a newer build, is left to that.
@@ -254,7 +260,7 @@ async fn outside(
     for start in &decision.start {
         match start_child(life, snapshot, start).await {
             // Will be so the next time too: its step fails for it.
-            Err(error @ (LedgerError::TooManyQueues | LedgerError::Failed(_))) => {
+            Err(error @ LedgerError::TooManyQueues) => {
                 let text = format!("the workflow could not be started: {error}");
                 refused.insert(start.ord, permanent(code::CHILD_FAILED, text));
             }

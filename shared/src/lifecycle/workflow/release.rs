@@ -20,6 +20,9 @@ use crate::model::workflow::{
 /// A value as a job carries it, and the blob to be stored first where it is large.
 pub(super) type Stored = (Value, Option<(BlobId, Bytes)>);
 
+/// Bytes of large payloads that one decision holds, but for the last; what is over is left to the next.
+pub(super) const STORED_BYTES_MAX: usize = 8 << 20;
+
 /// What becomes of a step.
 #[expect(clippy::large_enum_variant, reason = "one at a time, and nearly always the larger one")]
 pub(super) enum Released {
@@ -233,8 +236,12 @@ fn items(
         same = Some(payload);
         blobs.extend(blob);
     }
-    let end = which.end;
+    let (mut end, mut bytes) = (which.end, 0);
     for item in which {
+        if bytes > STORED_BYTES_MAX {
+            end = item;
+            break;
+        }
         let at = item as usize;
         scope.set_item(&list[at], at);
         let mut job = template.job(&origin);
@@ -243,14 +250,17 @@ fn items(
         } else {
             let (payload, blob) = fill(template, scope)?;
             job.payload = payload;
+            bytes += blob.as_ref().map_or(0, |(_, blob)| blob.len());
             blobs.extend(blob);
         }
         job.run_at = template.delay.map(|_| run_at);
         job.expires_at = expires_at;
         jobs.push(Release::Item { ord: go.ord, item, step: spec.id.clone(), job: Box::new(job) });
     }
-    // Without max_parallel nobody's end makes it due again: it stays so until all are made.
-    if spec.max_parallel.is_none() && (end as usize) < list.len() {
+    // Without max_parallel nobody's end makes it due again: it stays so until all are made; and until as many as may
+    // run are, where they were too large for one decision.
+    let cut = bytes > STORED_BYTES_MAX;
+    if (cut || spec.max_parallel.is_none()) && (end as usize) < list.len() {
         go.seen = 0;
     }
     Ok(Released::Go { step: go, jobs, blobs })

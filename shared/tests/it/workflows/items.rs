@@ -210,3 +210,28 @@ async fn what_is_too_large_to_be_read_together_fails_the_step_that_would() {
     let bytes = rig.life.ledger().step_output_bytes(ended.run.id, &[0, 1]).await.unwrap();
     assert_eq!(bytes, 600 * 15_002);
 }
+
+/// 30 payloads of 700 kB are more than one decision holds: the rest is made by the next ones, without anybody's end.
+#[tokio::test]
+async fn large_payloads_are_made_in_portions() {
+    let rig = Rig::new().await;
+    let text = "x".repeat(700_000);
+    for most in [None, Some(30)] {
+        let each = json!({"for_each": "input.list", "max_parallel": most});
+        let steps = vec![with(
+            "each",
+            &[],
+            job("hold", json!({"t": "${{ input.text }}", "n": "${{ item }}"})),
+            each,
+        )];
+        let list: Vec<u32> = (0..30).collect();
+        let id = rig.submit(workflow(steps, json!({})), json!({"text": text, "list": list})).await;
+        rig.until("all are made", || async {
+            (rig.steps(id).await["each"].items.made == 30).then_some(())
+        })
+        .await;
+        let jobs = rig.life.ledger().step_jobs(id, &[0]).await.unwrap();
+        let items: Vec<u32> = jobs.iter().filter_map(|job| job.item).collect();
+        assert_eq!(items, list);
+    }
+}

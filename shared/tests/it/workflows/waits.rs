@@ -427,3 +427,21 @@ async fn a_child_of_many_that_fails_stops_the_others_or_is_passed_over() {
         "the tree has ended before its root"
     );
 }
+
+/// Each level would multiply the runs.
+#[tokio::test]
+async fn only_a_root_fans_out_over_workflows() {
+    let rig = Rig::new().await;
+    let leaf = workflow(vec![step("c", &[], json!({}))], json!({}));
+    let of = |inner: &serde_json::Value| json!({"child": {"of": {"inline": inner}, "input": "${{ input }}"}});
+    let middle =
+        workflow(vec![with("fan", &[], of(&leaf), json!({"for_each": "input"}))], json!({}));
+    let steps = vec![with("fan", &[], of(&middle), json!({"for_each": "input"}))];
+    let ended = rig.end_of(workflow(steps, json!({})), json!([1, 2])).await;
+    assert_eq!(ended.state(), WorkflowState::Failed);
+    assert!(
+        ended.error().1.contains("only a run that no other has started"),
+        "{}",
+        ended.error().1
+    );
+}
