@@ -17,6 +17,7 @@ pub(crate) mod drive;
 mod ending;
 mod family;
 mod grow;
+mod pin;
 mod read;
 mod release;
 mod retry;
@@ -146,9 +147,9 @@ impl Lifecycle {
         namespace: &'a Namespace,
         id: WorkflowId,
         after: &'a str,
-        steps: Vec<StepSpec>,
+        mut steps: Vec<StepSpec>,
     ) -> BoxFuture<'a, Result<AddedSteps, LedgerError>> {
-        Box::pin(async move { grow::add(self, namespace, id, after, &steps).await })
+        Box::pin(async move { grow::add(self, namespace, id, after, &mut steps).await })
     }
 
     /// Carries a run on until nothing of it is due; how many decisions were carried out. Safe to repeat, to drop, and to

@@ -288,7 +288,7 @@ pub struct ChildSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChildOf {
-    /// A stored definition; its latest version at the time of release unless one is given.
+    /// A stored definition; its latest version when the run was submitted, unless one is given.
     Definition {
         /// Its name.
         name: String,

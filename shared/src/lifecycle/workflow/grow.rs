@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{AddedSteps, build, drive, read, release};
+use super::{AddedSteps, build, drive, pin, read, release};
 use crate::ledger::LedgerError;
 use crate::ledger::runs::{Advance, Advanced, END, NewStep, Run, Step};
 use crate::lifecycle::Lifecycle;
@@ -18,9 +18,10 @@ pub(super) async fn add(
     namespace: &Namespace,
     id: WorkflowId,
     after: &str,
-    specs: &[StepSpec],
+    specs: &mut [StepSpec],
 ) -> Result<AddedSteps, LedgerError> {
     let ledger = &life.inner.ledger;
+    pin::pin(ledger, namespace, specs).await?;
     let mut names: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
     names.push(after.to_owned());
     for _ in 0..TRIES_MAX {

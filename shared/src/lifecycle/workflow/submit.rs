@@ -1,18 +1,19 @@
 //! A run comes in.
 
 use super::decide::Options;
-use super::{Order, build, drive, release};
+use super::{Order, build, drive, pin, release};
 use crate::ledger::LedgerError;
 use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
 use crate::lifecycle::Lifecycle;
 
 pub(super) async fn submit(
     life: &Lifecycle,
-    order: Order,
+    mut order: Order,
     parent: Option<(Parent, u16)>,
 ) -> Result<CreateOutcome, LedgerError> {
     let (id, namespace) = (order.id, order.namespace.clone());
     let ledger = &life.inner.ledger;
+    pin::pin(ledger, &namespace, &mut order.spec.steps).await?;
     let now = match order.deadline.or(order.spec.deadline) {
         Some(_) => Some(ledger.now().await?),
         None => None,

@@ -445,3 +445,40 @@ async fn only_a_root_fans_out_over_workflows() {
         ended.error().1
     );
 }
+
+#[tokio::test]
+async fn a_definition_that_changes_on_the_way_changes_no_run() {
+    let rig = Rig::new().await;
+    let put = |answer: u32| {
+        let spec = workflow(
+            vec![step("c", &[], json!({ "out": answer }))],
+            json!({"output": "${{ steps.c.output }}"}),
+        );
+        let definition = Definition {
+            namespace: rig.namespace.clone(),
+            name: "inner".into(),
+            version: 0,
+            created_at: Timestamp::from_millis(0),
+            by: "ada".into(),
+            document: serde_json::to_string(&spec).unwrap(),
+            source: String::new(),
+        };
+        let life = rig.life.clone();
+        async move { life.ledger().put_definition(&definition).await.unwrap() }
+    };
+    put(1).await;
+    let inner =
+        json!({"child": {"of": {"definition": {"name": "inner", "version": null}}, "input": null}});
+    let steps = || {
+        let wait = json!({"signal": {"name": "go", "timeout": null}});
+        vec![with("wait", &[], wait, json!({})), with("child", &[0], inner.clone(), json!({}))]
+    };
+    let before = rig.submit(workflow(steps(), json!({})), json!(null)).await;
+    waits(&rig, before, "wait").await;
+    assert_eq!(put(2).await, (2, true));
+    let after = rig.submit(workflow(steps(), json!({})), json!(null)).await;
+    for (id, answer) in [(before, 1), (after, 2)] {
+        rig.life.give(&rig.namespace, id, &signal("go", "null")).await.unwrap();
+        assert_eq!(rig.ended(id).await.output(), json!({ "child": answer }));
+    }
+}
