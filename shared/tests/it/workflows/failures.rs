@@ -6,7 +6,7 @@ use serde_json::json;
 use windlass_shared::model::time::Span;
 use windlass_shared::model::workflow::{StepState, WorkflowState};
 
-use super::rig::{Rig, job, order, step, template, with, workflow};
+use super::rig::{Rig, job, order, signal, step, template, with, workflow};
 
 #[tokio::test]
 async fn a_failure_stops_the_run() {
@@ -195,14 +195,6 @@ async fn a_compensation_that_fails_does_not_keep_others_from_running() {
 async fn what_a_skipped_step_also_needed_is_waited_for() {
     let rig = Rig::new().await;
     let wait = json!({"signal": {"name": "go", "timeout": null}});
-    let signal = || windlass_shared::ledger::runs::NewGiven {
-        name: "go".into(),
-        by: "ada".into(),
-        role: None,
-        approved: None,
-        reason: None,
-        body: None,
-    };
     for (policy, more, end) in [
         ("skip_dependents", json!({}), WorkflowState::Succeeded),
         ("fail", json!({"on_failure": "let_finish"}), WorkflowState::Compensated),
@@ -232,7 +224,7 @@ async fn what_a_skipped_step_also_needed_is_waited_for() {
             WorkflowState::Running,
             "slow and next are still to come"
         );
-        rig.life.give(&rig.namespace, id, &signal()).await.unwrap();
+        rig.life.give(&rig.namespace, id, &signal("go", None)).await.unwrap();
         let ended = rig.ended(id).await;
         assert_eq!(ended.state(), end, "{policy}");
         assert_eq!(

@@ -6,7 +6,7 @@ use windlass_shared::ledger::runs::RunChanged;
 use windlass_shared::lifecycle::workflow::AddedSteps;
 use windlass_shared::model::workflow::{StepSpec, StepState, WorkflowState};
 
-use super::rig::{Rig, job, step, template, with, workflow};
+use super::rig::{Rig, job, signal, step, template, with, workflow};
 
 #[tokio::test]
 async fn a_retry_goes_on_from_what_failed() {
@@ -59,14 +59,7 @@ async fn a_cancelled_run_can_go_on_to_its_end() {
         (retried.reused, retried.again),
         (vec!["a".to_owned()], vec!["go".to_owned(), "b".to_owned()])
     );
-    let given = windlass_shared::ledger::runs::NewGiven {
-        name: "go".into(),
-        by: "ada".into(),
-        role: None,
-        approved: None,
-        reason: None,
-        body: None,
-    };
+    let given = signal("go", None);
     rig.life.give(&rig.namespace, id, &given).await.unwrap();
     let ended = rig.ended(id).await;
     assert_eq!((ended.state(), ended.output()), (WorkflowState::Succeeded, json!({"b": {"n": 1}})));
@@ -108,14 +101,7 @@ async fn a_running_step_adds_steps_after_itself() {
     assert_eq!(add("nope").await.unwrap(), AddedSteps::NoSuchStep);
     assert_eq!(add("plan").await.unwrap(), AddedSteps::Done);
     assert_eq!(add("plan").await.unwrap(), AddedSteps::Taken("x".into()));
-    let given = windlass_shared::ledger::runs::NewGiven {
-        name: "go".into(),
-        by: "ada".into(),
-        role: None,
-        approved: None,
-        reason: None,
-        body: None,
-    };
+    let given = signal("go", None);
     rig.life.give(&rig.namespace, id, &given).await.unwrap();
     let ended = rig.ended(id).await;
     assert_eq!((ended.state(), ended.run.steps), (WorkflowState::Succeeded, 4));
@@ -169,14 +155,7 @@ async fn items_that_a_stop_left_unmade_are_made_by_a_retry() {
     let made = ended.steps["each"].items.made;
     assert!(made < 4, "{made}");
     rig.life.retry_run(&rig.namespace, id).await.unwrap();
-    let given = windlass_shared::ledger::runs::NewGiven {
-        name: "go".into(),
-        by: "ada".into(),
-        role: None,
-        approved: None,
-        reason: None,
-        body: None,
-    };
+    let given = signal("go", None);
     rig.life.give(&rig.namespace, id, &given).await.unwrap();
     let ended = rig.ended(id).await;
     assert_eq!(ended.state(), WorkflowState::Succeeded, "{:?}", ended.run.error);

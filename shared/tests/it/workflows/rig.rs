@@ -14,7 +14,7 @@ use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
 use windlass_shared::engine::{ClaimRequest, Engine, Held, Settle, ShardId, Verdict};
 use windlass_shared::ledger::Ledger;
-use windlass_shared::ledger::runs::{CreateOutcome, Run, RunFilter, Step};
+use windlass_shared::ledger::runs::{CreateOutcome, NewGiven, Run, RunFilter, Step};
 use windlass_shared::lifecycle::workflow::Order;
 use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::id::{LeaseId, WorkerId, WorkflowId};
@@ -283,4 +283,16 @@ pub fn template(kind: &str, payload: Json) -> Json {
         "is_template": is_template,
         "spec": JobSpec { max_attempts: 1, ..JobSpec::default() },
     })
+}
+
+/// A signal from somebody.
+pub fn signal(name: &str, body: Option<&'static str>) -> NewGiven {
+    NewGiven {
+        name: name.into(),
+        by: "ada".into(),
+        role: None,
+        approved: None,
+        reason: None,
+        body: body.map(Into::into),
+    }
 }

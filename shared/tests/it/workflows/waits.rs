@@ -5,17 +5,10 @@ use windlass_shared::ledger::runs::{Definition, NewGiven, RunChanged};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::model::workflow::{StepState, WorkflowState};
 
-use super::rig::{Rig, job, step, with, workflow};
+use super::rig::{self, Rig, job, step, with, workflow};
 
 fn signal(name: &str, body: &'static str) -> NewGiven {
-    NewGiven {
-        name: name.into(),
-        by: "ada".into(),
-        role: None,
-        approved: None,
-        reason: None,
-        body: Some(body.into()),
-    }
+    rig::signal(name, Some(body))
 }
 
 fn vote(by: &str, approved: bool, reason: Option<&str>) -> NewGiven {
