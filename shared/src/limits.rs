@@ -30,6 +30,8 @@ pub const OUTBOX_BYTES_MAX: u64 = 256 << 20;
 pub const PUSH_WINDOW: Duration = Duration::from_secs(5);
 /// How long a removed or confirmed job is remembered in the engine. Longer than [`PUSH_WINDOW`].
 pub const TOMBSTONE_TTL: Duration = Duration::from_secs(15);
+/// Engine time that is further than this past a shard's last sign of life has jumped, or the shard was out of reach.
+pub const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
 /// Scheduled jobs enter the engine this long before their time.
 pub const SCHEDULE_AHEAD: Duration = Duration::from_secs(60);
 /// Longest error message kept, in bytes.

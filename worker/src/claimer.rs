@@ -300,9 +300,10 @@ fn claim_label(reply: &ClaimReply) -> &'static str {
     match reply.state {
         _ if !reply.jobs.is_empty() => "jobs",
         ClaimState::Open => "empty",
-        ClaimState::Unconfigured => "unconfigured",
+        ClaimState::Unverified => "unverified",
         ClaimState::Paused => "paused",
         ClaimState::Braked => "braked",
+        ClaimState::Warming => "warming",
     }
 }
 

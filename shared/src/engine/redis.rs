@@ -39,6 +39,7 @@ mod dump;
 mod fault;
 mod feeds;
 mod fitness;
+mod gates;
 mod interest;
 mod keys;
 mod layout;

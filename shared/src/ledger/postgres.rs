@@ -37,6 +37,7 @@ mod runs;
 
 mod change;
 mod forget;
+mod gates;
 
 mod blobs;
 mod checkpoints;

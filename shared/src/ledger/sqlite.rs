@@ -20,6 +20,7 @@ mod blobs;
 mod change;
 mod connect;
 mod fault;
+mod gates;
 mod holds;
 mod jobs;
 mod keys;

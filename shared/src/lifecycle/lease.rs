@@ -231,7 +231,7 @@ impl Lifecycle {
             for places in places.chunks(limits::ENGINE_BATCH_MAX) {
                 let held: Vec<Held> = places.iter().map(|i| shown[*i].held).collect();
                 let extended = self.inner.engine.extend(&shard, &held, lease).await?;
-                for (place, extended) in places.iter().zip(extended) {
+                for (place, extended) in places.iter().zip(extended.leases) {
                     replies[*place] = match extended {
                         Extended::Held { expires_at, cancel } => Some((expires_at, cancel)),
                         Extended::Gone | Extended::Stolen => None,
@@ -274,7 +274,7 @@ impl Lifecycle {
                     }));
                 }
                 let settled = self.inner.engine.settle(&shard, &settles).await?;
-                let landed = landed(self, namespace, &settles, &settled).await?;
+                let landed = landed(self, namespace, &settles, &settled.settles).await?;
                 for (place, landed) in places.iter().zip(landed) {
                     replies[*place] = landed;
                 }
@@ -428,7 +428,7 @@ async fn pass(
                 Err(_) if !claims.is_empty() => return Ok((claims, next_due)),
                 Err(error) => return Err(error.into()),
             };
-            if reply.state == ClaimState::Unconfigured
+            if reply.state == ClaimState::Unverified
                 && let Err(error) = open_shard(&life.inner.ledger, &life.inner.engine, shard).await
             {
                 if claims.is_empty() {

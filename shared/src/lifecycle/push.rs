@@ -237,7 +237,7 @@ pub(super) async fn push(
     if refused > 0 {
         metrics::counter!("windlass_push_full_total").increment(refused);
     }
-    if !reply.configured {
+    if !reply.open {
         open_shard(ledger, engine, shard).await?;
     }
     Ok(counted)

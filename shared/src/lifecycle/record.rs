@@ -33,7 +33,7 @@ const RUNNING_AFTER: Duration = Duration::from_secs(2);
 /// The engine or the ledger did not answer. Nothing is lost: the outcomes stay where they are.
 pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
     let outcomes = life.inner.engine.outcomes(shard, PASS_MAX).await?;
-    let Some(last) = outcomes.last().map(|outcome| outcome.seq) else {
+    let Some(last) = outcomes.last().map(Outcome::mark) else {
         return Ok(0);
     };
     let oldest = outcomes[0].at;
@@ -58,7 +58,7 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     // Together, so that the store is woken once.
     let engine = &life.inner.engine;
     let (confirmed, _) =
-        tokio::join!(engine.confirm(shard, last), engine.publish(&shard.namespace, &events));
+        tokio::join!(engine.confirm(shard, &last), engine.publish(&shard.namespace, &events));
     // Safe to drop what became of the feed: it is a convenience; the ledger has what happened.
     life.inner.waiters.notify(&ended);
     confirmed?;

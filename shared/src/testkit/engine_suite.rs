@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use crate::engine::model::Bounds;
 use crate::engine::{
-    ClaimReply, ClaimRequest, Claimed, Engine, Extended, Held, LiveState, Outcome, Push, Pushed,
-    Settle, Settled, ShardId, ShardSettings, Verdict,
+    ClaimReply, ClaimRequest, Claimed, Engine, Extended, GateView, Held, LiveState, Mark, Opened,
+    Opening, Outcome, Push, Pushed, Settle, Settled, ShardId, ShardSettings, Shut, Verdict,
 };
 use crate::limits::PUSH_WINDOW;
-use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
+use crate::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
 use crate::model::job::Priority;
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -39,6 +39,9 @@ pub const BOUNDS: Bounds =
 
 /// How long the leases of the suite last unless a case says otherwise.
 pub const LEASE: Duration = Duration::from_secs(15);
+
+/// The ledger that the shards of the suite belong to.
+pub const LEDGER: LedgerId = LedgerId::from_bytes([0x1e; 16]);
 
 /// Moves engine time forward.
 pub type Advance = Box<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -70,14 +73,52 @@ impl Rig {
         self.engine.now().await.expect("now")
     }
 
-    /// Configures the shard with usual settings.
+    /// Gives the shard usual settings and opens its gate.
     pub async fn open(&self) {
         assert!(self.configure(ShardSettings { version: 1, ..ShardSettings::default() }).await);
     }
 
-    /// Configures the shard.
+    /// Gives the shard settings, and opens its gate if it is shut.
     pub async fn configure(&self, settings: ShardSettings) -> bool {
-        self.engine.configure(&self.shard, &settings).await.expect("configure")
+        let taken = self.engine.configure(&self.shard, &settings).await.expect("configure");
+        let view = self.gate().await;
+        if !view.is_open() {
+            let generation = view.gate.map_or(1, |gate| gate.generation + 1);
+            self.shut(generation).await;
+            let opening = self.opening(generation, settings).await;
+            assert_eq!(self.open_gate(&opening).await, Opened::Open);
+        }
+        taken
+    }
+
+    /// The gate.
+    pub async fn gate(&self) -> GateView {
+        self.engine.gate(&self.shard).await.expect("gate")
+    }
+
+    /// Shuts the gate in time, for the suite's ledger.
+    pub async fn shut(&self, generation: u64) -> Shut {
+        let not_after = self.now().await.plus(PUSH_WINDOW);
+        let shut = self.engine.shut(&self.shard, LEDGER, generation, not_after);
+        shut.await.expect("shut")
+    }
+
+    /// What opens the gate for the process that serves the shard: no ramp, a grace of one lease.
+    pub async fn opening(&self, generation: u64, settings: ShardSettings) -> Opening {
+        Opening {
+            settings,
+            ledger: LEDGER,
+            generation,
+            process: self.gate().await.process,
+            grace: LEASE,
+            slots: 0,
+            ramp: Duration::ZERO,
+        }
+    }
+
+    /// Opens the gate.
+    pub async fn open_gate(&self, opening: &Opening) -> Opened {
+        self.engine.open_gate(&self.shard, opening).await.expect("open_gate")
     }
 
     /// The `n`-th job: due now, middle priority, fence 1, ids rising with `n`.
@@ -157,12 +198,12 @@ impl Rig {
 
     /// Settles.
     pub async fn settle_all(&self, settles: &[Settle]) -> Vec<Settled> {
-        self.engine.settle(&self.shard, settles).await.expect("settle")
+        self.engine.settle(&self.shard, settles).await.expect("settle").settles
     }
 
     /// Extends one lease.
     pub async fn extend(&self, held: Held, lease: Duration) -> Extended {
-        self.engine.extend(&self.shard, &[held], lease).await.expect("extend")[0]
+        self.engine.extend(&self.shard, &[held], lease).await.expect("extend").leases[0]
     }
 
     /// Reaps up to `max`.
@@ -186,16 +227,16 @@ impl Rig {
         self.outcomes().await.pop().expect("an outcome waits")
     }
 
-    /// Confirms.
-    pub async fn confirm(&self, up_to: u64) {
-        self.engine.confirm(&self.shard, up_to).await.expect("confirm");
+    /// Confirms up to this outcome.
+    pub async fn confirm(&self, last: Mark) {
+        self.engine.confirm(&self.shard, &last).await.expect("confirm");
     }
 
     /// Confirms all outcomes; them.
     pub async fn confirm_all(&self) -> Vec<Outcome> {
         let outcomes = self.outcomes().await;
         if let Some(last) = outcomes.last() {
-            self.confirm(last.seq).await;
+            self.confirm(last.mark()).await;
         }
         outcomes
     }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::engine::model::{Bounds, Shard, ShardDump};
 use crate::engine::{
-    CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, Extended, Held, Live, Outcome,
-    Push, PushReply, Running, Settle, Settled, ShardId, ShardSettings, ShardStats, Withdraw,
+    CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply, Held, Live, Mark,
+    Outcome, Push, PushReply, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats,
+    Withdraw,
 };
 use crate::model::id::{Fence, JobId};
 use crate::model::time::Timestamp;
@@ -42,7 +43,7 @@ pub enum Call {
     Configure(ShardSettings),
     Cancel { jobs: Vec<(JobId, Fence)>, how: Withdraw },
     Outcomes(u32),
-    Confirm(u64),
+    Confirm(Mark),
     Exists(Vec<JobId>),
     Peek(JobId),
     Leased { after: Option<(Timestamp, JobId)>, claimed_by: Timestamp, max: u32 },
@@ -55,8 +56,8 @@ pub enum Call {
 pub enum Reply {
     Push(PushReply),
     Claim(ClaimReply),
-    Extend(Vec<Extended>),
-    Settle(Vec<Settled>),
+    Extend(ExtendReply),
+    Settle(SettleReply),
     Promote(u32),
     Reap(u32),
     Configure(bool),
@@ -81,8 +82,8 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Configure(settings) => Reply::Configure(shard.configure(settings)),
         Call::Cancel { jobs, how } => Reply::Cancel(shard.cancel(now, jobs, *how)),
         Call::Outcomes(max) => Reply::Outcomes(shard.outcomes(*max)),
-        Call::Confirm(up_to) => {
-            shard.confirm(now, *up_to);
+        Call::Confirm(last) => {
+            shard.confirm(now, last);
             Reply::Confirm
         }
         Call::Exists(ids) => Reply::Exists(shard.exists(now, ids)),
@@ -106,8 +107,8 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Configure(settings) => Reply::Configure(engine.configure(shard, settings).await?),
         Call::Cancel { jobs, how } => Reply::Cancel(engine.cancel(shard, jobs, *how).await?),
         Call::Outcomes(max) => Reply::Outcomes(engine.outcomes(shard, *max).await?),
-        Call::Confirm(up_to) => {
-            engine.confirm(shard, *up_to).await?;
+        Call::Confirm(last) => {
+            engine.confirm(shard, last).await?;
             Reply::Confirm
         }
         Call::Exists(ids) => Reply::Exists(engine.exists(shard, ids).await?),

@@ -26,7 +26,7 @@ impl Redis {
     ) -> Result<PushReply, EngineError> {
         let mut whole = PushReply {
             pushed: Vec::with_capacity(jobs.len()),
-            configured: false,
+            open: false,
             now: Timestamp::default(),
         };
         for batch in batches(jobs, |job| job.id) {
@@ -35,7 +35,7 @@ impl Redis {
                 other => other.map_err(|fault| fault.into_error("push"))??,
             };
             whole.pushed.extend(reply.pushed);
-            (whole.configured, whole.now) = (reply.configured, reply.now);
+            (whole.open, whole.now) = (reply.open, reply.now);
         }
         if jobs.is_empty() {
             return self.push_refused(shard, 0).await;
@@ -64,11 +64,7 @@ impl Redis {
     /// At `maxmemory` the whole batch is refused, before anything is looked at.
     async fn push_refused(&self, shard: &ShardId, count: usize) -> Result<PushReply, EngineError> {
         let stats = self.stats(shard).await?;
-        Ok(PushReply {
-            pushed: vec![Pushed::Full; count],
-            configured: stats.settings.is_some(),
-            now: stats.now,
-        })
+        Ok(PushReply { pushed: vec![Pushed::Full; count], open: stats.open, now: stats.now })
     }
 
     pub async fn claim(
@@ -95,7 +91,7 @@ impl Redis {
         shard: &ShardId,
         held: &[Held],
         lease: Duration,
-    ) -> Result<Vec<Extended>, EngineError> {
+    ) -> Result<ExtendReply, EngineError> {
         let mut whole = Vec::with_capacity(held.len());
         for batch in batches(held, |held| held.id) {
             let mut reply = self
@@ -120,14 +116,14 @@ impl Redis {
             }
             reply.end()?;
         }
-        Ok(whole)
+        Ok(ExtendReply { leases: whole, position: Position::default() })
     }
 
     pub async fn settle(
         &self,
         shard: &ShardId,
         settles: &[Settle],
-    ) -> Result<Vec<Settled>, EngineError> {
+    ) -> Result<SettleReply, EngineError> {
         let mut whole = Vec::with_capacity(settles.len());
         for batch in batches(settles, |settle| settle.held.id) {
             let mut reply = self
@@ -149,7 +145,7 @@ impl Redis {
             })?);
             reply.end()?;
         }
-        Ok(whole)
+        Ok(SettleReply { settles: whole, position: Position::default() })
     }
 
     pub async fn promote(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
@@ -221,7 +217,8 @@ impl Redis {
         Ok(whole)
     }
 
-    pub async fn confirm(&self, shard: &ShardId, up_to: u64) -> Result<(), EngineError> {
+    pub async fn confirm(&self, shard: &ShardId, last: &Mark) -> Result<(), EngineError> {
+        let up_to = last.seq;
         // Ends because every full step takes outcomes that are there, and new ones have higher numbers.
         loop {
             let mut reply = self
@@ -253,7 +250,7 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
     let mut reply = Reply::new("push", value)?;
     let word = reply.word()?;
     let now = Timestamp::from_micros(reply.number()?);
-    let configured = reply.number()? == 1;
+    let open = reply.number()? == 1;
     let pushed = match word.as_str() {
         "late" => {
             reply.bytes()?;
@@ -268,14 +265,14 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
         _ => return Err(reply.unknown(word)),
     };
     reply.end()?;
-    Ok(PushReply { pushed, configured, now })
+    Ok(PushReply { pushed, open, now })
 }
 
 fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     let word = reply.word()?;
     let state = match word.as_str() {
         "open" => ClaimState::Open,
-        "unconfigured" => ClaimState::Unconfigured,
+        "unconfigured" => ClaimState::Unverified,
         "paused" => ClaimState::Paused,
         "braked" => ClaimState::Braked,
         _ => return Err(reply.unknown(word)),
@@ -295,7 +292,7 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
         jobs.push(Claimed { id, fence, attempt, crashes, expires_at, envelope });
     }
     let next_due = (next_due_ms >= 0).then(|| Timestamp::from_millis(next_due_ms));
-    Ok(ClaimReply { state, jobs, next_due, next_offset, now })
+    Ok(ClaimReply { state, jobs, next_due, next_offset, now, position: Position::default() })
 }
 
 fn claimed_head(head: &mut Bytes) -> Result<(JobId, Fence, u32, u32), layout::Damaged> {

@@ -44,6 +44,7 @@ impl Keys {
             Topic::Ready => 'r',
             Topic::Outcomes => 'o',
             Topic::Cancels => 'c',
+            Topic::Gates => 'g',
         };
         format!("{}signals:{letter}", self.0)
     }
