@@ -3,7 +3,7 @@
 
 -- The latest leader; no row before the first. The row stays when a term is over: epochs only rise.
 CREATE TABLE leader (
-    one        INTEGER PRIMARY KEY DEFAULT 1 CHECK (one = 1),
+    one        INTEGER PRIMARY KEY CHECK (one = 1),
     epoch      INTEGER NOT NULL,                   -- rises whenever the lead is taken
     expires_at INTEGER NOT NULL,                   -- ledger time
     holder     BLOB    NOT NULL,

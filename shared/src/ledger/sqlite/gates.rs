@@ -82,7 +82,7 @@ async fn lead(
     name: &str,
     term: Duration,
 ) -> Result<Option<Epoch>, Fault> {
-    let sql = "INSERT INTO leader (holder, name, epoch, expires_at) VALUES (?1, ?2, 1, ?3 + ?4) \
+    let sql = "INSERT INTO leader (one, holder, name, epoch, expires_at) VALUES (1, ?1, ?2, 1, ?3 + ?4) \
                ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, name = excluded.name, \
                epoch = epoch + (leader.expires_at <= ?3), expires_at = excluded.expires_at \
                WHERE leader.holder = excluded.holder OR leader.expires_at <= ?3 RETURNING epoch";
