@@ -19,6 +19,7 @@ macro_rules! change {
         $self.writer.change_of($rows, move |$tx| Box::pin(async move { $work.await })).await
     };
 }
+pub(super) use change;
 
 /// Rows of a transaction that a step makes: its own, its plan and its job.
 const ROWS_OF_STEP: usize = 3;
