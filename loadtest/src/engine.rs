@@ -216,8 +216,8 @@ fn worker(shared: &Shared, settings: &EngineSettings, concurrency: u32) -> Resul
         ..WorkerSettings::default()
     };
     let source = match &shared.engine {
-        Engine::Embedded(_) => EngineSource::from(shared.engine.clone()),
         Engine::Redis(_) => EngineSource::from(settings.clone()),
+        _ => EngineSource::from(shared.engine.clone()),
     };
     Ok(Worker::builder(worker).engine(source).reporter(Arc::new(Nowhere)).builtin().build()?)
 }

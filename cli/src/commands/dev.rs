@@ -86,8 +86,8 @@ pub async fn run(args: DevArgs) -> Outcome {
     }
     let engine = boot::open_engine(&settings, &shutdown.token).await?;
     let source = match &engine {
-        Engine::Embedded(_) => EngineSource::from(engine.clone()),
         Engine::Redis(_) => EngineSource::from(engine_settings.clone()),
+        _ => EngineSource::from(engine.clone()),
     };
     let ended = CancellationToken::new();
     let life = Lifecycle::start(
