@@ -98,17 +98,8 @@ impl Lifecycle {
         let driver = workflow::drive::Driver::new(shutdown.clone());
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
         let known_queues = known::KnownQueues::default();
-        let inner = Inner {
-            ledger,
-            engine,
-            clock,
-            delivery,
-            pusher,
-            waiters,
-            known_queues,
-            driver,
-            tasks,
-        };
+        let inner =
+            Inner { ledger, engine, clock, delivery, pusher, waiters, known_queues, driver, tasks };
         Self { inner: Arc::new(inner) }
     }
 

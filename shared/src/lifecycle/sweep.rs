@@ -173,7 +173,9 @@ pub(super) async fn fill_page(
 ) -> Result<Page, PushError> {
     let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
     let Some(mut look) = look(life, shard, changed_before, after).await? else {
-        return Err(PushError::Engine(EngineError::Unavailable("it does not tell its time".into())));
+        return Err(PushError::Engine(EngineError::Unavailable(
+            "it does not tell its time".into(),
+        )));
     };
     over.append(&mut look.over);
     let older: HashSet<JobId> = look
@@ -267,7 +269,8 @@ async fn push_missing(
         ids.chunks(limits::ENGINE_BATCH_MAX).zip(look.live.chunks(limits::ENGINE_BATCH_MAX))
     {
         let there = life.inner.engine.exists(shard, ids).await?;
-        let missed = jobs.iter().zip(there).filter(|(job, there)| !there || older.contains(&job.id));
+        let missed =
+            jobs.iter().zip(there).filter(|(job, there)| !there || older.contains(&job.id));
         missing.extend(missed.map(|(job, _)| push_of(job)));
     }
     for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
