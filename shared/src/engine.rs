@@ -652,6 +652,14 @@ impl Engine {
         })
     }
 
+    /// Whether the store is (still) fit: its version, and that it does not evict jobs.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] with what to change.
+    pub fn check<'a>(&'a self) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, check()) })
+    }
+
     /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.
     ///
     /// `not_after` is engine time fixed *before* the statement that proved the jobs unfinished was sent,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use windlass_shared::engine::{ShardId, Signal, Signals, Topic};
+use windlass_shared::engine::{EngineError, ShardId, Signal, Signals, Topic};
 use windlass_shared::ledger::Epoch;
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::lifecycle::{Lifecycle, PushError};
@@ -45,6 +45,8 @@ struct Gates {
     /// Opened by this process: a foreign gate there means that another fleet has taken over.
     opened: HashSet<ShardId>,
     tasks: JoinSet<Ended>,
+    /// Why the store is not fit, as far as known.
+    unfit: Option<String>,
 }
 
 pub(super) async fn run(
@@ -63,6 +65,7 @@ pub(super) async fn run(
         busy: HashSet::new(),
         opened: HashSet::new(),
         tasks: JoinSet::new(),
+        unfit: None,
     };
     let mut lead = lead;
     let mut signals: Option<Signals> = None;
@@ -88,6 +91,7 @@ pub(super) async fn run(
             _ = all.tick() => {
                 signals = gates.refresh().await;
                 gates.suspect_all(Duration::ZERO);
+                gates.check_store().await;
             }
             _ = look.tick() => gates.suspect_some(),
             () = sleep_until(due) => {}
@@ -111,6 +115,24 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 impl Gates {
+    /// Says so when the store has become unfit: a failover may lead to a server with other settings.
+    async fn check_store(&mut self) {
+        let unfit = match self.life.engine().check().await {
+            Err(EngineError::Unfit(why)) => Some(why),
+            Ok(()) | Err(_) => None,
+        };
+        metrics::gauge!("windlass_engine_fit").set(if unfit.is_some() { 0.0 } else { 1.0 });
+        if unfit != self.unfit
+            && let Some(why) = &unfit
+        {
+            tracing::error!(
+                why,
+                "the queue store is not fit; its shards are not opened once they are shut"
+            );
+        }
+        self.unfit = unfit;
+    }
+
     /// Reads the list of shards and listens to them; `None`: nobody to listen to, or not now.
     async fn refresh(&mut self) -> Option<Signals> {
         self.lead.epoch()?;

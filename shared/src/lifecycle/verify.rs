@@ -122,6 +122,7 @@ async fn try_once(
     settings: &VerifySettings,
 ) -> Result<Try, PushError> {
     let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
+    engine.check().await?;
     // Fixed before the ledger counts: see `Engine::shut`.
     let now = engine.now().await?;
     let Some(generation) = ledger.next_generation(shard, epoch).await? else {
