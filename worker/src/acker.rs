@@ -236,6 +236,7 @@ mod tests {
     use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 
     use windlass_shared::model::name::Namespace;
+    use windlass_shared::testkit::gates::open_shard;
     use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
     use super::*;
@@ -282,7 +283,7 @@ mod tests {
         let (bad, good) = (shard("bad"), shard("good"));
         server.command(&["SET", &format!("{prefix}:{{{bad}}}:held"), "?"]).expect_ok();
         let open = ShardSettings { version: 1, ..ShardSettings::default() };
-        assert!(engine.configure(&good, &open).await.unwrap());
+        assert!(open_shard(&engine, &good, open).await.unwrap());
 
         let last_try = Arc::new(AtomicBool::new(false));
         let leases = Arc::new(Leases::default());
