@@ -1,0 +1,1 @@
+//! Fault tools: what hurts a fleet from outside its processes.
