@@ -13,10 +13,13 @@ struct Arguments {
 enum Command {
     /// Names the experiments.
     List,
+    #[command(flatten)]
+    Tool(windlass_rig::tools::command::Tool),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::List => Ok(()),
+        Command::Tool(tool) => tool.run(),
     }
 }

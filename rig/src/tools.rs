@@ -1,1 +1,7 @@
 //! Fault tools: what hurts a fleet from outside its processes.
+//!
+//! Each is a library for the experiments and a subcommand of `windlass-rig` ([`command`]), and has a page in
+//! `docs/rig`.
+
+pub mod command;
+pub mod proxy;

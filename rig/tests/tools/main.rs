@@ -1,0 +1,4 @@
+//! The fault tools do what they say.
+
+mod proxy_links;
+mod proxy_messages;
