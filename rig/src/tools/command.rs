@@ -2,6 +2,9 @@
 
 use clap::Subcommand;
 
+mod clock;
+mod freeze;
+mod power_cut;
 mod proxy;
 
 /// A fault tool on the command line.
@@ -9,6 +12,14 @@ mod proxy;
 pub enum Tool {
     /// Runs a TCP proxy that delays, cuts, freezes, swallows, and loses what passes it.
     Proxy(proxy::Arguments),
+    /// Stops a process for some time, and continues it.
+    Freeze(freeze::Arguments),
+    /// Moves the clocks that programs read.
+    #[command(subcommand)]
+    Clock(clock::Action),
+    /// Cuts the power of a disk.
+    #[command(subcommand)]
+    PowerCut(power_cut::Action),
 }
 
 impl Tool {
@@ -16,6 +27,9 @@ impl Tool {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Proxy(arguments) => proxy::run(arguments),
+            Self::Freeze(arguments) => freeze::run(arguments),
+            Self::Clock(action) => clock::run(action),
+            Self::PowerCut(action) => power_cut::run(action),
         }
     }
 }

@@ -134,7 +134,6 @@ int clock_gettime(clockid_t id, struct timespec *ts) {
 int gettimeofday(struct timeval *restrict tv, void *restrict zone) {
     struct timespec ts;
     (void)zone;
-    if (tv == 0) return 0;
     clock_gettime(CLOCK_REALTIME, &ts);
     tv->tv_sec = ts.tv_sec;
     tv->tv_usec = ts.tv_nsec / 1000;
