@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::{PowerCut, PowerCutError};
 
-const FILE: &str = "records";
 const RECORD_BYTES: usize = 64;
 /// Longest wait for the records before a cut.
 const RECORDS_MAX: Duration = Duration::from_secs(30);
@@ -27,8 +26,9 @@ pub struct Loss {
 /// With `with_fsync` a record is acknowledged after `fdatasync`, else after `write`. Blocks until done.
 /// Errors when the disk is full, or so slow that the records take 30 s.
 pub fn measure(disk: &mut PowerCut, with_fsync: bool, records: u64) -> Result<Loss, PowerCutError> {
-    let path = disk.data().join(FILE);
-    let file = File::create(&path)?;
+    // A name of its own: records of an earlier call must not be taken for records of this one.
+    let name = format!("records-{}", disk.cuts);
+    let file = File::create_new(disk.data().join(&name))?;
     if with_fsync {
         // The file's name must be there too.
         file.sync_all()?;
@@ -52,7 +52,7 @@ pub fn measure(disk: &mut PowerCut, with_fsync: bool, records: u64) -> Result<Lo
         if before < records {
             return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
         }
-        let kept = kept(after?.data())?;
+        let kept = kept(&after?.data().join(name))?;
         Ok(Loss { acknowledged: before, lost: before.saturating_sub(kept) })
     })
 }
@@ -85,8 +85,8 @@ fn record(number: u64) -> [u8; RECORD_BYTES] {
 }
 
 /// How many records are whole and in order.
-fn kept(folder: &Path) -> std::io::Result<u64> {
-    let bytes = match std::fs::read(folder.join(FILE)) {
+fn kept(file: &Path) -> std::io::Result<u64> {
+    let bytes = match std::fs::read(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         other => other?,
     };
