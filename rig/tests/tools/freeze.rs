@@ -41,6 +41,18 @@ fn a_frozen_process_does_nothing_until_the_guard_goes() {
     until("it goes on", || used(child.id()) > before);
 }
 
+/// Ends descendants, which are not ours to wait for, also when the test fails.
+struct Ended(Vec<u32>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            // Fails when it has ended.
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }
+}
+
 #[test]
 fn a_panic_continues_it() {
     let child = spinning();
@@ -64,6 +76,7 @@ fn a_tree_freezes_as_a_whole() {
         all.extend(children_of(&known).unwrap().into_iter().filter(|pid| !known.contains(pid)));
         all.len() == 5
     });
+    let _ended = Ended(all.clone());
     let frozen = freeze::tree(child.id()).unwrap();
     let mut pids = frozen.pids().to_vec();
     pids.sort_unstable();
@@ -72,10 +85,6 @@ fn a_tree_freezes_as_a_whole() {
     assert!(all.iter().all(|pid| is_stopped(*pid)));
     drop(frozen);
     assert!(!all.iter().any(|pid| is_stopped(*pid)));
-    // The grandchildren are not ours to wait for.
-    for pid in all {
-        Command::new("kill").arg(pid.to_string()).status().unwrap();
-    }
 }
 
 #[test]
