@@ -61,6 +61,9 @@ struct RunArgs {
     /// The `windlass` binary [default: beside this one]
     #[arg(long, env = "WINDLASS_BIN", value_name = "FILE")]
     windlass: Option<PathBuf>,
+    /// Where the fleet's folder is made [default: the folder for temporary files]
+    #[arg(long, value_name = "FOLDER")]
+    within: Option<PathBuf>,
     /// Keep logs and evidence also when everything held
     #[arg(long)]
     keep: bool,
@@ -155,6 +158,7 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
                 seed: *seed,
                 keep: args.keep,
                 progress: !args.quiet,
+                within: args.within.clone().unwrap_or_else(std::env::temp_dir),
             };
             if !args.quiet {
                 eprintln!("{} seed {seed}: {}", experiment.id(), experiment.title());

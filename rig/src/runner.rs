@@ -42,6 +42,9 @@ pub struct Settings {
     pub keep: bool,
     /// Says on standard error what is done.
     pub progress: bool,
+    /// Where the fleet's folder is made. In memory (`/dev/shm`) flushes cost nothing, which is right where the figures
+    /// are not about the disk: it is shared with whatever else this machine does.
+    pub within: PathBuf,
 }
 
 /// What an experiment works with.
@@ -92,7 +95,7 @@ pub struct Seen<'a> {
 /// # Errors
 /// The rig itself failed: a program is missing, or evidence cannot be had. That a promise did not hold is no error.
 pub async fn run(experiment: &dyn Experiment, settings: &Settings) -> anyhow::Result<Report> {
-    let folder = tempfile::Builder::new().prefix("windlass-rig-").tempdir()?;
+    let folder = tempfile::Builder::new().prefix("windlass-rig-").tempdir_in(&settings.within)?;
     let ran = run_in(experiment, settings, folder.path()).await;
     let held = ran.as_ref().is_ok_and(|report| report.passed);
     if !held || settings.keep {

@@ -14,7 +14,7 @@ use crate::runner::{Scene, Seen};
 use crate::until::until;
 use crate::worker::{EFFECT, Work};
 
-const READY_MAX: Duration = Duration::from_secs(30);
+const READY_MAX: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// E3.
