@@ -130,7 +130,11 @@ impl Verdict {
     }
 
     fn add(&mut self, kind: Kind, subject: &str, detail: impl Into<String>) {
-        self.violations.push(Violation { kind, subject: subject.to_owned(), detail: detail.into() });
+        self.violations.push(Violation {
+            kind,
+            subject: subject.to_owned(),
+            detail: detail.into(),
+        });
     }
 }
 

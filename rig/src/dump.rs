@@ -114,8 +114,7 @@ impl Dump {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        std::fs::write(path, serde_json::to_vec(self)?)
-            .with_context(|| path.display().to_string())
+        std::fs::write(path, serde_json::to_vec(self)?).with_context(|| path.display().to_string())
     }
 
     /// Reads everything over the API. Jobs that change meanwhile may be seen before or after.
@@ -143,7 +142,10 @@ impl Dump {
         }
         let mut runs = BTreeMap::new();
         for item in list(client, "/v1/workflows").await? {
-            runs.insert(text(&item, "id")?, RunRow { state: text(&item, "state")?, tags: tags(&item) });
+            runs.insert(
+                text(&item, "id")?,
+                RunRow { state: text(&item, "state")?, tags: tags(&item) },
+            );
         }
         Ok(Self { jobs, runs, depths: depths(client).await? })
     }

@@ -40,6 +40,8 @@ pub struct FleetOptions {
     pub schedulers: usize,
     /// Queues that the workers serve.
     pub queues: Vec<String>,
+    /// Queues that only the first worker serves.
+    pub queues_of_first: Vec<String>,
     /// How Redis keeps its data.
     pub fsync: Fsync,
     /// Further settings of PostgreSQL.
@@ -154,7 +156,13 @@ impl Fleet {
         self.starts += 1;
         let name = format!("worker-{n}.{}", self.starts);
         let api = self.urls[n % self.urls.len()].clone();
-        let env = [("WINDLASS_WORKER__NAME", name.clone()), ("WINDLASS_WORKER__API_URL", api)];
+        let mut env =
+            vec![("WINDLASS_WORKER__NAME", name.clone()), ("WINDLASS_WORKER__API_URL", api)];
+        if n == 0 && !self.options.queues_of_first.is_empty() {
+            let queues = self.options.queues.iter().chain(&self.options.queues_of_first);
+            let queues: Vec<&str> = queues.map(String::as_str).collect();
+            env.push(("WINDLASS_WORKER__QUEUES", queues.join(",")));
+        }
         self.program(&name, Role::Worker, &env)
     }
 
@@ -259,7 +267,7 @@ impl Fleet {
         }
         let names: Vec<String> = self.workers.iter().map(|w| w.name().to_owned()).collect();
         let heard = until(READY_MAX, || async {
-            let request = http.get(format!("{}/v1/workers?limit=500", self.urls[0]));
+            let request = http.get(format!("{}/v1/workers", self.urls[0]));
             let answer = request.bearer_auth(&self.key).send().await.ok()?;
             let answer: Value = answer.json().await.ok()?;
             let heard: Vec<&str> =

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod client;
 pub mod plan;
+pub mod preload;
 
 use client::{Client, phase_of};
 use plan::{Draw, Mix, PAUSED, Submission};

@@ -101,7 +101,11 @@ fn done(index: &Index<'_>, id: &str, job: &JobRow, verdict: &mut Verdict) {
     fences.sort_unstable();
     for fence in fences {
         if !job.attempts.iter().any(|attempt| attempt.fence == fence) {
-            verdict.add(Kind::Chain, id, format!("fence {fence} was executed and is not on record"));
+            verdict.add(
+                Kind::Chain,
+                id,
+                format!("fence {fence} was executed and is not on record"),
+            );
         }
     }
 }

@@ -34,11 +34,8 @@ fn extra(index: &Index<'_>, job: &str, verdict: &mut Verdict) {
         if !again && matches!(outcome, Some("succeeded" | "failed" | "timed_out" | "cancelled")) {
             continue;
         }
-        let cause = if outcome == Some("released") {
-            Cause::Released
-        } else {
-            cause(index, execution)
-        };
+        let cause =
+            if outcome == Some("released") { Cause::Released } else { cause(index, execution) };
         *verdict.extra.entry(cause).or_insert(0) += 1;
         if cause == Cause::Unexplained {
             let (fence, worker) = (execution.fence, &execution.worker);
@@ -53,9 +50,8 @@ fn cause(index: &Index<'_>, execution: &Execution) -> Cause {
     let worker = execution.worker.as_str();
     let ended = execution.end.map(|(at, _)| at);
     if let Some(killed) = index.killed.get(worker) {
-        let unsent = |end: Stamp| {
-            end <= *killed && killed.boot_us.saturating_sub(end.boot_us) <= UNSENT_US
-        };
+        let unsent =
+            |end: Stamp| end <= *killed && killed.boot_us.saturating_sub(end.boot_us) <= UNSENT_US;
         if execution.started <= *killed && ended.is_none_or(unsent) {
             return Cause::Killed;
         }

@@ -175,7 +175,9 @@ impl<'a> Index<'a> {
                         span.to = Some(event.at);
                     }
                 }
-                Fault::CutOff { process } => self.cut_off.entry(process).or_default().push(event.at),
+                Fault::CutOff { process } => {
+                    self.cut_off.entry(process).or_default().push(event.at)
+                }
                 Fault::EngineLost { .. } => self.engine_lost.push(event.at),
                 Fault::Started { .. } | Fault::Mark { .. } => {}
             }

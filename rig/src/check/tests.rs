@@ -163,11 +163,7 @@ impl Story {
         story.submit("run", 0, 6);
         story.accept("run", "running");
         let tags = vec!["key-run".to_owned()];
-        story
-            .evidence
-            .ledger
-            .runs
-            .insert("run".into(), RunRow { state: "succeeded".into(), tags });
+        story.evidence.ledger.runs.insert("run".into(), RunRow { state: "succeeded".into(), tags });
         let steps = ["first", "left", "inner-left", "inner-right", "right", "last"];
         for (place, step) in (0..).zip(steps) {
             let (id, start) = (format!("job-{step}"), 2_000_000 + place * 100_000);

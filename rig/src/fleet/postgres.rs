@@ -41,7 +41,8 @@ impl Postgres {
         let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
         run(as_user(&programs.join("initdb"), folder).arg("-D").arg(&data).args(options))?;
         let port = free_port();
-        let mut args = vec!["-D".to_owned(), data.display().to_string(), "-p".into(), port.to_string()];
+        let mut args =
+            vec!["-D".to_owned(), data.display().to_string(), "-p".into(), port.to_string()];
         let own = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"];
         let own = own.into_iter().map(str::to_owned).chain(["shared_buffers=128MB".to_owned()]);
         args.extend(own.chain(settings.iter().cloned()).flat_map(|s| ["-c".to_owned(), s]));

@@ -40,7 +40,9 @@ impl Redis {
         std::fs::create_dir_all(folder)?;
         let port = free_port();
         let mut args = vec!["--port".to_owned(), port.to_string(), "--bind".into()];
-        args.extend(["127.0.0.1", "--save", "", "--maxmemory-policy", "noeviction"].map(str::to_owned));
+        args.extend(
+            ["127.0.0.1", "--save", "", "--maxmemory-policy", "noeviction"].map(str::to_owned),
+        );
         args.extend(["--dir".to_owned(), folder.display().to_string()]);
         let appended: &[&str] = match fsync {
             Fsync::EverySecond => &["--appendonly", "yes", "--appendfsync", "everysec"],

@@ -96,6 +96,19 @@ impl Client {
         answer.json().await.ok()
     }
 
+    /// Sends a body with a key; not on record.
+    ///
+    /// # Errors
+    /// No answer, or not a good one.
+    pub async fn send(&self, path: &str, body: &Value, key: &str) -> anyhow::Result<Value> {
+        let request = self.request(reqwest::Method::POST, path).header("Idempotency-Key", key);
+        let answer = request.json(body).send().await?;
+        let status = answer.status();
+        let body: Value = answer.json().await?;
+        anyhow::ensure!(status.is_success(), "POST {path}: {status} {body}");
+        Ok(body)
+    }
+
     async fn post(&self, call: &Call, path: &str, submission: Option<&Submission>) -> Reply {
         let mut request = self.request(reqwest::Method::POST, path);
         if let Some(submission) = submission {

@@ -198,7 +198,8 @@ mod tests {
             (0..20_000).map(|_| draw.next()).collect::<Vec<_>>()
         };
         let (one, again, other) = (draw(1), draw(1), draw(2));
-        let bodies = |drawn: &[Submission]| drawn.iter().map(|s| s.body.clone()).collect::<Vec<_>>();
+        let bodies =
+            |drawn: &[Submission]| drawn.iter().map(|s| s.body.clone()).collect::<Vec<_>>();
         assert_eq!(bodies(&one), bodies(&again));
         assert_ne!(bodies(&one), bodies(&other));
         let jobs: u32 = one.iter().map(|s| s.steps.max(1)).sum();
