@@ -69,13 +69,16 @@ pub fn set_skew(ns: i64) {
     SKEW_NS.set(ns);
 }
 
-/// Does something outside of the world: it takes no time, and has a right clock.
-pub fn outside<T>(work: impl FnOnce() -> T) -> T {
-    let (inside, skew) = (INSIDE.replace(false), SKEW_NS.replace(0));
-    let done = work();
-    INSIDE.set(inside);
-    SKEW_NS.set(skew);
-    done
+/// Does something outside of the world: it takes no time there.
+///
+/// On a thread of its own: how often real input and output is polled is chance, and would show in what the world's
+/// thread counts and draws.
+pub fn outside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("outside".into());
+        let done = thread.spawn_scoped(scope, work).expect("a world has few threads").join();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Who is to be woken when the runtime that runs now has nothing left to do.
@@ -111,10 +114,7 @@ fn reads(clock: libc::clockid_t) -> Option<u64> {
 /// As there: `out` can be written to.
 #[expect(unsafe_code, reason = "stands in for the C library's function")]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn clock_gettime(
-    clock: libc::clockid_t,
-    out: *mut libc::timespec,
-) -> c_int {
+pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, out: *mut libc::timespec) -> c_int {
     if ON.load(Ordering::Relaxed)
         && let Some(ns) = reads(clock)
     {
@@ -191,9 +191,8 @@ fn thread_name() -> u64 {
     let mut name = [0_u8; 16];
     // SAFETY: the kernel writes at most 16 bytes.
     unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-    let [low, high] = [0, 8].map(|at| {
-        u64::from_le_bytes(name[at..at + 8].try_into().expect("eight of sixteen bytes"))
-    });
+    let [low, high] = [0, 8]
+        .map(|at| u64::from_le_bytes(name[at..at + 8].try_into().expect("eight of sixteen bytes")));
     low ^ high.rotate_left(32)
 }
 
@@ -212,8 +211,9 @@ pub unsafe extern "C" fn epoll_wait(
     let wait = |timeout_ms: c_int| {
         let no_mask = std::ptr::null::<c_void>();
         // SAFETY: the arguments are those of the system call.
-        let found =
-            unsafe { libc::syscall(libc::SYS_epoll_pwait, epoll, events, max, timeout_ms, no_mask, 0) };
+        let found = unsafe {
+            libc::syscall(libc::SYS_epoll_pwait, epoll, events, max, timeout_ms, no_mask, 0)
+        };
         found as c_int
     };
     if !INSIDE.get() || !ON.load(Ordering::Relaxed) {

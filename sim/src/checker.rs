@@ -209,9 +209,8 @@ impl Facts<'_> {
                 broken.push(format!("{id} was leased and is not on record"));
                 continue;
             };
-            let during = |from: u64, to: Option<u64>| {
-                lease.at > from && to.is_none_or(|to| lease.at < to)
-            };
+            let during =
+                |from: u64, to: Option<u64>| lease.at > from && to.is_none_or(|to| lease.at < to);
             for pause in &self.story.pauses {
                 if job.queue == queue(QUEUES[pause.queue]) && during(pause.from, pause.to) {
                     broken.push(format!("{id} was leased while {} stood still", job.queue));

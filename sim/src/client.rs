@@ -151,7 +151,8 @@ impl Client {
             // Not accepted yet, or no job.
             return Ok(());
         };
-        if let Changed::Done(Cancelled::Now(_)) = self.life.cancel(&namespace(), id, "wish").await? {
+        if let Changed::Done(Cancelled::Now(_)) = self.life.cancel(&namespace(), id, "wish").await?
+        {
             let mut state = self.crew.world.state();
             state.story.cancelled.entry(id).or_insert(below::now_ns());
         }

@@ -16,7 +16,7 @@ use crate::crew::Crew;
 use crate::faults::{self, FAULTS_WITHIN, Fault, Faults};
 use crate::machine::Machine;
 use crate::story::Story;
-use crate::world::{Wire, Who, World};
+use crate::world::{Who, Wire, World};
 use crate::{below, checker, orders};
 
 /// After the mending everything must have come to rest within this time.
@@ -90,8 +90,7 @@ pub fn live(seed: u64, faults: Faults, print: bool) -> anyhow::Result<Outcome> {
     })
     .context("cannot make a ledger")?;
     let Ledger::Sqlite(sqlite) = &ledger else { unreachable!("the address is SQLite's") };
-    let world =
-        World::new(seed, Arc::clone(sqlite), runtime.handle().clone(), Story::new(print));
+    let world = World::new(seed, Arc::clone(sqlite), runtime.handle().clone(), Story::new(print));
     let mut scene = Scene::new(seed, faults, &world);
     let steps = scene.play();
     below::outside(|| {
@@ -145,8 +144,7 @@ impl Scene {
         };
         let slots = Who::ALL.map(slot).into();
         let (agenda, world) = (BTreeMap::new(), Arc::clone(world));
-        let mut scene =
-            Self { world, crew, slots, agenda, entries: 0, mended: false, over: false };
+        let mut scene = Self { world, crew, slots, agenda, entries: 0, mended: false, over: false };
         for who in Who::ALL {
             let at = Duration::from_millis(dice.random_range(0..500));
             scene.plan(at, Event::Start(who));
@@ -225,6 +223,14 @@ impl Scene {
         below::set_skew(slot.skew_ns);
         machine.step();
         below::set_skew(0);
+        if std::env::var_os("SIM_STEPS").is_some() {
+            println!(
+                "step {:?} until {:?} now {}",
+                slot.who,
+                machine.parked().and_then(|p| p.until_ns),
+                below::now_ns()
+            );
+        }
         if slot.ended.load(Ordering::SeqCst) {
             slot.machine = None;
             let who = slot.who;
@@ -287,9 +293,8 @@ impl Scene {
 
     fn look(&mut self) {
         let (world, orders) = (Arc::clone(&self.world), Arc::clone(&self.crew.orders));
-        let unrest = below::outside(|| {
-            world.ledger_runtime.block_on(checker::unrest(&world, &orders))
-        });
+        let unrest =
+            below::outside(|| world.ledger_runtime.block_on(checker::unrest(&world, &orders)));
         let limit = FAULTS_WITHIN + REST_WITHIN;
         if unrest.is_none() {
             self.over = true;

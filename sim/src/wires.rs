@@ -131,11 +131,7 @@ impl LedgerTap for Way {
     }
 
     fn carry(&self, call: BoxFuture<'_, ()>) {
-        below::outside(|| {
-            // Its tasks and timers are the ledger's, not this process's.
-            let _ledger = self.world.ledger_runtime.enter();
-            futures::executor::block_on(tokio::task::unconstrained(call));
-        });
+        below::outside(|| self.world.ledger_runtime.block_on(call));
     }
 
     fn failed(&self, call: &'static str, error: &LedgerError) {

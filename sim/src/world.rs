@@ -41,14 +41,8 @@ pub enum Who {
 
 impl Who {
     /// Every process.
-    pub const ALL: [Self; 6] = [
-        Self::ApiA,
-        Self::ApiB,
-        Self::WorkerA,
-        Self::WorkerB,
-        Self::SchedulerA,
-        Self::SchedulerB,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::ApiA, Self::ApiB, Self::WorkerA, Self::WorkerB, Self::SchedulerA, Self::SchedulerB];
 }
 
 /// One of the two things that processes talk to.
