@@ -17,6 +17,8 @@ const WALL_NS: u64 = 1_800_000_000_000_000_000;
 const BOOT_NS: u64 = 315_360_000_000_000_000;
 /// A look at the clock takes this long, so that code which waits by looking comes to an end.
 const LOOK_NS: u64 = 100;
+/// A process that looks at the clock so often without ever having nothing to do spins.
+const LOOKS_MAX: u32 = 300_000;
 
 static ON: AtomicBool = AtomicBool::new(false);
 static SEED: AtomicU64 = AtomicU64::new(0);
@@ -28,6 +30,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
     /// What the host of the process that runs now adds to wall time.
     static SKEW_NS: Cell<i64> = const { Cell::new(0) };
+    static LOOKS: Cell<u32> = const { Cell::new(0) };
     static DRAWN: Cell<u64> = const { Cell::new(0) };
     static PARKED: Cell<Option<Parked>> = const { Cell::new(None) };
     static ROOT: RefCell<Option<Waker>> = const { RefCell::new(None) };
@@ -84,6 +87,7 @@ pub fn outside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// Who is to be woken when the runtime that runs now has nothing left to do.
 pub fn wake_when_idle(waker: Option<Waker>) {
     PARKED.set(None);
+    LOOKS.set(0);
     ROOT.set(waker);
 }
 
@@ -95,6 +99,12 @@ pub fn parked() -> Option<Parked> {
 fn reads(clock: libc::clockid_t) -> Option<u64> {
     if INSIDE.get() {
         NOW_NS.fetch_add(LOOK_NS, Ordering::SeqCst);
+        LOOKS.set(LOOKS.get() + 1);
+        if LOOKS.get() == LOOKS_MAX {
+            // There is no way out of it but this one, which leaves a picture.
+            eprintln!("broken: a process spins\n{}", std::backtrace::Backtrace::force_capture());
+            std::process::exit(1);
+        }
     }
     match clock {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => {
