@@ -8,8 +8,6 @@ use rand::rngs::StdRng;
 
 use crate::world::{Far, Who};
 
-/// Faults come within this time; after it everything is mended.
-pub const FAULTS_WITHIN: Duration = Duration::from_secs(38);
 /// Most faults of a world.
 const FAULTS_MAX: usize = 9;
 
@@ -53,24 +51,24 @@ pub enum Fault {
     Step(i64),
 }
 
-/// The faults of a world, with their times.
-pub fn draw(dice: &mut StdRng, faults: Faults) -> Vec<(Duration, Fault)> {
+/// The faults of a world, with their times, which lie `within` its first time.
+pub fn draw(dice: &mut StdRng, faults: Faults, within: Duration) -> Vec<(Duration, Fault)> {
     if faults == Faults::Calm {
         return Vec::new();
     }
     let count = dice.random_range(1..=FAULTS_MAX);
-    let mut drawn: Vec<_> = (0..count).map(|_| (moment(dice), small(dice))).collect();
+    let mut drawn: Vec<_> = (0..count).map(|_| (moment(dice, within), small(dice))).collect();
     if faults == Faults::All {
         let copies = dice.random_range(1..6);
-        drawn.extend((0..copies).map(|_| (moment(dice), Fault::Copy)));
+        drawn.extend((0..copies).map(|_| (moment(dice, within), Fault::Copy)));
         let losses = dice.random_range(1..3);
-        drawn.extend((0..losses).map(|_| (moment(dice), of_engine(dice))));
+        drawn.extend((0..losses).map(|_| (moment(dice, within), of_engine(dice))));
     }
     drawn
 }
 
-fn moment(dice: &mut StdRng) -> Duration {
-    FAULTS_WITHIN.mul_f64(dice.random())
+fn moment(dice: &mut StdRng, within: Duration) -> Duration {
+    within.mul_f64(dice.random())
 }
 
 fn millis(dice: &mut StdRng, from: u64, to: u64) -> Duration {

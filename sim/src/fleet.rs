@@ -107,7 +107,8 @@ pub fn run(
 fn live(seed: u64, faults: Faults, twice: bool) -> anyhow::Result<Option<String>> {
     let first = once(seed, faults)?;
     if !first.kept() {
-        return Ok(Some(format!("seed {seed}: {:?}\n{}", first.status, first.text)));
+        let how = first.status.map_or("hung".into(), |status| status.to_string());
+        return Ok(Some(format!("seed {seed}: {how}\n{}", first.text)));
     }
     if twice {
         let second = once(seed, faults)?;

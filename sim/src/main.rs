@@ -68,6 +68,9 @@ struct ReplayArgs {
     /// Only the end of it
     #[arg(long)]
     quiet: bool,
+    /// What the product logs, among what happens: `info`, `windlass_shared=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "off")]
+    log: String,
 }
 
 fn main() -> ExitCode {
@@ -87,7 +90,16 @@ fn main() -> ExitCode {
 
 /// Whether every promise was kept.
 fn one(args: &ReplayArgs) -> anyhow::Result<bool> {
-    let outcome = scene::live(args.seed, args.faults, !args.quiet)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&args.log)?)
+        .without_time()
+        .with_ansi(false)
+        .init();
+    // On a thread that has drawn and counted nothing yet.
+    let (seed, faults, print) = (args.seed, args.faults, !args.quiet);
+    let world = std::thread::Builder::new().name("world".into());
+    let world = world.spawn(move || scene::live(seed, faults, print))?;
+    let outcome = world.join().map_err(|_| anyhow::anyhow!("the simulator panicked"))??;
     for what in &outcome.broken {
         println!("broken: {what}");
     }

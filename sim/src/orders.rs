@@ -15,9 +15,6 @@ use crate::world::{QUEUES, namespace, queue};
 
 /// The kind of all jobs.
 pub const KIND: &str = "sim";
-/// Orders come within this time.
-pub const ORDERS_WITHIN: Duration = Duration::from_secs(30);
-
 /// What a handler is to do; travels as the payload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
@@ -73,20 +70,21 @@ pub struct Order {
     pub wish: Wish,
 }
 
-/// The orders of a world.
-pub fn draw(dice: &mut StdRng) -> Vec<Order> {
-    let count = dice.random_range(8..32);
-    let mut orders: Vec<Order> = (0..count).map(|place| order(dice, place)).collect();
+/// The orders of a world; all of them come `within` its first time.
+pub fn draw(dice: &mut StdRng, within: Duration) -> Vec<Order> {
+    let count = dice.random_range(4..28);
+    let mut orders: Vec<Order> = (0..count).map(|place| order(dice, place, within)).collect();
     for queue in 0..QUEUES.len() {
         if dice.random_bool(0.3) {
             let held = Duration::from_millis(dice.random_range(500..15_000));
-            orders.push(Order { at: moment(dice), twice: false, wish: Wish::Pause(queue, held) });
+            let wish = Wish::Pause(queue, held);
+            orders.push(Order { at: moment(dice, within), twice: false, wish });
         }
     }
     orders
 }
 
-fn order(dice: &mut StdRng, place: usize) -> Order {
+fn order(dice: &mut StdRng, place: usize, within: Duration) -> Order {
     let wish = match dice.random_range(0..10) {
         0 | 1 => Wish::Run(steps(dice)),
         2 if place > 0 => Wish::Cancel(dice.random_range(0..place)),
@@ -97,11 +95,11 @@ fn order(dice: &mut StdRng, place: usize) -> Order {
         }
     };
     let twice = matches!(wish, Wish::Jobs { .. } | Wish::Run(_)) && dice.random_bool(0.15);
-    Order { at: moment(dice), twice, wish }
+    Order { at: moment(dice, within), twice, wish }
 }
 
-fn moment(dice: &mut StdRng) -> Duration {
-    ORDERS_WITHIN.mul_f64(dice.random())
+fn moment(dice: &mut StdRng, within: Duration) -> Duration {
+    within.mul_f64(dice.random())
 }
 
 fn piece(dice: &mut StdRng) -> Piece {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,12 +13,15 @@ use windlass_shared::config::LedgerSettings;
 use windlass_shared::ledger::Ledger;
 
 use crate::crew::Crew;
-use crate::faults::{self, FAULTS_WITHIN, Fault, Faults};
+use crate::faults::{self, Fault, Faults};
 use crate::machine::Machine;
 use crate::story::Story;
 use crate::world::{Who, Wire, World};
 use crate::{below, checker, orders};
 
+/// Orders and faults come within the first so many seconds of a world; then everything is mended.
+const SHORTEST: u64 = 6;
+const LONGEST: u64 = 40;
 /// After the mending everything must have come to rest within this time.
 const REST_WITHIN: Duration = Duration::from_secs(240);
 /// Somebody looks every so often whether it has.
@@ -90,6 +93,7 @@ pub fn live(seed: u64, faults: Faults, print: bool) -> anyhow::Result<Outcome> {
     })
     .context("cannot make a ledger")?;
     let Ledger::Sqlite(sqlite) = &ledger else { unreachable!("the address is SQLite's") };
+    watch_panics();
     let world = World::new(seed, Arc::clone(sqlite), runtime.handle().clone(), Story::new(print));
     let mut scene = Scene::new(seed, faults, &world);
     let steps = scene.play();
@@ -97,6 +101,10 @@ pub fn live(seed: u64, faults: Faults, print: bool) -> anyhow::Result<Outcome> {
         runtime.block_on(checker::check(&world, &scene.crew.orders, &ledger, &file))
     })?;
     drop(scene);
+    let panics = PANICS.load(Ordering::SeqCst);
+    if panics > 0 {
+        world.broken(format!("{panics} panics"));
+    }
     let state = world.state();
     let story = &state.story;
     let summary = format!(
@@ -111,6 +119,17 @@ pub fn live(seed: u64, faults: Faults, print: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome { broken: story.broken.clone(), hash: story.trace.hash(), summary })
 }
 
+/// Handlers of worlds don't panic, so any panic is a fault of the product, or of the world.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+fn watch_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+        tell(panic);
+    }));
+}
+
 /// In memory where there is such a place: worlds commit thousands of times.
 fn folder() -> std::io::Result<tempfile::TempDir> {
     let builder = tempfile::Builder::new().prefix("windlass-sim-").to_owned();
@@ -123,16 +142,17 @@ struct Scene {
     slots: Vec<Slot>,
     agenda: BTreeMap<(u64, u64), Event>,
     entries: u64,
-    mended: bool,
+    mended_at: Option<Duration>,
     over: bool,
 }
 
 impl Scene {
     fn new(seed: u64, faults: Faults, world: &Arc<World>) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
-        let orders = Arc::new(orders::draw(&mut dice));
+        let within = Duration::from_secs(dice.random_range(SHORTEST..LONGEST));
+        let orders = Arc::new(orders::draw(&mut dice, within));
         let lease = Duration::from_secs(dice.random_range(3..12));
-        let faults = faults::draw(&mut dice, faults);
+        let faults = faults::draw(&mut dice, faults, within);
         let crew = Crew { world: Arc::clone(world), orders, lease };
         let slot = |who| Slot {
             who,
@@ -144,7 +164,8 @@ impl Scene {
         };
         let slots = Who::ALL.map(slot).into();
         let (agenda, world) = (BTreeMap::new(), Arc::clone(world));
-        let mut scene = Self { world, crew, slots, agenda, entries: 0, mended: false, over: false };
+        let mut scene =
+            Self { world, crew, slots, agenda, entries: 0, mended_at: None, over: false };
         for who in Who::ALL {
             let at = Duration::from_millis(dice.random_range(0..500));
             scene.plan(at, Event::Start(who));
@@ -152,7 +173,7 @@ impl Scene {
         for (at, fault) in faults {
             scene.plan(at, Event::Fault(fault));
         }
-        scene.plan(FAULTS_WITHIN + Duration::from_secs(1), Event::MendAll);
+        scene.plan(within + Duration::from_secs(1), Event::MendAll);
         scene
     }
 
@@ -223,14 +244,6 @@ impl Scene {
         below::set_skew(slot.skew_ns);
         machine.step();
         below::set_skew(0);
-        if std::env::var_os("SIM_STEPS").is_some() {
-            println!(
-                "step {:?} until {:?} now {}",
-                slot.who,
-                machine.parked().and_then(|p| p.until_ns),
-                below::now_ns()
-            );
-        }
         if slot.ended.load(Ordering::SeqCst) {
             slot.machine = None;
             let who = slot.who;
@@ -261,7 +274,7 @@ impl Scene {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Fault(fault) if !self.mended => self.fail(fault),
+            Event::Fault(fault) if self.mended_at.is_none() => self.fail(fault),
             Event::Fault(_) => {}
             Event::Start(who) => self.start(who),
             Event::Wake(who) => {
@@ -280,7 +293,7 @@ impl Scene {
     }
 
     fn mend_all(&mut self) {
-        self.mended = true;
+        self.mended_at = Some(Duration::from_nanos(below::now_ns()));
         self.world.note(format_args!("everything is mended"));
         self.world.mend();
         for who in Who::ALL {
@@ -295,10 +308,10 @@ impl Scene {
         let (world, orders) = (Arc::clone(&self.world), Arc::clone(&self.crew.orders));
         let unrest =
             below::outside(|| world.ledger_runtime.block_on(checker::unrest(&world, &orders)));
-        let limit = FAULTS_WITHIN + REST_WITHIN;
+        let now = Duration::from_nanos(below::now_ns());
         if unrest.is_none() {
             self.over = true;
-        } else if u128::from(below::now_ns()) > limit.as_nanos() {
+        } else if self.mended_at.is_some_and(|at| now.saturating_sub(at) > REST_WITHIN) {
             self.over = true;
             let unrest = unrest.unwrap_or_default();
             self.world.broken(format!("not at rest {REST_WITHIN:?} after the mending: {unrest}"));

@@ -49,10 +49,6 @@ impl Trace {
 /// A lease that the engine gave.
 #[derive(Debug, Clone, Copy)]
 pub struct Lease {
-    /// Whose job it is now.
-    pub who: Who,
-    /// Of which engine.
-    pub generation: u32,
     /// When, in ns of the world.
     pub at: u64,
 }
@@ -173,10 +169,10 @@ impl Story {
     }
 
     /// Notes leases as the engine gives them.
-    pub fn leased(&mut self, who: Who, generation: u32, reply: &ClaimReply) {
+    pub fn leased(&mut self, who: Who, reply: &ClaimReply) {
         for job in &reply.jobs {
             self.trace.note(format_args!("{who:?} leases {} with {}", job.id, job.fence));
-            let lease = Lease { who, generation, at: below::now_ns() };
+            let lease = Lease { at: below::now_ns() };
             if self.leases.insert((job.id, job.fence.0), lease).is_some() {
                 self.broken(format!("{} was leased twice with fence {}", job.id, job.fence));
             }

@@ -97,9 +97,7 @@ impl EngineTap for Way {
 
     fn saw(&self, _call: &'static str, answer: &dyn Any) {
         if let Some(Ok(reply)) = answer.downcast_ref::<Result<ClaimReply, EngineError>>() {
-            let mut state = self.world.state();
-            let generation = state.generation;
-            state.story.leased(self.who, generation, reply);
+            self.world.state().story.leased(self.who, reply);
         }
     }
 
