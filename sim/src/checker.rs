@@ -1,6 +1,6 @@
 //! Whether the promises were kept, from what happened and from what the ledger says in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use sqlx::Connection as _;
@@ -13,7 +13,7 @@ use windlass_shared::model::workflow::WorkflowState;
 
 use crate::below;
 use crate::orders::{Order, Wish};
-use crate::story::Story;
+use crate::story::{Effect, Story};
 use crate::world::{QUEUES, Who, World, namespace, queue, shard};
 
 /// Makes the ledger keep every change of every job.
@@ -226,39 +226,38 @@ impl Facts<'_> {
     }
 
     fn runs_are_bounded(&self, broken: &mut Vec<String>) {
-        let mut begun: BTreeMap<JobId, Vec<u64>> = BTreeMap::new();
+        let mut begun: BTreeMap<JobId, Vec<&Effect>> = BTreeMap::new();
         for effect in &self.story.effects {
-            begun.entry(effect.job).or_default().push(effect.fence);
+            begun.entry(effect.job).or_default().push(effect);
         }
-        for (id, mut fences) in begun {
+        for (id, effects) in begun {
             let Some(job) = self.jobs.get(&id) else { continue };
             if job.attempt > job.spec.max_attempts {
                 broken.push(format!("{id} was attempted {} times", job.attempt));
             }
-            let runs = fences.len();
-            fences.sort_unstable();
-            fences.dedup();
-            if fences.len() < runs {
+            let leases: BTreeSet<u64> = effects.iter().map(|effect| effect.fence).collect();
+            if leases.len() < effects.len() {
                 broken.push(format!("{id} began twice under one lease"));
             }
             // Of a cancelled job the attempt that was stopped does not count.
             let counted = job.attempt as usize + usize::from(job.state == JobState::Cancelled);
-            let causes = self.causes(id);
-            if runs > counted + causes {
+            let causes = effects.iter().filter(|effect| self.may_be_in_vain(effect)).count();
+            if effects.len() > counted + causes {
+                let runs = effects.len();
                 let what = format!("{runs} times for {counted} attempts and {causes} causes");
                 broken.push(format!("{id} ran {what}"));
             }
         }
     }
 
-    /// How often a job may have been run in vain: once for everything that went wrong while it was there, and once
-    /// more for each lease's time that it lasted.
-    fn causes(&self, id: JobId) -> usize {
-        const SHORTEST_LEASE_NS: u64 = 3_000_000_000;
-        let end = self.ended_at(id).unwrap_or(u64::MAX);
-        let troubles = self.story.troubles.iter().filter(|(from, ..)| *from <= end);
-        let each = troubles.map(|(from, to, _)| 1 + (to - from) / SHORTEST_LEASE_NS);
-        usize::try_from(each.sum::<u64>()).unwrap_or(usize::MAX)
+    /// Whether something went wrong that may have cost this run its lease, while it ran or until its end was known
+    /// to the engine.
+    fn may_be_in_vain(&self, effect: &Effect) -> bool {
+        const UNTIL_SETTLED_NS: u64 = 15_000_000_000;
+        let end = effect.to.unwrap_or(u64::MAX).saturating_add(UNTIL_SETTLED_NS);
+        self.story.troubles.iter().any(|(from, to, whose)| {
+            whose.is_none_or(|who| who == effect.who) && *from <= end && *to >= effect.from
+        })
     }
 
     fn steps_are_in_order(&self, orders: &[Order], steps: &Steps, broken: &mut Vec<String>) {

@@ -51,6 +51,22 @@ pub enum Fault {
     Step(i64),
 }
 
+impl Fault {
+    /// Whether a lease may run out, or be handed back, for it.
+    pub fn costs_leases(self) -> bool {
+        let is_worker = |who: Who| matches!(who, Who::WorkerA | Who::WorkerB);
+        match self {
+            Self::Kill(who, _) | Self::Drain(who) | Self::Stall(who, _) => is_worker(who),
+            Self::Cut(who, far, _) | Self::Lossy(who, far, ..) | Self::Slow(who, far, ..) => {
+                is_worker(who) && far == Far::Engine
+            }
+            Self::EngineDown(_) | Self::Wipe(_) | Self::RollBack(..) | Self::Step(_) => true,
+            // Leases are kept by the time since boot.
+            Self::Skew(..) | Self::Copy => false,
+        }
+    }
+}
+
 /// The faults of a world, with their times, which lie `within` its first time.
 pub fn draw(dice: &mut StdRng, faults: Faults, within: Duration) -> Vec<(Duration, Fault)> {
     if faults == Faults::Calm {

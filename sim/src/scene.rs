@@ -16,7 +16,7 @@ use crate::crew::Crew;
 use crate::faults::{self, Fault, Faults};
 use crate::machine::Machine;
 use crate::story::Story;
-use crate::world::{Who, Wire, World};
+use crate::world::{Far, Who, Wire, World};
 use crate::{below, checker, orders};
 
 /// Orders and faults come within the first so many seconds of a world; then everything is mended.
@@ -57,7 +57,7 @@ enum Event {
     Fault(Fault),
     Start(Who),
     Wake(Who),
-    Mend(Who, crate::world::Far),
+    Mend(Who, Far),
     EngineUp,
     MendAll,
     Look,
@@ -322,13 +322,15 @@ impl Scene {
 
     fn fail(&mut self, fault: Fault) {
         self.world.note(format_args!("FAULT {fault:?}"));
-        let (cost, whose) = self.carry_out(fault);
-        let from = below::now_ns();
-        let to = from + u64::try_from(cost.as_nanos()).expect("faults are short");
-        self.world.state().story.troubles.push((from, to, whose));
+        let (long, whose) = self.carry_out(fault);
+        if fault.costs_leases() {
+            let from = below::now_ns();
+            let to = from + u64::try_from(long.as_nanos()).expect("faults are short");
+            self.world.state().story.troubles.push((from, to, whose));
+        }
     }
 
-    /// Lets it happen; how long it lasts, and whose leases it may cost.
+    /// Lets it happen; how long it lasts, and to whom (`None`: to everybody).
     fn carry_out(&mut self, fault: Fault) -> (Duration, Option<Who>) {
         let wire = Wire::default();
         match fault {
@@ -347,24 +349,15 @@ impl Scene {
                 return (long, Some(who));
             }
             Fault::Cut(who, far, long) => {
-                self.world.set_wire(who, far, Wire { cut: true, ..wire });
-                self.plan(long, Event::Mend(who, far));
-                return (long, Some(who));
+                return self.spoil(who, far, long, Wire { cut: true, ..wire });
             }
             Fault::Lossy(who, far, lost_percent, long) => {
-                self.world.set_wire(who, far, Wire { lost_percent, ..wire });
-                self.plan(long, Event::Mend(who, far));
-                return (long, Some(who));
+                return self.spoil(who, far, long, Wire { lost_percent, ..wire });
             }
             Fault::Slow(who, far, slow, long) => {
-                self.world.set_wire(who, far, Wire { slow, ..wire });
-                self.plan(long, Event::Mend(who, far));
-                return (long + slow, Some(who));
+                return self.spoil(who, far, long, Wire { slow, ..wire });
             }
-            Fault::Skew(who, ms) => {
-                self.slot(who).skew_ns = ms * 1_000_000;
-                return (Duration::ZERO, Some(who));
-            }
+            Fault::Skew(who, ms) => self.slot(who).skew_ns = ms * 1_000_000,
             Fault::Copy => self.world.keep_copy(),
             Fault::EngineDown(long) => return (self.engine_away(long), None),
             Fault::Wipe(away) => {
@@ -378,6 +371,12 @@ impl Scene {
             Fault::Step(ms) => self.world.state().engine_skew += ms * 1_000,
         }
         (Duration::ZERO, None)
+    }
+
+    fn spoil(&mut self, who: Who, far: Far, long: Duration, wire: Wire) -> (Duration, Option<Who>) {
+        self.world.set_wire(who, far, wire);
+        self.plan(long, Event::Mend(who, far));
+        (long + wire.slow, Some(who))
     }
 
     fn engine_away(&mut self, long: Duration) -> Duration {
