@@ -18,7 +18,7 @@ use windlass_shared::engine::{
     CancelReply, Ended, Engine, Outcome, Push, Pushed, ShardId, ShardSettings, Signals, Withdraw,
 };
 use windlass_shared::model::id::{BlobId, Fence, JobId};
-use windlass_shared::model::job::{JobSpec, Value};
+use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
@@ -161,6 +161,7 @@ impl Rig {
             kind: kind.clone(),
             spec,
             created_at: Timestamp::default(),
+            priority: Priority::default(),
             traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
             request_id: None,
             workflow: None,
