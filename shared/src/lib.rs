@@ -18,6 +18,7 @@ pub mod lifecycle;
 
 pub mod config;
 pub mod shutdown;
+pub mod tap;
 pub mod telemetry;
 
 #[cfg(feature = "testkit")]

@@ -315,12 +315,11 @@ mod tests {
 
     use bytes::Bytes;
     use windlass_shared::config::EngineSettings;
-    use windlass_shared::engine::{
-        ClaimRequest, Held, Opened, Opening, Push, ShardSettings, Shut, Verdict,
-    };
-    use windlass_shared::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
+    use windlass_shared::engine::{ClaimRequest, Held, Push, ShardSettings, Verdict};
+    use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
+    use windlass_shared::testkit::gates::open_shard;
     use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
     use super::*;
@@ -361,25 +360,6 @@ mod tests {
         success(claimed.id, claimed.fence, request.lease_id)
     }
 
-    async fn open(engine: &Engine, shard: &ShardId) {
-        let ledger = LedgerId::from_bytes([7; 16]);
-        let not_after = engine.now().await.unwrap().plus(PATIENCE);
-        let Shut::Shut { process, .. } = engine.shut(shard, ledger, 1, not_after).await.unwrap()
-        else {
-            panic!("nobody else verifies it");
-        };
-        let opening = Opening {
-            settings: ShardSettings { version: 1, ..ShardSettings::default() },
-            ledger,
-            generation: 1,
-            process,
-            grace: Duration::ZERO,
-            slots: 0,
-            ramp: Duration::ZERO,
-        };
-        assert_eq!(engine.open_gate(shard, &opening).await.unwrap(), Opened::Open);
-    }
-
     /// Goal: settles of one shard that fail keep neither the settles of others waiting, nor, at the end of a
     /// drain, from being tried.
     /// Method: the keys of one shard are damaged; its inbox is filled to the brim first.
@@ -392,7 +372,8 @@ mod tests {
         let engine = Engine::open(&settings).await.unwrap();
         let (bad, good) = (shard("bad"), shard("good"));
         server.command(&["SET", &format!("{prefix}:{{{bad}}}:held"), "?"]).expect_ok();
-        open(&engine, &good).await;
+        let open = ShardSettings { version: 1, ..ShardSettings::default() };
+        assert!(open_shard(&engine, &good, open).await.unwrap());
 
         let last_try = Arc::new(AtomicBool::new(false));
         let leases = Arc::new(Leases::default());

@@ -76,38 +76,39 @@ impl Keeper {
         let stop = CancellationToken::new();
         let (ready_tx, ready_rx) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel::<()>();
-        let token = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("windlass-keeper".into())
-            .spawn(move || {
+        let work = self.serve(source, ready_tx, stop.clone());
+        let thread = if windlass_shared::tap::simulated() {
+            tokio::spawn(async move {
                 let _ended = ended_tx;
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let runtime = match runtime {
-                    Ok(runtime) => runtime,
-                    Err(e) => {
-                        let _ = ready_tx.send(Err(EngineError::Unavailable(Box::new(e))));
-                        return;
-                    }
-                };
-                runtime.block_on(async move {
-                    match source.open().await {
-                        Ok(engine) => {
-                            // Nobody waits any more: then `stop` has fired too.
-                            let _ = ready_tx.send(Ok(()));
-                            self.run(engine, token).await;
-                        }
-                        Err(error) => {
-                            let _ = ready_tx.send(Err(error));
-                        }
-                    }
-                });
-            })
-            .map_err(|e| EngineError::Unavailable(Box::new(e)))?;
-        let keeper = KeeperThread { stop, ended, thread: Some(thread) };
+                work.await;
+            });
+            None
+        } else {
+            Some(on_thread(work, ended_tx).map_err(|e| EngineError::Unavailable(Box::new(e)))?)
+        };
+        let keeper = KeeperThread { stop, ended, thread };
         match ready_rx.await {
             Ok(Ok(())) => Ok(keeper),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(EngineError::Unavailable("the lease keeper ended at once".into())),
+        }
+    }
+
+    async fn serve(
+        self,
+        source: EngineSource,
+        ready: oneshot::Sender<Result<(), EngineError>>,
+        stop: CancellationToken,
+    ) {
+        match source.open().await {
+            Ok(engine) => {
+                // Nobody waits any more: then `stop` has fired too.
+                let _ = ready.send(Ok(()));
+                self.run(engine, stop).await;
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
         }
     }
 
@@ -236,6 +237,21 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Runs `work` on a thread and a runtime of its own; `ended` is dropped with the thread. Work that is dropped
+/// undone says why by what it drops.
+fn on_thread(
+    work: impl Future<Output = ()> + Send + 'static,
+    ended: oneshot::Sender<()>,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("windlass-keeper".into()).spawn(move || {
+        let _ended = ended;
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(work),
+            Err(error) => tracing::error!(%error, "no runtime for the lease keeper"),
+        }
+    })
 }
 
 fn note(attempt: &Attempt, sent_ms: u64, reply: Extended) {

@@ -240,7 +240,7 @@ impl Worker {
         let beat = Beat {
             id,
             name: self.settings.name.clone(),
-            host: host(),
+            host: host_name(),
             version: env!("CARGO_PKG_VERSION").into(),
             queues: self.settings.queues.iter().map(|(queue, _)| queue.clone()).collect(),
             kinds: self.registry.kinds(),
@@ -351,7 +351,8 @@ fn broken(part: &'static str, end: Result<(), JoinError>) -> WorkerError {
     WorkerError::Broken { part, cause }
 }
 
-fn host() -> String {
+/// What this host calls itself; `unknown` where it does not say.
+pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

@@ -6,6 +6,7 @@ use windlass_scheduler::SchedulerSettings;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{ADMIN_LISTEN_SCHEDULER, Process};
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::verify::VerifySettings;
 
 use crate::admin::{self, Admin};
 use crate::boot::{self, Booted};
@@ -57,7 +58,13 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
         shutdown.tasks.clone(),
     );
     tracing::info!(admin = %address, "scheduling");
-    let duties = SchedulerSettings { retention: settings.retention };
+    let verify = VerifySettings { grace: settings.worker.lease, ..VerifySettings::default() };
+    let duties = SchedulerSettings {
+        retention: settings.retention,
+        name: format!("{} ({})", windlass_worker::worker::host_name(), std::process::id()),
+        verify,
+        ..SchedulerSettings::default()
+    };
     windlass_scheduler::run(life, duties, shutdown.token.clone()).await;
     stopped.cancel();
     let _ = admin.await;

@@ -84,7 +84,7 @@
 //! `until_ms < now_ms`, in order, ≤ min(max, `move_max`). The token is cleared. Cancel flag: `finishing`, outcome `Cancelled`, no crash counted. Else `crashes + 1`; at `max_crashes` or more:
 //! `finishing`, outcome `Quarantined`; else `ready` with its old score, outcome `Lost`.
 //!
-//! `seen` also moves by that rule in extend; a claim that leases and an adopt that holds set it to now.
+//! `seen` also moves by that rule in an extend that holds something; a claim that leases and an adopt that holds set it to now.
 //!
 //! **configure**: a version lower than the present one → `false`; else replaces them → `true`.
 //!

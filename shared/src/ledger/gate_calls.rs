@@ -56,6 +56,8 @@ impl Ledger {
         match self {
             Self::Postgres(ledger) => ledger.id(),
             Self::Sqlite(ledger) => ledger.id(),
+            #[cfg(feature = "testkit")]
+            Self::Tapped(tap) => tap.ledger().id(),
         }
     }
 

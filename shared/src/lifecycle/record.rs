@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::push::PushError;
+use super::delivery::PushError;
 use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
@@ -46,7 +46,7 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
     // Fixed before the outcomes are recorded, as for a submission.
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let reply = life.inner.ledger.record(records).await?;
     let replies = follow(life, reply, not_after);
     let events: Vec<Event> = events
@@ -99,7 +99,7 @@ fn state_after(ended: Ended) -> JobState {
     }
 }
 
-fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
+pub(super) fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
     let (detail, unreadable) = match Detail::decode(&outcome.detail) {
         Ok(detail) => (detail, None),
         // The end itself is known; only its story is lost.
@@ -170,7 +170,7 @@ pub(super) async fn record_direct(
 ) -> Result<Vec<Recorded>, LedgerError> {
     let ids: Vec<(JobId, bool)> =
         records.iter().map(|record| (record.id, record.ended.is_terminal())).collect();
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let reply = life.inner.ledger.record(records).await?;
     let replies = follow(life, reply, not_after);
     let ended: Vec<JobId> = ids

@@ -9,7 +9,7 @@ pub(super) async fn submit(
     submission: Submission,
 ) -> Result<SubmitOutcome, LedgerError> {
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let outcome = life.inner.ledger.submit(submission).await?;
     if let SubmitOutcome::Done(results) = &outcome {
         let replaced = results.iter().filter_map(|result| match result {

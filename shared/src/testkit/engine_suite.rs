@@ -15,15 +15,19 @@ use crate::engine::{
     Opening, Outcome, Push, Pushed, Settle, Settled, ShardId, ShardSettings, Shut, Verdict,
 };
 use crate::limits::PUSH_WINDOW;
-use crate::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
+use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
 use crate::model::job::Priority;
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
+pub use crate::testkit::gates::LEDGER;
+use crate::testkit::gates::open_shard;
 
+pub mod adopt;
 pub mod cancel;
 pub mod claim;
 pub mod feed;
 pub mod filter;
+pub mod gate;
 pub mod lease;
 pub mod look;
 pub mod outbox;
@@ -39,9 +43,6 @@ pub const BOUNDS: Bounds =
 
 /// How long the leases of the suite last unless a case says otherwise.
 pub const LEASE: Duration = Duration::from_secs(15);
-
-/// The ledger that the shards of the suite belong to.
-pub const LEDGER: LedgerId = LedgerId::from_bytes([0x1e; 16]);
 
 /// Moves engine time forward.
 pub type Advance = Box<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -80,15 +81,7 @@ impl Rig {
 
     /// Gives the shard settings, and opens its gate if it is shut.
     pub async fn configure(&self, settings: ShardSettings) -> bool {
-        let taken = self.engine.configure(&self.shard, &settings).await.expect("configure");
-        let view = self.gate().await;
-        if !view.is_open() {
-            let generation = view.gate.map_or(1, |gate| gate.generation + 1);
-            self.shut(generation).await;
-            let opening = self.opening(generation, settings).await;
-            assert_eq!(self.open_gate(&opening).await, Opened::Open);
-        }
-        taken
+        open_shard(&self.engine, &self.shard, settings).await.expect("configured and open")
     }
 
     /// The gate.
@@ -103,14 +96,15 @@ impl Rig {
         shut.await.expect("shut")
     }
 
-    /// What opens the gate for the process that serves the shard: no ramp, a grace of one lease.
+    /// What opens the gate for the process that serves the shard: no ramp, and no grace, so that leases run out
+    /// however far a case lets time jump.
     pub async fn opening(&self, generation: u64, settings: ShardSettings) -> Opening {
         Opening {
             settings,
             ledger: LEDGER,
             generation,
             process: self.gate().await.process,
-            grace: LEASE,
+            grace: Duration::ZERO,
             slots: 0,
             ramp: Duration::ZERO,
         }
@@ -322,7 +316,7 @@ macro_rules! engine_cases {
             the_fence_is_engine_time
             the_fence_rises_above_the_last_one
             a_lease_lasts_as_asked
-            an_unconfigured_shard_gives_no_leases
+            an_unverified_shard_gives_no_leases
             a_paused_shard_gives_no_leases_but_moves
             too_many_outcomes_brake
             too_large_outcomes_brake
@@ -402,7 +396,8 @@ macro_rules! engine_cases {
             the_first_outcome_is_numbered_by_engine_time
             a_reader_bounds_what_it_gets
             confirm_is_repeatable
-            confirm_past_the_end_forgets_what_is_there
+            confirm_of_an_outcome_that_is_not_there_forgets_nothing
+            numbers_go_on_after_a_confirmation
             confirm_forgets_only_what_it_names
             a_recorded_retry_leaves_the_job_alone
             a_second_end_waits_for_its_own_confirmation

@@ -105,7 +105,7 @@ impl World {
         let lease_id = LeaseId::from_bytes(claimed.envelope[..].try_into().unwrap());
         let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
         let settle = Settle { held, verdict, detail: detail.encode() };
-        self.life.engine().settle(&self.shard, &[settle]).await.unwrap()[0]
+        self.life.engine().settle(&self.shard, &[settle]).await.unwrap().settles[0]
     }
 
     async fn record(&self) -> usize {
@@ -186,7 +186,7 @@ async fn a_job_goes_in_runs_and_is_on_record() {
     let settle =
         Settle { held, verdict: Verdict::Succeeded, detail: output(r#"{"ok":true}"#).encode() };
     assert_eq!(
-        world.life.engine().settle(&world.shard, &[settle]).await.unwrap(),
+        world.life.engine().settle(&world.shard, &[settle]).await.unwrap().settles,
         [Settled::Settled]
     );
     assert!(!world.job(job.id).await.state.is_terminal(), "terminal only once recorded");
@@ -320,7 +320,7 @@ async fn a_paused_queue_starts_nothing_even_after_a_wipe() {
     assert_eq!(world.claim_now().await.state, ClaimState::Paused);
 
     let world = world.wiped().await;
-    assert_eq!(world.claim_now().await.state, ClaimState::Unconfigured, "nobody has opened it");
+    assert_eq!(world.claim_now().await.state, ClaimState::Unverified, "nobody has opened it");
     sweep::fill(&world.life).await.unwrap();
     assert_eq!(world.claim_now().await.state, ClaimState::Paused);
     world.life.set_paused(&world.namespace, &world.shard.queue, None).await.unwrap();

@@ -89,10 +89,10 @@ async fn lost_scripts_are_sent_again() {
     flush();
     let held = proof(&request, &claimed.jobs[0]);
     let settle = Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() };
-    assert_eq!(engine.settle(&shard, &[settle]).await.unwrap(), [Settled::Settled]);
+    assert_eq!(engine.settle(&shard, &[settle]).await.unwrap().settles, [Settled::Settled]);
     flush();
-    let last = engine.outcomes(&shard, 1).await.unwrap()[0].seq;
-    engine.confirm(&shard, last).await.unwrap();
+    let last = engine.outcomes(&shard, 1).await.unwrap()[0].mark();
+    engine.confirm(&shard, &last).await.unwrap();
     flush();
     assert_eq!(engine.exists(&shard, &[job]).await.unwrap(), [true], "as a tombstone");
 }

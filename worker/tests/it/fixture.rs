@@ -22,6 +22,7 @@ use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
+use windlass_shared::testkit::gates::open_shard;
 use windlass_worker::builder::{EngineSource, WorkerBuilder};
 use windlass_worker::reporter::{Left, Report, ReportError, ReportReply, Reporter};
 use windlass_worker::worker::{Worker, WorkerError};
@@ -126,7 +127,7 @@ impl Rig {
         };
         let shard = ShardId::first(Namespace::default(), QueueName::default());
         let settings = ShardSettings { version: 1, ..ShardSettings::default() };
-        assert!(engine.configure(&shard, &settings).await.unwrap());
+        assert!(open_shard(&engine, &shard, settings).await.unwrap());
         let signals = engine.subscribe(std::slice::from_ref(&shard)).await.unwrap();
         let settings = WorkerSettings {
             name: "rig".into(),

@@ -5,9 +5,12 @@ use super::*;
 impl Shard {
     /// Moves the end of leases; see the module's rules.
     pub fn extend(&mut self, now: Timestamp, held: &[Held], lease: Duration) -> ExtendReply {
-        self.note_seen(now);
         let until_ms = until_ms(now, lease);
-        let leases = held.iter().map(|held| self.extend_one(held, until_ms)).collect();
+        let leases: Vec<Extended> =
+            held.iter().map(|held| self.extend_one(held, until_ms)).collect();
+        if leases.iter().any(|lease| matches!(lease, Extended::Held { .. })) {
+            self.note_seen(now);
+        }
         ExtendReply { leases, position: self.position() }
     }
 

@@ -17,6 +17,17 @@ struct Places {
 }
 
 impl Redis {
+    /// Empties a shard, as if the store had lost it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when Redis does not answer.
+    pub async fn wipe(&self, shard: &ShardId) -> Result<(), EngineError> {
+        let mut cmd = ::redis::Cmd::new();
+        cmd.arg("UNLINK").arg(self.keys(shard).all());
+        self.link.query(&cmd).await.map_err(|fault| fault.into_error("wipe"))?;
+        Ok(())
+    }
+
     /// Everything in the shard's keys. `Err` also when they contradict each other.
     pub async fn dump(&self, shard: &ShardId) -> Result<ShardDump, EngineError> {
         let mut reply = self.look(&self.scripts.dump, Way::Hot, shard, |_| {}).await?;

@@ -28,6 +28,12 @@ impl Keys {
         }
     }
 
+    /// Every key of the shard.
+    #[cfg(feature = "testkit")]
+    pub(super) fn all(&self) -> Vec<String> {
+        PARTS.iter().map(|part| format!("{}{part}", self.0)).collect()
+    }
+
     /// The list of outcomes.
     pub(super) fn outbox(&self) -> String {
         format!("{}outbox", self.0)

@@ -155,7 +155,7 @@ pub async fn other_shards_are_not_heard(rig: &Rig) {
     rig.open().await;
     let mut signals = rig.listen().await;
     let other = ShardId { index: 7, ..rig.shard.clone() };
-    rig.engine.configure(&other, &ShardSettings::default()).await.unwrap();
+    open_shard(&rig.engine, &other, ShardSettings::default()).await.unwrap();
     rig.engine.push(&other, &[rig.job(0).await], rig.now().await).await.unwrap();
     let heard = rig.heard(&mut signals).await;
     assert!(heard.iter().all(|signal| *signal == rig.ready()), "{heard:?}");

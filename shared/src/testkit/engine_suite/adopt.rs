@@ -1,0 +1,3 @@
+//! adopt, scan and drop_jobs.
+
+use super::*;
