@@ -13,8 +13,12 @@ use windlass_shared::model::time::{Span, Timestamp};
 
 use crate::reporter::DirectOutcome;
 
-/// Longest code of an error that the API takes.
+/// Longest code of an error, name of a worker, and usage that the API takes.
 const CODE_BYTES_MAX: usize = 128;
+/// See [`CODE_BYTES_MAX`].
+const WORKER_BYTES_MAX: usize = 255;
+/// See [`CODE_BYTES_MAX`].
+const USAGE_BYTES_MAX: usize = 16 << 10;
 
 /// The body of a report that holds outcomes only.
 #[derive(Serialize)]
@@ -89,12 +93,16 @@ fn item<'a>(outcome: &DirectOutcome, detail: &'a Detail) -> Item<'a> {
         claimed_at: outcome.claimed_at,
         attempt: outcome.attempt,
         crashes: outcome.crashes,
-        worker: worker(outcome, detail),
+        worker: checked_worker(outcome, detail),
         output,
         output_blob,
         error: detail.head.error.as_ref().map(error_item),
         timed_out: detail.head.timed_out,
-        usage: detail.head.usage.as_ref(),
+        usage: detail
+            .head
+            .usage
+            .as_ref()
+            .filter(|usage| usage.to_string().len() <= USAGE_BYTES_MAX),
     }
 }
 
@@ -104,6 +112,17 @@ pub(super) fn worker(outcome: &DirectOutcome, detail: &Detail) -> String {
         Some(name) => format!("{name} ({})", outcome.worker),
         None => outcome.worker.to_string(),
     }
+}
+
+/// The same, as far as the API takes names: an outcome must not be refused for its worker's.
+fn checked_worker(outcome: &DirectOutcome, detail: &Detail) -> String {
+    let full = worker(outcome, detail);
+    let seen = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    let fits = full.len() <= WORKER_BYTES_MAX && full.chars().all(seen);
+    if fits { full } else { outcome.worker.to_string() }
 }
 
 fn word(verdict: Verdict) -> (&'static str, Option<Span>) {
