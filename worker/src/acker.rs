@@ -314,7 +314,9 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use windlass_shared::clock::Clock;
     use windlass_shared::config::EngineSettings;
+    use windlass_shared::engine::embedded::Embedded;
     use windlass_shared::engine::{ClaimRequest, Held, Push, ShardSettings, Verdict};
     use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
     use windlass_shared::model::name::Namespace;
@@ -421,5 +423,60 @@ mod tests {
         let ring = rings.get(&bad).unwrap();
         assert_eq!((ring.abandoned(), ring.counts().0), (sent, 0), "and left to the direct path");
         assert_eq!(engine.outcomes(&good, 9).await.unwrap().len(), 2);
+    }
+
+    /// Goal: what the engine does not answer goes to the ledger once, is still tried, and is not counted as lost when
+    /// the ledger has it.
+    /// Method: the shard's keys are damaged, so that every settle fails.
+    #[tokio::test]
+    async fn settles_that_the_engine_does_not_answer_go_to_the_ledger_once() {
+        let server = RedisServer::shared();
+        let prefix = unique_prefix();
+        let settings =
+            EngineSettings { prefix: prefix.clone(), ..EngineSettings::new(server.url()) };
+        let engine = Engine::open(&settings).await.unwrap();
+        let bad = shard("bad");
+        server.command(&["SET", &format!("{prefix}:{{{bad}}}:held"), "?"]).expect_ok();
+        let last_try = Arc::new(AtomicBool::new(false));
+        let rings = Rings::new(std::iter::once(ShardId::clone(&bad)));
+        let ring = rings.get(&bad).unwrap();
+        let (acks, acker) = Acker::new(&engine, &Arc::default(), &rings, 10, &last_try);
+        let acker = tokio::spawn(acker.run());
+        for _ in 0..3 {
+            let done = success(JobId::generate(), Fence(1), LeaseId::random());
+            acks.send(Ack { shard: Arc::clone(&bad), done }).await.unwrap();
+        }
+        let mut sent = Vec::new();
+        let began = Instant::now();
+        while sent.len() < 3 {
+            tokio::time::timeout(PATIENCE, rings.replays()).await.expect("it is told");
+            sent.extend(ring.take(10, usize::MAX));
+        }
+        assert!(began.elapsed() >= UNANSWERED_MAX);
+        assert!(sent.iter().all(|replay| replay.then == Then::Note));
+        // The ledger has answered for two of them.
+        ring.replayed(&sent[..2], true);
+        last_try.store(true, Ordering::Release);
+        drop(acks);
+        assert_eq!(tokio::time::timeout(PATIENCE, acker).await.expect("it ends").unwrap(), 3);
+        assert_eq!(ring.abandoned(), 1, "the third is sent again, and counted if that fails");
+        assert_eq!(ring.take(10, usize::MAX).len(), 1, "each was told once");
+    }
+
+    #[tokio::test]
+    async fn a_full_ring_keeps_the_worker_from_claiming() {
+        let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
+        let shard = shard("q");
+        let rings = Rings::bounded(std::iter::once(ShardId::clone(&shard)), 2, usize::MAX);
+        let (acks, _acker) = Acker::new(&engine, &Arc::default(), &rings, 10, &Arc::default());
+        let ring = rings.get(&shard).unwrap();
+        let position = Position { generation: Some(1), last_seq: 2, recorded_seq: 0 };
+        let done = || success(JobId::generate(), Fence(1), LeaseId::random());
+        ring.keep(vec![done()], &position);
+        assert!(!acks.is_behind(&shard));
+        ring.keep(vec![done()], &position);
+        assert!(acks.is_behind(&shard));
+        acks.note(&shard, &Position { recorded_seq: 2, ..position });
+        assert!(!acks.is_behind(&shard));
     }
 }

@@ -90,7 +90,11 @@ impl Rings {
         Self::bounded(shards, ENTRIES_MAX, BYTES_MAX)
     }
 
-    fn bounded(shards: impl Iterator<Item = ShardId>, entries: usize, bytes: usize) -> Self {
+    pub(crate) fn bounded(
+        shards: impl Iterator<Item = ShardId>,
+        entries: usize,
+        bytes: usize,
+    ) -> Self {
         let mut shards: Vec<ShardId> = shards.collect();
         shards.sort_unstable();
         shards.dedup();
