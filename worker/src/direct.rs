@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use windlass_shared::engine::{Engine, Settle};
-use windlass_shared::limits::ENGINE_BATCH_MAX;
-use windlass_shared::model::id::WorkerId;
+use windlass_shared::engine::{Engine, Held, Settle};
+use windlass_shared::limits::{ENGINE_BATCH_MAX, LEASE_MIN};
+use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 
 use crate::pause::Pause;
 use crate::reporter::pump::chain;
@@ -200,8 +200,10 @@ pub(crate) async fn flush(rings: &Rings, engine: &Engine, deadline: Instant) {
     let usual_way = Instant::now() + USUAL_WAY_MAX;
     while Instant::now() < usual_way && rings.iter().any(|ring| ring.counts().0 > 0) {
         for ring in rings.iter().filter(|ring| ring.counts().0 > 0) {
-            // Without leases, it tells the position and changes nothing.
-            match engine.extend(&ring.shard, &[], Duration::ZERO).await {
+            // Nobody holds this lease: it tells the position and changes nothing.
+            let nobody =
+                Held { id: JobId::generate(), fence: Fence(0), lease_id: LeaseId::random() };
+            match engine.extend(&ring.shard, &[nobody], LEASE_MIN).await {
                 Ok(reply) => ring.note(&reply.position),
                 Err(error) => tracing::debug!(%error, "cannot ask what is recorded"),
             }

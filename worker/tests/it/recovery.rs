@@ -23,6 +23,7 @@ use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
 use windlass_shared::model::job::{Job, JobSpec, JobState, NewJob, Value};
 use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::model::time::Span;
 use windlass_worker::context::Context;
 use windlass_worker::error::HandlerError;
 use windlass_worker::reporter::ledger::LedgerReporter;
@@ -375,11 +376,13 @@ async fn what_ran_after_the_time_that_an_engine_went_back_to_does_not_run_again(
 /// Method: the engine goes back to a time at which the job was ready, or leased; the lease is longer than the test.
 #[tokio::test]
 async fn a_retry_that_the_engine_forgets_is_counted_and_comes_in_time() {
+    let mut slow = spec(3);
+    slow.retry.initial = Span(Duration::from_secs(1));
     for leased in [false, true] {
         let world = World { lease: 4 * PATIENCE, ..World::new().await };
         let mut before = None;
         if !leased {
-            let ids = world.submit("count", json!("fail"), spec(3), 1).await;
+            let ids = world.submit("count", json!("fail"), slow.clone(), 1).await;
             let engine = world.life.engine().clone();
             until(async || engine.stats(&world.shard).await.unwrap().ready == 1).await;
             before = Some((ids, world.embedded.snapshot()));
@@ -388,7 +391,7 @@ async fn a_retry_that_the_engine_forgets_is_counted_and_comes_in_time() {
         let (ids, snapshot) = match before {
             Some(before) => before,
             None => {
-                let ids = world.submit("leased", json!(null), spec(3), 1).await;
+                let ids = world.submit("leased", json!(null), slow.clone(), 1).await;
                 world.started(&ids, 1).await;
                 let snapshot = world.embedded.snapshot();
                 world.go.add_permits(1);
