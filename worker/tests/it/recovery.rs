@@ -338,6 +338,29 @@ async fn jobs_that_end_in_an_empty_engine_are_recorded_past_it() {
     world.stop(worker).await;
 }
 
+/// Goal: the same while leases are being put back: each attempt is either adopted and then settled, or settled and not
+/// adopted.
+#[tokio::test]
+async fn jobs_that_end_while_leases_are_put_back_leave_none_behind() {
+    let world = World::new().await;
+    let worker = world.start().await;
+    let ids = world.submit("held", json!(null), spec(3), 8).await;
+    world.started(&ids, 1).await;
+    world.embedded.wipe();
+    let ends = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        for _ in &ids {
+            pace.tick().await;
+            world.go.add_permits(1);
+        }
+    };
+    tokio::join!(ends, world.verify());
+    world.all_end(&ids, 1).await;
+    let engine = world.life.engine();
+    assert_eq!(engine.stats(&world.shard).await.unwrap().leased, 0);
+    world.stop(worker).await;
+}
+
 #[tokio::test]
 async fn what_was_settled_and_not_recorded_does_not_run_again_after_a_wipe() {
     let world = World::new().await;
