@@ -15,7 +15,8 @@ use crate::setup::{SettingsArgs, flag};
 
 const EXAMPLES: &str = "\
 Needs WINDLASS_LEDGER__URL (PostgreSQL) and WINDLASS_ENGINE__URL (Redis). Any number may run; they share \
-the work. While none runs, jobs still start and finish, but their outcomes wait to be recorded.
+the work, and one of them leads. While none runs, jobs still start and finish, but their outcomes wait to \
+be recorded, and a Redis that has started anew gives out nothing until it was compared with the ledger.
 Probes and metrics: http://127.0.0.1:9092/readiness and /metrics.";
 
 /// Record outcomes, repair, keep house (any number may run)

@@ -34,6 +34,8 @@ pub struct Compared {
     pub pushed: u64,
     /// Jobs that the engine had and should not.
     pub dropped: u64,
+    /// Jobs that ended here: expired, or cancelled while the engine was away.
+    pub ended: u64,
 }
 
 /// A whole comparison of a shard whose gate is shut, in two halves: [`Self::fill`] while its holders may still be
@@ -90,7 +92,7 @@ impl<'a> Comparison<'a> {
         }
         self.over.truncate(OVER_MAX);
         let now = self.life.inner.engine.now().await?;
-        end(self.life, self.shard, &self.over, now).await?;
+        self.found.ended += end(self.life, self.shard, &self.over, now).await?;
         let left: Vec<(JobId, Fence)> = self.seen.drain().collect();
         for left in left.chunks(BATCH) {
             let mended = mend(self.life, self.shard, left).await?;

@@ -138,7 +138,7 @@ async fn blocked_by(life: &Lifecycle, job: &Job) -> Result<Reason, LedgerError> 
     let mut open = Vec::new();
     // Every page ends further on; a run has a bounded number of steps.
     while after < last {
-        let page = ledger.steps(of.id, after, STEPS_PAGE).await?;
+        let page = ledger.step_heads(of.id, after, STEPS_PAGE).await?;
         let Some(end) = page.last() else { break };
         after = end.ord;
         let waited = page.iter().filter(|s| needs.contains(&s.ord) && !s.state.is_terminal());

@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Lifecycle;
 use super::compare::{Compared, Comparison};
 use super::delivery::PushError;
-use crate::engine::{Opened, Opening, ShardId, Shut};
+use crate::engine::{Gate, Opened, Opening, ShardId, Shut};
 use crate::ledger::{Epoch, LedgerError, Queue, WorkerBeat};
 use crate::limits;
 use crate::model::id::WorkerId;
@@ -141,9 +141,11 @@ async fn try_once(
     };
     tracing::info!(%shard, generation, %process, "verifying a shard");
     let mut comparison = Comparison::new(life, shard, queue);
-    let (filled, reports) = tokio::join!(comparison.fill(), reports(life, shard, settings.window));
+    let shut = Gate { ledger: ledger.id(), generation, process: None };
+    let (filled, reports) =
+        tokio::join!(comparison.fill(), reports(life, shard, shut, settings.window));
     filled?;
-    let Reports { slots, missing } = reports?;
+    let Some(Reports { slots, missing }) = reports? else { return Ok(Try::Again) };
     let compared = comparison.finish().await?;
     let opening = Opening {
         settings: queue.shard_settings(),
@@ -176,12 +178,14 @@ struct Reports {
     missing: usize,
 }
 
-/// Waits until every worker of the queue with a fresh beat has reported, or `window` has passed.
+/// Waits until every worker of the queue with a fresh beat has reported, or `window` has passed. `None`: the gate is not
+/// as it was shut any more, so reports of before are lost.
 async fn reports(
     life: &Lifecycle,
     shard: &ShardId,
+    shut: Gate,
     window: Duration,
-) -> Result<Reports, PushError> {
+) -> Result<Option<Reports>, PushError> {
     let deadline = Instant::now() + window;
     let workers = fresh_workers(life, shard).await?;
     let slots = workers.iter().map(|beat| beat.concurrency).fold(0, u32::saturating_add);
@@ -194,8 +198,11 @@ async fn reports(
         view.reported.iter().for_each(|worker| {
             awaited.remove(worker);
         });
+        if view.gate != Some(shut) {
+            return Ok(None);
+        }
         if awaited.is_empty() || Instant::now() >= deadline {
-            return Ok(Reports { slots, missing: awaited.len() });
+            return Ok(Some(Reports { slots, missing: awaited.len() }));
         }
     }
 }

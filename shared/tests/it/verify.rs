@@ -191,7 +191,7 @@ impl Rig {
     async fn adopt_and_report(&self, mine: &[Mine]) {
         soon("a shut gate", async || {
             let view = self.life.engine().gate(&self.shard).await.unwrap();
-            (view.gate.is_some() && !view.is_open()).then_some(())
+            view.gate.is_some_and(|gate| gate.process.is_none()).then_some(())
         })
         .await;
         self.adopt(mine).await;
@@ -484,9 +484,7 @@ async fn taken(rig: &Rig) -> Shown {
         lease: LEASE,
         wait: SOON,
     };
-    let mut handout = rig.life.take(take).await.unwrap();
-    let taken = handout.jobs().remove(0);
-    handout.keep();
+    let taken = rig.life.take(take).await.unwrap().remove(0);
     Shown { queue: taken.job.queue, held: taken.held }
 }
 

@@ -50,6 +50,10 @@ impl Sqlite {
         read!(self, runs::read::steps, id, after, limit)
     }
 
+    pub async fn step_heads(&self, id: WorkflowId, after: i32, limit: u32) -> Result<Vec<Step>> {
+        read!(self, runs::read::step_heads, id, after, limit)
+    }
+
     pub async fn steps_named(&self, id: WorkflowId, names: &[String]) -> Result<Vec<Step>> {
         read!(self, runs::read::steps_named, id, names)
     }

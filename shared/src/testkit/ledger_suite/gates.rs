@@ -216,17 +216,18 @@ async fn a_deposed_leader_verifies_nothing(scene: &Scene) {
     let old = new_leader(scene).await;
     assert_eq!(next(scene, old).await, Some(1));
     scene.ledger.resign(old).await.unwrap();
-    assert_eq!(next(scene, old).await, None);
+    let untouched = shard(&scene.elsewhere());
+    for shard in [&shard(scene), &untouched] {
+        assert_eq!(scene.ledger.next_generation(shard, old).await.unwrap(), None);
+    }
     let new = lead(scene, WorkerId::generate(), LONG).await.expect("nobody leads");
     let unchanged = scene.ledger.shard(&shard(scene)).await.unwrap();
     assert_eq!(next(scene, old).await, None);
     assert_eq!(next(scene, Epoch(new.0 + 1)).await, None);
     assert_eq!(scene.ledger.shard(&shard(scene)).await.unwrap(), unchanged);
     assert_eq!(next(scene, new).await, Some(2));
-    // Nor of a shard that nobody has opened yet.
-    let other = shard(&scene.elsewhere());
-    assert_eq!(scene.ledger.next_generation(&other, old).await.unwrap(), None);
-    assert_eq!(scene.ledger.shard(&other).await.unwrap().generation, 0);
+    assert_eq!(scene.ledger.next_generation(&untouched, old).await.unwrap(), None);
+    assert_eq!(scene.ledger.shard(&untouched).await.unwrap().generation, 0);
 }
 
 /// Goal: a term ends by ledger time, also where nobody has taken the lead since.
