@@ -289,7 +289,7 @@ async fn outcomes_go_by_the_direct_path_with_all_that_the_engine_would_carry() {
     wanted[0]["output"] = json!([1, 2]);
     wanted[0]["usage"] = json!({"cpu_ms": 5});
     wanted[1]["output_blob"] = json!(blob);
-    wanted[2]["delay"] = json!("1500ms");
+    wanted[2]["delay"] = json!("1s500ms");
     wanted[2]["timed_out"] = json!(true);
     // What the API would refuse is not worth losing the outcome for.
     wanted[2]["error"] = json!({"code": "notsofine", "message": "m", "retryable": true});
