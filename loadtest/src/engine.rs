@@ -19,7 +19,7 @@ use windlass_shared::engine::{
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
-use windlass_shared::model::job::{JobSpec, Value};
+use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_worker::builder::EngineSource;
@@ -228,6 +228,7 @@ fn envelope(payload_bytes: usize) -> Result<Bytes> {
         kind: "noop".parse()?,
         spec: JobSpec::default(),
         created_at: Clock::System.now(),
+        priority: Priority::default(),
         traceparent: None,
         request_id: None,
         workflow: None,

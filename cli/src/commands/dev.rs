@@ -97,7 +97,7 @@ pub async fn run(args: DevArgs) -> Outcome {
         ended.clone(),
         shutdown.tasks.clone(),
     );
-    let worker = worker(&settings, source, ledger.clone())?;
+    let worker = worker(&settings, source, life.clone())?;
     let worker = tokio::spawn(worker.run(shutdown.token.clone()));
     // The scheduler outlives the others: it records what they leave.
     let last = CancellationToken::new();
@@ -194,8 +194,8 @@ fn duties(settings: &Settings, ledger: &Ledger) -> SchedulerSettings {
     }
 }
 
-fn worker(settings: &Settings, source: EngineSource, ledger: Ledger) -> Outcome<Worker> {
-    let reporter = LedgerReporter::new(ledger, settings.worker.namespace.clone());
+fn worker(settings: &Settings, source: EngineSource, life: Lifecycle) -> Outcome<Worker> {
+    let reporter = LedgerReporter::new(life, settings.worker.namespace.clone());
     Worker::builder(settings.worker.clone())
         .engine(source)
         .reporter(Arc::new(reporter))

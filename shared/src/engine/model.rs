@@ -144,6 +144,7 @@ pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
 
+pub(super) use gate::SEEN_EVERY;
 use outbox::Outbox;
 use tombstones::Tombstones;
 

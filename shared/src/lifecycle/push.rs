@@ -212,6 +212,7 @@ pub(super) fn push_of(job: &Job) -> Push {
             kind: job.kind.clone(),
             spec: job.spec.clone(),
             created_at: job.created_at,
+            priority: job.priority,
             traceparent: job.traceparent.clone(),
             request_id: job.request_id.clone(),
             workflow: job.workflow.clone(),

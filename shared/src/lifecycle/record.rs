@@ -174,13 +174,14 @@ pub(super) async fn record_direct(
     let not_after = life.inner.delivery.deadline().await;
     let reply = life.inner.ledger.record(records).await?;
     let replies = follow(life, reply, not_after);
-    let ended: Vec<JobId> = ids
-        .into_iter()
-        .zip(&replies)
-        .filter(|((_, ends), reply)| *ends && **reply == Recorded::Applied)
-        .map(|((id, _), _)| id)
-        .collect();
+    let (mut applied, mut ended) = (Vec::new(), Vec::new());
+    for ((id, ends), reply) in ids.into_iter().zip(&replies) {
+        if *reply == Recorded::Applied {
+            applied.push(id);
+            ended.extend(ends.then_some(id));
+        }
+    }
     life.inner.waiters.notify(&ended);
-    super::ended::take_out(life, ended).await;
+    super::ended::align(life, applied).await;
     Ok(replies)
 }

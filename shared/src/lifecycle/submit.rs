@@ -17,7 +17,7 @@ pub(super) async fn submit(
             Ok(Accepted::Replaced(_, old)) => Some(*old),
             _ => None,
         });
-        super::ended::take_out(life, replaced.collect()).await;
+        super::ended::align(life, replaced.collect()).await;
     }
     if let (SubmitOutcome::Done(results), Some(not_after)) = (&outcome, not_after) {
         let jobs = results

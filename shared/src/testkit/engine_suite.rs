@@ -424,6 +424,39 @@ macro_rules! engine_cases {
             a_cancellation_is_told_to_the_holder
             other_sorts_are_not_heard
             other_shards_are_not_heard
+            a_shut_gate_is_told
+            an_opened_shard_wakes
+        );
+        $crate::engine_cases!(@ $mode $rig, gate:
+            a_fresh_shard_has_no_gate
+            a_shut_gate_gives_nothing_and_takes_nothing_back
+            a_gate_opens_for_the_process_that_was_compared
+            generations_never_go_back
+            a_late_shut_changes_nothing
+            a_shard_of_another_ledger_is_emptied
+            opening_takes_settings_unless_the_shard_has_newer_ones
+            workers_report_to_a_shut_gate
+            nothing_is_reaped_during_the_grace
+            without_leases_there_is_no_grace
+            a_jump_of_engine_time_spares_leases
+            signs_of_life_tell_a_jump_from_passing_time
+            the_ramp_bounds_leases
+            replies_tell_what_is_recorded
+        );
+        $crate::engine_cases!(@ $mode $rig, adopt:
+            a_lost_lease_is_put_back
+            an_adopted_job_can_be_lost_and_run_again
+            a_lease_that_is_held_is_extended_by_adoption
+            what_has_ended_is_over
+            a_later_lease_or_fence_is_not_taken_away
+            a_retried_attempt_is_not_adopted
+            an_older_view_gives_way
+            adoption_needs_no_room
+            adopt_answers_for_each_lease_in_order
+            a_walk_sees_every_state
+            a_walk_sees_all
+            only_what_was_seen_is_dropped
+            a_buried_job_stays_out
         );
         $crate::engine_cases!(@ $mode $rig, feed:
             events_are_read_in_order_once

@@ -8,6 +8,7 @@ mod lifecycle_faults;
 mod postgres;
 mod postgres_faults;
 mod postgres_rights;
+mod redis_damage;
 mod redis_faults;
 mod redis_histories;
 mod redis_outages;

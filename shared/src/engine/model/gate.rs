@@ -3,7 +3,7 @@
 use super::*;
 
 /// How old the last sign of life may get before it is written anew.
-const SEEN_EVERY: Duration = Duration::from_millis(500);
+pub(in crate::engine) const SEEN_EVERY: Duration = Duration::from_millis(500);
 
 /// All that a shard keeps of its gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

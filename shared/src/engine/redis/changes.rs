@@ -13,6 +13,8 @@ use crate::limits::ENGINE_BATCH_MAX;
 
 /// Outcomes that one round trip of `confirm` forgets.
 const CONFIRM_BATCH: u64 = ENGINE_BATCH_MAX as u64;
+/// Among so many of the oldest an outcome is looked for if its number does not tell its place.
+const CONFIRM_SEARCH: u64 = 500;
 
 /// The contract: see [`Engine`], whose words hold here. A batch over [`ENGINE_BATCH_MAX`], or with an id
 /// twice, is done in several steps.
@@ -93,6 +95,7 @@ impl Redis {
         lease: Duration,
     ) -> Result<ExtendReply, EngineError> {
         let mut whole = Vec::with_capacity(held.len());
+        let mut position = Position::default();
         for batch in batches(held, |held| held.id) {
             let mut reply = self
                 .change(&self.scripts.extend, shard, |cmd| {
@@ -103,6 +106,7 @@ impl Redis {
                 })
                 .await?;
             reply.expect("extended")?;
+            position = read_position(&mut reply)?;
             for _ in batch {
                 whole.push(match reply.number()? {
                     -1 => Extended::Gone,
@@ -116,7 +120,7 @@ impl Redis {
             }
             reply.end()?;
         }
-        Ok(ExtendReply { leases: whole, position: Position::default() })
+        Ok(ExtendReply { leases: whole, position })
     }
 
     pub async fn settle(
@@ -125,6 +129,7 @@ impl Redis {
         settles: &[Settle],
     ) -> Result<SettleReply, EngineError> {
         let mut whole = Vec::with_capacity(settles.len());
+        let mut position = Position::default();
         for batch in batches(settles, |settle| settle.held.id) {
             let mut reply = self
                 .change(&self.scripts.settle, shard, |cmd| {
@@ -136,6 +141,7 @@ impl Redis {
                 })
                 .await?;
             reply.expect("settled")?;
+            position = read_position(&mut reply)?;
             whole.extend(reply.letters(batch.len(), |letter| match letter {
                 b'S' => Some(Settled::Settled),
                 b'R' => Some(Settled::Repeated),
@@ -145,7 +151,7 @@ impl Redis {
             })?);
             reply.end()?;
         }
-        Ok(SettleReply { settles: whole, position: Position::default() })
+        Ok(SettleReply { settles: whole, position })
     }
 
     pub async fn promote(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
@@ -218,12 +224,12 @@ impl Redis {
     }
 
     pub async fn confirm(&self, shard: &ShardId, last: &Mark) -> Result<(), EngineError> {
-        let up_to = last.seq;
-        // Ends because every full step takes outcomes that are there, and new ones have higher numbers.
+        let mark = layout::mark(last);
+        // Ends because every full step takes outcomes that are there, up to the one that is meant.
         loop {
             let mut reply = self
                 .change(&self.scripts.confirm, shard, |cmd| {
-                    cmd.arg(up_to).arg(CONFIRM_BATCH);
+                    cmd.arg(&mark).arg(CONFIRM_BATCH).arg(CONFIRM_SEARCH);
                 })
                 .await?;
             reply.expect("confirmed")?;
@@ -235,7 +241,7 @@ impl Redis {
         }
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         script: &super::script::Script,
         shard: &ShardId,
@@ -272,9 +278,10 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     let word = reply.word()?;
     let state = match word.as_str() {
         "open" => ClaimState::Open,
-        "unconfigured" => ClaimState::Unverified,
+        "unverified" => ClaimState::Unverified,
         "paused" => ClaimState::Paused,
         "braked" => ClaimState::Braked,
+        "warming" => ClaimState::Warming,
         _ => return Err(reply.unknown(word)),
     };
     let now = Timestamp::from_micros(reply.number()?);
@@ -283,6 +290,7 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     let next_offset = u32::try_from(next_offset).map_err(|_| reply.unknown(next_offset))?;
     let expires_at = Timestamp::from_millis(reply.number()?);
     garbage("claim", reply.count()?);
+    let position = read_position(&mut reply)?;
     let mut jobs = Vec::with_capacity(reply.len() / 2);
     while reply.len() > 0 {
         let (mut head, job) = (reply.bytes()?, reply.bytes()?);
@@ -292,7 +300,13 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
         jobs.push(Claimed { id, fence, attempt, crashes, expires_at, envelope });
     }
     let next_due = (next_due_ms >= 0).then(|| Timestamp::from_millis(next_due_ms));
-    Ok(ClaimReply { state, jobs, next_due, next_offset, now, position: Position::default() })
+    Ok(ClaimReply { state, jobs, next_due, next_offset, now, position })
+}
+
+/// The next item, a position as `lua/shard.lua` packs it.
+pub(super) fn read_position(reply: &mut Reply) -> Result<Position, EngineError> {
+    let position = layout::read_position(&reply.bytes()?);
+    reply.sound(position)
 }
 
 fn claimed_head(head: &mut Bytes) -> Result<(JobId, Fence, u32, u32), layout::Damaged> {
