@@ -36,8 +36,27 @@ fn assert_nothing_breaks(scope: &Scope) {
 }
 
 #[test]
-fn the_protocol_keeps_its_promises() {
-    scopes::USUAL.iter().for_each(assert_nothing_breaks);
+fn promises_hold_without_a_loss() {
+    scopes::LOSSLESS.iter().for_each(assert_nothing_breaks);
+}
+
+#[test]
+fn promises_hold_when_the_store_loses_data() {
+    scopes::LOSSES.iter().for_each(assert_nothing_breaks);
+}
+
+#[test]
+fn promises_hold_with_late_workers() {
+    scopes::LATE_WORKERS.iter().for_each(assert_nothing_breaks);
+}
+
+#[test]
+fn promises_hold_whoever_opens_the_shard() {
+    scopes::OPENINGS.iter().for_each(assert_nothing_breaks);
+}
+
+#[test]
+fn promises_hold_in_larger_worlds_if_asked_for() {
     if std::env::var_os(LONG).is_some() {
         scopes::LONG.iter().for_each(assert_nothing_breaks);
     }

@@ -24,8 +24,6 @@ const PLAIN: Scope = Scope {
     second_lease: false,
 };
 
-const ANY_WIPE: &[Loss] = &[Loss::Wipe, Loss::Flush];
-
 const CRASH: Budget = Budget { losses: 1, crashes: 1, ..NOTHING };
 
 pub const STEADY: Scope = Scope {
@@ -131,11 +129,14 @@ pub const IN_PLACE: Scope = Scope {
     ..PLAIN
 };
 
-/// Searched in every run of the tests.
-pub const USUAL: [Scope; 13] = [
-    STEADY, SLOW, WIPE, ROLLBACK, WIPE_OTHER, CLOCK, WIPE_SLOW, SECOND, WIPE_MISS, SILENCE, DOUBT,
-    LEADERS, FRESH,
-];
+/// Searched in every run of the tests: worlds without a loss.
+pub const LOSSLESS: [Scope; 2] = [STEADY, SLOW];
+/// Worlds with a loss.
+pub const LOSSES: [Scope; 5] = [WIPE, ROLLBACK, WIPE_OTHER, WIPE_SLOW, SILENCE];
+/// Worlds in which a worker comes late, or two hold a lease of the job.
+pub const LATE_WORKERS: [Scope; 3] = [CLOCK, SECOND, WIPE_MISS];
+/// Worlds in which somebody opens the shard at the wrong moment.
+pub const OPENINGS: [Scope; 3] = [DOUBT, LEADERS, FRESH];
 
 const STEADY_LONG: Scope = Scope {
     name: "no loss; a silence, two slow workers, a crash",
