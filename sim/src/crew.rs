@@ -78,7 +78,8 @@ impl Crew {
             ..WorkerSettings::default()
         };
         let world = Arc::clone(&self.world);
-        let reporter = LedgerReporter::new(wires::ledger(&world, who), namespace());
+        let tasks = TaskTracker::new();
+        let reporter = LedgerReporter::new(self.life(who, &shutdown, &tasks), namespace());
         let worker = Worker::builder(settings)
             .engine(wires::engine(&world, who))
             .reporter(Arc::new(reporter))
@@ -90,6 +91,8 @@ impl Crew {
         if let Err(error) = worker.run(shutdown).await {
             self.world.note(format_args!("{who:?} ends: {error}"));
         }
+        tasks.close();
+        tasks.wait().await;
     }
 }
 
