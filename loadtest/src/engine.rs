@@ -19,7 +19,7 @@ use windlass_shared::engine::{
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
-use windlass_shared::model::job::{JobSpec, Value};
+use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_worker::builder::EngineSource;
@@ -216,8 +216,8 @@ fn worker(shared: &Shared, settings: &EngineSettings, concurrency: u32) -> Resul
         ..WorkerSettings::default()
     };
     let source = match &shared.engine {
-        Engine::Embedded(_) => EngineSource::from(shared.engine.clone()),
         Engine::Redis(_) => EngineSource::from(settings.clone()),
+        _ => EngineSource::from(shared.engine.clone()),
     };
     Ok(Worker::builder(worker).engine(source).reporter(Arc::new(Nowhere)).builtin().build()?)
 }
@@ -228,6 +228,7 @@ fn envelope(payload_bytes: usize) -> Result<Bytes> {
         kind: "noop".parse()?,
         spec: JobSpec::default(),
         created_at: Clock::System.now(),
+        priority: Priority::default(),
         traceparent: None,
         request_id: None,
         workflow: None,

@@ -608,6 +608,9 @@ pub enum Engine {
     Embedded(Arc<embedded::Embedded>),
     /// Redis: single, Sentinel or Cluster.
     Redis(Arc<redis::Redis>),
+    /// A simulated way to embedded engines that come and go.
+    #[cfg(feature = "testkit")]
+    Tapped(Arc<dyn crate::tap::EngineTap>),
 }
 
 macro_rules! dispatch {
@@ -616,6 +619,15 @@ macro_rules! dispatch {
         let result = match $self {
             Engine::Embedded(engine) => engine.$call($($arg),*).await,
             Engine::Redis(engine) => engine.$call($($arg),*).await,
+            #[cfg(feature = "testkit")]
+            Engine::Tapped(tap) => match tap.before(stringify!($call)).await {
+                Ok(engine) => {
+                    let result = engine.$call($($arg),*).await;
+                    tap.saw(stringify!($call), &result);
+                    tap.after(stringify!($call)).await.and(result)
+                }
+                Err(error) => Err(error),
+            },
         };
         crate::telemetry::engine_call(stringify!($call), started, result.is_err());
         result
@@ -639,6 +651,14 @@ impl Engine {
             }
             Ok(Self::Redis(Arc::new(redis::Redis::open(settings).await?)))
         })
+    }
+
+    /// Whether the store is (still) fit: its version, and that it does not evict jobs.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] with what to change.
+    pub fn check<'a>(&'a self) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, check()) })
     }
 
     /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.

@@ -423,6 +423,9 @@ pub enum Ledger {
     Postgres(Arc<postgres::Postgres>),
     /// SQLite, in this process only.
     Sqlite(Arc<sqlite::Sqlite>),
+    /// A simulated way to a ledger on SQLite.
+    #[cfg(feature = "testkit")]
+    Tapped(Arc<dyn crate::tap::LedgerTap>),
 }
 
 macro_rules! dispatch {
@@ -431,6 +434,21 @@ macro_rules! dispatch {
         let result = match $self {
             Ledger::Postgres(ledger) => ledger.$call($($arg),*).await,
             Ledger::Sqlite(ledger) => ledger.$call($($arg),*).await,
+            #[cfg(feature = "testkit")]
+            Ledger::Tapped(tap) => match tap.before(stringify!($call)).await {
+                Ok(()) => {
+                    let mut answer = None;
+                    tap.carry(Box::pin(async {
+                        answer = Some(tap.ledger().$call($($arg),*).await);
+                    }));
+                    let result = answer.expect("a call is carried out to its end");
+                    if let Err(error) = &result {
+                        tap.failed(stringify!($call), error);
+                    }
+                    tap.after(stringify!($call)).await.and(result)
+                }
+                Err(error) => Err(error),
+            },
         };
         crate::telemetry::ledger_call(stringify!($call), started, result.is_err());
         result
@@ -674,6 +692,8 @@ impl Ledger {
         match self {
             Self::Postgres(ledger) => ledger.new_queues(),
             Self::Sqlite(ledger) => ledger.new_queues(),
+            #[cfg(feature = "testkit")]
+            Self::Tapped(tap) => tap.ledger().new_queues(),
         }
     }
 
@@ -878,6 +898,7 @@ impl Ledger {
         match self {
             Self::Postgres(ledger) => ledger.tamper(sql).await,
             Self::Sqlite(ledger) => ledger.tamper(sql).await,
+            Self::Tapped(tap) => tap.ledger().tamper(sql).await,
         }
     }
 
@@ -886,7 +907,7 @@ impl Ledger {
     pub async fn tamper_job(&self, id: JobId, set: &str) -> Result<()> {
         let id = match self {
             Self::Postgres(_) => format!("'{id}'"),
-            Self::Sqlite(_) => format!("x'{}'", id.uuid().simple()),
+            _ => format!("x'{}'", id.uuid().simple()),
         };
         self.tamper(format!("UPDATE jobs SET {set} WHERE id = {id}")).await
     }
@@ -897,6 +918,9 @@ impl Ledger {
             match self {
                 Self::Postgres(ledger) => ledger.close().await,
                 Self::Sqlite(ledger) => ledger.close().await,
+                // One of many processes ends; the ledger goes on.
+                #[cfg(feature = "testkit")]
+                Self::Tapped(_) => {}
             }
         })
     }

@@ -8,6 +8,7 @@ pub mod model;
 pub mod backoff;
 pub mod clock;
 pub mod expr;
+pub mod fail;
 pub mod gate;
 pub mod limits;
 
@@ -18,6 +19,7 @@ pub mod lifecycle;
 
 pub mod config;
 pub mod shutdown;
+pub mod tap;
 pub mod telemetry;
 
 #[cfg(feature = "testkit")]

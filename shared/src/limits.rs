@@ -48,6 +48,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const HORIZON_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// Most attempts of a job.
 pub const ATTEMPTS_MAX: u32 = 1_000;
+/// A lease unless settings say otherwise.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(15);
 /// Shortest and longest lease.
 pub const LEASE_MIN: Duration = Duration::from_secs(3);
 /// Longest lease.

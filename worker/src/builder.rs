@@ -39,9 +39,7 @@ impl EngineSource {
     pub(crate) fn shares(&self, engine: &Engine) -> Self {
         match (self, engine) {
             (Self::Settings(_), Engine::Redis(_)) => self.clone(),
-            (Self::Settings(_), Engine::Embedded(_)) | (Self::Shared(_), _) => {
-                Self::Shared(engine.clone())
-            }
+            _ => Self::Shared(engine.clone()),
         }
     }
 }

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::envelope::Envelope;
 use windlass_shared::engine::{
-    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, Held, Settle, ShardId,
-    Signal, Signals, Topic, Verdict,
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, ShardId, Signal, Signals,
+    Topic, Verdict,
 };
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::LeaseId;
 
 use crate::acker::{Ack, Acks};
-use crate::attempt::{Attempt, Crew};
+use crate::attempt::{Attempt, Claim, Crew};
 use crate::boot_time::boot_ms;
 use crate::executor::{Executor, Start};
 use crate::leases::Leases;
@@ -124,6 +124,7 @@ impl Claimer {
 
     /// `taken` slots are taken for jobs that are not claimed yet.
     fn show_slots(&self, taken: usize) {
+        metrics::gauge!("windlass_worker_ring_settles").set(self.acks.kept() as f64);
         let free = self.slots.available_permits() + taken;
         let free = u32::try_from(free).unwrap_or(self.concurrency);
         let busy = self.concurrency.saturating_sub(free);
@@ -148,9 +149,11 @@ impl Claimer {
         let result = reply.as_ref().map_or("error", claim_label);
         metrics::counter!("windlass_worker_claims_total", "result" => result).increment(1);
         let reply = reply?;
+        self.acks.note(&shard, &reply.position);
         self.queues.note(queue, max, &reply, Instant::now());
         if !reply.jobs.is_empty() {
-            self.start(&shard, sent_ms, reply.jobs, slots).await;
+            let claim = Claim { lease_id: self.request.lease_id, sent_ms, at: reply.now };
+            self.start(&shard, claim, reply.jobs, slots).await;
         }
         Ok(())
     }
@@ -159,7 +162,7 @@ impl Claimer {
     async fn start(
         &self,
         shard: &Arc<ShardId>,
-        sent_ms: u64,
+        claim: Claim,
         jobs: Vec<Claimed>,
         mut slots: OwnedSemaphorePermit,
     ) {
@@ -167,14 +170,12 @@ impl Claimer {
         for job in &jobs {
             match Envelope::decode(&job.envelope) {
                 Ok(envelope) => {
-                    let lease_id = self.request.lease_id;
                     let job = (job, envelope);
-                    attempts
-                        .push(Arc::new(Attempt::new(&self.crew, shard, lease_id, sent_ms, job)));
+                    attempts.push(Arc::new(Attempt::new(&self.crew, shard, claim, job)));
                 }
                 Err(error) => {
                     let newer = error.is_unknown_version();
-                    self.refuse(shard, job, newer, &error.to_string()).await;
+                    self.refuse(shard, claim, job, (newer, &error.to_string())).await;
                 }
             }
         }
@@ -228,17 +229,22 @@ impl Claimer {
 
     /// Settles a job whose envelope cannot be read: one that a newer build wrote waits for a newer worker,
     /// a damaged one is dead.
-    async fn refuse(&self, shard: &Arc<ShardId>, job: &Claimed, newer: bool, message: &str) {
+    async fn refuse(
+        &self,
+        shard: &Arc<ShardId>,
+        claim: Claim,
+        job: &Claimed,
+        (newer, message): (bool, &str),
+    ) {
         tracing::error!(job.id = %job.id, message, "cannot read a job's envelope");
         let error = outcome::error("bad_envelope", message, newer);
         let verdict =
             if newer { Verdict::Snooze { delay: NEWER_BUILD_DELAY } } else { Verdict::Dead };
         let mut detail = outcome::with_error(verdict, OutcomeLabel::Failed, error).detail;
         detail.head.worker = Some(self.crew.worker_name.clone());
-        let held = Held { id: job.id, fence: job.fence, lease_id: self.request.lease_id };
-        let settle = Settle { held, verdict, detail: detail.encode() };
+        let done = claim.done(job, verdict, detail.encode());
         // The acker lives until every sender is dropped.
-        let _ = self.acks.send(Ack { shard: Arc::clone(shard), settle }).await;
+        let _ = self.acks.send(Ack { shard: Arc::clone(shard), done }).await;
     }
 
     /// Listens again after a loss. What was missed meanwhile is found by looking everywhere.
@@ -250,6 +256,8 @@ impl Claimer {
         match self.engine.subscribe_to(&shards, &[Topic::Ready]).await {
             Ok(signals) => {
                 ear.signals = Some(signals);
+                // Else every wait from now on would end at once.
+                ear.retry_at = None;
                 self.queues.look_everywhere();
             }
             Err(error) => {
@@ -279,7 +287,7 @@ impl Claimer {
         for _ in 0..SIGNALS_MAX {
             match signal {
                 Some(Signal::Ready(shard)) => self.queues.wake(&shard),
-                Some(Signal::Cancel(..) | Signal::Outcomes(_)) => {}
+                Some(Signal::Cancel(..) | Signal::Outcomes(_) | Signal::Shut(_)) => {}
                 // Some were missed, or the connection is gone.
                 None => {
                     ear.signals = None;
@@ -314,8 +322,8 @@ mod tests {
     use windlass_shared::engine::embedded::Embedded;
     use windlass_shared::engine::envelope::EnvelopeHead;
     use windlass_shared::gate::Gate;
-    use windlass_shared::model::id::{Fence, JobId, WorkerId};
-    use windlass_shared::model::job::{JobSpec, Value};
+    use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
+    use windlass_shared::model::job::{JobSpec, Priority, Value};
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
 
@@ -325,6 +333,7 @@ mod tests {
     use crate::registry::Registry;
     use crate::reporter::Nowhere;
     use crate::reporter::buffer::Reports;
+    use crate::ring::Rings;
 
     const WAIT: Duration = Duration::from_secs(1);
 
@@ -333,6 +342,7 @@ mod tests {
             kind: "heavy".parse().unwrap(),
             spec: JobSpec { weight, ..JobSpec::default() },
             created_at: Timestamp::default(),
+            priority: Priority::default(),
             traceparent: None,
             request_id: None,
             workflow: None,
@@ -349,16 +359,12 @@ mod tests {
         }
     }
 
-    /// Goal: what one claim gave is started or handed back within one wait, however many are too heavy.
-    /// Method: one slot of four is taken for good; four jobs want all of them, one does not.
-    #[tokio::test]
-    async fn jobs_too_heavy_for_now_wait_once_and_not_each_in_turn() {
+    /// A claimer of four slots, what it starts, and its acker.
+    fn claimer(shard: &ShardId) -> (Claimer, mpsc::Receiver<Start>, Acker) {
         let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
-        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
         let leases = Arc::new(Leases::default());
-        let (acks, acker) =
-            Acker::new(&engine, &leases, std::iter::once(shard.clone()), 10, &Arc::default());
-        let acker = tokio::spawn(acker.run());
+        let rings = Rings::new(std::iter::once(shard.clone()));
+        let (acks, acker) = Acker::new(&engine, &leases, &rings, 10, &Arc::default());
         let executor = Arc::new(Executor {
             registry: Arc::new(Registry::default()),
             reporter: Arc::new(Nowhere),
@@ -366,7 +372,7 @@ mod tests {
             gate: Gate::new(),
             metrics: MetricsByKind::default(),
         });
-        let (starts, mut started) = mpsc::channel(9);
+        let (starts, started) = mpsc::channel(9);
         let claimer = Claimer {
             engine,
             crew: Arc::new(Crew {
@@ -375,7 +381,7 @@ mod tests {
                 reporter: Arc::new(Nowhere),
                 gate: Gate::new(),
             }),
-            leases: Arc::clone(&leases),
+            leases,
             executor,
             acks,
             starts,
@@ -393,12 +399,35 @@ mod tests {
             weight_wait: WAIT,
             stop: CancellationToken::new(),
         };
+        (claimer, started, acker)
+    }
+
+    /// Goal: a worker that lost its subscription and has it again waits for signals, and does not spin.
+    #[tokio::test]
+    async fn a_try_to_listen_that_succeeded_is_not_waited_for_again() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let (mut claimer, _started, _acker) = claimer(&shard);
+        let mut ear = Ear { retry_at: Some(Instant::now()), ..Ear::default() };
+        claimer.subscribe(&mut ear).await;
+        assert!(ear.signals.is_some(), "the embedded engine can always be listened to");
+        let wait = tokio::time::timeout(Duration::from_millis(50), claimer.wait(&mut ear));
+        assert!(wait.await.is_err(), "there is nothing to wake for");
+    }
+
+    /// Goal: what one claim gave is started or handed back within one wait, however many are too heavy.
+    /// Method: one slot of four is taken for good; four jobs want all of them, one does not.
+    #[tokio::test]
+    async fn jobs_too_heavy_for_now_wait_once_and_not_each_in_turn() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let (claimer, mut started, acker) = claimer(&shard);
+        let (acker, leases) = (tokio::spawn(acker.run()), Arc::clone(&claimer.leases));
         let _busy = Arc::clone(&claimer.slots).try_acquire_owned().unwrap();
         let pot = Arc::clone(&claimer.slots).try_acquire_many_owned(3).unwrap();
         let light = claimed(1);
         let jobs = vec![claimed(4), claimed(4), claimed(99), claimed(4), light.clone()];
         let began = Instant::now();
-        claimer.start(&Arc::new(shard), 0, jobs, pot).await;
+        let claim = Claim { lease_id: LeaseId::random(), sent_ms: 0, at: Timestamp::default() };
+        claimer.start(&Arc::new(shard), claim, jobs, pot).await;
         assert!(began.elapsed() >= WAIT, "the slots might have become free");
         assert!(began.elapsed() < 3 * WAIT, "{:?}", began.elapsed());
         assert_eq!(started.recv().await.unwrap().attempt.held.id, light.id);

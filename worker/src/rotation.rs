@@ -151,7 +151,7 @@ fn poll() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_shared::engine::Claimed;
+    use windlass_shared::engine::{Claimed, Position};
     use windlass_shared::model::id::{Fence, JobId};
     use windlass_shared::model::time::Timestamp;
 
@@ -172,7 +172,8 @@ mod tests {
             envelope: bytes::Bytes::new(),
         };
         let jobs = vec![claimed; jobs];
-        ClaimReply { state: ClaimState::Open, jobs, next_due: None, next_offset, now }
+        let position = Position::default();
+        ClaimReply { state: ClaimState::Open, jobs, next_due: None, next_offset, now, position }
     }
 
     #[test]

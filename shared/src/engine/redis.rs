@@ -124,6 +124,14 @@ impl Redis {
         Ok(Self { link, scripts, prefix: settings.prefix.clone(), hub, test_clock })
     }
 
+    /// As the check when the engine was opened.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn check(&self) -> Result<(), EngineError> {
+        fitness::check(&self.link).await
+    }
+
     fn keys(&self, shard: &ShardId) -> Keys {
         Keys::new(&self.prefix, shard)
     }

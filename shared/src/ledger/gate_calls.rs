@@ -10,6 +10,11 @@ use crate::engine::{ProcessId, ShardId};
 use crate::model::id::{LedgerId, WorkerId};
 use crate::model::time::Timestamp;
 
+/// A term as the stores count it, in microseconds; one without an end becomes one of very many years.
+pub(super) fn term_micros(term: Duration) -> i64 {
+    i64::try_from(term.as_micros()).unwrap_or(i64::MAX).min(i64::MAX / 2)
+}
+
 /// One turn of a leader; rises with every turn of anybody. What carries a lower one is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
@@ -35,16 +40,24 @@ pub struct ShardRecord {
     pub generation: u64,
     /// The process that this generation was opened for; `None` while it is being verified.
     pub process: Option<ProcessId>,
-    /// Ledger time of the latest change.
+    /// Ledger time of the latest change; the beginning of 1970 of a shard that was never opened.
     pub changed_at: Timestamp,
 }
 
+impl ShardRecord {
+    /// What is said of a shard that is not on record.
+    pub(super) const NEVER_OPENED: Self =
+        Self { generation: 0, process: None, changed_at: Timestamp::from_micros(0) };
+}
+
 impl Ledger {
-    /// What this ledger is. From memory; a restored or copied ledger has another id.
+    /// What this ledger is, as it was read when the ledger was opened. A restored or copied ledger has another id.
     pub fn id(&self) -> LedgerId {
         match self {
             Self::Postgres(ledger) => ledger.id(),
             Self::Sqlite(ledger) => ledger.id(),
+            #[cfg(feature = "testkit")]
+            Self::Tapped(tap) => tap.ledger().id(),
         }
     }
 

@@ -21,4 +21,5 @@ mod redis_suite;
 mod sqlite;
 mod sqlite_faults;
 mod sqlite_scene;
+mod verify;
 mod workflows;
