@@ -623,6 +623,7 @@ macro_rules! dispatch {
             Engine::Tapped(tap) => match tap.before(stringify!($call)).await {
                 Ok(engine) => {
                     let result = engine.$call($($arg),*).await;
+                    tap.saw(stringify!($call), &result);
                     tap.after(stringify!($call)).await.and(result)
                 }
                 Err(error) => Err(error),

@@ -442,6 +442,9 @@ macro_rules! dispatch {
                         answer = Some(tap.ledger().$call($($arg),*).await);
                     }));
                     let result = answer.expect("a call is carried out to its end");
+                    if let Err(error) = &result {
+                        tap.failed(stringify!($call), error);
+                    }
                     tap.after(stringify!($call)).await.and(result)
                 }
                 Err(error) => Err(error),

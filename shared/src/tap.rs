@@ -24,6 +24,7 @@ pub fn simulated() -> bool {
 
 #[cfg(feature = "testkit")]
 mod doors {
+    use std::any::Any;
     use std::cell::Cell;
     use std::sync::Arc;
 
@@ -51,6 +52,9 @@ mod doors {
         /// The call is lost on its way; nothing was done.
         fn before(&self, call: &'static str) -> BoxFuture<'_, Result<Arc<Embedded>, EngineError>>;
 
+        /// Looks at the answer (`Result<_, EngineError>` of the call) as it leaves the engine.
+        fn saw(&self, call: &'static str, answer: &dyn Any);
+
         /// The way back.
         ///
         /// # Errors
@@ -71,6 +75,9 @@ mod doors {
 
         /// Carries out a call to its end, in no time.
         fn carry(&self, call: BoxFuture<'_, ()>);
+
+        /// Looks at an error as it leaves the ledger.
+        fn failed(&self, call: &'static str, error: &LedgerError);
 
         /// The way back.
         ///

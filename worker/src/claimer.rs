@@ -256,6 +256,8 @@ impl Claimer {
         match self.engine.subscribe_to(&shards, &[Topic::Ready]).await {
             Ok(signals) => {
                 ear.signals = Some(signals);
+                // Else every wait from now on would end at once.
+                ear.retry_at = None;
                 self.queues.look_everywhere();
             }
             Err(error) => {
@@ -357,16 +359,12 @@ mod tests {
         }
     }
 
-    /// Goal: what one claim gave is started or handed back within one wait, however many are too heavy.
-    /// Method: one slot of four is taken for good; four jobs want all of them, one does not.
-    #[tokio::test]
-    async fn jobs_too_heavy_for_now_wait_once_and_not_each_in_turn() {
+    /// A claimer of four slots, what it starts, and its acker.
+    fn claimer(shard: &ShardId) -> (Claimer, mpsc::Receiver<Start>, Acker) {
         let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
-        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
         let leases = Arc::new(Leases::default());
         let rings = Rings::new(std::iter::once(shard.clone()));
         let (acks, acker) = Acker::new(&engine, &leases, &rings, 10, &Arc::default());
-        let acker = tokio::spawn(acker.run());
         let executor = Arc::new(Executor {
             registry: Arc::new(Registry::default()),
             reporter: Arc::new(Nowhere),
@@ -374,7 +372,7 @@ mod tests {
             gate: Gate::new(),
             metrics: MetricsByKind::default(),
         });
-        let (starts, mut started) = mpsc::channel(9);
+        let (starts, started) = mpsc::channel(9);
         let claimer = Claimer {
             engine,
             crew: Arc::new(Crew {
@@ -383,7 +381,7 @@ mod tests {
                 reporter: Arc::new(Nowhere),
                 gate: Gate::new(),
             }),
-            leases: Arc::clone(&leases),
+            leases,
             executor,
             acks,
             starts,
@@ -401,6 +399,28 @@ mod tests {
             weight_wait: WAIT,
             stop: CancellationToken::new(),
         };
+        (claimer, started, acker)
+    }
+
+    /// Goal: a worker that lost its subscription and has it again waits for signals, and does not spin.
+    #[tokio::test]
+    async fn a_try_to_listen_that_succeeded_is_not_waited_for_again() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let (mut claimer, _started, _acker) = claimer(&shard);
+        let mut ear = Ear { retry_at: Some(Instant::now()), ..Ear::default() };
+        claimer.subscribe(&mut ear).await;
+        assert!(ear.signals.is_some(), "the embedded engine can always be listened to");
+        let wait = tokio::time::timeout(Duration::from_millis(50), claimer.wait(&mut ear));
+        assert!(wait.await.is_err(), "there is nothing to wake for");
+    }
+
+    /// Goal: what one claim gave is started or handed back within one wait, however many are too heavy.
+    /// Method: one slot of four is taken for good; four jobs want all of them, one does not.
+    #[tokio::test]
+    async fn jobs_too_heavy_for_now_wait_once_and_not_each_in_turn() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let (claimer, mut started, acker) = claimer(&shard);
+        let (acker, leases) = (tokio::spawn(acker.run()), Arc::clone(&claimer.leases));
         let _busy = Arc::clone(&claimer.slots).try_acquire_owned().unwrap();
         let pot = Arc::clone(&claimer.slots).try_acquire_many_owned(3).unwrap();
         let light = claimed(1);

@@ -10,6 +10,7 @@ mod postgres_faults;
 mod postgres_rights;
 mod redis_damage;
 mod redis_faults;
+mod redis_gates;
 mod redis_histories;
 mod redis_outages;
 mod redis_rig;

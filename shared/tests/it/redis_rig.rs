@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use windlass_shared::clock::Clock;
@@ -19,6 +19,7 @@ use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{self, Rig};
 use windlass_shared::testkit::gates::open_shard;
 use windlass_shared::testkit::histories::{self, Call, Replay, Reply, call};
+use windlass_shared::testkit::redis_server::READY_MAX;
 
 pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_250);
 
@@ -201,4 +202,19 @@ pub fn request() -> ClaimRequest {
 
 pub async fn claim(engine: &Engine, shard: &ShardId) -> Result<Vec<JobId>, EngineError> {
     Ok(engine.claim(shard, &request()).await?.jobs.into_iter().map(|job| job.id).collect())
+}
+
+/// Repeats a call until it is answered. What it fails with in between must be of the kind that passes.
+pub async fn at_last<T>(mut ask: impl AsyncFnMut() -> Result<T, EngineError>) -> T {
+    let deadline = Instant::now() + READY_MAX;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                assert!(error.is_transient(), "{error:?}");
+                assert!(Instant::now() < deadline, "still no answer: {error:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
 }

@@ -55,7 +55,7 @@ async fn strange_members_of_orders_are_passed_over() {
 #[tokio::test]
 async fn strange_values_are_told_and_never_panic() {
     for (command, words) in [
-        ("SET", [b"meta".as_slice(), b"?"].as_slice()),
+        ("SET", [b"meta".as_slice(), &[0xff; 185]].as_slice()),
         ("SET", &[b"jobs", b"?"]),
         ("SET", &[b"ready", b"?"]),
         ("SET", &[b"outbox", b"?"]),

@@ -96,7 +96,7 @@ impl Redis {
     ) -> Result<ExtendReply, EngineError> {
         let mut whole = Vec::with_capacity(held.len());
         let mut position = Position::default();
-        for batch in batches(held, |held| held.id) {
+        for batch in some_batches(held, |held| held.id) {
             let mut reply = self
                 .change(&self.scripts.extend, shard, |cmd| {
                     cmd.arg(layout::length_us(lease)).arg(batch.len());
@@ -130,7 +130,7 @@ impl Redis {
     ) -> Result<SettleReply, EngineError> {
         let mut whole = Vec::with_capacity(settles.len());
         let mut position = Position::default();
-        for batch in batches(settles, |settle| settle.held.id) {
+        for batch in some_batches(settles, |settle| settle.held.id) {
             let mut reply = self
                 .change(&self.scripts.settle, shard, |cmd| {
                     cmd.arg(batch.len());
@@ -328,6 +328,11 @@ fn garbage(script: &'static str, count: u64) {
     if count > 0 {
         metrics::counter!("windlass_engine_garbage_total", "script" => script).increment(count);
     }
+}
+
+/// As [`batches`], but one empty batch of nothing: its reply tells the position.
+fn some_batches<T>(items: &[T], id: impl Fn(&T) -> JobId) -> Vec<&[T]> {
+    if items.is_empty() { vec![items] } else { batches(items, id) }
 }
 
 /// Cuts a batch into such as one script takes: not too long, no id twice.

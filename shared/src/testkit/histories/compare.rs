@@ -37,22 +37,23 @@ impl fmt::Display for Difference {
 
 /// Plays one history on a fresh shard of an engine and on a fresh model; where they first differ.
 pub async fn play(engine: &mut impl Replay, steps: &[Step]) -> Option<Difference> {
-    let mut model = Shard::new(BOUNDS, engine.process().await);
+    let mut process = engine.process().await;
+    let mut model = Shard::new(BOUNDS, process);
     let mut player = Player::default();
     for (number, step) in steps.iter().enumerate() {
         match step {
             Step::Advance(us) => engine.advance(Duration::from_micros(*us)).await,
             Step::Wipe => {
                 engine.wipe().await;
-                model = Shard::new(BOUNDS, engine.process().await);
+                model = Shard::new(BOUNDS, process);
             }
             Step::Restart if engine.restart().await => {
-                model = model.served_by(engine.process().await);
+                process = engine.process().await;
+                model = model.served_by(process);
             }
             _ => {}
         }
         let now = engine.now().await;
-        let process = engine.process().await;
         let Some(call) = player.call(now, process, step) else { continue };
         let (from_engine, used) = engine.call(&call).await;
         let from_model = apply(&mut model, used, &call);

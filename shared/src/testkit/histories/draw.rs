@@ -206,8 +206,8 @@ fn step(rng: &mut StdRng) -> Step {
         },
         80..82 => Step::Promote(rng.random_range(0..5)),
         82..84 => Step::Reap(rng.random_range(0..5)),
-        84..86 => Step::Configure(settings(rng)),
-        86..95 => gates(rng),
+        84..87 => Step::Configure(settings(rng)),
+        87..95 => gates(rng),
         95 => Step::Outcomes(rng.random_range(0..5)),
         96 => Step::Exists(some(rng, 3, id)),
         97 => Step::Peek(id(rng)),
@@ -342,7 +342,7 @@ fn settings(rng: &mut StdRng) -> SettingsPick {
     SettingsPick {
         version: pick(rng, &[-1, 0, 1, 1]),
         paused: rng.random_ratio(1, 4),
-        jobs_max: pick(rng, &[0, 3, 50, 50, 50]),
+        jobs_max: pick(rng, &[0, 2, 3, 50, 50]),
         bytes_max: pick(rng, &[0, 500, 10_000, 10_000, 10_000]),
         unit_ms: pick(rng, &[0, 1, 1_000, 60_000]),
     }

@@ -10,7 +10,7 @@ local wanted_ms = ceil((now + tonumber(ARGV[2])) / 1000)
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local helds, ends = fetch(HELD, ids), call("ZMSCORE", LEASES, unpack(ids))
+local helds, ends = fetch(HELD, ids), count > 0 and call("ZMSCORE", LEASES, unpack(ids))
 
 local reply, moved, alive = { "extended", position() }, {}, false
 for i = 1, count do
