@@ -33,7 +33,7 @@ pub mod redis;
 
 pub use gate::{
     Adopted, Adoption, Gate, GateView, LiveEntry, Mark, Opened, Opening, Position, ProcessId,
-    ScanPage, Shut,
+    ScanPage, Shut, Withdrawal, Withdrawn,
 };
 
 /// One slice of one queue; all its state sits in one Cluster slot.
@@ -111,7 +111,8 @@ pub enum Pushed {
     Added,
     /// Already there, leased, settled and unrecorded, or tombstoned, with the same or a higher fence.
     Present,
-    /// Engine time is past `not_after`: the caller must look at the ledger again.
+    /// Engine time is past `not_after`, or the shard was compared with the ledger since the caller looked at it: the
+    /// caller must look again.
     Late,
     /// The shard's budget of jobs or bytes is used up, or the store has no memory. Waits in the ledger.
     Full,
@@ -122,9 +123,11 @@ pub enum Pushed {
 pub struct PushReply {
     /// One per job, in order.
     pub pushed: Vec<Pushed>,
-    /// `false`: the shard's [`gate`] is shut (it is new, was wiped, or its store has started anew), so it gives
-    /// out no leases yet.
+    /// `false`: the shard's [`gate`] is shut (it is new, or was wiped), so it gives out no leases yet. `true` does not
+    /// mean that it does: whether the gate is open for the process that serves is left out here, as that costs.
     pub open: bool,
+    /// Of the shard's gate, open or shut; 0 without a gate.
+    pub generation: u64,
     /// Engine time.
     pub now: Timestamp,
 }
@@ -664,14 +667,18 @@ impl Engine {
     /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.
     ///
     /// `not_after` is engine time fixed *before* the statement that proved the jobs unfinished was sent,
-    /// plus [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
+    /// plus [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job. `generation` is
+    /// that of the shard's gate as the caller knew it at that time, 0 if it did not: a shard that was wiped since has
+    /// no tombstones of what ended since, and refuses. Generations 0 and 1 are taken for the same: of a shard that was
+    /// never opened nothing has ended.
     pub fn push<'a>(
         &'a self,
         shard: &'a ShardId,
         jobs: &'a [Push],
         not_after: Timestamp,
+        generation: u64,
     ) -> BoxFuture<'a, Result<PushReply, EngineError>> {
-        Box::pin(async move { dispatch!(self, push(shard, jobs, not_after)) })
+        Box::pin(async move { dispatch!(self, push(shard, jobs, not_after, generation)) })
     }
 
     /// Leases ready jobs to a worker, if the shard's [`gate`] is open. Promotes what is due and reaps what expired
@@ -787,6 +794,29 @@ impl Engine {
         Box::pin(async move { dispatch!(self, shut(shard, ledger, generation, not_after)) })
     }
 
+    /// Ends the time in which holders adopt freely: from here on adopt makes no job that is not there, and takes no
+    /// lease from another holder, since what it put back would be compared with the ledger no more. `false`: the gate
+    /// is not shut by this generation.
+    pub fn seal<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        ledger: LedgerId,
+        generation: u64,
+    ) -> BoxFuture<'a, Result<bool, EngineError>> {
+        Box::pin(async move { dispatch!(self, seal(shard, ledger, generation)) })
+    }
+
+    /// Takes jobs out whose outcomes are to be recorded past the engine, so that nobody starts them while, or after,
+    /// they are: a tombstone stays ([`Withdrawal::tombstone`]). Up to [`crate::limits::ENGINE_BATCH_MAX`]; one answer per
+    /// job, in order. The recording must be sent within [`crate::limits::PUSH_WINDOW`].
+    pub fn withdraw<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        leases: &'a [Withdrawal],
+    ) -> BoxFuture<'a, Result<Vec<Withdrawn>, EngineError>> {
+        Box::pin(async move { dispatch!(self, withdraw(shard, leases)) })
+    }
+
     /// Opens a shard's gate.
     pub fn open_gate<'a>(
         &'a self,
@@ -796,8 +826,8 @@ impl Engine {
         Box::pin(async move { dispatch!(self, open_gate(shard, opening)) })
     }
 
-    /// Puts leases back that their holder still works on and the shard has lost, or holds older. Up to
-    /// [`crate::limits::ENGINE_BATCH_MAX`]; one answer per lease, in order. In any state of the gate.
+    /// Puts leases back that their holder still works on and the shard has lost, or holds older; freely until the gate
+    /// is sealed. Up to [`crate::limits::ENGINE_BATCH_MAX`]; one answer per lease, in order.
     pub fn adopt<'a>(
         &'a self,
         shard: &'a ShardId,

@@ -39,6 +39,7 @@ mod submit;
 pub mod sweep;
 pub mod verify;
 mod wait;
+mod withdraw;
 pub mod workflow;
 
 pub use actions::Action;

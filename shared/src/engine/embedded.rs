@@ -198,8 +198,9 @@ impl Embedded {
         shard: &ShardId,
         jobs: &[Push],
         not_after: Timestamp,
+        generation: u64,
     ) -> Result<PushReply, EngineError> {
-        Ok(self.change(shard, |state, now| state.push(now, jobs, not_after)))
+        Ok(self.change(shard, |state, now| state.push(now, jobs, not_after, generation)))
     }
 
     pub async fn claim(
@@ -273,6 +274,23 @@ impl Embedded {
         not_after: Timestamp,
     ) -> Result<Shut, EngineError> {
         Ok(self.change(shard, |state, now| state.shut(now, ledger, generation, not_after)))
+    }
+
+    pub async fn seal(
+        &self,
+        shard: &ShardId,
+        ledger: LedgerId,
+        generation: u64,
+    ) -> Result<bool, EngineError> {
+        Ok(self.look(shard, |state, _| state.seal(ledger, generation)))
+    }
+
+    pub async fn withdraw(
+        &self,
+        shard: &ShardId,
+        leases: &[Withdrawal],
+    ) -> Result<Vec<Withdrawn>, EngineError> {
+        Ok(self.change(shard, |state, now| state.withdraw(now, leases)))
     }
 
     pub async fn open_gate(

@@ -14,7 +14,9 @@ use super::{Outcome, Push, ShardSettings};
 use crate::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
 
-/// One run of the process that keeps a shard. Redis: its `run_id`, 40 hexadecimal digits.
+/// One run of the process that keeps a shard, as a primary. Redis: its `master_replid`, 40 hexadecimal digits, which it
+/// draws when it starts and when it is made a primary. (Its `run_id` stays when a primary becomes a replica and a primary
+/// again, and may have gone back in time with that.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessId([u8; 40]);
 
@@ -63,6 +65,8 @@ pub struct Gate {
     pub generation: u64,
     /// The process that was compared; `None` while the gate is shut.
     pub process: Option<ProcessId>,
+    /// The time in which holders adopt freely is over ([`Engine::seal`](super::Engine::seal)), or the gate was opened.
+    pub sealed: bool,
 }
 
 /// Answer to [`Engine::gate`](super::Engine::gate).
@@ -98,6 +102,41 @@ pub enum Shut {
     Newer,
     /// Engine time is past `not_after`: the generation may be an old one by now.
     Late,
+}
+
+/// A lease whose outcome is about to be recorded past the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// The job.
+    pub id: JobId,
+    /// The lease's number.
+    pub fence: Fence,
+    /// The lease's token, where it is known.
+    pub lease_id: Option<LeaseId>,
+    /// Attempts that counted before this one.
+    pub attempt: u32,
+    /// Leases lost before this one.
+    pub crashes: u32,
+    /// The outcome ends the job; else it is to run again, and its push, with this very fence, is let in.
+    pub ends: bool,
+}
+
+impl Withdrawal {
+    /// The fence of the tombstone: what is older than the outcome stays out.
+    pub fn tombstone(&self) -> Fence {
+        if self.ends { self.fence } else { Fence(self.fence.0.saturating_sub(1)) }
+    }
+}
+
+/// What became of one [`Withdrawal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// The job is not in the engine any more, and cannot come back with this fence: the outcome may be recorded.
+    Out,
+    /// The job has ended there, and its outcome waits to be recorded: record that one first, then ask again.
+    Finishing,
+    /// This lease was taken back, or somebody holds, or has held, a later one: the outcome must not be recorded.
+    Stolen,
 }
 
 /// Opens a gate.

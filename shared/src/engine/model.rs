@@ -46,7 +46,7 @@
 //!
 //! # Verbs
 //!
-//! **push**: `now > not_after`: all `Late`. Else job by job:
+//! **push**: `now > not_after`, or the gate has a higher generation than the caller knew (0 counts as 1): all `Late`. Else job by job:
 //! entry with `fence >= pushed` → `Present`; `standing(id) >= pushed` → `Present`;
 //! not replacing, `entries − delayed >= jobs_max`, or with `run_at > now` `delayed >= jobs_max` → `Full`;
 //! `bytes − replaced envelope + envelope > bytes_max` → `Full`;
@@ -104,10 +104,17 @@
 //! another process serves → `Moved`; open already → `Open`, nothing changed. Else settings as by configure; the gate is as
 //! given, its ramp begins now; with leases held `no_reap_until = now + grace`; `seen = now`; → `Open`.
 //!
-//! **adopt**(lease with fence f): `standing(id) >= f`, or `finishing` → `Over`. Leased with f and its token:
-//! `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. Leased with a fence ≥ f, or not leased with a fence > f, or with f
-//! but other `attempt` or `crashes` (that lease has ended) → `Stolen`. Else the entry is (re)written as given, leased with f,
+//! **seal**(ledger, generation): the gate is shut by these → sealed, `true`; else `false`.
+//!
+//! **adopt**(lease with fence f): *bound* is a gate that is open, or shut and sealed. `standing(id) >= f`, or `finishing`
+//! with a fence ≥ f → `Over`. Leased with f and its token: `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. Leased with a
+//! fence ≥ f, or waiting with a fence > f, or with f but other `attempt` or `crashes` (that lease has ended) → `Stolen`. Bound: absent
+//! or `finishing` → `Over`, leased → `Stolen`. Else the entry is (re)written as given, leased with f,
 //! the token and `claimed_at`; tombstones go; budgets don't count → `Held`.
+//!
+//! **withdraw**(lease with fence f): absent → out. `finishing` → `Finishing`. Leased: with a fence > f, or with f and another token
+//! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` → `Stolen`, else out.
+//! Out: the entry is removed, a tombstone `max(standing, f)` (f − 1 if the job is to run again) written → `Out`.
 //!
 //! **report**: the worker has reported, if the gate is shut. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.
@@ -137,6 +144,7 @@ mod push;
 mod settle;
 mod tombstones;
 mod upkeep;
+mod withdraw;
 
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};

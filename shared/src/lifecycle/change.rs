@@ -1,5 +1,6 @@
 //! Changes that people ask for: cancel, redrive, patch, pause, settings.
 
+use super::delivery::Ticket;
 use super::push::belongs_in_engine;
 use super::{Cancelled, Lifecycle, Seen};
 use crate::engine::{CancelReply, Engine, EngineError, ShardId, Withdraw};
@@ -9,7 +10,6 @@ use crate::ledger::{
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::name::{Namespace, QueueName};
-use crate::model::time::Timestamp;
 
 /// Looks at a job that keeps changing while it is to be cancelled or changed.
 const TRIES_MAX: u32 = 5;
@@ -87,10 +87,10 @@ pub(super) async fn redrive(
     namespace: &Namespace,
     id: JobId,
 ) -> Result<Changed<Job>, LedgerError> {
-    let not_after = life.inner.delivery.deadline().await;
+    let ticket = life.inner.delivery.ticket().await;
     let changed = life.inner.ledger.redrive(namespace, id).await?;
     if let Changed::Done(job) = &changed {
-        offer(life, job, not_after);
+        offer(life, job, ticket);
     }
     Ok(changed)
 }
@@ -124,11 +124,11 @@ pub(super) async fn patch(
             }
             Err(error) => return Err(LedgerError::Unavailable(Box::new(error))),
         }
-        let not_after = life.inner.delivery.deadline().await;
+        let ticket = life.inner.delivery.ticket().await;
         // The engine spoke of this form. Another change may have put another one there since.
         match ledger.patch(namespace, id, Some(Guard::of(&job)), patch).await? {
             Changed::Done(job) => {
-                offer(life, &job, not_after);
+                offer(life, &job, ticket);
                 return Ok(Changed::Done(job));
             }
             Changed::Refused(state) if state.is_terminal() || state == JobState::Running => {
@@ -141,11 +141,11 @@ pub(super) async fn patch(
     Err(LedgerError::Unavailable("the job keeps changing".into()))
 }
 
-fn offer(life: &Lifecycle, job: &Job, not_after: Option<Timestamp>) {
-    if let Some(not_after) = not_after
+fn offer(life: &Lifecycle, job: &Job, ticket: Option<Ticket>) {
+    if let Some(ticket) = ticket
         && belongs_in_engine(job, life.inner.clock.now())
     {
-        life.inner.pusher.offer(vec![job.clone()], not_after);
+        life.inner.pusher.offer(vec![job.clone()], ticket);
     }
 }
 

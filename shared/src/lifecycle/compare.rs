@@ -4,7 +4,7 @@
 //! An engine that went back in time has such jobs, and so has one whose keys somebody deleted in part. Reads go to
 //! the ledger's primary only; a job is taken out only if it is still exactly what was seen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::delivery::PushError;
 use super::push::{belongs_in_engine, push_of};
@@ -44,37 +44,30 @@ pub(super) struct Comparison<'a> {
     life: &'a Lifecycle,
     shard: &'a ShardId,
     queue: &'a Queue,
-    /// In the engine, and not met in the ledger so far.
+    /// In the engine at first, and not met in the ledger so far.
     seen: SeenFences,
+    /// Met in the ledger.
+    met: HashSet<JobId>,
     over: Vec<Job>,
     found: Compared,
 }
 
 impl<'a> Comparison<'a> {
     pub(super) fn new(life: &'a Lifecycle, shard: &'a ShardId, queue: &'a Queue) -> Self {
-        let (seen, over, found) = (SeenFences::new(), Vec::new(), Compared::default());
-        Self { life, shard, queue, seen, over, found }
+        let (seen, met) = (SeenFences::new(), HashSet::new());
+        Self { life, shard, queue, seen, met, over: Vec::new(), found: Compared::default() }
     }
 
     /// Pushes what the engine misses. Safe to repeat.
     pub(super) async fn fill(&mut self) -> Result<(), PushError> {
         let engine = &self.life.inner.engine;
         engine.configure(self.shard, &self.queue.shard_settings()).await?;
-        let mut cursor = 0;
-        loop {
-            let page = engine.scan(self.shard, cursor).await?;
-            self.found.checked += page.entries.len() as u64;
-            let waiting = page.entries.iter().filter(|entry| !entry.finishing);
-            self.seen.extend(waiting.map(|entry| (entry.id, entry.fence)));
-            cursor = page.next;
-            if cursor == 0 {
-                break;
-            }
-        }
+        self.seen = scan(self.life, self.shard).await?;
+        self.found.checked = self.seen.len() as u64;
         let mut after = None;
         loop {
             let (seen, over) = (&mut self.seen, &mut self.over);
-            let page = fill_page(self.life, self.shard, after, seen, over).await?;
+            let page = fill_page(self.life, self.shard, after, (seen, &mut self.met), over).await?;
             self.found.pushed += page.pushed;
             after = page.last;
             if after.is_none() {
@@ -83,7 +76,8 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Records what the outbox holds, then takes out what has ended. Safe to repeat.
+    /// Records what the outbox holds, then takes out what has ended, also of what was adopted meanwhile. Safe to
+    /// repeat.
     pub(super) async fn finish(mut self) -> Result<Compared, PushError> {
         for _ in 0..FLUSH_PASSES_MAX {
             if record::record_outcomes(self.life, self.shard).await? == 0 {
@@ -93,7 +87,9 @@ impl<'a> Comparison<'a> {
         self.over.truncate(OVER_MAX);
         let now = self.life.inner.engine.now().await?;
         self.found.ended += end(self.life, self.shard, &self.over, now).await?;
-        let left: Vec<(JobId, Fence)> = self.seen.drain().collect();
+        let mut left = scan(self.life, self.shard).await?;
+        left.retain(|id, _| !self.met.contains(id));
+        let left: Vec<(JobId, Fence)> = left.drain().collect();
         for left in left.chunks(BATCH) {
             let mended = mend(self.life, self.shard, left).await?;
             self.found.pushed += mended.pushed;
@@ -103,16 +99,30 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// Everything that the engine has of a shard and that has not ended there.
+async fn scan(life: &Lifecycle, shard: &ShardId) -> Result<SeenFences, PushError> {
+    let (mut seen, mut cursor) = (SeenFences::new(), 0);
+    loop {
+        let page = life.inner.engine.scan(shard, cursor).await?;
+        let waiting = page.entries.iter().filter(|entry| !entry.finishing);
+        seen.extend(waiting.map(|entry| (entry.id, entry.fence)));
+        cursor = page.next;
+        if cursor == 0 {
+            return Ok(seen);
+        }
+    }
+}
+
 /// Compares some entries of the engine with the ledger.
 async fn mend(
     life: &Lifecycle,
     shard: &ShardId,
     entries: &[(JobId, Fence)],
 ) -> Result<Compared, PushError> {
-    let Some(not_after) = life.inner.delivery.deadline().await else {
+    let Some(ticket) = life.inner.delivery.ticket().await else {
         return Ok(Compared::default());
     };
-    let now = not_after.minus(limits::PUSH_WINDOW);
+    let now = ticket.now();
     let ids: Vec<JobId> = entries.iter().map(|(id, _)| *id).collect();
     let jobs = life.inner.ledger.jobs(&ids).await?;
     // A row that this build cannot read is no reason to drop its job.
@@ -146,7 +156,7 @@ async fn mend(
         }
     }
     for pushes in older.chunks(limits::ENGINE_BATCH_MAX) {
-        found.pushed += life.inner.delivery.push(shard, pushes, not_after).await?.added;
+        found.pushed += life.inner.delivery.push(shard, pushes, ticket).await?.added;
     }
     if found.dropped > 0 {
         metrics::counter!("windlass_engine_dropped_total").increment(found.dropped);

@@ -1,17 +1,22 @@
 //! Push calls, and the first opening of a shard that they may make necessary.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::engine_time::EngineTime;
-use crate::engine::{Engine, EngineError, Opened, Opening, Push, Pushed, ShardId, Shut};
-use crate::ledger::{Ledger, LedgerError};
+use super::push::{belongs_in_engine, push_of};
+use crate::engine::{
+    Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut,
+};
+use crate::ledger::{Ledger, LedgerError, shard_of};
 use crate::limits;
+use crate::model::id::JobId;
+use crate::model::job::Job;
 use crate::model::time::Timestamp;
 
-/// Shards remembered that were opened before; beyond it all are forgotten and looked up again.
-const OPENED_MAX: usize = 100_000;
+/// Shards remembered; beyond it all are forgotten and looked up again.
+const SHARDS_MAX: usize = 100_000;
 
 /// Why a push could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,40 @@ pub(super) struct PushCount {
     pub full: u64,
 }
 
+/// What was known of the engine at one moment. Pushes that are justified by a statement are justified for as long as
+/// its ticket, drawn before the statement was sent, says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    /// See [`Engine::push`].
+    pub not_after: Timestamp,
+    /// Generations learned later were not known then.
+    version: u64,
+}
+
+impl Ticket {
+    /// Engine time when it was drawn.
+    pub fn now(self) -> Timestamp {
+        self.not_after.minus(limits::PUSH_WINDOW)
+    }
+
+    /// The older one in every respect.
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            not_after: self.not_after.min(other.not_after),
+            version: self.version.min(other.version),
+        }
+    }
+}
+
+/// Generations of gates, as replies told them.
+#[derive(Default)]
+struct Known {
+    /// Counts what was learned.
+    version: u64,
+    /// The generation, and the version since which it is known.
+    shards: HashMap<ShardId, (u64, u64)>,
+}
+
 /// The way of committed jobs into the engine.
 #[derive(Clone)]
 pub(super) struct Delivery {
@@ -42,17 +81,19 @@ pub(super) struct Delivery {
     pub(super) time: EngineTime,
     /// Shards whose first opening is over, whoever made it.
     opened: Arc<Mutex<HashSet<ShardId>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Delivery {
     pub(super) fn new(ledger: Ledger, engine: Engine) -> Self {
-        Self { ledger, engine, time: EngineTime::default(), opened: Arc::default() }
+        Self { ledger, engine, time: EngineTime::default(), opened: Arc::default(), known: Arc::default() }
     }
 
-    /// The `not_after` of calls that a statement sent after this one will justify; `None`: the engine does not
-    /// answer.
-    pub(super) async fn deadline(&self) -> Option<Timestamp> {
-        self.time.deadline(&self.engine).await
+    /// For pushes that a statement sent after this call will justify; `None`: the engine does not answer.
+    pub(super) async fn ticket(&self) -> Option<Ticket> {
+        let version = self.known().version;
+        let not_after = self.time.deadline(&self.engine).await?;
+        Some(Ticket { not_after, version })
     }
 
     /// Pushes up to [`limits::ENGINE_BATCH_MAX`] jobs, and opens the shard if it never was.
@@ -60,10 +101,19 @@ impl Delivery {
         &self,
         shard: &ShardId,
         pushes: &[Push],
-        not_after: Timestamp,
+        ticket: Ticket,
     ) -> Result<PushCount, PushError> {
-        let reply = self.engine.push(shard, pushes, not_after).await?;
-        self.time.note(reply.now);
+        let mut reply = self.push_once(shard, pushes, ticket).await?;
+        let again;
+        let mut pushes = pushes;
+        let is_late = reply.pushed.first() == Some(&Pushed::Late);
+        if is_late && reply.generation > 0 && reply.now <= ticket.not_after {
+            // The shard was compared with the ledger since: it is looked at once more.
+            let Some(ticket) = self.ticket().await else { return Ok(PushCount::default()) };
+            again = self.still_due(shard, pushes, ticket).await?;
+            pushes = &again;
+            reply = self.push_once(shard, pushes, ticket).await?;
+        }
         let count = |what: Pushed| reply.pushed.iter().filter(|p| **p == what).count() as u64;
         let could_run =
             pushes.iter().zip(&reply.pushed).filter(|(push, _)| push.run_at <= reply.now);
@@ -79,6 +129,58 @@ impl Delivery {
         Ok(counted)
     }
 
+    async fn push_once(
+        &self,
+        shard: &ShardId,
+        pushes: &[Push],
+        ticket: Ticket,
+    ) -> Result<PushReply, EngineError> {
+        let generation = self.generation(shard, ticket);
+        let reply = self.engine.push(shard, pushes, ticket.not_after, generation).await?;
+        self.time.note(reply.now);
+        self.learn(shard, reply.generation);
+        Ok(reply)
+    }
+
+    /// Those of some jobs that are to be in this shard, as they are on record now.
+    async fn still_due(
+        &self,
+        shard: &ShardId,
+        pushes: &[Push],
+        ticket: Ticket,
+    ) -> Result<Vec<Push>, LedgerError> {
+        let ids: Vec<JobId> = pushes.iter().map(|push| push.id).collect();
+        let jobs = self.ledger.jobs(&ids).await?;
+        let is_due =
+            |job: &&Job| shard_of(job) == *shard && belongs_in_engine(job, ticket.now());
+        Ok(jobs.iter().filter(is_due).map(push_of).collect())
+    }
+
+    /// The generation of a shard's gate as it was known when the ticket was drawn; 0: it was not.
+    fn generation(&self, shard: &ShardId, ticket: Ticket) -> u64 {
+        let known = self.known();
+        let in_time = known.shards.get(shard).filter(|(_, since)| *since <= ticket.version);
+        in_time.map_or(0, |(generation, _)| *generation)
+    }
+
+    /// Notes the generation of a shard's gate.
+    pub(super) fn learn(&self, shard: &ShardId, generation: u64) {
+        let mut known = self.known();
+        if generation == 0 || known.shards.get(shard).is_some_and(|(old, _)| *old >= generation) {
+            return;
+        }
+        if known.shards.len() >= SHARDS_MAX {
+            known.shards.clear();
+        }
+        known.version += 1;
+        let version = known.version;
+        known.shards.insert(shard.clone(), (generation, version));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics while holding it")
+    }
+
     /// Opens a shard of which nothing was ever leased. One that has been open before is left to its verification:
     /// what ran there may run still. Safe to repeat and to drop: what is left undone, the leader finishes.
     pub(super) async fn open_first(&self, shard: &ShardId) -> Result<(), PushError> {
@@ -92,17 +194,16 @@ impl Delivery {
         let Some(queue) = self.ledger.queue(&shard.namespace, &shard.queue).await? else {
             return Ok(());
         };
-        let Some(not_after) = self.deadline().await else { return Ok(()) };
+        let Some(ticket) = self.ticket().await else { return Ok(()) };
+        let ledger = self.ledger.id();
+        // Shut before it is won: a gate that is wiped after this cannot be opened by a late winner.
+        let shut = self.engine.shut(shard, ledger, 1, ticket.not_after).await?;
+        let Shut::Shut { process, .. } = shut else { return Ok(()) };
         let is_first = self.ledger.first_generation(shard).await?;
         self.remember(shard);
         if !is_first {
             return Ok(());
         }
-        let ledger = self.ledger.id();
-        let Shut::Shut { process, .. } = self.engine.shut(shard, ledger, 1, not_after).await?
-        else {
-            return Ok(());
-        };
         let opening = Opening {
             settings: queue.shard_settings(),
             ledger,
@@ -120,13 +221,13 @@ impl Delivery {
 
     fn remember(&self, shard: &ShardId) {
         let mut opened = self.lock();
-        if opened.len() >= OPENED_MAX {
+        if opened.len() >= SHARDS_MAX {
             opened.clear();
         }
         opened.insert(shard.clone());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<ShardId>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<ShardId>> {
         self.opened.lock().expect("nothing panics while holding it")
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn align(life: &Lifecycle, ids: Vec<JobId>) {
 /// One try; whether both stores answered.
 async fn try_once(life: &Lifecycle, ids: &[JobId]) -> bool {
     // Fixed before the ledger is read: what is pushed was to run again then.
-    let Some(not_after) = life.inner.delivery.deadline().await else { return false };
+    let Some(ticket) = life.inner.delivery.ticket().await else { return false };
     let mut shards: HashMap<ShardId, Orders> = HashMap::new();
     for ids in ids.chunks(ENGINE_BATCH_MAX) {
         let Ok(jobs) = life.inner.ledger.jobs(ids).await else { return false };
@@ -78,7 +78,7 @@ async fn try_once(life: &Lifecycle, ids: &[JobId]) -> bool {
         // Also those that are not due for long: an older form may be there, and due. One that does not get in for
         // want of room, or is late, is found by the sweep or by the comparison.
         for again in orders.again.chunks(ENGINE_BATCH_MAX) {
-            if life.inner.delivery.push(shard, again, not_after).await.is_err() {
+            if life.inner.delivery.push(shard, again, ticket).await.is_err() {
                 return false;
             }
         }

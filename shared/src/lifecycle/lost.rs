@@ -47,8 +47,6 @@ pub(super) async fn adopt(
 
 /// Records an end whose lease the engine does not know past the engine; whether it counts.
 ///
-/// A lease that ran out is not lost: the engine has the job with one crash more, and its word stands.
-///
 /// # Errors
 /// A store did not answer. Safe to repeat.
 pub(super) async fn record(
@@ -62,10 +60,6 @@ pub(super) async fn record(
     let Some(job) = jobs.get(&held.id).filter(|job| may_count(job, held)) else {
         return Ok(false);
     };
-    let live = life.inner.engine.peek(shard, held.id).await?;
-    if live.is_some_and(|live| live.crashes > job.crashes || live.fence > held.fence) {
-        return Ok(false);
-    }
     let at = life.inner.engine.now().await?;
     let outcome = outcome(job, settle, end, at);
     let replies = life.record_direct(vec![to_record(shard, outcome)]).await?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Ticket};
 use crate::engine::envelope::{Envelope, EnvelopeHead};
 use crate::engine::{Push, ShardId};
 use crate::ledger::shard_of;
@@ -29,7 +29,7 @@ const CALLS_MAX: usize = 4;
 
 struct Batch {
     jobs: Vec<Job>,
-    not_after: Timestamp,
+    ticket: Ticket,
     /// When it was offered: after the beginning of its push window.
     at: Instant,
     /// Its part of [`PENDING_KIB_MAX`], for as long as it is held.
@@ -61,14 +61,14 @@ impl Pusher {
     }
 
     /// Hands over committed jobs, as many as there is room for. Returns at once.
-    pub(super) fn offer(&self, mut jobs: Vec<Job>, not_after: Timestamp) {
+    pub(super) fn offer(&self, mut jobs: Vec<Job>, ticket: Ticket) {
         let offered = jobs.len();
         let room = self.take_room(&mut jobs);
         let mut taken = jobs.len();
         if let Some(room) = room
             && taken > 0
         {
-            let batch = Batch { jobs, not_after, at: Instant::now(), _room: room };
+            let batch = Batch { jobs, ticket, at: Instant::now(), _room: room };
             if self.tx.try_send(batch).is_err() {
                 taken = 0;
             }
@@ -125,7 +125,7 @@ async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: Cancel
         }
         let calls = calls(&batches);
         futures::stream::iter(calls)
-            .for_each_concurrent(CALLS_MAX, |Call { shard, pushes, not_after, late_at }| {
+            .for_each_concurrent(CALLS_MAX, |Call { shard, pushes, ticket, late_at }| {
                 let delivery = delivery.clone();
                 async move {
                     let count = pushes.len() as u64;
@@ -134,7 +134,7 @@ async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: Cancel
                         metrics::counter!("windlass_push_dropped_total").increment(count);
                         return;
                     }
-                    let result = delivery.push(&shard, &pushes, not_after).await;
+                    let result = delivery.push(&shard, &pushes, ticket).await;
                     if let Err(error) = result {
                         metrics::counter!("windlass_push_failed_total").increment(count);
                         tracing::debug!(shard = %shard, %error, "push failed; the sweep will repeat it");
@@ -150,9 +150,9 @@ async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: Cancel
 struct Call {
     shard: ShardId,
     pushes: Vec<Push>,
-    /// The earliest of its jobs.
-    not_after: Timestamp,
-    /// By this process's clock it is past `not_after` for certain.
+    /// The oldest of its jobs.
+    ticket: Ticket,
+    /// By this process's clock it is past the ticket's end for certain.
     late_at: Instant,
 }
 
@@ -173,11 +173,11 @@ fn calls(batches: &[Batch]) -> Vec<Call> {
             let call = open.entry(shard).or_insert_with_key(|shard| Call {
                 shard: shard.clone(),
                 pushes: Vec::new(),
-                not_after: batch.not_after,
+                ticket: batch.ticket,
                 late_at,
             });
             call.pushes.push(push_of(job));
-            call.not_after = call.not_after.min(batch.not_after);
+            call.ticket = call.ticket.min(batch.ticket);
             call.late_at = call.late_at.min(late_at);
             if call.pushes.len() == limits::ENGINE_BATCH_MAX {
                 calls.extend(open.remove(&shard_of(job)));
@@ -278,7 +278,7 @@ mod tests {
     async fn what_waits_to_be_pushed_is_bounded_by_its_size() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, engine) = stores(&folder).await;
-        let now = engine.now().await.unwrap();
+        let now = Delivery::new(ledger.clone(), engine).ticket().await.unwrap();
         let (pusher, mut rx) = Pusher::new(10);
         pusher.offer(committed(&ledger, 3, 3_000).await, now);
         pusher.offer(committed(&ledger, 2, 0).await, now);
@@ -300,20 +300,21 @@ mod tests {
     async fn what_is_late_is_left_to_the_sweep() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, engine) = stores(&folder).await;
-        let not_after = engine.now().await.unwrap().plus(limits::PUSH_WINDOW);
+        let delivery = Delivery::new(ledger.clone(), engine.clone());
+        let ticket = delivery.ticket().await.unwrap();
         let (pusher, mut rx) = Pusher::new(10);
         let (old, fresh) =
             (committed(&ledger, 1, 0).await.remove(0), committed(&ledger, 1, 0).await.remove(0));
         let shard = shard_of(&old);
-        pusher.offer(vec![old.clone()], not_after);
-        pusher.offer(vec![fresh.clone()], not_after);
+        pusher.offer(vec![old.clone()], ticket);
+        pusher.offer(vec![fresh.clone()], ticket);
         let (mut late, in_time) = (rx.recv().await.unwrap(), rx.recv().await.unwrap());
         late.at -= limits::PUSH_WINDOW;
         let (tx, rx) = mpsc::channel(2);
         tx.try_send(late).unwrap_or_else(|_| panic!("there is room"));
         tx.try_send(in_time).unwrap_or_else(|_| panic!("there is room"));
         drop(tx);
-        run(Delivery::new(ledger, engine.clone()), rx, CancellationToken::new()).await;
+        run(delivery, rx, CancellationToken::new()).await;
         let there = engine.exists(&shard, &[old.id, fresh.id]).await.unwrap();
         assert_eq!(there, [false, true]);
     }

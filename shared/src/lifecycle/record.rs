@@ -6,14 +6,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::delivery::PushError;
+use super::delivery::{PushError, Ticket};
 use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
 use crate::engine::{Ended, Outcome, ShardId};
 use crate::ledger::runs::RecordReply;
 use crate::ledger::{LedgerError, Record, RecordRunning, Recorded};
+use crate::limits;
 use crate::model::id::JobId;
 use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
@@ -46,9 +48,9 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
     // Fixed before the outcomes are recorded, as for a submission.
-    let not_after = life.inner.delivery.deadline().await;
+    let ticket = life.inner.delivery.ticket().await;
     let reply = life.inner.ledger.record(records).await?;
-    let replies = follow(life, reply, not_after);
+    let replies = follow(life, reply, ticket);
     let events: Vec<Event> = events
         .into_iter()
         .zip(&replies)
@@ -77,9 +79,9 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
 pub(super) fn follow(
     life: &Lifecycle,
     reply: RecordReply,
-    not_after: Option<Timestamp>,
+    ticket: Option<Ticket>,
 ) -> Vec<Recorded> {
-    workflow::drive::push(life, reply.released, not_after);
+    workflow::drive::push(life, reply.released, ticket);
     for run in reply.due {
         workflow::drive::soon(life, run);
     }
@@ -165,18 +167,36 @@ pub async fn record_running(
     Ok(Some(last))
 }
 
+/// Records outcomes that came past the engine, after the engine has let go of their jobs: committed first, a job that
+/// has ended could be started, and a lease that was taken back could count.
 pub(super) async fn record_direct(
     life: &Lifecycle,
     records: Vec<Record>,
 ) -> Result<Vec<Recorded>, LedgerError> {
-    let ids: Vec<(JobId, bool)> =
-        records.iter().map(|record| (record.id, record.ended.is_terminal())).collect();
-    let not_after = life.inner.delivery.deadline().await;
-    let reply = life.inner.ledger.record(records).await?;
-    let replies = follow(life, reply, not_after);
+    let started = Instant::now();
+    let free = super::withdraw::withdraw(life, &records).await?;
+    let mut replies = vec![Recorded::Stale; records.len()];
+    let (mut places, mut kept, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, (record, free)) in records.into_iter().zip(free).enumerate() {
+        if free {
+            places.push(place);
+            ends.push((record.id, record.ended.is_terminal()));
+            kept.push(record);
+        }
+    }
+    if kept.is_empty() {
+        return Ok(replies);
+    }
+    let ticket = life.inner.delivery.ticket().await;
+    if started.elapsed() >= limits::PUSH_WINDOW {
+        // The tombstones would not outlast a slow commit.
+        return Err(LedgerError::Unavailable("the engine took too long to let go of the jobs".into()));
+    }
+    let reply = life.inner.ledger.record(kept).await?;
     let (mut applied, mut ended) = (Vec::new(), Vec::new());
-    for ((id, ends), reply) in ids.into_iter().zip(&replies) {
-        if *reply == Recorded::Applied {
+    for ((place, (id, ends)), reply) in places.iter().zip(ends).zip(follow(life, reply, ticket)) {
+        replies[*place] = reply;
+        if reply == Recorded::Applied {
             applied.push(id);
             ended.extend(ends.then_some(id));
         }

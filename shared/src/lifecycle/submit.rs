@@ -9,7 +9,7 @@ pub(super) async fn submit(
     submission: Submission,
 ) -> Result<SubmitOutcome, LedgerError> {
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
-    let not_after = life.inner.delivery.deadline().await;
+    let ticket = life.inner.delivery.ticket().await;
     let outcome = life.inner.ledger.submit(submission).await?;
     crate::failpoint!("submit.committed");
     if let SubmitOutcome::Done(results) = &outcome {
@@ -19,7 +19,7 @@ pub(super) async fn submit(
         });
         super::ended::align(life, replaced.collect()).await;
     }
-    if let (SubmitOutcome::Done(results), Some(not_after)) = (&outcome, not_after) {
+    if let (SubmitOutcome::Done(results), Some(ticket)) = (&outcome, ticket) {
         let jobs = results
             .iter()
             .filter_map(|result| match result {
@@ -29,7 +29,7 @@ pub(super) async fn submit(
             .filter(|job| belongs_in_engine(job, job.created_at))
             .cloned()
             .collect();
-        life.inner.pusher.offer(jobs, not_after);
+        life.inner.pusher.offer(jobs, ticket);
     }
     Ok(outcome)
 }

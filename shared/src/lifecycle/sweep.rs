@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Lifecycle;
-use super::delivery::PushError;
+use super::delivery::{PushError, Ticket};
 use super::push::push_of;
 use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
 use crate::ledger::{Changed, Guard, JobPage, Queue, Record};
@@ -162,13 +162,13 @@ impl Pump {
 pub(super) type SeenFences = HashMap<JobId, Fence>;
 
 /// Fills one page of a shard that is being verified: pushes what the engine does not have, or, as `seen` says, has in
-/// an older form. Those met are taken out of `seen`. Jobs that must not start are put into `over`: somebody may run
+/// an older form. Those met are moved from `seen` to `met`. Jobs that must not start are put into `over`: somebody may run
 /// them still, which is not known before all holders have reported.
 pub(super) async fn fill_page(
     life: &Lifecycle,
     shard: &ShardId,
     after: Option<JobId>,
-    seen: &mut SeenFences,
+    (seen, met): (&mut SeenFences, &mut HashSet<JobId>),
     over: &mut Vec<Job>,
 ) -> Result<Page, PushError> {
     let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
@@ -177,6 +177,7 @@ pub(super) async fn fill_page(
             "it does not tell its time".into(),
         )));
     };
+    met.extend(look.live.iter().chain(&look.over).map(|job| job.id));
     over.append(&mut look.over);
     let older: HashSet<JobId> = look
         .live
@@ -205,7 +206,7 @@ struct Look {
     after: Option<JobId>,
     /// Where the next one begins.
     last: Option<JobId>,
-    not_after: Timestamp,
+    ticket: Ticket,
     now: Timestamp,
     /// To be in the engine.
     live: Vec<Job>,
@@ -221,15 +222,15 @@ async fn look(
     after: Option<JobId>,
 ) -> Result<Option<Look>, PushError> {
     // Fixed before the select that proves the jobs unfinished is sent.
-    let Some(not_after) = life.inner.delivery.deadline().await else { return Ok(None) };
-    let now = not_after.minus(limits::PUSH_WINDOW);
+    let Some(ticket) = life.inner.delivery.ticket().await else { return Ok(None) };
+    let now = ticket.now();
     let (namespace, queue) = (&shard.namespace, &shard.queue);
     let due_before = now.plus(limits::SCHEDULE_AHEAD);
     let page =
         life.inner.ledger.unfinished(namespace, queue, due_before, changed_before, after, PAGE);
     let JobPage { jobs, next: last } = page.await?;
     let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
-    Ok(Some(Look { after, last, not_after, now, live, over }))
+    Ok(Some(Look { after, last, ticket, now, live, over }))
 }
 
 async fn page(
@@ -274,7 +275,7 @@ async fn push_missing(
         missing.extend(missed.map(|(job, _)| push_of(job)));
     }
     for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
-        let count = life.inner.delivery.push(shard, chunk, look.not_after).await?;
+        let count = life.inner.delivery.push(shard, chunk, look.ticket).await?;
         page.pushed += count.added;
         if count.full > 0 {
             // The head of the queue is in the engine; the rest waits here for its turn.

@@ -7,8 +7,9 @@
 //! | 2 | the shard is shut with it, its holders hear of it | nothing is leased from here on |
 //! | 3 | workers replay what they have settled, adopt what they run, report | so that neither runs again |
 //! | 4 | meanwhile the engine gets what it misses | pushes are no leases |
-//! | 5 | the outbox is recorded; what has ended leaves the engine | a store that went back has finished jobs |
-//! | 6 | the gate is opened for the process that was compared | refused if there is another by now |
+//! | 5 | the gate is sealed: late holders put nothing back any more | it would not be compared |
+//! | 6 | the outbox is recorded; what has ended leaves the engine | a store that went back has finished jobs |
+//! | 7 | the gate is opened for the process that was compared | refused if there is another by now |
 //!
 //! Step 3 ends when every worker with a fresh beat has reported, or after [`VerifySettings::window`]: a worker that is
 //! late, or dead, may cost its jobs a second run (I9), never a wrong record. After the opening nothing is reaped for
@@ -141,11 +142,15 @@ async fn try_once(
     };
     tracing::info!(%shard, generation, %process, "verifying a shard");
     let mut comparison = Comparison::new(life, shard, queue);
-    let shut = Gate { ledger: ledger.id(), generation, process: None };
+    life.inner.delivery.learn(shard, generation);
+    let shut = Gate { ledger: ledger.id(), generation, process: None, sealed: false };
     let (filled, reports) =
         tokio::join!(comparison.fill(), reports(life, shard, shut, settings.window));
     filled?;
     let Some(Reports { slots, missing }) = reports? else { return Ok(Try::Again) };
+    if !engine.seal(shard, ledger.id(), generation).await? {
+        return Ok(Try::Again);
+    }
     let compared = comparison.finish().await?;
     let opening = Opening {
         settings: queue.shard_settings(),

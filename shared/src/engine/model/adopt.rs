@@ -27,23 +27,8 @@ impl Shard {
         if self.tombstones.standing(id).is_some_and(|standing| standing >= fence) {
             return Adopted::Over;
         }
-        if let Some(entry) = self.entries.get(&id) {
-            let same_job =
-                (entry.attempt, entry.crashes) == (adoption.job.attempt, adoption.job.crashes);
-            match entry.status {
-                Status::Finishing => return Adopted::Over,
-                Status::Leased { .. } => {
-                    let same_token = entry.lease_id == Some(adoption.lease_id);
-                    if entry.fence >= fence && !(entry.fence == fence && same_token) {
-                        return Adopted::Stolen;
-                    }
-                }
-                Status::Ready | Status::Delayed => {
-                    if entry.fence > fence || (entry.fence == fence && !same_job) {
-                        return Adopted::Stolen;
-                    }
-                }
-            }
+        if let Some(refused) = self.refuse_adoption(adoption) {
+            return refused;
         }
         let held = Held { id, fence, lease_id: adoption.lease_id };
         let wanted_ms = until_ms(now, lease);
@@ -54,6 +39,25 @@ impl Shard {
         self.put_lease(wanted_ms, worker, adoption);
         self.seen = now;
         Adopted::Held { expires_at: Timestamp::from_millis(wanted_ms) }
+    }
+
+    fn refuse_adoption(&self, adoption: &Adoption) -> Option<Adopted> {
+        let (fence, is_bound) = (adoption.job.fence, self.is_bound());
+        let Some(entry) = self.entries.get(&adoption.job.id) else {
+            return is_bound.then_some(Adopted::Over);
+        };
+        match entry.status {
+            Status::Finishing => (entry.fence >= fence || is_bound).then_some(Adopted::Over),
+            Status::Leased { .. } => {
+                let is_own = entry.fence == fence && entry.lease_id == Some(adoption.lease_id);
+                let is_later = entry.fence >= fence || is_bound;
+                (!is_own && is_later).then_some(Adopted::Stolen)
+            }
+            Status::Ready | Status::Delayed => {
+                let has_ended = has_ended(entry, fence, adoption.job.attempt, adoption.job.crashes);
+                has_ended.then_some(Adopted::Stolen)
+            }
+        }
     }
 
     /// Writes the entry as leased, in place of what is there.
@@ -77,4 +81,10 @@ impl Shard {
         self.leases.insert((until_ms, id));
         self.claims.insert((adoption.claimed_at, id));
     }
+}
+
+/// Whether the lease `fence` of a waiting job is over: it has a later fence, or that lease has counted already.
+pub(super) fn has_ended(entry: &Entry, fence: Fence, attempt: u32, crashes: u32) -> bool {
+    let same_count = (entry.attempt, entry.crashes) == (attempt, crashes);
+    entry.fence > fence || (entry.fence == fence && !same_count)
 }

@@ -23,7 +23,7 @@ pub struct GateState {
 impl GateState {
     fn shut(ledger: LedgerId, generation: u64) -> Self {
         Self {
-            gate: Gate { ledger, generation, process: None },
+            gate: Gate { ledger, generation, process: None, sealed: false },
             grace: Duration::ZERO,
             slots: 0,
             ramp: Duration::ZERO,
@@ -73,6 +73,17 @@ impl Shard {
         Shut::Shut { process: self.process, wiped }
     }
 
+    /// Ends the free adoption; see the module's rules.
+    pub fn seal(&mut self, ledger: LedgerId, generation: u64) -> bool {
+        let Some(GateState { gate, .. }) = &mut self.gate else { return false };
+        let ours = gate.ledger == ledger && gate.generation == generation;
+        if !ours || gate.process.is_some() {
+            return false;
+        }
+        gate.sealed = true;
+        true
+    }
+
     /// Opens the gate; see the module's rules.
     pub fn open_gate(&mut self, now: Timestamp, opening: &Opening) -> Opened {
         let Some(GateState { gate, .. }) = self.gate else { return Opened::Moved };
@@ -87,7 +98,7 @@ impl Shard {
         }
         self.configure(&opening.settings);
         self.gate = Some(GateState {
-            gate: Gate { process: Some(opening.process), ..gate },
+            gate: Gate { process: Some(opening.process), sealed: true, ..gate },
             grace: opening.grace,
             slots: opening.slots,
             ramp: opening.ramp,
@@ -113,6 +124,17 @@ impl Shard {
     /// Whether the process that serves the shard is the one that was compared with the ledger.
     pub(super) fn is_verified(&self) -> bool {
         self.gate.is_some_and(|state| state.gate.process == Some(self.process))
+    }
+
+    /// Whether adoptions are bound to what is there.
+    pub(super) fn is_bound(&self) -> bool {
+        let is_sealed = |state: GateState| state.gate.process.is_none() && state.gate.sealed;
+        self.is_verified() || self.gate.is_some_and(is_sealed)
+    }
+
+    /// Of the gate, open or shut; 0 without one.
+    pub(super) fn generation(&self) -> u64 {
+        self.gate.map_or(0, |state| state.gate.generation)
     }
 
     /// How far outcomes are recorded.

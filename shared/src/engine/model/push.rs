@@ -4,14 +4,22 @@ use super::*;
 
 impl Shard {
     /// Makes jobs claimable; see the module's rules.
-    pub fn push(&mut self, now: Timestamp, jobs: &[Push], not_after: Timestamp) -> PushReply {
-        let pushed = if now > not_after {
+    pub fn push(
+        &mut self,
+        now: Timestamp,
+        jobs: &[Push],
+        not_after: Timestamp,
+        generation: u64,
+    ) -> PushReply {
+        let pushed = if now > not_after || self.generation() > generation.max(1) {
             vec![Pushed::Late; jobs.len()]
         } else {
             self.tombstones.turn(now);
             jobs.iter().map(|job| self.push_one(now, job)).collect()
         };
-        PushReply { pushed, open: self.is_verified(), now }
+        let open = self.gate.is_some_and(|state| state.gate.process.is_some());
+        let generation = self.generation();
+        PushReply { pushed, open, generation, now }
     }
 
     fn push_one(&mut self, now: Timestamp, job: &Push) -> Pushed {

@@ -25,19 +25,22 @@ impl Redis {
         shard: &ShardId,
         jobs: &[Push],
         not_after: Timestamp,
+        generation: u64,
     ) -> Result<PushReply, EngineError> {
         let mut whole = PushReply {
             pushed: Vec::with_capacity(jobs.len()),
             open: false,
+            generation: 0,
             now: Timestamp::default(),
         };
         for batch in batches(jobs, |job| job.id) {
-            let reply = match self.push_batch(shard, batch, not_after).await {
+            let reply = match self.push_batch(shard, batch, not_after, generation).await {
                 Err(Fault::NoMemory(_)) => self.push_refused(shard, batch.len()).await?,
                 other => other.map_err(|fault| fault.into_error("push"))??,
             };
             whole.pushed.extend(reply.pushed);
             (whole.open, whole.now) = (reply.open, reply.now);
+            whole.generation = reply.generation;
         }
         if jobs.is_empty() {
             return self.push_refused(shard, 0).await;
@@ -50,11 +53,12 @@ impl Redis {
         shard: &ShardId,
         jobs: &[Push],
         not_after: Timestamp,
+        generation: u64,
     ) -> Result<Result<PushReply, EngineError>, Fault> {
         let values: Vec<_> = jobs.iter().map(layout::pushed_job).collect();
         let value = self
             .run(&self.scripts.push, Way::Hot, shard, |cmd| {
-                cmd.arg(layout::micros(not_after)).arg(jobs.len());
+                cmd.arg(layout::micros(not_after)).arg(generation).arg(jobs.len());
                 for (job, value) in jobs.iter().zip(&values) {
                     cmd.arg(job.id.as_bytes()).arg(value);
                 }
@@ -66,7 +70,7 @@ impl Redis {
     /// At `maxmemory` the whole batch is refused, before anything is looked at.
     async fn push_refused(&self, shard: &ShardId, count: usize) -> Result<PushReply, EngineError> {
         let stats = self.stats(shard).await?;
-        Ok(PushReply { pushed: vec![Pushed::Full; count], open: stats.open, now: stats.now })
+        Ok(PushReply { pushed: vec![Pushed::Full; count], open: stats.open, generation: 0, now: stats.now })
     }
 
     pub async fn claim(
@@ -257,6 +261,7 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
     let word = reply.word()?;
     let now = Timestamp::from_micros(reply.number()?);
     let open = reply.number()? == 1;
+    let generation = reply.count()?;
     let pushed = match word.as_str() {
         "late" => {
             reply.bytes()?;
@@ -271,7 +276,7 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
         _ => return Err(reply.unknown(word)),
     };
     reply.end()?;
-    Ok(PushReply { pushed, open, now })
+    Ok(PushReply { pushed, open, generation, now })
 }
 
 fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {

@@ -58,6 +58,54 @@ impl Redis {
         Ok(shut)
     }
 
+    pub async fn seal(
+        &self,
+        shard: &ShardId,
+        ledger: LedgerId,
+        generation: u64,
+    ) -> Result<bool, EngineError> {
+        let mut reply = self
+            .change(&self.scripts.seal, shard, |cmd| {
+                cmd.arg(ledger.as_bytes()).arg(&layout::number_bytes(generation));
+            })
+            .await?;
+        let word = reply.word()?;
+        let sealed = match word.as_str() {
+            "sealed" => true,
+            "other" => false,
+            _ => return Err(reply.unknown(word)),
+        };
+        reply.end()?;
+        Ok(sealed)
+    }
+
+    pub async fn withdraw(
+        &self,
+        shard: &ShardId,
+        leases: &[Withdrawal],
+    ) -> Result<Vec<Withdrawn>, EngineError> {
+        let mut whole = Vec::with_capacity(leases.len());
+        for batch in batches(leases, |lease| lease.id) {
+            let mut reply = self
+                .change(&self.scripts.withdraw, shard, |cmd| {
+                    cmd.arg(batch.len());
+                    for lease in batch {
+                        cmd.arg(lease.id.as_bytes()).arg(layout::withdrawal(lease));
+                    }
+                })
+                .await?;
+            reply.expect("withdrawn")?;
+            whole.extend(reply.letters(batch.len(), |letter| match letter {
+                b'O' => Some(Withdrawn::Out),
+                b'F' => Some(Withdrawn::Finishing),
+                b'T' => Some(Withdrawn::Stolen),
+                _ => None,
+            })?);
+            reply.end()?;
+        }
+        Ok(whole)
+    }
+
     pub async fn open_gate(
         &self,
         shard: &ShardId,

@@ -17,6 +17,7 @@ const JOB_HEAD: usize = 50;
 /// Where there is no gate, or a shut one, instead of the id of a process.
 const NO_PROCESS: [u8; 40] = [0; 40];
 const SHUT_PROCESS: [u8; 40] = [b'-'; 40];
+const SEALED_PROCESS: [u8; 40] = [b'='; 40];
 const STATUS_WAITING: u8 = 1;
 const STATUS_LEASED: u8 = 2;
 const STATUS_FINISHING: u8 = 3;
@@ -242,12 +243,13 @@ pub(super) fn read_gate(bytes: &mut impl Buf) -> Result<Option<Gate>, Damaged> {
     let generation = bytes.try_get_u64()?;
     let mut process = [0; 40];
     bytes.try_copy_to_slice(&mut process)?;
-    let process = match process {
+    let (process, sealed) = match process {
         NO_PROCESS => return Ok(None),
-        SHUT_PROCESS => None,
-        other => Some(read_process(&other)?),
+        SHUT_PROCESS => (None, false),
+        SEALED_PROCESS => (None, true),
+        other => (Some(read_process(&other)?), true),
     };
-    Ok(Some(Gate { ledger, generation, process }))
+    Ok(Some(Gate { ledger, generation, process, sealed }))
 }
 
 /// Reads the id of a process.
@@ -264,6 +266,17 @@ pub(super) fn opening_bytes(opening: &Opening) -> Vec<u8> {
     out.put_i64(length_us(opening.grace));
     out.put_u32(opening.slots);
     out.put_i64(length_us(opening.ramp));
+    out
+}
+
+/// What a withdrawal says beside its id.
+pub(super) fn withdrawal(lease: &Withdrawal) -> Vec<u8> {
+    let mut out = Vec::with_capacity(40);
+    out.put_slice(&fence_bytes(lease.fence));
+    out.put_slice(&fence_bytes(lease.tombstone()));
+    out.put_slice(lease.lease_id.as_ref().map_or(&[0; 16], LeaseId::as_bytes).as_slice());
+    out.put_u32(lease.crashes);
+    out.put_u32(lease.attempt);
     out
 }
 

@@ -20,10 +20,10 @@ use crate::expr::bounded::{Bounded, Unfinished};
 use crate::ledger::LedgerError;
 use crate::ledger::runs::{Advanced, END, RunChanged, Snapshot, Step};
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::delivery::Ticket;
 use crate::lifecycle::push::belongs_in_engine;
 use crate::model::id::{JobId, WorkflowId};
 use crate::model::job::{Job, JobError};
-use crate::model::time::Timestamp;
 use crate::model::workflow::{StepSpec, WorkflowState, code, permanent};
 
 /// Decisions of one call; more is left to the next.
@@ -152,7 +152,7 @@ async fn round(
     if run.state.is_terminal() || (snapshot.due.is_empty() && !overdue) {
         return Ok(false);
     }
-    let not_after = life.inner.delivery.deadline().await;
+    let ticket = life.inner.delivery.ticket().await;
     let Some((snapshot, decision)) = decided(life, snapshot, refused).await? else {
         return Ok(false);
     };
@@ -167,7 +167,7 @@ async fn round(
         Advanced::Done { released, more } => (released, more),
     };
     metrics::counter!("windlass_workflow_advances_total").increment(1);
-    push(life, released, not_after);
+    push(life, released, ticket);
     outside(life, &snapshot, &decision, refused).await?;
     if let Some(state) = decision.advance.state.filter(|state| state.is_terminal()) {
         metrics::counter!("windlass_workflows_ended_total", "state" => state.as_str()).increment(1);
@@ -336,11 +336,11 @@ async fn stop_jobs(life: &Lifecycle, snapshot: &Snapshot) -> Result<(), LedgerEr
 }
 
 /// Hands jobs over to the engine.
-pub(crate) fn push(life: &Lifecycle, jobs: Vec<Job>, not_after: Option<Timestamp>) {
-    let Some(not_after) = not_after else { return };
+pub(crate) fn push(life: &Lifecycle, jobs: Vec<Job>, ticket: Option<Ticket>) {
+    let Some(ticket) = ticket else { return };
     let now = life.inner.clock.now();
     let jobs: Vec<Job> = jobs.into_iter().filter(|job| belongs_in_engine(job, now)).collect();
     if !jobs.is_empty() {
-        life.inner.pusher.offer(jobs, not_after);
+        life.inner.pusher.offer(jobs, ticket);
     }
 }

@@ -53,12 +53,12 @@ pub(super) async fn add(
         }
         let advance = Advance { version: run.version, added, ..Advance::default() };
         // Fixed before the rows are sent: a push that is delayed past it could restart a finished job.
-        let not_after = life.inner.delivery.deadline().await;
+        let ticket = life.inner.delivery.ticket().await;
         match ledger.advance(&run, &advance).await? {
             // Somebody was faster, or the step has ended: look again.
             Advanced::Conflict => {}
             Advanced::Done { released, .. } => {
-                drive::push(life, released, not_after);
+                drive::push(life, released, ticket);
                 drive::soon(life, id);
                 return Ok(AddedSteps::Done);
             }

@@ -41,9 +41,9 @@ pub(super) async fn retry(
             }
         }
         let resets = resets(&all, &again, &items);
-        let not_after = life.inner.delivery.deadline().await;
+        let ticket = life.inner.delivery.ticket().await;
         let Some(released) = ledger.retry_run(&run, &resets).await? else { continue };
-        drive::push(life, released, not_after);
+        drive::push(life, released, ticket);
         drive::soon(life, id);
         let Some(run) = ledger.run(namespace, id).await? else { return Ok(RunChanged::Unknown) };
         let ids = |keep: &dyn Fn(&Step) -> bool| {

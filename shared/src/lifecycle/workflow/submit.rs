@@ -66,10 +66,10 @@ pub(super) async fn submit(
         idempotency: order.idempotency,
     };
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
-    let not_after = life.inner.delivery.deadline().await;
+    let ticket = life.inner.delivery.ticket().await;
     let outcome = ledger.create_run(&new).await?;
     if let CreateOutcome::Created(jobs) = &outcome {
-        drive::push(life, jobs.clone(), not_after);
+        drive::push(life, jobs.clone(), ticket);
         if new.steps.iter().any(|step| step.due) {
             drive::soon(life, id);
         }

@@ -14,17 +14,20 @@ for i = 1, count do ids[i] = ARGV[3 * i + 2] end
 local present, helds, tombs = fetch(JOBS, ids), fetch(HELD, ids), standing(ids)
 local ends = call("ZMSCORE", LEASES, unpack(ids))
 
+-- What is put back now would be compared with the ledger no more.
+local bound = byte(rest, 49) == SEALED or verified()
+
 -- -1 over, -2 stolen, 1 held here, 2 to be put here.
 local function judge(job, proof, old, held, tomb)
   local fence = unpacked(">I8", proof, 17)
   if tomb >= fence then return -1 end
   local known, status = is_job(old), held and byte(held, 1) or WAITING
-  if not known and not held then return 2 end
-  if status == FINISHING then return -1 end
+  if not known and not held then return bound and -1 or 2 end
   local old_fence = unpacked(">I8", held or old, held and 47 or 1)
+  if status == FINISHING then return (bound or old_fence >= fence) and -1 or 2 end
   if status == LEASED then
     if sub(held, 31, 54) == sub(proof, 1, 24) then return known and 1 or 2 end
-    return old_fence >= fence and -2 or 2
+    return (bound or old_fence >= fence) and -2 or 2
   end
   if old_fence > fence then return -2 end
   local tally = held and sub(held, 27, 30) .. sub(held, 55, 58) or sub(old, 9, 16)

@@ -3,5 +3,5 @@
 -- ARGV[2] worker
 --
 -- Returns {"reported"}.
-if sub(rest, 49, 88) == SHUT_PROCESS then call("SADD", REPORTED, ARGV[2]) end
+if is_shut() then call("SADD", REPORTED, ARGV[2]) end
 return { "reported" }

@@ -19,7 +19,8 @@
 -- gate is shut:
 --    1 last seq   9 bytes   17 outbox bytes   25 tombstone window
 --   33 recorded seq, and from here on `rest`, of which few scripts unpack anything; 41 seen   49 no reap until
---   57 ledger, 16 bytes   73 generation   81 process, 40 bytes: all zero: no gate, all `-`: shut
+--   57 ledger, 16 bytes   73 generation   81 process, 40 bytes: all zero: no gate; all `-`: shut;
+--      all `=`: shut and sealed; else of the process that it is open for
 --  121 grace   129 slots u32   133 ramp   141 ramp from
 --  149 settings, 37 bytes or none: version u64, paused u8, jobs_max u64, bytes_max u64, priority unit in whole
 --      seconds u64 and rest in ns u32
@@ -49,9 +50,9 @@ local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARA
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
 local JOB_MIN, HELD_LENGTH = 51, 83
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
-local NO_GATE, SHUT_PROCESS = string.rep("\0", 92), string.rep("-", 40)
 local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 37
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+local NO_GATE, SHUT, SEALED = string.rep("\0", 92), byte("-"), byte("=")
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 local now_ms = floor(now / 1000)
 
@@ -86,11 +87,29 @@ local function save()
   meta = changed
 end
 
+-- Whether the gate is shut, sealed or not.
+local function is_shut()
+  return byte(rest, 49) == SHUT or byte(rest, 49) == SEALED
+end
+
+-- Whether it is open, for this process or another.
+local function opened()
+  return byte(rest, 49) ~= 0 and not is_shut()
+end
+
+-- Its generation, open or shut; 0 without a gate.
+local function generation()
+  return (unpacked(">I8", rest, 41))
+end
+
 local serves
 -- Whether the process that serves the shard is the gate's.
 local function verified()
   if serves == nil then
-    serves = byte(rest, 49) ~= 0 and string.find(call("INFO", "server"), "run_id:" .. sub(rest, 49, 88), 1, true) ~= nil
+    serves = false
+    if opened() then
+      serves = string.find(call("INFO", "replication"), "master_replid:" .. sub(rest, 49, 88), 1, true) ~= nil
+    end
   end
   return serves
 end

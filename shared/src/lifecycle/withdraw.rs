@@ -1,0 +1,98 @@
+//! Before an outcome is recorded past the engine, the engine lets go of its job.
+
+use std::collections::HashMap;
+
+use super::{Lifecycle, PushError};
+use crate::engine::{Ended, ShardId, Withdrawal, Withdrawn};
+use crate::ledger::{LedgerError, Record, shard_of};
+use crate::limits::ENGINE_BATCH_MAX;
+use crate::model::id::JobId;
+use crate::model::job::Job;
+
+/// Jobs of one request to the ledger.
+const LOOKUP_MAX: usize = 1_000;
+/// Times that outcomes which wait in the engine are recorded before it is asked again.
+const TRIES_MAX: usize = 5;
+
+/// For each record whether it may be committed now. Those of jobs that the ledger does not know, or has ended, may: it
+/// refuses them itself.
+///
+/// # Errors
+/// A store did not answer: nothing may be committed. Safe to repeat.
+pub(super) async fn withdraw(
+    life: &Lifecycle,
+    records: &[Record],
+) -> Result<Vec<bool>, LedgerError> {
+    let jobs = open_jobs(life, records).await?;
+    let mut free = vec![true; records.len()];
+    let mut shards: HashMap<ShardId, Vec<usize>> = HashMap::new();
+    for (place, record) in records.iter().enumerate() {
+        if let Some(job) = jobs.get(&record.id).filter(|job| job.namespace == record.namespace) {
+            shards.entry(shard_of(job)).or_default().push(place);
+        }
+    }
+    for (shard, places) in shards {
+        for places in places.chunks(ENGINE_BATCH_MAX) {
+            from_shard(life, &shard, records, places, &mut free).await.map_err(|error| match error {
+                PushError::Ledger(error) => error,
+                PushError::Engine(error) => LedgerError::Unavailable(Box::new(error)),
+            })?;
+        }
+    }
+    Ok(free)
+}
+
+async fn open_jobs(
+    life: &Lifecycle,
+    records: &[Record],
+) -> Result<HashMap<JobId, Job>, LedgerError> {
+    let ids: Vec<JobId> = records.iter().map(|record| record.id).collect();
+    let mut jobs = HashMap::new();
+    for ids in ids.chunks(LOOKUP_MAX) {
+        let found = life.inner.ledger.jobs(ids).await?;
+        let open = found.into_iter().filter(|job| !job.state.is_terminal());
+        jobs.extend(open.map(|job| (job.id, job)));
+    }
+    Ok(jobs)
+}
+
+async fn from_shard(
+    life: &Lifecycle,
+    shard: &ShardId,
+    records: &[Record],
+    places: &[usize],
+    free: &mut [bool],
+) -> Result<(), PushError> {
+    let mut left = places.to_vec();
+    for _ in 0..TRIES_MAX {
+        let leases: Vec<Withdrawal> = left.iter().map(|place| withdrawal(&records[*place])).collect();
+        let replies = life.inner.engine.withdraw(shard, &leases).await?;
+        let mut finishing = Vec::new();
+        for (place, reply) in left.into_iter().zip(replies) {
+            match reply {
+                Withdrawn::Out => {}
+                Withdrawn::Stolen => free[place] = false,
+                Withdrawn::Finishing => finishing.push(place),
+            }
+        }
+        left = finishing;
+        if left.is_empty() {
+            return Ok(());
+        }
+        while super::record::record_outcomes(life, shard).await? > 0 {}
+    }
+    Err(LedgerError::Unavailable("outcomes of the same jobs are being recorded".into()).into())
+}
+
+fn withdrawal(record: &Record) -> Withdrawal {
+    let counts = matches!(record.ended, Ended::Succeeded | Ended::Retry(_) | Ended::Dead);
+    Withdrawal {
+        id: record.id,
+        fence: record.fence,
+        // The direct path does not carry it.
+        lease_id: None,
+        attempt: record.attempt.saturating_sub(u32::from(counts)),
+        crashes: record.crashes,
+        ends: record.ended.is_terminal(),
+    }
+}
