@@ -255,7 +255,8 @@ async fn push(shared: &Shared) -> Result<()> {
         shared.room.acquire_many(u32::try_from(count)?).await?.forget();
         let jobs: Vec<Push> = (0..count).map(|_| new_push(shared, &kind, now)).collect();
         let reply = loop {
-            let reply = shared.engine.push(&shared.shard, &jobs, now.plus(PUSH_WINDOW)).await?;
+            let reply =
+                shared.engine.push(&shared.shard, &jobs, now.plus(PUSH_WINDOW), u64::MAX).await?;
             now = reply.now;
             // Late: this process was held up for long. The batch is safe to repeat.
             if !reply.pushed.contains(&Pushed::Late) {

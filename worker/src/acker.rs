@@ -349,7 +349,7 @@ mod tests {
     async fn running(engine: &Engine, shard: &ShardId) -> Done {
         let now = engine.now().await.unwrap();
         let push = Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::new());
-        engine.push(shard, &[push], now.plus(PATIENCE)).await.unwrap();
+        engine.push(shard, &[push], now.plus(PATIENCE), u64::MAX).await.unwrap();
         let request = ClaimRequest {
             worker: WorkerId::generate(),
             lease_id: LeaseId::random(),

@@ -63,7 +63,8 @@ impl Rig {
     pub(crate) async fn push_later(&self, shard: &ShardId) {
         let now = self.life.engine().now().await.unwrap();
         let push = Push::new(Fence(1), "plain".parse().unwrap(), now.plus(LATER), Bytes::new());
-        let reply = self.life.engine().push(shard, &[push], now.plus(PATIENCE)).await.unwrap();
+        let reply =
+            self.life.engine().push(shard, &[push], now.plus(PATIENCE), u64::MAX).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Added]);
     }
 

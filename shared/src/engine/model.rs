@@ -393,7 +393,7 @@ mod tests {
             }
         };
         let jobs: Vec<Push> = (0..500).map(job).collect();
-        shard.push(now, &jobs, now);
+        shard.push(now, &jobs, now, u64::MAX);
         let request = ClaimRequest {
             worker: WorkerId::generate(),
             lease_id: LeaseId::random(),

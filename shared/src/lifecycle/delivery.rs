@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use super::engine_time::EngineTime;
 use super::push::{belongs_in_engine, push_of};
-use crate::engine::{
-    Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut,
-};
+use crate::engine::{Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut};
 use crate::ledger::{Ledger, LedgerError, shard_of};
 use crate::limits;
 use crate::model::id::JobId;
@@ -86,7 +84,13 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) fn new(ledger: Ledger, engine: Engine) -> Self {
-        Self { ledger, engine, time: EngineTime::default(), opened: Arc::default(), known: Arc::default() }
+        Self {
+            ledger,
+            engine,
+            time: EngineTime::default(),
+            opened: Arc::default(),
+            known: Arc::default(),
+        }
     }
 
     /// For pushes that a statement sent after this call will justify; `None`: the engine does not answer.
@@ -151,8 +155,7 @@ impl Delivery {
     ) -> Result<Vec<Push>, LedgerError> {
         let ids: Vec<JobId> = pushes.iter().map(|push| push.id).collect();
         let jobs = self.ledger.jobs(&ids).await?;
-        let is_due =
-            |job: &&Job| shard_of(job) == *shard && belongs_in_engine(job, ticket.now());
+        let is_due = |job: &&Job| shard_of(job) == *shard && belongs_in_engine(job, ticket.now());
         Ok(jobs.iter().filter(is_due).map(push_of).collect())
     }
 

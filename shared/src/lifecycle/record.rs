@@ -190,7 +190,9 @@ pub(super) async fn record_direct(
     let ticket = life.inner.delivery.ticket().await;
     if started.elapsed() >= limits::PUSH_WINDOW {
         // The tombstones would not outlast a slow commit.
-        return Err(LedgerError::Unavailable("the engine took too long to let go of the jobs".into()));
+        return Err(LedgerError::Unavailable(
+            "the engine took too long to let go of the jobs".into(),
+        ));
     }
     let reply = life.inner.ledger.record(kept).await?;
     let (mut applied, mut ended) = (Vec::new(), Vec::new());

@@ -33,10 +33,12 @@ pub(super) async fn withdraw(
     }
     for (shard, places) in shards {
         for places in places.chunks(ENGINE_BATCH_MAX) {
-            from_shard(life, &shard, records, places, &mut free).await.map_err(|error| match error {
-                PushError::Ledger(error) => error,
-                PushError::Engine(error) => LedgerError::Unavailable(Box::new(error)),
-            })?;
+            from_shard(life, &shard, records, places, &mut free).await.map_err(
+                |error| match error {
+                    PushError::Ledger(error) => error,
+                    PushError::Engine(error) => LedgerError::Unavailable(Box::new(error)),
+                },
+            )?;
         }
     }
     Ok(free)
@@ -65,7 +67,8 @@ async fn from_shard(
 ) -> Result<(), PushError> {
     let mut left = places.to_vec();
     for _ in 0..TRIES_MAX {
-        let leases: Vec<Withdrawal> = left.iter().map(|place| withdrawal(&records[*place])).collect();
+        let leases: Vec<Withdrawal> =
+            left.iter().map(|place| withdrawal(&records[*place])).collect();
         let replies = life.inner.engine.withdraw(shard, &leases).await?;
         let mut finishing = Vec::new();
         for (place, reply) in left.into_iter().zip(replies) {

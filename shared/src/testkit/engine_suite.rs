@@ -131,7 +131,7 @@ impl Rig {
     /// Pushes in time.
     pub async fn push(&self, jobs: &[Push]) -> Vec<Pushed> {
         let not_after = self.now().await.plus(PUSH_WINDOW);
-        self.engine.push(&self.shard, jobs, not_after).await.expect("push").pushed
+        self.engine.push(&self.shard, jobs, not_after, u64::MAX).await.expect("push").pushed
     }
 
     /// Opens the shard and pushes the jobs numbered 0 to `count`, all due now.

@@ -115,7 +115,7 @@ pub enum Reply {
 /// Carries out a call on the model at an instant.
 pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
     match call {
-        Call::Push { jobs, not_after } => Reply::Push(shard.push(now, jobs, *not_after)),
+        Call::Push { jobs, not_after } => Reply::Push(shard.push(now, jobs, *not_after, u64::MAX)),
         Call::Claim(request) => Reply::Claim(shard.claim(now, request)),
         Call::Extend { held, lease } => Reply::Extend(shard.extend(now, held, *lease)),
         Call::Settle(settles) => Reply::Settle(shard.settle(now, settles)),
@@ -157,7 +157,9 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
 /// Carries out a call on an engine.
 pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply, EngineError> {
     Ok(match call {
-        Call::Push { jobs, not_after } => Reply::Push(engine.push(shard, jobs, *not_after).await?),
+        Call::Push { jobs, not_after } => {
+            Reply::Push(engine.push(shard, jobs, *not_after, u64::MAX).await?)
+        }
         Call::Claim(request) => Reply::Claim(engine.claim(shard, request).await?),
         Call::Extend { held, lease } => Reply::Extend(engine.extend(shard, held, *lease).await?),
         Call::Settle(settles) => Reply::Settle(engine.settle(shard, settles).await?),

@@ -189,7 +189,7 @@ impl Rig {
         let now = self.engine.now().await.unwrap();
         let push = Push { id, ..Push::new(Fence(0), kind, now, envelope) };
         let not_after = now.plus(Duration::from_secs(5));
-        let reply = self.engine.push(&self.shard, &[push], not_after).await.unwrap();
+        let reply = self.engine.push(&self.shard, &[push], not_after, u64::MAX).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Added]);
         id
     }

@@ -70,7 +70,12 @@ impl Redis {
     /// At `maxmemory` the whole batch is refused, before anything is looked at.
     async fn push_refused(&self, shard: &ShardId, count: usize) -> Result<PushReply, EngineError> {
         let stats = self.stats(shard).await?;
-        Ok(PushReply { pushed: vec![Pushed::Full; count], open: stats.open, generation: 0, now: stats.now })
+        Ok(PushReply {
+            pushed: vec![Pushed::Full; count],
+            open: stats.open,
+            generation: 0,
+            now: stats.now,
+        })
     }
 
     pub async fn claim(

@@ -336,7 +336,7 @@ async fn stop_jobs(life: &Lifecycle, snapshot: &Snapshot) -> Result<(), LedgerEr
 }
 
 /// Hands jobs over to the engine.
-pub(crate) fn push(life: &Lifecycle, jobs: Vec<Job>, ticket: Option<Ticket>) {
+pub(in crate::lifecycle) fn push(life: &Lifecycle, jobs: Vec<Job>, ticket: Option<Ticket>) {
     let Some(ticket) = ticket else { return };
     let now = life.inner.clock.now();
     let jobs: Vec<Job> = jobs.into_iter().filter(|job| belongs_in_engine(job, now)).collect();

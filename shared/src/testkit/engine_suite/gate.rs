@@ -74,7 +74,7 @@ pub async fn a_shut_gate_gives_nothing_and_takes_nothing_back(rig: &Rig) {
     let run_at = rig.now().await.plus(ms(1));
     let jobs = [rig.job(5).await, Push { run_at, ..rig.job(6).await }];
     let not_after = rig.now().await;
-    let reply = rig.engine.push(&rig.shard, &jobs, not_after).await.unwrap();
+    let reply = rig.engine.push(&rig.shard, &jobs, not_after, u64::MAX).await.unwrap();
     assert_eq!((reply.pushed, reply.open), (vec![Pushed::Added; 2], false));
     rig.advance(LEASE + ms(1)).await;
     assert_eq!(rig.reap(9).await, 0);

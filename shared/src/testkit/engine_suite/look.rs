@@ -162,8 +162,12 @@ pub async fn shards_are_apart(rig: &Rig) {
     for other in [second, foreign] {
         assert_eq!(rig.engine.exists(&other, &[id(0)]).await.unwrap(), [false]);
         assert_eq!(rig.engine.stats(&other).await.unwrap().settings, None);
-        let pushed =
-            rig.engine.push(&other, &[rig.job(0).await], rig.now().await).await.unwrap().pushed;
+        let pushed = rig
+            .engine
+            .push(&other, &[rig.job(0).await], rig.now().await, u64::MAX)
+            .await
+            .unwrap()
+            .pushed;
         assert_eq!(pushed, [Pushed::Added], "the same id is another job there");
         open_shard(&rig.engine, &other, ShardSettings::default()).await.unwrap();
         assert_eq!(rig.engine.claim(&other, &rig.request(9)).await.unwrap().jobs.len(), 1);

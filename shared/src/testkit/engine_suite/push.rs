@@ -7,7 +7,8 @@ pub async fn a_pushed_job_is_claimable_at_once(rig: &Rig) {
     rig.open().await;
     let now = rig.now().await;
     let job = Push { attempt: 4, crashes: 2, ..rig.job(0).await };
-    let reply = rig.engine.push(&rig.shard, std::slice::from_ref(&job), now).await.unwrap();
+    let reply =
+        rig.engine.push(&rig.shard, std::slice::from_ref(&job), now, u64::MAX).await.unwrap();
     assert_eq!(reply.pushed, [Pushed::Added]);
     assert!(reply.open);
     assert_eq!(reply.now, now);
@@ -96,10 +97,10 @@ pub async fn a_late_push_changes_nothing(rig: &Rig) {
     rig.open().await;
     let now = rig.now().await;
     let jobs = [rig.job(0).await, rig.job(1).await];
-    let late = rig.engine.push(&rig.shard, &jobs, now.minus(us(1))).await.unwrap();
+    let late = rig.engine.push(&rig.shard, &jobs, now.minus(us(1)), u64::MAX).await.unwrap();
     assert_eq!(late.pushed, [Pushed::Late; 2]);
     assert!(!rig.knows(0).await);
-    let in_time = rig.engine.push(&rig.shard, &jobs, now).await.unwrap();
+    let in_time = rig.engine.push(&rig.shard, &jobs, now, u64::MAX).await.unwrap();
     assert_eq!(in_time.pushed, [Pushed::Added; 2]);
 }
 
@@ -255,7 +256,7 @@ pub async fn the_default_budget_holds_until_configured(rig: &Rig) {
     let now = rig.now().await;
     let over = Bytes::from(vec![0; 1 << 20]);
     let jobs = [rig.job(0).await, Push { envelope: over, ..rig.job(1).await }];
-    let reply = rig.engine.push(&rig.shard, &jobs, now).await.unwrap();
+    let reply = rig.engine.push(&rig.shard, &jobs, now, u64::MAX).await.unwrap();
     assert_eq!(reply.pushed, [Pushed::Added; 2]);
     assert!(!reply.open);
 }

@@ -156,7 +156,7 @@ pub async fn other_shards_are_not_heard(rig: &Rig) {
     let mut signals = rig.listen().await;
     let other = ShardId { index: 7, ..rig.shard.clone() };
     open_shard(&rig.engine, &other, ShardSettings::default()).await.unwrap();
-    rig.engine.push(&other, &[rig.job(0).await], rig.now().await).await.unwrap();
+    rig.engine.push(&other, &[rig.job(0).await], rig.now().await, u64::MAX).await.unwrap();
     let heard = rig.heard(&mut signals).await;
     assert!(heard.iter().all(|signal| *signal == rig.ready()), "{heard:?}");
 }

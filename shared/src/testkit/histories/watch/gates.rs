@@ -101,7 +101,8 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
         (Call::Shut { ledger, generation, .. }, Reply::Shut(shut)) => {
             unchanged_if(matches!(shut, Shut::Newer | Shut::Late), seen, wrong);
             let gate = seen.after.gate.map(|state| state.gate);
-            let expected = Gate { ledger: *ledger, generation: *generation, process: None };
+            let expected =
+                Gate { ledger: *ledger, generation: *generation, process: None, sealed: false };
             if matches!(shut, Shut::Shut { .. }) && gate != Some(expected) {
                 wrong.push(format!("shut as {gate:?}"));
             }
