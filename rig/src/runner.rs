@@ -95,10 +95,16 @@ pub struct Seen<'a> {
 /// # Errors
 /// The rig itself failed: a program is missing, or evidence cannot be had. That a promise did not hold is no error.
 pub async fn run(experiment: &dyn Experiment, settings: &Settings) -> anyhow::Result<Report> {
-    let folder = tempfile::Builder::new().prefix("windlass-rig-").tempdir_in(&settings.within)?;
+    let prefix = format!("windlass-rig-{}-", experiment.id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&settings.within)?;
+    if settings.keep {
+        // At once, so that an interrupted run can be looked at, too.
+        let kept = folder.keep();
+        eprintln!("logs and evidence: {}", kept.display());
+        return run_in(experiment, settings, &kept).await;
+    }
     let ran = run_in(experiment, settings, folder.path()).await;
-    let held = ran.as_ref().is_ok_and(|report| report.passed);
-    if !held || settings.keep {
+    if !ran.as_ref().is_ok_and(|report| report.passed) {
         let kept = folder.keep();
         eprintln!("logs and evidence: {}", kept.display());
     }
