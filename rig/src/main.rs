@@ -14,6 +14,7 @@ use windlass_rig::history::Recorder;
 use windlass_rig::load::client::Client;
 use windlass_rig::report::Report;
 use windlass_rig::runner::{self, Settings};
+use windlass_rig::tools::command::Tool;
 use windlass_rig::{effects, history, worker};
 
 /// A promise or a figure did not hold.
@@ -43,6 +44,8 @@ enum Command {
     Check(CheckArgs),
     /// Run the worker that leaves evidence (a fleet starts it)
     Worker(worker::WorkerArgs),
+    #[command(flatten)]
+    Tool(Tool),
 }
 
 #[derive(Debug, Args)]
@@ -88,15 +91,15 @@ struct CheckArgs {
     url: Option<String>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // Chosen once for the process; nothing else chooses.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let done = match Arguments::parse().command {
         Command::List => list(),
-        Command::Run(args) => interruptible(run(args)).await,
-        Command::Check(args) => check(args).await,
-        Command::Worker(args) => worker::run(args).await.map(|()| true),
+        Command::Run(args) => block_on(interruptible(run(args))),
+        Command::Check(args) => block_on(check(args)),
+        Command::Worker(args) => block_on(worker::run(args)).map(|()| true),
+        Command::Tool(tool) => tool.run().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -106,6 +109,11 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// On a runtime of as many threads as there are cores, as every role of the product has.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
 /// Until it is done, or until the first SIGINT or SIGTERM: then the fleet ends with its handle.

@@ -16,6 +16,7 @@ use crate::fleet::Fleet;
 use crate::history::{self, Recorder};
 use crate::load::Load;
 use crate::load::client::Client;
+use crate::machine::Machine;
 use crate::rates;
 use crate::report::Report;
 use crate::stamp::Stamp;
@@ -120,6 +121,7 @@ async fn run_in(
     let setup = experiment.setup(settings.form);
     let mut scene = prepare(experiment, settings, &setup, folder, started).await?;
     scene.say("warm");
+    let machine = Machine::watch();
     let load = Load::start(scene.client.clone(), setup.mix.clone(), settings.seed, setup.pauses);
     tokio::time::sleep(setup.warm).await;
     scene.say("fault");
@@ -143,6 +145,8 @@ async fn run_in(
     let verdict = check::check(&evidence);
     let seen = Seen { evidence: &evidence, index: &index, verdict: &verdict, fault, heal };
     let mut figures = common(&seen, &setup, dead.len(), drained, unknown);
+    let stalled = machine.longest_stall().as_secs_f64();
+    figures.push(Figure::told("longest stall of the machine", stalled, "s"));
     figures.extend(experiment.figures(&scene, &seen));
     figures.append(&mut scene.figures);
     Ok(Report::new(experiment, settings, verdict, figures, dead, started.elapsed()))

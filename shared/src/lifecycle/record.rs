@@ -57,6 +57,7 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
         .collect();
     // Together, so that the store is woken once.
     let engine = &life.inner.engine;
+    crate::failpoint!("record.before_confirm");
     let (confirmed, _) =
         tokio::join!(engine.confirm(shard, last), engine.publish(&shard.namespace, &events));
     // Safe to drop what became of the feed: it is a convenience; the ledger has what happened.

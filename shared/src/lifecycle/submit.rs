@@ -11,6 +11,7 @@ pub(super) async fn submit(
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
     let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
     let outcome = life.inner.ledger.submit(submission).await?;
+    crate::failpoint!("submit.committed");
     if let SubmitOutcome::Done(results) = &outcome {
         let replaced = results.iter().filter_map(|result| match result {
             Ok(Accepted::Replaced(_, old)) => Some(*old),
