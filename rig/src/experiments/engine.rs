@@ -13,7 +13,7 @@ use crate::history::{Call, Fault};
 use crate::load::plan::{Submission, job};
 use crate::load::preload::preload;
 use crate::runner::{Scene, Seen};
-use crate::until::until;
+use crate::until::{until, until_seldom};
 use crate::worker::{EFFECT, Work};
 
 /// How long Redis is away in E4.
@@ -178,7 +178,7 @@ pub(super) async fn fill(scene: &Scene, jobs: usize) -> anyhow::Result<u64> {
 
 /// Waits until so many jobs wait in the engine.
 pub(super) async fn filled(scene: &Scene, waiting: u64) -> anyhow::Result<()> {
-    until(FILLED_MAX, || async {
+    until_seldom(FILLED_MAX, || async {
         let depths = dump::depths(&scene.client).await.ok()?;
         (depths.get(WAITING)?.ready >= waiting).then_some(())
     })
