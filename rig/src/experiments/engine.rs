@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
-use super::workers::kill;
+use super::workers::{busiest, kill};
 use super::{Experiment, Form, Setup, measure};
 use crate::check::Cause;
 use crate::dump;
@@ -124,6 +124,7 @@ impl Experiment for WipeAndKill {
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
+            busiest(scene).await?;
             scene.fleet.redis.command(&["FLUSHALL"])?;
             scene.history.fault(Fault::EngineLost { how: "FLUSHALL".into() });
             let victims = scene.fleet.workers.len() / 2;
