@@ -14,6 +14,7 @@ pub mod figure;
 pub mod fleet;
 pub mod history;
 pub mod load;
+pub mod machine;
 pub mod rates;
 pub mod report;
 pub mod runner;

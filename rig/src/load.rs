@@ -131,7 +131,7 @@ async fn arrive(
             lock(&sent).overrun = true;
             return;
         }
-        let (client, sent, submission) = (client.clone(), sent.clone(), draw.next());
+        let (client, sent, submission) = (client.clone(), sent.clone(), draw.draw());
         tasks.spawn(async move {
             let reply = client.submit(&submission, PATIENCE).await;
             let mut sent = lock(&sent);

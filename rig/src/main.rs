@@ -14,6 +14,7 @@ use windlass_rig::history::Recorder;
 use windlass_rig::load::client::Client;
 use windlass_rig::report::Report;
 use windlass_rig::runner::{self, Settings};
+use windlass_rig::tools::command::Tool;
 use windlass_rig::{effects, history, worker};
 
 /// A promise or a figure did not hold.
@@ -44,7 +45,7 @@ enum Command {
     /// Run the worker that leaves evidence (a fleet starts it)
     Worker(worker::WorkerArgs),
     #[command(flatten)]
-    Tool(windlass_rig::tools::command::Tool),
+    Tool(Tool),
 }
 
 #[derive(Debug, Args)]
@@ -95,10 +96,9 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let done = match Arguments::parse().command {
         Command::List => list(),
-        Command::Run(args) => within_runtime(interruptible(run(args))),
-        Command::Check(args) => within_runtime(check(args)),
-        Command::Worker(args) => within_runtime(worker::run(args)).map(|()| true),
-        // They start a runtime where they need one.
+        Command::Run(args) => block_on(interruptible(run(args))),
+        Command::Check(args) => block_on(check(args)),
+        Command::Worker(args) => block_on(worker::run(args)).map(|()| true),
         Command::Tool(tool) => tool.run().map(|()| true),
     };
     match done {
@@ -111,8 +111,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn within_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Runtime::new()?.block_on(work)
+/// On a runtime of as many threads as there are cores, as every role of the product has.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
 /// Until it is done, or until the first SIGINT or SIGTERM: then the fleet ends with its handle.

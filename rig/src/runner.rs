@@ -16,6 +16,7 @@ use crate::fleet::Fleet;
 use crate::history::{self, Recorder};
 use crate::load::Load;
 use crate::load::client::Client;
+use crate::machine::Machine;
 use crate::rates;
 use crate::report::Report;
 use crate::stamp::Stamp;
@@ -95,10 +96,16 @@ pub struct Seen<'a> {
 /// # Errors
 /// The rig itself failed: a program is missing, or evidence cannot be had. That a promise did not hold is no error.
 pub async fn run(experiment: &dyn Experiment, settings: &Settings) -> anyhow::Result<Report> {
-    let folder = tempfile::Builder::new().prefix("windlass-rig-").tempdir_in(&settings.within)?;
+    let prefix = format!("windlass-rig-{}-", experiment.id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&settings.within)?;
+    if settings.keep {
+        // At once, so that an interrupted run can be looked at, too.
+        let kept = folder.keep();
+        eprintln!("logs and evidence: {}", kept.display());
+        return run_in(experiment, settings, &kept).await;
+    }
     let ran = run_in(experiment, settings, folder.path()).await;
-    let held = ran.as_ref().is_ok_and(|report| report.passed);
-    if !held || settings.keep {
+    if !ran.as_ref().is_ok_and(|report| report.passed) {
         let kept = folder.keep();
         eprintln!("logs and evidence: {}", kept.display());
     }
@@ -114,6 +121,7 @@ async fn run_in(
     let setup = experiment.setup(settings.form);
     let mut scene = prepare(experiment, settings, &setup, folder, started).await?;
     scene.say("warm");
+    let machine = Machine::watch();
     let load = Load::start(scene.client.clone(), setup.mix.clone(), settings.seed, setup.pauses);
     tokio::time::sleep(setup.warm).await;
     scene.say("fault");
@@ -137,6 +145,8 @@ async fn run_in(
     let verdict = check::check(&evidence);
     let seen = Seen { evidence: &evidence, index: &index, verdict: &verdict, fault, heal };
     let mut figures = common(&seen, &setup, dead.len(), drained, unknown);
+    let stalled = machine.longest_stall().as_secs_f64();
+    figures.push(Figure::told("longest stall of the machine", stalled, "s"));
     figures.extend(experiment.figures(&scene, &seen));
     figures.append(&mut scene.figures);
     Ok(Report::new(experiment, settings, verdict, figures, dead, started.elapsed()))

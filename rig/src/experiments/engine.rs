@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
-use super::workers::kill;
+use super::workers::{busiest, kill};
 use super::{Experiment, Form, Setup, measure};
 use crate::check::Cause;
 use crate::dump;
@@ -13,7 +13,7 @@ use crate::history::{Call, Fault};
 use crate::load::plan::{Submission, job};
 use crate::load::preload::preload;
 use crate::runner::{Scene, Seen};
-use crate::until::until;
+use crate::until::{until, until_seldom};
 use crate::worker::{EFFECT, Work};
 
 /// How long Redis is away in E4.
@@ -124,6 +124,7 @@ impl Experiment for WipeAndKill {
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
+            busiest(scene).await?;
             scene.fleet.redis.command(&["FLUSHALL"])?;
             scene.history.fault(Fault::EngineLost { how: "FLUSHALL".into() });
             let victims = scene.fleet.workers.len() / 2;
@@ -178,7 +179,7 @@ pub(super) async fn fill(scene: &Scene, jobs: usize) -> anyhow::Result<u64> {
 
 /// Waits until so many jobs wait in the engine.
 pub(super) async fn filled(scene: &Scene, waiting: u64) -> anyhow::Result<()> {
-    until(FILLED_MAX, || async {
+    until_seldom(FILLED_MAX, || async {
         let depths = dump::depths(&scene.client).await.ok()?;
         (depths.get(WAITING)?.ready >= waiting).then_some(())
     })

@@ -13,7 +13,7 @@ use crate::dump;
 use crate::figure::{Figure, count};
 use crate::history::Fault;
 use crate::runner::{Scene, Seen};
-use crate::until::until;
+use crate::until::until_seldom;
 
 /// Share of the entries that are lost.
 const SHARE: f64 = 0.05;
@@ -55,7 +55,7 @@ impl Experiment for LoseKeys {
             scene.figures.push(Figure::at_least("entries deleted", count(removed), "", 1.0));
             let begun = Instant::now();
             release(scene).await?;
-            let done = until(DONE_MAX, || async {
+            let done = until_seldom(DONE_MAX, || async {
                 let states = "state=scheduled&state=ready&state=running&state=retrying";
                 let path = format!("/v1/jobs?limit=1&queue={WAITING}&{states}");
                 let jobs = scene.client.get(&path).await?;

@@ -11,6 +11,7 @@ use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
 use crate::history::{Call, Fault};
 use crate::load::plan::job;
+use crate::load::preload::preload;
 use crate::runner::{Scene, Seen};
 use crate::worker::{EFFECT, Work};
 
@@ -111,15 +112,13 @@ impl Experiment for Spin {
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             let length = Duration::from_secs(scene.form.pick(5, 10));
-            // As many as the executor has threads: the runtime has one per core.
-            let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
             let mark = uuid::Uuid::new_v4().simple().to_string();
             let ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-            for n in 0..threads {
-                let work = Work { ms, spin: true, ..Work::default() };
-                let spin = job(format!("spin-{mark}-{n}"), SPIN_QUEUE, EFFECT, &work, 0);
-                scene.client.submit(&spin, Duration::from_secs(10)).await;
-            }
+            let work = Work { ms, spin: true, ..Work::default() };
+            let spin = |n: usize| job(format!("spin-{mark}-{n}"), SPIN_QUEUE, EFFECT, &work, 0);
+            // In one batch, so that one claim takes them all: the first that spins may stop the next claim.
+            let spins: Vec<_> = (0..threads()).map(spin).collect();
+            preload(&scene.client, &spins).await?;
             // Until they have ended, and one lease more, in which one that was lost would be given away.
             tokio::time::sleep(length + LEASE).await;
             Ok(())
@@ -132,13 +131,17 @@ impl Experiment for Spin {
         // Together, or they did not block all threads.
         let together =
             most_at_once(spun.map(|e| (e.started.boot_us, e.end.map(|(at, _)| at.boot_us))));
-        let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         vec![
-            Figure::at_least("threads blocked at once", count(together), "", threads as f64),
+            Figure::at_least("threads blocked at once", count(together), "", threads() as f64),
             Figure::at_most("leases lost", lost, "", 0.0),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
         ]
     }
+}
+
+/// Threads of a worker's executor: the runtime has one per core.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
 /// The most of these times that overlap.

@@ -12,7 +12,7 @@ use crate::figure::{Figure, count};
 use crate::fleet::{FleetOptions, LEASE};
 use crate::load::plan::{QUEUES, Submission};
 use crate::runner::{Scene, Seen};
-use crate::until::until;
+use crate::until::{until, until_seldom};
 
 /// Limit of the escaping command.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -108,7 +108,7 @@ async fn flood(scene: &mut Scene, mark: &str) -> anyhow::Result<()> {
     let flood = command(format!("flood-{mark}"), "flood", bytes, "succeeded");
     let reply = scene.client.submit(&flood, DONE_MAX).await;
     let id = reply.id.context("the flood was accepted")?;
-    let job = until(DONE_MAX, || async {
+    let job = until_seldom(DONE_MAX, || async {
         let job = scene.client.get(&format!("/v1/jobs/{id}")).await?;
         crate::check::is_terminal(job["state"].as_str()?).then_some(job)
     });

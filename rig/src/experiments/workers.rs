@@ -97,7 +97,7 @@ pub(super) fn kill(scene: &mut Scene, victim: usize) {
 }
 
 /// The worker with the most executions under way, once one has half of its slots busy or as many as there will be.
-async fn busiest(scene: &Scene) -> anyhow::Result<usize> {
+pub(super) async fn busiest(scene: &Scene) -> anyhow::Result<usize> {
     let names: Vec<&str> = scene.fleet.workers.iter().map(|worker| worker.name()).collect();
     let enough = scene.fleet.slots_each() / 2;
     let busy = until(BUSY_MAX, || async {

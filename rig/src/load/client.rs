@@ -47,8 +47,10 @@ impl Client {
         let call = call_of(submission);
         loop {
             let reply = self.post(&call, submission.path, Some(submission)).await;
-            // 429: refused for now, and not taken. Others of 4xx stay what they are.
-            let again = phase_of(reply.status) == Phase::Unknown || reply.status == 429;
+            // Refused for now, and not taken: too much (429), or the same key is under way. Others of 4xx stay.
+            let for_now =
+                reply.status == 429 || reply.code.as_deref() == Some("idempotency_in_progress");
+            let again = phase_of(reply.status) == Phase::Unknown || for_now;
             if !again || Instant::now() >= deadline {
                 return reply;
             }

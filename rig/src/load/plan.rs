@@ -98,7 +98,7 @@ impl Draw {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> Submission {
+    pub fn draw(&mut self) -> Submission {
         self.drawn += 1;
         let key = format!("{}-{}", self.prefix, self.drawn);
         let queue = QUEUES[self.rng.random_range(0..QUEUES.len())];
@@ -195,7 +195,7 @@ mod tests {
     fn the_same_seed_draws_the_same_and_the_shares_are_those_of_the_mix() {
         let draw = |seed| {
             let mut draw = Draw::new(seed, Mix::standard(300.0), "k");
-            (0..20_000).map(|_| draw.next()).collect::<Vec<_>>()
+            (0..20_000).map(|_| draw.draw()).collect::<Vec<_>>()
         };
         let (one, again, other) = (draw(1), draw(1), draw(2));
         let bodies =

@@ -1,0 +1,91 @@
+//! The short forms of the fault experiments, each with a fleet of its own. One after the other (`.config/nextest.toml`).
+//! They need the `windlass` binary beside this crate's: `cargo build -p windlass` makes it, and so does a test of the
+//! whole workspace.
+
+use std::path::{Path, PathBuf};
+
+use windlass_rig::experiments::{self, Form};
+use windlass_rig::runner::{self, Settings};
+
+/// Runs the short form and demands that every promise and every figure holds.
+async fn holds(id: &str) {
+    // Chosen once for the process; a second call finds it chosen.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let rig = PathBuf::from(env!("CARGO_BIN_EXE_windlass-rig"));
+    let windlass = rig.with_file_name("windlass");
+    assert!(windlass.is_file(), "{} is not there: cargo build -p windlass", windlass.display());
+    let experiment = experiments::find(id).expect("it is in the list");
+    // In memory where there is such a folder: none of these cuts the power, and the disk is shared.
+    let memory = Path::new("/dev/shm");
+    let within = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let settings =
+        Settings { windlass, rig, form: Form::Short, seed: 1, keep: false, progress: true, within };
+    let report = runner::run(experiment, &settings).await.expect("the rig works");
+    println!("{}", report.row());
+    assert!(report.passed, "\n{}", report.faults());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_a_killed_worker() {
+    holds("E1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_all_workers_killed() {
+    holds("E2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_api_processes_killed_while_they_commit() {
+    holds("E3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e4_redis_killed() {
+    holds("E4").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e5_redis_wiped() {
+    holds("E5").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e6_redis_wiped_and_workers_killed() {
+    holds("E6").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e7_redis_loses_a_part() {
+    holds("E7").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e8_a_stopped_worker() {
+    holds("E8").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e9_handlers_that_block_the_executor() {
+    holds("E9").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e17_postgresql_restarted() {
+    holds("E17").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e18_postgresql_stands_still() {
+    holds("E18").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e25_shared_keys() {
+    holds("E25").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e30_commands_that_try_to_escape() {
+    holds("E30").await;
+}
