@@ -63,7 +63,7 @@ impl Bench {
             )
         };
         let jobs: Vec<Push> = (0..count).map(|_| job()).collect();
-        let reply = self.engine.push(&self.shard, &jobs, now.plus(PUSH_WINDOW)).await;
+        let reply = self.engine.push(&self.shard, &jobs, now.plus(PUSH_WINDOW), u64::MAX).await;
         assert_eq!(reply.expect("redis answers").pushed.len(), count);
     }
 

@@ -56,7 +56,7 @@ async fn under_contention_every_job_is_settled_once() {
     for batch in 0..JOBS / 100 {
         let jobs: Vec<Push> = (0..100).map(|n| job(batch * 100 + n, now)).collect();
         let not_after = engine.now().await.unwrap().plus(PUSH_WINDOW);
-        let reply = engine.push(&shard, &jobs, not_after).await.unwrap();
+        let reply = engine.push(&shard, &jobs, not_after, u64::MAX).await.unwrap();
         assert_eq!(reply.pushed, vec![Pushed::Added; 100]);
     }
     let workers = (0..4).map(|_| tokio::spawn(work(engine.clone(), shard.clone())));

@@ -462,7 +462,7 @@ async fn the_audit_takes_out_what_the_ledger_does_not_know_or_has_ended() {
     rig.engine.restart_from(before);
     let stranger = Push::new(Fence(1), "echo".parse().unwrap(), ended.at, Bytes::new());
     let not_after = rig.life.engine().now().await.unwrap().plus(SOON);
-    rig.life.engine().push(&rig.shard, std::slice::from_ref(&stranger), not_after).await.unwrap();
+    rig.life.engine().push(&rig.shard, std::slice::from_ref(&stranger), not_after, u64::MAX).await.unwrap();
 
     let queue = rig.life.ledger().queues(None).await.unwrap().remove(0);
     let found = Auditor::default().pass(&rig.life, &queue).await.unwrap();
