@@ -27,6 +27,8 @@ pub enum Faults {
 pub enum Fault {
     /// `kill -9`; back after this.
     Kill(Who, Duration),
+    /// `kill -9` at one of its next messages, so between one step of the protocol and the next.
+    KillAt(Who, u32, Duration),
     /// Told to end, and started again.
     Drain(Who),
     /// Frozen.
@@ -56,7 +58,9 @@ impl Fault {
     pub fn costs_leases(self) -> bool {
         let is_worker = |who: Who| matches!(who, Who::WorkerA | Who::WorkerB);
         match self {
-            Self::Kill(who, _) | Self::Drain(who) | Self::Stall(who, _) => is_worker(who),
+            Self::Kill(who, _) | Self::KillAt(who, ..) | Self::Drain(who) | Self::Stall(who, _) => {
+                is_worker(who)
+            }
             Self::Cut(who, far, _) | Self::Lossy(who, far, ..) | Self::Slow(who, far, ..) => {
                 is_worker(who) && far == Far::Engine
             }
@@ -101,8 +105,9 @@ fn far(dice: &mut StdRng) -> Far {
 
 fn small(dice: &mut StdRng) -> Fault {
     let who = who(dice);
-    match dice.random_range(0..16) {
-        0..4 => Fault::Kill(who, millis(dice, 100, 12_000)),
+    match dice.random_range(0..18) {
+        0 | 1 => Fault::Kill(who, millis(dice, 100, 12_000)),
+        2 | 3 | 16 | 17 => Fault::KillAt(who, dice.random_range(1..40), millis(dice, 100, 12_000)),
         4 => Fault::Drain(who),
         5..8 => Fault::Stall(who, millis(dice, 500, 25_000)),
         8 | 9 => Fault::Cut(who, far(dice), millis(dice, 200, 15_000)),

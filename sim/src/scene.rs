@@ -26,6 +26,8 @@ const LONGEST: u64 = 40;
 const REST_WITHIN: Duration = Duration::from_secs(240);
 /// Somebody looks every so often whether it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Whoever is to die at one of its next messages has sent it by then.
+const TO_THE_MESSAGE: Duration = Duration::from_secs(10);
 /// A process that ended is started again after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Steps of processes in one world: a hundred times the usual.
@@ -142,6 +144,8 @@ struct Scene {
     slots: Vec<Slot>,
     agenda: BTreeMap<(u64, u64), Event>,
     entries: u64,
+    /// Who is not part of this world.
+    absent: Vec<Who>,
     mended_at: Option<Duration>,
     over: bool,
 }
@@ -163,9 +167,11 @@ impl Scene {
             skew_ns: 0,
         };
         let slots = Who::ALL.map(slot).into();
+        let spare = [Who::WorkerB, Who::SchedulerB];
+        let absent = spare.into_iter().filter(|_| dice.random_bool(0.4)).collect();
         let (agenda, world) = (BTreeMap::new(), Arc::clone(world));
         let mut scene =
-            Self { world, crew, slots, agenda, entries: 0, mended_at: None, over: false };
+            Self { world, crew, slots, agenda, entries: 0, absent, mended_at: None, over: false };
         for who in Who::ALL {
             let at = Duration::from_millis(dice.random_range(0..500));
             scene.plan(at, Event::Start(who));
@@ -244,9 +250,13 @@ impl Scene {
         below::set_skew(slot.skew_ns);
         machine.step();
         below::set_skew(0);
-        if slot.ended.load(Ordering::SeqCst) {
+        let who = slot.who;
+        if let Some(down) = self.world.take_dead(who) {
             slot.machine = None;
-            let who = slot.who;
+            self.world.note(format_args!("{who:?} dies"));
+            self.plan(down, Event::Start(who));
+        } else if slot.ended.load(Ordering::SeqCst) {
+            slot.machine = None;
             self.world.note(format_args!("{who:?} has ended"));
             self.plan(RESTART_AFTER, Event::Start(who));
         }
@@ -259,8 +269,9 @@ impl Scene {
     fn start(&mut self, who: Who) {
         let (shutdown, ended) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let main = self.crew.main(who, shutdown.clone());
+        let is_absent = self.absent.contains(&who);
         let slot = self.slot(who);
-        if slot.machine.is_some() {
+        if slot.machine.is_some() || is_absent {
             return;
         }
         let end = Arc::clone(&ended);
@@ -338,6 +349,10 @@ impl Scene {
                 self.slot(who).machine = None;
                 self.plan(down, Event::Start(who));
                 return (down, Some(who));
+            }
+            Fault::KillAt(who, messages, down) => {
+                self.world.doom(who, messages, down);
+                return (down + TO_THE_MESSAGE, Some(who));
             }
             Fault::Drain(who) => {
                 self.slot(who).shutdown.cancel();

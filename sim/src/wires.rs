@@ -56,6 +56,9 @@ struct Way {
 impl Way {
     /// One way; whether the message arrived.
     async fn travel(&self) -> bool {
+        if self.world.dies_at_message(self.who) {
+            return std::future::pending().await;
+        }
         let wire = self.world.wire(self.who, self.far);
         let us = 50 + self.world.roll(USUAL_US) + self.world.roll(1 + wire.slow.as_micros() as u64);
         let lost = wire.cut || self.world.roll(100) < u64::from(wire.lost_percent);

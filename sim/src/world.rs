@@ -76,6 +76,8 @@ pub struct State {
     /// What the engine's clock is ahead.
     pub engine_skew: i64,
     copies: Vec<Arc<Embedded>>,
+    /// Processes that die at one of their next messages: how many are left, and how long they stay dead.
+    doomed: BTreeMap<Who, (u32, Duration)>,
     wires: BTreeMap<(Who, bool), Wire>,
     /// What happened.
     pub story: Story,
@@ -102,6 +104,7 @@ impl World {
             engine_down: false,
             engine_skew: 0,
             copies: Vec::new(),
+            doomed: BTreeMap::new(),
             wires: BTreeMap::new(),
             story,
         };
@@ -157,10 +160,32 @@ impl World {
         self.state().wires.insert((who, far == Far::Engine), wire);
     }
 
+    /// Has a process die at one of its next messages.
+    pub fn doom(&self, who: Who, messages: u32, down: Duration) {
+        self.state().doomed.insert(who, (messages, down));
+    }
+
+    /// Counts a message of a process; whether this is the one at which it dies, or it is dead already.
+    pub fn dies_at_message(&self, who: Who) -> bool {
+        let mut state = self.state();
+        let Some((left, _)) = state.doomed.get_mut(&who) else { return false };
+        *left = left.saturating_sub(1);
+        *left == 0
+    }
+
+    /// Whether a process has died at a message; for how long.
+    pub fn take_dead(&self, who: Who) -> Option<Duration> {
+        let mut state = self.state();
+        let (_, down) = *state.doomed.get(&who).filter(|(left, _)| *left == 0)?;
+        state.doomed.remove(&who);
+        Some(down)
+    }
+
     /// Every wire as good as new, the engine reachable.
     pub fn mend(&self) {
         let mut state = self.state();
         state.wires.clear();
+        state.doomed.clear();
         state.engine_down = false;
     }
 
