@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::world::{Far, Who};
+use crate::world::{Far, Fate, Who};
 
 /// Most faults of a world.
 const FAULTS_MAX: usize = 9;
@@ -27,8 +27,8 @@ pub enum Faults {
 pub enum Fault {
     /// `kill -9`; back after this.
     Kill(Who, Duration),
-    /// `kill -9` at one of its next messages, so between one step of the protocol and the next.
-    KillAt(Who, u32, Duration),
+    /// Something comes over it at one of its next messages, so between one step of the protocol and the next.
+    At(Who, u32, Fate),
     /// Told to end, and started again.
     Drain(Who),
     /// Frozen.
@@ -58,7 +58,7 @@ impl Fault {
     pub fn costs_leases(self) -> bool {
         let is_worker = |who: Who| matches!(who, Who::WorkerA | Who::WorkerB);
         match self {
-            Self::Kill(who, _) | Self::KillAt(who, ..) | Self::Drain(who) | Self::Stall(who, _) => {
+            Self::Kill(who, _) | Self::At(who, ..) | Self::Drain(who) | Self::Stall(who, _) => {
                 is_worker(who)
             }
             Self::Cut(who, far, _) | Self::Lossy(who, far, ..) | Self::Slow(who, far, ..) => {
@@ -105,11 +105,11 @@ fn far(dice: &mut StdRng) -> Far {
 
 fn small(dice: &mut StdRng) -> Fault {
     let who = who(dice);
-    match dice.random_range(0..18) {
+    match dice.random_range(0..20) {
         0 | 1 => Fault::Kill(who, millis(dice, 100, 12_000)),
-        2 | 3 | 16 | 17 => Fault::KillAt(who, dice.random_range(1..40), millis(dice, 100, 12_000)),
+        2 | 3 | 16..20 => Fault::At(who, dice.random_range(1..40), fate(dice)),
         4 => Fault::Drain(who),
-        5..8 => Fault::Stall(who, millis(dice, 500, 25_000)),
+        5..8 => Fault::Stall(who, frozen(dice)),
         8 | 9 => Fault::Cut(who, far(dice), millis(dice, 200, 15_000)),
         10 | 11 => {
             let percent = dice.random_range(5..60);
@@ -122,6 +122,19 @@ fn small(dice: &mut StdRng) -> Fault {
         14 => Fault::EngineDown(millis(dice, 200, 12_000)),
         _ => Fault::Skew(who, dice.random_range(-300_000..300_000)),
     }
+}
+
+fn fate(dice: &mut StdRng) -> Fate {
+    if dice.random_bool(0.6) {
+        Fate::Dies(millis(dice, 100, 12_000))
+    } else {
+        Fate::Freezes(frozen(dice))
+    }
+}
+
+/// Some longer than a tombstone stands.
+fn frozen(dice: &mut StdRng) -> Duration {
+    if dice.random_bool(0.3) { millis(dice, 15_000, 45_000) } else { millis(dice, 500, 15_000) }
 }
 
 fn of_engine(dice: &mut StdRng) -> Fault {

@@ -16,7 +16,7 @@ use crate::crew::Crew;
 use crate::faults::{self, Fault, Faults};
 use crate::machine::Machine;
 use crate::story::Story;
-use crate::world::{Far, Who, Wire, World};
+use crate::world::{Far, Fate, Who, Wire, World};
 use crate::{below, checker, orders};
 
 /// Orders and faults come within the first so many seconds of a world; then everything is mended.
@@ -24,6 +24,8 @@ const SHORTEST: u64 = 6;
 const LONGEST: u64 = 40;
 /// After the mending everything must have come to rest within this time.
 const REST_WITHIN: Duration = Duration::from_secs(240);
+/// It is over when everything has rested for so long: the latest message has arrived by then.
+const REST_FOR: Duration = Duration::from_secs(5);
 /// Somebody looks every so often whether it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Whoever is to die at one of its next messages has sent it by then.
@@ -147,6 +149,7 @@ struct Scene {
     /// Who is not part of this world.
     absent: Vec<Who>,
     mended_at: Option<Duration>,
+    rests_since: Option<Duration>,
     over: bool,
 }
 
@@ -170,8 +173,17 @@ impl Scene {
         let spare = [Who::WorkerB, Who::SchedulerB];
         let absent = spare.into_iter().filter(|_| dice.random_bool(0.4)).collect();
         let (agenda, world) = (BTreeMap::new(), Arc::clone(world));
-        let mut scene =
-            Self { world, crew, slots, agenda, entries: 0, absent, mended_at: None, over: false };
+        let mut scene = Self {
+            world,
+            crew,
+            slots,
+            agenda,
+            entries: 0,
+            absent,
+            mended_at: None,
+            rests_since: None,
+            over: false,
+        };
         for who in Who::ALL {
             let at = Duration::from_millis(dice.random_range(0..500));
             scene.plan(at, Event::Start(who));
@@ -251,10 +263,18 @@ impl Scene {
         machine.step();
         below::set_skew(0);
         let who = slot.who;
-        if let Some(down) = self.world.take_dead(who) {
-            slot.machine = None;
-            self.world.note(format_args!("{who:?} dies"));
-            self.plan(down, Event::Start(who));
+        if let Some(fate) = self.world.take_fate(who) {
+            self.world.note(format_args!("{who:?}: {fate:?}"));
+            match fate {
+                Fate::Dies(down) => {
+                    slot.machine = None;
+                    self.plan(down, Event::Start(who));
+                }
+                Fate::Freezes(long) => {
+                    slot.stalls += 1;
+                    self.plan(long, Event::Wake(who));
+                }
+            }
         } else if slot.ended.load(Ordering::SeqCst) {
             slot.machine = None;
             self.world.note(format_args!("{who:?} has ended"));
@@ -308,7 +328,6 @@ impl Scene {
         self.world.note(format_args!("everything is mended"));
         self.world.mend();
         for who in Who::ALL {
-            self.slot(who).stalls = 0;
             self.slot(who).skew_ns = 0;
             self.start(who);
         }
@@ -319,16 +338,21 @@ impl Scene {
         let (world, orders) = (Arc::clone(&self.world), Arc::clone(&self.crew.orders));
         let unrest =
             below::outside(|| world.ledger_runtime.block_on(checker::unrest(&world, &orders)));
+        let frozen = self.slots.iter().find(|slot| slot.stalls > 0).map(|slot| slot.who);
+        let unrest = unrest.or(frozen.map(|who| format!("{who:?} stands still")));
         let now = Duration::from_nanos(below::now_ns());
-        if unrest.is_none() {
+        let rested = now.saturating_sub(*self.rests_since.get_or_insert(now));
+        if let Some(unrest) = unrest {
+            self.rests_since = None;
+            if self.mended_at.is_some_and(|at| now.saturating_sub(at) > REST_WITHIN) {
+                self.over = true;
+                let what = format!("not at rest {REST_WITHIN:?} after the mending: {unrest}");
+                self.world.broken(what);
+            }
+        } else if rested >= REST_FOR {
             self.over = true;
-        } else if self.mended_at.is_some_and(|at| now.saturating_sub(at) > REST_WITHIN) {
-            self.over = true;
-            let unrest = unrest.unwrap_or_default();
-            self.world.broken(format!("not at rest {REST_WITHIN:?} after the mending: {unrest}"));
-        } else {
-            self.plan(LOOK_EVERY, Event::Look);
         }
+        self.plan(LOOK_EVERY, Event::Look);
     }
 
     fn fail(&mut self, fault: Fault) {
@@ -350,9 +374,10 @@ impl Scene {
                 self.plan(down, Event::Start(who));
                 return (down, Some(who));
             }
-            Fault::KillAt(who, messages, down) => {
-                self.world.doom(who, messages, down);
-                return (down + TO_THE_MESSAGE, Some(who));
+            Fault::At(who, messages, fate) => {
+                self.world.doom(who, messages, fate);
+                let (Fate::Dies(long) | Fate::Freezes(long)) = fate;
+                return (long + TO_THE_MESSAGE, Some(who));
             }
             Fault::Drain(who) => {
                 self.slot(who).shutdown.cancel();

@@ -65,6 +65,15 @@ pub struct Wire {
     pub slow: Duration,
 }
 
+/// What comes over a process between one message and the next.
+#[derive(Debug, Clone, Copy)]
+pub enum Fate {
+    /// `kill -9`; back after this.
+    Dies(Duration),
+    /// Frozen for so long.
+    Freezes(Duration),
+}
+
 /// What moves in a world.
 pub struct State {
     /// The engine as it is now.
@@ -76,8 +85,8 @@ pub struct State {
     /// What the engine's clock is ahead.
     pub engine_skew: i64,
     copies: Vec<Arc<Embedded>>,
-    /// Processes that die at one of their next messages: how many are left, and how long they stay dead.
-    doomed: BTreeMap<Who, (u32, Duration)>,
+    /// What comes over processes at one of their next messages, and how many are left.
+    doomed: BTreeMap<Who, (u32, Fate)>,
     wires: BTreeMap<(Who, bool), Wire>,
     /// What happened.
     pub story: Story,
@@ -160,25 +169,25 @@ impl World {
         self.state().wires.insert((who, far == Far::Engine), wire);
     }
 
-    /// Has a process die at one of its next messages.
-    pub fn doom(&self, who: Who, messages: u32, down: Duration) {
-        self.state().doomed.insert(who, (messages, down));
+    /// Has a process meet its fate at one of its next messages.
+    pub fn doom(&self, who: Who, messages: u32, fate: Fate) {
+        self.state().doomed.insert(who, (messages, fate));
     }
 
-    /// Counts a message of a process; whether this is the one at which it dies, or it is dead already.
+    /// Counts a message of a process; whether it dies at this one, or is dead already.
     pub fn dies_at_message(&self, who: Who) -> bool {
         let mut state = self.state();
-        let Some((left, _)) = state.doomed.get_mut(&who) else { return false };
+        let Some((left, fate)) = state.doomed.get_mut(&who) else { return false };
         *left = left.saturating_sub(1);
-        *left == 0
+        *left == 0 && matches!(fate, Fate::Dies(_))
     }
 
-    /// Whether a process has died at a message; for how long.
-    pub fn take_dead(&self, who: Who) -> Option<Duration> {
+    /// What a process has met at a message, once.
+    pub fn take_fate(&self, who: Who) -> Option<Fate> {
         let mut state = self.state();
-        let (_, down) = *state.doomed.get(&who).filter(|(left, _)| *left == 0)?;
+        let (_, fate) = *state.doomed.get(&who).filter(|(left, _)| *left == 0)?;
         state.doomed.remove(&who);
-        Some(down)
+        Some(fate)
     }
 
     /// Every wire as good as new, the engine reachable.
