@@ -85,6 +85,8 @@ codes! {
         "An atomic batch holds a job that cannot be accepted. Nothing was stored. `errors` lists which and why.";
     InProgress 409 "idempotency_in_progress" "The first request with this key is under way"
         "The same request with the same `Idempotency-Key` came moments ago and has not answered yet. Try again after `Retry-After`.";
+    WrongLedger 409 "wrong_ledger" "The outcomes belong to another ledger"
+        "A worker reports outcomes of jobs that an engine had from another ledger: one that was restored or replaced since. Nothing of the report was taken. The worker drops them; the jobs are not known here.";
     VersionConflict 412 "version_conflict" "It was changed in between"
         "`If-Match` names another version than the present one. Read it again, and decide anew.";
     TooLarge 413 "too_large" "The body is too large"

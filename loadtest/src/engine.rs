@@ -14,12 +14,12 @@ use windlass_shared::clock::Clock;
 use windlass_shared::config::{EngineSettings, WorkerSettings};
 use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
 use windlass_shared::engine::{
-    ClaimRequest, Ended, Engine, Held, Push, Pushed, Settle, Settled, ShardId, ShardSettings,
-    Verdict,
+    ClaimRequest, Ended, Engine, Held, Opened, Opening, Push, Pushed, Settle, Settled, ShardId,
+    ShardSettings, Shut, Verdict,
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
-use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-use windlass_shared::model::job::{JobSpec, Value};
+use windlass_shared::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
+use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_worker::builder::EngineSource;
@@ -146,7 +146,7 @@ async fn one(engine: &Engine, settings: &EngineSettings, bench: &EngineBench) ->
     let jobs_max = room.max(BACKLOG_MAX) as u64 * 2;
     let budget =
         ShardSettings { version: 1, jobs_max, bytes_max: 4 << 30, ..ShardSettings::default() };
-    engine.configure(&shard, &budget).await?;
+    open(engine, &shard, budget).await?;
     let shared = Arc::new(Shared {
         engine: engine.clone(),
         shard,
@@ -228,6 +228,7 @@ fn envelope(payload_bytes: usize) -> Result<Bytes> {
         kind: "noop".parse()?,
         spec: JobSpec::default(),
         created_at: Clock::System.now(),
+        priority: Priority::default(),
         traceparent: None,
         request_id: None,
         workflow: None,
@@ -269,6 +270,19 @@ fn new_push(shared: &Shared, kind: &Kind, now: Timestamp) -> Push {
     Push::new(Fence(0), kind.clone(), now, shared.envelope.clone())
 }
 
+/// Opens the gate of a fresh shard, which has no ledger to be compared with.
+async fn open(engine: &Engine, shard: &ShardId, settings: ShardSettings) -> Result<()> {
+    let ledger = LedgerId::from_bytes([1; 16]);
+    let not_after = engine.now().await?.plus(PUSH_WINDOW);
+    let Shut::Shut { process, .. } = engine.shut(shard, ledger, 1, not_after).await? else {
+        bail!("the shard {shard} is in use");
+    };
+    let (grace, ramp) = (Duration::ZERO, Duration::ZERO);
+    let opening = Opening { settings, ledger, generation: 1, process, grace, slots: 0, ramp };
+    ensure!(engine.open_gate(shard, &opening).await? == Opened::Open, "{shard} stays shut");
+    Ok(())
+}
+
 /// Claims and settles until all jobs are settled; the times of the claims that gave something.
 async fn claim_and_settle(shared: &Shared) -> Result<Times> {
     let worker = WorkerId::generate();
@@ -298,7 +312,7 @@ async fn claim_and_settle(shared: &Shared) -> Result<Times> {
                 detail: Bytes::new(),
             })
             .collect();
-        let settled = shared.engine.settle(&shared.shard, &settles).await?;
+        let settled = shared.engine.settle(&shared.shard, &settles).await?.settles;
         if let Some(odd) = settled.iter().find(|s| **s != Settled::Settled) {
             bail!("a settle was answered with {odd:?}");
         }
@@ -321,7 +335,7 @@ async fn record(shared: &Shared) -> Result<Times> {
             ensure!(outcome.ended == Ended::Succeeded, "a job ended as {:?}", outcome.ended);
             times.add(outcome.at.since(pushed_at(outcome.id)));
         }
-        shared.engine.confirm(&shared.shard, last.seq).await?;
+        shared.engine.confirm(&shared.shard, &last.mark()).await?;
         recorded += outcomes.len() as u64;
         shared.room.add_permits(outcomes.len());
     }

@@ -1,7 +1,7 @@
 //! The scheduler: records outcomes, keeps queues moving, sweeps, prunes.
 //!
 //! Every duty is safe to run in several replicas at once, because the ledger's guards and the engine's
-//! scripts refuse what was done already; a second replica costs double reads and nothing else.
+//! scripts refuse what was done already. Those whose reads are dear are done by the leader only.
 
 use std::time::Duration;
 
@@ -9,8 +9,11 @@ use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::verify::VerifySettings;
+use windlass_shared::model::id::WorkerId;
 
 mod due;
+mod leader;
 mod recorder;
 mod ticker;
 mod ticks;
@@ -20,12 +23,23 @@ mod ticks;
 pub struct SchedulerSettings {
     /// Terminal jobs are kept this long after their end.
     pub retention: Duration,
+    /// Who stands for the lead: drawn at the start of a process that shares its ledger with others.
+    pub holder: WorkerId,
+    /// The process's label, for people.
+    pub name: String,
+    /// Times of the verification of shards.
+    pub verify: VerifySettings,
 }
 
 impl Default for SchedulerSettings {
-    /// Seven days.
+    /// Seven days, a fresh holder, and the usual times.
     fn default() -> Self {
-        Self { retention: Duration::from_secs(7 * 24 * 3600) }
+        Self {
+            retention: Duration::from_secs(7 * 24 * 3600),
+            holder: WorkerId::generate(),
+            name: "scheduler".to_owned(),
+            verify: VerifySettings::default(),
+        }
     }
 }
 
@@ -41,7 +55,10 @@ pub fn run(
 async fn work(life: Lifecycle, settings: SchedulerSettings, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
     tasks.spawn(recorder::run(life.clone(), shutdown.clone()));
-    ticks::start(&mut tasks, &life, &settings, &shutdown);
+    let (candidate, lead) =
+        leader::Candidate::new(life.ledger().clone(), settings.holder, settings.name.clone());
+    tasks.spawn(candidate.run(shutdown.clone()));
+    ticks::start(&mut tasks, &life, &lead, &settings, &shutdown);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
             && error.is_panic()

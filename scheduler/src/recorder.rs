@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{ShardId, Signal, Signals, Topic};
 use windlass_shared::ledger::NewQueues;
-use windlass_shared::lifecycle::push::PushError;
+use windlass_shared::lifecycle::PushError;
 use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::name::{Namespace, QueueName};
 
@@ -167,7 +167,7 @@ impl Recorder {
             Signal::Outcomes(shard) => {
                 self.due.add(&shard);
             }
-            Signal::Ready(_) | Signal::Cancel(..) => {}
+            Signal::Ready(_) | Signal::Cancel(..) | Signal::Shut(_) => {}
         }
     }
 

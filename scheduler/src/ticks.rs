@@ -7,7 +7,9 @@ use windlass_shared::ledger::LedgerError;
 use windlass_shared::lifecycle::Lifecycle;
 
 use crate::SchedulerSettings;
+use crate::leader::Lead;
 
+mod gates;
 mod gauges;
 mod motion;
 mod prune;
@@ -22,13 +24,15 @@ mod workflows;
 pub(crate) fn start(
     tasks: &mut JoinSet<()>,
     life: &Lifecycle,
+    lead: &Lead,
     settings: &SchedulerSettings,
     shutdown: &CancellationToken,
 ) {
     tasks.spawn(motion::run(life.clone(), shutdown.clone()));
     tasks.spawn(running::run(life.clone(), shutdown.clone()));
     tasks.spawn(pump::run(life.clone(), shutdown.clone()));
-    tasks.spawn(sweep::run(life.clone(), shutdown.clone()));
+    tasks.spawn(gates::run(life.clone(), lead.clone(), settings.verify, shutdown.clone()));
+    tasks.spawn(sweep::run(life.clone(), lead.clone(), shutdown.clone()));
     tasks.spawn(prune::run(life.clone(), settings.retention, shutdown.clone()));
     tasks.spawn(workflows::run(life.clone(), shutdown.clone()));
     tasks.spawn(gauges::run(life.clone(), shutdown.clone()));

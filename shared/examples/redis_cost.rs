@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use windlass_shared::config::EngineSettings;
 use windlass_shared::engine::{
-    ClaimRequest, Engine, Held, Push, Settle, ShardId, ShardSettings, Verdict,
+    ClaimRequest, Engine, Held, Mark, Push, Settle, ShardId, ShardSettings, Verdict,
 };
 use windlass_shared::limits::PUSH_WINDOW;
 use windlass_shared::model::id::{Fence, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::testkit::gates::open_shard;
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer, unique_prefix};
 
 struct Bench {
@@ -96,15 +97,21 @@ impl Bench {
         self.engine.settle(&self.shard, &settles).await.expect("redis answers");
     }
 
-    async fn record(&self, count: usize) -> u64 {
+    async fn extend(&self, held: &[Held]) {
+        let lease = Duration::from_secs(900);
+        let reply = self.engine.extend(&self.shard, held, lease).await.expect("redis answers");
+        assert_eq!(reply.leases.len(), held.len());
+    }
+
+    async fn record(&self, count: usize) -> Mark {
         let outcomes = self.engine.outcomes(&self.shard, count as u32).await;
         let outcomes = outcomes.expect("redis answers");
         assert_eq!(outcomes.len(), count);
-        outcomes.last().expect("some").seq
+        outcomes.last().expect("some").mark()
     }
 
-    async fn confirm(&self, up_to: u64) {
-        self.engine.confirm(&self.shard, up_to).await.expect("redis answers");
+    async fn confirm(&self, last: Mark) {
+        self.engine.confirm(&self.shard, &last).await.expect("redis answers");
     }
 }
 
@@ -155,7 +162,7 @@ async fn main() {
         bytes_max: 1 << 40,
         ..ShardSettings::default()
     };
-    engine.configure(&shard, &wide).await.expect("redis answers");
+    open_shard(&engine, &shard, wide).await.expect("redis answers");
     let _listening = engine.subscribe(std::slice::from_ref(&shard)).await.expect("redis answers");
     let bench = Bench { server, engine, shard, envelope: Bytes::from(vec![b'e'; bytes]) };
     println!("{jobs} jobs, batches of {batch}, envelopes of {bytes} bytes");
@@ -179,14 +186,19 @@ async fn main() {
     total += report("claim", jobs, &last, &now);
     last = bench.read();
     for held in held.chunks(batch) {
+        bench.extend(held).await;
+    }
+    report("extend", jobs, &last, &bench.read());
+    last = bench.read();
+    for held in held.chunks(batch) {
         bench.settle(held).await;
     }
     let now = bench.read();
     total += report("settle", jobs, &last, &now);
     last = bench.read();
     for _ in 0..rounds {
-        let up_to = bench.record(batch).await;
-        bench.confirm(up_to).await;
+        let end = bench.record(batch).await;
+        bench.confirm(end).await;
     }
     let now = bench.read();
     total += report("record", jobs, &last, &now);
@@ -197,8 +209,8 @@ async fn main() {
         bench.push(batch).await;
         let held = bench.claim(batch).await;
         bench.settle(&held).await;
-        let up_to = bench.record(batch).await;
-        bench.confirm(up_to).await;
+        let end = bench.record(batch).await;
+        bench.confirm(end).await;
     }
     report("all, kept up", jobs, &last, &bench.read());
 }

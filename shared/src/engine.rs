@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
+use crate::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
 use crate::model::job::{JobSpec, Priority};
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -27,8 +27,14 @@ use crate::model::time::Timestamp;
 pub mod embedded;
 pub mod envelope;
 pub mod feed;
+pub mod gate;
 pub mod model;
 pub mod redis;
+
+pub use gate::{
+    Adopted, Adoption, Gate, GateView, LiveEntry, Mark, Opened, Opening, Position, ProcessId,
+    ScanPage, Shut,
+};
 
 /// One slice of one queue; all its state sits in one Cluster slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,8 +122,9 @@ pub enum Pushed {
 pub struct PushReply {
     /// One per job, in order.
     pub pushed: Vec<Pushed>,
-    /// `false`: nobody has configured this shard (it is new, or was wiped), so it leases nothing yet.
-    pub configured: bool,
+    /// `false`: the shard's [`gate`] is shut (it is new, was wiped, or its store has started anew), so it gives
+    /// out no leases yet.
+    pub open: bool,
     /// Engine time.
     pub now: Timestamp,
 }
@@ -144,12 +151,14 @@ pub struct ClaimRequest {
 pub enum ClaimState {
     /// Nothing holds the shard back.
     Open,
-    /// Nobody has configured the shard since it is new or was wiped. The scheduler or the next push does.
-    Unconfigured,
+    /// The shard's [`gate`] is shut: nobody has compared this store process with the ledger yet.
+    Unverified,
     /// Paused by an operator.
     Paused,
     /// Too many outcomes wait to be recorded (outbox brake).
     Braked,
+    /// The gate was opened a moment ago: leases are bounded until the fleet is at work again. Ask again soon.
+    Warming,
 }
 
 /// Answer to [`Engine::claim`].
@@ -165,6 +174,8 @@ pub struct ClaimReply {
     pub next_offset: u32,
     /// Engine time; the start of every attempt claimed by this call.
     pub now: Timestamp,
+    /// What is recorded by now.
+    pub position: Position,
 }
 
 /// One lease.
@@ -209,6 +220,15 @@ pub enum Extended {
     Gone,
     /// Somebody else holds it.
     Stolen,
+}
+
+/// Answer to [`Engine::extend`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtendReply {
+    /// One per lease, in order.
+    pub leases: Vec<Extended>,
+    /// What is recorded by now.
+    pub position: Position,
 }
 
 /// What happens to a job whose attempt ended.
@@ -259,6 +279,16 @@ pub enum Settled {
     Stolen,
 }
 
+/// Answer to [`Engine::settle`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettleReply {
+    /// One per settle, in order.
+    pub settles: Vec<Settled>,
+    /// Their outcomes are recorded once [`Position::recorded_seq`] of the same generation has reached this
+    /// [`Position::last_seq`].
+    pub position: Position,
+}
+
 /// How an attempt, or a job that never started, ended in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -296,7 +326,7 @@ impl Ended {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Its place in the shard's outbox, without gaps. The first of a shard's life is engine time in µs, not
-    /// 1: a confirm that was meant for the outbox of a wiped engine must not hit outcomes of the new one.
+    /// 1, so that numbers of a wiped engine and of the new one differ.
     pub seq: u64,
     /// The job.
     pub id: JobId,
@@ -441,8 +471,10 @@ pub struct ShardStats {
     pub bytes: u64,
     /// Ready since when, of the first in ready order.
     pub oldest_ready: Option<Timestamp>,
-    /// `None`: nobody has configured it.
+    /// `None`: nobody has given it any.
     pub settings: Option<ShardSettings>,
+    /// Whether its [`gate`] is open.
+    pub open: bool,
     /// Engine time.
     pub now: Timestamp,
 }
@@ -457,13 +489,18 @@ pub enum Signal {
     Cancel(ShardId, JobId),
     /// Outcomes wait to be recorded.
     Outcomes(ShardId),
+    /// The shard's [`gate`] was found shut, or has been shut: it is to be verified, and its holders are to adopt.
+    Shut(ShardId),
 }
 
 impl Signal {
     /// Whose it is.
     pub const fn shard(&self) -> &ShardId {
         match self {
-            Self::Ready(shard) | Self::Cancel(shard, _) | Self::Outcomes(shard) => shard,
+            Self::Ready(shard)
+            | Self::Cancel(shard, _)
+            | Self::Outcomes(shard)
+            | Self::Shut(shard) => shard,
         }
     }
 
@@ -473,6 +510,7 @@ impl Signal {
             Self::Ready(_) => Topic::Ready,
             Self::Cancel(..) => Topic::Cancels,
             Self::Outcomes(_) => Topic::Outcomes,
+            Self::Shut(_) => Topic::Gates,
         }
     }
 }
@@ -486,11 +524,13 @@ pub enum Topic {
     Cancels,
     /// [`Signal::Outcomes`].
     Outcomes,
+    /// [`Signal::Shut`].
+    Gates,
 }
 
 impl Topic {
     /// Every sort.
-    pub const ALL: [Self; 3] = [Self::Ready, Self::Cancels, Self::Outcomes];
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Cancels, Self::Outcomes, Self::Gates];
 }
 
 /// A stream of [`Signal`]s; see [`Engine::subscribe`].
@@ -613,6 +653,14 @@ impl Engine {
         })
     }
 
+    /// Whether the store is (still) fit: its version, and that it does not evict jobs.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] with what to change.
+    pub fn check<'a>(&'a self) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, check()) })
+    }
+
     /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.
     ///
     /// `not_after` is engine time fixed *before* the statement that proved the jobs unfinished was sent,
@@ -626,9 +674,9 @@ impl Engine {
         Box::pin(async move { dispatch!(self, push(shard, jobs, not_after)) })
     }
 
-    /// Leases ready jobs to a worker. Promotes what is due and reaps what expired first, both bounded by
-    /// [`crate::limits::MOVE_MAX`], so that a queue moves while every scheduler is down. Jobs found past
-    /// their `expires_at` end as expired.
+    /// Leases ready jobs to a worker, if the shard's [`gate`] is open. Promotes what is due and reaps what expired
+    /// first, both bounded by [`crate::limits::MOVE_MAX`], so that a queue moves while every scheduler is down.
+    /// Jobs found past their `expires_at` end as expired.
     ///
     /// If the reply is lost, the leases run out.
     pub fn claim<'a>(
@@ -645,7 +693,7 @@ impl Engine {
         shard: &'a ShardId,
         held: &'a [Held],
         lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<Extended>, EngineError>> {
+    ) -> BoxFuture<'a, Result<ExtendReply, EngineError>> {
         Box::pin(async move { dispatch!(self, extend(shard, held, lease)) })
     }
 
@@ -655,7 +703,7 @@ impl Engine {
         &'a self,
         shard: &'a ShardId,
         settles: &'a [Settle],
-    ) -> BoxFuture<'a, Result<Vec<Settled>, EngineError>> {
+    ) -> BoxFuture<'a, Result<SettleReply, EngineError>> {
         Box::pin(async move { dispatch!(self, settle(shard, settles)) })
     }
 
@@ -668,7 +716,8 @@ impl Engine {
         Box::pin(async move { dispatch!(self, promote(shard, max)) })
     }
 
-    /// Takes back jobs whose lease ran out, up to `max`; how many. Each counts as a crash.
+    /// Takes back jobs whose lease ran out, up to `max`; how many. Each counts as a crash. None while the gate is
+    /// shut, nor for a while after it was opened or engine time has jumped ([`Opening::grace`]).
     pub fn reap<'a>(
         &'a self,
         shard: &'a ShardId,
@@ -677,7 +726,7 @@ impl Engine {
         Box::pin(async move { dispatch!(self, reap(shard, max)) })
     }
 
-    /// Gives a shard its settings and opens it. `false`: the shard has newer ones and kept them.
+    /// Gives a shard its settings. `false`: the shard has newer ones and kept them.
     pub fn configure<'a>(
         &'a self,
         shard: &'a ShardId,
@@ -706,17 +755,92 @@ impl Engine {
         Box::pin(async move { dispatch!(self, outcomes(shard, max)) })
     }
 
-    /// Forgets the outcomes up to and including `up_to`, which the ledger has committed. Jobs whose
+    /// Forgets the outcomes up to and including `last`, which the ledger has committed. Jobs whose
     /// terminal outcome this was leave the engine; a tombstone stays for [`crate::limits::TOMBSTONE_TTL`].
+    /// Nothing happens when `last` is not in the outbox, although another outcome may have its number: it was
+    /// confirmed before, or the store has lost it.
     pub fn confirm<'a>(
         &'a self,
         shard: &'a ShardId,
-        up_to: u64,
+        last: &'a Mark,
     ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { dispatch!(self, confirm(shard, up_to)) })
+        Box::pin(async move { dispatch!(self, confirm(shard, last)) })
     }
 
-    /// Which of these jobs the shard knows: waiting, leased, settled and unconfirmed, or tombstoned.
+    /// A shard's gate, and who has reported to it since it was shut.
+    pub fn gate<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<GateView, EngineError>> {
+        Box::pin(async move { dispatch!(self, gate(shard)) })
+    }
+
+    /// Shuts a shard's gate for a verification that the ledger counts as `generation`: from now on it gives out
+    /// no lease, and its holders are told to adopt. What another ledger left in the shard is wiped.
+    ///
+    /// `not_after` is engine time fixed before the ledger counted the generation, plus
+    /// [`crate::limits::PUSH_WINDOW`]: in a shard that was wiped since, nothing tells an old generation from a new one.
+    pub fn shut<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        ledger: LedgerId,
+        generation: u64,
+        not_after: Timestamp,
+    ) -> BoxFuture<'a, Result<Shut, EngineError>> {
+        Box::pin(async move { dispatch!(self, shut(shard, ledger, generation, not_after)) })
+    }
+
+    /// Opens a shard's gate.
+    pub fn open_gate<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        opening: &'a Opening,
+    ) -> BoxFuture<'a, Result<Opened, EngineError>> {
+        Box::pin(async move { dispatch!(self, open_gate(shard, opening)) })
+    }
+
+    /// Puts leases back that their holder still works on and the shard has lost, or holds older. Up to
+    /// [`crate::limits::ENGINE_BATCH_MAX`]; one answer per lease, in order. In any state of the gate.
+    pub fn adopt<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        worker: WorkerId,
+        lease: Duration,
+        leases: &'a [Adoption],
+    ) -> BoxFuture<'a, Result<Vec<Adopted>, EngineError>> {
+        Box::pin(async move { dispatch!(self, adopt(shard, worker, lease, leases)) })
+    }
+
+    /// Tells a shard whose gate is shut that this worker has adopted all it holds and replayed all it has
+    /// settled. Forgotten when the gate is shut again.
+    pub fn report<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        worker: WorkerId,
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, report(shard, worker)) })
+    }
+
+    /// A part of what is in the shard, in no order; every job that stays throughout a walk is seen at least once.
+    /// Start with cursor 0; the walk ends when the page's cursor is 0 again.
+    pub fn scan<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        cursor: u64,
+    ) -> BoxFuture<'a, Result<ScanPage, EngineError>> {
+        Box::pin(async move { dispatch!(self, scan(shard, cursor)) })
+    }
+
+    /// Takes jobs out, whatever they are doing, that still have exactly this fence; a tombstone with it stays if
+    /// `bury`. One answer per job, in order: whether it was taken out.
+    pub fn drop_jobs<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        jobs: &'a [(JobId, Fence)],
+        bury: bool,
+    ) -> BoxFuture<'a, Result<Vec<bool>, EngineError>> {
+        Box::pin(async move { dispatch!(self, drop_jobs(shard, jobs, bury)) })
+    }
+
+    /// Which of these jobs the shard knows: waiting, leased, settled and unconfirmed, or tombstoned. A job of which
+    /// the store has lost a part, so that it could never move again, is not known; a push mends it.
     pub fn exists<'a>(
         &'a self,
         shard: &'a ShardId,

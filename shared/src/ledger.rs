@@ -22,6 +22,7 @@ use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Prog
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
+mod gate_calls;
 pub mod postgres;
 mod queue;
 mod queue_walk;
@@ -31,6 +32,7 @@ mod settings_text;
 pub mod sqlite;
 mod unreadable;
 
+pub use gate_calls::{Epoch, Leader, ShardRecord};
 pub use queue::{Paused, Queue, QueueSettings, RateLimit};
 pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
 

@@ -8,6 +8,7 @@ pub mod model;
 pub mod backoff;
 pub mod clock;
 pub mod expr;
+pub mod fail;
 pub mod gate;
 pub mod limits;
 

@@ -24,20 +24,25 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
+pub mod compare;
+mod delivery;
 mod ended;
 mod engine_time;
 pub mod explain;
 mod known;
 pub mod lease;
+mod lost;
 pub mod push;
 pub mod record;
 pub mod resume;
 mod submit;
 pub mod sweep;
+pub mod verify;
 mod wait;
 pub mod workflow;
 
 pub use actions::Action;
+pub use delivery::PushError;
 use explain::Explanation;
 
 /// Ledger and engine of one process, and the tasks that carry jobs from the one to the other.
@@ -52,6 +57,7 @@ struct Inner {
     ledger: Ledger,
     engine: Engine,
     clock: Clock,
+    delivery: delivery::Delivery,
     pusher: push::Pusher,
     waiters: wait::Waiters,
     known_queues: known::KnownQueues,
@@ -87,11 +93,13 @@ impl Lifecycle {
         shutdown: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
-        let pusher = push::Pusher::start(ledger.clone(), engine.clone(), shutdown.clone(), &tasks);
+        let delivery = delivery::Delivery::new(ledger.clone(), engine.clone());
+        let pusher = push::Pusher::start(delivery.clone(), shutdown.clone(), &tasks);
         let driver = workflow::drive::Driver::new(shutdown.clone());
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
         let known_queues = known::KnownQueues::default();
-        let inner = Inner { ledger, engine, clock, pusher, waiters, known_queues, driver, tasks };
+        let inner =
+            Inner { ledger, engine, clock, delivery, pusher, waiters, known_queues, driver, tasks };
         Self { inner: Arc::new(inner) }
     }
 

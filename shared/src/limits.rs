@@ -30,6 +30,8 @@ pub const OUTBOX_BYTES_MAX: u64 = 256 << 20;
 pub const PUSH_WINDOW: Duration = Duration::from_secs(5);
 /// How long a removed or confirmed job is remembered in the engine. Longer than [`PUSH_WINDOW`].
 pub const TOMBSTONE_TTL: Duration = Duration::from_secs(15);
+/// Engine time that is further than this past a shard's last sign of life has jumped, or the shard was out of reach.
+pub const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
 /// Scheduled jobs enter the engine this long before their time.
 pub const SCHEDULE_AHEAD: Duration = Duration::from_secs(60);
 /// Longest error message kept, in bytes.
@@ -46,6 +48,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const HORIZON_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// Most attempts of a job.
 pub const ATTEMPTS_MAX: u32 = 1_000;
+/// A lease unless settings say otherwise.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(15);
 /// Shortest and longest lease.
 pub const LEASE_MIN: Duration = Duration::from_secs(3);
 /// Longest lease.

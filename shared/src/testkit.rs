@@ -1,6 +1,7 @@
 //! Conformance suites and private servers for tests.
 
 pub mod engine_suite;
+pub mod gates;
 pub mod histories;
 pub mod ledger_suite;
 pub mod postgres_server;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
-use windlass_shared::engine::{Claimed, Held, ShardId};
+use windlass_shared::engine::{Adoption, Claimed, Held, Push, Settle, ShardId, Verdict};
 use windlass_shared::gate::Gate;
 use windlass_shared::model::evaluate::Evaluation;
 use windlass_shared::model::id::LeaseId;
@@ -17,6 +17,7 @@ use windlass_shared::model::time::Timestamp;
 use crate::boot_time::boot_ms;
 use crate::reporter::buffer::Reports;
 use crate::reporter::{Left, SharedReporter};
+use crate::ring::Done;
 
 /// Why a handler is told to stop. The first reason stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +95,11 @@ pub(crate) struct Attempt {
     pub(crate) held: Held,
     /// Counted from 1, this one included.
     pub(crate) number: u32,
+    claim: Claim,
+    /// Leases lost before this one.
+    crashes: u32,
+    /// As it was claimed; shares its memory with the payload.
+    envelope: Bytes,
     pub(crate) head: EnvelopeHead,
     pub(crate) payload: Value,
     /// The payload's bytes; set before the handler starts.
@@ -111,16 +117,65 @@ pub(crate) struct Attempt {
     sent_ms: AtomicU64,
     /// End of the lease, in engine time.
     expires_us: AtomicI64,
+    /// The engine said that it does not know the lease: it may be put back.
+    unknown: AtomicBool,
     /// The lease is known to be gone: it is not extended any more.
     gone: AtomicBool,
+}
+
+/// How a claim went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    /// The token of its leases.
+    pub(crate) lease_id: LeaseId,
+    /// Start of its sending, in [`boot_ms`].
+    pub(crate) sent_ms: u64,
+    /// Engine time of its answer.
+    pub(crate) at: Timestamp,
+}
+
+impl Claim {
+    /// Engine time now, as far as this process knows it: late by what the claim took at most.
+    fn engine_time(&self) -> Timestamp {
+        self.at.plus(Duration::from_millis(boot_ms().saturating_sub(self.sent_ms)))
+    }
+
+    /// The end, now, of a job that was claimed so.
+    pub(crate) fn done(&self, job: &Claimed, verdict: Verdict, detail: Bytes) -> Done {
+        self.done_of(self.held(job), job.attempt, job.crashes, (verdict, detail))
+    }
+
+    fn held(&self, job: &Claimed) -> Held {
+        Held { id: job.id, fence: job.fence, lease_id: self.lease_id }
+    }
+
+    fn done_of(
+        &self,
+        held: Held,
+        before: u32,
+        crashes: u32,
+        (verdict, detail): (Verdict, Bytes),
+    ) -> Done {
+        let counts = match verdict {
+            Verdict::Succeeded | Verdict::Retry { .. } | Verdict::Dead => 1,
+            Verdict::Snooze { .. } | Verdict::Release | Verdict::Cancelled => 0,
+        };
+        Done {
+            settle: Settle { held, verdict, detail },
+            attempt: before.saturating_add(counts),
+            crashes,
+            claimed_at: self.at,
+            at: self.engine_time(),
+            told: false,
+        }
+    }
 }
 
 impl Attempt {
     pub(crate) fn new(
         crew: &Arc<Crew>,
         shard: &Arc<ShardId>,
-        lease_id: LeaseId,
-        sent_ms: u64,
+        claim: Claim,
         (claimed, envelope): (&Claimed, Envelope),
     ) -> Self {
         let Envelope { head, payload } = envelope;
@@ -131,8 +186,11 @@ impl Attempt {
         Self {
             crew: Arc::clone(crew),
             shard: Arc::clone(shard),
-            held: Held { id: claimed.id, fence: claimed.fence, lease_id },
+            held: claim.held(claimed),
             number: claimed.attempt.saturating_add(1),
+            claim,
+            crashes: claimed.crashes,
+            envelope: claimed.envelope.clone(),
             head,
             payload,
             payload_bytes,
@@ -141,14 +199,41 @@ impl Attempt {
             evaluation: Mutex::new(None),
             checkpointing: tokio::sync::Mutex::new(()),
             left: tokio::sync::OnceCell::new(),
-            sent_ms: AtomicU64::new(sent_ms),
+            sent_ms: AtomicU64::new(claim.sent_ms),
             expires_us: AtomicI64::new(claimed.expires_at.micros()),
+            unknown: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
     }
 
+    /// Its end, now.
+    pub(crate) fn done(&self, verdict: Verdict, detail: Bytes) -> Done {
+        let before = self.number.saturating_sub(1);
+        self.claim.done_of(self.held, before, self.crashes, (verdict, detail))
+    }
+
+    /// The lease, for an engine that has lost it.
+    pub(crate) fn adoption(&self) -> Adoption {
+        let EnvelopeHead { kind, spec, created_at, priority, .. } = &self.head;
+        let job = Push {
+            id: self.held.id,
+            fence: self.held.fence,
+            attempt: self.number.saturating_sub(1),
+            crashes: self.crashes,
+            max_crashes: spec.max_crashes,
+            priority: *priority,
+            // Nobody told when it was due. Should it become ready again, it is before those that were ready with it.
+            run_at: *created_at,
+            expires_at: None,
+            kind: kind.clone(),
+            envelope: self.envelope.clone(),
+        };
+        Adoption { job, lease_id: self.held.lease_id, claimed_at: self.claim.at }
+    }
+
     /// Notes an extension that was sent at `sent_ms` and granted.
     pub(crate) fn extended(&self, sent_ms: u64, expires_at: Timestamp) {
+        self.unknown.store(false, Ordering::Release);
         self.sent_ms.fetch_max(sent_ms, Ordering::AcqRel);
         self.expires_us.fetch_max(expires_at.micros(), Ordering::AcqRel);
     }
@@ -160,6 +245,16 @@ impl Attempt {
     /// How long ago the lease was last known to be good.
     pub(crate) fn lease_age(&self) -> Duration {
         Duration::from_millis(boot_ms().saturating_sub(self.sent_ms.load(Ordering::Acquire)))
+    }
+
+    /// Notes that the engine does not know the lease.
+    pub(crate) fn miss(&self) {
+        self.unknown.store(true, Ordering::Release);
+    }
+
+    /// Whether the engine does not know the lease, as it said last.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.unknown.load(Ordering::Acquire)
     }
 
     /// Whether the lease is known to be gone.

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::envelope::Envelope;
 use windlass_shared::engine::{
-    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, Held, Settle, ShardId,
-    Signal, Signals, Topic, Verdict,
+    ClaimReply, ClaimRequest, ClaimState, Claimed, Engine, EngineError, ShardId, Signal, Signals,
+    Topic, Verdict,
 };
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::LeaseId;
 
 use crate::acker::{Ack, Acks};
-use crate::attempt::{Attempt, Crew};
+use crate::attempt::{Attempt, Claim, Crew};
 use crate::boot_time::boot_ms;
 use crate::executor::{Executor, Start};
 use crate::leases::Leases;
@@ -124,6 +124,7 @@ impl Claimer {
 
     /// `taken` slots are taken for jobs that are not claimed yet.
     fn show_slots(&self, taken: usize) {
+        metrics::gauge!("windlass_worker_ring_settles").set(self.acks.kept() as f64);
         let free = self.slots.available_permits() + taken;
         let free = u32::try_from(free).unwrap_or(self.concurrency);
         let busy = self.concurrency.saturating_sub(free);
@@ -148,9 +149,11 @@ impl Claimer {
         let result = reply.as_ref().map_or("error", claim_label);
         metrics::counter!("windlass_worker_claims_total", "result" => result).increment(1);
         let reply = reply?;
+        self.acks.note(&shard, &reply.position);
         self.queues.note(queue, max, &reply, Instant::now());
         if !reply.jobs.is_empty() {
-            self.start(&shard, sent_ms, reply.jobs, slots).await;
+            let claim = Claim { lease_id: self.request.lease_id, sent_ms, at: reply.now };
+            self.start(&shard, claim, reply.jobs, slots).await;
         }
         Ok(())
     }
@@ -159,7 +162,7 @@ impl Claimer {
     async fn start(
         &self,
         shard: &Arc<ShardId>,
-        sent_ms: u64,
+        claim: Claim,
         jobs: Vec<Claimed>,
         mut slots: OwnedSemaphorePermit,
     ) {
@@ -167,14 +170,12 @@ impl Claimer {
         for job in &jobs {
             match Envelope::decode(&job.envelope) {
                 Ok(envelope) => {
-                    let lease_id = self.request.lease_id;
                     let job = (job, envelope);
-                    attempts
-                        .push(Arc::new(Attempt::new(&self.crew, shard, lease_id, sent_ms, job)));
+                    attempts.push(Arc::new(Attempt::new(&self.crew, shard, claim, job)));
                 }
                 Err(error) => {
                     let newer = error.is_unknown_version();
-                    self.refuse(shard, job, newer, &error.to_string()).await;
+                    self.refuse(shard, claim, job, (newer, &error.to_string())).await;
                 }
             }
         }
@@ -228,17 +229,22 @@ impl Claimer {
 
     /// Settles a job whose envelope cannot be read: one that a newer build wrote waits for a newer worker,
     /// a damaged one is dead.
-    async fn refuse(&self, shard: &Arc<ShardId>, job: &Claimed, newer: bool, message: &str) {
+    async fn refuse(
+        &self,
+        shard: &Arc<ShardId>,
+        claim: Claim,
+        job: &Claimed,
+        (newer, message): (bool, &str),
+    ) {
         tracing::error!(job.id = %job.id, message, "cannot read a job's envelope");
         let error = outcome::error("bad_envelope", message, newer);
         let verdict =
             if newer { Verdict::Snooze { delay: NEWER_BUILD_DELAY } } else { Verdict::Dead };
         let mut detail = outcome::with_error(verdict, OutcomeLabel::Failed, error).detail;
         detail.head.worker = Some(self.crew.worker_name.clone());
-        let held = Held { id: job.id, fence: job.fence, lease_id: self.request.lease_id };
-        let settle = Settle { held, verdict, detail: detail.encode() };
+        let done = claim.done(job, verdict, detail.encode());
         // The acker lives until every sender is dropped.
-        let _ = self.acks.send(Ack { shard: Arc::clone(shard), settle }).await;
+        let _ = self.acks.send(Ack { shard: Arc::clone(shard), done }).await;
     }
 
     /// Listens again after a loss. What was missed meanwhile is found by looking everywhere.
@@ -281,7 +287,7 @@ impl Claimer {
         for _ in 0..SIGNALS_MAX {
             match signal {
                 Some(Signal::Ready(shard)) => self.queues.wake(&shard),
-                Some(Signal::Cancel(..) | Signal::Outcomes(_)) => {}
+                Some(Signal::Cancel(..) | Signal::Outcomes(_) | Signal::Shut(_)) => {}
                 // Some were missed, or the connection is gone.
                 None => {
                     ear.signals = None;
@@ -302,9 +308,10 @@ fn claim_label(reply: &ClaimReply) -> &'static str {
     match reply.state {
         _ if !reply.jobs.is_empty() => "jobs",
         ClaimState::Open => "empty",
-        ClaimState::Unconfigured => "unconfigured",
+        ClaimState::Unverified => "unverified",
         ClaimState::Paused => "paused",
         ClaimState::Braked => "braked",
+        ClaimState::Warming => "warming",
     }
 }
 
@@ -315,8 +322,8 @@ mod tests {
     use windlass_shared::engine::embedded::Embedded;
     use windlass_shared::engine::envelope::EnvelopeHead;
     use windlass_shared::gate::Gate;
-    use windlass_shared::model::id::{Fence, JobId, WorkerId};
-    use windlass_shared::model::job::{JobSpec, Value};
+    use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
+    use windlass_shared::model::job::{JobSpec, Priority, Value};
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
 
@@ -326,6 +333,7 @@ mod tests {
     use crate::registry::Registry;
     use crate::reporter::Nowhere;
     use crate::reporter::buffer::Reports;
+    use crate::ring::Rings;
 
     const WAIT: Duration = Duration::from_secs(1);
 
@@ -334,6 +342,7 @@ mod tests {
             kind: "heavy".parse().unwrap(),
             spec: JobSpec { weight, ..JobSpec::default() },
             created_at: Timestamp::default(),
+            priority: Priority::default(),
             traceparent: None,
             request_id: None,
             workflow: None,
@@ -354,8 +363,8 @@ mod tests {
     fn claimer(shard: &ShardId) -> (Claimer, mpsc::Receiver<Start>, Acker) {
         let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
         let leases = Arc::new(Leases::default());
-        let (acks, acker) =
-            Acker::new(&engine, &leases, std::iter::once(shard.clone()), 10, &Arc::default());
+        let rings = Rings::new(std::iter::once(shard.clone()));
+        let (acks, acker) = Acker::new(&engine, &leases, &rings, 10, &Arc::default());
         let executor = Arc::new(Executor {
             registry: Arc::new(Registry::default()),
             reporter: Arc::new(Nowhere),
@@ -417,7 +426,8 @@ mod tests {
         let light = claimed(1);
         let jobs = vec![claimed(4), claimed(4), claimed(99), claimed(4), light.clone()];
         let began = Instant::now();
-        claimer.start(&Arc::new(shard), 0, jobs, pot).await;
+        let claim = Claim { lease_id: LeaseId::random(), sent_ms: 0, at: Timestamp::default() };
+        claimer.start(&Arc::new(shard), claim, jobs, pot).await;
         assert!(began.elapsed() >= WAIT, "the slots might have become free");
         assert!(began.elapsed() < 3 * WAIT, "{:?}", began.elapsed());
         assert_eq!(started.recv().await.unwrap().attempt.held.id, light.id);

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
-use windlass_shared::engine::Settle;
 use windlass_shared::gate::Gate;
 use windlass_shared::limits::{INLINE_BYTES_MAX, VALUE_BYTES_MAX};
 use windlass_shared::model::id::BlobId;
@@ -25,6 +24,7 @@ use crate::outcome::{Conclusion, RunEnd, conclude};
 use crate::persist::persistently;
 use crate::registry::Registry;
 use crate::reporter::SharedReporter;
+use crate::ring::Done;
 
 /// A handler that listens for its cancellation has this long to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ impl Executor {
 
     /// Settles an attempt that was never started.
     pub(crate) async fn hand_in(&self, attempt: &Attempt, conclusion: Conclusion) {
-        let ack = Ack { shard: Arc::clone(&attempt.shard), settle: settle(attempt, conclusion) };
+        let ack = Ack { shard: Arc::clone(&attempt.shard), done: done(attempt, conclusion) };
         // The acker lives until every sender is dropped; without it the process is being torn down.
         let _ = self.acks.send(ack).await;
     }
@@ -276,7 +276,7 @@ fn leave_behind(attempt: &Attempt, task: Task, slots: OwnedSemaphorePermit) {
     });
 }
 
-fn settle(attempt: &Attempt, conclusion: Conclusion) -> Settle {
+fn done(attempt: &Attempt, conclusion: Conclusion) -> Done {
     let Conclusion { verdict, mut detail, .. } = conclusion;
     detail.head.worker = Some(attempt.crew.worker_name.clone());
     let usage = attempt.usage.lock().expect("nobody panics while holding the usage").take();
@@ -286,5 +286,5 @@ fn settle(attempt: &Attempt, conclusion: Conclusion) -> Settle {
         Some(evaluation) if detail.head.error.is_some() => Some(evaluation.noted(usage)),
         _ => usage,
     };
-    Settle { held: attempt.held, verdict, detail: detail.encode() }
+    attempt.done(verdict, detail.encode())
 }

@@ -1,5 +1,5 @@
-//! Keeps the leases: extends them in batches, learns of cancellations, and stops exclusive jobs before
-//! their lease can pass to somebody else.
+//! Keeps the leases: extends them in batches, puts back those that the engine has lost, learns of cancellations,
+//! and stops exclusive jobs before their lease can pass to somebody else.
 //!
 //! It has an operating-system thread, a runtime and (with Redis) a connection of its own, so that handlers
 //! that block every thread of the main runtime do not cost their leases.
@@ -16,12 +16,15 @@ use windlass_shared::engine::{
     Engine, EngineError, Extended, Held, ShardId, Signal, Signals, Topic,
 };
 use windlass_shared::limits::ENGINE_BATCH_MAX;
+use windlass_shared::model::id::WorkerId;
 
+use crate::adoption::Watch;
 use crate::attempt::{Attempt, StopReason};
 use crate::boot_time::boot_ms;
 use crate::builder::EngineSource;
 use crate::leases::Leases;
 use crate::pause::Pause;
+use crate::ring::Rings;
 
 /// Exclusive jobs are looked at this often.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -32,7 +35,8 @@ const EXCLUSIVE_MARGIN: Duration = Duration::from_secs(2);
 /// What the keeper works on.
 pub(crate) struct Keeper {
     pub(crate) leases: Arc<Leases>,
-    pub(crate) shards: Vec<ShardId>,
+    pub(crate) rings: Arc<Rings>,
+    pub(crate) worker: WorkerId,
     pub(crate) lease: Duration,
 }
 
@@ -112,10 +116,11 @@ impl Keeper {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            _ = futures::future::join3(
+            _ = futures::future::join4(
                 self.extend_for_ever(&engine),
                 self.watch_exclusive(),
                 self.listen(&engine),
+                self.watch_gates(&engine),
             ) => {}
         }
     }
@@ -157,9 +162,17 @@ impl Keeper {
         let held: Vec<Held> = batch.iter().map(|attempt| attempt.held).collect();
         let sent_ms = boot_ms();
         match engine.extend(shard, &held, self.lease).await {
-            Ok(replies) => {
-                for (attempt, reply) in batch.iter().zip(replies) {
+            Ok(reply) => {
+                let mut missing = false;
+                for (attempt, reply) in batch.iter().zip(reply.leases) {
+                    missing |= reply == Extended::Gone;
                     note(attempt, sent_ms, reply);
+                }
+                if let Some(ring) = self.rings.get(shard) {
+                    ring.note(&reply.position);
+                    if missing {
+                        ring.alarm();
+                    }
                 }
                 true
             }
@@ -181,12 +194,28 @@ impl Keeper {
         }
     }
 
-    /// Stops jobs at once when their cancellation is signalled; the next extension would tell as well.
+    /// Puts leases back that the engine has lost, shard by shard.
+    async fn watch_gates(&self, engine: &Engine) {
+        let watches = self.rings.iter().map(|ring| {
+            let (ring, adopted) = (Arc::clone(ring), None);
+            let (leases, worker, lease) = (&*self.leases, self.worker, self.lease);
+            Watch { engine, leases, ring, worker, lease, adopted }.run()
+        });
+        futures::future::join_all(watches).await;
+    }
+
+    /// Stops jobs at once when their cancellation is signalled, and looks at gates when one is said to be shut; the
+    /// next extension would tell as well.
     async fn listen(&self, engine: &Engine) {
+        let shards: Vec<ShardId> =
+            self.rings.iter().map(|ring| ShardId::clone(&ring.shard)).collect();
         let mut pause = Pause::default();
         loop {
-            if let Ok(signals) = engine.subscribe_to(&self.shards, &[Topic::Cancels]).await {
+            let topics = [Topic::Cancels, Topic::Gates];
+            if let Ok(signals) = engine.subscribe_to(&shards, &topics).await {
                 pause.reset();
+                // What was said meanwhile was missed.
+                self.rings.iter().for_each(|ring| ring.alarm());
                 self.hear(signals).await;
             }
             tokio::time::sleep(pause.next()).await;
@@ -195,8 +224,16 @@ impl Keeper {
 
     async fn hear(&self, mut signals: Signals) {
         while let Some(signal) = signals.next().await {
-            if let Signal::Cancel(shard, id) = signal {
-                self.leases.stop_job(&shard, id, StopReason::Cancelled);
+            match signal {
+                Signal::Cancel(shard, id) => {
+                    self.leases.stop_job(&shard, id, StopReason::Cancelled);
+                }
+                Signal::Shut(shard) => {
+                    if let Some(ring) = self.rings.get(&shard) {
+                        ring.alarm();
+                    }
+                }
+                Signal::Ready(_) | Signal::Outcomes(_) => {}
             }
         }
     }
@@ -226,12 +263,10 @@ fn note(attempt: &Attempt, sent_ms: u64, reply: Extended) {
                 attempt.stop.stop(StopReason::Cancelled);
             }
         }
-        // The handler goes on: the store may have been wiped, and then the fence decides whether its
-        // result counts. Its settle may be under way, too.
+        // The handler goes on: the store may have lost the lease, and then it is put back; or its settle is under way.
         Extended::Gone => {
-            if attempt.lose() {
-                tracing::info!(job.id = %id, %fence, "a lease is not known to the engine any more");
-            }
+            tracing::debug!(job.id = %id, %fence, "a lease is not known to the engine");
+            attempt.miss();
         }
         Extended::Stolen => {
             if attempt.lose() {

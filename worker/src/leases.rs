@@ -35,15 +35,26 @@ impl Leases {
         self.lock().len()
     }
 
-    /// Leases not known to be good for at least `age`, by shard.
+    /// Leases not known to be good for at least `age`, nor lost, by shard.
     pub(crate) fn older_than(&self, age: Duration) -> HashMap<Arc<ShardId>, Vec<Arc<Attempt>>> {
         let mut shards: HashMap<Arc<ShardId>, Vec<Arc<Attempt>>> = HashMap::new();
         for attempt in self.lock().values() {
-            if attempt.lease_age() >= age {
+            if attempt.lease_age() >= age && !attempt.is_lost() {
                 shards.entry(Arc::clone(&attempt.shard)).or_default().push(Arc::clone(attempt));
             }
         }
         shards
+    }
+
+    /// Whether the engine does not know some lease of a shard.
+    pub(crate) fn any_unknown(&self, shard: &ShardId) -> bool {
+        self.lock().values().any(|attempt| is_to_adopt(attempt, shard, false))
+    }
+
+    /// The leases of a shard that are not lost for good: all, or those that the engine does not know.
+    pub(crate) fn to_adopt(&self, shard: &ShardId, all: bool) -> Vec<Arc<Attempt>> {
+        let held = self.lock();
+        held.values().filter(|attempt| is_to_adopt(attempt, shard, all)).cloned().collect()
     }
 
     /// Tells the attempts of one job to stop.
@@ -78,4 +89,8 @@ impl Leases {
     fn lock(&self) -> MutexGuard<'_, HashMap<Held, Arc<Attempt>>> {
         self.held.lock().expect("nobody panics while holding the leases")
     }
+}
+
+fn is_to_adopt(attempt: &Attempt, shard: &ShardId, all: bool) -> bool {
+    (all || attempt.is_unknown()) && !attempt.is_lost() && *attempt.shard == *shard
 }

@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`worker`] (the process), `claimer` (slots first, then jobs), `runtime` (all that
 //! knows apalis), `executor` (one attempt, top to bottom), `outcome` (what becomes of the job), `acker`
-//! (settles in batches), `keeper` (leases, from a thread of its own).
+//! (settles in batches), `keeper` (leases, from a thread of its own); and for an engine that forgets: `ring` (settles
+//! until they are recorded), `direct` (to the ledger past the engine), `adoption` (leases put back).
 //!
 //! A worker with a handler of its own:
 //!
@@ -34,9 +35,11 @@ pub mod handler;
 pub mod worker;
 
 mod acker;
+mod adoption;
 mod attempt;
 mod boot_time;
 mod claimer;
+mod direct;
 mod executor;
 mod gating;
 mod keeper;
@@ -46,6 +49,7 @@ mod outcome;
 mod pause;
 mod persist;
 mod registry;
+mod ring;
 mod rotation;
 mod runtime;
 

@@ -96,6 +96,18 @@ pub(crate) fn describe() {
     describe_counter!("windlass_settles_total", "Settles by the engine's reply");
     describe_counter!("windlass_lease_lost_total", "Leases that had passed on or were unknown");
     describe_counter!(
+        "windlass_adoptions_total",
+        "Leases that were put back into an engine that may have lost them, by its reply"
+    );
+    describe_counter!(
+        "windlass_direct_outcomes_total",
+        "Outcomes sent to the ledger past the engine, by what became of them"
+    );
+    describe_gauge!(
+        "windlass_worker_ring_settles",
+        "Settles that are kept because they are not known to be recorded"
+    );
+    describe_counter!(
         "windlass_worker_log_lines_dropped_total",
         "Log lines of jobs that were dropped"
     );

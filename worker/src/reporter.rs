@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use windlass_shared::engine::Verdict;
 use windlass_shared::model::evaluate::Previous;
-use windlass_shared::model::id::{BlobId, Fence, JobId, WorkerId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
 pub(crate) mod buffer;
+mod direct;
 pub mod http;
 pub mod ledger;
 pub(crate) mod pump;
@@ -90,6 +92,44 @@ pub struct ReportReply {
     pub drain: bool,
 }
 
+/// The end of an attempt, for the ledger: the engine has lost it, or does not answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectOutcome {
+    /// Which job.
+    pub job_id: JobId,
+    /// The lease that ended.
+    pub fence: Fence,
+    /// What happens next; delays are from `at`.
+    pub verdict: Verdict,
+    /// When it ended, in engine time as far as the worker knows it.
+    pub at: Timestamp,
+    /// When it started (engine time).
+    pub claimed_at: Timestamp,
+    /// Attempts that counted, this one included where it counts.
+    pub attempt: u32,
+    /// Leases lost before this one.
+    pub crashes: u32,
+    /// Who held the lease.
+    pub worker: WorkerId,
+    /// Output, error and usage, as the engine has them ([`Detail`](windlass_shared::engine::envelope::Detail)).
+    pub detail: Bytes,
+}
+
+/// Most outcomes in one call of [`Reporter::record`].
+pub const DIRECT_MAX: usize = 1_000;
+
+/// What became of one [`DirectOutcome`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectReply {
+    /// The ledger has it now.
+    Applied,
+    /// The ledger had it, or something newer.
+    Stale,
+    /// The ledger knows no such job.
+    Unknown,
+}
+
 /// What earlier attempts of a job left for a later one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Left {
@@ -149,6 +189,15 @@ pub trait Reporter: Send + Sync + 'static {
         attempt: u32,
     ) -> BoxFuture<'_, Result<Left, ReportError>>;
 
+    /// Records the ends of attempts past the engine; at most [`DIRECT_MAX`]. One reply per outcome, in order: then it
+    /// is durable, or the ledger knows better. `ledger`: by which the engine was filled, where the worker knows; one
+    /// that is another's is refused with 409.
+    fn record(
+        &self,
+        ledger: Option<LedgerId>,
+        outcomes: Vec<DirectOutcome>,
+    ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>>;
+
     /// A kept value; `None`: there is no such.
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>>;
 }
@@ -174,6 +223,13 @@ impl Reporter for Nowhere {
         _fence: Fence,
         _attempt: u32,
     ) -> BoxFuture<'_, Result<Left, ReportError>> {
+        Box::pin(std::future::ready(Err(ReportError::Unconfigured)))
+    }
+    fn record(
+        &self,
+        _ledger: Option<LedgerId>,
+        _outcomes: Vec<DirectOutcome>,
+    ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>> {
         Box::pin(std::future::ready(Err(ReportError::Unconfigured)))
     }
     fn put_blob(&self, _id: BlobId, _bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>> {

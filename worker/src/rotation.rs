@@ -8,6 +8,8 @@ use windlass_shared::engine::{ClaimReply, ClaimState, ShardId};
 
 /// A queue that gave nothing is asked again after about this long without a signal.
 const POLL: Duration = Duration::from_secs(1);
+/// A shard that was opened a moment ago gives more soon.
+const WARMING: Duration = Duration::from_millis(50);
 /// A delayed job is not asked for more often than this.
 const DUE_MIN: Duration = Duration::from_millis(5);
 /// After a scan over jobs of foreign kinds that found nothing, signals are not heeded for this long: each
@@ -135,7 +137,8 @@ impl Rotation {
                 let due = reply.next_due.map(|due| due.since(reply.now).max(DUE_MIN));
                 now + due.map_or_else(poll, |due| due.min(poll()))
             }
-            ClaimState::Unconfigured | ClaimState::Paused | ClaimState::Braked => now + poll(),
+            ClaimState::Warming => now + WARMING,
+            ClaimState::Unverified | ClaimState::Paused | ClaimState::Braked => now + poll(),
         };
     }
 }
@@ -148,7 +151,7 @@ fn poll() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_shared::engine::Claimed;
+    use windlass_shared::engine::{Claimed, Position};
     use windlass_shared::model::id::{Fence, JobId};
     use windlass_shared::model::time::Timestamp;
 
@@ -169,7 +172,8 @@ mod tests {
             envelope: bytes::Bytes::new(),
         };
         let jobs = vec![claimed; jobs];
-        ClaimReply { state: ClaimState::Open, jobs, next_due: None, next_offset, now }
+        let position = Position::default();
+        ClaimReply { state: ClaimState::Open, jobs, next_due: None, next_offset, now, position }
     }
 
     #[test]

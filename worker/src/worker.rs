@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::WorkerSettings;
-use windlass_shared::engine::{ClaimRequest, EngineError, ShardId};
+use windlass_shared::engine::{ClaimRequest, Engine, EngineError, ShardId};
 use windlass_shared::gate::Gate;
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::{LeaseId, WorkerId};
@@ -20,6 +20,7 @@ use crate::acker::Acker;
 use crate::attempt::{Crew, StopReason};
 use crate::builder::{EngineSource, WorkerBuilder};
 use crate::claimer::{Claimer, WEIGHT_WAIT};
+use crate::direct::{self, Direct};
 use crate::executor::Executor;
 use crate::keeper::{Keeper, KeeperThread};
 use crate::leases::Leases;
@@ -28,11 +29,15 @@ use crate::registry::Registry;
 use crate::reporter::buffer::Reports;
 use crate::reporter::pump::Pump;
 use crate::reporter::{Beat, SharedReporter};
+use crate::ring::Rings;
 use crate::rotation::Rotation;
 use crate::runtime;
 
 /// Handlers that were told to stop at the end of a drain have this long to be gone.
 const FORCED_STOP_MAX: Duration = Duration::from_secs(8);
+/// Outcomes that the engine has lost, or never answered, are sent to the ledger this long at the end, or until the
+/// drain time is over if that is later.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
 /// Settles are tried this long after the last attempt has ended, while the engine is away.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -59,21 +64,26 @@ pub enum WorkerError {
         #[source]
         cause: anyhow::Error,
     },
-    /// The engine stayed away: these attempts ended, but their jobs will run again.
+    /// The engine stayed away, and the ledger could not be told either: these attempts ended, but their jobs will run
+    /// again.
     #[error("{0} ended attempts could not be settled before the worker had to stop")]
     Unsettled(usize),
 }
 
 /// The parts of a running worker.
 struct Parts {
+    engine: Engine,
     leases: Arc<Leases>,
+    rings: Arc<Rings>,
     keeper: KeeperThread,
     claimer: JoinHandle<()>,
     runtime: JoinHandle<anyhow::Result<()>>,
     acker: JoinHandle<usize>,
+    direct: JoinHandle<usize>,
     pump: JoinHandle<()>,
     stop_claiming: CancellationToken,
     stop_runtime: CancellationToken,
+    stop_direct: CancellationToken,
     stop_pump: CancellationToken,
     drain: CancellationToken,
     last_try: Arc<AtomicBool>,
@@ -101,8 +111,9 @@ impl Worker {
         let drain_timeout = self.settings.drain_timeout;
         let mut parts = self.start().await?;
         // If this future is dropped all the same, no part is left working for ever.
-        let _stop = [&parts.stop_claiming, &parts.stop_runtime, &parts.stop_pump]
-            .map(|token| token.clone().drop_guard());
+        let _stop =
+            [&parts.stop_claiming, &parts.stop_runtime, &parts.stop_direct, &parts.stop_pump]
+                .map(|token| token.clone().drop_guard());
         let broken = tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
@@ -115,12 +126,13 @@ impl Worker {
     async fn start(self) -> Result<Parts, WorkerError> {
         let engine = self.source.open().await?;
         let id = WorkerId::generate();
-        let shards: Vec<ShardId> =
-            self.settings.queues.iter().map(|(queue, _)| self.shard(queue)).collect();
+        let shards = self.settings.queues.iter().map(|(queue, _)| self.shard(queue));
+        let rings = Arc::new(Rings::new(shards));
         let leases = Arc::new(Leases::default());
         let keeper = Keeper {
             leases: Arc::clone(&leases),
-            shards: shards.clone(),
+            rings: Arc::clone(&rings),
+            worker: id,
             lease: self.settings.lease,
         };
         let keeper = keeper.start(self.source.shares(&engine)).await?;
@@ -133,8 +145,8 @@ impl Worker {
         });
         let last_try = Arc::new(AtomicBool::new(false));
         let waiting_max = (self.settings.concurrency as usize).max(ENGINE_BATCH_MAX);
-        let (acks, acker) =
-            Acker::new(&engine, &leases, shards.into_iter(), waiting_max, &last_try);
+        let (acks, acker) = Acker::new(&engine, &leases, &rings, waiting_max, &last_try);
+        let direct = self.direct(id, &rings, &engine);
         let executor = Arc::new(Executor {
             registry: Arc::clone(&self.registry),
             reporter: Arc::clone(&self.reporter),
@@ -145,6 +157,7 @@ impl Worker {
         let (starts, starts_rx) = mpsc::channel(self.settings.concurrency as usize);
         let stop_claiming = CancellationToken::new();
         let stop_runtime = CancellationToken::new();
+        let stop_direct = CancellationToken::new();
         let stop_pump = CancellationToken::new();
         let drain = CancellationToken::new();
         let claimer = Claimer {
@@ -167,14 +180,18 @@ impl Worker {
             tokio::spawn(async move { runtime::run(&name, starts_rx, executor, stop).await });
         tracing::info!(worker.id = %id, worker.name = %self.settings.name, "the worker has started");
         Ok(Parts {
+            engine,
             leases,
+            rings,
             keeper,
             claimer: tokio::spawn(claimer.run()),
             runtime,
             acker: tokio::spawn(acker.run()),
+            direct: tokio::spawn(direct.run(stop_direct.clone())),
             pump: tokio::spawn(pump.run(stop_pump.clone())),
             stop_claiming,
             stop_runtime,
+            stop_direct,
             stop_pump,
             drain,
             last_try,
@@ -202,6 +219,17 @@ impl Worker {
         }
     }
 
+    fn direct(&self, worker: WorkerId, rings: &Arc<Rings>, engine: &Engine) -> Direct {
+        Direct {
+            rings: Arc::clone(rings),
+            engine: engine.clone(),
+            reporter: Arc::clone(&self.reporter),
+            worker,
+            alone: false,
+            lost: 0,
+        }
+    }
+
     fn pump(
         &self,
         id: WorkerId,
@@ -212,7 +240,7 @@ impl Worker {
         let beat = Beat {
             id,
             name: self.settings.name.clone(),
-            host: host(),
+            host: host_name(),
             version: env!("CARGO_PKG_VERSION").into(),
             queues: self.settings.queues.iter().map(|(queue, _)| queue.clone()).collect(),
             kinds: self.registry.kinds(),
@@ -239,6 +267,7 @@ impl Parts {
                 }
                 end = &mut self.claimer, if !draining => return broken("claimer", end),
                 end = &mut self.acker => return broken("acker", end.map(|_| ())),
+                end = &mut self.direct => return broken("direct path", end.map(|_| ())),
                 end = &mut self.pump => return broken("reporter", end),
                 end = &mut self.runtime => {
                     return match end {
@@ -267,7 +296,7 @@ impl Parts {
                 finish(&mut self.runtime).await;
             }
         }
-        let unsettled = self.settle_rest().await;
+        let unsettled = self.settle_rest().await + self.flush(deadline).await;
         self.keeper.stop().await;
         self.stop_pump.cancel();
         finish(&mut self.pump).await;
@@ -275,22 +304,34 @@ impl Parts {
         if unsettled > 0 { Err(WorkerError::Unsettled(unsettled)) } else { Ok(()) }
     }
 
-    /// Waits for the acker, which ends once everybody who can hand in settles is gone.
+    /// Waits for the acker, which ends once everybody who can hand in settles is gone. What it gives up is left to the
+    /// direct path; how many attempts are not.
     async fn settle_rest(&mut self) -> usize {
         if self.acker.is_finished() {
             return 0;
         }
-        if let Ok(end) = tokio::time::timeout(SETTLE_TIME_MAX, &mut self.acker).await {
-            return end.unwrap_or(0);
+        if tokio::time::timeout(SETTLE_TIME_MAX, &mut self.acker).await.is_ok() {
+            return 0;
         }
         self.last_try.store(true, Ordering::Release);
         match tokio::time::timeout(SETTLE_TIME_MAX, &mut self.acker).await {
-            Ok(end) => end.unwrap_or(0),
+            Ok(_) => 0,
             Err(_) => {
                 self.acker.abort();
                 self.leases.len()
             }
         }
+    }
+
+    /// Brings the last outcomes into the ledger; how many neither the engine nor the ledger has taken.
+    async fn flush(&mut self, deadline: Instant) -> usize {
+        if self.direct.is_finished() {
+            return 0;
+        }
+        let deadline = deadline.max(Instant::now() + FLUSH_TIME_MAX);
+        direct::flush(&self.rings, &self.engine, deadline).await;
+        self.stop_direct.cancel();
+        (&mut self.direct).await.unwrap_or(0)
     }
 }
 
@@ -310,7 +351,8 @@ fn broken(part: &'static str, end: Result<(), JoinError>) -> WorkerError {
     WorkerError::Broken { part, cause }
 }
 
-fn host() -> String {
+/// What this host calls itself; `unknown` where it does not say.
+pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

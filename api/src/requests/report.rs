@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use windlass_shared::model::id::{Fence, JobId, WorkerId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
@@ -36,6 +36,10 @@ pub struct ReportRequest<'a> {
     #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
     pub progress: Vec<ProgressRequest<'a>>,
+    /// The ledger that the engine was filled from, where the worker knows it. Outcomes of another ledger are refused.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub ledger: Option<LedgerId>,
     /// Outcomes whose engine lost them (the direct path). Recorded if the ledger has nothing newer.
     #[serde(borrow, default, deserialize_with = "super::bounded::<_, _, ITEMS_MAX>")]
     #[schema(required = false, max_items = 1000)]
@@ -241,14 +245,29 @@ pub struct OutcomeRequest<'a> {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1_000_000)]
     pub crashes: u32,
+    /// Who ran it. Default: the `worker` of the report.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
+    pub worker: Option<Text<'a>>,
     /// With `succeeded`: any JSON, at most 1 MiB.
     #[serde(borrow, default)]
     #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<&'a RawValue>,
+    /// In the place of `output`: the blob that holds it, stored before.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub output_blob: Option<BlobId>,
     /// With the others.
     #[serde(borrow, default)]
     #[schema(value_type = Option<ErrorRequest<'static>>)]
     pub error: Option<ErrorRequest<'a>>,
+    /// It was the attempt's time limit. Default: whether the error's code is `timeout`.
+    #[serde(default)]
+    pub timed_out: Option<bool>,
+    /// What it used: any JSON, at most 16 KiB.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub usage: Option<&'a RawValue>,
 }
 
 /// How an attempt ended, by the direct path.

@@ -10,24 +10,26 @@ use tokio::time::Instant;
 use windlass_shared::engine::Ended;
 use windlass_shared::ledger::{JobLines, JobProgress, LogLine, Record, Recorded, WorkerBeat};
 use windlass_shared::limits;
-use windlass_shared::model::id::{Fence, JobId};
+use windlass_shared::model::id::{Fence, JobId, LedgerId};
 use windlass_shared::model::job::{Progress, Value};
 use windlass_shared::model::time::Timestamp;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, Code};
 use crate::extract::{MANY, NoParams, RawBody};
-use crate::requests::Faults;
 use crate::requests::job::checked_value;
 use crate::requests::lease::cut;
 use crate::requests::report::{
     BeatRequest, OutcomeRequest, OutcomeWord, ReportRequest, ResumeRequest,
 };
+use crate::requests::{Faults, Text};
 use crate::resume::{self, Left};
 use crate::values;
 use crate::views::worker::{LeftView, ReportResult};
 
+/// Longest name of who ran an attempt.
+const WORKER_BYTES_MAX: usize = 255;
 /// Large outputs stored at once.
 const STORES_AT_ONCE: usize = 8;
 /// Longest wait, of one report, for outcomes of attempts before to be recorded.
@@ -91,6 +93,7 @@ pub async fn report(
         check_count(item.attempt, &format!("/resume/{i}/attempt"), &mut faults);
     }
     faults.finish()?;
+    check_ledger(&app, request.ledger)?;
 
     // First: an outcome in the same report ends the job, and what has ended takes no partial result.
     let checkpoints = store_checkpoints(&app, &caller, checkpoints).await?;
@@ -191,6 +194,16 @@ async fn note_progress(
     Ok(app.life.ledger().set_all_progress(&caller.namespace, progress.collect()).await?)
 }
 
+/// The id in what a restored or copied ledger tells is a new one: what its predecessor's workers have to say of jobs
+/// is about others.
+fn check_ledger(app: &App, ledger: Option<LedgerId>) -> Result<(), ApiError> {
+    if ledger.is_some_and(|ledger| ledger != app.life.ledger().id()) {
+        let detail = "the outcomes are of jobs that the engine had from another ledger";
+        return Err(ApiError::new(Code::WrongLedger, detail));
+    }
+    Ok(())
+}
+
 /// A fence is engine time in µs, or little more. One from far ahead would shut every later lease out.
 fn check_fence(fence: Fence, now: Timestamp, base: &str, faults: &mut Faults) {
     let most = now.plus(limits::CLOCK_MARGIN).micros();
@@ -248,7 +261,14 @@ fn record(
         .output
         .and_then(|raw| checked_value(raw.get(), &format!("{base}/output"), faults))
         .map(Value::Inline);
+    if item.output.is_some() && item.output_blob.is_some() {
+        faults.wrong(&format!("{base}/output_blob"), "must not come with `output`");
+    }
     let error = item.error.as_ref().map(|error| error.check(&format!("{base}/error"), faults));
+    let is_timeout = error.as_ref().is_some_and(|error| error.code == "timeout");
+    if let Some(name) = &item.worker {
+        faults.indexed(&format!("{base}/worker"), name.as_str(), WORKER_BYTES_MAX);
+    }
     Record {
         namespace: caller.namespace.clone(),
         id: item.job_id,
@@ -258,12 +278,21 @@ fn record(
         claimed_at: item.claimed_at,
         attempt: item.attempt,
         crashes: item.crashes,
-        worker: worker.map(str::to_owned),
-        output,
-        timed_out: error.as_ref().is_some_and(|error| error.code == "timeout"),
+        worker: item.worker.as_ref().map(Text::as_str).or(worker).map(str::to_owned),
+        output: output.or(item.output_blob.map(Value::Blob)),
+        timed_out: item.timed_out.unwrap_or(is_timeout),
         error,
-        usage: None,
+        usage: usage(item, base, faults),
     }
+}
+
+fn usage(item: &OutcomeRequest<'_>, base: &str, faults: &mut Faults) -> Option<Bytes> {
+    let (raw, pointer) = (item.usage?.get(), format!("{base}/usage"));
+    if raw.len() > limits::META_BYTES_MAX {
+        faults.wrong(&pointer, "must be at most 16 KiB");
+        return None;
+    }
+    checked_value(raw, &pointer, faults)
 }
 
 async fn record_all(

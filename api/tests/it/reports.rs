@@ -81,6 +81,61 @@ async fn an_outcome_by_the_direct_path_is_recorded_once() {
     assert!(job["worker"].as_str().unwrap().starts_with("w1"));
 }
 
+#[tokio::test]
+async fn the_direct_path_carries_all_that_the_engine_does() {
+    let api = Fixture::new().await;
+    let id = api.submit(json!({"kind": "a"})).await;
+    let taken = api.take("default").await;
+    let first = json!({"job_id": id, "fence": taken["lease"]["fence"], "outcome": "retry", "delay": "1h",
+        "at": api.now(0), "claimed_at": api.now(-5), "attempt": 1, "crashes": 2, "worker": "w7 (x)",
+        "error": {"code": "slow", "message": "m"}, "timed_out": true, "usage": {"cpu_ms": 5}});
+    let answer = api.post("/v1/worker/reports", json!({"outcomes": [first]})).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(["applied"]));
+    let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+    assert_eq!((&job["state"], &job["crashes"]), (&json!("retrying"), &json!(2)));
+    let attempts = api.get(&format!("/v1/jobs/{id}/attempts")).await.expect(200);
+    let attempt = &attempts["items"][0];
+    assert_eq!(
+        (&attempt["outcome"], &attempt["worker"], &attempt["usage"]["cpu_ms"]),
+        (&json!("timed_out"), &json!("w7 (x)"), &json!(5))
+    );
+    let blob = "01900000-0000-7000-8000-0000000000b1";
+    let put = request(
+        Method::PUT,
+        &format!("/v1/blobs/{blob}"),
+        &[("content-type", "application/json")],
+        "[7]",
+    );
+    api.send(put).await.expect(204);
+    let fence = taken["lease"]["fence"].as_u64().unwrap() + 1;
+    let second = json!({"job_id": id, "fence": fence, "outcome": "succeeded", "at": api.now(0),
+        "attempt": 2, "output_blob": blob});
+    let mut both = second.clone();
+    both["output"] = json!(1);
+    let refused =
+        api.post("/v1/worker/reports", json!({"outcomes": [both]})).await.refused(422, "invalid");
+    assert_eq!(refused["errors"][0]["pointer"], "/outcomes/0/output_blob");
+    let answer = api.post("/v1/worker/reports", json!({"outcomes": [second]})).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(["applied"]));
+    let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+    assert_eq!((&job["state"], &job["output"]), (&json!("succeeded"), &json!([7])));
+}
+
+#[tokio::test]
+async fn outcomes_of_another_ledger_are_refused() {
+    let api = Fixture::new().await;
+    let id = api.submit(json!({"kind": "a"})).await;
+    let taken = api.take("default").await;
+    let outcome = json!({"job_id": id, "fence": taken["lease"]["fence"], "outcome": "succeeded",
+        "at": api.now(0), "attempt": 1});
+    let report = |ledger: &str| json!({"ledger": ledger, "outcomes": [outcome.clone()]});
+    let foreign = report("01900000-0000-7000-8000-000000000000");
+    api.post("/v1/worker/reports", foreign).await.refused(409, "wrong_ledger");
+    let own = api.life.ledger().id().to_string();
+    let answer = api.post("/v1/worker/reports", report(&own)).await.expect(200);
+    assert_eq!(answer["outcomes"], json!(["applied"]));
+}
+
 /// Goal: a worker with a broken clock, or a made-up lease, neither shuts later leases out nor rewrites time.
 #[tokio::test]
 async fn outcomes_from_outside_the_jobs_life_are_refused() {

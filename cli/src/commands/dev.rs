@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -18,6 +19,8 @@ use windlass_shared::config::{Process, Settings};
 use windlass_shared::engine::Engine;
 use windlass_shared::ledger::{Ledger, Role};
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::verify::VerifySettings;
+use windlass_shared::model::id::WorkerId;
 use windlass_shared::shutdown::Shutdown;
 use windlass_worker::builder::EngineSource;
 use windlass_worker::reporter::ledger::LedgerReporter;
@@ -94,11 +97,11 @@ pub async fn run(args: DevArgs) -> Outcome {
         ended.clone(),
         shutdown.tasks.clone(),
     );
-    let worker = worker(&settings, source, ledger.clone())?;
+    let worker = worker(&settings, source, life.clone())?;
     let worker = tokio::spawn(worker.run(shutdown.token.clone()));
     // The scheduler outlives the others: it records what they leave.
     let last = CancellationToken::new();
-    let duties = SchedulerSettings { retention: settings.retention };
+    let duties = duties(&settings, &ledger);
     let scheduler = tokio::spawn(windlass_scheduler::run(life.clone(), duties, last.clone()));
     let render = Arc::new(move || metrics.render());
     let app = role::app(&settings, life, render, shutdown.token.clone());
@@ -173,8 +176,26 @@ impl Parts {
     }
 }
 
-fn worker(settings: &Settings, source: EngineSource, ledger: Ledger) -> Outcome<Worker> {
-    let reporter = LedgerReporter::new(ledger, settings.worker.namespace.clone());
+/// Nobody else uses this ledger (`lock`), so its leader is always the same one: a `dev` that was killed leaves no term
+/// to wait for. The engine is new, and nobody holds anything of it.
+fn duties(settings: &Settings, ledger: &Ledger) -> SchedulerSettings {
+    let is_embedded = settings.engine().is_ok_and(|engine| engine.url == "embedded");
+    let usual = VerifySettings { grace: settings.worker.lease, ..VerifySettings::default() };
+    let verify = if is_embedded {
+        VerifySettings { window: Duration::ZERO, ramp: Duration::ZERO, ..usual }
+    } else {
+        usual
+    };
+    SchedulerSettings {
+        retention: settings.retention,
+        holder: WorkerId::from_bytes(*ledger.id().as_bytes()),
+        name: "dev".to_owned(),
+        verify,
+    }
+}
+
+fn worker(settings: &Settings, source: EngineSource, life: Lifecycle) -> Outcome<Worker> {
+    let reporter = LedgerReporter::new(life, settings.worker.namespace.clone());
     Worker::builder(settings.worker.clone())
         .engine(source)
         .reporter(Arc::new(reporter))

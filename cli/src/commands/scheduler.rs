@@ -6,6 +6,7 @@ use windlass_scheduler::SchedulerSettings;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{ADMIN_LISTEN_SCHEDULER, Process};
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::verify::VerifySettings;
 
 use crate::admin::{self, Admin};
 use crate::boot::{self, Booted};
@@ -14,7 +15,8 @@ use crate::setup::{SettingsArgs, flag};
 
 const EXAMPLES: &str = "\
 Needs WINDLASS_LEDGER__URL (PostgreSQL) and WINDLASS_ENGINE__URL (Redis). Any number may run; they share \
-the work. While none runs, jobs still start and finish, but their outcomes wait to be recorded.
+the work, and one of them leads. While none runs, jobs still start and finish, but their outcomes wait to \
+be recorded, and a Redis that has started anew gives out nothing until it was compared with the ledger.
 Probes and metrics: http://127.0.0.1:9092/readiness and /metrics.";
 
 /// Record outcomes, repair, keep house (any number may run)
@@ -57,7 +59,13 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
         shutdown.tasks.clone(),
     );
     tracing::info!(admin = %address, "scheduling");
-    let duties = SchedulerSettings { retention: settings.retention };
+    let verify = VerifySettings { grace: settings.worker.lease, ..VerifySettings::default() };
+    let duties = SchedulerSettings {
+        retention: settings.retention,
+        name: format!("{} ({})", windlass_worker::worker::host_name(), std::process::id()),
+        verify,
+        ..SchedulerSettings::default()
+    };
     windlass_scheduler::run(life, duties, shutdown.token.clone()).await;
     stopped.cancel();
     let _ = admin.await;

@@ -1,30 +1,51 @@
-//! Pushes jobs that the ledger has and the engine has not.
+//! Holds ledger and engine against each other: pushes jobs that the ledger has and the engine has not, and takes out of
+//! the engine what it should not have. Leader only.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::ledger::Queue;
+use windlass_shared::lifecycle::compare::Auditor;
 use windlass_shared::lifecycle::sweep::Sweeper;
+use windlass_shared::lifecycle::{Lifecycle, PushError};
 
 use super::Tally;
+use crate::leader::Lead;
 use crate::ticker::every;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    let sweeper = Arc::new(Mutex::new(Sweeper::default()));
+/// Where both walks are.
+#[derive(Default)]
+struct Walks {
+    sweeper: Sweeper,
+    auditor: Auditor,
+}
+
+impl Walks {
+    async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<u64, PushError> {
+        let audited = self.auditor.pass(life, queue).await?;
+        let swept = self.sweeper.pass(life, queue).await?;
+        Ok(audited.pushed + audited.dropped + swept.pushed + swept.ended)
+    }
+}
+
+pub(super) async fn run(life: Lifecycle, lead: Lead, shutdown: CancellationToken) {
+    let walks = Arc::new(Mutex::new(Walks::default()));
     every("sweep", INTERVAL, shutdown, || {
-        let (life, sweeper) = (life.clone(), sweeper.clone());
+        let (life, lead, walks) = (life.clone(), lead.clone(), walks.clone());
         async move {
-            let mut sweeper = sweeper.lock().await;
+            if lead.epoch().is_none() {
+                return Ok(0);
+            }
+            let mut walks = walks.lock().await;
             let mut repaired = Tally::default();
             let mut walk = life.ledger().walk_queues(None);
             while let Some(queues) = walk.next().await? {
                 for queue in queues {
-                    let swept = sweeper.pass(&life, &queue).await;
-                    repaired.add(swept.map(|swept| swept.pushed + swept.ended));
+                    repaired.add(walks.pass(&life, &queue).await);
                 }
             }
             repaired.end()

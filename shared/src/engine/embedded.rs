@@ -21,6 +21,8 @@ const SIGNALS_MAX: usize = 1024;
 pub struct Embedded {
     clock: Clock,
     bounds: Bounds,
+    /// This run of it; another one after each "restart" that a test makes.
+    process: RwLock<ProcessId>,
     /// The latest time ever told, in µs: engine time does not go back when the clock does.
     latest_us: AtomicI64,
     shards: RwLock<HashMap<ShardId, Arc<Mutex<Shard>>>>,
@@ -40,6 +42,7 @@ impl Embedded {
         Self {
             clock,
             bounds,
+            process: RwLock::new(ProcessId::generate()),
             latest_us: AtomicI64::new(0),
             shards: RwLock::default(),
             signals,
@@ -52,6 +55,40 @@ impl Embedded {
         self.look(shard, |state, now| state.dump(now))
     }
 
+    /// Everything in it is gone, as by `FLUSHALL`; the process stays.
+    #[cfg(feature = "testkit")]
+    pub fn wipe(&self) {
+        self.shards.write().expect("nothing panics while it holds the map of shards").clear();
+        self.feeds().clear();
+    }
+
+    /// All shards as they are now.
+    #[cfg(feature = "testkit")]
+    pub fn snapshot(&self) -> Snapshot {
+        let shards = self.shards.read().expect("nothing panics while it holds the map of shards");
+        let copy = |state: &Arc<Mutex<Shard>>| {
+            state.lock().expect("the model keeps its invariants and does not panic").clone()
+        };
+        Snapshot(shards.iter().map(|(id, state)| (id.clone(), copy(state))).collect())
+    }
+
+    /// Starts anew from what was kept: another process, and everything as it was then.
+    #[cfg(feature = "testkit")]
+    pub fn restart_from(&self, Snapshot(kept): Snapshot) {
+        let process = ProcessId::generate();
+        let mut shards =
+            self.shards.write().expect("nothing panics while it holds the map of shards");
+        *self.process.write().expect("nothing panics while it holds the process") = process;
+        *shards = kept
+            .into_iter()
+            .map(|(id, shard)| (id, Arc::new(Mutex::new(shard.served_by(process)))))
+            .collect();
+    }
+
+    fn process(&self) -> ProcessId {
+        *self.process.read().expect("nothing panics while it holds the process")
+    }
+
     /// What the store comes back as when all that happens after now is lost: another engine with the same jobs.
     /// Nobody listens to it yet, and its feeds are empty.
     #[cfg(feature = "testkit")]
@@ -61,6 +98,7 @@ impl Embedded {
         let shards = self.shards.read().expect("nothing panics while it holds the map of shards");
         for (id, state) in shards.iter() {
             let state = state.lock().expect("the model keeps its invariants").clone();
+            let state = state.served_by(copy.process());
             let mut copies = copy.shards.write().expect("nobody else has the copy yet");
             copies.insert(id.clone(), Arc::new(Mutex::new(state)));
         }
@@ -86,7 +124,7 @@ impl Embedded {
         let state = self.find(shard).unwrap_or_else(|| {
             let mut shards =
                 self.shards.write().expect("nothing panics while it holds the map of shards");
-            let fresh = || Arc::new(Mutex::new(Shard::new(self.bounds)));
+            let fresh = || Arc::new(Mutex::new(Shard::new(self.bounds, self.process())));
             shards.entry(shard.clone()).or_insert_with(fresh).clone()
         });
         self.run(shard, &state, verb)
@@ -97,7 +135,13 @@ impl Embedded {
     fn look<T>(&self, shard: &ShardId, verb: impl FnOnce(&mut Shard, Timestamp) -> T) -> T {
         match self.find(shard) {
             Some(state) => self.run(shard, &state, verb),
-            None => verb(&mut Shard::new(self.bounds), self.time()),
+            None => {
+                let mut nothing = Shard::new(self.bounds, self.process());
+                let reply = verb(&mut nothing, self.time());
+                // A claim finds the gate shut: whoever verifies shards is to hear of it.
+                self.signal(shard, nothing.take_wake());
+                reply
+            }
         }
     }
 
@@ -128,15 +172,27 @@ impl Embedded {
         if wake.outcomes {
             send(Signal::Outcomes(shard.clone()));
         }
+        if wake.shut {
+            send(Signal::Shut(shard.clone()));
+        }
         for id in wake.cancels {
             send(Signal::Cancel(shard.clone(), id));
         }
     }
 }
 
+/// An embedded engine's shards at one moment.
+#[cfg(feature = "testkit")]
+#[derive(Clone)]
+pub struct Snapshot(HashMap<ShardId, Shard>);
+
 /// The contract: see [`Engine`], whose words hold here. These never fail and never wait.
 #[allow(missing_docs, reason = "documented once, at `Engine`")]
 impl Embedded {
+    pub async fn check(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     pub async fn push(
         &self,
         shard: &ShardId,
@@ -159,7 +215,7 @@ impl Embedded {
         shard: &ShardId,
         held: &[Held],
         lease: Duration,
-    ) -> Result<Vec<Extended>, EngineError> {
+    ) -> Result<ExtendReply, EngineError> {
         Ok(self.look(shard, |state, now| state.extend(now, held, lease)))
     }
 
@@ -167,7 +223,7 @@ impl Embedded {
         &self,
         shard: &ShardId,
         settles: &[Settle],
-    ) -> Result<Vec<Settled>, EngineError> {
+    ) -> Result<SettleReply, EngineError> {
         Ok(self.look(shard, |state, now| state.settle(now, settles)))
     }
 
@@ -200,9 +256,59 @@ impl Embedded {
         Ok(self.look(shard, |state, _| state.outcomes(max)))
     }
 
-    pub async fn confirm(&self, shard: &ShardId, up_to: u64) -> Result<(), EngineError> {
-        self.look(shard, |state, now| state.confirm(now, up_to));
+    pub async fn confirm(&self, shard: &ShardId, last: &Mark) -> Result<(), EngineError> {
+        self.look(shard, |state, now| state.confirm(now, last));
         Ok(())
+    }
+
+    pub async fn gate(&self, shard: &ShardId) -> Result<GateView, EngineError> {
+        Ok(self.look(shard, |state, _| state.gate()))
+    }
+
+    pub async fn shut(
+        &self,
+        shard: &ShardId,
+        ledger: LedgerId,
+        generation: u64,
+        not_after: Timestamp,
+    ) -> Result<Shut, EngineError> {
+        Ok(self.change(shard, |state, now| state.shut(now, ledger, generation, not_after)))
+    }
+
+    pub async fn open_gate(
+        &self,
+        shard: &ShardId,
+        opening: &Opening,
+    ) -> Result<Opened, EngineError> {
+        Ok(self.look(shard, |state, now| state.open_gate(now, opening)))
+    }
+
+    pub async fn adopt(
+        &self,
+        shard: &ShardId,
+        worker: WorkerId,
+        lease: Duration,
+        leases: &[Adoption],
+    ) -> Result<Vec<Adopted>, EngineError> {
+        Ok(self.change(shard, |state, now| state.adopt(now, worker, lease, leases)))
+    }
+
+    pub async fn report(&self, shard: &ShardId, worker: WorkerId) -> Result<(), EngineError> {
+        self.look(shard, |state, _| state.report_worker(worker));
+        Ok(())
+    }
+
+    pub async fn scan(&self, shard: &ShardId, _cursor: u64) -> Result<ScanPage, EngineError> {
+        Ok(self.look(shard, |state, _| state.scan()))
+    }
+
+    pub async fn drop_jobs(
+        &self,
+        shard: &ShardId,
+        jobs: &[(JobId, Fence)],
+        bury: bool,
+    ) -> Result<Vec<bool>, EngineError> {
+        Ok(self.look(shard, |state, now| state.drop_jobs(now, jobs, bury)))
     }
 
     pub async fn exists(&self, shard: &ShardId, ids: &[JobId]) -> Result<Vec<bool>, EngineError> {
@@ -285,7 +391,7 @@ mod tests {
         let engine = Embedded::new(Clock::System);
         let shard = ShardId::first(Namespace::default(), QueueName::default());
         engine.stats(&shard).await.unwrap();
-        engine.confirm(&shard, 1).await.unwrap();
+        engine.drop_jobs(&shard, &[(JobId::generate(), Fence(1))], true).await.unwrap();
         engine.promote(&shard, 1).await.unwrap();
         assert!(engine.shards.read().unwrap().is_empty());
         engine.configure(&shard, &ShardSettings::default()).await.unwrap();

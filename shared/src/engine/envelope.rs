@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::BlobId;
-use crate::model::job::{JobError, JobSpec, StepRef, Value};
+use crate::model::job::{JobError, JobSpec, Priority, StepRef, Value};
 use crate::model::name::Kind;
 use crate::model::time::Timestamp;
 
@@ -46,6 +46,9 @@ pub struct EnvelopeHead {
     pub spec: JobSpec,
     /// Accepted at.
     pub created_at: Timestamp,
+    /// Its place among the ready, should its lease be put back into an engine that has lost it.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub priority: Priority,
     /// W3C trace context of the submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -58,6 +61,10 @@ pub struct EnvelopeHead {
     /// Where the payload is, if not inline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_blob: Option<BlobId>,
+}
+
+fn is_usual(priority: &Priority) -> bool {
+    *priority == Priority::default()
 }
 
 impl Envelope {

@@ -26,6 +26,10 @@
 //! | `tombstones` | id → fence in two windows (below) | two hashes |
 //! | `bytes` | Σ envelope lengths of entries + `outbox_bytes` | counter |
 //! | `outbox_bytes` | Σ over the outbox of detail length + [`OUTCOME_BYTES`] | counter |
+//! | `recorded_seq` | of the last outcome confirmed, 0 before | counter |
+//! | `gate` | ledger, generation, process, grace, slots, ramp and its beginning; none of a fresh shard | packed |
+//! | `reported` | workers that reported since the gate was shut | set |
+//! | `seen`, `no_reap_until` | the last sign of life while leases were held; until when nothing is reaped | packed |
 //!
 //! An id is in `ready`, `delayed`, or `leases` and `claims`, as its status says; `finishing` in none.
 //! `score = ceil_ms(run_at) − priority level × floor_ms(priority_unit)`, computed when the job is pushed,
@@ -50,10 +54,12 @@
 //! `claimed_at` are cleared), its tombstones go, it is placed → `Added`. Outcomes in the outbox stay.
 //!
 //! **claim**: promotes ≤ `move_max`, reaps ≤ `move_max`, in any state of the shard. Then the state, first that
-//! holds: `Unconfigured`, `Paused`, `Braked` (outbox ≥ `outbox_entries_max` entries or `outbox_bytes` ≥
-//! `outbox_bytes_max`), `Open`. Only `Open` goes on: walks `ready` in order as it now stands, from rank
-//! `offset` (0 without a kind filter), and stops *before* a member when `max` (≤ [`ENGINE_BATCH_MAX`]) are
-//! leased, `scan_max` were looked at, or `move_max` have expired. A member with `expires_at <= now_us` expires,
+//! holds: `Unverified` (the gate's process is not the one that serves), `Paused`, `Braked` (outbox ≥
+//! `outbox_entries_max` entries or `outbox_bytes` ≥ `outbox_bytes_max`), `Warming` (while the ramp lasts the bound
+//! of leases, `max(1, slots × (ramp + 9 × elapsed) div (10 × ramp))`, is reached), `Open`. Only `Open` goes on:
+//! walks `ready` in order as it now stands, from rank
+//! `offset` (0 without a kind filter), and stops *before* a member when `max` (≤ [`ENGINE_BATCH_MAX`], and what the
+//! ramp leaves) are leased, `scan_max` were looked at, or `move_max` have expired. A member with `expires_at <= now_us` expires,
 //! whatever its kind and however often it ran: `finishing`, its fence + 1, outcome `Expired`
 //! with that fence and no `claimed_at` or worker. Else a member whose kind fits is leased:
 //! `fence = max(now_us, fence + 1)`, `until_ms = ceil_ms(now + lease)`, `claimed_at = now`. Others stay.
@@ -72,9 +78,13 @@
 //!
 //! **promote**: `delayed` with `ceil_ms(run_at) <= now_ms`, in order, ≤ min(max, `move_max`) → `ready`, score kept.
 //!
-//! **reap**: `leases` with `until_ms < now_ms`, in order, ≤ min(max, `move_max`). The token is cleared. Cancel
-//! flag: `finishing`, outcome `Cancelled`, no crash counted. Else `crashes + 1`; at `max_crashes` or more:
+//! **reap**: nothing without leases. Else engine time has jumped if `now > seen + CLOCK_STEP_MIN`; then, if
+//! `now >= no_reap_until + grace`, `no_reap_until = now + grace` ([`limits::CLOCK_STEP_MIN`]). `seen = now` if it is
+//! ≥ 500 ms off. Nothing more while the gate is shut or `now < no_reap_until`. Else `leases` with
+//! `until_ms < now_ms`, in order, ≤ min(max, `move_max`). The token is cleared. Cancel flag: `finishing`, outcome `Cancelled`, no crash counted. Else `crashes + 1`; at `max_crashes` or more:
 //! `finishing`, outcome `Quarantined`; else `ready` with its old score, outcome `Lost`.
+//!
+//! `seen` also moves by that rule in an extend that holds something; a claim that leases and an adopt that holds set it to now.
 //!
 //! **configure**: a version lower than the present one → `false`; else replaces them → `true`.
 //!
@@ -82,23 +92,45 @@
 //! `max(entry's, given)` → `Removed`; leased → flag set, with `StopRunning` only → `Running`;
 //! finishing → `Finishing`; absent → tombstone `max(standing, given)` → `Absent`.
 //!
-//! **confirm**(up_to): outcomes with `seq <= up_to` leave the outbox in order; a terminal one whose entry is
-//! `finishing` with the outcome's fence also removes the entry and writes a tombstone with that fence.
+//! **confirm**(last): if it is in the outbox, it and those before it leave the outbox in order, and `recorded_seq` is
+//! its seq; a terminal one whose entry is `finishing` with the outcome's fence also removes the entry and writes a
+//! tombstone with that fence.
+//!
+//! **shut**(ledger, generation, not_after): `now > not_after` → `Late`. A gate of this ledger with a higher generation,
+//! or with this one and open → `Newer`; with this one and shut → `Shut`, nothing changed. A gate of another ledger:
+//! the shard is emptied first. Then the gate is that ledger and generation without process, nobody has reported.
+//!
+//! **open_gate**: a gate of another ledger or with a higher generation → `Newer`; none, or with a lower generation, or
+//! another process serves → `Moved`; open already → `Open`, nothing changed. Else settings as by configure; the gate is as
+//! given, its ramp begins now; with leases held `no_reap_until = now + grace`; `seen = now`; → `Open`.
+//!
+//! **adopt**(lease with fence f): `standing(id) >= f`, or `finishing` → `Over`. Leased with f and its token:
+//! `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. Leased with a fence ≥ f, or not leased with a fence > f, or with f
+//! but other `attempt` or `crashes` (that lease has ended) → `Stolen`. Else the entry is (re)written as given, leased with f,
+//! the token and `claimed_at`; tombstones go; budgets don't count → `Held`.
+//!
+//! **report**: the worker has reported, if the gate is shut. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
+//! removed, and a tombstone with it written if `bury`.
 //!
 //! **Wake-ups** (hints; [`Wake`]): `ready` when a job entered `ready` while the shard is configured and not paused
-//! (by claim: only if `ready` is not empty afterwards), when configure opens a shard with ready jobs, and when
-//! confirm lifts the brake over ready jobs; `outcomes` when the outbox grew; `cancels` for each flag set or set again.
+//! (by claim: only if `ready` is not empty afterwards), when configure or open_gate opens a shard with ready jobs, and
+//! when confirm lifts the brake over ready jobs; `outcomes` when the outbox grew; `cancels` for each flag set or set again;
+//! `shut` when a gate was shut, and when a claim found it shut.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::gate::*;
 use super::*;
 use crate::limits;
 
+mod adopt;
+mod audit;
 mod cancel;
 mod claim;
 mod dump;
 mod entry;
+mod gate;
 mod look;
 mod outbox;
 mod push;
@@ -108,9 +140,11 @@ mod upkeep;
 
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
+pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
 
+pub(super) use gate::SEEN_EVERY;
 use outbox::Outbox;
 use tombstones::Tombstones;
 
@@ -148,12 +182,21 @@ pub struct Wake {
     pub outcomes: bool,
     /// Leased jobs that are to be stopped.
     pub cancels: Vec<JobId>,
+    /// The gate is shut.
+    pub shut: bool,
 }
 
 /// One shard's whole state.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Shard {
     bounds: Bounds,
+    /// The process that serves it.
+    process: ProcessId,
+    gate: Option<GateState>,
+    reported: BTreeSet<WorkerId>,
+    /// The last sign of life while leases were held.
+    seen: Timestamp,
+    no_reap_until: Timestamp,
     settings: Option<ShardSettings>,
     entries: HashMap<JobId, Entry>,
     ready: BTreeSet<(i64, JobId)>,
@@ -168,9 +211,31 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// An empty, unconfigured shard.
-    pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, ..Self::default() }
+    /// An empty shard without a gate, served by this process.
+    pub fn new(bounds: Bounds, process: ProcessId) -> Self {
+        Self {
+            bounds,
+            process,
+            gate: None,
+            reported: BTreeSet::new(),
+            seen: Timestamp::default(),
+            no_reap_until: Timestamp::default(),
+            settings: None,
+            entries: HashMap::new(),
+            ready: BTreeSet::new(),
+            delayed: BTreeSet::new(),
+            leases: BTreeSet::new(),
+            claims: BTreeSet::new(),
+            outbox: Outbox::default(),
+            tombstones: Tombstones::default(),
+            envelope_bytes: 0,
+            wake: Wake::default(),
+        }
+    }
+
+    /// The same state, served by another process: the store has started anew.
+    pub fn served_by(self, process: ProcessId) -> Self {
+        Self { process, ..self }
     }
 
     /// What the verbs since the last call made worth waking for.
@@ -296,9 +361,21 @@ mod tests {
 
     #[test]
     fn the_bounds_of_production_hold_for_batches() {
-        let mut shard = Shard::new(Bounds::default());
-        shard.configure(&ShardSettings::default());
+        let process = ProcessId::generate();
+        let mut shard = Shard::new(Bounds::default(), process);
         let now = Timestamp::from_millis(1_000);
+        let ledger = LedgerId::from_bytes([7; 16]);
+        shard.shut(now, ledger, 1, now);
+        let opening = Opening {
+            settings: ShardSettings::default(),
+            ledger,
+            generation: 1,
+            process,
+            grace: Duration::ZERO,
+            slots: 0,
+            ramp: Duration::ZERO,
+        };
+        assert_eq!(shard.open_gate(now, &opening), Opened::Open);
         let job = |n: u16| {
             let mut id = [0; 16];
             id[..2].copy_from_slice(&n.to_be_bytes());

@@ -11,7 +11,8 @@
 //! | `ready`, `delayed`, `leases` | zsets of ids | range reads and range removals, no search per job |
 //! | `outbox` | list of packed outcomes, each with its seq | appended by one RPUSH; read without a script |
 //! | `tombs0`, `tombs1` | hashes, id → fence | dropped whole, in turn; also expire by themselves |
-//! | `meta` | one packed string | all counters and settings in one GET and one SET |
+//! | `meta` | one packed string | all counters, gate and settings in one GET and one SET |
+//! | `reported` | set of workers | of the present verification; looked at by the scripts of gates only |
 //!
 //! **Cost**: the number of Redis commands per script does not depend on the number of jobs; what remains
 //! per job is some twenty steps inside variadic commands.
@@ -21,6 +22,14 @@
 //! At `maxmemory` only `push` is refused, as [`Pushed::Full`]. Values that a stranger wrote are counted
 //! (`windlass_engine_garbage_total`) and either dropped, so that the ledger brings the job back, or told as
 //! [`EngineError::UnknownReply`].
+//!
+//! **Gate**: whether the process that serves a call is the gate's is asked of `INFO server` once per script, where the
+//! contract needs it (3 µs). A replica that takes over, and a server that starts anew, are other processes.
+//!
+//! **Damage**: a shard of which single keys, fields or members were lost keeps its promises (one holder, fences that
+//! rise). Members of orders without a job, or in the wrong order, are dropped where they are met; a job that could never
+//! move again is not known to `exists`, and `push` mends it with the higher of both fences; a lost `meta` is a shut gate.
+//! `bytes` may count lost jobs until the shard is empty for a moment.
 //!
 //! **Trust**: engine time is the server's. The address is checked when the engine is opened, as are the
 //! server's version and its eviction policy.
@@ -39,6 +48,7 @@ mod dump;
 mod fault;
 mod feeds;
 mod fitness;
+mod gates;
 mod interest;
 mod keys;
 mod layout;
@@ -114,6 +124,14 @@ impl Redis {
         Ok(Self { link, scripts, prefix: settings.prefix.clone(), hub, test_clock })
     }
 
+    /// As the check when the engine was opened.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn check(&self) -> Result<(), EngineError> {
+        fitness::check(&self.link).await
+    }
+
     fn keys(&self, shard: &ShardId) -> Keys {
         Keys::new(&self.prefix, shard)
     }
@@ -130,7 +148,7 @@ impl Redis {
         let channel = keys.signals();
         let now = self.test_clock.as_ref().map(Clock::now);
         let fill = |cmd: &mut ::redis::Cmd| {
-            keys.fill(cmd);
+            keys.fill(cmd, script.scope);
             cmd.arg(&channel);
             args(cmd);
             if let Some(now) = now {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::runs::RecordReply;
 use super::*;
 use crate::limits::WRITE_ROWS_MAX;
+use crate::model::id::LedgerId;
 use crate::model::job::OnConflict;
 
 mod bounds;
@@ -37,6 +38,7 @@ mod runs;
 
 mod change;
 mod forget;
+mod gates;
 
 mod blobs;
 mod checkpoints;
@@ -59,6 +61,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The ledger on PostgreSQL.
 pub struct Postgres {
+    /// As it was when the ledger was opened.
+    id: LedgerId,
     inner: Arc<Inner>,
     stop: CancellationToken,
 }
@@ -161,13 +165,14 @@ impl Postgres {
         silence: Duration,
     ) -> Result<Self> {
         let options = connect::options(settings)?;
-        bounds::read(bounds::SILENCE_MAX, async {
+        let id = bounds::read(bounds::SILENCE_MAX, async {
             let mut connection = connect::connect(&options).await.map_err(error::unchanged)?;
             connect::check_fitness(&mut connection).await?;
             schema::check(&mut connection).await?;
+            let id = gates::ledger_id(&mut connection).await?;
             // Failing to say goodbye changes nothing.
             let _ = connection.close().await;
-            Ok(())
+            Ok(id)
         })
         .await?;
         let inner = Arc::new(Inner {
@@ -188,7 +193,7 @@ impl Postgres {
             inner.tasks.spawn(writer::keep(Arc::clone(&inner)));
         }
         inner.tasks.spawn(keep_partitions(Arc::clone(&inner), stop.clone()));
-        Ok(Self { inner, stop })
+        Ok(Self { id, inner, stop })
     }
 
     pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {

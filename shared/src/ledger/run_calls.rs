@@ -50,6 +50,17 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, steps(id, after, limit)) })
     }
 
+    /// As [`Self::steps`], without what may be large and says nothing of how far the run is: no `output`, and an empty
+    /// `list` where there is one.
+    pub fn step_heads<'a>(
+        &'a self,
+        id: WorkflowId,
+        after: i32,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<Step>>> {
+        Box::pin(async move { dispatch!(self, step_heads(id, after, limit)) })
+    }
+
     /// Those of these steps that the run has. At most 10,000 ids.
     pub fn steps_named<'a>(
         &'a self,
@@ -136,6 +147,9 @@ impl Ledger {
     }
 
     /// Carries out a decision, whole or not at all. Safe to repeat: a repeat meets another version.
+    ///
+    /// # Errors
+    /// [`LedgerError::TooManyQueues`](super::LedgerError::TooManyQueues), of [`Advance::added`].
     pub fn advance<'a>(
         &'a self,
         run: &'a Run,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::Idempotency;
 use crate::model::id::{JobId, WorkflowId};
 use crate::model::job::{Job, JobError, JobState, NewJob, Value};
-use crate::model::name::Namespace;
+use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 use crate::model::workflow::{StepState, WorkflowState};
 
@@ -93,8 +93,18 @@ pub struct NewStep {
     pub due: bool,
     /// Its job, of a step with one; blocked until released.
     pub job: Option<NewJob>,
+    /// Queues of jobs that it may get later: of its items, of what undoes it. They are made with the step, so that
+    /// their number is looked at while the run can still be refused.
+    pub later: Vec<QueueName>,
     /// [`crate::model::workflow::StepSpec`] as JSON.
     pub spec: String,
+}
+
+impl NewStep {
+    /// The queues of every job that it has or may get.
+    pub(super) fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.job.iter().map(|job| &job.queue).chain(&self.later)
+    }
 }
 
 /// What became of a [`NewRun`].
@@ -269,7 +279,8 @@ pub struct Advance {
     pub releases: Vec<Release>,
     /// Steps that come in: compensations, or what a step adds. Those that they need and that have ended already are
     /// not waited for: with none left a plain one is released, and another is due. Where one comes before a step that
-    /// has started, or needs one that is not there, nothing of the advance is carried out.
+    /// has started, or needs one that is not there, nothing of the advance is carried out. Where they would make one
+    /// queue too many the advance fails, unless it has a `state` too: a run that undoes what it did is not held up.
     pub added: Vec<NewStep>,
     /// Steps that the end waits for from now on, where they have not ended: what needed them is skipped.
     pub awaits: Vec<i32>,

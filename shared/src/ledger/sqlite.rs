@@ -15,11 +15,13 @@ use sqlx::sqlite::SqlitePool;
 use super::*;
 use crate::clock::Clock;
 use crate::config::LedgerSettings;
+use crate::model::id::LedgerId;
 
 mod blobs;
 mod change;
 mod connect;
 mod fault;
+mod gates;
 mod holds;
 mod jobs;
 mod keys;
@@ -45,6 +47,8 @@ use writer::Writer;
 
 /// The ledger on SQLite, for one process.
 pub struct Sqlite {
+    /// As it was when the ledger was opened.
+    id: LedgerId,
     writer: Writer,
     readers: SqlitePool,
     health: Arc<Health>,
@@ -75,11 +79,12 @@ impl Sqlite {
         let lock = place.lock()?;
         let mut connection = connect::writer(place.file()).await?;
         schema::check(&mut connection).await?;
+        let id = gates::ledger_id(&mut connection).await?;
         let readers = connect::readers(place.file(), settings.pool_max).await?;
         let health = Arc::new(Health::default());
         let clock = Clock::System;
         let writer = Writer::start(connection, lock, Arc::clone(&health), clock.clone());
-        Ok(Self { writer, readers, health, clock })
+        Ok(Self { id, writer, readers, health, clock })
     }
 
     /// Makes the database if there is none, and applies the migrations that are missing; which. Refused while

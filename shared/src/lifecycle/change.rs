@@ -87,7 +87,7 @@ pub(super) async fn redrive(
     namespace: &Namespace,
     id: JobId,
 ) -> Result<Changed<Job>, LedgerError> {
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let changed = life.inner.ledger.redrive(namespace, id).await?;
     if let Changed::Done(job) = &changed {
         offer(life, job, not_after);
@@ -124,7 +124,7 @@ pub(super) async fn patch(
             }
             Err(error) => return Err(LedgerError::Unavailable(Box::new(error))),
         }
-        let not_after = life.inner.pusher.time.deadline(engine).await;
+        let not_after = life.inner.delivery.deadline().await;
         // The engine spoke of this form. Another change may have put another one there since.
         match ledger.patch(namespace, id, Some(Guard::of(&job)), patch).await? {
             Changed::Done(job) => {

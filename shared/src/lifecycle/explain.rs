@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Lifecycle, Seen};
+use crate::engine::ShardId;
 use crate::engine::{LiveState, ShardStats};
 use crate::ledger::runs::END;
 use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
@@ -102,6 +103,7 @@ pub(super) async fn explain(
             reasons.extend(paused(queue.as_ref()));
             reasons.extend(not_due(&seen.job, now));
             reasons.extend(no_worker(&seen.job, &workers));
+            reasons.extend(unverified(life, &shard, stats.as_ref()).await?);
             reasons.extend(engine_state(&seen, stats.as_ref(), now));
             if let Some(reason) = waiting_turn(life, &seen, stats.as_ref(), now).await? {
                 reasons.push(reason);
@@ -136,7 +138,7 @@ async fn blocked_by(life: &Lifecycle, job: &Job) -> Result<Reason, LedgerError> 
     let mut open = Vec::new();
     // Every page ends further on; a run has a bounded number of steps.
     while after < last {
-        let page = ledger.steps(of.id, after, STEPS_PAGE).await?;
+        let page = ledger.step_heads(of.id, after, STEPS_PAGE).await?;
         let Some(end) = page.last() else { break };
         after = end.ord;
         let waited = page.iter().filter(|s| needs.contains(&s.ord) && !s.state.is_terminal());
@@ -238,6 +240,37 @@ fn no_worker(job: &Job, workers: &[WorkerBeat]) -> Option<Reason> {
         });
         Reason::new("no_worker", detail, evidence)
     })
+}
+
+/// The gate of a shard that was open before is shut.
+async fn unverified(
+    life: &Lifecycle,
+    shard: &ShardId,
+    stats: Option<&ShardStats>,
+) -> Result<Option<Reason>, LedgerError> {
+    if stats.is_none_or(|stats| stats.open) {
+        return Ok(None);
+    }
+    let record = life.inner.ledger.shard(shard).await?;
+    if record.generation == 0 {
+        return Ok(None);
+    }
+    let leader = life.inner.ledger.leader().await?;
+    let detail = match &leader {
+        Some(leader) if leader.expires_at > life.inner.ledger.now().await? => {
+            "the queue store was lost or has started anew; it is being compared with the ledger before \
+             it gives out jobs again"
+        }
+        _ => {
+            "the queue store was lost or has started anew and must be compared with the ledger, but no \
+             scheduler leads; is one running?"
+        }
+    };
+    let evidence = json!({
+        "generation": record.generation,
+        "leader": leader.map(|leader| leader.name),
+    });
+    Ok(Some(Reason::new("engine_unverified", detail, evidence).since(record.changed_at)))
 }
 
 /// What the engine itself adds: it is away, closed, full, braked, or does not have the job yet.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Lifecycle;
-use super::push::{PushError, open_shard};
+use super::delivery::PushError;
+use super::{Lifecycle, lost};
 use crate::backoff;
 use crate::engine::envelope::{Detail, DetailHead};
 use crate::engine::{
@@ -144,7 +144,7 @@ pub enum End {
 
 impl End {
     /// Why it is a failure, if it is one, and the lower bound on the delay.
-    fn failure(&self) -> Option<(&JobError, Option<Duration>)> {
+    pub(super) fn failure(&self) -> Option<(&JobError, Option<Duration>)> {
         match self {
             Self::Fail(error, retry_after) => Some((error, *retry_after)),
             Self::Refused(refusal) => Some((&refusal.error, None)),
@@ -230,11 +230,19 @@ impl Lifecycle {
         for (shard, places) in by_shard(namespace, shown.iter().map(|s| &s.queue)) {
             for places in places.chunks(limits::ENGINE_BATCH_MAX) {
                 let held: Vec<Held> = places.iter().map(|i| shown[*i].held).collect();
-                let extended = self.inner.engine.extend(&shard, &held, lease).await?;
+                let extended = self.inner.engine.extend(&shard, &held, lease).await?.leases;
+                let gone: Vec<Held> = held
+                    .iter()
+                    .zip(&extended)
+                    .filter(|(_, extended)| **extended == Extended::Gone)
+                    .map(|(held, _)| *held)
+                    .collect();
+                let again = lost::adopt(self, &shard, lease, &gone).await?;
                 for (place, extended) in places.iter().zip(extended) {
                     replies[*place] = match extended {
                         Extended::Held { expires_at, cancel } => Some((expires_at, cancel)),
-                        Extended::Gone | Extended::Stolen => None,
+                        Extended::Gone => again.get(&shown[*place].held.id).map(|at| (*at, false)),
+                        Extended::Stolen => None,
                     };
                 }
             }
@@ -274,9 +282,15 @@ impl Lifecycle {
                     }));
                 }
                 let settled = self.inner.engine.settle(&shard, &settles).await?;
-                let landed = landed(self, namespace, &settles, &settled).await?;
-                for (place, landed) in places.iter().zip(landed) {
-                    replies[*place] = landed;
+                let landed = landed(self, namespace, &settles, &settled.settles).await?;
+                for ((place, settle), landed) in places.iter().zip(&settles).zip(landed) {
+                    replies[*place] = match landed {
+                        Some(landed) => landed,
+                        None if lost::record(self, &shard, settle, &ends[*place].1).await? => {
+                            Landed::Yes
+                        }
+                        None => Landed::Stale,
+                    };
                 }
             }
         }
@@ -428,8 +442,8 @@ async fn pass(
                 Err(_) if !claims.is_empty() => return Ok((claims, next_due)),
                 Err(error) => return Err(error.into()),
             };
-            if reply.state == ClaimState::Unconfigured
-                && let Err(error) = open_shard(&life.inner.ledger, &life.inner.engine, shard).await
+            if reply.state == ClaimState::Unverified
+                && let Err(error) = life.inner.delivery.open_first(shard).await
             {
                 if claims.is_empty() {
                     return Err(error.into());
@@ -596,13 +610,14 @@ fn detail(worker: &str, end: &End) -> bytes::Bytes {
     Detail { head, output }.encode()
 }
 
-/// What the engine's replies mean. `Gone` may mean that it landed and was recorded: the ledger knows.
+/// What the engine's replies mean. `Gone` may mean that it landed and was recorded: the ledger knows. `None`: it is not
+/// recorded.
 async fn landed(
     life: &Lifecycle,
     namespace: &Namespace,
     settles: &[Settle],
     settled: &[Settled],
-) -> Result<Vec<Landed>, LeaseError> {
+) -> Result<Vec<Option<Landed>>, LeaseError> {
     let gone: Vec<JobId> = settles
         .iter()
         .zip(settled)
@@ -614,15 +629,15 @@ async fn landed(
         .iter()
         .zip(settled)
         .map(|(settle, settled)| match settled {
-            Settled::Settled | Settled::Repeated => Landed::Yes,
-            Settled::Stolen => Landed::Stale,
+            Settled::Settled | Settled::Repeated => Some(Landed::Yes),
+            Settled::Stolen => Some(Landed::Stale),
             Settled::Gone => {
                 let recorded = jobs.get(&settle.held.id).is_some_and(|job| {
                     job.namespace == *namespace
                         && job.fence == settle.held.fence
                         && agrees(settle.verdict, job.state)
                 });
-                if recorded { Landed::Yes } else { Landed::Stale }
+                recorded.then_some(Landed::Yes)
             }
         })
         .collect())

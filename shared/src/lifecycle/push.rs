@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::engine_time::EngineTime;
+use super::delivery::Delivery;
 use crate::engine::envelope::{Envelope, EnvelopeHead};
-use crate::engine::{Engine, EngineError, Push, Pushed, ShardId};
-use crate::ledger::{Ledger, LedgerError, shard_of};
+use crate::engine::{Push, ShardId};
+use crate::ledger::shard_of;
 use crate::limits;
 use crate::model::job::{Job, JobState, Value};
 use crate::model::time::Timestamp;
@@ -40,26 +40,24 @@ struct Batch {
 pub(super) struct Pusher {
     tx: mpsc::Sender<Batch>,
     room: Arc<Semaphore>,
-    pub(super) time: EngineTime,
 }
 
 impl Pusher {
     /// Starts it; it ends after `shutdown`, with what it was given pushed.
     pub(super) fn start(
-        ledger: Ledger,
-        engine: Engine,
+        delivery: Delivery,
         shutdown: CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
         let (pusher, rx) = Self::new(PENDING_KIB_MAX);
-        tasks.spawn(run(ledger, engine, pusher.time.clone(), rx, shutdown));
+        tasks.spawn(run(delivery, rx, shutdown));
         pusher
     }
 
     fn new(pending_kib_max: usize) -> (Self, mpsc::Receiver<Batch>) {
         let (tx, rx) = mpsc::channel(PENDING_MAX);
         let room = Arc::new(Semaphore::new(pending_kib_max));
-        (Self { tx, room, time: EngineTime::default() }, rx)
+        (Self { tx, room }, rx)
     }
 
     /// Hands over committed jobs, as many as there is room for. Returns at once.
@@ -111,13 +109,7 @@ fn kib(job: &Job) -> usize {
     1 + (payload >> 10)
 }
 
-async fn run(
-    ledger: Ledger,
-    engine: Engine,
-    time: EngineTime,
-    mut rx: mpsc::Receiver<Batch>,
-    shutdown: CancellationToken,
-) {
+async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: CancellationToken) {
     let mut batches = Vec::new();
     loop {
         let got = tokio::select! {
@@ -134,7 +126,7 @@ async fn run(
         let calls = calls(&batches);
         futures::stream::iter(calls)
             .for_each_concurrent(CALLS_MAX, |Call { shard, pushes, not_after, late_at }| {
-                let (ledger, engine, time) = (ledger.clone(), engine.clone(), time.clone());
+                let delivery = delivery.clone();
                 async move {
                     let count = pushes.len() as u64;
                     if Instant::now() >= late_at {
@@ -142,7 +134,7 @@ async fn run(
                         metrics::counter!("windlass_push_dropped_total").increment(count);
                         return;
                     }
-                    let result = push(&ledger, &engine, &time, &shard, &pushes, not_after).await;
+                    let result = delivery.push(&shard, &pushes, not_after).await;
                     if let Err(error) = result {
                         metrics::counter!("windlass_push_failed_total").increment(count);
                         tracing::debug!(shard = %shard, %error, "push failed; the sweep will repeat it");
@@ -196,65 +188,6 @@ fn calls(batches: &[Batch]) -> Vec<Call> {
     calls
 }
 
-/// Why a push could not be carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// The engine.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The ledger, when it was asked for a queue's settings.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-/// What became of some pushes of one shard.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct PushCount {
-    /// Now claimable or delayed.
-    pub added: u64,
-    /// Left in the ledger for want of room although they could run now. Those refused ahead of their time,
-    /// for which there is a bound of its own, do not count.
-    pub full: u64,
-}
-
-/// Pushes up to [`limits::ENGINE_BATCH_MAX`] jobs, and opens the shard with the ledger's settings if
-/// nobody has.
-pub(super) async fn push(
-    ledger: &Ledger,
-    engine: &Engine,
-    time: &EngineTime,
-    shard: &ShardId,
-    pushes: &[Push],
-    not_after: Timestamp,
-) -> Result<PushCount, PushError> {
-    let reply = engine.push(shard, pushes, not_after).await?;
-    time.note(reply.now);
-    let count = |what: Pushed| reply.pushed.iter().filter(|p| **p == what).count() as u64;
-    let could_run = pushes.iter().zip(&reply.pushed).filter(|(push, _)| push.run_at <= reply.now);
-    let full = could_run.filter(|(_, what)| **what == Pushed::Full).count() as u64;
-    let counted = PushCount { added: count(Pushed::Added), full };
-    let refused = count(Pushed::Full);
-    if refused > 0 {
-        metrics::counter!("windlass_push_full_total").increment(refused);
-    }
-    if !reply.configured {
-        open_shard(ledger, engine, shard).await?;
-    }
-    Ok(counted)
-}
-
-/// Gives a shard the ledger's settings of its queue; only then does it give out leases.
-pub(super) async fn open_shard(
-    ledger: &Ledger,
-    engine: &Engine,
-    shard: &ShardId,
-) -> Result<(), PushError> {
-    if let Some(queue) = ledger.queue(&shard.namespace, &shard.queue).await? {
-        engine.configure(shard, &queue.shard_settings()).await?;
-    }
-    Ok(())
-}
-
 /// Whether a job belongs in the engine at `now`: not finished, not blocked, and due soon enough.
 pub(super) fn belongs_in_engine(job: &Job, now: Timestamp) -> bool {
     match job.state {
@@ -279,6 +212,7 @@ pub(super) fn push_of(job: &Job) -> Push {
             kind: job.kind.clone(),
             spec: job.spec.clone(),
             created_at: job.created_at,
+            priority: job.priority,
             traceparent: job.traceparent.clone(),
             request_id: job.request_id.clone(),
             workflow: job.workflow.clone(),
@@ -304,7 +238,8 @@ pub(super) fn push_of(job: &Job) -> Push {
 mod tests {
     use super::*;
     use crate::config::EngineSettings;
-    use crate::ledger::{Accepted, Submission, SubmitOutcome};
+    use crate::engine::Engine;
+    use crate::ledger::{Accepted, Ledger, Submission, SubmitOutcome};
 
     use crate::model::job::NewJob;
     use crate::model::name::{Namespace, QueueName};
@@ -378,7 +313,7 @@ mod tests {
         tx.try_send(late).unwrap_or_else(|_| panic!("there is room"));
         tx.try_send(in_time).unwrap_or_else(|_| panic!("there is room"));
         drop(tx);
-        run(ledger, engine.clone(), pusher.time.clone(), rx, CancellationToken::new()).await;
+        run(Delivery::new(ledger, engine.clone()), rx, CancellationToken::new()).await;
         let there = engine.exists(&shard, &[old.id, fresh.id]).await.unwrap();
         assert_eq!(there, [false, true]);
     }

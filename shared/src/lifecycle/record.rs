@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::push::PushError;
+use super::delivery::PushError;
 use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
@@ -33,7 +33,7 @@ const RUNNING_AFTER: Duration = Duration::from_secs(2);
 /// The engine or the ledger did not answer. Nothing is lost: the outcomes stay where they are.
 pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
     let outcomes = life.inner.engine.outcomes(shard, PASS_MAX).await?;
-    let Some(last) = outcomes.last().map(|outcome| outcome.seq) else {
+    let Some(last) = outcomes.last().map(Outcome::mark) else {
         return Ok(0);
     };
     let oldest = outcomes[0].at;
@@ -46,7 +46,7 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     let records: Vec<_> = outcomes.into_iter().map(|outcome| to_record(shard, outcome)).collect();
     let count = records.len();
     // Fixed before the outcomes are recorded, as for a submission.
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let reply = life.inner.ledger.record(records).await?;
     let replies = follow(life, reply, not_after);
     let events: Vec<Event> = events
@@ -57,8 +57,9 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
         .collect();
     // Together, so that the store is woken once.
     let engine = &life.inner.engine;
+    crate::failpoint!("record.before_confirm");
     let (confirmed, _) =
-        tokio::join!(engine.confirm(shard, last), engine.publish(&shard.namespace, &events));
+        tokio::join!(engine.confirm(shard, &last), engine.publish(&shard.namespace, &events));
     // Safe to drop what became of the feed: it is a convenience; the ledger has what happened.
     life.inner.waiters.notify(&ended);
     confirmed?;
@@ -99,7 +100,7 @@ fn state_after(ended: Ended) -> JobState {
     }
 }
 
-fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
+pub(super) fn to_record(shard: &ShardId, outcome: Outcome) -> Record {
     let (detail, unreadable) = match Detail::decode(&outcome.detail) {
         Ok(detail) => (detail, None),
         // The end itself is known; only its story is lost.
@@ -170,16 +171,17 @@ pub(super) async fn record_direct(
 ) -> Result<Vec<Recorded>, LedgerError> {
     let ids: Vec<(JobId, bool)> =
         records.iter().map(|record| (record.id, record.ended.is_terminal())).collect();
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let reply = life.inner.ledger.record(records).await?;
     let replies = follow(life, reply, not_after);
-    let ended: Vec<JobId> = ids
-        .into_iter()
-        .zip(&replies)
-        .filter(|((_, ends), reply)| *ends && **reply == Recorded::Applied)
-        .map(|((id, _), _)| id)
-        .collect();
+    let (mut applied, mut ended) = (Vec::new(), Vec::new());
+    for ((id, ends), reply) in ids.into_iter().zip(&replies) {
+        if *reply == Recorded::Applied {
+            applied.push(id);
+            ended.extend(ends.then_some(id));
+        }
+    }
     life.inner.waiters.notify(&ended);
-    super::ended::take_out(life, ended).await;
+    super::ended::align(life, applied).await;
     Ok(replies)
 }

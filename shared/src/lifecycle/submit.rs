@@ -9,14 +9,15 @@ pub(super) async fn submit(
     submission: Submission,
 ) -> Result<SubmitOutcome, LedgerError> {
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let outcome = life.inner.ledger.submit(submission).await?;
+    crate::failpoint!("submit.committed");
     if let SubmitOutcome::Done(results) = &outcome {
         let replaced = results.iter().filter_map(|result| match result {
             Ok(Accepted::Replaced(_, old)) => Some(*old),
             _ => None,
         });
-        super::ended::take_out(life, replaced.collect()).await;
+        super::ended::align(life, replaced.collect()).await;
     }
     if let (SubmitOutcome::Done(results), Some(not_after)) = (&outcome, not_after) {
         let jobs = results

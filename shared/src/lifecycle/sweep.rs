@@ -1,16 +1,16 @@
 //! Jobs in the ledger that the engine lost, or never got, are pushed again.
 //!
-//! The same code fills an empty engine at the start of `windlass dev` and repairs a running one: an engine
-//! that starts is an engine that was wiped. Of reconciliation (reliability 2.8) this is the slow path
-//! from ledger to engine; the gate on an unknown Redis process, adoption, the replay of settles and the
-//! sweep from engine to ledger belong beside it.
+//! The same code fills an engine that is being verified ([`super::verify`]), at the start of `windlass dev` too, and
+//! repairs a running one. Of reconciliation (reliability 2.8) this is the slow path from ledger to engine; the one
+//! from engine to ledger is [`super::compare`].
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Lifecycle;
-use super::push::{PushError, open_shard, push, push_of};
-use crate::engine::{CancelReply, Ended, ShardId, Withdraw};
+use super::delivery::PushError;
+use super::push::push_of;
+use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
 use crate::ledger::{Changed, Guard, JobPage, Queue, Record};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
@@ -84,26 +84,6 @@ impl Sweeper {
     }
 }
 
-/// Pushes everything that belongs in the engine: its start is a wipe.
-///
-/// # Errors
-/// The engine or the ledger did not answer. Repeat it.
-pub async fn fill(life: &Lifecycle) -> Result<Swept, PushError> {
-    let mut total = Swept { complete: true, ..Swept::default() };
-    let mut walk = life.inner.ledger.walk_queues(None);
-    while let Some(queues) = walk.next().await? {
-        for queue in queues {
-            let now = life.inner.ledger.now().await?;
-            let mut sweeper = Sweeper::default();
-            let swept = sweeper.pages(life, &queue, now.plus(SETTLED_AFTER), usize::MAX).await?;
-            total.checked += swept.checked;
-            total.pushed += swept.pushed;
-            total.ended += swept.ended;
-        }
-    }
-    Ok(total)
-}
-
 /// A shard that missed a change of settings, a pause perhaps, gets it before anything else.
 async fn settle_settings(
     life: &Lifecycle,
@@ -112,7 +92,10 @@ async fn settle_settings(
 ) -> Result<(), PushError> {
     let stats = life.inner.engine.stats(shard).await?;
     if stats.settings.is_none_or(|settings| settings.version < queue.version) {
-        open_shard(&life.inner.ledger, &life.inner.engine, shard).await?;
+        life.inner.engine.configure(shard, &queue.shard_settings()).await?;
+    }
+    if !stats.open {
+        life.inner.delivery.open_first(shard).await?;
     }
     Ok(())
 }
@@ -175,16 +158,78 @@ impl Pump {
     }
 }
 
-struct Page {
+/// What the engine was seen to have of some jobs: their fences.
+pub(super) type SeenFences = HashMap<JobId, Fence>;
+
+/// Fills one page of a shard that is being verified: pushes what the engine does not have, or, as `seen` says, has in
+/// an older form. Those met are taken out of `seen`. Jobs that must not start are put into `over`: somebody may run
+/// them still, which is not known before all holders have reported.
+pub(super) async fn fill_page(
+    life: &Lifecycle,
+    shard: &ShardId,
+    after: Option<JobId>,
+    seen: &mut SeenFences,
+    over: &mut Vec<Job>,
+) -> Result<Page, PushError> {
+    let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
+    let Some(mut look) = look(life, shard, changed_before, after).await? else {
+        return Err(PushError::Engine(EngineError::Unavailable(
+            "it does not tell its time".into(),
+        )));
+    };
+    over.append(&mut look.over);
+    let older: HashSet<JobId> = look
+        .live
+        .iter()
+        .filter(|job| seen.remove(&job.id).is_some_and(|fence| fence < job.fence))
+        .map(|job| job.id)
+        .collect();
+    push_missing(life, shard, look, &older).await
+}
+
+pub(super) struct Page {
     checked: u64,
-    pushed: u64,
+    pub(super) pushed: u64,
     ended: u64,
     /// `None`: nothing more to do in this queue.
-    last: Option<JobId>,
+    pub(super) last: Option<JobId>,
     /// Up to here all that belongs in the engine is there, but for those refused ahead of their time.
     filled_to: Option<JobId>,
     /// The engine had no room for the rest.
     is_full: bool,
+}
+
+/// A page of the ledger, before anything is done about it.
+struct Look {
+    /// Where it began.
+    after: Option<JobId>,
+    /// Where the next one begins.
+    last: Option<JobId>,
+    not_after: Timestamp,
+    now: Timestamp,
+    /// To be in the engine.
+    live: Vec<Job>,
+    /// Not to start any more.
+    over: Vec<Job>,
+}
+
+/// `None`: the engine does not answer.
+async fn look(
+    life: &Lifecycle,
+    shard: &ShardId,
+    changed_before: Timestamp,
+    after: Option<JobId>,
+) -> Result<Option<Look>, PushError> {
+    // Fixed before the select that proves the jobs unfinished is sent.
+    let Some(not_after) = life.inner.delivery.deadline().await else { return Ok(None) };
+    let now = not_after.minus(limits::PUSH_WINDOW);
+    let (namespace, queue) = (&shard.namespace, &shard.queue);
+    let due_before = now.plus(limits::SCHEDULE_AHEAD);
+    let page =
+        life.inner.ledger.unfinished(namespace, queue, due_before, changed_before, after, PAGE);
+    let JobPage { jobs, next: last } = page.await?;
+    let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
+    Ok(Some(Look { after, last, not_after, now, live, over }))
 }
 
 async fn page(
@@ -193,41 +238,43 @@ async fn page(
     changed_before: Timestamp,
     after: Option<JobId>,
 ) -> Result<Page, PushError> {
-    let (ledger, engine) = (&life.inner.ledger, &life.inner.engine);
-    let nothing =
-        Page { checked: 0, pushed: 0, ended: 0, last: None, filled_to: after, is_full: false };
-    // Fixed before the select that proves the jobs unfinished is sent.
-    let Some(not_after) = life.inner.pusher.time.deadline(engine).await else {
-        return Ok(nothing);
+    let Some(look) = look(life, shard, changed_before, after).await? else {
+        let (checked, pushed, ended) = (0, 0, 0);
+        return Ok(Page { checked, pushed, ended, last: None, filled_to: after, is_full: false });
     };
-    let now = not_after.minus(limits::PUSH_WINDOW);
-    let JobPage { jobs, next: last } = ledger
-        .unfinished(
-            &shard.namespace,
-            &shard.queue,
-            now.plus(limits::SCHEDULE_AHEAD),
-            changed_before,
-            after,
-            PAGE,
-        )
-        .await?;
-    let mut page = Page { checked: jobs.len() as u64, last, ..nothing };
+    let ended = end(life, shard, &look.over, look.now).await?;
+    let checked = look.over.len() as u64;
+    let page = push_missing(life, shard, look, &HashSet::new()).await?;
+    Ok(Page { checked: page.checked + checked, ended, ..page })
+}
 
-    let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
-    page.ended += end(life, shard, &over, now).await?;
-
-    let ids: Vec<JobId> = live.iter().map(|job| job.id).collect();
+/// Pushes what the engine does not have, and those that it has in an older form.
+async fn push_missing(
+    life: &Lifecycle,
+    shard: &ShardId,
+    look: Look,
+    older: &HashSet<JobId>,
+) -> Result<Page, PushError> {
+    let mut page = Page {
+        checked: look.live.len() as u64,
+        pushed: 0,
+        ended: 0,
+        last: look.last,
+        filled_to: look.after,
+        is_full: false,
+    };
+    let ids: Vec<JobId> = look.live.iter().map(|job| job.id).collect();
     let mut missing = Vec::new();
     for (ids, jobs) in
-        ids.chunks(limits::ENGINE_BATCH_MAX).zip(live.chunks(limits::ENGINE_BATCH_MAX))
+        ids.chunks(limits::ENGINE_BATCH_MAX).zip(look.live.chunks(limits::ENGINE_BATCH_MAX))
     {
-        let there = engine.exists(shard, ids).await?;
-        missing.extend(
-            jobs.iter().zip(there).filter(|(_, there)| !there).map(|(job, _)| push_of(job)),
-        );
+        let there = life.inner.engine.exists(shard, ids).await?;
+        let missed =
+            jobs.iter().zip(there).filter(|(job, there)| !there || older.contains(&job.id));
+        missing.extend(missed.map(|(job, _)| push_of(job)));
     }
     for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
-        let count = push(ledger, engine, &life.inner.pusher.time, shard, chunk, not_after).await?;
+        let count = life.inner.delivery.push(shard, chunk, look.not_after).await?;
         page.pushed += count.added;
         if count.full > 0 {
             // The head of the queue is in the engine; the rest waits here for its turn.
@@ -253,7 +300,7 @@ fn is_over(job: &Job, now: Timestamp) -> bool {
 }
 
 /// Ends jobs that nobody runs and that must not start. Those that somebody runs are left to their worker.
-async fn end(
+pub(super) async fn end(
     life: &Lifecycle,
     shard: &ShardId,
     jobs: &[Job],

@@ -105,6 +105,11 @@ uuid_id!(
     "an operation id (a UUID)"
 );
 uuid_id!(
+    /// What one ledger is, and no copy or restored backup of it.
+    LedgerId,
+    "a ledger id (a UUID)"
+);
+uuid_id!(
     /// An API key's record; not the secret.
     KeyId,
     "a key id (a UUID)"

@@ -11,19 +11,23 @@ use uuid::Uuid;
 
 use crate::engine::model::Bounds;
 use crate::engine::{
-    ClaimReply, ClaimRequest, Claimed, Engine, Extended, Held, LiveState, Outcome, Push, Pushed,
-    Settle, Settled, ShardId, ShardSettings, Verdict,
+    ClaimReply, ClaimRequest, Claimed, Engine, Extended, GateView, Held, LiveState, Mark, Opened,
+    Opening, Outcome, Push, Pushed, Settle, Settled, ShardId, ShardSettings, Shut, Verdict,
 };
 use crate::limits::PUSH_WINDOW;
 use crate::model::id::{Fence, JobId, LeaseId, WorkerId};
 use crate::model::job::Priority;
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
+pub use crate::testkit::gates::LEDGER;
+use crate::testkit::gates::open_shard;
 
+pub mod adopt;
 pub mod cancel;
 pub mod claim;
 pub mod feed;
 pub mod filter;
+pub mod gate;
 pub mod lease;
 pub mod look;
 pub mod outbox;
@@ -70,14 +74,45 @@ impl Rig {
         self.engine.now().await.expect("now")
     }
 
-    /// Configures the shard with usual settings.
+    /// Gives the shard usual settings and opens its gate.
     pub async fn open(&self) {
         assert!(self.configure(ShardSettings { version: 1, ..ShardSettings::default() }).await);
     }
 
-    /// Configures the shard.
+    /// Gives the shard settings, and opens its gate if it is shut.
     pub async fn configure(&self, settings: ShardSettings) -> bool {
-        self.engine.configure(&self.shard, &settings).await.expect("configure")
+        open_shard(&self.engine, &self.shard, settings).await.expect("configured and open")
+    }
+
+    /// The gate.
+    pub async fn gate(&self) -> GateView {
+        self.engine.gate(&self.shard).await.expect("gate")
+    }
+
+    /// Shuts the gate in time, for the suite's ledger.
+    pub async fn shut(&self, generation: u64) -> Shut {
+        let not_after = self.now().await.plus(PUSH_WINDOW);
+        let shut = self.engine.shut(&self.shard, LEDGER, generation, not_after);
+        shut.await.expect("shut")
+    }
+
+    /// What opens the gate for the process that serves the shard: no ramp, and no grace, so that leases run out
+    /// however far a case lets time jump.
+    pub async fn opening(&self, generation: u64, settings: ShardSettings) -> Opening {
+        Opening {
+            settings,
+            ledger: LEDGER,
+            generation,
+            process: self.gate().await.process,
+            grace: Duration::ZERO,
+            slots: 0,
+            ramp: Duration::ZERO,
+        }
+    }
+
+    /// Opens the gate.
+    pub async fn open_gate(&self, opening: &Opening) -> Opened {
+        self.engine.open_gate(&self.shard, opening).await.expect("open_gate")
     }
 
     /// The `n`-th job: due now, middle priority, fence 1, ids rising with `n`.
@@ -157,12 +192,12 @@ impl Rig {
 
     /// Settles.
     pub async fn settle_all(&self, settles: &[Settle]) -> Vec<Settled> {
-        self.engine.settle(&self.shard, settles).await.expect("settle")
+        self.engine.settle(&self.shard, settles).await.expect("settle").settles
     }
 
     /// Extends one lease.
     pub async fn extend(&self, held: Held, lease: Duration) -> Extended {
-        self.engine.extend(&self.shard, &[held], lease).await.expect("extend")[0]
+        self.engine.extend(&self.shard, &[held], lease).await.expect("extend").leases[0]
     }
 
     /// Reaps up to `max`.
@@ -186,16 +221,16 @@ impl Rig {
         self.outcomes().await.pop().expect("an outcome waits")
     }
 
-    /// Confirms.
-    pub async fn confirm(&self, up_to: u64) {
-        self.engine.confirm(&self.shard, up_to).await.expect("confirm");
+    /// Confirms up to this outcome.
+    pub async fn confirm(&self, last: Mark) {
+        self.engine.confirm(&self.shard, &last).await.expect("confirm");
     }
 
     /// Confirms all outcomes; them.
     pub async fn confirm_all(&self) -> Vec<Outcome> {
         let outcomes = self.outcomes().await;
         if let Some(last) = outcomes.last() {
-            self.confirm(last.seq).await;
+            self.confirm(last.mark()).await;
         }
         outcomes
     }
@@ -281,7 +316,7 @@ macro_rules! engine_cases {
             the_fence_is_engine_time
             the_fence_rises_above_the_last_one
             a_lease_lasts_as_asked
-            an_unconfigured_shard_gives_no_leases
+            an_unverified_shard_gives_no_leases
             a_paused_shard_gives_no_leases_but_moves
             too_many_outcomes_brake
             too_large_outcomes_brake
@@ -361,7 +396,8 @@ macro_rules! engine_cases {
             the_first_outcome_is_numbered_by_engine_time
             a_reader_bounds_what_it_gets
             confirm_is_repeatable
-            confirm_past_the_end_forgets_what_is_there
+            confirm_of_an_outcome_that_is_not_there_forgets_nothing
+            numbers_go_on_after_a_confirmation
             confirm_forgets_only_what_it_names
             a_recorded_retry_leaves_the_job_alone
             a_second_end_waits_for_its_own_confirmation
@@ -388,6 +424,39 @@ macro_rules! engine_cases {
             a_cancellation_is_told_to_the_holder
             other_sorts_are_not_heard
             other_shards_are_not_heard
+            a_shut_gate_is_told
+            an_opened_shard_wakes
+        );
+        $crate::engine_cases!(@ $mode $rig, gate:
+            a_fresh_shard_has_no_gate
+            a_shut_gate_gives_nothing_and_takes_nothing_back
+            a_gate_opens_for_the_process_that_was_compared
+            generations_never_go_back
+            a_late_shut_changes_nothing
+            a_shard_of_another_ledger_is_emptied
+            opening_takes_settings_unless_the_shard_has_newer_ones
+            workers_report_to_a_shut_gate
+            nothing_is_reaped_during_the_grace
+            without_leases_there_is_no_grace
+            a_jump_of_engine_time_spares_leases
+            signs_of_life_tell_a_jump_from_passing_time
+            the_ramp_bounds_leases
+            replies_tell_what_is_recorded
+        );
+        $crate::engine_cases!(@ $mode $rig, adopt:
+            a_lost_lease_is_put_back
+            an_adopted_job_can_be_lost_and_run_again
+            a_lease_that_is_held_is_extended_by_adoption
+            what_has_ended_is_over
+            a_later_lease_or_fence_is_not_taken_away
+            a_retried_attempt_is_not_adopted
+            an_older_view_gives_way
+            adoption_needs_no_room
+            adopt_answers_for_each_lease_in_order
+            a_walk_sees_every_state
+            a_walk_sees_all
+            only_what_was_seen_is_dropped
+            a_buried_job_stays_out
         );
         $crate::engine_cases!(@ $mode $rig, feed:
             events_are_read_in_order_once

@@ -6,14 +6,16 @@
 //! sense when steps are left out of it to find a shorter one that fails ([`shrink`]). A [`Player`] turns
 //! each step into a [`Call`] with concrete arguments.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::engine::model::{Bounds, Shard, ShardDump};
 use crate::engine::{
-    CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, Extended, Held, Live, Outcome,
-    Push, PushReply, Running, Settle, Settled, ShardId, ShardSettings, ShardStats, Withdraw,
+    Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
+    GateView, Held, Live, LiveEntry, Mark, Opened, Opening, Outcome, Position, ProcessId, Push,
+    PushReply, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut, Withdraw,
 };
-use crate::model::id::{Fence, JobId};
+use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
 
 pub mod compare;
@@ -22,7 +24,7 @@ mod player;
 pub mod shrink;
 pub mod watch;
 
-pub use draw::{FencePick, HeldPick, JobPick, Step, Tamper, draw};
+pub use draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, draw};
 pub use player::Player;
 
 /// Bounds that a short history reaches. The engine under test must run with them.
@@ -33,20 +35,52 @@ pub const BOUNDS: Bounds =
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the verbs of the engine's contract, documented there")]
 pub enum Call {
-    Push { jobs: Vec<Push>, not_after: Timestamp },
+    Push {
+        jobs: Vec<Push>,
+        not_after: Timestamp,
+    },
     Claim(ClaimRequest),
-    Extend { held: Vec<Held>, lease: Duration },
+    Extend {
+        held: Vec<Held>,
+        lease: Duration,
+    },
     Settle(Vec<Settle>),
     Promote(u32),
     Reap(u32),
     Configure(ShardSettings),
-    Cancel { jobs: Vec<(JobId, Fence)>, how: Withdraw },
+    Cancel {
+        jobs: Vec<(JobId, Fence)>,
+        how: Withdraw,
+    },
     Outcomes(u32),
-    Confirm(u64),
+    Confirm(Mark),
     Exists(Vec<JobId>),
     Peek(JobId),
-    Leased { after: Option<(Timestamp, JobId)>, claimed_by: Timestamp, max: u32 },
+    Leased {
+        after: Option<(Timestamp, JobId)>,
+        claimed_by: Timestamp,
+        max: u32,
+    },
     Stats,
+    Gate,
+    Shut {
+        ledger: LedgerId,
+        generation: u64,
+        not_after: Timestamp,
+    },
+    OpenGate(Opening),
+    Adopt {
+        worker: WorkerId,
+        lease: Duration,
+        leases: Vec<Adoption>,
+    },
+    Report(WorkerId),
+    /// A whole walk.
+    Scan,
+    Drop {
+        jobs: Vec<(JobId, Fence)>,
+        bury: bool,
+    },
 }
 
 /// What a verb answered.
@@ -55,8 +89,8 @@ pub enum Call {
 pub enum Reply {
     Push(PushReply),
     Claim(ClaimReply),
-    Extend(Vec<Extended>),
-    Settle(Vec<Settled>),
+    Extend(ExtendReply),
+    Settle(SettleReply),
     Promote(u32),
     Reap(u32),
     Configure(bool),
@@ -67,6 +101,15 @@ pub enum Reply {
     Peek(Option<Live>),
     Leased(Vec<Running>),
     Stats(ShardStats),
+    /// Those who have reported in order.
+    Gate(GateView),
+    Shut(Shut),
+    OpenGate(Opened),
+    Adopt(Vec<Adopted>),
+    Report,
+    /// Everything seen, each once, in order; and the last page's position.
+    Scan(Vec<LiveEntry>, Position),
+    Drop(Vec<bool>),
 }
 
 /// Carries out a call on the model at an instant.
@@ -81,8 +124,8 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Configure(settings) => Reply::Configure(shard.configure(settings)),
         Call::Cancel { jobs, how } => Reply::Cancel(shard.cancel(now, jobs, *how)),
         Call::Outcomes(max) => Reply::Outcomes(shard.outcomes(*max)),
-        Call::Confirm(up_to) => {
-            shard.confirm(now, *up_to);
+        Call::Confirm(last) => {
+            shard.confirm(now, last);
             Reply::Confirm
         }
         Call::Exists(ids) => Reply::Exists(shard.exists(now, ids)),
@@ -91,6 +134,23 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
             Reply::Leased(shard.leased(*after, *claimed_by, *max))
         }
         Call::Stats => Reply::Stats(shard.stats(now)),
+        Call::Gate => Reply::Gate(shard.gate()),
+        Call::Shut { ledger, generation, not_after } => {
+            Reply::Shut(shard.shut(now, *ledger, *generation, *not_after))
+        }
+        Call::OpenGate(opening) => Reply::OpenGate(shard.open_gate(now, opening)),
+        Call::Adopt { worker, lease, leases } => {
+            Reply::Adopt(shard.adopt(now, *worker, *lease, leases))
+        }
+        Call::Report(worker) => {
+            shard.report_worker(*worker);
+            Reply::Report
+        }
+        Call::Scan => {
+            let page = shard.scan();
+            Reply::Scan(page.entries, page.position)
+        }
+        Call::Drop { jobs, bury } => Reply::Drop(shard.drop_jobs(now, jobs, *bury)),
     }
 }
 
@@ -106,8 +166,8 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Configure(settings) => Reply::Configure(engine.configure(shard, settings).await?),
         Call::Cancel { jobs, how } => Reply::Cancel(engine.cancel(shard, jobs, *how).await?),
         Call::Outcomes(max) => Reply::Outcomes(engine.outcomes(shard, *max).await?),
-        Call::Confirm(up_to) => {
-            engine.confirm(shard, *up_to).await?;
+        Call::Confirm(last) => {
+            engine.confirm(shard, last).await?;
             Reply::Confirm
         }
         Call::Exists(ids) => Reply::Exists(engine.exists(shard, ids).await?),
@@ -116,7 +176,39 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
             Reply::Leased(engine.leased(shard, *after, *claimed_by, *max).await?)
         }
         Call::Stats => Reply::Stats(engine.stats(shard).await?),
+        Call::Gate => {
+            let mut view = engine.gate(shard).await?;
+            view.reported.sort_unstable();
+            Reply::Gate(view)
+        }
+        Call::Shut { ledger, generation, not_after } => {
+            Reply::Shut(engine.shut(shard, *ledger, *generation, *not_after).await?)
+        }
+        Call::OpenGate(opening) => Reply::OpenGate(engine.open_gate(shard, opening).await?),
+        Call::Adopt { worker, lease, leases } => {
+            Reply::Adopt(engine.adopt(shard, *worker, *lease, leases).await?)
+        }
+        Call::Report(worker) => {
+            engine.report(shard, *worker).await?;
+            Reply::Report
+        }
+        Call::Scan => walk(engine, shard).await?,
+        Call::Drop { jobs, bury } => Reply::Drop(engine.drop_jobs(shard, jobs, *bury).await?),
     })
+}
+
+/// Walks through a whole shard that nobody else uses.
+async fn walk(engine: &Engine, shard: &ShardId) -> Result<Reply, EngineError> {
+    let mut seen = BTreeMap::new();
+    let mut cursor = 0;
+    loop {
+        let page = engine.scan(shard, cursor).await?;
+        seen.extend(page.entries.into_iter().map(|entry| (entry.id, entry)));
+        if page.next == 0 {
+            return Ok(Reply::Scan(seen.into_values().collect(), page.position));
+        }
+        cursor = page.next;
+    }
 }
 
 /// An engine that a history can be played on: one fresh shard, made with [`BOUNDS`].
@@ -130,4 +222,10 @@ pub trait Replay {
     async fn call(&mut self, call: &Call) -> (Reply, Timestamp);
     /// The shard's whole state.
     async fn dump(&mut self) -> ShardDump;
+    /// The process that serves the shard.
+    async fn process(&mut self) -> ProcessId;
+    /// All that the shard has is gone.
+    async fn wipe(&mut self);
+    /// The store starts anew with all that it has. `false`: not possible here, nothing was done.
+    async fn restart(&mut self) -> bool;
 }

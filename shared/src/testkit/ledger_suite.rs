@@ -5,6 +5,7 @@
 
 mod change;
 mod definitions;
+mod gates;
 mod housekeeping;
 mod idempotency;
 mod queues;
@@ -46,7 +47,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 18] = [
+pub const GROUPS: [Group; 19] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -65,6 +66,7 @@ pub const GROUPS: [Group; 18] = [
     Group { name: "run_retry", run: run_retry::run },
     Group { name: "run_storm", run: run_storm::run },
     Group { name: "definitions", run: definitions::run },
+    Group { name: "gates", run: gates::run },
 ];
 
 /// The group of that name.

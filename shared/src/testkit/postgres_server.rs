@@ -99,7 +99,7 @@ impl PostgresServer {
         self.make_database("template0")
     }
 
-    /// A fresh database with the ledger's schema; its name.
+    /// A fresh database with the ledger's schema, and an id of its own; its name.
     pub async fn database(&self) -> String {
         let make = || async {
             run(self.program("createdb").args(self.address()).arg(TEMPLATE));
@@ -107,7 +107,9 @@ impl PostgresServer {
             Ledger::migrate(&settings).await.expect("the schema can be applied");
         };
         self.template.get_or_init(make).await;
-        self.make_database(TEMPLATE)
+        let name = self.make_database(TEMPLATE);
+        self.sql(&name, "UPDATE meta SET ledger_id = gen_random_uuid()");
+        name
     }
 
     /// A ledger in a fresh database of its own.

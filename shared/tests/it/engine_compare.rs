@@ -6,7 +6,7 @@ use std::time::Duration;
 use windlass_shared::clock::Clock;
 use windlass_shared::engine::embedded::Embedded;
 use windlass_shared::engine::model::ShardDump;
-use windlass_shared::engine::{Engine, ShardId};
+use windlass_shared::engine::{Engine, ProcessId, ShardId};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::histories::compare::{check, play};
@@ -45,6 +45,16 @@ impl Replay for OnEmbedded {
     async fn dump(&mut self) -> ShardDump {
         self.embedded.dump(&self.shard)
     }
+    async fn process(&mut self) -> ProcessId {
+        self.engine.gate(&self.shard).await.expect("the embedded engine always answers").process
+    }
+    async fn wipe(&mut self) {
+        self.embedded.wipe();
+    }
+    async fn restart(&mut self) -> bool {
+        self.embedded.restart_from(self.embedded.snapshot());
+        true
+    }
 }
 
 #[tokio::test]
@@ -70,6 +80,15 @@ impl Replay for Forgetful {
     }
     async fn dump(&mut self) -> ShardDump {
         self.0.dump().await
+    }
+    async fn process(&mut self) -> ProcessId {
+        self.0.process().await
+    }
+    async fn wipe(&mut self) {
+        self.0.wipe().await;
+    }
+    async fn restart(&mut self) -> bool {
+        self.0.restart().await
     }
 }
 

@@ -14,6 +14,7 @@ use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{BOUNDS, LEASE, Rig, kind, proof};
+use windlass_shared::testkit::gates::open_shard;
 
 async fn rig() -> Rig {
     let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
@@ -50,7 +51,7 @@ async fn under_contention_every_job_is_settled_once() {
     const JOBS: u16 = 2_000;
     let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
     let shard = ShardId::first(Namespace::default(), QueueName::default());
-    engine.configure(&shard, &ShardSettings::default()).await.unwrap();
+    open_shard(&engine, &shard, ShardSettings::default()).await.unwrap();
     let now = engine.now().await.unwrap();
     for batch in 0..JOBS / 100 {
         let jobs: Vec<Push> = (0..100).map(|n| job(batch * 100 + n, now)).collect();
@@ -92,7 +93,7 @@ async fn work(engine: Engine, shard: ShardId) -> usize {
             detail: Bytes::new(),
         };
         let settles: Vec<Settle> = jobs.iter().map(end).collect();
-        let replies = engine.settle(&shard, &settles).await.unwrap();
+        let replies = engine.settle(&shard, &settles).await.unwrap().settles;
         assert_eq!(replies, vec![Settled::Settled; settles.len()]);
         settled += settles.len();
         engine.reap(&shard, 10).await.unwrap();

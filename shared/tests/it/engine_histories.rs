@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use windlass_shared::engine::ProcessId;
 use windlass_shared::engine::model::Shard;
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::histories::watch::{Seen, Watch};
@@ -15,31 +16,50 @@ const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_250);
 type Tally = BTreeMap<String, u64>;
 
 fn play(steps: &[Step], tally: &mut Tally) -> Result<(), String> {
-    let mut model = Shard::new(BOUNDS);
+    let mut process = process(0);
+    let mut model = Shard::new(BOUNDS, process);
     let mut player = Player::default();
     let mut watch = Watch::default();
     let mut now = START;
     for (number, step) in steps.iter().enumerate() {
-        if let Step::Advance(us) = step {
-            now = now.plus(Duration::from_micros(*us));
+        match step {
+            Step::Advance(us) => now = now.plus(Duration::from_micros(*us)),
+            Step::Wipe => {
+                model = Shard::new(BOUNDS, process);
+                watch.forget();
+            }
+            Step::Restart => {
+                process = self::process(number + 1);
+                model = model.served_by(process);
+            }
+            _ => {}
         }
-        let Some(call) = player.call(now, step) else { continue };
+        let Some(call) = player.call(now, process, step) else { continue };
         let before = model.dump(now);
         let reply = apply(&mut model, now, &call);
         let after = model.dump(now);
         player.saw(&call, &reply, &after);
         count(&call, &reply, tally);
+        if after.reported.len() > before.reported.len() {
+            *tally.entry("reported".into()).or_default() += 1;
+        }
         for outcome in after.outbox.iter().filter(|outcome| outcome.seq > before.last_seq) {
             let name = format!("{:?}", outcome.ended);
             *tally.entry(word(&name)).or_default() += 1;
         }
-        let seen = Seen { now, before: &before, call: &call, reply: &reply, after: &after };
+        let seen =
+            Seen { now, process, before: &before, call: &call, reply: &reply, after: &after };
         let wrong = watch.step(&seen);
         if !wrong.is_empty() {
             return Err(format!("step {number}: {wrong:#?}\n{seen:#?}"));
         }
     }
     Ok(())
+}
+
+/// The `n`-th process that serves the shard.
+fn process(n: usize) -> ProcessId {
+    ProcessId::parse(&format!("{:040x}", n + 1)).expect("forty digits")
 }
 
 fn word(debug: &str) -> String {
@@ -58,10 +78,18 @@ fn count(call: &Call, reply: &Reply, tally: &mut Tally) {
             }
         }
         (_, Reply::Extend(replies)) => {
-            replies.iter().for_each(|r| seen(format!("extend {}", word(&format!("{r:?}")))));
+            replies.leases.iter().for_each(|r| seen(format!("extend {}", word(&format!("{r:?}")))));
         }
-        (_, Reply::Settle(replies)) => replies.iter().for_each(|r| seen(format!("settle {r:?}"))),
+        (_, Reply::Settle(replies)) => {
+            replies.settles.iter().for_each(|r| seen(format!("settle {r:?}")));
+        }
         (_, Reply::Cancel(replies)) => replies.iter().for_each(|r| seen(format!("cancel {r:?}"))),
+        (_, Reply::Shut(shut)) => seen(format!("shut-{}", word(&format!("{shut:?}")))),
+        (_, Reply::OpenGate(opened)) => seen(format!("opened-{opened:?}")),
+        (_, Reply::Adopt(replies)) => {
+            replies.iter().for_each(|r| seen(format!("adopt-{}", word(&format!("{r:?}")))));
+        }
+        (_, Reply::Drop(dropped)) => dropped.iter().for_each(|d| seen(format!("drop-{d}"))),
         (_, Reply::Configure(applied)) => seen(format!("configure {applied}")),
         (_, Reply::Leased(running)) if !running.is_empty() => seen("running".into()),
         _ => {}
@@ -77,8 +105,9 @@ fn play_all(seeds: std::ops::Range<u64>) {
             panic!("seed {seed}: {wrong}\nshorter: {shorter:#?}");
         }
     }
-    let expected = "Added Present Late Full Open Unconfigured Paused Braked leased next_offset \
-        Succeeded Retry Dead Snoozed Released Cancelled Expired Lost Quarantined running";
+    let expected = "Added Present Late Full Open Unverified Paused Braked Warming leased next_offset \
+        Succeeded Retry Dead Snoozed Released Cancelled Expired Lost Quarantined running shut-Shut shut-Newer shut-Late opened-Open opened-Moved opened-Newer \
+        adopt-Held adopt-Over adopt-Stolen drop-true drop-false reported";
     let verbs =
         ["extend Held", "extend Gone", "extend Stolen", "settle Settled", "settle Repeated"];
     let more =

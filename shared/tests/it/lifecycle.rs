@@ -17,8 +17,10 @@ use windlass_shared::ledger::{
     Accepted, Changed, JobFilter, JobPatch, Ledger, Paused, Record, Recorded, Submission,
     SubmitOutcome,
 };
+use windlass_shared::lifecycle::compare::Compared;
 use windlass_shared::lifecycle::lease::Take;
-use windlass_shared::lifecycle::sweep::{self, Pump, Sweeper};
+use windlass_shared::lifecycle::sweep::{Pump, Sweeper};
+use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
 use windlass_shared::model::job::{
@@ -68,6 +70,18 @@ impl World {
         Self::on(self.life.ledger().clone(), self._folder).await
     }
 
+    /// What the leader does with an engine that was wiped: nobody holds anything of it.
+    async fn fill(&self) -> Compared {
+        let holder = WorkerId::from_bytes(*self.life.ledger().id().as_bytes());
+        let epoch = self.life.ledger().lead(holder, "test", SOON).await.unwrap();
+        let settings = VerifySettings { window: Duration::ZERO, ..VerifySettings::default() };
+        let epoch = epoch.expect("nobody else stands for it");
+        match verify(&self.life, &self.shard, epoch, &settings).await.unwrap() {
+            Verified::Opened { compared, .. } => compared,
+            other => panic!("not opened: {other:?}"),
+        }
+    }
+
     async fn submit(&self, job: NewJob) -> Job {
         let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
         let SubmitOutcome::Done(mut results) = self.life.submit(submission).await.unwrap() else {
@@ -105,7 +119,7 @@ impl World {
         let lease_id = LeaseId::from_bytes(claimed.envelope[..].try_into().unwrap());
         let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
         let settle = Settle { held, verdict, detail: detail.encode() };
-        self.life.engine().settle(&self.shard, &[settle]).await.unwrap()[0]
+        self.life.engine().settle(&self.shard, &[settle]).await.unwrap().settles[0]
     }
 
     async fn record(&self) -> usize {
@@ -186,7 +200,7 @@ async fn a_job_goes_in_runs_and_is_on_record() {
     let settle =
         Settle { held, verdict: Verdict::Succeeded, detail: output(r#"{"ok":true}"#).encode() };
     assert_eq!(
-        world.life.engine().settle(&world.shard, &[settle]).await.unwrap(),
+        world.life.engine().settle(&world.shard, &[settle]).await.unwrap().settles,
         [Settled::Settled]
     );
     assert!(!world.job(job.id).await.state.is_terminal(), "terminal only once recorded");
@@ -320,8 +334,8 @@ async fn a_paused_queue_starts_nothing_even_after_a_wipe() {
     assert_eq!(world.claim_now().await.state, ClaimState::Paused);
 
     let world = world.wiped().await;
-    assert_eq!(world.claim_now().await.state, ClaimState::Unconfigured, "nobody has opened it");
-    sweep::fill(&world.life).await.unwrap();
+    assert_eq!(world.claim_now().await.state, ClaimState::Unverified, "nobody has opened it");
+    world.fill().await;
     assert_eq!(world.claim_now().await.state, ClaimState::Paused);
     world.life.set_paused(&world.namespace, &world.shard.queue, None).await.unwrap();
     assert_eq!(world.claim_now().await.jobs.len(), 1);
@@ -342,13 +356,12 @@ async fn an_empty_engine_is_filled_with_what_has_not_ended() {
 
     let world = world.wiped().await;
     assert!(world.live(waiting.id).await.is_none());
-    let swept = sweep::fill(&world.life).await.unwrap();
-    assert_eq!((swept.pushed, swept.complete), (2, true));
+    assert_eq!(world.fill().await.pushed, 2);
     assert!(matches!(world.live(waiting.id).await, Some(LiveState::Ready { ahead: 0 })));
     let live = world.life.get(&world.namespace, retrying.id).await.unwrap().unwrap().live.unwrap();
     assert_eq!((live.state, live.attempt), (LiveState::Delayed, 1), "its back-off survives");
     assert!(world.live(done.id).await.is_none());
-    assert_eq!(sweep::fill(&world.life).await.unwrap().pushed, 0, "repeating changes nothing");
+    assert_eq!(world.fill().await.pushed, 0, "repeating changes nothing");
 }
 
 /// Goal: of a queue longer than the engine has room for, every job runs without waiting for the sweep.
@@ -406,8 +419,7 @@ async fn jobs_refused_ahead_of_their_time_hold_up_nobody() {
     let room = ShardSettings { version: queue.version + 1, jobs_max: 10, ..queue.shard_settings() };
     assert!(world.life.engine().configure(&world.shard, &room).await.unwrap());
 
-    let swept = sweep::fill(&world.life).await.unwrap();
-    assert_eq!((swept.checked, swept.pushed), (251, 11));
+    assert_eq!(world.fill().await.pushed, 11);
     assert_eq!(world.claim_now().await.jobs[0].id, for_now.id);
     let mut pump = Pump::default();
     assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 0, "there is no room yet");
@@ -437,8 +449,8 @@ async fn the_sweep_ends_what_must_not_start() {
         (Clock::System.now() > expired.expires_at.unwrap()).then_some(())
     })
     .await;
-    let swept = sweep::fill(&world.life).await.unwrap();
-    assert_eq!((swept.ended, swept.pushed), (1, 0));
+    let filled = world.fill().await;
+    assert_eq!((filled.ended, filled.pushed), (1, 0));
     assert_eq!(world.job(expired.id).await.state, JobState::Expired);
 }
 

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use sqlx::{Connection, Executor, PgConnection};
 use windlass_shared::config::LedgerSettings;
-use windlass_shared::engine::Ended;
+use windlass_shared::engine::{Ended, ShardId};
 use windlass_shared::ledger::postgres::Postgres;
 use windlass_shared::ledger::{
     Accepted, Ledger, LedgerError, Record, Recorded, Refused, Submission, SubmitOutcome,
 };
-use windlass_shared::model::id::{Fence, JobId};
+use windlass_shared::model::id::{Fence, JobId, WorkerId};
 use windlass_shared::model::job::{NewJob, OnConflict, Unique};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::postgres_server::PostgresServer;
@@ -294,4 +294,41 @@ async fn a_partition_is_not_locked_before_its_table() {
     pruned.unwrap();
     assert_eq!(child, 0);
     ledger.close().await;
+}
+
+/// Goal: a verification that waits for a shard's row while its leader's term runs out, and somebody else takes the
+/// lead, counts nothing. Tried again where the machine was so slow that the term ended before the wait began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_deposed_while_it_waits_for_a_row_verifies_nothing() {
+    let server = PostgresServer::start();
+    let database = server.database().await;
+    let ledger = Ledger::open(&LedgerSettings::new(server.url(&database))).await.unwrap();
+    let shard = ShardId::first("n".parse().unwrap(), "q".parse().unwrap());
+    assert!(ledger.first_generation(&shard).await.unwrap());
+    let mut rival = rival(&server, &database).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE wait_event_type = 'Lock' AND query LIKE '%INTO shards%'";
+    for _ in 0..20 {
+        rival.execute("BEGIN; SELECT FROM shards FOR UPDATE").await.unwrap();
+        let term = Duration::from_millis(400);
+        let epoch = ledger.lead(WorkerId::generate(), "old", term).await.unwrap().unwrap();
+        let end = ledger.leader().await.unwrap().unwrap().expires_at;
+        let (counted, seen) = tokio::join!(ledger.next_generation(&shard, epoch), async {
+            let mut seen = 0_i64;
+            while ledger.now().await.unwrap() <= end {
+                let now: i64 = sqlx::query_scalar(waiting).fetch_one(&mut rival).await.unwrap();
+                seen = seen.max(now);
+            }
+            let next = ledger.lead(WorkerId::generate(), "new", SOON).await.unwrap();
+            rival.execute("COMMIT").await.unwrap();
+            ledger.resign(next.expect("the old term is over")).await.unwrap();
+            seen
+        });
+        assert_eq!(counted.unwrap(), None);
+        assert_eq!(ledger.shard(&shard).await.unwrap().generation, 1);
+        if seen > 0 {
+            return ledger.close().await;
+        }
+    }
+    panic!("the verification never waited");
 }

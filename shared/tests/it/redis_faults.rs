@@ -56,8 +56,27 @@ faults! {
     expiry_is_ignored: "if unpacked(\">i8\", job, 42) <= now then" => "if false then";
     old_settings_win: "if given_version < version then" => "if given_version < 0 then";
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
-    delayed_jobs_take_room: "call(\"HLEN\", JOBS) - waiting" => "call(\"HLEN\", JOBS)";
+    delayed_jobs_take_room: "local head = entries - waiting" => "local head = entries";
     any_number_waits: "(is_later and waiting or head) >= jobs_max" => "not is_later and head >= jobs_max";
     a_replaced_job_still_waits: "then waiting = waiting - 1 else head" => "then waiting = waiting else head";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
+    a_shut_gate_gives_leases: "if not verified() then\n  state" => "if false then\n  state";
+    a_shut_gate_reaps: "or not verified() then return 0, 0 end" => "then return 0, 0 end";
+    a_grace_is_skipped: "return now >= no_reap_until" => "return true";
+    a_jump_goes_unnoticed: "now > seen + CLOCK_STEP_US and" => "false and";
+    a_jump_spares_for_ever: "and now >= no_reap_until + grace then" => "then";
+    a_claim_is_no_sign_of_life: "if leased > 0 then put(9, packed_now) end" => "";
+    the_ramp_is_steeper: "(ramp + 9 * elapsed)" => "(ramp + 10 * elapsed)";
+    an_older_generation_shuts: "present > given or (present == given and not is_shut)" => "present == given and not is_shut";
+    a_verified_shard_is_shut_again: "or (present == given and not is_shut) then" => "then";
+    a_foreign_shard_keeps_its_outcomes: "DELAYED, LEASES, OUTBOX, TOMBS0" => "DELAYED, LEASES, TOMBS0";
+    reports_outlive_their_generation: "call(\"UNLINK\", REPORTED)\n" => "";
+    opening_takes_older_settings: "if given_version >= version then" => "if true then";
+    an_ended_lease_is_adopted: "~= sub(job, 9, 16) then return -2 end" => "~= sub(job, 9, 16) then return 2 end";
+    a_finishing_job_is_adopted: "if status == FINISHING then return -1 end" => "";
+    adoption_forgets_bytes: "bytes = bytes + length\n      jobs" => "jobs";
+    another_instant_is_confirmed: "and sub(outcome, 90, 97) == sub(mark, 33)" => "";
+    nothing_is_noted_as_recorded: "put(1, sub(listed[count], 1, 8))" => "";
+    any_fence_is_dropped: "if head and sub(head, 1, 8) == fence then" => "if head then";
+    an_open_gate_takes_reports: "if sub(rest, 49, 88) == SHUT_PROCESS then" => "if true then";
 }

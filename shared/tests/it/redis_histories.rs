@@ -59,7 +59,8 @@ async fn play_with_little_memory(
     redis: &mut OnRedis,
     steps: &[Step],
 ) -> usize {
-    let mut model = Shard::new(BOUNDS);
+    let process = redis.process().await;
+    let mut model = Shard::new(BOUNDS, process);
     let mut player = Player::default();
     let mut refused = 0;
     for (number, step) in steps.iter().enumerate() {
@@ -67,20 +68,22 @@ async fn play_with_little_memory(
             let limit = if number % 10 == 5 { "1" } else { "0" };
             server.command(&["CONFIG", "SET", "maxmemory", limit]).expect_ok();
         }
-        if let Step::Advance(us) = step {
-            redis.advance(std::time::Duration::from_micros(*us)).await;
+        if follow(redis, step).await {
+            model = Shard::new(BOUNDS, process);
         }
         let now = redis.now().await;
-        let Some(call) = player.call(now, step) else { continue };
+        let Some(call) = player.call(now, process, step) else { continue };
         let (reply, now) = redis.call(&call).await;
         let full = number % 10 >= 5;
         let expected = match &call {
             Call::Push { jobs, .. } if full => {
                 refused += 1;
-                let state = model.dump(now);
+                let Reply::Stats(stats) = apply(&mut model, now, &Call::Stats) else {
+                    unreachable!("stats are answered with stats")
+                };
                 Reply::Push(windlass_shared::engine::PushReply {
                     pushed: vec![Pushed::Full; jobs.len()],
-                    configured: state.settings.is_some(),
+                    open: stats.open,
                     now,
                 })
             }
@@ -94,6 +97,16 @@ async fn play_with_little_memory(
     refused
 }
 
+/// Carries out a step that is no call; whether it emptied the shard.
+async fn follow(redis: &mut OnRedis, step: &Step) -> bool {
+    match step {
+        Step::Advance(us) => redis.advance(std::time::Duration::from_micros(*us)).await,
+        Step::Wipe => redis.wipe().await,
+        _ => {}
+    }
+    matches!(step, Step::Wipe)
+}
+
 /// Signals are hints, but Redis gives the same ones as the model: each step wakes whom it should, and nobody
 /// else.
 #[tokio::test]
@@ -104,12 +117,13 @@ async fn redis_wakes_whom_the_model_wakes() {
     for seed in 10_000..10_400 {
         let mut redis = stage.fresh();
         let mut listener = Listener::start(server, &redis);
-        let (mut model, mut player) = (Shard::new(BOUNDS), Player::default());
+        let process = redis.process().await;
+        let (mut model, mut player) = (Shard::new(BOUNDS, process), Player::default());
         for (number, step) in draw(seed, STEPS).iter().enumerate() {
-            if let Step::Advance(us) = step {
-                redis.advance(std::time::Duration::from_micros(*us)).await;
+            if follow(&mut redis, step).await {
+                model = Shard::new(BOUNDS, process);
             }
-            let Some(call) = player.call(redis.now().await, step) else { continue };
+            let Some(call) = player.call(redis.now().await, process, step) else { continue };
             let (_, now) = redis.call(&call).await;
             let reply = apply(&mut model, now, &call);
             player.saw(&call, &reply, &model.dump(now));
@@ -130,7 +144,8 @@ struct Listener {
 impl Listener {
     fn start(server: &RedisServer, redis: &OnRedis) -> Self {
         let mut connection = Connection::open(server.port()).unwrap();
-        let channels = ["r", "o", "c"].map(|end| format!("w:{{{}}}:signals:{end}", redis.shard));
+        let channels =
+            ["r", "o", "c", "g"].map(|end| format!("w:{{{}}}:signals:{end}", redis.shard));
         for channel in &channels {
             connection.call(&["SUBSCRIBE", channel]).unwrap().expect_ok();
         }
@@ -152,6 +167,7 @@ impl Listener {
                     b'.' => return wake,
                     b'r' => wake.ready = true,
                     b'o' => wake.outcomes = true,
+                    b'g' => wake.shut = true,
                     b'c' => {
                         let (id, rest) = text.split_first_chunk().expect("an id follows");
                         wake.cancels.push(JobId::from_bytes(*id));

@@ -13,22 +13,7 @@ use windlass_shared::testkit::redis_server::cluster::RedisCluster;
 use windlass_shared::testkit::redis_server::sentinel::RedisSentinel;
 use windlass_shared::testkit::redis_server::{READY_MAX, RedisOptions, RedisServer};
 
-use crate::redis_rig::{claim, configure, open, push, request, shard, suite_rig};
-
-/// Repeats a call until it is answered. What it fails with in between must be of the kind that passes.
-async fn at_last<T>(mut ask: impl AsyncFnMut() -> Result<T, EngineError>) -> T {
-    let deadline = Instant::now() + READY_MAX;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                assert!(error.is_transient(), "{error:?}");
-                assert!(Instant::now() < deadline, "still no answer: {error:?}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
-}
+use crate::redis_rig::{at_last, claim, configure, open, push, request, shard, suite_rig};
 
 /// Pushes until a listener that was there before the outage hears of it.
 async fn hears_again(engine: &Engine, shard: &ShardId, signals: &mut Signals) {
@@ -67,6 +52,7 @@ async fn a_killed_server_comes_back_with_its_jobs_and_listeners() {
     assert!(started.elapsed() < Duration::from_secs(10), "calls to a dead server fail fast");
 
     server.restart();
+    at_last(async || configure(&engine, &shard).await).await;
     assert_eq!(at_last(async || claim(&engine, &shard).await).await, [job]);
     assert_eq!(at_last(async || engine.stats(&shard).await).await.leased, 1);
     hears_again(&engine, &shard, &mut signals).await;
@@ -89,10 +75,10 @@ async fn lost_scripts_are_sent_again() {
     flush();
     let held = proof(&request, &claimed.jobs[0]);
     let settle = Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() };
-    assert_eq!(engine.settle(&shard, &[settle]).await.unwrap(), [Settled::Settled]);
+    assert_eq!(engine.settle(&shard, &[settle]).await.unwrap().settles, [Settled::Settled]);
     flush();
-    let last = engine.outcomes(&shard, 1).await.unwrap()[0].seq;
-    engine.confirm(&shard, last).await.unwrap();
+    let last = engine.outcomes(&shard, 1).await.unwrap()[0].mark();
+    engine.confirm(&shard, &last).await.unwrap();
     flush();
     assert_eq!(engine.exists(&shard, &[job]).await.unwrap(), [true], "as a tombstone");
 }

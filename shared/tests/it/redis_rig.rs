@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use windlass_shared::clock::Clock;
@@ -10,14 +10,16 @@ use windlass_shared::config::EngineSettings;
 use windlass_shared::engine::model::{Bounds, ShardDump};
 use windlass_shared::engine::redis::{PlantedFault, Redis};
 use windlass_shared::engine::{
-    ClaimRequest, Engine, EngineError, Push, Pushed, ShardId, ShardSettings,
+    ClaimRequest, Engine, EngineError, ProcessId, Push, Pushed, ShardId, ShardSettings,
 };
 use windlass_shared::limits::PUSH_WINDOW;
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{self, Rig};
+use windlass_shared::testkit::gates::open_shard;
 use windlass_shared::testkit::histories::{self, Call, Replay, Reply, call};
+use windlass_shared::testkit::redis_server::READY_MAX;
 
 pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_250);
 
@@ -93,6 +95,16 @@ impl Replay for OnRedis {
     async fn dump(&mut self) -> ShardDump {
         self.stage.redis.dump(&self.shard).await.expect("the shard's keys agree with each other")
     }
+    async fn process(&mut self) -> ProcessId {
+        self.stage.engine.gate(&self.shard).await.expect("the private redis answers").process
+    }
+    async fn wipe(&mut self) {
+        self.stage.redis.wipe(&self.shard).await.expect("the private redis answers");
+    }
+    /// Takes too long for thousands of histories; `redis_gates` does it.
+    async fn restart(&mut self) -> bool {
+        false
+    }
 }
 
 /// A shard whose errors are remembered rather than fatal: of scripts that are broken on purpose.
@@ -140,6 +152,15 @@ impl Replay for Tolerant {
             }
         }
     }
+    async fn process(&mut self) -> ProcessId {
+        self.inner.process().await
+    }
+    async fn wipe(&mut self) {
+        self.inner.wipe().await;
+    }
+    async fn restart(&mut self) -> bool {
+        false
+    }
 }
 
 pub fn shard(queue: &str) -> ShardId {
@@ -153,8 +174,9 @@ pub async fn open(url: String) -> Engine {
     Engine::open(&settings).await.expect("the private redis is fit")
 }
 
+/// Gives a shard usual settings and opens its gate.
 pub async fn configure(engine: &Engine, shard: &ShardId) -> Result<bool, EngineError> {
-    engine.configure(shard, &ShardSettings { version: 1, ..ShardSettings::default() }).await
+    open_shard(engine, shard, ShardSettings { version: 1, ..ShardSettings::default() }).await
 }
 
 /// Pushes one fresh job.
@@ -180,4 +202,19 @@ pub fn request() -> ClaimRequest {
 
 pub async fn claim(engine: &Engine, shard: &ShardId) -> Result<Vec<JobId>, EngineError> {
     Ok(engine.claim(shard, &request()).await?.jobs.into_iter().map(|job| job.id).collect())
+}
+
+/// Repeats a call until it is answered. What it fails with in between must be of the kind that passes.
+pub async fn at_last<T>(mut ask: impl AsyncFnMut() -> Result<T, EngineError>) -> T {
+    let deadline = Instant::now() + READY_MAX;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                assert!(error.is_transient(), "{error:?}");
+                assert!(Instant::now() < deadline, "still no answer: {error:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
 }

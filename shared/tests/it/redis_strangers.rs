@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use windlass_shared::engine::redis::Redis;
 use windlass_shared::engine::{
-    ClaimRequest, EngineError, LiveState, Push, Pushed, Settle, Settled, Verdict,
+    ClaimRequest, EngineError, LiveState, Mark, Push, Pushed, Settle, Settled, Verdict,
 };
 use windlass_shared::model::id::{Fence, JobId};
 use windlass_shared::testkit::engine_suite::{Rig, id, proof};
@@ -55,7 +55,7 @@ async fn strange_members_of_orders_are_passed_over() {
 #[tokio::test]
 async fn strange_values_are_told_and_never_panic() {
     for (command, words) in [
-        ("SET", [b"meta".as_slice(), b"?"].as_slice()),
+        ("SET", [b"meta".as_slice(), &[0xff; 185]].as_slice()),
         ("SET", &[b"jobs", b"?"]),
         ("SET", &[b"ready", b"?"]),
         ("SET", &[b"outbox", b"?"]),
@@ -70,11 +70,12 @@ async fn strange_values_are_told_and_never_panic() {
         write(command, words);
         let job = rig.job(0).await;
         let now = rig.now().await;
+        let nothing = Mark { seq: 1, id: id(9), fence: Fence(1), at: now };
         let errors: Vec<EngineError> = [
             engine.push(&shard, &[job], now).await.err(),
             engine.claim(&shard, &rig.request(1)).await.err(),
             engine.outcomes(&shard, 9).await.err(),
-            engine.confirm(&shard, u64::MAX).await.err(),
+            engine.confirm(&shard, &nothing).await.err(),
             engine.peek(&shard, id(0)).await.err(),
             engine.leased(&shard, None, now, 9).await.err(),
             engine.stats(&shard).await.err(),
@@ -100,7 +101,7 @@ async fn a_late_confirm_leaves_a_newer_end_alone() {
     assert_eq!(rig.push(&[Push { fence, ..rig.job(0).await }]).await, [Pushed::Added]);
     let (held, _) = rig.claim_one().await;
     rig.settle(held, Verdict::Succeeded).await;
-    rig.confirm(old.seq).await;
+    rig.confirm(old.mark()).await;
     assert_eq!(rig.state(0).await, Some(LiveState::Finishing));
     assert_eq!(rig.last_outcome().await.fence, held.fence);
 }
@@ -127,17 +128,20 @@ async fn batches_of_any_size_and_shape_are_taken() {
         assert_eq!(claimed.len(), expected);
         held.extend(claimed.iter().map(|job| proof(&request, job)));
     }
-    assert_eq!(engine.extend(&shard, &held, Duration::from_secs(90)).await.unwrap().len(), 450);
+    assert_eq!(
+        engine.extend(&shard, &held, Duration::from_secs(90)).await.unwrap().leases.len(),
+        450
+    );
     let settle = |held: &_| Settle { held: *held, verdict: Verdict::Dead, detail: Bytes::new() };
     let mut settles: Vec<Settle> = held.iter().map(settle).collect();
     settles.push(settles[0].clone());
-    let replies = engine.settle(&shard, &settles).await.unwrap();
+    let replies = engine.settle(&shard, &settles).await.unwrap().settles;
     assert_eq!(replies[..450], [Settled::Settled; 450]);
     assert_eq!(replies[450], Settled::Repeated);
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     assert_eq!(engine.exists(&shard, &ids).await.unwrap(), [true; 451]);
     let outcomes = engine.outcomes(&shard, 1_000).await.unwrap();
-    engine.confirm(&shard, outcomes[449].seq).await.unwrap();
+    engine.confirm(&shard, &outcomes[449].mark()).await.unwrap();
     let dump = stage.redis.dump(&shard).await.unwrap();
     assert_eq!((dump.entries.len(), dump.outbox.len(), dump.tombstones.len()), (0, 0, 450));
     assert_eq!((dump.bytes, dump.outbox_bytes), (0, 0));
@@ -167,7 +171,7 @@ async fn concurrent_workers_share_the_jobs_out() {
                 detail: Bytes::new(),
             };
             let settles: Vec<Settle> = jobs.iter().map(settle).collect();
-            let replies = engine.settle(&shard, &settles).await.unwrap();
+            let replies = engine.settle(&shard, &settles).await.unwrap().settles;
             assert_eq!(replies, vec![Settled::Settled; jobs.len()]);
             done.extend(jobs.into_iter().map(|job| job.id));
         }

@@ -68,6 +68,7 @@ suite![
     run_retry,
     run_storm,
     definitions,
+    gates,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.
@@ -98,6 +99,39 @@ async fn a_ledger_without_its_schema_is_refused() {
     assert_eq!(Ledger::migrate(&settings).await.unwrap().len(), status.len());
     assert_eq!(Ledger::migrate(&settings).await.unwrap(), []);
     Ledger::open(&settings).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn the_id_stays_and_is_nobody_elses() {
+    let (test, other) = (TestLedger::new().await, TestLedger::new().await);
+    let id = test.ledger.id();
+    assert_ne!(other.ledger.id(), id);
+    test.ledger.close().await;
+    let again = Ledger::open(&test.settings).await.unwrap();
+    assert_eq!(again.id(), id);
+    again.close().await;
+}
+
+/// Goal: queues of which leases may have been given before there were gates don't pass for new ones. Method: the
+/// migration is undone and done again.
+#[tokio::test]
+async fn queues_from_before_the_gates_were_opened_once() {
+    let test = TestLedger::new().await;
+    scene::accept(&test.ledger, scene::new_jobs("old", 1)).await;
+    for undo in
+        ["DROP TABLE leader", "DROP TABLE shards", "DELETE FROM _sqlx_migrations WHERE version = 4"]
+    {
+        test.ledger.tamper(undo.into()).await.unwrap();
+    }
+    test.ledger.close().await;
+    let Err(LedgerError::Schema(why)) = Ledger::open(&test.settings).await else {
+        panic!("a ledger without gates was opened");
+    };
+    assert!(why.contains("windlass migrate up"), "{why}");
+    assert_eq!(Ledger::migrate(&test.settings).await.unwrap().len(), 1);
+    let again = Ledger::open(&test.settings).await.unwrap();
+    scene::gates_after_migration(&again).await;
+    again.close().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
-//! Jobs for the tests of the SQLite ledger.
+//! Jobs and checks for the tests of one sort of ledger.
 
 use bytes::Bytes;
+use windlass_shared::engine::ShardId;
 use windlass_shared::ledger::{Accepted, Ledger, LedgerError, Refused, Submission, SubmitOutcome};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{NewJob, Value};
@@ -39,4 +40,17 @@ pub async fn accept(ledger: &Ledger, jobs: Vec<NewJob>) -> Vec<JobId> {
         other => panic!("expected a new job, got {other:?}"),
     });
     accepted.collect()
+}
+
+/// Of a ledger that had the queue `q` of the namespace `old` when its shards were first counted.
+pub async fn gates_after_migration(ledger: &Ledger) {
+    let shard = |namespace: &str| ShardId::first(namespace.parse().unwrap(), "q".parse().unwrap());
+    accept(ledger, new_jobs("new", 1)).await;
+    let (old, new) = (shard("old"), shard("new"));
+    let record = ledger.shard(&old).await.unwrap();
+    assert_eq!((record.generation, record.process), (1, None));
+    assert!(record.changed_at <= ledger.now().await.unwrap());
+    assert!(!ledger.first_generation(&old).await.unwrap());
+    assert_eq!(ledger.shard(&new).await.unwrap().generation, 0);
+    assert!(ledger.first_generation(&new).await.unwrap());
 }

@@ -10,9 +10,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use windlass_shared::limits::VALUE_BYTES_MAX;
 use windlass_shared::model::evaluate::Previous;
-use windlass_shared::model::id::{BlobId, Fence, JobId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId};
 
-use crate::reporter::{Left, Report, ReportError, ReportReply, Reporter};
+use crate::reporter::{
+    DirectOutcome, DirectReply, Left, Report, ReportError, ReportReply, Reporter, direct,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -26,6 +28,12 @@ const ROOM_BYTES: usize = 64 << 10;
 #[derive(Deserialize)]
 struct Stored {
     checkpoints: Vec<String>,
+}
+
+/// What became of outcomes.
+#[derive(Deserialize)]
+struct Recorded {
+    outcomes: Vec<DirectReply>,
 }
 
 /// What earlier attempts left, of each job that was asked for.
@@ -151,6 +159,21 @@ impl Reporter for HttpReporter {
                 previous: found.previous,
             });
             Ok(found.unwrap_or_default())
+        })
+    }
+
+    fn record(
+        &self,
+        ledger: Option<LedgerId>,
+        outcomes: Vec<DirectOutcome>,
+    ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>> {
+        Box::pin(async move {
+            let recorded: Recorded = self.ask(direct::body(ledger, &outcomes)).await?;
+            if recorded.outcomes.len() == outcomes.len() {
+                Ok(recorded.outcomes)
+            } else {
+                Err(ReportError::Unavailable("the answer is about other outcomes".into()))
+            }
         })
     }
 

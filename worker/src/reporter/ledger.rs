@@ -5,28 +5,62 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use windlass_shared::ledger::{Ledger, LedgerError, LogLine, WorkerBeat};
+use windlass_shared::engine::{Ended, Verdict};
+use windlass_shared::ledger::{Ledger, LedgerError, LogLine, Record, Recorded, WorkerBeat};
+use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::resume::previous;
-use windlass_shared::model::id::{BlobId, Fence, JobId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId};
 use windlass_shared::model::job::Progress;
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::time::Timestamp;
 
-use crate::reporter::{Beat, Left, LogEntry, Report, ReportError, ReportReply, Reporter};
+use crate::reporter::{
+    Beat, DirectOutcome, DirectReply, Left, LogEntry, Report, ReportError, ReportReply, Reporter,
+    direct,
+};
 
 /// Longest wait for the outcome of the attempt before to be recorded.
 const PREVIOUS_WAIT: Duration = Duration::from_secs(2);
 
 /// Writes reports and large values to a ledger.
 pub struct LedgerReporter {
+    life: Lifecycle,
     ledger: Ledger,
     namespace: Namespace,
 }
 
 impl LedgerReporter {
     /// For a worker of this namespace.
-    pub const fn new(ledger: Ledger, namespace: Namespace) -> Self {
-        Self { ledger, namespace }
+    pub fn new(life: Lifecycle, namespace: Namespace) -> Self {
+        let ledger = life.ledger().clone();
+        Self { life, ledger, namespace }
+    }
+
+    fn to_record(&self, outcome: &DirectOutcome) -> Record {
+        let detail = direct::detail(&outcome.detail);
+        let ended = match outcome.verdict {
+            Verdict::Succeeded => Ended::Succeeded,
+            Verdict::Retry { delay } => Ended::Retry(outcome.at.plus(delay)),
+            Verdict::Dead => Ended::Dead,
+            Verdict::Snooze { delay } => Ended::Snoozed(outcome.at.plus(delay)),
+            Verdict::Release => Ended::Released,
+            Verdict::Cancelled => Ended::Cancelled,
+        };
+        Record {
+            namespace: self.namespace.clone(),
+            id: outcome.job_id,
+            fence: outcome.fence,
+            ended,
+            at: outcome.at,
+            claimed_at: Some(outcome.claimed_at),
+            attempt: outcome.attempt,
+            crashes: outcome.crashes,
+            worker: Some(direct::worker(outcome, &detail)),
+            output: detail.output,
+            error: detail.head.error,
+            timed_out: detail.head.timed_out,
+            usage: detail.head.usage.map(|usage| Bytes::from(usage.to_string())),
+        }
     }
 }
 
@@ -76,6 +110,26 @@ impl Reporter for LedgerReporter {
             let lease = (job_id, attempt, fence);
             let previous = previous(&self.ledger, &self.namespace, lease, PREVIOUS_WAIT).await;
             Ok(Left { checkpoint, previous: previous.map_err(unavailable)? })
+        })
+    }
+
+    fn record(
+        &self,
+        ledger: Option<LedgerId>,
+        outcomes: Vec<DirectOutcome>,
+    ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>> {
+        Box::pin(async move {
+            if ledger.is_some_and(|ledger| ledger != self.ledger.id()) {
+                return Err(ReportError::Refused(409));
+            }
+            let records = outcomes.iter().map(|outcome| self.to_record(outcome)).collect();
+            let recorded = self.life.record_direct(records).await.map_err(unavailable)?;
+            let reply = |recorded| match recorded {
+                Recorded::Applied => DirectReply::Applied,
+                Recorded::Stale => DirectReply::Stale,
+                Recorded::Unknown => DirectReply::Unknown,
+            };
+            Ok(recorded.into_iter().map(reply).collect())
         })
     }
 

@@ -7,15 +7,24 @@ use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use windlass_shared::clock::Clock;
 use windlass_shared::config::LedgerSettings;
+use windlass_shared::engine::embedded::Embedded;
+use windlass_shared::engine::envelope::{Detail, DetailHead};
+use windlass_shared::engine::{Engine, Verdict};
 use windlass_shared::ledger::Ledger;
-use windlass_shared::model::id::{BlobId, Fence, JobId, WorkerId};
+use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
+use windlass_shared::model::job::{JobError, Value};
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::time::Timestamp;
 use windlass_worker::reporter::http::HttpReporter;
 use windlass_worker::reporter::ledger::LedgerReporter;
 use windlass_worker::reporter::{
-    Beat, Left, LogEntry, ProgressEntry, Report, ReportError, ReportReply, Reporter,
+    Beat, DirectOutcome, DirectReply, Left, LogEntry, ProgressEntry, Report, ReportError,
+    ReportReply, Reporter,
 };
 
 /// Answers each request in turn with a status and a body; what was asked, once all are answered.
@@ -53,6 +62,13 @@ async fn request(socket: &mut TcpStream) -> String {
             return text;
         }
     }
+}
+
+/// A life of jobs on a ledger and an empty engine.
+fn life(ledger: &Ledger) -> Lifecycle {
+    let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
+    let (ended, tasks) = (CancellationToken::new(), TaskTracker::new());
+    Lifecycle::start(ledger.clone(), engine, Clock::System, ended, tasks)
 }
 
 fn report() -> Report {
@@ -192,7 +208,7 @@ async fn in_one_process_reports_go_to_the_ledger() {
     Ledger::migrate(&settings).await.unwrap();
     let ledger = Ledger::open(&settings).await.unwrap();
     let reporter: Arc<dyn Reporter> =
-        Arc::new(LedgerReporter::new(ledger.clone(), Namespace::default()));
+        Arc::new(LedgerReporter::new(life(&ledger), Namespace::default()));
     let report = report();
     let id = report.worker.id;
     assert_eq!(reporter.report(report).await.unwrap(), ReportReply { drain: false });
@@ -208,4 +224,75 @@ async fn in_one_process_reports_go_to_the_ledger() {
     assert_eq!(reporter.blob(blob).await.unwrap(), Some(Bytes::from_static(b"7")));
     assert_eq!(reporter.blob(BlobId::generate()).await.unwrap(), None);
     ledger.close().await;
+}
+
+fn outcome(verdict: Verdict, detail: Detail) -> DirectOutcome {
+    DirectOutcome {
+        job_id: JobId::generate(),
+        fence: Fence(7),
+        verdict,
+        at: Timestamp::from_millis(3_000),
+        claimed_at: Timestamp::from_millis(1_000),
+        attempt: 2,
+        crashes: 1,
+        worker: WorkerId::from_bytes([1; 16]),
+        detail: detail.encode(),
+    }
+}
+
+#[tokio::test]
+async fn outcomes_go_by_the_direct_path_with_all_that_the_engine_would_carry() {
+    let answer = r#"{"outcomes": ["applied", "stale", "unknown"]}"#;
+    let (url, asked) = server(vec![(200, answer), (200, answer), (409, "{}")]).await;
+    let reporter = reporter(&url);
+    let good = Detail {
+        head: DetailHead {
+            worker: Some("w".into()),
+            usage: Some(json!({"cpu_ms": 5})),
+            ..DetailHead::default()
+        },
+        output: Some(Value::Inline(Bytes::from_static(b"[1, 2]"))),
+    };
+    let blob = BlobId::generate();
+    let large = Detail { output: Some(Value::Blob(blob)), ..Detail::default() };
+    let error = JobError { code: "not so fine".into(), message: "m".into(), retryable: true };
+    let late = Detail {
+        head: DetailHead { error: Some(error), timed_out: true, ..DetailHead::default() },
+        output: None,
+    };
+    let delay = std::time::Duration::from_millis(1_500);
+    let outcomes = vec![
+        outcome(Verdict::Succeeded, good),
+        outcome(Verdict::Succeeded, large),
+        outcome(Verdict::Retry { delay }, late),
+    ];
+    let ledger = LedgerId::from_bytes([9; 16]);
+    let replies = reporter.record(Some(ledger), outcomes.clone()).await.unwrap();
+    assert_eq!(replies, [DirectReply::Applied, DirectReply::Stale, DirectReply::Unknown]);
+    let fewer = reporter.record(None, outcomes[..1].to_vec()).await.unwrap_err();
+    assert!(fewer.is_transient(), "an answer about something else is no answer");
+    let foreign = reporter.record(Some(ledger), outcomes.clone()).await.unwrap_err();
+    assert!(matches!(foreign, ReportError::Refused(409)), "{foreign:?}");
+    let bodies: Vec<Json> = asked
+        .await
+        .unwrap()
+        .iter()
+        .map(|asked| serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap())
+        .collect();
+    let item = |n: usize, outcome: &str| {
+        json!({"job_id": outcomes[n].job_id, "fence": 7, "outcome": outcome, "at": "1970-01-01T00:00:03.000Z",
+            "claimed_at": "1970-01-01T00:00:01.000Z", "attempt": 2, "crashes": 1, "timed_out": false,
+            "worker": "01010101-0101-0101-0101-010101010101"})
+    };
+    let mut wanted = [item(0, "succeeded"), item(1, "succeeded"), item(2, "retry")];
+    wanted[0]["worker"] = json!("w (01010101-0101-0101-0101-010101010101)");
+    wanted[0]["output"] = json!([1, 2]);
+    wanted[0]["usage"] = json!({"cpu_ms": 5});
+    wanted[1]["output_blob"] = json!(blob);
+    wanted[2]["delay"] = json!("1s500ms");
+    wanted[2]["timed_out"] = json!(true);
+    // What the API would refuse is not worth losing the outcome for.
+    wanted[2]["error"] = json!({"code": "notsofine", "message": "m", "retryable": true});
+    assert_eq!(bodies[0], json!({"ledger": ledger, "outcomes": wanted}));
+    assert_eq!(bodies[1].get("ledger"), None);
 }

@@ -17,13 +17,16 @@ use windlass_shared::engine::envelope::{Detail, Envelope, EnvelopeHead};
 use windlass_shared::engine::{
     CancelReply, Ended, Engine, Outcome, Push, Pushed, ShardId, ShardSettings, Signals, Withdraw,
 };
-use windlass_shared::model::id::{BlobId, Fence, JobId};
-use windlass_shared::model::job::{JobSpec, Value};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId};
+use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
+use windlass_shared::testkit::gates::open_shard;
 use windlass_worker::builder::{EngineSource, WorkerBuilder};
-use windlass_worker::reporter::{Left, Report, ReportError, ReportReply, Reporter};
+use windlass_worker::reporter::{
+    DirectOutcome, DirectReply, Left, Report, ReportError, ReportReply, Reporter,
+};
 use windlass_worker::worker::{Worker, WorkerError};
 
 /// Nothing here takes longer unless it hangs.
@@ -42,6 +45,8 @@ pub struct Memory {
     pub away: Mutex<u32>,
     /// How often it was asked for what earlier attempts left.
     pub asked: Mutex<u32>,
+    /// What came by the direct path.
+    pub recorded: Mutex<Vec<DirectOutcome>>,
 }
 
 impl Memory {
@@ -93,6 +98,15 @@ impl Reporter for Memory {
         *self.asked.lock().unwrap() += 1;
         Box::pin(std::future::ready(Ok(Left::default())))
     }
+    fn record(
+        &self,
+        _ledger: Option<LedgerId>,
+        outcomes: Vec<DirectOutcome>,
+    ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>> {
+        let replies = vec![DirectReply::Applied; outcomes.len()];
+        self.recorded.lock().unwrap().extend(outcomes);
+        Box::pin(std::future::ready(Ok(replies)))
+    }
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>> {
         let found = self.blobs.lock().unwrap().get(&id).cloned();
         Box::pin(std::future::ready(Ok(found)))
@@ -126,7 +140,7 @@ impl Rig {
         };
         let shard = ShardId::first(Namespace::default(), QueueName::default());
         let settings = ShardSettings { version: 1, ..ShardSettings::default() };
-        assert!(engine.configure(&shard, &settings).await.unwrap());
+        assert!(open_shard(&engine, &shard, settings).await.unwrap());
         let signals = engine.subscribe(std::slice::from_ref(&shard)).await.unwrap();
         let settings = WorkerSettings {
             name: "rig".into(),
@@ -161,6 +175,7 @@ impl Rig {
             kind: kind.clone(),
             spec,
             created_at: Timestamp::default(),
+            priority: Priority::default(),
             traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
             request_id: None,
             workflow: None,

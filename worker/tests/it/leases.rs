@@ -191,7 +191,7 @@ async fn a_job_that_another_worker_holds_is_stopped() {
     let held = Held { id, fence: claimed.fence, lease_id: request.lease_id };
     let settle = Settle { held, verdict: Verdict::Succeeded, detail: bytes::Bytes::new() };
     let settled = rig.engine.settle(&rig.shard, &[settle]).await.unwrap();
-    assert_eq!(settled, [Settled::Settled]);
+    assert_eq!(settled.settles, [Settled::Settled]);
     let ends = rig.outcomes(id, |o| o.ended.is_terminal()).await;
     assert_eq!(
         ends.into_iter().map(|end| end.ended).collect::<Vec<_>>(),

@@ -67,7 +67,7 @@ impl Flow {
                 record::record_outcomes(&recording, &shard).await.unwrap();
             }
         });
-        let reporter = Arc::new(LedgerReporter::new(ledger, Namespace::default()));
+        let reporter = Arc::new(LedgerReporter::new(life.clone(), Namespace::default()));
         Self { rig, life, reporter, recorder, folder }
     }
 

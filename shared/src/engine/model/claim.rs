@@ -21,11 +21,13 @@ impl Shard {
     pub fn claim(&mut self, now: Timestamp, request: &ClaimRequest) -> ClaimReply {
         let woken_before = self.wake.ready;
         let moved = self.promote(now, u32::MAX) + self.reap(now, u32::MAX);
-        let state = self.claim_state();
+        let left = self.ramp_leaves(now);
+        let state = self.claim_state(left);
+        self.wake.shut |= state == ClaimState::Unverified;
         let mut jobs = Vec::new();
         let mut next_offset = 0;
         if state == ClaimState::Open {
-            let walk = self.walk(now, request);
+            let walk = self.walk(now, request, left);
             next_offset = walk.next_offset;
             for (id, take) in walk.taken {
                 match take {
@@ -36,23 +38,29 @@ impl Shard {
         }
         // The claimer itself is awake: others are woken only for what it left.
         self.wake.ready = woken_before || (moved > 0 && self.is_open() && !self.ready.is_empty());
+        if !jobs.is_empty() {
+            self.seen = now;
+        }
         let next_due = self.delayed.first().map(|(due_ms, _)| Timestamp::from_millis(*due_ms));
-        ClaimReply { state, jobs, next_due, next_offset, now }
+        ClaimReply { state, jobs, next_due, next_offset, now, position: self.position() }
     }
 
-    fn claim_state(&self) -> ClaimState {
+    /// `left`: how many leases the ramp allows.
+    fn claim_state(&self, left: u64) -> ClaimState {
         match &self.settings {
-            None => ClaimState::Unconfigured,
+            _ if !self.is_verified() => ClaimState::Unverified,
             Some(settings) if settings.paused => ClaimState::Paused,
-            Some(_) if self.is_braked() => ClaimState::Braked,
-            Some(_) => ClaimState::Open,
+            _ if self.is_braked() => ClaimState::Braked,
+            _ if left == 0 => ClaimState::Warming,
+            _ => ClaimState::Open,
         }
     }
 
-    fn walk(&self, now: Timestamp, request: &ClaimRequest) -> Walk {
+    fn walk(&self, now: Timestamp, request: &ClaimRequest, left: u64) -> Walk {
         let filtered = !request.kinds.is_empty();
         let offset = if filtered { request.offset } else { 0 };
-        let leases_max = request.max.min(limits::ENGINE_BATCH_MAX as u32);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let leases_max = request.max.min(limits::ENGINE_BATCH_MAX as u32).min(left);
         let (mut looked, mut leased, mut expired) = (0, 0, 0);
         let mut taken = Vec::new();
         for (_, id) in self.ready.iter().skip(offset as usize) {

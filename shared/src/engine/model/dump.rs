@@ -9,6 +9,14 @@ use super::*;
 /// The Redis engine builds the same value from its keys.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ShardDump {
+    /// None until it was shut for the first time.
+    pub gate: Option<GateState>,
+    /// Since the gate was shut, ascending.
+    pub reported: Vec<WorkerId>,
+    /// The last sign of life while leases were held.
+    pub seen: Timestamp,
+    /// Nothing is reaped before.
+    pub no_reap_until: Timestamp,
     /// None until configured.
     pub settings: Option<ShardSettings>,
     /// By id.
@@ -25,6 +33,8 @@ pub struct ShardDump {
     pub outbox: Vec<Outcome>,
     /// The last `seq` ever given; 0 before the first.
     pub last_seq: u64,
+    /// Of the last outcome confirmed; 0 before the first.
+    pub recorded_seq: u64,
     /// Σ detail length + [`OUTCOME_BYTES`] over the outbox.
     pub outbox_bytes: u64,
     /// Σ envelope lengths + `outbox_bytes`.
@@ -37,6 +47,10 @@ impl Shard {
     /// The whole state as it stands at `now`.
     pub fn dump(&self, now: Timestamp) -> ShardDump {
         ShardDump {
+            gate: self.gate,
+            reported: self.reported.iter().copied().collect(),
+            seen: self.seen,
+            no_reap_until: self.no_reap_until,
             settings: self.settings.clone(),
             entries: self.entries.iter().map(|(id, entry)| (*id, entry.clone())).collect(),
             ready: self.ready.iter().copied().collect(),
@@ -45,6 +59,7 @@ impl Shard {
             claims: self.claims.iter().copied().collect(),
             outbox: self.outbox.iter().cloned().collect(),
             last_seq: self.outbox.last_seq(),
+            recorded_seq: self.outbox.recorded_seq(),
             outbox_bytes: self.outbox.bytes(),
             bytes: self.bytes(),
             tombstones: self.tombstones.list(now),

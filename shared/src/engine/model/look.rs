@@ -73,6 +73,7 @@ impl Shard {
             bytes: self.bytes(),
             oldest_ready: self.ready.first().map(|(_, id)| self.entries[id].run_at),
             settings: self.settings.clone(),
+            open: self.is_verified(),
             now,
         }
     }

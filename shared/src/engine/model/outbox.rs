@@ -12,12 +12,13 @@ pub const OUTCOME_BYTES: u64 = 64;
 pub(super) struct Outbox {
     waiting: VecDeque<Outcome>,
     last_seq: u64,
+    recorded_seq: u64,
     bytes: u64,
 }
 
 impl Outbox {
-    /// Appends an outcome and gives it the next `seq`. The first ever has engine time in µs: a confirm
-    /// meant for the outbox of a wiped engine must not hit this one.
+    /// Appends an outcome and gives it the next `seq`. The first ever has engine time in µs: numbers of a wiped
+    /// engine and of the new one differ.
     pub(super) fn push(&mut self, outcome: Outcome) {
         self.last_seq = match self.last_seq {
             0 => u64::try_from(outcome.at.micros()).unwrap_or(0).max(1),
@@ -27,9 +28,15 @@ impl Outbox {
         self.waiting.push_back(Outcome { seq: self.last_seq, ..outcome });
     }
 
-    fn pop_up_to(&mut self, seq: u64) -> Option<Outcome> {
-        let outcome = self.waiting.pop_front_if(|oldest| oldest.seq <= seq)?;
+    /// Where the outcome with this mark is.
+    fn place(&self, mark: &Mark) -> Option<usize> {
+        self.waiting.iter().position(|outcome| outcome.mark() == *mark)
+    }
+
+    fn pop(&mut self) -> Option<Outcome> {
+        let outcome = self.waiting.pop_front()?;
         self.bytes -= cost(&outcome);
+        self.recorded_seq = outcome.seq;
         Some(outcome)
     }
 
@@ -48,6 +55,10 @@ impl Outbox {
     pub(super) fn last_seq(&self) -> u64 {
         self.last_seq
     }
+
+    pub(super) fn recorded_seq(&self) -> u64 {
+        self.recorded_seq
+    }
 }
 
 fn cost(outcome: &Outcome) -> u64 {
@@ -61,10 +72,12 @@ impl Shard {
     }
 
     /// Forgets recorded outcomes; see the module's rules.
-    pub fn confirm(&mut self, now: Timestamp, up_to: u64) {
+    pub fn confirm(&mut self, now: Timestamp, last: &Mark) {
+        let Some(place) = self.outbox.place(last) else { return };
         self.tombstones.turn(now);
         let was_braked = self.is_braked();
-        while let Some(outcome) = self.outbox.pop_up_to(up_to) {
+        for _ in 0..=place {
+            let Some(outcome) = self.outbox.pop() else { break };
             let ends_entry = self.entries.get(&outcome.id).is_some_and(|entry| {
                 entry.status == Status::Finishing && entry.fence == outcome.fence
             });

@@ -11,7 +11,7 @@ impl Shard {
             self.tombstones.turn(now);
             jobs.iter().map(|job| self.push_one(now, job)).collect()
         };
-        PushReply { pushed, configured: self.settings.is_some(), now }
+        PushReply { pushed, open: self.is_verified(), now }
     }
 
     fn push_one(&mut self, now: Timestamp, job: &Push) -> Pushed {
@@ -56,7 +56,7 @@ impl Shard {
     }
 }
 
-fn fresh(job: &Push, score: i64) -> Entry {
+pub(super) fn fresh(job: &Push, score: i64) -> Entry {
     Entry {
         status: Status::Ready,
         cancel: false,

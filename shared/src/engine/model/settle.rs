@@ -4,12 +4,17 @@ use super::*;
 
 impl Shard {
     /// Moves the end of leases; see the module's rules.
-    pub fn extend(&mut self, now: Timestamp, held: &[Held], lease: Duration) -> Vec<Extended> {
+    pub fn extend(&mut self, now: Timestamp, held: &[Held], lease: Duration) -> ExtendReply {
         let until_ms = until_ms(now, lease);
-        held.iter().map(|held| self.extend_one(held, until_ms)).collect()
+        let leases: Vec<Extended> =
+            held.iter().map(|held| self.extend_one(held, until_ms)).collect();
+        if leases.iter().any(|lease| matches!(lease, Extended::Held { .. })) {
+            self.note_seen(now);
+        }
+        ExtendReply { leases, position: self.position() }
     }
 
-    fn extend_one(&mut self, held: &Held, wanted_ms: i64) -> Extended {
+    pub(super) fn extend_one(&mut self, held: &Held, wanted_ms: i64) -> Extended {
         let Some(entry) = self.entries.get_mut(&held.id) else { return Extended::Gone };
         let Status::Leased { until_ms } = entry.status else { return Extended::Gone };
         if entry.fence != held.fence || entry.lease_id != Some(held.lease_id) {
@@ -25,8 +30,9 @@ impl Shard {
     }
 
     /// Ends attempts; see the module's rules.
-    pub fn settle(&mut self, now: Timestamp, settles: &[Settle]) -> Vec<Settled> {
-        settles.iter().map(|settle| self.settle_one(now, settle)).collect()
+    pub fn settle(&mut self, now: Timestamp, settles: &[Settle]) -> SettleReply {
+        let settles = settles.iter().map(|settle| self.settle_one(now, settle)).collect();
+        SettleReply { settles, position: self.position() }
     }
 
     fn settle_one(&mut self, now: Timestamp, settle: &Settle) -> Settled {

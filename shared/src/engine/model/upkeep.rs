@@ -20,6 +20,9 @@ impl Shard {
 
     /// Takes back jobs whose lease ran out; see the module's rules.
     pub fn reap(&mut self, now: Timestamp, max: u32) -> u32 {
+        if !self.may_reap(now) {
+            return 0;
+        }
         let mut moved = 0;
         while moved < max.min(self.bounds.move_max) {
             let Some((until_ms, id)) = self.leases.first().copied() else { break };

@@ -13,6 +13,8 @@ use crate::limits::ENGINE_BATCH_MAX;
 
 /// Outcomes that one round trip of `confirm` forgets.
 const CONFIRM_BATCH: u64 = ENGINE_BATCH_MAX as u64;
+/// Among so many of the oldest an outcome is looked for if its number does not tell its place.
+const CONFIRM_SEARCH: u64 = 500;
 
 /// The contract: see [`Engine`], whose words hold here. A batch over [`ENGINE_BATCH_MAX`], or with an id
 /// twice, is done in several steps.
@@ -26,7 +28,7 @@ impl Redis {
     ) -> Result<PushReply, EngineError> {
         let mut whole = PushReply {
             pushed: Vec::with_capacity(jobs.len()),
-            configured: false,
+            open: false,
             now: Timestamp::default(),
         };
         for batch in batches(jobs, |job| job.id) {
@@ -35,7 +37,7 @@ impl Redis {
                 other => other.map_err(|fault| fault.into_error("push"))??,
             };
             whole.pushed.extend(reply.pushed);
-            (whole.configured, whole.now) = (reply.configured, reply.now);
+            (whole.open, whole.now) = (reply.open, reply.now);
         }
         if jobs.is_empty() {
             return self.push_refused(shard, 0).await;
@@ -64,11 +66,7 @@ impl Redis {
     /// At `maxmemory` the whole batch is refused, before anything is looked at.
     async fn push_refused(&self, shard: &ShardId, count: usize) -> Result<PushReply, EngineError> {
         let stats = self.stats(shard).await?;
-        Ok(PushReply {
-            pushed: vec![Pushed::Full; count],
-            configured: stats.settings.is_some(),
-            now: stats.now,
-        })
+        Ok(PushReply { pushed: vec![Pushed::Full; count], open: stats.open, now: stats.now })
     }
 
     pub async fn claim(
@@ -95,9 +93,10 @@ impl Redis {
         shard: &ShardId,
         held: &[Held],
         lease: Duration,
-    ) -> Result<Vec<Extended>, EngineError> {
+    ) -> Result<ExtendReply, EngineError> {
         let mut whole = Vec::with_capacity(held.len());
-        for batch in batches(held, |held| held.id) {
+        let mut position = Position::default();
+        for batch in some_batches(held, |held| held.id) {
             let mut reply = self
                 .change(&self.scripts.extend, shard, |cmd| {
                     cmd.arg(layout::length_us(lease)).arg(batch.len());
@@ -107,6 +106,7 @@ impl Redis {
                 })
                 .await?;
             reply.expect("extended")?;
+            position = read_position(&mut reply)?;
             for _ in batch {
                 whole.push(match reply.number()? {
                     -1 => Extended::Gone,
@@ -120,16 +120,17 @@ impl Redis {
             }
             reply.end()?;
         }
-        Ok(whole)
+        Ok(ExtendReply { leases: whole, position })
     }
 
     pub async fn settle(
         &self,
         shard: &ShardId,
         settles: &[Settle],
-    ) -> Result<Vec<Settled>, EngineError> {
+    ) -> Result<SettleReply, EngineError> {
         let mut whole = Vec::with_capacity(settles.len());
-        for batch in batches(settles, |settle| settle.held.id) {
+        let mut position = Position::default();
+        for batch in some_batches(settles, |settle| settle.held.id) {
             let mut reply = self
                 .change(&self.scripts.settle, shard, |cmd| {
                     cmd.arg(batch.len());
@@ -140,6 +141,7 @@ impl Redis {
                 })
                 .await?;
             reply.expect("settled")?;
+            position = read_position(&mut reply)?;
             whole.extend(reply.letters(batch.len(), |letter| match letter {
                 b'S' => Some(Settled::Settled),
                 b'R' => Some(Settled::Repeated),
@@ -149,7 +151,7 @@ impl Redis {
             })?);
             reply.end()?;
         }
-        Ok(whole)
+        Ok(SettleReply { settles: whole, position })
     }
 
     pub async fn promote(&self, shard: &ShardId, max: u32) -> Result<u32, EngineError> {
@@ -221,12 +223,13 @@ impl Redis {
         Ok(whole)
     }
 
-    pub async fn confirm(&self, shard: &ShardId, up_to: u64) -> Result<(), EngineError> {
-        // Ends because every full step takes outcomes that are there, and new ones have higher numbers.
+    pub async fn confirm(&self, shard: &ShardId, last: &Mark) -> Result<(), EngineError> {
+        let mark = layout::mark(last);
+        // Ends because every full step takes outcomes that are there, up to the one that is meant.
         loop {
             let mut reply = self
                 .change(&self.scripts.confirm, shard, |cmd| {
-                    cmd.arg(up_to).arg(CONFIRM_BATCH);
+                    cmd.arg(&mark).arg(CONFIRM_BATCH).arg(CONFIRM_SEARCH);
                 })
                 .await?;
             reply.expect("confirmed")?;
@@ -238,7 +241,7 @@ impl Redis {
         }
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         script: &super::script::Script,
         shard: &ShardId,
@@ -253,7 +256,7 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
     let mut reply = Reply::new("push", value)?;
     let word = reply.word()?;
     let now = Timestamp::from_micros(reply.number()?);
-    let configured = reply.number()? == 1;
+    let open = reply.number()? == 1;
     let pushed = match word.as_str() {
         "late" => {
             reply.bytes()?;
@@ -268,16 +271,17 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
         _ => return Err(reply.unknown(word)),
     };
     reply.end()?;
-    Ok(PushReply { pushed, configured, now })
+    Ok(PushReply { pushed, open, now })
 }
 
 fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     let word = reply.word()?;
     let state = match word.as_str() {
         "open" => ClaimState::Open,
-        "unconfigured" => ClaimState::Unconfigured,
+        "unverified" => ClaimState::Unverified,
         "paused" => ClaimState::Paused,
         "braked" => ClaimState::Braked,
+        "warming" => ClaimState::Warming,
         _ => return Err(reply.unknown(word)),
     };
     let now = Timestamp::from_micros(reply.number()?);
@@ -286,6 +290,7 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     let next_offset = u32::try_from(next_offset).map_err(|_| reply.unknown(next_offset))?;
     let expires_at = Timestamp::from_millis(reply.number()?);
     garbage("claim", reply.count()?);
+    let position = read_position(&mut reply)?;
     let mut jobs = Vec::with_capacity(reply.len() / 2);
     while reply.len() > 0 {
         let (mut head, job) = (reply.bytes()?, reply.bytes()?);
@@ -295,7 +300,13 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
         jobs.push(Claimed { id, fence, attempt, crashes, expires_at, envelope });
     }
     let next_due = (next_due_ms >= 0).then(|| Timestamp::from_millis(next_due_ms));
-    Ok(ClaimReply { state, jobs, next_due, next_offset, now })
+    Ok(ClaimReply { state, jobs, next_due, next_offset, now, position })
+}
+
+/// The next item, a position as `lua/shard.lua` packs it.
+pub(super) fn read_position(reply: &mut Reply) -> Result<Position, EngineError> {
+    let position = layout::read_position(&reply.bytes()?);
+    reply.sound(position)
 }
 
 fn claimed_head(head: &mut Bytes) -> Result<(JobId, Fence, u32, u32), layout::Damaged> {
@@ -317,6 +328,11 @@ fn garbage(script: &'static str, count: u64) {
     if count > 0 {
         metrics::counter!("windlass_engine_garbage_total", "script" => script).increment(count);
     }
+}
+
+/// As [`batches`], but one empty batch of nothing: its reply tells the position.
+fn some_batches<T>(items: &[T], id: impl Fn(&T) -> JobId) -> Vec<&[T]> {
+    if items.is_empty() { vec![items] } else { batches(items, id) }
 }
 
 /// Cuts a batch into such as one script takes: not too long, no id twice.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Redis;
-use super::layout::{Damaged, HeldStatus, HeldValue, JobValue, read_outcome, read_settings};
+use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outcome};
 use super::reply::Reply;
 use super::script::Way;
 use crate::engine::model::{Entry, ShardDump, Status, window};
@@ -17,6 +17,17 @@ struct Places {
 }
 
 impl Redis {
+    /// Empties a shard, as if the store had lost it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when Redis does not answer.
+    pub async fn wipe(&self, shard: &ShardId) -> Result<(), EngineError> {
+        let mut cmd = ::redis::Cmd::new();
+        cmd.arg("UNLINK").arg(self.keys(shard).all());
+        self.link.query(&cmd).await.map_err(|fault| fault.into_error("wipe"))?;
+        Ok(())
+    }
+
     /// Everything in the shard's keys. `Err` also when they contradict each other.
     pub async fn dump(&self, shard: &ShardId) -> Result<ShardDump, EngineError> {
         let mut reply = self.look(&self.scripts.dump, Way::Hot, shard, |_| {}).await?;
@@ -25,9 +36,11 @@ impl Redis {
         let jobs = pairs(&mut reply)?;
         let mut helds: HashMap<Bytes, Bytes> = pairs(&mut reply)?.into_iter().collect();
         let mut dump = ShardDump::default();
-        let [last_seq, bytes, outbox_bytes, present] = reply.sound(counters(&meta))?;
-        (dump.last_seq, dump.bytes, dump.outbox_bytes) = (last_seq, bytes, outbox_bytes);
-        dump.settings = reply.sound(read_settings(&meta[32..]))?;
+        let counters = reply.sound(MetaValue::read(meta))?;
+        (dump.last_seq, dump.recorded_seq) = (counters.last_seq, counters.recorded_seq);
+        (dump.bytes, dump.outbox_bytes) = (counters.bytes, counters.outbox_bytes);
+        (dump.seen, dump.no_reap_until) = (counters.seen, counters.no_reap_until);
+        (dump.gate, dump.settings) = (counters.gate, counters.settings);
         dump.ready = scores(&mut reply)?;
         dump.delayed = scores(&mut reply)?;
         dump.leases = scores(&mut reply)?;
@@ -37,7 +50,13 @@ impl Redis {
             dump.outbox.push(outbox.sound(outcome)?);
         }
         let now = self.now().await?;
-        dump.tombstones = tombstones(&mut reply, present as i64, window(now))?;
+        dump.tombstones = tombstones(&mut reply, counters.window as i64, window(now))?;
+        let mut reported = reply.list()?;
+        while reported.len() > 0 {
+            let worker = layout::take_id(&mut reported.bytes()?);
+            dump.reported.push(WorkerId::from_bytes(reported.sound(worker)?));
+        }
+        dump.reported.sort_unstable();
         reply.end()?;
 
         let by_id = |order: &[(i64, JobId)]| order.iter().map(|(n, id)| (*id, *n)).collect();
@@ -105,13 +124,6 @@ fn entry(
         kind: job.kind,
         envelope: job.envelope,
     })
-}
-
-fn counters(meta: &Bytes) -> Result<[u64; 4], Damaged> {
-    use bytes::Buf;
-    let mut meta = meta.clone();
-    let mut next = || meta.try_get_u64().map_err(Damaged::from);
-    Ok([next()?, next()?, next()?, next()?])
 }
 
 /// Those that stand, of the hashes of even and odd windows.

@@ -1,4 +1,5 @@
-//! Whether a store may be trusted with a queue. Checked once, when the engine is opened.
+//! Whether a store may be trusted with a queue. Checked when the engine is opened, before a shard is opened, and by and
+//! by: a failover may lead to a server with other settings.
 
 use redis::Value;
 

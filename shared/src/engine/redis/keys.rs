@@ -3,8 +3,18 @@
 use crate::engine::{ShardId, Topic};
 
 /// In the order in which the scripts expect them; see `lua/shard.lua`.
-const PARTS: [&str; 9] =
-    ["meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1"];
+const PARTS: [&str; 10] = [
+    "meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1", "reported",
+];
+
+/// Which keys a script reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All but the last.
+    Jobs,
+    /// All.
+    Gates,
+}
 
 /// `<prefix>:{<namespace>/<queue>/<index>}:`, what all names of a shard begin with. What is in braces
 /// chooses the Cluster slot, so that one script reaches them all. Names hold no braces or slashes.
@@ -17,15 +27,25 @@ impl Keys {
         Self(format!("{prefix}:{{{shard}}}:"))
     }
 
-    /// Puts the number of keys and the keys behind a script.
-    pub(super) fn fill(&self, cmd: &mut redis::Cmd) {
-        cmd.arg(PARTS.len());
+    /// Puts the number of keys and the keys of a script's scope behind it.
+    pub(super) fn fill(&self, cmd: &mut redis::Cmd, scope: Scope) {
+        let parts = match scope {
+            Scope::Jobs => &PARTS[..PARTS.len() - 1],
+            Scope::Gates => &PARTS[..],
+        };
+        cmd.arg(parts.len());
         let mut name = self.0.clone();
-        for part in PARTS {
+        for part in parts {
             name.truncate(self.0.len());
             name.push_str(part);
             cmd.arg(&name);
         }
+    }
+
+    /// Every key of the shard.
+    #[cfg(feature = "testkit")]
+    pub(super) fn all(&self) -> Vec<String> {
+        PARTS.iter().map(|part| format!("{}{part}", self.0)).collect()
     }
 
     /// The list of outcomes.
@@ -44,6 +64,7 @@ impl Keys {
             Topic::Ready => 'r',
             Topic::Outcomes => 'o',
             Topic::Cancels => 'c',
+            Topic::Gates => 'g',
         };
         format!("{}signals:{letter}", self.0)
     }
@@ -60,7 +81,7 @@ mod tests {
         let keys = Keys::new("w", &shard);
         assert_eq!(keys.outbox(), "w:{default/default/0}:outbox");
         let mut cmd = redis::Cmd::new();
-        keys.fill(&mut cmd);
+        keys.fill(&mut cmd, Scope::Gates);
         let names = cmd.args_iter().skip(1).map(|arg| match arg {
             redis::Arg::Simple(name) => String::from_utf8(name.to_vec()).unwrap(),
             other => panic!("{other:?}"),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
+#[cfg(any(test, feature = "testkit"))]
+use crate::engine::model::GateState;
 use crate::engine::*;
 
 /// Bytes of an outcome before its detail.
@@ -12,6 +14,9 @@ pub(super) const OUTCOME_HEAD: usize = 97;
 const NUMBER_MAX: i64 = 1 << 53;
 /// Bytes of a job before its kind.
 const JOB_HEAD: usize = 50;
+/// Where there is no gate, or a shut one, instead of the id of a process.
+const NO_PROCESS: [u8; 40] = [0; 40];
+const SHUT_PROCESS: [u8; 40] = [b'-'; 40];
 const STATUS_WAITING: u8 = 1;
 const STATUS_LEASED: u8 = 2;
 const STATUS_FINISHING: u8 = 3;
@@ -180,6 +185,128 @@ impl HeldValue {
         let token = (token != [0; 16]).then_some(LeaseId::from_bytes(token));
         Ok(Self { head, status, cancel, token, lease })
     }
+}
+
+/// The meta: counters, gate and settings.
+#[cfg(any(test, feature = "testkit"))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MetaValue {
+    pub(super) last_seq: u64,
+    pub(super) bytes: u64,
+    pub(super) outbox_bytes: u64,
+    pub(super) window: u64,
+    pub(super) recorded_seq: u64,
+    pub(super) seen: Timestamp,
+    pub(super) no_reap_until: Timestamp,
+    pub(super) gate: Option<GateState>,
+    pub(super) settings: Option<ShardSettings>,
+}
+
+#[cfg(any(test, feature = "testkit"))]
+impl MetaValue {
+    /// Reads a meta. For dumps: the product leaves it to the scripts.
+    pub(super) fn read(mut bytes: Bytes) -> Result<Self, Damaged> {
+        let bytes = &mut bytes;
+        let (last_seq, sum, outbox_bytes) =
+            (bytes.try_get_u64()?, bytes.try_get_u64()?, bytes.try_get_u64()?);
+        let (window, recorded_seq) = (bytes.try_get_u64()?, bytes.try_get_u64()?);
+        let seen = Timestamp::from_micros(bytes.try_get_i64()?);
+        let no_reap_until = Timestamp::from_micros(bytes.try_get_i64()?);
+        let gate = read_gate(bytes)?;
+        let (grace, slots) = (take_length(bytes)?, bytes.try_get_u32()?);
+        let ramp = take_length(bytes)?;
+        let ramp_from = Timestamp::from_micros(bytes.try_get_i64()?);
+        let state = |gate| GateState { gate, grace, slots, ramp, ramp_from };
+        Ok(Self {
+            last_seq,
+            bytes: sum,
+            outbox_bytes,
+            window,
+            recorded_seq,
+            seen,
+            no_reap_until,
+            gate: gate.map(state),
+            settings: read_settings(bytes)?,
+        })
+    }
+}
+
+#[cfg(any(test, feature = "testkit"))]
+fn take_length(bytes: &mut impl Buf) -> Result<Duration, Damaged> {
+    Ok(Duration::from_micros(bytes.try_get_u64()?))
+}
+
+/// Reads a gate as far as it is told to others; `None` where there is none.
+pub(super) fn read_gate(bytes: &mut impl Buf) -> Result<Option<Gate>, Damaged> {
+    let ledger = LedgerId::from_bytes(take_id(bytes)?);
+    let generation = bytes.try_get_u64()?;
+    let mut process = [0; 40];
+    bytes.try_copy_to_slice(&mut process)?;
+    let process = match process {
+        NO_PROCESS => return Ok(None),
+        SHUT_PROCESS => None,
+        other => Some(read_process(&other)?),
+    };
+    Ok(Some(Gate { ledger, generation, process }))
+}
+
+/// Reads the id of a process.
+pub(super) fn read_process(bytes: &[u8]) -> Result<ProcessId, Damaged> {
+    std::str::from_utf8(bytes).ok().and_then(ProcessId::parse).ok_or(Damaged)
+}
+
+/// An open gate as the store keeps it, but for the instant of its opening.
+pub(super) fn opening_bytes(opening: &Opening) -> Vec<u8> {
+    let mut out = Vec::with_capacity(84);
+    out.put_slice(opening.ledger.as_bytes());
+    out.put_slice(&number_bytes(opening.generation));
+    out.put_slice(opening.process.as_bytes());
+    out.put_i64(length_us(opening.grace));
+    out.put_u32(opening.slots);
+    out.put_i64(length_us(opening.ramp));
+    out
+}
+
+/// What an adoption says beside its id and job.
+pub(super) fn adoption_proof(adoption: &Adoption) -> Vec<u8> {
+    let held = Held { id: adoption.job.id, fence: adoption.job.fence, lease_id: adoption.lease_id };
+    let mut out = proof(&held);
+    out.put_i64(micros(adoption.claimed_at));
+    out
+}
+
+/// An outcome's name, as `confirm` compares it.
+pub(super) fn mark(mark: &Mark) -> Vec<u8> {
+    let mut out = Vec::with_capacity(40);
+    out.put_slice(&number_bytes(mark.seq));
+    out.put_slice(mark.id.as_bytes());
+    out.put_slice(&fence_bytes(mark.fence));
+    out.put_i64(micros(mark.at));
+    out
+}
+
+/// Reads a position.
+pub(super) fn read_position(mut bytes: &[u8]) -> Result<Position, Damaged> {
+    let bytes = &mut bytes;
+    let (last_seq, recorded_seq) = (bytes.try_get_u64()?, bytes.try_get_u64()?);
+    let generation = if bytes.is_empty() { None } else { Some(bytes.try_get_u64()?) };
+    if !bytes.is_empty() {
+        return Err(Damaged);
+    }
+    Ok(Position { generation, last_seq, recorded_seq })
+}
+
+/// Reads what `scan` says of one job.
+pub(super) fn read_live(mut bytes: &[u8]) -> Result<LiveEntry, Damaged> {
+    let bytes = &mut bytes;
+    let id = JobId::from_bytes(take_id(bytes)?);
+    let fence = Fence(bytes.try_get_u64()?);
+    Ok(LiveEntry { id, fence, finishing: bytes.try_get_u8()? != 0 })
+}
+
+/// A number that Lua can hold exactly.
+pub(super) fn number_bytes(number: u64) -> [u8; 8] {
+    number.min(NUMBER_MAX as u64 - 1).to_be_bytes()
 }
 
 /// The proof of a lease, as `extend` compares it.

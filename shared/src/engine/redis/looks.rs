@@ -150,6 +150,7 @@ impl Redis {
         if !first.is_empty() {
             stats.oldest_ready = Some(reply.sound(Head::read(&mut first))?.run_at);
         }
+        stats.open = reply.count()? == 1;
         reply.end()?;
         Ok(stats)
     }

@@ -81,7 +81,6 @@ impl Reply {
     }
 
     /// The next item, a list.
-    #[cfg(feature = "testkit")]
     pub(super) fn list(&mut self) -> Result<Self, EngineError> {
         match self.items.next() {
             Some(Value::Array(items)) => Ok(Self { script: self.script, items: items.into_iter() }),

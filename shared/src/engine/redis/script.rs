@@ -5,15 +5,18 @@
 
 use redis::Cmd;
 
+use super::keys::Scope;
 use super::link::Link;
 use super::{fault::Fault, layout};
 use crate::engine::ShardSettings;
-use crate::engine::model::{Bounds, OUTCOME_BYTES};
+use crate::engine::model::{Bounds, OUTCOME_BYTES, SEEN_EVERY};
 use crate::limits;
 
 const SHARD: &str = include_str!("lua/shard.lua");
 const TOMBS: &str = include_str!("lua/tombs.lua");
 const MOVES: &str = include_str!("lua/moves.lua");
+const STANDING: &str = include_str!("lua/standing.lua");
+const PROCESS: &str = include_str!("lua/process.lua");
 
 /// At `maxmemory` everything goes on but `push`: the rest makes room, or is small.
 const WRITES: &str = "#!lua flags=allow-oom\n";
@@ -34,6 +37,8 @@ pub(super) enum Time {
 pub(super) struct Script {
     /// Its file's name.
     pub(super) name: &'static str,
+    /// Which keys it is given.
+    pub(super) scope: Scope,
     source: String,
     digest: String,
 }
@@ -53,6 +58,13 @@ pub(super) struct Scripts {
     pub(super) peek: Script,
     pub(super) leased: Script,
     pub(super) stats: Script,
+    pub(super) gate: Script,
+    pub(super) shut: Script,
+    pub(super) open: Script,
+    pub(super) adopt: Script,
+    pub(super) report: Script,
+    pub(super) scan: Script,
+    pub(super) drop: Script,
     pub(super) publish: Script,
     pub(super) feed: Script,
     #[cfg(feature = "testkit")]
@@ -83,10 +95,18 @@ impl Scripts {
                 planted = true;
             }
             let digest = redis::Script::new(&source).get_hash().to_owned();
-            Script { name, source, digest }
+            let scope = match name {
+                "gate" | "shut" | "report" | "dump" => Scope::Gates,
+                _ => Scope::Jobs,
+            };
+            Script { name, scope, source, digest }
         };
         let scripts = Self {
-            push: build("push", WRITES_MUCH, &[SHARD, TOMBS, include_str!("lua/push.lua")]),
+            push: build(
+                "push",
+                WRITES_MUCH,
+                &[SHARD, TOMBS, STANDING, include_str!("lua/push.lua")],
+            ),
             claim: build("claim", WRITES, &[SHARD, MOVES, include_str!("lua/claim.lua")]),
             extend: build("extend", WRITES, &[SHARD, include_str!("lua/extend.lua")]),
             settle: build("settle", WRITES, &[SHARD, include_str!("lua/settle.lua")]),
@@ -95,10 +115,21 @@ impl Scripts {
             configure: build("configure", WRITES, &[SHARD, include_str!("lua/configure.lua")]),
             cancel: build("cancel", WRITES, &[SHARD, TOMBS, include_str!("lua/cancel.lua")]),
             confirm: build("confirm", WRITES, &[SHARD, TOMBS, include_str!("lua/confirm.lua")]),
-            exists: build("exists", READS, &[SHARD, TOMBS, include_str!("lua/exists.lua")]),
+            exists: build(
+                "exists",
+                READS,
+                &[SHARD, TOMBS, STANDING, include_str!("lua/exists.lua")],
+            ),
             peek: build("peek", READS, &[SHARD, include_str!("lua/peek.lua")]),
             leased: build("leased", READS, &[SHARD, include_str!("lua/leased.lua")]),
             stats: build("stats", READS, &[SHARD, include_str!("lua/stats.lua")]),
+            gate: build("gate", READS, &[SHARD, PROCESS, include_str!("lua/gate.lua")]),
+            shut: build("shut", WRITES, &[SHARD, PROCESS, include_str!("lua/shut.lua")]),
+            open: build("open", WRITES, &[SHARD, PROCESS, include_str!("lua/open.lua")]),
+            adopt: build("adopt", WRITES, &[SHARD, TOMBS, include_str!("lua/adopt.lua")]),
+            report: build("report", WRITES, &[SHARD, include_str!("lua/report.lua")]),
+            scan: build("scan", READS, &[SHARD, include_str!("lua/scan.lua")]),
+            drop: build("drop", WRITES, &[SHARD, TOMBS, include_str!("lua/drop.lua")]),
             publish: build("publish", WRITES, &[include_str!("lua/publish.lua")]),
             feed: build("feed", WRITES, &[include_str!("lua/feed.lua")]),
             #[cfg(feature = "testkit")]
@@ -163,13 +194,15 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         Time::Argument => "local now = tonumber(ARGV[#ARGV])\n",
     };
     let defaults = ShardSettings::default();
-    let numbers: [(&str, u128); 10] = [
+    let numbers: [(&str, u128); 12] = [
         ("MOVE_MAX", bounds.move_max.into()),
         ("SCAN_MAX", bounds.scan_max.into()),
         ("OUTBOX_ENTRIES_MAX", bounds.outbox_entries_max.into()),
         ("OUTBOX_BYTES_MAX", bounds.outbox_bytes_max.into()),
         ("OUTCOME_BYTES", OUTCOME_BYTES.into()),
         ("OUTCOME_HEAD", layout::OUTCOME_HEAD as u128),
+        ("SEEN_EVERY_US", SEEN_EVERY.as_micros()),
+        ("CLOCK_STEP_US", limits::CLOCK_STEP_MIN.as_micros()),
         ("TOMBSTONE_US", limits::TOMBSTONE_TTL.as_micros()),
         ("DEFAULT_JOBS_MAX", defaults.jobs_max.into()),
         ("DEFAULT_BYTES_MAX", defaults.bytes_max.into()),

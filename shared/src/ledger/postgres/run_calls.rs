@@ -37,6 +37,10 @@ impl Postgres {
         self.read(runs::steps(&self.inner.pool, id, after, limit)).await
     }
 
+    pub async fn step_heads(&self, id: WorkflowId, after: i32, limit: u32) -> Result<Vec<Step>> {
+        self.read(runs::step_heads(&self.inner.pool, id, after, limit)).await
+    }
+
     pub async fn steps_named(&self, id: WorkflowId, names: &[String]) -> Result<Vec<Step>> {
         self.read(runs::steps_named(&self.inner.pool, id, names)).await
     }

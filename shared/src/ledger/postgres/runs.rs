@@ -33,8 +33,8 @@ pub(super) use give::{give, given};
 pub(super) use list::list;
 pub(super) use prune::prune;
 pub(super) use read::{
-    children, due, live_jobs, run, snapshot, step_counts, step_jobs, step_output_bytes, steps,
-    steps_named,
+    children, due, live_jobs, run, snapshot, step_counts, step_heads, step_jobs, step_output_bytes,
+    steps, steps_named,
 };
 pub(super) use retry::retry;
 

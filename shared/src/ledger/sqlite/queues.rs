@@ -148,7 +148,7 @@ pub(super) async fn ensure(
     Ok(())
 }
 
-/// As [`ensure`], where [`without_room`] has said that there is room.
+/// As [`ensure`], where the caller has seen to it that there is room, or none is needed.
 pub(super) async fn ensure_allowed(
     tx: &mut Tx<'_>,
     namespace: &Namespace,

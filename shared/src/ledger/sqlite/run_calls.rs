@@ -19,6 +19,7 @@ macro_rules! change {
         $self.writer.change_of($rows, move |$tx| Box::pin(async move { $work.await })).await
     };
 }
+pub(super) use change;
 
 /// Rows of a transaction that a step makes: its own, its plan and its job.
 const ROWS_OF_STEP: usize = 3;
@@ -47,6 +48,10 @@ impl Sqlite {
 
     pub async fn steps(&self, id: WorkflowId, after: i32, limit: u32) -> Result<Vec<Step>> {
         read!(self, runs::read::steps, id, after, limit)
+    }
+
+    pub async fn step_heads(&self, id: WorkflowId, after: i32, limit: u32) -> Result<Vec<Step>> {
+        read!(self, runs::read::step_heads, id, after, limit)
     }
 
     pub async fn steps_named(&self, id: WorkflowId, names: &[String]) -> Result<Vec<Step>> {

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("../../../../migrations/sqlite/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/sqlite/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/sqlite/0003_workflows.sql")),
+    (4, "gates", include_str!("../../../../migrations/sqlite/0004_gates.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -6,7 +6,7 @@ use crate::ledger::runs::{END, NewStep};
 use crate::limits::INLINE_BYTES_MAX;
 use crate::model::id::{BlobId, JobId};
 use crate::model::job::{NewJob, Value};
-use crate::model::name::Namespace;
+use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 use crate::model::workflow::{JobTemplate, StepSpec, StepState, Work, WorkflowSpec};
 
@@ -52,6 +52,7 @@ pub fn rows(spec: &WorkflowSpec, origin: &Origin<'_>) -> Vec<NewStep> {
         many: false,
         paced: false,
         job: None,
+        later: Vec::new(),
         spec: "null".into(),
     });
     rows
@@ -82,8 +83,18 @@ pub(super) fn row(
         many: step.for_each.is_some(),
         paced: step.max_parallel.is_some(),
         job,
+        later: later(step),
         spec: stored(step, plain),
     }
+}
+
+/// Queues of the jobs that a step may get when the run is on its way.
+fn later(step: &StepSpec) -> Vec<QueueName> {
+    let items = match &step.work {
+        Work::Job(template) if step.for_each.is_some() => Some(template),
+        _ => None,
+    };
+    items.into_iter().chain(&step.compensate).map(|template| template.queue.clone()).collect()
 }
 
 /// What is kept of a step beside its job. The payload of a plain one is on its job alone.

@@ -152,7 +152,7 @@ async fn round(
     if run.state.is_terminal() || (snapshot.due.is_empty() && !overdue) {
         return Ok(false);
     }
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let Some((snapshot, decision)) = decided(life, snapshot, refused).await? else {
         return Ok(false);
     };

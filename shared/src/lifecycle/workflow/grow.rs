@@ -53,7 +53,7 @@ pub(super) async fn add(
         }
         let advance = Advance { version: run.version, added, ..Advance::default() };
         // Fixed before the rows are sent: a push that is delayed past it could restart a finished job.
-        let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+        let not_after = life.inner.delivery.deadline().await;
         match ledger.advance(&run, &advance).await? {
             // Somebody was faster, or the step has ended: look again.
             Advanced::Conflict => {}

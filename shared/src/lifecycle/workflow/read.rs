@@ -76,12 +76,13 @@ async fn fits(ledger: &Ledger, run: &Run, ords: &[i32]) -> Result<bool, LedgerEr
     Ok(bytes <= limits::SCOPE_BYTES_MAX as u64)
 }
 
-/// Every step of a run but the end, in order.
+/// Every step of a run but the end, in order; without lists and outputs, of which a run may have very large ones
+/// ([`Ledger::step_heads`]).
 pub(super) async fn all_steps(ledger: &Ledger, run: &Run) -> Result<Vec<Step>, LedgerError> {
     let mut all: Vec<Step> = Vec::new();
     loop {
         let after = all.last().map_or(END, |step| step.ord);
-        let page = ledger.steps(run.id, after, PAGE).await?;
+        let page = ledger.step_heads(run.id, after, PAGE).await?;
         let is_last = page.len() < PAGE as usize;
         all.extend(page);
         if is_last {

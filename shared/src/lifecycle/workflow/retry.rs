@@ -41,7 +41,7 @@ pub(super) async fn retry(
             }
         }
         let resets = resets(&all, &again, &items);
-        let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+        let not_after = life.inner.delivery.deadline().await;
         let Some(released) = ledger.retry_run(&run, &resets).await? else { continue };
         drive::push(life, released, not_after);
         drive::soon(life, id);

@@ -66,7 +66,7 @@ pub(super) async fn submit(
         idempotency: order.idempotency,
     };
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
-    let not_after = life.inner.pusher.time.deadline(&life.inner.engine).await;
+    let not_after = life.inner.delivery.deadline().await;
     let outcome = ledger.create_run(&new).await?;
     if let CreateOutcome::Created(jobs) = &outcome {
         drive::push(life, jobs.clone(), not_after);

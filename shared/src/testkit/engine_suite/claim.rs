@@ -121,10 +121,10 @@ pub async fn a_lease_lasts_as_asked(rig: &Rig) {
 }
 
 /// A wiped engine must be compared with the ledger first.
-pub async fn an_unconfigured_shard_gives_no_leases(rig: &Rig) {
+pub async fn an_unverified_shard_gives_no_leases(rig: &Rig) {
     rig.push(&[rig.job(0).await]).await;
     let reply = rig.claim_as(&rig.request(9)).await;
-    assert_eq!((reply.state, reply.jobs.len()), (ClaimState::Unconfigured, 0));
+    assert_eq!((reply.state, reply.jobs.len()), (ClaimState::Unverified, 0));
     rig.open().await;
     assert_eq!(rig.claim_ids(9).await, [id(0)]);
 }
@@ -160,7 +160,7 @@ pub async fn too_many_outcomes_brake(rig: &Rig) {
     rig.settle(held, Verdict::Succeeded).await;
     let reply = rig.claim_as(&rig.request(9)).await;
     assert_eq!((reply.state, reply.jobs.len()), (ClaimState::Braked, 0));
-    let oldest = rig.outcomes().await[0].seq;
+    let oldest = rig.outcomes().await[0].mark();
     rig.confirm(oldest).await;
     assert_eq!(rig.claim(9).await.len(), 2);
 }

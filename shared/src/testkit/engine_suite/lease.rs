@@ -60,7 +60,7 @@ pub async fn extend_answers_for_each_lease_in_order(rig: &Rig) {
     let replies = rig.engine.extend(&rig.shard, &held, LEASE).await.unwrap();
     let expires_at = rig.now().await.plus(LEASE);
     let kept = Extended::Held { expires_at, cancel: false };
-    assert_eq!(replies, [kept, Extended::Gone, kept]);
+    assert_eq!(replies.leases, [kept, Extended::Gone, kept]);
 }
 
 /// Every time, until the attempt ends.

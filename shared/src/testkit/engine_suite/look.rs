@@ -129,6 +129,7 @@ pub async fn stats_count_everything(rig: &Rig) {
         bytes: 6 * claimed.envelope.len() as u64 + 5 + crate::engine::model::OUTCOME_BYTES,
         oldest_ready: Some(waits_since),
         settings: Some(ShardSettings { version: 1, ..ShardSettings::default() }),
+        open: true,
         now,
     };
     assert_eq!(rig.engine.stats(&rig.shard).await.unwrap(), expected);
@@ -164,7 +165,7 @@ pub async fn shards_are_apart(rig: &Rig) {
         let pushed =
             rig.engine.push(&other, &[rig.job(0).await], rig.now().await).await.unwrap().pushed;
         assert_eq!(pushed, [Pushed::Added], "the same id is another job there");
-        rig.engine.configure(&other, &ShardSettings::default()).await.unwrap();
+        open_shard(&rig.engine, &other, ShardSettings::default()).await.unwrap();
         assert_eq!(rig.engine.claim(&other, &rig.request(9)).await.unwrap().jobs.len(), 1);
     }
     assert_eq!(rig.claim_ids(9).await, [id(0)]);
@@ -176,9 +177,9 @@ pub async fn an_unknown_shard_is_empty(rig: &Rig) {
     assert_eq!(rig.reap(9).await, 0);
     assert_eq!(rig.engine.promote(&rig.shard, 9).await.unwrap(), 0);
     assert_eq!(rig.outcomes().await, []);
-    rig.confirm(9).await;
-    assert_eq!((rig.state(0).await, rig.knows(0).await), (None, false));
     let now = rig.now().await;
+    rig.confirm(Mark { seq: 9, id: id(0), fence: Fence(1), at: now }).await;
+    assert_eq!((rig.state(0).await, rig.knows(0).await), (None, false));
     assert_eq!(rig.engine.leased(&rig.shard, None, now, 9).await.unwrap(), []);
     let held = Held { id: id(0), fence: Fence(1), lease_id: LeaseId::random() };
     assert_eq!(rig.extend(held, LEASE).await, Extended::Gone);

@@ -33,15 +33,13 @@ pub async fn outcomes_come_in_order_without_gaps(rig: &Rig) {
     assert_eq!(seen, [(first + 1, id(1), Ended::Lost), (first + 2, id(2), Ended::Expired)]);
 }
 
-/// A confirm that was meant for a wiped engine's outbox names numbers of before.
+/// Numbers of a wiped engine and of the new one differ.
 pub async fn the_first_outcome_is_numbered_by_engine_time(rig: &Rig) {
     rig.advance(us(321)).await;
     let now = rig.now().await;
     let outcomes = rig.end(2, Verdict::Succeeded).await;
     assert_eq!(outcomes[0].seq, now.micros() as u64);
     assert_eq!(outcomes[1].seq, outcomes[0].seq + 1);
-    rig.confirm(outcomes[0].seq - 1).await;
-    assert_eq!(rig.outcomes().await, outcomes);
 }
 
 /// The oldest ones.
@@ -55,19 +53,35 @@ pub async fn a_reader_bounds_what_it_gets(rig: &Rig) {
 /// A repeat, also a late one, forgets nothing more.
 pub async fn confirm_is_repeatable(rig: &Rig) {
     let all = rig.end(3, Verdict::Succeeded).await;
-    rig.confirm(all[1].seq).await;
-    rig.confirm(all[1].seq).await;
-    rig.confirm(all[0].seq).await;
-    rig.confirm(0).await;
+    rig.confirm(all[1].mark()).await;
+    rig.confirm(all[1].mark()).await;
+    rig.confirm(all[0].mark()).await;
     assert_eq!(rig.outcomes().await, all[2..]);
 }
 
-/// Numbers go on from the last one given, not from the one named.
-pub async fn confirm_past_the_end_forgets_what_is_there(rig: &Rig) {
-    rig.confirm(1_000).await;
-    let all = rig.end(1, Verdict::Retry { delay: Duration::ZERO }).await;
-    rig.confirm(all[0].seq + 1_000_000).await;
+/// A store that went back in time gives the numbers of lost outcomes to others: these are not recorded.
+pub async fn confirm_of_an_outcome_that_is_not_there_forgets_nothing(rig: &Rig) {
+    let all = rig.end(3, Verdict::Retry { delay: Duration::ZERO }).await;
+    let last = all[2].mark();
+    let others = [
+        Mark { seq: last.seq + 1, ..last },
+        Mark { seq: last.seq - 1, ..last },
+        Mark { id: id(9), ..last },
+        Mark { fence: Fence(last.fence.0 + 1), ..last },
+        Mark { at: last.at.plus(us(1)), ..last },
+    ];
+    for other in others {
+        rig.confirm(other).await;
+    }
+    assert_eq!(rig.outcomes().await, all);
+    rig.confirm(last).await;
     assert_eq!(rig.outcomes().await, []);
+}
+
+/// Numbers go on from the last one given.
+pub async fn numbers_go_on_after_a_confirmation(rig: &Rig) {
+    let all = rig.end(1, Verdict::Retry { delay: Duration::ZERO }).await;
+    rig.confirm(all[0].mark()).await;
     let (held, _) = rig.claim_one().await;
     rig.settle(held, Verdict::Succeeded).await;
     assert_eq!(rig.last_outcome().await.seq, all[0].seq + 1);
@@ -76,7 +90,7 @@ pub async fn confirm_past_the_end_forgets_what_is_there(rig: &Rig) {
 /// Jobs of later outcomes stay.
 pub async fn confirm_forgets_only_what_it_names(rig: &Rig) {
     let all = rig.end(3, Verdict::Dead).await;
-    rig.confirm(all[1].seq).await;
+    rig.confirm(all[1].mark()).await;
     assert_eq!(rig.outcomes().await, all[2..]);
     assert_eq!([rig.state(0).await, rig.state(1).await], [None, None]);
     assert_eq!(rig.state(2).await, Some(LiveState::Finishing));
@@ -109,9 +123,9 @@ pub async fn a_second_end_waits_for_its_own_confirmation(rig: &Rig) {
     let (second, _) = rig.claim_one().await;
     rig.settle(second, Verdict::Succeeded).await;
     let ends = rig.outcomes().await;
-    rig.confirm(ends[0].seq).await;
+    rig.confirm(ends[0].mark()).await;
     assert_eq!(rig.state(0).await, Some(LiveState::Finishing));
-    rig.confirm(ends[1].seq).await;
+    rig.confirm(ends[1].mark()).await;
     assert_eq!(rig.state(0).await, None);
 }
 

@@ -9,7 +9,7 @@ pub async fn a_pushed_job_is_claimable_at_once(rig: &Rig) {
     let job = Push { attempt: 4, crashes: 2, ..rig.job(0).await };
     let reply = rig.engine.push(&rig.shard, std::slice::from_ref(&job), now).await.unwrap();
     assert_eq!(reply.pushed, [Pushed::Added]);
-    assert!(reply.configured);
+    assert!(reply.open);
     assert_eq!(reply.now, now);
     let (_, claimed) = rig.claim_one().await;
     assert_eq!(claimed.id, job.id);
@@ -257,5 +257,5 @@ pub async fn the_default_budget_holds_until_configured(rig: &Rig) {
     let jobs = [rig.job(0).await, Push { envelope: over, ..rig.job(1).await }];
     let reply = rig.engine.push(&rig.shard, &jobs, now).await.unwrap();
     assert_eq!(reply.pushed, [Pushed::Added; 2]);
-    assert!(!reply.configured);
+    assert!(!reply.open);
 }

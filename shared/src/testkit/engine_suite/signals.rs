@@ -155,8 +155,33 @@ pub async fn other_shards_are_not_heard(rig: &Rig) {
     rig.open().await;
     let mut signals = rig.listen().await;
     let other = ShardId { index: 7, ..rig.shard.clone() };
-    rig.engine.configure(&other, &ShardSettings::default()).await.unwrap();
+    open_shard(&rig.engine, &other, ShardSettings::default()).await.unwrap();
     rig.engine.push(&other, &[rig.job(0).await], rig.now().await).await.unwrap();
     let heard = rig.heard(&mut signals).await;
     assert!(heard.iter().all(|signal| *signal == rig.ready()), "{heard:?}");
+}
+
+/// When it is shut, and whenever somebody finds it shut: it is to be verified, and holders are to adopt.
+pub async fn a_shut_gate_is_told(rig: &Rig) {
+    let shut = Signal::Shut(rig.shard.clone());
+    let shards = std::slice::from_ref(&rig.shard);
+    let mut signals = rig.engine.subscribe_to(shards, &[Topic::Gates]).await.expect("subscribe");
+    rig.claim(1).await;
+    assert_eq!(next(&mut signals).await, shut);
+    rig.shut(1).await;
+    assert_eq!(next(&mut signals).await, shut);
+}
+
+/// What came in meanwhile.
+pub async fn an_opened_shard_wakes(rig: &Rig) {
+    rig.open().await;
+    rig.shut(2).await;
+    let mut signals = rig.listen().await;
+    let settings = ShardSettings { version: 2, paused: true, ..ShardSettings::default() };
+    rig.engine.configure(&rig.shard, &settings).await.unwrap();
+    rig.push(&[rig.job(0).await]).await;
+    let settings = ShardSettings { version: 3, ..ShardSettings::default() };
+    let opening = rig.opening(2, settings).await;
+    assert_eq!(rig.open_gate(&opening).await, Opened::Open);
+    wait_for(&mut signals, &rig.ready()).await;
 }

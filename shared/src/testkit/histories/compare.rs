@@ -37,14 +37,24 @@ impl fmt::Display for Difference {
 
 /// Plays one history on a fresh shard of an engine and on a fresh model; where they first differ.
 pub async fn play(engine: &mut impl Replay, steps: &[Step]) -> Option<Difference> {
-    let mut model = Shard::new(BOUNDS);
+    let mut process = engine.process().await;
+    let mut model = Shard::new(BOUNDS, process);
     let mut player = Player::default();
     for (number, step) in steps.iter().enumerate() {
-        if let Step::Advance(us) = step {
-            engine.advance(Duration::from_micros(*us)).await;
+        match step {
+            Step::Advance(us) => engine.advance(Duration::from_micros(*us)).await,
+            Step::Wipe => {
+                engine.wipe().await;
+                model = Shard::new(BOUNDS, process);
+            }
+            Step::Restart if engine.restart().await => {
+                process = engine.process().await;
+                model = model.served_by(process);
+            }
+            _ => {}
         }
         let now = engine.now().await;
-        let Some(call) = player.call(now, step) else { continue };
+        let Some(call) = player.call(now, process, step) else { continue };
         let (from_engine, used) = engine.call(&call).await;
         let from_model = apply(&mut model, used, &call);
         let (engine_state, model_state) = (engine.dump().await, model.dump(used));

@@ -54,6 +54,21 @@ pub struct JobPick {
     pub bytes: usize,
 }
 
+/// Settings to give.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SettingsPick {
+    /// So much above the last; may be negative.
+    pub version: i64,
+    /// Whether leases are given.
+    pub paused: bool,
+    /// Budget.
+    pub jobs_max: u64,
+    /// Budget.
+    pub bytes_max: u64,
+    /// Of priority.
+    pub unit_ms: u64,
+}
+
 /// How a proof of a lease is made wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tamper {
@@ -102,21 +117,14 @@ pub enum Step {
     Settle(Vec<(HeldPick, Verdict, usize)>),
     Promote(u32),
     Reap(u32),
-    /// A version `version` above the last (may be negative).
-    Configure {
-        version: i64,
-        paused: bool,
-        jobs_max: u64,
-        bytes_max: u64,
-        unit_ms: u64,
-    },
+    Configure(SettingsPick),
     Cancel {
         jobs: Vec<(u8, FencePick)>,
         how: Withdraw,
     },
     Outcomes(u32),
-    /// Up to `ahead` past the first that waits.
-    Confirm(u64),
+    /// The one so far behind the first that waits, or the last; 8: with another instant; 9: the last recorded.
+    Confirm(u8),
     Exists(Vec<u8>),
     Peek(u8),
     /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
@@ -126,6 +134,38 @@ pub enum Step {
         max: u32,
     },
     Stats,
+    /// A generation `above` the present one, of another ledger if `foreign`; `not_after` as in push.
+    Shut {
+        above: i64,
+        foreign: bool,
+        late_us: i64,
+    },
+    /// For another process if `moved`.
+    OpenGate {
+        above: i64,
+        foreign: bool,
+        moved: bool,
+        grace_us: u64,
+        slots: u32,
+        ramp_us: u64,
+        settings: SettingsPick,
+    },
+    Adopt {
+        worker: u8,
+        leases: Vec<HeldPick>,
+        lease_us: u64,
+    },
+    Report(u8),
+    Gate,
+    Scan,
+    Drop {
+        jobs: Vec<(u8, FencePick)>,
+        bury: bool,
+    },
+    /// The store loses all it has.
+    Wipe,
+    /// The store starts anew with all it has, where a test can do that.
+    Restart,
 }
 
 /// A history of `len` steps. Equal seeds give equal histories.
@@ -133,14 +173,16 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut steps = Vec::with_capacity(len);
     if rng.random_ratio(9, 10) {
-        let (version, paused) = (0, false);
-        steps.push(Step::Configure {
-            version,
-            paused,
+        let late_us = 0;
+        steps.push(Step::Shut { above: 1, foreign: false, late_us });
+        let settings = SettingsPick {
+            version: 0,
+            paused: false,
             jobs_max: 50,
             bytes_max: 10_000,
             unit_ms: 1_000,
-        });
+        };
+        steps.push(opening(&mut rng, settings));
     }
     while steps.len() < len {
         steps.push(step(&mut rng));
@@ -150,21 +192,22 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
 
 fn step(rng: &mut StdRng) -> Step {
     match rng.random_range(0..100) {
-        0..20 => push(rng),
-        20..40 => claim(rng),
-        40..58 => settle(rng),
-        58..74 => Step::Advance(advance_us(rng)),
-        74..79 => {
+        0..18 => push(rng),
+        18..37 => claim(rng),
+        37..54 => settle(rng),
+        54..69 => Step::Advance(advance_us(rng)),
+        69..73 => {
             Step::Extend { held: some(rng, 3, held), lease_us: pick(rng, &[0, 500, 3_000_000]) }
         }
-        79..84 => Step::Confirm(rng.random_range(0..10)),
-        84..88 => Step::Cancel {
+        73..77 => Step::Confirm(rng.random_range(0..10)),
+        77..80 => Step::Cancel {
             jobs: some(rng, 2, |rng| (id(rng), fence(rng))),
             how: pick(rng, &[Withdraw::StopRunning, Withdraw::StopRunning, Withdraw::WaitingOnly]),
         },
-        88..90 => Step::Promote(rng.random_range(0..5)),
-        90..92 => Step::Reap(rng.random_range(0..5)),
-        92..95 => configure(rng),
+        80..82 => Step::Promote(rng.random_range(0..5)),
+        82..84 => Step::Reap(rng.random_range(0..5)),
+        84..87 => Step::Configure(settings(rng)),
+        87..95 => gates(rng),
         95 => Step::Outcomes(rng.random_range(0..5)),
         96 => Step::Exists(some(rng, 3, id)),
         97 => Step::Peek(id(rng)),
@@ -255,11 +298,51 @@ fn settle(rng: &mut StdRng) -> Step {
     }))
 }
 
-fn configure(rng: &mut StdRng) -> Step {
-    Step::Configure {
+/// Shut, open, and what goes on meanwhile.
+fn gates(rng: &mut StdRng) -> Step {
+    match rng.random_range(0..18) {
+        0..2 => Step::Shut {
+            above: pick(rng, &[1, 1, 1, 1, 0, 0, -1]),
+            foreign: rng.random_ratio(1, 8),
+            late_us: pick(rng, &[-5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),
+        },
+        2..8 => {
+            let settings = settings(rng);
+            opening(rng, settings)
+        }
+        8..12 => Step::Adopt {
+            worker: rng.random_range(0..WORKERS),
+            leases: some(rng, 3, held),
+            lease_us: pick(rng, &[1, 1_500, 3_000_000, 20_000_000]),
+        },
+        12 => Step::Report(rng.random_range(0..WORKERS)),
+        13 => Step::Gate,
+        14 => Step::Scan,
+        15 => Step::Drop { jobs: some(rng, 2, |rng| (id(rng), fence(rng))), bury: rng.random() },
+        16 if rng.random_ratio(1, 2) => Step::Wipe,
+        16 => Step::Restart,
+        _ => Step::Advance(pick(rng, &[2_000_000, 2_000_001, 5_000_000, 30_000_000])),
+    }
+}
+
+/// Mostly one that is accepted if the gate is shut.
+fn opening(rng: &mut StdRng, settings: SettingsPick) -> Step {
+    Step::OpenGate {
+        above: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 0, 1, -1]),
+        foreign: rng.random_ratio(1, 30),
+        moved: rng.random_ratio(1, 30),
+        grace_us: pick(rng, &[0, 0, 1_000, 3_000_000]),
+        slots: pick(rng, &[0, 1, 20, 40]),
+        ramp_us: pick(rng, &[0, 0, 0, 1_000_000, 10_000_000]),
+        settings,
+    }
+}
+
+fn settings(rng: &mut StdRng) -> SettingsPick {
+    SettingsPick {
         version: pick(rng, &[-1, 0, 1, 1]),
         paused: rng.random_ratio(1, 4),
-        jobs_max: pick(rng, &[0, 3, 50, 50, 50]),
+        jobs_max: pick(rng, &[0, 2, 3, 50, 50]),
         bytes_max: pick(rng, &[0, 500, 10_000, 10_000, 10_000]),
         unit_ms: pick(rng, &[0, 1, 1_000, 60_000]),
     }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::draw::{FencePick, HeldPick, JobPick, Step, Tamper};
+use super::draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper};
 use super::*;
 use crate::engine::ClaimState;
-use crate::model::id::{LeaseId, WorkerId};
+use crate::engine::model::Entry;
+use crate::model::id::LeaseId;
 use crate::model::job::Priority;
 use crate::model::name::Kind;
 
@@ -21,16 +22,22 @@ pub struct Player {
     claims: u128,
     next_offset: u32,
     version: u64,
-    first_seq: u64,
+    /// Outcomes that wait, and one that has left.
+    waiting: Vec<Mark>,
+    recorded: Option<Mark>,
+    /// Of each lease, what its holder knows of it.
+    adoptions: HashMap<(JobId, Fence), Adoption>,
+    ledger: u8,
+    generation: u64,
     last_running: Option<(Timestamp, JobId)>,
 }
 
 impl Player {
-    /// The call that a step asks for at this time; `None` for a step that only moves time, or that
-    /// speaks of leases before there are any.
-    pub fn call(&mut self, now: Timestamp, step: &Step) -> Option<Call> {
+    /// The call that a step asks for at this time, while this process serves the shard; `None` for a step that is
+    /// no call, or that speaks of leases before there are any.
+    pub fn call(&mut self, now: Timestamp, process: ProcessId, step: &Step) -> Option<Call> {
         Some(match step {
-            Step::Advance(_) => return None,
+            Step::Advance(_) | Step::Wipe | Step::Restart => return None,
             Step::Push { jobs, late_us } => Call::Push {
                 jobs: jobs.iter().map(|job| self.job(now, job)).collect(),
                 not_after: shift(now, -*late_us),
@@ -51,22 +58,13 @@ impl Player {
             }
             Step::Promote(max) => Call::Promote(*max),
             Step::Reap(max) => Call::Reap(*max),
-            Step::Configure { version, paused, jobs_max, bytes_max, unit_ms } => {
-                self.version = self.version.saturating_add_signed(*version);
-                Call::Configure(ShardSettings {
-                    version: self.version,
-                    paused: *paused,
-                    jobs_max: *jobs_max,
-                    bytes_max: *bytes_max,
-                    priority_unit: Duration::from_millis(*unit_ms),
-                })
-            }
+            Step::Configure(settings) => Call::Configure(self.settings(settings)),
             Step::Cancel { jobs, how } => Call::Cancel {
                 jobs: jobs.iter().map(|(n, pick)| (id(*n), self.fence(id(*n), *pick))).collect(),
                 how: *how,
             },
             Step::Outcomes(max) => Call::Outcomes(*max),
-            Step::Confirm(ahead) => Call::Confirm(self.first_seq + ahead),
+            Step::Confirm(ahead) => Call::Confirm(self.mark(*ahead)?),
             Step::Exists(ids) => Call::Exists(ids.iter().map(|n| id(*n)).collect()),
             Step::Peek(n) => Call::Peek(id(*n)),
             Step::Leased { after, before_us, max } => Call::Leased {
@@ -75,6 +73,45 @@ impl Player {
                 max: *max,
             },
             Step::Stats => Call::Stats,
+            gates => self.gate_call(now, process, gates)?,
+        })
+    }
+
+    /// Of the gate, and of those who compare the shard with the ledger.
+    fn gate_call(&mut self, now: Timestamp, process: ProcessId, step: &Step) -> Option<Call> {
+        Some(match step {
+            Step::Shut { above, foreign, late_us } => {
+                self.ledger += u8::from(*foreign);
+                Call::Shut {
+                    ledger: ledger(self.ledger),
+                    generation: self.generation.saturating_add_signed(*above),
+                    not_after: shift(now, -*late_us),
+                }
+            }
+            Step::OpenGate { above, foreign, moved, grace_us, slots, ramp_us, settings } => {
+                Call::OpenGate(Opening {
+                    settings: self.settings(settings),
+                    ledger: ledger(self.ledger + u8::from(*foreign)),
+                    generation: self.generation.saturating_add_signed(*above),
+                    process: if *moved { other_process() } else { process },
+                    grace: Duration::from_micros(*grace_us),
+                    slots: *slots,
+                    ramp: Duration::from_micros(*ramp_us),
+                })
+            }
+            Step::Adopt { worker: by, leases, lease_us } => Call::Adopt {
+                worker: worker(*by),
+                lease: Duration::from_micros(*lease_us),
+                leases: leases.iter().map(|pick| self.adoption(*pick)).collect::<Option<_>>()?,
+            },
+            Step::Report(by) => Call::Report(worker(*by)),
+            Step::Gate => Call::Gate,
+            Step::Scan => Call::Scan,
+            Step::Drop { jobs, bury } => Call::Drop {
+                jobs: jobs.iter().map(|(n, pick)| (id(*n), self.fence(id(*n), *pick))).collect(),
+                bury: *bury,
+            },
+            other => unreachable!("{other:?} is no step of gates"),
         })
     }
 
@@ -89,15 +126,56 @@ impl Player {
                 lease_id: request.lease_id,
             });
             self.granted.extend(held);
+            for job in &reply.jobs {
+                let adoption = as_claimed(job.id, &after.entries[&job.id]);
+                self.adoptions.insert((job.id, job.fence), adoption);
+            }
         }
         if let Reply::Leased(running) = reply {
             self.last_running = running.last().map(|lease| (lease.claimed_at, lease.id));
         }
-        self.first_seq = after.outbox.first().map_or(after.last_seq, |outcome| outcome.seq);
+        if let (Call::Confirm(last), Reply::Confirm) = (call, reply) {
+            self.recorded = Some(*last);
+        }
+        self.waiting = after.outbox.iter().map(Outcome::mark).collect();
+        self.generation = after.gate.map_or(0, |state| state.gate.generation);
         for (id, entry) in &after.entries {
             let seen = self.fences.entry(*id).or_default();
             *seen = entry.fence.max(*seen);
         }
+    }
+
+    fn settings(&mut self, pick: &SettingsPick) -> ShardSettings {
+        self.version = self.version.saturating_add_signed(pick.version);
+        ShardSettings {
+            version: self.version,
+            paused: pick.paused,
+            jobs_max: pick.jobs_max,
+            bytes_max: pick.bytes_max,
+            priority_unit: Duration::from_millis(pick.unit_ms),
+        }
+    }
+
+    /// One of those that wait; or one that is not there, or not there any more.
+    fn mark(&self, ahead: u8) -> Option<Mark> {
+        let last = self.waiting.len().checked_sub(1);
+        match (ahead, last) {
+            (8, Some(last)) => {
+                let mark = self.waiting[last];
+                Some(Mark { at: shift(mark.at, 1), ..mark })
+            }
+            (9, _) | (_, None) => self.recorded,
+            (ahead, Some(last)) => Some(self.waiting[last.min(usize::from(ahead))]),
+        }
+    }
+
+    fn adoption(&self, pick: HeldPick) -> Option<Adoption> {
+        let granted = self.held(HeldPick { tamper: Tamper::No, ..pick })?;
+        let held = self.held(pick)?;
+        let mut adoption = self.adoptions.get(&(granted.id, granted.fence))?.clone();
+        adoption.job.fence = held.fence;
+        adoption.lease_id = held.lease_id;
+        Some(adoption)
     }
 
     fn fence(&self, id: JobId, pick: FencePick) -> Fence {
@@ -135,7 +213,7 @@ impl Player {
     ) -> ClaimRequest {
         self.claims += 1;
         ClaimRequest {
-            worker: WorkerId::from_uuid(Uuid::from_u128(0xa0 + u128::from(worker))),
+            worker: self::worker(worker),
             lease_id: LeaseId::from_uuid(Uuid::from_u128(self.claims)),
             max,
             lease: Duration::from_micros(lease_us),
@@ -171,4 +249,36 @@ fn kind(n: u8) -> Kind {
 
 fn shift(at: Timestamp, by_us: i64) -> Timestamp {
     Timestamp::from_micros(at.micros() + by_us)
+}
+
+fn worker(n: u8) -> WorkerId {
+    WorkerId::from_uuid(Uuid::from_u128(0xa0 + u128::from(n)))
+}
+
+fn ledger(n: u8) -> LedgerId {
+    LedgerId::from_bytes([n; 16])
+}
+
+fn other_process() -> ProcessId {
+    ProcessId::parse(&"0".repeat(40)).expect("forty digits")
+}
+
+/// What the holder of a lease knows of its job.
+fn as_claimed(id: JobId, entry: &Entry) -> Adoption {
+    Adoption {
+        job: Push {
+            id,
+            fence: entry.fence,
+            attempt: entry.attempt,
+            crashes: entry.crashes,
+            max_crashes: entry.max_crashes,
+            priority: entry.priority,
+            run_at: entry.run_at,
+            expires_at: entry.expires_at,
+            kind: entry.kind.clone(),
+            envelope: entry.envelope.clone(),
+        },
+        lease_id: entry.lease_id.expect("a leased entry has a token"),
+        claimed_at: entry.claimed_at.expect("a leased entry was claimed"),
+    }
 }

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::engine::model::{Entry, Status};
-use crate::engine::{ClaimState, Ended, Pushed};
+use crate::engine::{ClaimState, Ended, Extended, Pushed, Settled};
 
+mod gates;
 mod state;
 
 pub use state::faults;
@@ -18,6 +19,8 @@ pub struct Watch {
     leased: HashMap<JobId, Fence>,
     /// Leases whose end was reported.
     ended: HashSet<(JobId, Fence)>,
+    /// Jobs that were taken out or put back from outside: what they did before is not their past.
+    excused: HashSet<JobId>,
 }
 
 /// One step: its call and reply, and the states around it, all at one engine time.
@@ -25,6 +28,7 @@ pub struct Watch {
 #[allow(missing_docs, reason = "named for what they are")]
 pub struct Seen<'a> {
     pub now: Timestamp,
+    pub process: ProcessId,
     pub before: &'a ShardDump,
     pub call: &'a Call,
     pub reply: &'a Reply,
@@ -34,21 +38,27 @@ pub struct Seen<'a> {
 impl Watch {
     /// What is wrong with a step; empty when all is well.
     pub fn step(&mut self, seen: &Seen<'_>) -> Vec<String> {
-        let mut wrong = faults(seen.after);
-        outbox_grows_at_its_end(seen, &mut wrong);
+        self.excuse(seen);
+        let mut wrong = faults(seen.after, &self.excused);
+        if !gates::wiped(seen) {
+            outbox_grows_at_its_end(seen, &mut wrong);
+            fences_rise(seen, &mut wrong);
+        }
         self.leases_end_once(seen, &mut wrong);
-        fences_rise(seen, &mut wrong);
+        gates::holds_back(seen, &mut wrong);
         match (seen.call, seen.reply) {
             (Call::Push { jobs, .. }, Reply::Push(reply)) => push(seen, jobs, reply, &mut wrong),
             (Call::Claim(request), Reply::Claim(reply)) => {
                 self.claim(seen, request, reply, &mut wrong);
             }
             (Call::Extend { .. }, Reply::Extend(replies)) => {
-                let none = replies.iter().all(|r| matches!(r, Extended::Gone | Extended::Stolen));
-                unchanged_if(none, seen, &mut wrong);
+                let none =
+                    replies.leases.iter().all(|r| matches!(r, Extended::Gone | Extended::Stolen));
+                let before = ShardDump { seen: seen.after.seen, ..seen.before.clone() };
+                unchanged_if(none, &Seen { before: &before, ..*seen }, &mut wrong);
             }
             (Call::Settle(settles), Reply::Settle(replies)) => {
-                settle(seen, settles, replies, &mut wrong);
+                settle(seen, settles, &replies.settles, &mut wrong);
             }
             (Call::Cancel { jobs, how }, Reply::Cancel(replies)) => {
                 cancel(seen, jobs, *how, replies, &mut wrong);
@@ -71,7 +81,7 @@ impl Watch {
                     wrong.push("settings are not those that the reply speaks of".into());
                 }
             }
-            (Call::Confirm(up_to), Reply::Confirm) => confirm(seen, *up_to, &mut wrong),
+            (Call::Confirm(last), Reply::Confirm) => confirm(seen, *last, &mut wrong),
             (Call::Exists(ids), Reply::Exists(known)) => {
                 let expected: Vec<bool> = ids.iter().map(|id| knows(seen.before, *id)).collect();
                 if *known != expected {
@@ -83,9 +93,26 @@ impl Watch {
             | (Call::Peek(_), Reply::Peek(_))
             | (Call::Leased { .. }, Reply::Leased(_))
             | (Call::Stats, Reply::Stats(_)) => unchanged_if(true, seen, &mut wrong),
-            (call, reply) => wrong.push(format!("{call:?} was answered {reply:?}")),
+            _ => gates::step(seen, &mut wrong),
         }
         wrong
+    }
+
+    /// The store has lost what it had: nothing of before holds for what comes.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Notes whose past is of no account.
+    fn excuse(&mut self, seen: &Seen<'_>) {
+        if gates::wiped(seen) {
+            self.forget();
+        }
+        for id in gates::redefined(seen) {
+            self.excused.insert(id);
+            self.leased.remove(&id);
+            self.ended.retain(|(ended, _)| *ended != id);
+        }
     }
 
     fn claim(
@@ -177,7 +204,8 @@ fn outbox_grows_at_its_end(seen: &Seen<'_>, wrong: &mut Vec<String>) {
 
 /// A job that stays never falls back to a lower fence.
 fn fences_rise(seen: &Seen<'_>, wrong: &mut Vec<String>) {
-    for (id, before) in &seen.before.entries {
+    let redefined = gates::redefined(seen);
+    for (id, before) in seen.before.entries.iter().filter(|(id, _)| !redefined.contains(id)) {
         let after = seen.after.entries.get(id).map(|entry| entry.fence);
         let tomb = seen.after.tombstones.iter().filter(|t| t.1 == *id).map(|t| t.2).max();
         match after.max(tomb) {
@@ -313,17 +341,18 @@ fn cancel(
     }
 }
 
-fn confirm(seen: &Seen<'_>, up_to: u64, wrong: &mut Vec<String>) {
-    if seen.after.outbox.iter().any(|outcome| outcome.seq <= up_to) {
-        wrong.push("a confirmed outcome is still there".into());
+fn confirm(seen: &Seen<'_>, last: Mark, wrong: &mut Vec<String>) {
+    let Some(place) = seen.before.outbox.iter().position(|outcome| outcome.mark() == last) else {
+        return unchanged_if(true, seen, wrong);
+    };
+    let (gone, left) = seen.before.outbox.split_at(place + 1);
+    if seen.after.outbox != left || seen.after.recorded_seq != last.seq {
+        wrong.push("other outcomes than those confirmed have left".into());
     }
     for (id, entry) in &seen.before.entries {
-        let ended = seen.before.outbox.iter().any(|outcome| {
-            outcome.seq <= up_to
-                && outcome.id == *id
-                && outcome.fence == entry.fence
-                && outcome.ended.is_terminal()
-        });
+        let ended = gone.iter().any(|outcome| {
+            outcome.id == *id && outcome.fence == entry.fence && outcome.ended.is_terminal()
+        }) && entry.status == Status::Finishing;
         if ended == seen.after.entries.contains_key(id) || !knows(seen.after, *id) {
             wrong.push(format!("{id} is wrongly kept or forgotten"));
         }

@@ -54,6 +54,20 @@ pub(super) fn plain(id: &str, needs: &[u32]) -> StepSpec {
     step_of(id, needs, Work::Job(template()))
 }
 
+/// A plain step that needs nothing, with its job in another queue.
+pub(super) fn elsewhere(id: &str, queue: &str) -> StepSpec {
+    let queue = queue.parse().expect("a legal queue name");
+    step_of(id, &[], Work::Job(JobTemplate { queue, ..template() }))
+}
+
+/// What the job of a step is made from.
+pub(super) fn template_of(step: &StepSpec) -> Option<JobTemplate> {
+    match &step.work {
+        Work::Job(template) => Some(template.clone()),
+        _ => None,
+    }
+}
+
 /// A step that an advance has to look at before its job may run.
 pub(super) fn templated(id: &str, needs: &[u32]) -> StepSpec {
     step_of(id, needs, Work::Job(JobTemplate { is_template: true, ..template() }))

@@ -1,11 +1,14 @@
 //! Decisions that change the shape of a run: it is stopped, or steps come in.
 
-use super::run_scene::{fails, many, moves, plain, signal, step_names, templated};
+use super::run_scene::{
+    elsewhere, fails, many, moves, plain, signal, step_names, template_of, templated,
+};
 use super::scene::Scene;
 use crate::engine::Ended;
-use crate::ledger::runs::{Advanced, END, Items, Release};
+use crate::ledger::LedgerError;
+use crate::ledger::runs::{Advance, Advanced, END, Items, Release};
 use crate::model::job::JobState;
-use crate::model::workflow::{StepState, WorkflowState, permanent};
+use crate::model::workflow::{StepSpec, StepState, WorkflowState, permanent};
 
 super::cases![
     a_stop_cancels_what_has_not_started,
@@ -16,6 +19,7 @@ super::cases![
     a_step_is_added_after_one_that_runs,
     a_step_added_as_its_need_ends_is_released_once,
     steps_cannot_be_added_before_what_has_started,
+    steps_that_would_need_too_many_queues_are_not_added,
 ];
 
 async fn a_stop_cancels_what_has_not_started(scene: &Scene) {
@@ -229,4 +233,29 @@ async fn steps_cannot_be_added_before_what_has_started(scene: &Scene) {
         assert_eq!(scene.find(job).await, None);
     }
     assert_eq!((scene.snapshot(run).await.run, scene.all_steps(run).await), before);
+}
+
+/// Goal: whoever adds steps makes no more queues than whoever submits runs. What undoes a run is not held up.
+async fn steps_that_would_need_too_many_queues_are_not_added(scene: &Scene) {
+    let (run, _) = scene.run_of(vec![plain("a", &[])]).await;
+    scene.fill_with_queues().await;
+    let before = (scene.snapshot(run).await.run, scene.all_steps(run).await);
+    let own = elsewhere("x", "one-more");
+    let items = StepSpec { for_each: Some("input".into()), ..own.clone() };
+    let undone = StepSpec { compensate: template_of(&own), ..plain("x", &[]) };
+    for spec in [&own, &items, &undone] {
+        let added = vec![scene.added(spec, 1, vec![0], vec![END])];
+        let advance = Advance { version: before.0.version, added, ..Advance::default() };
+        let refused = scene.ledger.advance(&before.0, &advance).await;
+        assert!(matches!(refused, Err(LedgerError::TooManyQueues)), "{refused:?}");
+    }
+    assert_eq!((scene.snapshot(run).await.run, scene.all_steps(run).await), before);
+    let fits = scene.added(&elsewhere("x", "full-1"), 1, vec![0], vec![END]);
+    scene.advance(run, |advance| advance.added = vec![fits]).await;
+    let undo = scene.added(&elsewhere("y", "one-more"), 2, vec![0], vec![END]);
+    let undoing = |advance: &mut Advance| {
+        (advance.state, advance.added) = (Some(WorkflowState::Compensating), vec![undo]);
+    };
+    scene.advance(run, undoing).await;
+    assert_eq!(scene.state_of(run, "y").await, (StepState::Blocked, 1));
 }

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::run_scene::{child, many, plain, signal, step_names, templated};
+use super::run_scene::{
+    child, elsewhere, many, moves, plain, signal, step_names, template_of, templated,
+};
 use super::scene::{Scene, key};
 use crate::engine::Ended;
 use crate::ledger::runs::{CreateOutcome, DUE_MAX, END, Items, NewRun, Parent, RunFilter};
 use crate::ledger::{JobFilter, LedgerError};
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobState, Value};
-use crate::model::workflow::{JobTemplate, StepSpec, StepState, Work, WorkflowState};
+use crate::model::workflow::{StepSpec, StepState, WorkflowState};
 
 super::cases![
     a_run_reads_back_as_it_was_created,
@@ -22,11 +24,13 @@ super::cases![
     a_key_stands_for_one_run,
     callers_that_share_a_key_make_one_run,
     a_run_that_would_need_too_many_queues_is_refused_whole,
+    queues_of_later_jobs_are_made_with_the_run,
     a_run_is_started_by_a_waiting_step_alone,
     callers_that_start_the_same_child_make_one,
     runs_are_listed_newest_first,
     lists_are_filtered,
     a_large_run_is_read_in_pages,
+    heads_leave_out_lists_and_outputs_alone,
     blocked_jobs_are_nobodys_work,
 ];
 
@@ -192,18 +196,30 @@ async fn callers_that_share_a_key_make_one_run(scene: &Scene) {
     assert_eq!(all.unwrap().len(), 1);
 }
 
+async fn queues_of_later_jobs_are_made_with_the_run(scene: &Scene) {
+    let items = StepSpec { for_each: Some("input".into()), ..elsewhere("a", "items") };
+    let undone = StepSpec { compensate: template_of(&elsewhere("b", "undo")), ..plain("b", &[]) };
+    scene.run_of(vec![items, undone]).await;
+    let queues = scene.ledger.queues(Some(&scene.namespace)).await.unwrap();
+    let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+    assert_eq!(names, ["items", "q", "undo"]);
+}
+
 async fn a_run_that_would_need_too_many_queues_is_refused_whole(scene: &Scene) {
     scene.accept(scene.new_job()).await;
     scene.fill_with_queues().await;
-    let elsewhere = |id: &str, queue: &str| {
-        let mut step = plain(id, &[]);
-        if let Work::Job(template) = &mut step.work {
-            *template = JobTemplate { queue: queue.parse().unwrap(), ..template.clone() };
-        }
-        step
-    };
     let fits: Vec<StepSpec> = vec![plain("a", &[]), elsewhere("b", "full-1")];
     scene.run_of(fits.clone()).await;
+    // A job that would only come later counts as well: an item's, or one that undoes a step.
+    let items = StepSpec { for_each: Some("input".into()), ..elsewhere("c", "one-more") };
+    let undone =
+        StepSpec { compensate: template_of(&elsewhere("c", "one-more")), ..plain("c", &[]) };
+    for late in [items, undone] {
+        let new = scene.new_run(fits.iter().cloned().chain([late]).collect());
+        let refused = scene.ledger.create_run(&new).await;
+        assert!(matches!(refused, Err(LedgerError::TooManyQueues)), "{refused:?}");
+        assert_eq!(scene.ledger.run(&scene.namespace, new.id).await.unwrap(), None);
+    }
     let mut steps = fits;
     steps.push(elsewhere("c", "one-more"));
     let new = NewRun { idempotency: key("k", 1), ..scene.new_run(steps) };
@@ -336,10 +352,28 @@ async fn a_large_run_is_read_in_pages(scene: &Scene) {
         ords.extend(page.iter().map(|step| step.ord));
     }
     assert_eq!(ords, (0..2_500).collect::<Vec<i32>>());
+    let page = scene.ledger.step_heads(run, 899, 900).await.unwrap();
+    assert_eq!(page, scene.ledger.steps(run, 899, 900).await.unwrap());
     let names: Vec<String> = (0..2_600).rev().map(|n| format!("s{n}")).collect();
     assert_eq!(scene.ledger.steps_named(run, &names).await.unwrap().len(), 2_500);
     let end = scene.end_of(run).await;
     assert_eq!((end.needs.len(), end.needs_left), (2_499, 2_499));
+}
+
+async fn heads_leave_out_lists_and_outputs_alone(scene: &Scene) {
+    let (run, _) =
+        scene.run_of(vec![many("a", &[], None), signal("b", &[]), plain("c", &[])]).await;
+    let mut start = moves(&scene.step(run, "a").await, StepState::Released);
+    start.list = Some(("[1,2,3]".into(), 3));
+    let mut done = moves(&scene.step(run, "b").await, StepState::Succeeded);
+    done.output = Some("\"large\"".into());
+    scene.advance(run, |advance| advance.moves = vec![start, done]).await;
+    let mut expected = scene.all_steps(run).await;
+    assert_eq!(expected[0].list.replace("".into()), Some("[1,2,3]".into()));
+    assert_eq!(expected[1].output.take(), Some("\"large\"".into()));
+    assert_eq!(scene.ledger.step_heads(run, END, 10).await.unwrap(), expected);
+    assert_eq!(scene.ledger.step_heads(run, 0, 1).await.unwrap(), expected[1..2]);
+    assert_eq!(scene.ledger.step_heads(run, i32::MIN, 1).await.unwrap(), [scene.end_of(run).await]);
 }
 
 async fn blocked_jobs_are_nobodys_work(scene: &Scene) {

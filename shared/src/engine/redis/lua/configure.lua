@@ -6,7 +6,7 @@
 local given_version, given_paused = unpacked(">I8B", ARGV[2])
 if given_version < version then return { "newer" } end
 local was_open = open
-open, settings = given_paused == 0, ARGV[2]
+open, rest = given_paused == 0, sub(rest, 1, REST_LENGTH) .. ARGV[2]
 save()
 publish(not was_open and call("ZCARD", READY) > 0)
 return { "configured" }

@@ -4,15 +4,15 @@
 -- ARGV[3] number of leases, their ids all different
 -- ARGV[4…] for each: id, token and fence u64 in one string
 --
--- Returns {"extended", a number per lease}: -1 gone, -2 stolen, else twice its end in ms, plus 1 when
+-- Returns {"extended", position, a number per lease}: -1 gone, -2 stolen, else twice its end in ms, plus 1 when
 -- somebody asked to stop the job. Writes the ends of the leases that are held and move.
 local wanted_ms = ceil((now + tonumber(ARGV[2])) / 1000)
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local helds, ends = fetch(HELD, ids), call("ZMSCORE", LEASES, unpack(ids))
+local helds, ends = fetch(HELD, ids), count > 0 and call("ZMSCORE", LEASES, unpack(ids))
 
-local reply, moved = { "extended" }, {}
+local reply, moved, alive = { "extended", position() }, {}, false
 for i = 1, count do
   local held, proof = helds[i], ARGV[2 * i + 3]
   local answer = -1
@@ -25,10 +25,15 @@ for i = 1, count do
         moved[#moved + 1] = text_of(until_ms)
         moved[#moved + 1] = ids[i]
       end
+      alive = true
       answer = 2 * until_ms + byte(held, 2)
     end
   end
-  reply[i + 1] = answer
+  reply[i + 2] = answer
 end
 each("ZADD", LEASES, moved)
+if alive then
+  note_seen()
+  save()
+end
 return reply

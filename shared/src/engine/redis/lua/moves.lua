@@ -6,10 +6,11 @@ local function promote(limit)
   local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
   if #ids == 0 then return 0 end
   local ready = {}
-  local heads = fetch_heads(ids)
+  local heads, helds = fetch_heads(ids)
   for i = 1, #ids do
-    local head = heads[i]
-    if head then
+    local head, held = heads[i], helds[i]
+    -- One that is held or finishing is here by damage only.
+    if head and (not held or byte(held, 1) == WAITING) then
       ready[#ready + 1] = text_of((unpacked(">i8", head, 17)))
       ready[#ready + 1] = ids[i]
     else
@@ -21,14 +22,28 @@ local function promote(limit)
   return #ready / 2
 end
 
+-- Whether leases that ran out may be taken back now. Notes jumps of engine time.
+local function may_reap()
+  local seen, no_reap_until = unpacked(">I8I8", rest, 9)
+  -- A jump is further than signs of life are apart.
+  if now < seen or now - seen >= SEEN_EVERY_US then
+    if call("ZCARD", LEASES) == 0 then return false end
+    local grace = unpacked(">I8", rest, 89)
+    if now > seen + CLOCK_STEP_US and now >= no_reap_until + grace then no_reap_until = now + grace end
+    put(9, pack(">I8I8", now, no_reap_until))
+  end
+  return now >= no_reap_until
+end
+
 -- Takes back jobs whose lease ran out, in order, up to `limit`; how many, and how many became ready.
 local function reap(limit)
+  if not may_reap() then return 0, 0 end
   local ids = call("ZRANGE", LEASES, "-inf", "(" .. string.format("%.0f", now_ms), "BYSCORE", "LIMIT", 0, limit)
-  if #ids == 0 then return 0, 0 end
+  if #ids == 0 or not verified() then return 0, 0 end
   local ready, changed = {}, {}
   for i, held in ipairs(fetch(HELD, ids)) do
     local id = ids[i]
-    if is_held(held) then
+    if is_held(held) and byte(held, 1) == LEASED then
       local status, ended, crashes = FINISHING, CANCELLED, sub(held, 27, 30)
       if byte(held, 2) == 0 then
         crashes = plus_one(crashes)

@@ -4,33 +4,41 @@
 -- ARGV[3] number of jobs, their ids all different
 -- ARGV[4…] for each: id, job with its score by the default unit of priority
 --
--- Returns {"late" or "pushed", now, configured 0 or 1, answers}; answers has a letter per job:
--- A added, P present, F full. Writes the added jobs, in the place that their run_at asks for.
-if now > tonumber(ARGV[2]) then return { "late", now, configured and 1 or 0, "" } end
+-- Returns {"late" or "pushed", now, gate open 0 or 1, answers}; answers has a letter per job:
+-- A added, P present, F full. Writes the added jobs, in the place that their run_at asks for. A job of which the
+-- store has lost a part is replaced whatever its fence, and keeps the higher one.
+if now > tonumber(ARGV[2]) then return { "late", now, verified() and 1 or 0, "" } end
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local present, tombs = fetch(JOBS, ids), standing(ids)
+local present, helds, tombs = fetch(JOBS, ids), fetch(HELD, ids), standing(ids)
 -- Those that wait for their time, retries above all, must not keep out what could run now. What is pushed ahead
 -- of its time has a bound of its own.
 local waiting = call("ZCARD", DELAYED)
-local head = call("HLEN", JOBS) - waiting
+local entries = call("HLEN", JOBS)
+local head = entries - waiting
+-- What was lost with its jobs is counted no longer once none is left.
+if entries == 0 and bytes > outbox_bytes then bytes = outbox_bytes end
 
-local answers, added, ready, delayed, replaced, raised = {}, {}, {}, {}, {}, {}
+local answers, added, ready, delayed, later, replaced, raised = {}, {}, {}, {}, {}, {}, {}
 local added_count, ready_count, delayed_count = 0, 0, 0
 local last_run_at, last_priority, due_ms, score, packed_score
 
 -- Decides on one job; the letter of the answer.
-local function admit(id, job, old, tomb)
+local function admit(id, job, old, held, tomb)
   local old_length = 0
-  if old or tomb >= 0 then
+  if old or held or tomb >= 0 then
     local fence = unpacked(">I8", job)
     if tomb >= fence then return "P" end
-    if is_job(old) then
-      local held = call("HGET", HELD, id)
-      local old_fence = is_held(held) and unpacked(">I8", held, 47) or unpacked(">I8", old)
-      if old_fence >= fence then return "P" end
-      old_length = unpacked(">I4", old, 38)
+    held = is_held(held) and held
+    local known = is_job(old)
+    if known or held then
+      local old_fence = unpacked(">I8", held or old, held and 47 or 1)
+      if old_fence >= fence then
+        if known and placed({ id }, { held })[1] then return "P" end
+        job = pack(">I8", old_fence) .. sub(job, 9)
+      end
+      old_length = unpacked(">I4", known and old or held, known and 38 or 80)
     end
   end
   local run_at, _, priority, length = unpacked(">i8I4BI4", job, 25)
@@ -38,8 +46,8 @@ local function admit(id, job, old, tomb)
   if not old and (is_later and waiting or head) >= jobs_max then return "F" end
   if bytes - old_length + length > bytes_max then return "F" end
   bytes = bytes - old_length + length
+  if old or held then replaced[#replaced + 1] = id end
   if old then
-    replaced[#replaced + 1] = id
     if call("ZSCORE", DELAYED, id) then waiting = waiting - 1 else head = head - 1 end
   end
   if is_later then waiting = waiting + 1 else head = head + 1 end
@@ -59,16 +67,19 @@ local function admit(id, job, old, tomb)
   else
     delayed[delayed_count + 1], delayed[delayed_count + 2] = text_of(due_ms), id
     delayed_count = delayed_count + 2
+    later[delayed_count / 2] = id
   end
   return "A"
 end
 
 for i = 1, count do
-  answers[i] = admit(ids[i], ARGV[2 * i + 3], present[i], tombs[i])
+  answers[i] = admit(ids[i], ARGV[2 * i + 3], present[i], helds[i], tombs[i])
 end
 
 turn()
 for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, replaced) end
+-- Left of one that was lost, it would be given out before its time.
+each("ZREM", READY, later)
 each("HDEL", HELD, replaced)
 each("HDEL", TOMBS0, raised)
 each("HDEL", TOMBS1, raised)
@@ -77,4 +88,4 @@ each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 save()
 publish(ready_count > 0)
-return { "pushed", now, configured and 1 or 0, table.concat(answers) }
+return { "pushed", now, verified() and 1 or 0, table.concat(answers) }

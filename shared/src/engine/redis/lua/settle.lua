@@ -4,7 +4,7 @@
 -- ARGV[3…] for each: id; token, fence u64, what the attempt ends as u8 (as in outcomes) and delay i64 in
 --          µs in one string; detail
 --
--- Returns {"settled", answers} with a letter per settle: S settled, R repeated, G gone, T stolen.
+-- Returns {"settled", position, answers} with a letter per settle: S settled, R repeated, G gone, T stolen.
 -- Writes the held, the order and the outcome of each that is settled, and takes its lease away.
 local count = tonumber(ARGV[2])
 local ids = {}
@@ -30,12 +30,12 @@ local answers, changed, changed_count, ended_leases, settled, ready, delayed = {
 -- Makes a held job what `ended` says.
 local function apply(id, held, ended, delay, detail)
   if byte(held, 2) == 1 and (ended == RETRY or ended == SNOOZED or ended == RELEASED) then ended = CANCELLED end
-  local part, attempt, rest, status, again_at = sub(held, 3, 54), sub(held, 55, 58), sub(held, 59), FINISHING, 0
+  local part, attempt, end_part, status, again_at = sub(held, 3, 54), sub(held, 55, 58), sub(held, 59), FINISHING, 0
   if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
     again_at, status = now + delay, WAITING
     local due_ms, score = due_and_score(again_at, byte(held, 79))
-    rest = pack(">i8i8", score, again_at) .. sub(held, 75)
+    end_part = pack(">i8i8", score, again_at) .. sub(held, 75)
     local order = again_at <= now and ready or delayed
     order[#order + 1] = text_of(order == ready and score or due_ms)
     order[#order + 1] = id
@@ -45,7 +45,7 @@ local function apply(id, held, ended, delay, detail)
     ready[#ready + 1] = id
   end
   changed[changed_count + 1] = id
-  changed[changed_count + 2] = STATUS[status] .. (byte(held, 2) == 1 and "\1" or "\0") .. part .. attempt .. rest
+  changed[changed_count + 2] = STATUS[status] .. (byte(held, 2) == 1 and "\1" or "\0") .. part .. attempt .. end_part
   changed_count = changed_count + 2
   settled = settled + 1
   ended_leases[settled] = id
@@ -73,4 +73,4 @@ each("RPUSH", OUTBOX, outcomes)
 each("ZREM", LEASES, ended_leases)
 save()
 publish(#ready > 0, outcome_count > 0)
-return { "settled", table.concat(answers) }
+return { "settled", position(), table.concat(answers) }

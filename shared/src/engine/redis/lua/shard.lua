@@ -3,9 +3,7 @@
 --
 -- `now` (engine time, µs) and the bounds in capitals come from the few lines that are put before this.
 --
--- KEYS[1] meta     string  32 bytes: last seq, bytes, outbox bytes, tombstone window (u64 each); then
---                          the settings, 37 bytes: version u64, paused u8, jobs_max u64, bytes_max u64,
---                          priority unit in whole seconds u64 and rest in ns u32. No settings: unconfigured
+-- KEYS[1] meta     string  counters, gate and settings (below)
 -- KEYS[2] jobs     hash    id -> job as pushed (below); its beginning holds until there is a `held`
 -- KEYS[3] held     hash    id -> what has become of a job since it was first claimed (below)
 -- KEYS[4] ready    zset    id -> score
@@ -14,8 +12,17 @@
 -- KEYS[7] outbox   list    outcomes in the order of their seq (layout: `report` below)
 -- KEYS[8] tombs0   hash    id -> fence (u64) of the tombstones written in even windows
 -- KEYS[9] tombs1   hash    the same of odd windows
+-- KEYS[10] reported set    workers that reported since the gate was shut; only for the scripts of gates
 -- ARGV[1] how the names of the channels of the shard's signals begin; a letter follows
 --
+-- The meta, numbers u64 unless said otherwise; of any other length than 148 or 185 it counts as lost, so that the
+-- gate is shut:
+--    1 last seq   9 bytes   17 outbox bytes   25 tombstone window
+--   33 recorded seq, and from here on `rest`, of which few scripts unpack anything; 41 seen   49 no reap until
+--   57 ledger, 16 bytes   73 generation   81 process, 40 bytes: all zero: no gate, all `-`: shut
+--  121 grace   129 slots u32   133 ramp   141 ramp from
+--  149 settings, 37 bytes or none: version u64, paused u8, jobs_max u64, bytes_max u64, priority unit in whole
+--      seconds u64 and rest in ns u32
 -- A job, big-endian; ids are 16 raw bytes, times µs. Its head, to 41, is what changes once there is a held:
 --    1 fence u64   9 crashes u32   13 attempt u32   17 score i64   25 run_at i64   33 max_crashes u32
 --   37 priority u8   38 envelope's length u32
@@ -34,7 +41,7 @@
 -- Numbers are whole and below 2^53: exact in Lua, and in commands, to which Redis writes them as %.17g.
 -- Every stage of a script reads and decides first and writes last: a command that a stranger's value makes
 -- fail leaves what was written before it.
-local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1 = unpack(KEYS)
+local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, REPORTED = unpack(KEYS)
 local CHANNEL = ARGV[1]
 local WAITING, LEASED, FINISHING = 1, 2, 3
 local STATUS = { "\1", "\2", "\3" }
@@ -42,13 +49,18 @@ local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARA
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
 local JOB_MIN, HELD_LENGTH = 51, 83
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
+local NO_GATE, SHUT_PROCESS = string.rep("\0", 92), string.rep("-", 40)
+local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 37
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 local now_ms = floor(now / 1000)
 
-local meta = call("GET", META) or string.rep("\0", 32)
+local meta = call("GET", META)
+if not meta or (#meta ~= META_LENGTH + SETTINGS_LENGTH and #meta ~= META_LENGTH) then
+  meta = string.rep("\0", META_LENGTH)
+end
 local last_seq, bytes, outbox_bytes, window = unpacked(">I8I8I8I8", meta)
-local settings = sub(meta, 33)
+local rest, settings = sub(meta, 33), sub(meta, 149)
 local configured = #settings > 0
 local version, paused, jobs_max, bytes_max, unit_s, unit_ns = -1, 0, DEFAULT_JOBS_MAX, DEFAULT_BYTES_MAX, 0, 0
 local unit_ms = DEFAULT_UNIT_MS
@@ -58,11 +70,36 @@ if configured then
 end
 local open = configured and paused == 0
 
--- Writes the counters and settings if they changed.
+-- Writes `value` over a part of `rest`, from there on.
+local function put(from, value)
+  rest = sub(rest, 1, from - 1) .. value .. sub(rest, from + #value)
+end
+
+-- Writes the meta if it changed.
 local function save()
-  local changed = pack(">I8I8I8I8", last_seq, max(bytes, 0), max(outbox_bytes, 0), window) .. settings
+  local changed = pack(">I8I8I8I8", last_seq, max(bytes, 0), max(outbox_bytes, 0), window) .. rest
   if changed ~= meta then call("SET", META, changed) end
   meta = changed
+end
+
+local serves
+-- Whether the process that serves the shard is the gate's.
+local function verified()
+  if serves == nil then
+    serves = byte(rest, 49) ~= 0 and string.find(call("INFO", "server"), "run_id:" .. sub(rest, 49, 88), 1, true) ~= nil
+  end
+  return serves
+end
+
+-- What is recorded by now: last seq, recorded seq and, if the gate is open, its generation.
+local function position()
+  return pack(">I8", last_seq) .. sub(rest, 1, 8) .. (verified() and sub(rest, 41, 48) or "")
+end
+
+-- Notes a sign of life while leases are held, unless the last one is fresh.
+local function note_seen()
+  local seen = unpacked(">I8", rest, 9)
+  if now < seen or now - seen >= SEEN_EVERY_US then put(9, pack(">I8", now)) end
 end
 
 -- Runs a variadic command over any number of values, or pairs of values, in bounded pieces.
@@ -150,13 +187,15 @@ local function report(id, part, attempt, ended, again_at, detail)
   bytes, outbox_bytes = bytes + size, outbox_bytes + size
 end
 
--- Whether so many outcomes wait that no leases are given.
+-- Whether so many outcomes wait that no leases are given. An empty outbox has no bytes, whatever was counted.
 local function braked()
-  return outbox_bytes >= OUTBOX_BYTES_MAX or call("LLEN", OUTBOX) >= OUTBOX_ENTRIES_MAX
+  local length = call("LLEN", OUTBOX)
+  if length == 0 then bytes, outbox_bytes = bytes - outbox_bytes, 0 end
+  return outbox_bytes >= OUTBOX_BYTES_MAX or length >= OUTBOX_ENTRIES_MAX
 end
 
 -- Tells what is worth waking for, each on a channel of its own, so that it wakes only those whom it concerns:
--- "r" ready, "o" outcomes, "c" and an id per cancel.
+-- "r" ready, "o" outcomes, "c" and an id per cancel; scripts of gates say "g": the gate is shut.
 local function publish(ready, grew, cancels)
   if ready and open then call("PUBLISH", CHANNEL .. "r", "r") end
   if grew then call("PUBLISH", CHANNEL .. "o", "o") end

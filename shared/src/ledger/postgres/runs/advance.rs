@@ -4,7 +4,8 @@ use sqlx::{Acquire, PgConnection};
 
 use super::super::error::unchanged;
 use super::super::row::{int4, int8, value_parts};
-use super::super::{Inner, Result};
+use super::super::{Inner, LedgerError, Result};
+use super::rows::make_queues;
 use super::{Tries, grow, lower, name_blob, read_back, release, stop};
 use crate::ledger::fit_text;
 use crate::ledger::runs::{Advance, Advanced, END, Move, Run};
@@ -21,8 +22,9 @@ pub(in super::super) async fn advance(
     loop {
         let mut connection = inner.own.acquire().await.map_err(unchanged)?;
         match attempt(&mut connection, run, advance).await {
-            Ok(None) => return Ok(Advanced::Conflict),
-            Ok(Some((ids, more))) => {
+            Ok(Attempt::Conflict) => return Ok(Advanced::Conflict),
+            Ok(Attempt::TooManyQueues) => return Err(LedgerError::TooManyQueues),
+            Ok(Attempt::Committed(ids, more)) => {
                 drop(connection);
                 return Ok(Advanced::Done { released: read_back(inner, &ids).await, more });
             }
@@ -32,33 +34,48 @@ pub(in super::super) async fn advance(
     }
 }
 
-/// One try: the jobs that may run, and whether more is due. `None`: the run is not as it was, nothing is changed.
+/// How far a try got. But for the last, nothing is changed.
+enum Attempt {
+    /// The run is not as it was.
+    Conflict,
+    /// What comes in would make one too many.
+    TooManyQueues,
+    /// The jobs that may run, and whether more is due.
+    Committed(Vec<JobId>, bool),
+}
+
+/// One try.
 ///
 /// Each part is a statement of its own, which sees what those before it did: one statement changes no row twice.
 async fn attempt(
     connection: &mut PgConnection,
     run: &Run,
     advance: &Advance,
-) -> Result<Option<(Vec<JobId>, bool)>, sqlx::Error> {
+) -> Result<Attempt, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let ends = advance.state.is_some_and(|state| state.is_terminal());
     if let Some(parent) = run.parent.filter(|_| ends) {
         lock_both(&mut transaction, run.id, parent.run).await?;
     }
     let Some(now) = move_run(&mut transaction, run, advance).await? else {
-        return Ok(None);
+        return Ok(Attempt::Conflict);
     };
     let mut released = Vec::new();
     // What has moved is not stopped, and what a stop has cancelled is not released by what has ended.
     if !move_steps(&mut transaction, run, &advance.moves, now).await? {
-        return Ok(None);
+        return Ok(Attempt::Conflict);
     }
     stop::await_end(&mut transaction, run, &advance.awaits).await?;
     if advance.stop {
         stop::stop(&mut transaction, run, now).await?;
     }
+    if advance.state.is_none()
+        && !make_queues(&mut transaction, &run.namespace, &advance.added).await?
+    {
+        return Ok(Attempt::TooManyQueues);
+    }
     if !grow::add(&mut transaction, run, &advance.added, now, &mut released).await? {
-        return Ok(None);
+        return Ok(Attempt::Conflict);
     }
     let ended = advance.moves.iter().filter(|m| m.to.is_terminal() && !m.from.is_terminal());
     let ended: Vec<i32> = ended.map(|m| m.ord).collect();
@@ -73,7 +90,7 @@ async fn attempt(
         sqlx::query_scalar(sql).bind(run.id.uuid()).fetch_one(&mut *transaction).await?
     };
     transaction.commit().await?;
-    Ok(Some((released, more)))
+    Ok(Attempt::Committed(released, more))
 }
 
 /// A run that ends tells its parent: both are locked, in the order of locking.

@@ -1,7 +1,5 @@
 //! A run comes in: the run, its steps and their jobs in one transaction.
 
-use std::collections::BTreeSet;
-
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
@@ -10,8 +8,8 @@ use super::super::insert::pack_ids;
 use super::super::own::{self, Taken};
 use super::super::row::{int4, value_parts};
 use super::super::unknown::Backend;
-use super::super::{Inner, LedgerError, Result, queues};
-use super::rows::{StepJobRow, StepRow, insert_jobs, insert_steps};
+use super::super::{Inner, LedgerError, Result};
+use super::rows::{StepJobRow, StepRow, insert_jobs, insert_steps, make_queues};
 use super::{name_blob, read_back};
 use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
 use crate::model::id::{JobId, WorkflowId};
@@ -92,12 +90,8 @@ async fn attempt(connection: &mut PgConnection, new: &NewRun) -> Result<Attempt,
     {
         return Ok(Attempt::Answered(outcome));
     }
-    let queues: BTreeSet<_> =
-        new.steps.iter().filter_map(|step| step.job.as_ref().map(|job| &job.queue)).collect();
-    for queue in queues {
-        if !queues::make(&mut transaction, &new.namespace, queue).await? {
-            return Ok(Attempt::TooManyQueues);
-        }
+    if !make_queues(&mut transaction, &new.namespace, &new.steps).await? {
+        return Ok(Attempt::TooManyQueues);
     }
     let made: Vec<StepJobRow<'_>> = new.steps.iter().filter_map(StepJobRow::of_step).collect();
     insert_jobs(&mut transaction, new.id, &made, now).await?;

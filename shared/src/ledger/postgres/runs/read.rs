@@ -43,6 +43,22 @@ pub(in super::super) async fn steps(
     query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step).collect()
 }
 
+/// As [`steps`], without lists and outputs, which the server then need not fetch from where it keeps large values.
+pub(in super::super) async fn step_heads(
+    pool: &PgPool,
+    id: WorkflowId,
+    after: i32,
+    limit: u32,
+) -> Result<Vec<Step>> {
+    let sql = concat!(
+        "SELECT ",
+        step_columns!(heads),
+        " FROM workflow_steps s WHERE workflow_id = $1 AND ord > $2 ORDER BY ord LIMIT $3"
+    );
+    let query = sqlx::query(sql).bind(id.uuid()).bind(after).bind(i64::from(limit.min(STEPS_MAX)));
+    query.fetch_all(pool).await.map_err(unchanged)?.iter().map(row::step).collect()
+}
+
 pub(in super::super) async fn steps_named(
     pool: &PgPool,
     id: WorkflowId,

@@ -23,12 +23,23 @@ macro_rules! run_columns {
 }
 pub(super) use run_columns;
 
-/// The columns of [`step`].
+/// The columns of [`step`]; with `heads` those of [`crate::ledger::Ledger::step_heads`].
 macro_rules! step_columns {
     () => {
-        "s.ord, s.step, s.state, s.due, s.wake_at, s.needs, s.dependents, s.needs_left, s.plain, \
-         s.many, s.items_total, s.items_made, s.items_open, s.items_failed, s.job_id, s.spec, \
-         s.items, s.output, s.error_code, s.error_message, s.started_at, s.finished_at"
+        $crate::ledger::postgres::runs::row::step_columns!("s.items, s.output")
+    };
+    (heads) => {
+        $crate::ledger::postgres::runs::row::step_columns!(
+            "CASE WHEN s.items IS NOT NULL THEN ''::bytea END, NULL::bytea"
+        )
+    };
+    ($large:literal) => {
+        concat!(
+            "s.ord, s.step, s.state, s.due, s.wake_at, s.needs, s.dependents, s.needs_left, s.plain, \
+             s.many, s.items_total, s.items_made, s.items_open, s.items_failed, s.job_id, s.spec, ",
+            $large,
+            ", s.error_code, s.error_message, s.started_at, s.finished_at"
+        )
     };
 }
 pub(super) use step_columns;

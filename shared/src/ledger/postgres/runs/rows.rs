@@ -1,8 +1,11 @@
 //! Rows of steps and of their jobs on their way in.
 
+use std::collections::BTreeSet;
+
 use sqlx::PgConnection;
 
 use super::super::insert::array_text;
+use super::super::queues;
 use super::super::row::{int4, value_parts};
 use crate::ledger::runs::NewStep;
 use crate::model::id::WorkflowId;
@@ -36,8 +39,23 @@ impl<'a> StepJobRow<'a> {
     }
 }
 
+/// Makes the queues of steps that come in, those of their later jobs too; `false`: there is no room for one.
+pub(super) async fn make_queues(
+    connection: &mut PgConnection,
+    namespace: &Namespace,
+    steps: &[NewStep],
+) -> Result<bool, sqlx::Error> {
+    let queues: BTreeSet<_> = steps.iter().flat_map(NewStep::queues).collect();
+    for queue in queues {
+        if !queues::make(connection, namespace, queue).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Inserts jobs of steps, makes their queues, and counts the blobs that they name. How many queues there are is not
-/// looked at: those of a run were when it came in.
+/// looked at: those of a step were made with it ([`make_queues`]), and what has begun is not held up by the bound.
 pub(super) async fn insert_jobs(
     connection: &mut PgConnection,
     run: WorkflowId,

@@ -127,7 +127,7 @@ pub(super) async fn add(
         .collect();
     let made: Vec<StepJob<'_>> =
         rows.iter().filter_map(|row| StepJob::in_state(row.step, row.state)).collect();
-    let ready = jobs::insert(tx, run.id, &made, false).await?;
+    let ready = jobs::insert(tx, run.id, &made).await?;
     released.extend(ready.into_iter().map(|job| job.id));
     steps::insert(tx, run.id, &run.namespace, &rows).await?;
     link(tx, run.id, links).await?;

@@ -53,6 +53,9 @@ pub(in crate::ledger::sqlite) async fn advance(
     if advance.stop {
         stop::stop(tx, run.id).await?;
     }
+    if advance.state.is_none() {
+        jobs::make_queues(tx, &run.namespace, &advance.added).await?;
+    }
     let mut released = Vec::new();
     add::add(tx, run, &advance.added, &added, &mut released).await?;
     let mut follow = Follow::default();
@@ -160,7 +163,7 @@ async fn make_items(
     if made.is_empty() {
         return Ok(());
     }
-    let jobs = jobs::insert(tx, run, &made, false).await?;
+    let jobs = jobs::insert(tx, run, &made).await?;
     released.extend(jobs.into_iter().map(|job| job.id));
     let counts: Vec<(i32, u32)> = counts.into_iter().collect();
     COUNT

@@ -39,7 +39,8 @@ pub(in crate::ledger::sqlite) async fn create(
     }
     insert(tx, new).await?;
     let made: Vec<StepJob<'_>> = new.steps.iter().filter_map(StepJob::of).collect();
-    let released = jobs::insert(tx, new.id, &made, true).await?;
+    jobs::make_queues(tx, &new.namespace, &new.steps).await?;
+    let released = jobs::insert(tx, new.id, &made).await?;
     let rows: Vec<Row<'_>> = new.steps.iter().map(Row::of).collect();
     steps::insert(tx, new.id, &new.namespace, &rows).await?;
     if let Some(key) = &new.idempotency {

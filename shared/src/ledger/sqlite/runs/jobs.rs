@@ -1,6 +1,6 @@
 //! Jobs of steps on their way in.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::ledger::runs::NewStep;
 use crate::ledger::sqlite::fault::Fault;
@@ -11,6 +11,7 @@ use crate::ledger::sqlite::writer::Tx;
 use crate::ledger::unfit_text;
 use crate::model::id::WorkflowId;
 use crate::model::job::{Job, JobState, NewJob, StepRef};
+use crate::model::name::Namespace;
 use crate::model::workflow::StepState;
 
 /// A job of a step.
@@ -36,15 +37,31 @@ impl<'a> StepJob<'a> {
     }
 }
 
-/// Inserts jobs and makes their queues; those that may run, as they are.
+/// Makes the queues of steps that come in, those of their later jobs too.
 ///
 /// # Errors
-/// [`Fault::too_many_queues`], of a `fresh` run; a job with a text that no ledger takes.
+/// [`Fault::too_many_queues`].
+pub(super) async fn make_queues(
+    tx: &mut Tx<'_>,
+    namespace: &Namespace,
+    steps: &[NewStep],
+) -> Result<(), Fault> {
+    let queues: BTreeSet<_> = steps.iter().flat_map(NewStep::queues).collect();
+    for queue in queues {
+        queues::ensure(tx, namespace, queue).await?;
+    }
+    Ok(())
+}
+
+/// Inserts jobs; those that may run, as they are. Queues that are not there are made, however many there are: those of
+/// a step were made with it ([`make_queues`]), and what has begun is not held up by the bound.
+///
+/// # Errors
+/// A job with a text that no ledger takes.
 pub(super) async fn insert(
     tx: &mut Tx<'_>,
     run: WorkflowId,
     jobs: &[StepJob<'_>],
-    fresh: bool,
 ) -> Result<Vec<Job>, Fault> {
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
@@ -60,11 +77,7 @@ pub(super) async fn insert(
     let mut queues = HashSet::new();
     for row in jobs {
         if queues.insert((&row.job.namespace, &row.job.queue)) {
-            // What has begun is not held up by the bound: it is held at the submission of the run.
-            match fresh {
-                true => queues::ensure(tx, &row.job.namespace, &row.job.queue).await?,
-                false => queues::ensure_allowed(tx, &row.job.namespace, &row.job.queue).await?,
-            }
+            queues::ensure_allowed(tx, &row.job.namespace, &row.job.queue).await?;
         }
     }
     let mut specs = Specs::default();

@@ -45,6 +45,18 @@ pub(in crate::ledger::sqlite) async fn steps(
     found.iter().map(step_of).collect()
 }
 
+/// As [`steps`], without lists and outputs.
+pub(in crate::ledger::sqlite) async fn step_heads(
+    connection: &mut SqliteConnection,
+    id: WorkflowId,
+    after: i32,
+    limit: u32,
+) -> Result<Vec<Step>, Fault> {
+    let sql = select_steps!(heads, "WHERE s.workflow_id = ? AND s.ord > ? ORDER BY s.ord LIMIT ?");
+    let found = rows(connection, sql, of(id).with(after).with(limit.min(STEPS_MAX))).await?;
+    found.iter().map(step_of).collect()
+}
+
 /// Steps by id, in order of position; missing ones are left out.
 pub(in crate::ledger::sqlite) async fn steps_named(
     connection: &mut SqliteConnection,

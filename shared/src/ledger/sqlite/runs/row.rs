@@ -24,14 +24,25 @@ macro_rules! select_runs {
 }
 pub(super) use select_runs;
 
-/// `SELECT` of whole steps; what follows names the steps, as `s`.
+/// `SELECT` of steps, whole or as their heads ([`crate::ledger::Ledger::step_heads`]); what follows names the steps, as
+/// `s`.
 macro_rules! select_steps {
     ($tail:literal) => {
+        $crate::ledger::sqlite::runs::row::select_steps!("p.items, s.output", $tail)
+    };
+    (heads, $tail:literal) => {
+        $crate::ledger::sqlite::runs::row::select_steps!(
+            "iif(p.items IS NULL, NULL, x''), NULL",
+            $tail
+        )
+    };
+    ($large:literal, $tail:literal) => {
         concat!(
             "SELECT s.ord, s.step, s.state, s.due, s.wake_at, p.needs, p.dependents, ",
             "s.needs_left, s.plain, s.many, s.items_total, s.items_made, s.items_open, ",
-            "s.items_failed, s.job_id, p.spec, p.items, s.output, s.error_code, s.error_message, ",
-            "s.started_at, s.finished_at FROM workflow_steps s ",
+            "s.items_failed, s.job_id, p.spec, ",
+            $large,
+            ", s.error_code, s.error_message, s.started_at, s.finished_at FROM workflow_steps s ",
             "JOIN workflow_plans p ON p.workflow_id = s.workflow_id AND p.ord = s.ord ",
             $tail
         )

@@ -48,6 +48,7 @@ fn step(ord: i32, needs: Vec<i32>, plain: bool) -> NewStep {
         paced: false,
         due: starts && !plain,
         job: Some(new_job()),
+        later: Vec::new(),
         spec: "{}".into(),
     }
 }

@@ -1,0 +1,61 @@
+//! When jobs were started: not after their end, not before their time, not while their queue was paused.
+//!
+//! The start of an attempt is its claim's instant in engine time, which is its fence. A clock that goes back makes fences
+//! later than their instants, never earlier.
+
+use super::index::{Execution, Index};
+use super::{Kind, Verdict, is_terminal};
+
+pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
+    for execution in &index.executions {
+        after_end(index, execution, verdict);
+        early(index, execution, verdict);
+        paused(index, execution, verdict);
+    }
+}
+
+/// The claim's instant.
+fn claimed_us(execution: &Execution) -> i64 {
+    i64::try_from(execution.fence).unwrap_or(i64::MAX)
+}
+
+fn after_end(index: &Index<'_>, execution: &Execution, verdict: &mut Verdict) {
+    let Some(job) = index.evidence.ledger.jobs.get(&execution.job) else { return };
+    if !is_terminal(&job.state) {
+        return;
+    }
+    // The attempt that ended the job is the last one that did not come to nothing.
+    let last = job.attempts.iter().filter(|a| a.outcome.as_deref() != Some("released"));
+    let Some(last) = last.map(|attempt| attempt.fence).max() else { return };
+    // The API shows whole milliseconds, cut off.
+    let later = job.finished_at_us.is_some_and(|at| claimed_us(execution) > at + 999);
+    if execution.fence > last || (later && execution.fence != last) {
+        let fence = execution.fence;
+        let detail = format!("claimed with fence {fence}; it ended with fence {last}");
+        verdict.add(Kind::StartAfterEnd, &execution.job, detail);
+    }
+}
+
+fn early(index: &Index<'_>, execution: &Execution, verdict: &mut Verdict) {
+    let Some(key) = index.key_of.get(execution.job.as_str()).and_then(|key| index.keys.get(key))
+    else {
+        return;
+    };
+    let promised = key.oks().filter_map(|t| t.reply.and_then(|reply| reply.run_at_us)).min();
+    if let Some(run_at) = promised.filter(|run_at| claimed_us(execution) < *run_at) {
+        let by = run_at - claimed_us(execution);
+        verdict.add(Kind::Early, &execution.job, format!("started {by} µs before its time"));
+    }
+}
+
+fn paused(index: &Index<'_>, execution: &Execution, verdict: &mut Verdict) {
+    let at = claimed_us(execution);
+    for span in index.paused.get(execution.queue.as_str()).into_iter().flatten() {
+        let resumed = span.to.map_or(i64::MAX, |to| to.wall_us);
+        if span.from.wall_us < at && at < resumed {
+            let since = at - span.from.wall_us;
+            let detail = format!("claimed {since} µs after {} was paused", execution.queue);
+            verdict.add(Kind::StartedWhilePaused, &execution.job, detail);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The experiments of 3B: what is done to the fleet, and what is measured.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use futures::future::BoxFuture;
+use serde::Serialize;
+
+use crate::figure::Figure;
+use crate::fleet::FleetOptions;
+use crate::fleet::redis::Fsync;
+use crate::load::plan::{Mix, QUEUES};
+use crate::runner::{Scene, Seen};
+
+mod api;
+mod engine;
+mod keys;
+mod ledger;
+mod measure;
+mod stalls;
+mod tree;
+mod workers;
+
+/// How long and how large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// About 20 s, 60 jobs/s, 2 workers of 8 slots: for every change.
+    Short,
+    /// The figures of 3A: 300 jobs/s, 4 workers of 16 slots.
+    Long,
+}
+
+impl Form {
+    /// Its word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Long => "long",
+        }
+    }
+
+    /// One or the other.
+    pub fn pick<T>(self, short: T, long: T) -> T {
+        match self {
+            Self::Short => short,
+            Self::Long => long,
+        }
+    }
+}
+
+/// The fleet and the load of an experiment.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The processes; the binaries are filled in later.
+    pub fleet: FleetOptions,
+    /// What is submitted.
+    pub mix: Mix,
+    /// Whether a queue is paused half of the time.
+    pub pauses: bool,
+    /// Load before the fault.
+    pub warm: Duration,
+    /// Load after heal.
+    pub after: Duration,
+}
+
+impl Setup {
+    /// 3A, and a small version of it.
+    pub fn standard(form: Form) -> Self {
+        let mut mix = Mix::standard(form.pick(60.0, 300.0));
+        if form == Form::Short {
+            // Nothing that is longer than the experiment.
+            (mix.long_ms, mix.delay_ms) = (2_000, (500, 3_000));
+        }
+        let fleet = FleetOptions {
+            windlass: PathBuf::new(),
+            rig: PathBuf::new(),
+            apis: 2,
+            workers: form.pick(2, 4),
+            slots: form.pick(8, 16),
+            schedulers: 2,
+            queues: QUEUES.map(str::to_owned).to_vec(),
+            queues_of_first: Vec::new(),
+            fsync: Fsync::EverySecond,
+            postgres: Vec::new(),
+            env: BTreeMap::new(),
+            synced_effects: false,
+        };
+        let seconds = |short, long| Duration::from_secs(form.pick(short, long));
+        Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
+    }
+}
+
+/// One experiment.
+pub trait Experiment: Sync {
+    /// As in 3B: `E1`.
+    fn id(&self) -> &'static str;
+
+    /// One line.
+    fn title(&self) -> &'static str;
+
+    /// Fleet and load.
+    fn setup(&self, form: Form) -> Setup {
+        Setup::standard(form)
+    }
+
+    /// Files that the fleet needs, and settings that name them.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    fn files(&self, _folder: &Path, _options: &mut FleetOptions) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Hurts the fleet and heals it. The load goes on meanwhile.
+    ///
+    /// # Errors
+    /// The rig failed.
+    fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// What can only be done once everything has ended.
+    ///
+    /// # Errors
+    /// The rig failed.
+    fn after_drain<'a>(&'a self, _scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// What is measured beside what always is.
+    fn figures(&self, scene: &Scene, seen: &Seen<'_>) -> Vec<Figure>;
+}
+
+/// All of them, in the order of 3B.
+pub fn all() -> Vec<&'static dyn Experiment> {
+    vec![
+        &workers::KillOne,
+        &workers::KillAll,
+        &api::KillInWindow,
+        &engine::KillRedis,
+        &engine::Wipe,
+        &engine::WipeAndKill,
+        &keys::LoseKeys,
+        &stalls::Freeze,
+        &stalls::Spin,
+        &ledger::Restart,
+        &ledger::Stall,
+        &api::SameKeys,
+        &tree::Escape,
+    ]
+}
+
+/// The one with this id, in any case.
+pub fn find(id: &str) -> Option<&'static dyn Experiment> {
+    all().into_iter().find(|experiment| experiment.id().eq_ignore_ascii_case(id))
+}

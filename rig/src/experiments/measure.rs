@@ -1,0 +1,52 @@
+//! Figures that several experiments take.
+
+use crate::check::{Cause, Execution, Index};
+use crate::figure::{Figure, count};
+use crate::fleet::LEASE;
+use crate::load::plan::PAUSED;
+use crate::runner::Seen;
+
+/// Executions that a killed worker had begun and not ended.
+pub(super) fn cut_short<'a>(index: &'a Index<'_>) -> impl Iterator<Item = &'a Execution> {
+    index.executions.iter().filter(|execution| {
+        let killed = index.killed_at(&execution.worker);
+        execution.end.is_none() && killed.is_some_and(|at| execution.started <= at)
+    })
+}
+
+/// From the kill of a worker to the next claim of each job that it ran, at most the lease and a second. Jobs of the queue
+/// that is paused half of the time wait for that, too, and are left out.
+pub(super) fn reruns(seen: &Seen<'_>) -> Vec<Figure> {
+    let index = seen.index;
+    let (mut delays, mut missing) = (Vec::new(), 0);
+    for execution in cut_short(index).filter(|execution| execution.queue != PAUSED) {
+        let Some(killed) = index.killed_at(&execution.worker) else { continue };
+        let next = index.of_job(&execution.job).find(|later| later.fence > execution.fence);
+        match next {
+            Some(next) => {
+                let claimed = i64::try_from(next.fence).unwrap_or(i64::MAX);
+                delays.push((claimed - killed.wall_us) as f64 / 1e6);
+            }
+            None => missing += 1,
+        }
+    }
+    let longest = delays.iter().copied().reduce(f64::max);
+    let limit = LEASE.as_secs_f64() + 1.0;
+    vec![
+        Figure::at_least("jobs cut short", count(cut_short(index).count()), "", 1.0),
+        Figure::at_most("longest rerun after", longest, "s", limit),
+        Figure::at_most("never run again", count(missing), "", 0.0),
+    ]
+}
+
+/// Extra executions of this cause.
+pub(super) fn extra(seen: &Seen<'_>, cause: Cause) -> f64 {
+    seen.verdict.extra.get(&cause).copied().unwrap_or_default() as f64
+}
+
+/// Attempts on record that ended in this way.
+pub(super) fn outcomes(seen: &Seen<'_>, outcome: &str) -> usize {
+    let jobs = seen.evidence.ledger.jobs.values();
+    let attempts = jobs.flat_map(|job| &job.attempts);
+    attempts.filter(|attempt| attempt.outcome.as_deref() == Some(outcome)).count()
+}

@@ -1,0 +1,23 @@
+//! The fault rig: starts a private fleet, loads it, hurts it, and checks what
+//! the clients and the handlers saw against the promises of the product.
+//!
+//! Read in this order: [`runner`] (an experiment from start to verdict), [`experiments`] (what is done to the fleet and
+//! what is measured), [`fleet`] (the processes), [`load`] and [`history`] (the clients), [`worker`] and [`effects`] (the
+//! handlers), [`check`] (the promises), [`tools`] (what hurts a fleet from outside its processes).
+
+pub mod check;
+pub mod dump;
+pub mod effects;
+pub mod experiments;
+pub mod fenced;
+pub mod figure;
+pub mod fleet;
+pub mod history;
+pub mod load;
+pub mod rates;
+pub mod report;
+pub mod runner;
+pub mod stamp;
+pub mod tools;
+pub mod until;
+pub mod worker;

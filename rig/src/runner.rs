@@ -1,0 +1,231 @@
+//! An experiment from start to verdict: warm, fault, heal, drain, check.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use crate::check::{self, Evidence, Verdict};
+use crate::dump::{self, Dump};
+use crate::experiments::{Experiment, Form, Setup};
+use crate::figure::{Figure, count};
+use crate::fleet::Fleet;
+use crate::history::{self, Recorder};
+use crate::load::Load;
+use crate::load::client::Client;
+use crate::rates;
+use crate::report::Report;
+use crate::stamp::Stamp;
+
+/// Longest drain: part 3A.
+const DRAIN_MAX: Duration = Duration::from_secs(90);
+/// Between two looks at what is left to do.
+const DRAIN_PACE: Duration = Duration::from_millis(200);
+/// Throughput is back within this time after heal: part 3A.
+const RECOVERY_MAX_S: f64 = 30.0;
+
+/// How a run is to be made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The `windlass` binary.
+    pub windlass: PathBuf,
+    /// The `windlass-rig` binary.
+    pub rig: PathBuf,
+    /// How long and how large.
+    pub form: Form,
+    /// What is drawn is drawn from it.
+    pub seed: u64,
+    /// Keep the folder also when everything held.
+    pub keep: bool,
+    /// Says on standard error what is done.
+    pub progress: bool,
+    /// Where the fleet's folder is made. In memory (`/dev/shm`) flushes cost nothing, which is right where the figures
+    /// are not about the disk: it is shared with whatever else this machine does.
+    pub within: PathBuf,
+}
+
+/// What an experiment works with.
+#[derive(Debug)]
+pub struct Scene {
+    /// The processes.
+    pub fleet: Fleet,
+    /// For calls that go on record.
+    pub client: Client,
+    /// The record.
+    pub history: Arc<Recorder>,
+    /// How long and how large.
+    pub form: Form,
+    /// For what the experiment draws.
+    pub rng: StdRng,
+    /// Figures that only the experiment itself can measure.
+    pub figures: Vec<Figure>,
+    progress: Option<Instant>,
+}
+
+impl Scene {
+    /// Says what is done, where progress is shown.
+    pub fn say(&self, text: &str) {
+        if let Some(started) = self.progress {
+            eprintln!("{:7.2} s  {text}", started.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// What was seen, for the figures of an experiment.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// All evidence.
+    pub evidence: &'a Evidence,
+    /// The same in order.
+    pub index: &'a check::Index<'a>,
+    /// What the checker says.
+    pub verdict: &'a Verdict,
+    /// When the fault began.
+    pub fault: Stamp,
+    /// When the fleet was whole again.
+    pub heal: Stamp,
+}
+
+/// Runs one experiment once. The fleet is gone when this returns, however it returns; its folder stays where something
+/// did not hold.
+///
+/// # Errors
+/// The rig itself failed: a program is missing, or evidence cannot be had. That a promise did not hold is no error.
+pub async fn run(experiment: &dyn Experiment, settings: &Settings) -> anyhow::Result<Report> {
+    let folder = tempfile::Builder::new().prefix("windlass-rig-").tempdir_in(&settings.within)?;
+    let ran = run_in(experiment, settings, folder.path()).await;
+    let held = ran.as_ref().is_ok_and(|report| report.passed);
+    if !held || settings.keep {
+        let kept = folder.keep();
+        eprintln!("logs and evidence: {}", kept.display());
+    }
+    ran
+}
+
+async fn run_in(
+    experiment: &dyn Experiment,
+    settings: &Settings,
+    folder: &Path,
+) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let setup = experiment.setup(settings.form);
+    let mut scene = prepare(experiment, settings, &setup, folder, started).await?;
+    scene.say("warm");
+    let load = Load::start(scene.client.clone(), setup.mix.clone(), settings.seed, setup.pauses);
+    tokio::time::sleep(setup.warm).await;
+    scene.say("fault");
+    let fault = scene.history.mark("fault");
+    experiment.fault(&mut scene).await.context("the fault")?;
+    let heal = scene.history.mark("heal");
+    scene.say("healed");
+    tokio::time::sleep(setup.after).await;
+    let unresolved = load.stop().await?;
+    let unknown = unresolved.len();
+    scene.say(&format!("the load has stopped; {unknown} outcomes to resolve"));
+    unresolved.resolve().await;
+    let drained = drain(&scene).await?;
+    scene.history.mark("drained");
+    experiment.after_drain(&mut scene).await.context("after the drain")?;
+    let evidence = gather(&scene).await?;
+    let dead = scene.fleet.dead();
+    scene.say("check");
+
+    let index = check::Index::new(&evidence);
+    let verdict = check::check(&evidence);
+    let seen = Seen { evidence: &evidence, index: &index, verdict: &verdict, fault, heal };
+    let mut figures = common(&seen, &setup, dead.len(), drained, unknown);
+    figures.extend(experiment.figures(&scene, &seen));
+    figures.append(&mut scene.figures);
+    Ok(Report::new(experiment, settings, verdict, figures, dead, started.elapsed()))
+}
+
+async fn prepare(
+    experiment: &dyn Experiment,
+    settings: &Settings,
+    setup: &Setup,
+    folder: &Path,
+    started: Instant,
+) -> anyhow::Result<Scene> {
+    let mut options = setup.fleet.clone();
+    options.windlass.clone_from(&settings.windlass);
+    options.rig.clone_from(&settings.rig);
+    experiment.files(folder, &mut options)?;
+    let fleet = Fleet::start(folder, options).await.context("the fleet does not start")?;
+    let history = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);
+    let client = Client::new(&fleet.urls, &fleet.key, Arc::clone(&history))?;
+    let progress = settings.progress.then_some(started);
+    let rng = StdRng::seed_from_u64(settings.seed);
+    Ok(Scene { fleet, client, history, form: settings.form, rng, figures: Vec::new(), progress })
+}
+
+/// Waits until nothing is left to do, for the time of 3A; how long it took, or `None`: not in that time. The checker says
+/// then what is left.
+async fn drain(scene: &Scene) -> anyhow::Result<Option<Duration>> {
+    let started = Instant::now();
+    let mut said = Instant::now();
+    loop {
+        let left = left(&scene.client).await;
+        match left {
+            Some(0) => return Ok(Some(started.elapsed())),
+            Some(left) if said.elapsed() > Duration::from_secs(2) => {
+                scene.say(&format!("drain: {left} left"));
+                said = Instant::now();
+            }
+            _ => {}
+        }
+        if started.elapsed() > DRAIN_MAX {
+            return Ok(None);
+        }
+        tokio::time::sleep(DRAIN_PACE).await;
+    }
+}
+
+/// How much is left to do, as far as one page shows; `None`: nobody answers.
+async fn left(client: &Client) -> Option<usize> {
+    let depths = dump::depths(client).await.ok()?;
+    let busy = depths.values().filter(|depth| !depth.is_empty()).count();
+    let states = "state=blocked&state=scheduled&state=ready&state=running&state=retrying";
+    let jobs = client.get(&format!("/v1/jobs?limit=500&{states}")).await?;
+    // A page may hold few jobs and still have a next one.
+    let more = usize::from(!jobs["next_cursor"].is_null());
+    let runs = client.get("/v1/workflows?limit=500&state=running").await?;
+    Some(busy + more + jobs["items"].as_array()?.len() + runs["items"].as_array()?.len())
+}
+
+async fn gather(scene: &Scene) -> anyhow::Result<Evidence> {
+    let ledger = Dump::take(&scene.client).await?;
+    let folder = scene.fleet.folder();
+    ledger.write(&folder.join("ledger.json"))?;
+    scene.history.flush().context("the history is not whole")?;
+    let history = history::read(&folder.join("history.jsonl"))?;
+    let effects = crate::effects::read(&scene.fleet.effects())?;
+    Ok(Evidence { history, effects, ledger })
+}
+
+/// What 3A always requires, and what is always worth knowing.
+fn common(
+    seen: &Seen<'_>,
+    setup: &Setup,
+    dead: usize,
+    drained: Option<Duration>,
+    unknown: usize,
+) -> Vec<Figure> {
+    let drained = drained.map(|took| took.as_secs_f64());
+    let mut figures = vec![
+        Figure::at_most("violations", count(seen.verdict.violations.len()), "", 0.0),
+        Figure::at_most("processes that ended by themselves", count(dead), "", 0.0),
+        Figure::at_most("drained after", drained, "s", DRAIN_MAX.as_secs_f64()),
+        Figure::told("accepted", seen.verdict.accepted as f64, ""),
+        Figure::told("jobs", seen.verdict.jobs as f64, ""),
+        Figure::told("outcomes unknown at first", count(unknown), ""),
+        Figure::told("extra executions", seen.verdict.extra_total() as f64, ""),
+    ];
+    let rates = rates::around(&seen.index.executions, seen.fault, seen.heal, setup.after);
+    figures.push(Figure::told("jobs/s before", rates.before, ""));
+    let recovered = rates.recovered_after_s;
+    figures.push(Figure::at_most("90 % of it again after", recovered, "s", RECOVERY_MAX_S));
+    figures
+}

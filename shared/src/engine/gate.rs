@@ -1,0 +1,211 @@
+//! The gate of a shard: whether its store has been compared with the ledger, and what that comparison needs.
+//!
+//! A store may come back with less than it had: empty, or as it was a while ago. Leases given from such a state run
+//! finished jobs again. So every shard has a gate that belongs to one *process* of the store and one *generation*,
+//! which the ledger counts. While the process that serves a call is not the gate's, the shard gives out no lease and
+//! reaps none ([`ClaimState::Unverified`](super::ClaimState)); everything else goes on. A wiped shard has no gate at
+//! all. The leader of the schedulers compares the shard with the ledger and opens the gate
+//! (`lifecycle::reconcile`, which describes the steps).
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Outcome, Push, ShardSettings};
+use crate::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
+use crate::model::time::Timestamp;
+
+/// One run of the process that keeps a shard. Redis: its `run_id`, 40 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProcessId([u8; 40]);
+
+impl ProcessId {
+    /// From 40 hexadecimal digits; `None` if it is anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 40] = text.as_bytes().try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_hexdigit).then_some(Self(bytes))
+    }
+
+    /// For a process that starts now.
+    pub fn generate() -> Self {
+        let text = format!("{:032x}{:08x}", rand::random::<u128>(), rand::random::<u32>());
+        Self::parse(&text).expect("forty digits")
+    }
+
+    /// The digits.
+    pub fn as_bytes(&self) -> &[u8; 40] {
+        &self.0
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits")
+    }
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a shard keeps of its last opening or shutting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// Of which ledger.
+    pub ledger: LedgerId,
+    /// As the ledger counts the verifications of the shard.
+    pub generation: u64,
+    /// The process that was compared; `None` while the gate is shut.
+    pub process: Option<ProcessId>,
+}
+
+/// Answer to [`Engine::gate`](super::Engine::gate).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateView {
+    /// The process that serves the shard now.
+    pub process: ProcessId,
+    /// None of a shard that is new or was wiped.
+    pub gate: Option<Gate>,
+    /// Workers that have adopted and replayed since the gate was shut.
+    pub reported: Vec<WorkerId>,
+}
+
+impl GateView {
+    /// Whether the shard gives out leases, as far as the gate is concerned.
+    pub fn is_open(&self) -> bool {
+        self.gate.is_some_and(|gate| gate.process == Some(self.process))
+    }
+}
+
+/// Answer to [`Engine::shut`](super::Engine::shut).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shut {
+    /// Shut. The process that serves the shard: the one to compare, and to open the gate for.
+    Shut {
+        /// Which.
+        process: ProcessId,
+        /// The shard belonged to another ledger and was emptied.
+        wiped: bool,
+    },
+    /// The shard has a higher generation of the same ledger, or is open with this one: somebody else verifies
+    /// it, or has.
+    Newer,
+    /// Engine time is past `not_after`: the generation may be an old one by now.
+    Late,
+}
+
+/// Opens a gate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opening {
+    /// The operator's settings; an older version than the shard's is not taken over.
+    pub settings: ShardSettings,
+    /// Of which ledger.
+    pub ledger: LedgerId,
+    /// As the ledger counts the verifications.
+    pub generation: u64,
+    /// The process that was compared.
+    pub process: ProcessId,
+    /// For so long nothing is reaped: holders that could not reach the store get time to extend. Kept, and given
+    /// again whenever engine time jumps forward ([`crate::limits::CLOCK_STEP_MIN`]).
+    pub grace: Duration,
+    /// Slots of the fleet: the bound of leases rises from a tenth of them to all while `ramp` passes, then ends.
+    pub slots: u32,
+    /// Zero: no bound from the beginning.
+    pub ramp: Duration,
+}
+
+/// Answer to [`Engine::open_gate`](super::Engine::open_gate).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// It is open. Also when it was already, by this generation: then nothing was changed.
+    Open,
+    /// Another process serves the shard by now: compare again.
+    Moved,
+    /// The shard has a higher generation, or belongs to another ledger.
+    Newer,
+}
+
+/// A lease that its holder still works on, with all that the engine knew of the job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adoption {
+    /// The job as it was when it was claimed, `fence` being the lease's. `run_at` orders it should it become ready
+    /// again; `expires_at` is of no use any more.
+    pub job: Push,
+    /// The lease's token.
+    pub lease_id: LeaseId,
+    /// Start of the attempt.
+    pub claimed_at: Timestamp,
+}
+
+/// What became of one [`Adoption`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// It holds the lease (again), until then.
+    Held {
+        /// The end of the lease.
+        expires_at: Timestamp,
+    },
+    /// The job has ended, or this lease has.
+    Over,
+    /// Somebody else holds, or has held, a later lease; or the job was given a later fence by the ledger.
+    Stolen,
+}
+
+/// How far a shard's outcomes are recorded; comes with replies, at no cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Of the open gate; `None` while it is shut.
+    pub generation: Option<u64>,
+    /// The last number given to an outcome; 0 before the first.
+    pub last_seq: u64,
+    /// All outcomes up to this number are in the ledger.
+    pub recorded_seq: u64,
+}
+
+/// Names one outcome beyond doubt: a store that went back in time may give its number to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Its place in the outbox.
+    pub seq: u64,
+    /// The job.
+    pub id: JobId,
+    /// The lease that ended.
+    pub fence: Fence,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Outcome {
+    /// Names this outcome.
+    pub const fn mark(&self) -> Mark {
+        Mark { seq: self.seq, id: self.id, fence: self.fence, at: self.at }
+    }
+}
+
+/// A job that was seen in a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveEntry {
+    /// Which.
+    pub id: JobId,
+    /// Its fence there.
+    pub fence: Fence,
+    /// It has ended there, and its outcome waits to be recorded.
+    pub finishing: bool,
+}
+
+/// Answer to [`Engine::scan`](super::Engine::scan).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScanPage {
+    /// What was seen.
+    pub entries: Vec<LiveEntry>,
+    /// Where the walk goes on; 0: it is over.
+    pub next: u64,
+    /// The shard's position at this moment.
+    pub position: Position,
+}

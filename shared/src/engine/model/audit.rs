@@ -1,0 +1,38 @@
+//! scan and drop_jobs: comparing the shard with the ledger.
+
+use super::*;
+
+impl Shard {
+    /// Everything that is here, in one page.
+    pub fn scan(&self) -> ScanPage {
+        let mut entries: Vec<LiveEntry> = self
+            .entries
+            .iter()
+            .map(|(id, entry)| LiveEntry {
+                id: *id,
+                fence: entry.fence,
+                finishing: entry.status == Status::Finishing,
+            })
+            .collect();
+        entries.sort_unstable_by_key(|entry| entry.id);
+        ScanPage { entries, next: 0, position: self.position() }
+    }
+
+    /// Takes jobs out; see the module's rules.
+    pub fn drop_jobs(&mut self, now: Timestamp, jobs: &[(JobId, Fence)], bury: bool) -> Vec<bool> {
+        self.tombstones.turn(now);
+        jobs.iter().map(|(id, fence)| self.drop_one(*id, *fence, bury)).collect()
+    }
+
+    fn drop_one(&mut self, id: JobId, fence: Fence, bury: bool) -> bool {
+        if self.entries.get(&id).is_none_or(|entry| entry.fence != fence) {
+            return false;
+        }
+        self.unplace(id);
+        self.forget(id);
+        if bury {
+            self.tombstones.raise(id, fence);
+        }
+        true
+    }
+}

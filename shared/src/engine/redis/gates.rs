@@ -1,0 +1,171 @@
+//! The verbs of the gate, and those that compare a shard with the ledger: one typed function per script.
+
+use std::time::Duration;
+
+use super::changes::batches;
+use super::script::Way;
+use super::{Redis, layout};
+use crate::engine::*;
+
+/// About how many jobs one step of `scan` looks at. Their envelopes are read, and not sent.
+const SCAN_PAGE: u32 = 200;
+
+/// The contract: see [`Engine`], whose words hold here.
+#[allow(missing_docs, reason = "documented once, at `Engine`")]
+impl Redis {
+    pub async fn gate(&self, shard: &ShardId) -> Result<GateView, EngineError> {
+        // On the hot way: what a replica says of its process is of no use.
+        let mut reply = self.look(&self.scripts.gate, Way::Hot, shard, |_| {}).await?;
+        reply.expect("gate")?;
+        let process = layout::read_process(&reply.bytes()?);
+        let process = reply.sound(process)?;
+        let gate = layout::read_gate(&mut reply.bytes()?);
+        let gate = reply.sound(gate)?;
+        let mut workers = reply.list()?;
+        let mut reported = Vec::with_capacity(workers.len());
+        while workers.len() > 0 {
+            let worker = layout::take_id(&mut workers.bytes()?);
+            reported.push(WorkerId::from_bytes(workers.sound(worker)?));
+        }
+        reply.end()?;
+        Ok(GateView { process, gate, reported })
+    }
+
+    pub async fn shut(
+        &self,
+        shard: &ShardId,
+        ledger: LedgerId,
+        generation: u64,
+        not_after: Timestamp,
+    ) -> Result<Shut, EngineError> {
+        let mut reply = self
+            .change(&self.scripts.shut, shard, |cmd| {
+                cmd.arg(layout::micros(not_after)).arg(ledger.as_bytes());
+                cmd.arg(&layout::number_bytes(generation));
+            })
+            .await?;
+        let word = reply.word()?;
+        let shut = match word.as_str() {
+            "late" => Shut::Late,
+            "newer" => Shut::Newer,
+            "shut" => {
+                let process = layout::read_process(&reply.bytes()?);
+                Shut::Shut { process: reply.sound(process)?, wiped: reply.count()? == 1 }
+            }
+            _ => return Err(reply.unknown(word)),
+        };
+        reply.end()?;
+        Ok(shut)
+    }
+
+    pub async fn open_gate(
+        &self,
+        shard: &ShardId,
+        opening: &Opening,
+    ) -> Result<Opened, EngineError> {
+        let mut reply = self
+            .change(&self.scripts.open, shard, |cmd| {
+                cmd.arg(layout::settings_bytes(&opening.settings));
+                cmd.arg(layout::opening_bytes(opening));
+            })
+            .await?;
+        let word = reply.word()?;
+        let opened = match word.as_str() {
+            "open" => Opened::Open,
+            "moved" => Opened::Moved,
+            "newer" => Opened::Newer,
+            _ => return Err(reply.unknown(word)),
+        };
+        reply.end()?;
+        Ok(opened)
+    }
+
+    pub async fn adopt(
+        &self,
+        shard: &ShardId,
+        worker: WorkerId,
+        lease: Duration,
+        leases: &[Adoption],
+    ) -> Result<Vec<Adopted>, EngineError> {
+        let mut whole = Vec::with_capacity(leases.len());
+        for batch in batches(leases, |adoption| adoption.job.id) {
+            let values: Vec<_> =
+                batch.iter().map(|adoption| layout::pushed_job(&adoption.job)).collect();
+            let mut reply = self
+                .change(&self.scripts.adopt, shard, |cmd| {
+                    cmd.arg(layout::length_us(lease)).arg(worker.as_bytes()).arg(batch.len());
+                    for (adoption, value) in batch.iter().zip(&values) {
+                        cmd.arg(adoption.job.id.as_bytes());
+                        cmd.arg(layout::adoption_proof(adoption)).arg(value);
+                    }
+                })
+                .await?;
+            reply.expect("adopted")?;
+            for _ in batch {
+                whole.push(match reply.number()? {
+                    -1 => Adopted::Over,
+                    -2 => Adopted::Stolen,
+                    end_ms @ 0.. => Adopted::Held { expires_at: Timestamp::from_millis(end_ms) },
+                    other => return Err(reply.unknown(other)),
+                });
+            }
+            reply.end()?;
+        }
+        Ok(whole)
+    }
+
+    pub async fn report(&self, shard: &ShardId, worker: WorkerId) -> Result<(), EngineError> {
+        let mut reply = self
+            .change(&self.scripts.report, shard, |cmd| {
+                cmd.arg(worker.as_bytes());
+            })
+            .await?;
+        reply.expect("reported")?;
+        reply.end()
+    }
+
+    pub async fn scan(&self, shard: &ShardId, cursor: u64) -> Result<ScanPage, EngineError> {
+        let mut reply = self
+            .look(&self.scripts.scan, Way::Read, shard, |cmd| {
+                cmd.arg(cursor).arg(SCAN_PAGE);
+            })
+            .await?;
+        reply.expect("scanned")?;
+        let next = reply.word()?;
+        let next = next.parse().map_err(|_| reply.unknown(next))?;
+        let position = super::changes::read_position(&mut reply)?;
+        let mut entries = Vec::with_capacity(reply.len());
+        while reply.len() > 0 {
+            let entry = layout::read_live(&reply.bytes()?);
+            entries.push(reply.sound(entry)?);
+        }
+        Ok(ScanPage { entries, next, position })
+    }
+
+    pub async fn drop_jobs(
+        &self,
+        shard: &ShardId,
+        jobs: &[(JobId, Fence)],
+        bury: bool,
+    ) -> Result<Vec<bool>, EngineError> {
+        let mut whole = Vec::with_capacity(jobs.len());
+        for batch in batches(jobs, |(id, _)| *id) {
+            let mut reply = self
+                .change(&self.scripts.drop, shard, |cmd| {
+                    cmd.arg(if bury { "bury" } else { "forget" }).arg(batch.len());
+                    for (id, fence) in batch {
+                        cmd.arg(id.as_bytes()).arg(&layout::fence_bytes(*fence));
+                    }
+                })
+                .await?;
+            reply.expect("dropped")?;
+            whole.extend(reply.letters(batch.len(), |letter| match letter {
+                b'D' => Some(true),
+                b'K' => Some(false),
+                _ => None,
+            })?);
+            reply.end()?;
+        }
+        Ok(whole)
+    }
+}

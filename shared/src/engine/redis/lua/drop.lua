@@ -1,0 +1,33 @@
+-- drop.lua: takes jobs out, whatever they are doing, that still have the fence they were seen with.
+--
+-- ARGV[2] "bury": tombstones stay; "forget": none
+-- ARGV[3] number of jobs, their ids all different
+-- ARGV[4…] for each: id, fence u64
+--
+-- Returns {"dropped", answers} with a letter per job: D dropped, K kept, or not here. Removes those dropped.
+local count = tonumber(ARGV[3])
+local ids = {}
+for i = 1, count do ids[i] = ARGV[2 * i + 2] end
+local heads, tombs = fetch_heads(ids), standing(ids)
+local answers, dropped, buried = {}, {}, {}
+for i = 1, count do
+  local head, fence = heads[i], ARGV[2 * i + 3]
+  if head and sub(head, 1, 8) == fence then
+    answers[i] = "D"
+    dropped[#dropped + 1] = ids[i]
+    bytes = bytes - unpacked(">I4", head, 38)
+    if ARGV[2] == "bury" then
+      buried[#buried + 1] = ids[i]
+      buried[#buried + 1] = pack(">I8", max((unpacked(">I8", fence)), tombs[i]))
+    end
+  else
+    answers[i] = "K"
+  end
+end
+
+turn()
+bury(buried)
+for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, dropped) end
+for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, dropped) end
+save()
+return { "dropped", table.concat(answers) }
