@@ -21,7 +21,7 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 const USUAL_US: u64 = 1_500;
 
 /// Calls of the ledger that change nothing, so that a lost answer leaves nothing unknown.
-const READS: [&str; 22] = [
+const READS: [&str; 24] = [
     "attempts",
     "blob",
     "checkpoint",
@@ -30,6 +30,7 @@ const READS: [&str; 22] = [
     "jobs",
     "key",
     "keys",
+    "leader",
     "list",
     "list_runs",
     "logs",
@@ -40,6 +41,7 @@ const READS: [&str; 22] = [
     "queue_page",
     "rollups",
     "run",
+    "shard",
     "steps",
     "terminal_among",
     "unfinished",

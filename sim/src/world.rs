@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tokio::runtime::Handle;
 use windlass_shared::clock::Clock;
 use windlass_shared::engine::ShardId;
-use windlass_shared::engine::embedded::Embedded;
+use windlass_shared::engine::embedded::{Embedded, Snapshot};
 use windlass_shared::ledger::sqlite::Sqlite;
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
@@ -84,7 +84,7 @@ pub struct State {
     pub engine_down: bool,
     /// What the engine's clock is ahead.
     pub engine_skew: i64,
-    copies: Vec<Arc<Embedded>>,
+    copies: Vec<Snapshot>,
     /// What comes over processes at one of their next messages, and how many are left.
     doomed: BTreeMap<Who, (u32, Fate)>,
     wires: BTreeMap<(Who, bool), Wire>,
@@ -200,7 +200,7 @@ impl World {
 
     /// Keeps what the engine has now, for a later roll-back.
     pub fn keep_copy(&self) {
-        let copy = Arc::new(self.engine().copy());
+        let copy = self.engine().snapshot();
         let mut state = self.state();
         if state.copies.len() == COPIES_MAX {
             state.copies.remove(0);
@@ -211,12 +211,12 @@ impl World {
     /// The engine comes back empty, or as one of its copies was.
     pub fn replace_engine(&self, back: Option<u64>) {
         let mut state = self.state();
-        let chosen = back.filter(|_| !state.copies.is_empty()).map(|n| {
+        let engine = Embedded::new(self.engine_clock.clone());
+        if let Some(n) = back.filter(|_| !state.copies.is_empty()) {
             let place = usize::try_from(n).unwrap_or(0) % state.copies.len();
-            Arc::new(state.copies[place].copy())
-        });
-        let fresh = || Arc::new(Embedded::new(self.engine_clock.clone()));
-        state.engine = chosen.unwrap_or_else(fresh);
+            engine.restart_from(state.copies[place].clone());
+        }
+        state.engine = Arc::new(engine);
         state.generation += 1;
     }
 }
