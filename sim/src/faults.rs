@@ -58,15 +58,13 @@ impl Fault {
     pub fn costs_leases(self) -> bool {
         let is_worker = |who: Who| matches!(who, Who::WorkerA | Who::WorkerB);
         match self {
-            Self::Kill(who, _) | Self::At(who, ..) | Self::Drain(who) | Self::Stall(who, _) => {
-                is_worker(who)
-            }
+            Self::Kill(who, _) | Self::Drain(who) | Self::Stall(who, _) => is_worker(who),
             Self::Cut(who, far, _) | Self::Lossy(who, far, ..) | Self::Slow(who, far, ..) => {
                 is_worker(who) && far == Far::Engine
             }
             Self::EngineDown(_) | Self::Wipe(_) | Self::RollBack(..) | Self::Step(_) => true,
-            // Leases are kept by the time since boot.
-            Self::Skew(..) | Self::Copy => false,
+            // Leases are kept by the time since boot. What comes over a process at a message is noted when it comes.
+            Self::Skew(..) | Self::Copy | Self::At(..) => false,
         }
     }
 }

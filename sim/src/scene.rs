@@ -28,8 +28,6 @@ const REST_WITHIN: Duration = Duration::from_secs(240);
 const REST_FOR: Duration = Duration::from_secs(5);
 /// Somebody looks every so often whether it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Whoever is to die at one of its next messages has sent it by then.
-const TO_THE_MESSAGE: Duration = Duration::from_secs(10);
 /// A process that ended is started again after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Steps of processes in one world: a hundred times the usual.
@@ -265,16 +263,15 @@ impl Scene {
         let who = slot.who;
         if let Some(fate) = self.world.take_fate(who) {
             self.world.note(format_args!("{who:?}: {fate:?}"));
-            match fate {
-                Fate::Dies(down) => {
-                    slot.machine = None;
-                    self.plan(down, Event::Start(who));
-                }
-                Fate::Freezes(long) => {
-                    slot.stalls += 1;
-                    self.plan(long, Event::Wake(who));
-                }
+            let (Fate::Dies(long) | Fate::Freezes(long)) = fate;
+            if let Fate::Dies(_) = fate {
+                slot.machine = None;
+                self.plan(long, Event::Start(who));
+            } else {
+                slot.stalls += 1;
+                self.plan(long, Event::Wake(who));
             }
+            self.note_trouble(long, Some(who));
         } else if slot.ended.load(Ordering::SeqCst) {
             slot.machine = None;
             self.world.note(format_args!("{who:?} has ended"));
@@ -359,10 +356,14 @@ impl Scene {
         self.world.note(format_args!("FAULT {fault:?}"));
         let (long, whose) = self.carry_out(fault);
         if fault.costs_leases() {
-            let from = below::now_ns();
-            let to = from + u64::try_from(long.as_nanos()).expect("faults are short");
-            self.world.state().story.troubles.push((from, to, whose));
+            self.note_trouble(long, whose);
         }
+    }
+
+    fn note_trouble(&self, long: Duration, whose: Option<Who>) {
+        let from = below::now_ns();
+        let to = from + u64::try_from(long.as_nanos()).expect("faults are short");
+        self.world.state().story.troubles.push((from, to, whose));
     }
 
     /// Lets it happen; how long it lasts, and to whom (`None`: to everybody).
@@ -376,8 +377,7 @@ impl Scene {
             }
             Fault::At(who, messages, fate) => {
                 self.world.doom(who, messages, fate);
-                let (Fate::Dies(long) | Fate::Freezes(long)) = fate;
-                return (long + TO_THE_MESSAGE, Some(who));
+                return (Duration::ZERO, Some(who));
             }
             Fault::Drain(who) => {
                 self.slot(who).shutdown.cancel();
