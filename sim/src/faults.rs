@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use crate::story::Cost;
 use crate::world::{Far, Fate, Who};
 
 /// Most faults of a world.
@@ -54,17 +55,21 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether a lease may run out, or be handed back, for it.
-    pub fn costs_leases(self) -> bool {
+    /// What it may cost. What comes over a process at a message is noted when it comes.
+    pub fn cost(self) -> Cost {
         let is_worker = |who: Who| matches!(who, Who::WorkerA | Who::WorkerB);
         match self {
-            Self::Kill(who, _) | Self::Drain(who) | Self::Stall(who, _) => is_worker(who),
-            Self::Cut(who, far, _) | Self::Lossy(who, far, ..) | Self::Slow(who, far, ..) => {
-                is_worker(who) && far == Far::Engine
+            Self::Kill(who, _) | Self::Drain(who) | Self::Stall(who, _) if is_worker(who) => {
+                Cost::Leases
             }
-            Self::EngineDown(_) | Self::Wipe(_) | Self::RollBack(..) | Self::Step(_) => true,
-            // Leases are kept by the time since boot. What comes over a process at a message is noted when it comes.
-            Self::Skew(..) | Self::Copy | Self::At(..) => false,
+            Self::Cut(who, far, _) | Self::Lossy(who, far, ..) | Self::Slow(who, far, ..)
+                if is_worker(who) && far == Far::Engine =>
+            {
+                Cost::Leases
+            }
+            Self::EngineDown(_) | Self::Step(_) => Cost::Leases,
+            Self::Wipe(_) | Self::RollBack(..) => Cost::Engine,
+            _ => Cost::Time,
         }
     }
 }
@@ -74,12 +79,14 @@ pub fn draw(dice: &mut StdRng, faults: Faults, within: Duration) -> Vec<(Duratio
     if faults == Faults::Calm {
         return Vec::new();
     }
-    let count = dice.random_range(1..=FAULTS_MAX);
+    // What the loss of an engine costs by itself shows where nothing else goes wrong.
+    let alone = faults == Faults::All && dice.random_bool(0.4);
+    let count = if alone { 0 } else { dice.random_range(1..=FAULTS_MAX) };
     let mut drawn: Vec<_> = (0..count).map(|_| (moment(dice, within), small(dice))).collect();
     if faults == Faults::All {
         let copies = dice.random_range(1..6);
         drawn.extend((0..copies).map(|_| (moment(dice, within), Fault::Copy)));
-        let losses = dice.random_range(1..3);
+        let losses = if alone { 1 } else { dice.random_range(1..3) };
         drawn.extend((0..losses).map(|_| (moment(dice, within), of_engine(dice))));
     }
     drawn

@@ -15,7 +15,7 @@ use windlass_shared::ledger::Ledger;
 use crate::crew::Crew;
 use crate::faults::{self, Fault, Faults};
 use crate::machine::Machine;
-use crate::story::Story;
+use crate::story::{Cost, Story, Trouble};
 use crate::world::{Far, Fate, Who, Wire, World};
 use crate::{below, checker, orders};
 
@@ -271,7 +271,7 @@ impl Scene {
                 slot.stalls += 1;
                 self.plan(long, Event::Wake(who));
             }
-            self.note_trouble(long, Some(who));
+            self.note_trouble(long, Some(who), Cost::Leases);
         } else if slot.ended.load(Ordering::SeqCst) {
             slot.machine = None;
             self.world.note(format_args!("{who:?} has ended"));
@@ -355,15 +355,15 @@ impl Scene {
     fn fail(&mut self, fault: Fault) {
         self.world.note(format_args!("FAULT {fault:?}"));
         let (long, whose) = self.carry_out(fault);
-        if fault.costs_leases() {
-            self.note_trouble(long, whose);
+        if !matches!(fault, Fault::Copy) {
+            self.note_trouble(long, whose, fault.cost());
         }
     }
 
-    fn note_trouble(&self, long: Duration, whose: Option<Who>) {
+    fn note_trouble(&self, long: Duration, whose: Option<Who>, cost: Cost) {
         let from = below::now_ns();
         let to = from + u64::try_from(long.as_nanos()).expect("faults are short");
-        self.world.state().story.troubles.push((from, to, whose));
+        self.world.state().story.troubles.push(Trouble { from, to, whose, cost });
     }
 
     /// Lets it happen; how long it lasts, and to whom (`None`: to everybody).
