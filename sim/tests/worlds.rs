@@ -20,22 +20,22 @@ fn calm_worlds_keep_their_promises() {
 
 #[test]
 fn worlds_with_faults_keep_their_promises() {
-    live("1..20", "some", &[]);
+    live("1..15", "some", &[]);
 }
 
 #[test]
 fn worlds_with_other_faults_keep_their_promises() {
-    live("21..40", "some", &[]);
+    live("21..35", "some", &[]);
 }
 
 #[test]
 fn worlds_that_lose_their_engine_keep_their_promises() {
-    live("1..20", "all", &[]);
+    live("1..15", "all", &[]);
 }
 
 #[test]
 fn other_worlds_that_lose_their_engine_keep_their_promises() {
-    live("21..40", "all", &[]);
+    live("21..35", "all", &[]);
 }
 
 /// Goal: a seed is a test case: the same world, event by event, in another process.
