@@ -264,9 +264,9 @@ pub struct OutcomeRequest<'a> {
     /// It was the attempt's time limit. Default: whether the error's code is `timeout`.
     #[serde(default)]
     pub timed_out: Option<bool>,
-    /// What it used: any JSON, at most 16 KiB.
+    /// What it used: an object, at most 16 KiB.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(value_type = Option<Object>)]
     pub usage: Option<&'a RawValue>,
 }
 

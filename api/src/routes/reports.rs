@@ -288,8 +288,8 @@ fn record(
 
 fn usage(item: &OutcomeRequest<'_>, base: &str, faults: &mut Faults) -> Option<Bytes> {
     let (raw, pointer) = (item.usage?.get(), format!("{base}/usage"));
-    if raw.len() > limits::META_BYTES_MAX {
-        faults.wrong(&pointer, "must be at most 16 KiB");
+    if !raw.starts_with('{') || raw.len() > limits::META_BYTES_MAX {
+        faults.wrong(&pointer, "must be an object of at most 16 KiB");
         return None;
     }
     checked_value(raw, &pointer, faults)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use windlass_shared::config::EngineSettings;
 use windlass_shared::engine::redis::Redis;
 use windlass_shared::engine::{
-    Engine, EngineError, Settle, Settled, ShardId, Signal, Signals, Verdict,
+    Engine, EngineError, Settle, Settled, ShardId, Signal, Signals, Topic, Verdict,
 };
 use windlass_shared::testkit::engine_suite::proof;
 use windlass_shared::testkit::redis_server::cluster::RedisCluster;
@@ -37,7 +37,8 @@ async fn a_killed_server_comes_back_with_its_jobs_and_listeners() {
     let mut server = RedisServer::start(options);
     let (engine, shard) = (open(server.url()).await, shard("killed"));
     configure(&engine, &shard).await.unwrap();
-    let mut signals = engine.subscribe(std::slice::from_ref(&shard)).await.unwrap();
+    let mut signals =
+        engine.subscribe_to(std::slice::from_ref(&shard), &[Topic::Ready]).await.unwrap();
     let job = push(&engine, &shard).await.unwrap();
     assert_eq!(signals.next().await, Some(Signal::Ready(shard.clone())));
 
@@ -114,7 +115,8 @@ async fn sentinels_lead_to_the_new_master() {
     let mut rig = RedisSentinel::start();
     let (engine, shard) = (open(rig.url()).await, shard("failed-over"));
     configure(&engine, &shard).await.unwrap();
-    let mut signals = engine.subscribe(std::slice::from_ref(&shard)).await.unwrap();
+    let mut signals =
+        engine.subscribe_to(std::slice::from_ref(&shard), &[Topic::Ready]).await.unwrap();
     push(&engine, &shard).await.unwrap();
     assert_eq!(signals.next().await, Some(Signal::Ready(shard.clone())));
 
@@ -233,7 +235,8 @@ async fn a_private_certificate_is_trusted_when_named() {
 
     let engine = open(format!("rediss://127.0.0.1:{port}?ca={}", path("ours.pem"))).await;
     let shard = shard("tls");
-    let mut signals = engine.subscribe(std::slice::from_ref(&shard)).await.unwrap();
+    let mut signals =
+        engine.subscribe_to(std::slice::from_ref(&shard), &[Topic::Ready]).await.unwrap();
     configure(&engine, &shard).await.unwrap();
     push(&engine, &shard).await.unwrap();
     assert_eq!(signals.next().await, Some(Signal::Ready(shard.clone())));

@@ -54,8 +54,9 @@ async fn strange_members_of_orders_are_passed_over() {
 
 #[tokio::test]
 async fn strange_values_are_told_and_never_panic() {
+    let odd_settings = [[0; 148].as_slice(), &[0xff; 37]].concat();
     for (command, words) in [
-        ("SET", [b"meta".as_slice(), &[0xff; 185]].as_slice()),
+        ("SET", [b"meta".as_slice(), &odd_settings].as_slice()),
         ("SET", &[b"jobs", b"?"]),
         ("SET", &[b"ready", b"?"]),
         ("SET", &[b"outbox", b"?"]),
@@ -87,6 +88,20 @@ async fn strange_values_are_told_and_never_panic() {
         for error in errors {
             assert!(matches!(error, EngineError::UnknownReply { .. }), "{words:?}: {error:?}");
         }
+    }
+}
+
+/// A meta that is none is like a lost one: the gate is shut.
+#[tokio::test]
+async fn a_strange_meta_counts_as_lost() {
+    for meta in [&b"?"[..], &[0xff; 148], &[0xff; 185], &[0; 184]] {
+        let (rig, write) = with_keys().await;
+        rig.open_with(1).await;
+        write("SET", &[b"meta", meta]);
+        assert_eq!(rig.gate().await.gate, None);
+        assert_eq!(rig.claim(1).await, []);
+        rig.open().await;
+        assert_eq!(rig.claim_ids(9).await, [id(0)]);
     }
 }
 

@@ -98,12 +98,12 @@ fn item<'a>(outcome: &DirectOutcome, detail: &'a Detail) -> Item<'a> {
         output_blob,
         error: detail.head.error.as_ref().map(error_item),
         timed_out: detail.head.timed_out,
-        usage: detail
-            .head
-            .usage
-            .as_ref()
-            .filter(|usage| usage.to_string().len() <= USAGE_BYTES_MAX),
+        usage: detail.head.usage.as_ref().filter(|usage| is_fit(usage)),
     }
+}
+
+fn is_fit(usage: &serde_json::Value) -> bool {
+    usage.is_object() && usage.to_string().len() <= USAGE_BYTES_MAX
 }
 
 /// As the ledger names the worker of an attempt.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::Notify;
 use windlass_shared::config::EngineSettings;
-use windlass_shared::engine::Ended;
+use windlass_shared::engine::{Ended, ShardSettings};
+use windlass_shared::testkit::gates::open_shard;
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer};
 use windlass_worker::builder::EngineSource;
 use windlass_worker::context::Context;
@@ -27,6 +28,21 @@ async fn rig(server: &RedisServer) -> Rig {
 async fn leases_are_kept_over_a_connection_of_their_own() {
     let server = tokio::task::spawn_blocking(|| RedisServer::start(RedisOptions::default()));
     block_every_thread(rig(&server.await.unwrap()).await).await;
+}
+
+/// What the leader does with a process of the store that it does not know; the worker has to report.
+async fn verify(rig: &Rig) {
+    let (engine, shard) = (&rig.engine, &rig.shard);
+    let gate = engine.gate(shard).await.unwrap().gate.unwrap();
+    let not_after = engine.now().await.unwrap().plus(PATIENCE);
+    engine.shut(shard, gate.ledger, gate.generation + 1, not_after).await.unwrap();
+    let reported = async {
+        while engine.gate(shard).await.unwrap().reported.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reported).await.expect("the worker does not report");
+    assert!(open_shard(engine, shard, ShardSettings::default()).await.is_ok());
 }
 
 /// Goal: an outage of Redis costs time and nothing else.
@@ -72,6 +88,10 @@ async fn a_settle_waits_out_an_outage_and_the_worker_goes_on() {
     .unwrap();
     let end = rig.last(id).await;
     assert_eq!((end.ended, end.output()), (Ended::Succeeded, json!("kept")));
+    verify(&rig).await;
+    // Settled while nobody had verified the new process: told to the ledger as well.
+    let recorded: Vec<_> = rig.memory.recorded.lock().unwrap().iter().map(|o| o.job_id).collect();
+    assert!(!recorded.is_empty() && recorded.iter().all(|found| *found == id), "{recorded:?}");
     assert_eq!(rig.run("noop", json!(null), spec(1)).await.ended, Ended::Succeeded);
     worker.stop().await;
     drop(server);

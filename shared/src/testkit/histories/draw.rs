@@ -300,8 +300,8 @@ fn settle(rng: &mut StdRng) -> Step {
 
 /// Shut, open, and what goes on meanwhile.
 fn gates(rng: &mut StdRng) -> Step {
-    match rng.random_range(0..18) {
-        0..2 => Step::Shut {
+    match rng.random_range(0..20) {
+        18..20 | 0..2 => Step::Shut {
             above: pick(rng, &[1, 1, 1, 1, 0, 0, -1]),
             foreign: rng.random_ratio(1, 8),
             late_us: pick(rng, &[-5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),

@@ -60,6 +60,10 @@ if not meta or (#meta ~= META_LENGTH + SETTINGS_LENGTH and #meta ~= META_LENGTH)
   meta = string.rep("\0", META_LENGTH)
 end
 local last_seq, bytes, outbox_bytes, window = unpacked(">I8I8I8I8", meta)
+-- Numbers that Lua does not hold exactly were written by a stranger, and would make loops endless.
+if last_seq + bytes + outbox_bytes + window >= 9007199254740992 then
+  meta, last_seq, bytes, outbox_bytes, window = string.rep("\0", META_LENGTH), 0, 0, 0, 0
+end
 local rest, settings = sub(meta, 33), sub(meta, 149)
 local configured = #settings > 0
 local version, paused, jobs_max, bytes_max, unit_s, unit_ns = -1, 0, DEFAULT_JOBS_MAX, DEFAULT_BYTES_MAX, 0, 0
