@@ -98,6 +98,15 @@ pub async fn check(
     facts.leases_come_in_time(&mut broken);
     facts.runs_are_bounded(&mut broken);
     facts.steps_are_in_order(orders, &steps, &mut broken);
+    for (id, changes) in &changes {
+        // The ledger's side of the jobs that something is said about.
+        if broken.iter().any(|what| what.contains(&id.to_string())) {
+            for Change { at, was, state: now, fence_was, fence } in changes {
+                let line = format_args!("{id} at {at}: {was} {fence_was} -> {now} {fence}");
+                state.story.trace.note(line);
+            }
+        }
+    }
     for what in broken {
         state.story.broken(what);
     }
