@@ -50,6 +50,8 @@ pub enum Fault {
     Wipe(Duration),
     /// The engine comes back as one of its copies was.
     RollBack(u64, Duration),
+    /// The engine is lost right after so many settles, and is back at once: empty, or as one of its copies was.
+    LoseAfter(u32, Option<u64>),
     /// The engine's clock steps by so many ms.
     Step(i64),
 }
@@ -144,9 +146,13 @@ fn frozen(dice: &mut StdRng) -> Duration {
 
 fn of_engine(dice: &mut StdRng) -> Fault {
     let away = millis(dice, 0, 5_000);
-    match dice.random_range(0..5) {
+    match dice.random_range(0..8) {
         0 | 1 => Fault::Wipe(away),
         2 | 3 => Fault::RollBack(dice.random(), away),
+        4..7 => {
+            let back = dice.random_bool(0.5).then(|| dice.random());
+            Fault::LoseAfter(dice.random_range(1..8), back)
+        }
         _ => Fault::Step(dice.random_range(-20_000..20_000)),
     }
 }

@@ -355,7 +355,7 @@ impl Scene {
     fn fail(&mut self, fault: Fault) {
         self.world.note(format_args!("FAULT {fault:?}"));
         let (long, whose) = self.carry_out(fault);
-        if !matches!(fault, Fault::Copy) {
+        if !matches!(fault, Fault::Copy | Fault::LoseAfter(..) | Fault::At(..)) {
             self.note_trouble(long, whose, fault.cost());
         }
     }
@@ -408,6 +408,7 @@ impl Scene {
                 self.world.replace_engine(Some(copy));
                 return (self.engine_away(away), None);
             }
+            Fault::LoseAfter(settles, back) => self.world.lose_engine_after(settles, back),
             Fault::Step(ms) => self.world.state().engine_skew += ms * 1_000,
         }
         (Duration::ZERO, None)

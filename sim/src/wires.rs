@@ -13,6 +13,7 @@ use windlass_shared::ledger::{Ledger, LedgerError};
 use windlass_shared::tap::{EngineTap, LedgerTap};
 
 use crate::below;
+use crate::story::{Cost, Trouble};
 use crate::world::{Far, Who, World};
 
 /// Whoever waits for what was lost gives up after this long, as the settings of Redis and PostgreSQL say.
@@ -100,7 +101,12 @@ impl EngineTap for Way {
         })
     }
 
-    fn saw(&self, _call: &'static str, answer: &dyn Any) {
+    fn saw(&self, call: &'static str, answer: &dyn Any) {
+        if call == "settle" && self.world.settled() {
+            let (from, cost) = (below::now_ns(), Cost::Engine);
+            let trouble = Trouble { from, to: from, whose: None, cost };
+            self.world.state().story.troubles.push(trouble);
+        }
         if let Some(Ok(reply)) = answer.downcast_ref::<Result<ClaimReply, EngineError>>() {
             self.world.state().story.leased(self.who, reply);
         }

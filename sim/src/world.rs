@@ -87,6 +87,8 @@ pub struct State {
     copies: Vec<Snapshot>,
     /// What comes over processes at one of their next messages, and how many are left.
     doomed: BTreeMap<Who, (u32, Fate)>,
+    /// The engine is lost after so many settles, and comes back empty or as a copy.
+    lost_after: Option<(u32, Option<u64>)>,
     wires: BTreeMap<(Who, bool), Wire>,
     /// What happened.
     pub story: Story,
@@ -114,6 +116,7 @@ impl World {
             engine_skew: 0,
             copies: Vec::new(),
             doomed: BTreeMap::new(),
+            lost_after: None,
             wires: BTreeMap::new(),
             story,
         };
@@ -190,11 +193,35 @@ impl World {
         Some(fate)
     }
 
+    /// Has the engine lose something right after so many settles, before anybody can have recorded the last one.
+    pub fn lose_engine_after(&self, settles: u32, back: Option<u64>) {
+        self.state().lost_after = Some((settles, back));
+    }
+
+    /// Counts a settle; whether the engine was lost with it.
+    pub fn settled(&self) -> bool {
+        let back = {
+            let mut state = self.state();
+            let Some((left, back)) = &mut state.lost_after else { return false };
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                return false;
+            }
+            let back = *back;
+            state.lost_after = None;
+            back
+        };
+        self.note(format_args!("the engine is lost with what was settled just now"));
+        self.replace_engine(back);
+        true
+    }
+
     /// Every wire as good as new, the engine reachable.
     pub fn mend(&self) {
         let mut state = self.state();
         state.wires.clear();
         state.doomed.clear();
+        state.lost_after = None;
         state.engine_down = false;
     }
 
