@@ -219,7 +219,7 @@ pub enum Extended {
         /// Somebody asked to stop the job: stop the handler and settle as cancelled.
         cancel: bool,
     },
-    /// The job is not leased, or not here.
+    /// The job is not leased, or not here, or under an older lease: the shard has lost this one.
     Gone,
     /// Somebody else holds it.
     Stolen,

@@ -13,7 +13,7 @@ use windlass_shared::model::workflow::WorkflowState;
 
 use crate::below;
 use crate::orders::{Order, Wish};
-use crate::story::{Effect, Story};
+use crate::story::{Cost, Effect, Story, Trouble};
 use crate::world::{QUEUES, Who, World, namespace, queue, shard};
 
 /// Makes the ledger keep every change of every job.
@@ -98,6 +98,15 @@ pub async fn check(
     facts.leases_come_in_time(&mut broken);
     facts.runs_are_bounded(&mut broken);
     facts.steps_are_in_order(orders, &steps, &mut broken);
+    for (id, changes) in &changes {
+        // The ledger's side of the jobs that something is said about.
+        if broken.iter().any(|what| what.contains(&id.to_string())) {
+            for Change { at, was, state: now, fence_was, fence } in changes {
+                let line = format_args!("{id} at {at}: {was} {fence_was} -> {now} {fence}");
+                state.story.trace.note(line);
+            }
+        }
+    }
     for what in broken {
         state.story.broken(what);
     }
@@ -239,9 +248,16 @@ impl Facts<'_> {
             if leases.len() < effects.len() {
                 broken.push(format!("{id} began twice under one lease"));
             }
-            // Of a cancelled job the attempt that was stopped does not count.
-            let counted = job.attempt as usize + usize::from(job.state == JobState::Cancelled);
-            let causes = effects.iter().filter(|effect| self.may_be_in_vain(effect)).count();
+            if job.state == JobState::Cancelled {
+                // It ends with the first of its outcomes that is recorded; later ones, which may wait in the same
+                // outbox already, count no more.
+                continue;
+            }
+            let counted = job.attempt as usize;
+            let causes = effects
+                .iter()
+                .filter(|effect| self.may_be_in_vain(effect, job.spec.exclusive))
+                .count();
             if effects.len() > counted + causes {
                 let runs = effects.len();
                 let what = format!("{runs} times for {counted} attempts and {causes} causes");
@@ -252,12 +268,24 @@ impl Facts<'_> {
 
     /// Whether something went wrong that may have cost this run its lease, while it ran or until its end was known
     /// to the engine.
-    fn may_be_in_vain(&self, effect: &Effect) -> bool {
+    fn may_be_in_vain(&self, effect: &Effect, exclusive: bool) -> bool {
         const UNTIL_SETTLED_NS: u64 = 15_000_000_000;
         let end = effect.to.unwrap_or(u64::MAX).saturating_add(UNTIL_SETTLED_NS);
-        self.story.troubles.iter().any(|(from, to, whose)| {
-            whose.is_none_or(|who| who == effect.who) && *from <= end && *to >= effect.from
+        let near = |trouble: &&Trouble| trouble.meets(effect.from, end);
+        self.story.troubles.iter().filter(near).any(|trouble| match trouble.cost {
+            Cost::Leases => trouble.whose.is_none_or(|who| who == effect.who),
+            // Their worker stops them itself when it cannot extend their leases.
+            Cost::Engine => exclusive || !self.is_clean(trouble),
+            Cost::Time => false,
         })
+    }
+
+    /// Whether nothing else went wrong at about the time of an engine's loss: then it costs no runs.
+    fn is_clean(&self, loss: &Trouble) -> bool {
+        const BEFORE_NS: u64 = 20_000_000_000;
+        const AFTER_NS: u64 = 40_000_000_000;
+        let (from, to) = (loss.from.saturating_sub(BEFORE_NS), loss.to + AFTER_NS);
+        self.story.troubles.iter().filter(|other| other.meets(from, to)).count() == 1
     }
 
     fn steps_are_in_order(&self, orders: &[Order], steps: &Steps, broken: &mut Vec<String>) {

@@ -78,8 +78,9 @@ impl Crew {
             ..WorkerSettings::default()
         };
         let world = Arc::clone(&self.world);
-        let tasks = TaskTracker::new();
-        let reporter = LedgerReporter::new(self.life(who, &shutdown, &tasks), namespace());
+        // In place of the API that it reports to.
+        let (tasks, closed) = (TaskTracker::new(), CancellationToken::new());
+        let reporter = LedgerReporter::new(self.life(who, &closed, &tasks), namespace());
         let worker = Worker::builder(settings)
             .engine(wires::engine(&world, who))
             .reporter(Arc::new(reporter))
@@ -91,6 +92,7 @@ impl Crew {
         if let Err(error) = worker.run(shutdown).await {
             self.world.note(format_args!("{who:?} ends: {error}"));
         }
+        closed.cancel();
         tasks.close();
         tasks.wait().await;
     }

@@ -15,8 +15,8 @@ use windlass_shared::ledger::Ledger;
 use crate::crew::Crew;
 use crate::faults::{self, Fault, Faults};
 use crate::machine::Machine;
-use crate::story::Story;
-use crate::world::{Far, Who, Wire, World};
+use crate::story::{Cost, Story, Trouble};
+use crate::world::{Far, Fate, Who, Wire, World};
 use crate::{below, checker, orders};
 
 /// Orders and faults come within the first so many seconds of a world; then everything is mended.
@@ -24,6 +24,8 @@ const SHORTEST: u64 = 6;
 const LONGEST: u64 = 40;
 /// After the mending everything must have come to rest within this time.
 const REST_WITHIN: Duration = Duration::from_secs(240);
+/// It is over when everything has rested for so long: the latest message has arrived by then.
+const REST_FOR: Duration = Duration::from_secs(5);
 /// Somebody looks every so often whether it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A process that ended is started again after this.
@@ -142,7 +144,10 @@ struct Scene {
     slots: Vec<Slot>,
     agenda: BTreeMap<(u64, u64), Event>,
     entries: u64,
+    /// Who is not part of this world.
+    absent: Vec<Who>,
     mended_at: Option<Duration>,
+    rests_since: Option<Duration>,
     over: bool,
 }
 
@@ -163,9 +168,20 @@ impl Scene {
             skew_ns: 0,
         };
         let slots = Who::ALL.map(slot).into();
+        let spare = [Who::WorkerB, Who::SchedulerB];
+        let absent = spare.into_iter().filter(|_| dice.random_bool(0.4)).collect();
         let (agenda, world) = (BTreeMap::new(), Arc::clone(world));
-        let mut scene =
-            Self { world, crew, slots, agenda, entries: 0, mended_at: None, over: false };
+        let mut scene = Self {
+            world,
+            crew,
+            slots,
+            agenda,
+            entries: 0,
+            absent,
+            mended_at: None,
+            rests_since: None,
+            over: false,
+        };
         for who in Who::ALL {
             let at = Duration::from_millis(dice.random_range(0..500));
             scene.plan(at, Event::Start(who));
@@ -244,9 +260,20 @@ impl Scene {
         below::set_skew(slot.skew_ns);
         machine.step();
         below::set_skew(0);
-        if slot.ended.load(Ordering::SeqCst) {
+        let who = slot.who;
+        if let Some(fate) = self.world.take_fate(who) {
+            self.world.note(format_args!("{who:?}: {fate:?}"));
+            let (Fate::Dies(long) | Fate::Freezes(long)) = fate;
+            if let Fate::Dies(_) = fate {
+                slot.machine = None;
+                self.plan(long, Event::Start(who));
+            } else {
+                slot.stalls += 1;
+                self.plan(long, Event::Wake(who));
+            }
+            self.note_trouble(long, Some(who), Cost::Leases);
+        } else if slot.ended.load(Ordering::SeqCst) {
             slot.machine = None;
-            let who = slot.who;
             self.world.note(format_args!("{who:?} has ended"));
             self.plan(RESTART_AFTER, Event::Start(who));
         }
@@ -259,8 +286,9 @@ impl Scene {
     fn start(&mut self, who: Who) {
         let (shutdown, ended) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let main = self.crew.main(who, shutdown.clone());
+        let is_absent = self.absent.contains(&who);
         let slot = self.slot(who);
-        if slot.machine.is_some() {
+        if slot.machine.is_some() || is_absent {
             return;
         }
         let end = Arc::clone(&ended);
@@ -297,7 +325,6 @@ impl Scene {
         self.world.note(format_args!("everything is mended"));
         self.world.mend();
         for who in Who::ALL {
-            self.slot(who).stalls = 0;
             self.slot(who).skew_ns = 0;
             self.start(who);
         }
@@ -308,26 +335,35 @@ impl Scene {
         let (world, orders) = (Arc::clone(&self.world), Arc::clone(&self.crew.orders));
         let unrest =
             below::outside(|| world.ledger_runtime.block_on(checker::unrest(&world, &orders)));
+        let frozen = self.slots.iter().find(|slot| slot.stalls > 0).map(|slot| slot.who);
+        let unrest = unrest.or(frozen.map(|who| format!("{who:?} stands still")));
         let now = Duration::from_nanos(below::now_ns());
-        if unrest.is_none() {
+        let rested = now.saturating_sub(*self.rests_since.get_or_insert(now));
+        if let Some(unrest) = unrest {
+            self.rests_since = None;
+            if self.mended_at.is_some_and(|at| now.saturating_sub(at) > REST_WITHIN) {
+                self.over = true;
+                let what = format!("not at rest {REST_WITHIN:?} after the mending: {unrest}");
+                self.world.broken(what);
+            }
+        } else if rested >= REST_FOR {
             self.over = true;
-        } else if self.mended_at.is_some_and(|at| now.saturating_sub(at) > REST_WITHIN) {
-            self.over = true;
-            let unrest = unrest.unwrap_or_default();
-            self.world.broken(format!("not at rest {REST_WITHIN:?} after the mending: {unrest}"));
-        } else {
-            self.plan(LOOK_EVERY, Event::Look);
         }
+        self.plan(LOOK_EVERY, Event::Look);
     }
 
     fn fail(&mut self, fault: Fault) {
         self.world.note(format_args!("FAULT {fault:?}"));
         let (long, whose) = self.carry_out(fault);
-        if fault.costs_leases() {
-            let from = below::now_ns();
-            let to = from + u64::try_from(long.as_nanos()).expect("faults are short");
-            self.world.state().story.troubles.push((from, to, whose));
+        if !matches!(fault, Fault::Copy | Fault::LoseAfter(..) | Fault::At(..)) {
+            self.note_trouble(long, whose, fault.cost());
         }
+    }
+
+    fn note_trouble(&self, long: Duration, whose: Option<Who>, cost: Cost) {
+        let from = below::now_ns();
+        let to = from + u64::try_from(long.as_nanos()).expect("faults are short");
+        self.world.state().story.troubles.push(Trouble { from, to, whose, cost });
     }
 
     /// Lets it happen; how long it lasts, and to whom (`None`: to everybody).
@@ -338,6 +374,10 @@ impl Scene {
                 self.slot(who).machine = None;
                 self.plan(down, Event::Start(who));
                 return (down, Some(who));
+            }
+            Fault::At(who, messages, fate) => {
+                self.world.doom(who, messages, fate);
+                return (Duration::ZERO, Some(who));
             }
             Fault::Drain(who) => {
                 self.slot(who).shutdown.cancel();
@@ -368,6 +408,7 @@ impl Scene {
                 self.world.replace_engine(Some(copy));
                 return (self.engine_away(away), None);
             }
+            Fault::LoseAfter(settles, back) => self.world.lose_engine_after(settles, back),
             Fault::Step(ms) => self.world.state().engine_skew += ms * 1_000,
         }
         (Duration::ZERO, None)

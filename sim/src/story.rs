@@ -70,6 +70,37 @@ pub struct Effect {
     pub to: Option<u64>,
 }
 
+/// What a fault may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// Leases.
+    Leases,
+    /// The engine lost something: no leases, as long as nothing else goes wrong.
+    Engine,
+    /// Time.
+    Time,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Trouble {
+    /// Begin, in ns of the world.
+    pub from: u64,
+    /// End.
+    pub to: u64,
+    /// With whom; `None`: with everybody.
+    pub whose: Option<Who>,
+    /// How much.
+    pub cost: Cost,
+}
+
+impl Trouble {
+    /// Whether it lasted into a span of time, both ends included.
+    pub const fn meets(&self, from: u64, to: u64) -> bool {
+        self.from <= to && self.to >= from
+    }
+}
+
 /// A queue that was paused.
 #[derive(Debug, Clone, Copy)]
 pub struct Pause {
@@ -101,8 +132,8 @@ pub struct Story {
     pub running: BTreeMap<JobId, Vec<(usize, Context)>>,
     /// Orders that are done, by place and process.
     pub done: BTreeMap<(usize, Who), ()>,
-    /// When and to whom something happened that may cost leases: begin, end, process (`None`: everybody).
-    pub troubles: Vec<(u64, u64, Option<Who>)>,
+    /// What went wrong.
+    pub troubles: Vec<Trouble>,
     /// Broken promises.
     pub broken: Vec<String>,
 }

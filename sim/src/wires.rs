@@ -13,6 +13,7 @@ use windlass_shared::ledger::{Ledger, LedgerError};
 use windlass_shared::tap::{EngineTap, LedgerTap};
 
 use crate::below;
+use crate::story::{Cost, Trouble};
 use crate::world::{Far, Who, World};
 
 /// Whoever waits for what was lost gives up after this long, as the settings of Redis and PostgreSQL say.
@@ -21,7 +22,7 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 const USUAL_US: u64 = 1_500;
 
 /// Calls of the ledger that change nothing, so that a lost answer leaves nothing unknown.
-const READS: [&str; 22] = [
+const READS: [&str; 24] = [
     "attempts",
     "blob",
     "checkpoint",
@@ -30,6 +31,7 @@ const READS: [&str; 22] = [
     "jobs",
     "key",
     "keys",
+    "leader",
     "list",
     "list_runs",
     "logs",
@@ -40,6 +42,7 @@ const READS: [&str; 22] = [
     "queue_page",
     "rollups",
     "run",
+    "shard",
     "steps",
     "terminal_among",
     "unfinished",
@@ -56,6 +59,9 @@ struct Way {
 impl Way {
     /// One way; whether the message arrived.
     async fn travel(&self) -> bool {
+        if self.world.dies_at_message(self.who) {
+            return std::future::pending().await;
+        }
         let wire = self.world.wire(self.who, self.far);
         let us = 50 + self.world.roll(USUAL_US) + self.world.roll(1 + wire.slow.as_micros() as u64);
         let lost = wire.cut || self.world.roll(100) < u64::from(wire.lost_percent);
@@ -95,7 +101,12 @@ impl EngineTap for Way {
         })
     }
 
-    fn saw(&self, _call: &'static str, answer: &dyn Any) {
+    fn saw(&self, call: &'static str, answer: &dyn Any) {
+        if call == "settle" && self.world.settled() {
+            let (from, cost) = (below::now_ns(), Cost::Engine);
+            let trouble = Trouble { from, to: from, whose: None, cost };
+            self.world.state().story.troubles.push(trouble);
+        }
         if let Some(Ok(reply)) = answer.downcast_ref::<Result<ClaimReply, EngineError>>() {
             self.world.state().story.leased(self.who, reply);
         }

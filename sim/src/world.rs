@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tokio::runtime::Handle;
 use windlass_shared::clock::Clock;
 use windlass_shared::engine::ShardId;
-use windlass_shared::engine::embedded::Embedded;
+use windlass_shared::engine::embedded::{Embedded, Snapshot};
 use windlass_shared::ledger::sqlite::Sqlite;
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
@@ -65,6 +65,15 @@ pub struct Wire {
     pub slow: Duration,
 }
 
+/// What comes over a process between one message and the next.
+#[derive(Debug, Clone, Copy)]
+pub enum Fate {
+    /// `kill -9`; back after this.
+    Dies(Duration),
+    /// Frozen for so long.
+    Freezes(Duration),
+}
+
 /// What moves in a world.
 pub struct State {
     /// The engine as it is now.
@@ -75,7 +84,11 @@ pub struct State {
     pub engine_down: bool,
     /// What the engine's clock is ahead.
     pub engine_skew: i64,
-    copies: Vec<Arc<Embedded>>,
+    copies: Vec<Snapshot>,
+    /// What comes over processes at one of their next messages, and how many are left.
+    doomed: BTreeMap<Who, (u32, Fate)>,
+    /// The engine is lost after so many settles, and comes back empty or as a copy.
+    lost_after: Option<(u32, Option<u64>)>,
     wires: BTreeMap<(Who, bool), Wire>,
     /// What happened.
     pub story: Story,
@@ -102,6 +115,8 @@ impl World {
             engine_down: false,
             engine_skew: 0,
             copies: Vec::new(),
+            doomed: BTreeMap::new(),
+            lost_after: None,
             wires: BTreeMap::new(),
             story,
         };
@@ -157,16 +172,62 @@ impl World {
         self.state().wires.insert((who, far == Far::Engine), wire);
     }
 
+    /// Has a process meet its fate at one of its next messages.
+    pub fn doom(&self, who: Who, messages: u32, fate: Fate) {
+        self.state().doomed.insert(who, (messages, fate));
+    }
+
+    /// Counts a message of a process; whether it dies at this one, or is dead already.
+    pub fn dies_at_message(&self, who: Who) -> bool {
+        let mut state = self.state();
+        let Some((left, fate)) = state.doomed.get_mut(&who) else { return false };
+        *left = left.saturating_sub(1);
+        *left == 0 && matches!(fate, Fate::Dies(_))
+    }
+
+    /// What a process has met at a message, once.
+    pub fn take_fate(&self, who: Who) -> Option<Fate> {
+        let mut state = self.state();
+        let (_, fate) = *state.doomed.get(&who).filter(|(left, _)| *left == 0)?;
+        state.doomed.remove(&who);
+        Some(fate)
+    }
+
+    /// Has the engine lose something right after so many settles, before anybody can have recorded the last one.
+    pub fn lose_engine_after(&self, settles: u32, back: Option<u64>) {
+        self.state().lost_after = Some((settles, back));
+    }
+
+    /// Counts a settle; whether the engine was lost with it.
+    pub fn settled(&self) -> bool {
+        let back = {
+            let mut state = self.state();
+            let Some((left, back)) = &mut state.lost_after else { return false };
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                return false;
+            }
+            let back = *back;
+            state.lost_after = None;
+            back
+        };
+        self.note(format_args!("the engine is lost with what was settled just now"));
+        self.replace_engine(back);
+        true
+    }
+
     /// Every wire as good as new, the engine reachable.
     pub fn mend(&self) {
         let mut state = self.state();
         state.wires.clear();
+        state.doomed.clear();
+        state.lost_after = None;
         state.engine_down = false;
     }
 
     /// Keeps what the engine has now, for a later roll-back.
     pub fn keep_copy(&self) {
-        let copy = Arc::new(self.engine().copy());
+        let copy = self.engine().snapshot();
         let mut state = self.state();
         if state.copies.len() == COPIES_MAX {
             state.copies.remove(0);
@@ -177,12 +238,12 @@ impl World {
     /// The engine comes back empty, or as one of its copies was.
     pub fn replace_engine(&self, back: Option<u64>) {
         let mut state = self.state();
-        let chosen = back.filter(|_| !state.copies.is_empty()).map(|n| {
+        let engine = Embedded::new(self.engine_clock.clone());
+        if let Some(n) = back.filter(|_| !state.copies.is_empty()) {
             let place = usize::try_from(n).unwrap_or(0) % state.copies.len();
-            Arc::new(state.copies[place].copy())
-        });
-        let fresh = || Arc::new(Embedded::new(self.engine_clock.clone()));
-        state.engine = chosen.unwrap_or_else(fresh);
+            engine.restart_from(state.copies[place].clone());
+        }
+        state.engine = Arc::new(engine);
         state.generation += 1;
     }
 }

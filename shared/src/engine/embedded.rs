@@ -89,22 +89,6 @@ impl Embedded {
         *self.process.read().expect("nothing panics while it holds the process")
     }
 
-    /// What the store comes back as when all that happens after now is lost: another engine with the same jobs.
-    /// Nobody listens to it yet, and its feeds are empty.
-    #[cfg(feature = "testkit")]
-    pub fn copy(&self) -> Self {
-        let copy = Self::with_bounds(self.clock.clone(), self.bounds);
-        copy.latest_us.store(self.latest_us.load(Ordering::Acquire), Ordering::Release);
-        let shards = self.shards.read().expect("nothing panics while it holds the map of shards");
-        for (id, state) in shards.iter() {
-            let state = state.lock().expect("the model keeps its invariants").clone();
-            let state = state.served_by(copy.process());
-            let mut copies = copy.shards.write().expect("nobody else has the copy yet");
-            copies.insert(id.clone(), Arc::new(Mutex::new(state)));
-        }
-        copy
-    }
-
     fn time(&self) -> Timestamp {
         let us = self.clock.now().micros();
         Timestamp::from_micros(us.max(self.latest_us.fetch_max(us, Ordering::AcqRel)))

@@ -66,7 +66,8 @@
 //! `next_offset`: with a filter, when `scan_max` or `move_max` ended the walk (not `max`), `offset` + looked at
 //! − leased − expired if `ready` still has a member there, else 0. `next_due` is the head of `delayed`, in whole ms.
 //!
-//! **extend**: no entry, or not leased → `Gone`; another fence or token → `Stolen`; else
+//! **extend**: no entry, not leased, or leased with a lower fence (the store went back in time) → `Gone`; another fence or
+//! token → `Stolen`; else
 //! `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. A lease that ran out and is not reaped is held.
 //!
 //! **settle**, by the entry: none, or `fence` < the held one → `Gone`; `fence` > the held one → `Stolen`.

@@ -78,6 +78,12 @@ async fn try_once(life: &Lifecycle, ids: &[JobId]) -> bool {
         // Also those that are not due for long: an older form may be there, and due. One that does not get in for
         // want of room, or is late, is found by the sweep or by the comparison.
         for again in orders.again.chunks(ENGINE_BATCH_MAX) {
+            // A form of the same fence would stand against it: that of before the outcome, which a comparison pushed
+            // while the job was on record as running, or which came back with an older engine.
+            let before: Vec<_> = again.iter().map(|push| (push.id, push.fence)).collect();
+            if life.inner.engine.drop_jobs(shard, &before, false).await.is_err() {
+                return false;
+            }
             if life.inner.delivery.push(shard, again, ticket).await.is_err() {
                 return false;
             }

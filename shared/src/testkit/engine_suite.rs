@@ -295,6 +295,7 @@ macro_rules! engine_cases {
             a_higher_fence_takes_a_lease_away
             a_higher_fence_revives_a_finished_job
             a_late_push_changes_nothing
+            a_push_of_before_a_comparison_is_refused
             a_leased_or_finished_job_is_present
             a_full_shard_refuses_job_by_job
             delayed_jobs_keep_nobody_out
@@ -451,6 +452,10 @@ macro_rules! engine_cases {
             a_later_lease_or_fence_is_not_taken_away
             a_retried_attempt_is_not_adopted
             an_older_view_gives_way
+            adoption_is_bound_once_the_gate_is_sealed
+            a_stale_end_gives_way_to_a_later_lease
+            a_withdrawn_job_is_out
+            a_job_of_others_is_not_withdrawn
             adoption_needs_no_room
             adopt_answers_for_each_lease_in_order
             a_walk_sees_every_state

@@ -331,7 +331,10 @@ async fn a_paused_queue_starts_nothing_even_after_a_wipe() {
     let (_, told) =
         world.life.set_paused(&world.namespace, &world.shard.queue, Some(paused)).await.unwrap();
     assert!(told);
-    assert_eq!(world.claim_now().await.state, ClaimState::Paused);
+    soon("its first opening", || async {
+        (world.claim_now().await.state == ClaimState::Paused).then_some(())
+    })
+    .await;
 
     let world = world.wiped().await;
     assert_eq!(world.claim_now().await.state, ClaimState::Unverified, "nobody has opened it");

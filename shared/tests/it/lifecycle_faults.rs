@@ -135,7 +135,7 @@ async fn leases_are_not_lost_to_a_queue_that_cannot_be_opened() {
 #[tokio::test]
 async fn leases_are_not_lost_to_a_stranger_that_cannot_be_ended() {
     let fault = PlantedFault {
-        find: "return { \"settled\", table.concat(answers) }",
+        find: "return { \"settled\", position(), table.concat(answers) }",
         replace: "return { \"strange\" }",
     };
     let world = World::on(RedisServer::shared(), Some(fault)).await;

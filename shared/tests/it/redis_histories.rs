@@ -81,7 +81,8 @@ async fn play_with_little_memory(
                 let Reply::Stats(stats) = apply(&mut model, now, &Call::Stats) else {
                     unreachable!("stats are answered with stats")
                 };
-                Reply::Push(windlass_shared::engine::PushReply { generation: 0,
+                Reply::Push(windlass_shared::engine::PushReply {
+                    generation: 0,
                     pushed: vec![Pushed::Full; jobs.len()],
                     open: stats.open,
                     now,

@@ -184,7 +184,8 @@ pub async fn push(engine: &Engine, shard: &ShardId) -> Result<JobId, EngineError
     let now = engine.now().await?;
     let job =
         Push::new(Fence(1), "plain".parse().expect("a legal kind"), now, Bytes::from_static(b"{}"));
-    let reply = engine.push(shard, std::slice::from_ref(&job), now.plus(PUSH_WINDOW), u64::MAX).await?;
+    let reply =
+        engine.push(shard, std::slice::from_ref(&job), now.plus(PUSH_WINDOW), u64::MAX).await?;
     assert_eq!(reply.pushed, [Pushed::Added]);
     Ok(job.id)
 }

@@ -16,7 +16,7 @@ use windlass_shared::engine::{
     Settle, Settled, ShardId, Verdict,
 };
 use windlass_shared::ledger::{
-    Accepted, Epoch, Ledger, Record, Recorded, Submission, SubmitOutcome, WorkerBeat,
+    Accepted, Epoch, Ledger, Record, RecordRunning, Recorded, Submission, SubmitOutcome, WorkerBeat,
 };
 use windlass_shared::lifecycle::compare::Auditor;
 use windlass_shared::lifecycle::lease::{End, Landed, Shown, Take};
@@ -294,6 +294,33 @@ async fn what_was_settled_and_lost_is_recorded_by_the_direct_path_and_does_not_r
     assert_eq!(rig.adopt(&[mine]).await, [Adopted::Over], "its tombstone stands");
 }
 
+/// Goal: an attempt that failed while its engine was lost counts, and its delay holds, although the comparison has
+/// pushed the job again meanwhile with the same fence, that of its running attempt on record.
+#[tokio::test]
+async fn a_failed_attempt_counts_although_the_comparison_was_faster() {
+    let rig = Rig::new().await;
+    let id = rig.submit(1).await[0].id;
+    let mine = rig.claim(1).await.remove(0);
+    let running = RecordRunning {
+        id,
+        fence: mine.job.fence,
+        attempt: 1,
+        claimed_at: mine.at,
+        worker: rig.worker.to_string(),
+    };
+    rig.life.ledger().record_running(vec![running]).await.unwrap();
+    rig.engine.wipe();
+    rig.verify_with(&[]).await;
+    assert!(matches!(rig.live(id).await, Some(LiveState::Ready { .. })), "pushed again");
+    let again = mine.at.plus(Duration::from_secs(600));
+    let record = mine.record(&rig.shard.namespace, Ended::Retry(again));
+    let replies = rig.life.record_direct(vec![record]).await.unwrap();
+    assert_eq!(replies, [Recorded::Applied]);
+    let live = rig.life.engine().peek(&rig.shard, id).await.unwrap();
+    let live = live.expect("it waits for its next attempt");
+    assert_eq!((live.state, live.attempt, live.run_at), (LiveState::Delayed, 1, again));
+}
+
 #[tokio::test]
 async fn an_engine_that_went_back_in_time_loses_what_has_ended_since() {
     let rig = Rig::new().await;
@@ -462,7 +489,11 @@ async fn the_audit_takes_out_what_the_ledger_does_not_know_or_has_ended() {
     rig.engine.restart_from(before);
     let stranger = Push::new(Fence(1), "echo".parse().unwrap(), ended.at, Bytes::new());
     let not_after = rig.life.engine().now().await.unwrap().plus(SOON);
-    rig.life.engine().push(&rig.shard, std::slice::from_ref(&stranger), not_after, u64::MAX).await.unwrap();
+    rig.life
+        .engine()
+        .push(&rig.shard, std::slice::from_ref(&stranger), not_after, u64::MAX)
+        .await
+        .unwrap();
 
     let queue = rig.life.ledger().queues(None).await.unwrap().remove(0);
     let found = Auditor::default().pass(&rig.life, &queue).await.unwrap();

@@ -17,6 +17,9 @@ impl Shard {
     pub(super) fn extend_one(&mut self, held: &Held, wanted_ms: i64) -> Extended {
         let Some(entry) = self.entries.get_mut(&held.id) else { return Extended::Gone };
         let Status::Leased { until_ms } = entry.status else { return Extended::Gone };
+        if entry.fence < held.fence {
+            return Extended::Gone;
+        }
         if entry.fence != held.fence || entry.lease_id != Some(held.lease_id) {
             return Extended::Stolen;
         }

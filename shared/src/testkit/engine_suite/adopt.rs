@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::engine::{Adopted, Adoption, Ended, LiveEntry};
+use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Withdrawal, Withdrawn};
 
 impl Rig {
     /// What the holder of a lease of job `n` knows of it.
@@ -81,9 +81,11 @@ pub async fn a_lost_lease_is_put_back(rig: &Rig) {
 /// With all that was known of it, in its old place.
 pub async fn an_adopted_job_can_be_lost_and_run_again(rig: &Rig) {
     let (held, known) = rig.lose_one().await;
+    rig.shut(2).await;
     let earlier = Push { run_at: known.job.run_at.minus(ms(5)), ..known.job.clone() };
     let known = Adoption { job: Push { crashes: 1, attempt: 3, ..earlier }, ..known };
     assert_eq!(rig.adopt(&known).await, rig.held_until().await);
+    rig.open().await;
     rig.push(&[rig.job(1).await]).await;
     assert_eq!(rig.lose_leases().await, 1);
     let (again, claimed) = rig.claim_one().await;
@@ -119,6 +121,7 @@ pub async fn what_has_ended_is_over(rig: &Rig) {
     assert_eq!(rig.adopt(&other).await, Adopted::Over);
     assert_eq!((rig.state(0).await, rig.state(1).await), (None, None));
     // A tombstone of an earlier fence is none of its business.
+    rig.shut(2).await;
     let later = Fence(held.fence.0 + 10);
     let redriven = Adoption { job: Push { fence: later, ..other.job }, ..known };
     assert!(matches!(rig.adopt(&redriven).await, Adopted::Held { .. }));
@@ -160,6 +163,7 @@ pub async fn an_older_view_gives_way(rig: &Rig) {
     rig.push(&[Push { run_at, ..rig.job(3).await }]).await;
     let (held, claimed) = rig.claim_one().await;
     let known = rig.known(0, held, &claimed).await;
+    rig.shut(2).await;
     let fence = Fence(held.fence.0 + 5);
     let lease_id = LeaseId::random();
     let lease = |n| Adoption {
@@ -172,6 +176,7 @@ pub async fn an_older_view_gives_way(rig: &Rig) {
     let replies = rig.engine.adopt(&rig.shard, worker, LEASE, &leases).await.unwrap();
     assert_eq!(replies, [rig.held_until().await; 3]);
     assert_eq!(rig.extend(held, LEASE).await, Extended::Stolen);
+    rig.open().await;
     assert_eq!(rig.claim_ids(9).await, [id(2)]);
     let stats = rig.engine.stats(&rig.shard).await.unwrap();
     assert_eq!((stats.ready, stats.delayed, stats.leased), (0, 0, 4));
@@ -181,11 +186,123 @@ pub async fn an_older_view_gives_way(rig: &Rig) {
     }
 }
 
+/// What would be put back is compared with the ledger no more.
+pub async fn adoption_is_bound_once_the_gate_is_sealed(rig: &Rig) {
+    for sealed in [true, false] {
+        rig.open_with(3).await;
+        let mut known = Vec::new();
+        for (n, (held, claimed)) in rig.claim(2).await.into_iter().enumerate() {
+            known.push(rig.known(n as u8, held, &claimed).await);
+        }
+        assert!(rig.drop_job(0, known[0].job.fence, false).await);
+        if sealed {
+            let generation = rig.gate().await.gate.unwrap().generation + 1;
+            rig.shut(generation).await;
+            assert!(!rig.engine.seal(&rig.shard, LEDGER, generation - 1).await.unwrap());
+            assert!(rig.engine.seal(&rig.shard, LEDGER, generation).await.unwrap());
+            assert!(rig.gate().await.gate.unwrap().sealed);
+        } else {
+            assert!(!rig.engine.seal(&rig.shard, LEDGER, 1).await.unwrap(), "it is open");
+        }
+        assert_eq!(rig.adopt(&known[0]).await, Adopted::Over, "it is not there");
+        let later = Fence(known[1].job.fence.0 + 1);
+        let other = Adoption {
+            job: Push { fence: later, ..known[1].job.clone() },
+            lease_id: LeaseId::random(),
+            ..known[1].clone()
+        };
+        assert_eq!(rig.adopt(&other).await, Adopted::Stolen, "somebody holds it");
+        assert!(matches!(rig.adopt(&known[1]).await, Adopted::Held { .. }), "its own");
+        let waiting = Push { id: id(2), ..known[1].job.clone() };
+        let waiting = Adoption { job: waiting, ..known[1].clone() };
+        assert!(matches!(rig.adopt(&waiting).await, Adopted::Held { .. }), "nobody holds it");
+        for n in 0..3 {
+            if let Some(entry) = rig.walk().await.get(&id(n)) {
+                rig.drop_job(n, entry.fence, false).await;
+            }
+        }
+    }
+}
+
+/// Its settle, that the ledger refused, must not stop the one who holds the job.
+pub async fn a_stale_end_gives_way_to_a_later_lease(rig: &Rig) {
+    let (held, claimed) = rig.hold_one().await;
+    let known = rig.known(0, held, &claimed).await;
+    rig.settle(held, Verdict::Succeeded).await;
+    rig.shut(2).await;
+    let fence = Fence(held.fence.0 + 1);
+    let later = Adoption { job: Push { fence, ..known.job.clone() }, ..known.clone() };
+    assert_eq!(rig.adopt(&known).await, Adopted::Over, "its own end");
+    assert_eq!(rig.adopt(&later).await, rig.held_until().await);
+    rig.confirm_all().await;
+    assert!(
+        matches!(rig.state(0).await, Some(LiveState::Leased { .. })),
+        "it is not confirmed away"
+    );
+}
+
+impl Rig {
+    async fn withdraw(&self, lease: Withdrawal) -> Withdrawn {
+        self.engine.withdraw(&self.shard, &[lease]).await.expect("withdraw")[0]
+    }
+}
+
+/// A lease whose outcome is recorded past the engine.
+fn withdrawal(held: Held, ends: bool) -> Withdrawal {
+    let (attempt, crashes) = (0, 0);
+    Withdrawal {
+        id: held.id,
+        fence: held.fence,
+        lease_id: Some(held.lease_id),
+        attempt,
+        crashes,
+        ends,
+    }
+}
+
+/// Held by nobody else, it goes, and what is older stays out.
+pub async fn a_withdrawn_job_is_out(rig: &Rig) {
+    let (held, _) = rig.hold_one().await;
+    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Out);
+    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Out, "again");
+    assert_eq!(rig.state(0).await, None);
+    assert_eq!(rig.settle(held, Verdict::Succeeded).await, Settled::Gone);
+    let again = Push { fence: held.fence, ..rig.job(0).await };
+    assert_eq!(rig.push(std::slice::from_ref(&again)).await, [Pushed::Present], "it has ended");
+    let stats = rig.engine.stats(&rig.shard).await.unwrap();
+    assert_eq!((stats.leased, stats.bytes), (0, 0));
+    // One that is to run again is let in with the very fence of its outcome.
+    let other = Held { id: id(1), ..held };
+    rig.push(&[rig.job(1).await]).await;
+    assert_eq!(rig.withdraw(withdrawal(other, false)).await, Withdrawn::Out, "a ready one too");
+    let older = Push { fence: Fence(held.fence.0 - 1), ..rig.job(1).await };
+    assert_eq!(rig.push(&[older]).await, [Pushed::Present]);
+    let again = Push { fence: held.fence, ..rig.job(1).await };
+    assert_eq!(rig.push(&[again]).await, [Pushed::Added]);
+}
+
+/// Whoever has a later lease decides, and so does an end that waits to be recorded.
+pub async fn a_job_of_others_is_not_withdrawn(rig: &Rig) {
+    let (held, _) = rig.hold_one().await;
+    let older = Withdrawal { fence: Fence(held.fence.0 - 1), ..withdrawal(held, true) };
+    assert_eq!(rig.withdraw(older).await, Withdrawn::Stolen);
+    let token = Withdrawal { lease_id: Some(LeaseId::random()), ..withdrawal(held, true) };
+    assert_eq!(rig.withdraw(token).await, Withdrawn::Stolen);
+    assert_eq!(rig.lose_leases().await, 1);
+    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Stolen, "it was taken back");
+    let (held, _) = rig.claim_one().await;
+    rig.settle(held, Verdict::Dead).await;
+    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Finishing);
+    rig.confirm_all().await;
+    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Out);
+}
+
 /// They run already.
 pub async fn adoption_needs_no_room(rig: &Rig) {
     let (held, known) = rig.lose_one().await;
     let tight = ShardSettings { version: 9, jobs_max: 0, bytes_max: 0, ..ShardSettings::default() };
     rig.configure(tight).await;
+    rig.shut(2).await;
     assert_eq!(rig.adopt(&known).await, rig.held_until().await);
     assert_eq!(rig.settle(held, Verdict::Succeeded).await, Settled::Settled);
 }

@@ -260,3 +260,21 @@ pub async fn the_default_budget_holds_until_configured(rig: &Rig) {
     assert_eq!(reply.pushed, [Pushed::Added; 2]);
     assert!(!reply.open);
 }
+
+/// A shard that was compared since has no tombstones of what ended before that.
+pub async fn a_push_of_before_a_comparison_is_refused(rig: &Rig) {
+    rig.open().await;
+    let not_after = rig.now().await.plus(PUSH_WINDOW);
+    let job = [rig.job(0).await];
+    let push = |generation| rig.engine.push(&rig.shard, &job, not_after, generation);
+    assert_eq!(
+        push(0).await.unwrap().pushed,
+        [Pushed::Added],
+        "of the first one nothing has ended"
+    );
+    rig.shut(2).await;
+    for (known, answer) in [(0, Pushed::Late), (1, Pushed::Late), (2, Pushed::Present)] {
+        let reply = push(known).await.unwrap();
+        assert_eq!((reply.pushed, reply.generation), (vec![answer], 2), "{known}");
+    }
+}

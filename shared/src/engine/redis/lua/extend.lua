@@ -17,7 +17,7 @@ for i = 1, count do
   local held, proof = helds[i], ARGV[2 * i + 3]
   local answer = -1
   if is_held(held) and byte(held, 1) == LEASED and ends[i] then
-    answer = -2
+    answer = unpacked(">I8", held, 47) < unpacked(">I8", proof, 17) and -1 or -2
     if sub(held, 31, 54) == proof then
       local until_ms = tonumber(ends[i])
       if wanted_ms > until_ms then
