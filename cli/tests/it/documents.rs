@@ -35,8 +35,12 @@ fn links_between_documents_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut documents =
         vec!["README.md".to_owned(), "ARCHITECTURE.md".into(), "CONTRIBUTING.md".into()];
-    for entry in std::fs::read_dir(root.join("docs")).expect("docs").flatten() {
-        documents.push(format!("docs/{}", entry.file_name().to_string_lossy()));
+    for folder in ["docs", "docs/rig"] {
+        for entry in std::fs::read_dir(root.join(folder)).expect(folder).flatten() {
+            if entry.file_type().expect("its type").is_file() {
+                documents.push(format!("{folder}/{}", entry.file_name().to_string_lossy()));
+            }
+        }
     }
     documents.push("deploy/README.md".into());
     let mut checked = 0;

@@ -22,6 +22,18 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     // The engine
     ("windlass_engine_call_seconds", Histogram, "Time of a call to the engine, by call"),
     ("windlass_engine_errors_total", Counter, "Calls to the engine that failed, by call"),
+    ("windlass_engine_dropped_total", Counter, "Jobs that the engine had and should not have had"),
+    (
+        "windlass_engine_fit",
+        Gauge,
+        "Whether the queue store may be trusted with jobs: version, eviction",
+    ),
+    ("windlass_leader", Gauge, "Whether this scheduler leads"),
+    ("windlass_verifications_total", Counter, "Shards compared with the ledger, by result"),
+    ("windlass_verification_seconds", Histogram, "Time from a shut shard to its opening"),
+    ("windlass_adoptions_total", Counter, "Running jobs put back into the engine, by reply"),
+    ("windlass_direct_outcomes_total", Counter, "Outcomes sent past the engine, by reply"),
+    ("windlass_worker_ring_settles", Gauge, "Settles that a worker keeps until they are recorded"),
     ("windlass_log_events_dropped_total", Counter, "Log events dropped because their place floods"),
     // Serving
     ("windlass_http_connections", Gauge, "Open connections"),

@@ -66,15 +66,15 @@ faults! {
     a_jump_goes_unnoticed: "now > seen + CLOCK_STEP_US and" => "false and";
     a_claim_is_no_sign_of_life: "if leased > 0 then put(9, packed_now) end" => "";
     the_ramp_is_ignored: "if elapsed >= ramp then return nil end" => "if true then return nil end";
-    an_older_generation_shuts: "present > given or (present == given and not is_shut)" => "present == given and not is_shut";
-    a_verified_shard_is_shut_again: "or (present == given and not is_shut) then" => "then";
+    an_older_generation_shuts: "present > given or (present == given and not is_shut())" => "present == given and not is_shut()";
+    a_verified_shard_is_shut_again: "or (present == given and not is_shut()) then" => "then";
     a_foreign_shard_keeps_its_outcomes: "DELAYED, LEASES, OUTBOX, TOMBS0" => "DELAYED, LEASES, TOMBS0";
     opening_takes_older_settings: "if given_version >= version then" => "if true then";
     an_ended_lease_is_adopted: "~= sub(job, 9, 16) then return -2 end" => "~= sub(job, 9, 16) then return 2 end";
-    a_finishing_job_is_adopted: "if status == FINISHING then return -1 end" => "";
+    a_finishing_job_is_adopted: "if status == FINISHING then return (bound or old_fence >= fence) and -1 or 2 end" => "";
     adoption_forgets_bytes: "bytes = bytes + length\n      jobs" => "jobs";
     another_instant_is_confirmed: "and sub(outcome, 90, 97) == sub(mark, 33)" => "";
     nothing_is_noted_as_recorded: "put(1, sub(listed[count], 1, 8))" => "";
     any_fence_is_dropped: "if head and sub(head, 1, 8) == fence then" => "if head then";
-    an_open_gate_takes_reports: "if sub(rest, 49, 88) == SHUT_PROCESS then" => "if true then";
+    an_open_gate_takes_reports: "if is_shut() then call(\"SADD\"" => "if true then call(\"SADD\"";
 }

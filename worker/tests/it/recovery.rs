@@ -475,6 +475,7 @@ async fn a_worker_that_ends_brings_its_last_outcomes_home() {
     }
     world.record_all().await;
     let direct = world.reporter.direct.borrow().clone();
-    assert!(direct.iter().all(|(_, reply)| *reply == DirectReply::Applied), "{direct:?}");
+    // What waits in the engine is recorded first, and then there already.
+    assert!(direct.iter().all(|(_, reply)| *reply == DirectReply::Stale), "{direct:?}");
     assert_eq!(direct.len(), ids.len());
 }
