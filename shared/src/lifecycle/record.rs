@@ -174,11 +174,11 @@ pub(super) async fn record_direct(
     records: Vec<Record>,
 ) -> Result<Vec<Recorded>, LedgerError> {
     let started = Instant::now();
-    let free = super::withdraw::withdraw(life, &records).await?;
+    let freed = super::withdraw::withdraw(life, &records).await?;
     let mut replies = vec![Recorded::Stale; records.len()];
     let (mut places, mut kept, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, (record, free)) in records.into_iter().zip(free).enumerate() {
-        if free {
+    for (place, (record, free)) in records.into_iter().zip(&freed.free).enumerate() {
+        if *free {
             places.push(place);
             ends.push((record.id, record.ended.is_terminal()));
             kept.push(record);
@@ -188,11 +188,11 @@ pub(super) async fn record_direct(
         return Ok(replies);
     }
     let ticket = life.inner.delivery.ticket().await;
-    if started.elapsed() >= limits::PUSH_WINDOW {
-        // The tombstones would not outlast a slow commit.
-        return Err(LedgerError::Unavailable(
-            "the engine took too long to let go of the jobs".into(),
-        ));
+    let still_holds = freed.still_holds(life).await?;
+    // Nor would the tombstones outlast a slow commit for ever.
+    if !still_holds || started.elapsed() >= limits::PUSH_WINDOW {
+        let why = "the engine changed while it let go of the jobs; send the outcomes again";
+        return Err(LedgerError::Unavailable(why.into()));
     }
     let reply = life.inner.ledger.record(kept).await?;
     let (mut applied, mut ended) = (Vec::new(), Vec::new());

@@ -14,15 +14,33 @@ const LOOKUP_MAX: usize = 1_000;
 /// Times that outcomes which wait in the engine are recorded before it is asked again.
 const TRIES_MAX: usize = 5;
 
-/// For each record whether it may be committed now. Those of jobs that the ledger does not know, or has ended, may: it
-/// refuses them itself.
+/// What may be committed, and for how long.
+pub(super) struct Freed {
+    /// For each record whether it may. Those of jobs that the ledger does not know, or has ended, may: it refuses them
+    /// itself.
+    pub(super) free: Vec<bool>,
+    /// Verifications on record of each shard before its jobs were taken out.
+    generations: Vec<(ShardId, u64)>,
+}
+
+impl Freed {
+    /// Whether no shard was verified since: a store that was wiped has lost the tombstones, and its comparison may have
+    /// pushed the jobs again. To be asked right before the commit.
+    pub(super) async fn still_holds(&self, life: &Lifecycle) -> Result<bool, LedgerError> {
+        for (shard, generation) in &self.generations {
+            if life.inner.ledger.shard(shard).await?.generation != *generation {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Takes the jobs of these records out of the engine.
 ///
 /// # Errors
 /// A store did not answer: nothing may be committed. Safe to repeat.
-pub(super) async fn withdraw(
-    life: &Lifecycle,
-    records: &[Record],
-) -> Result<Vec<bool>, LedgerError> {
+pub(super) async fn withdraw(life: &Lifecycle, records: &[Record]) -> Result<Freed, LedgerError> {
     let jobs = open_jobs(life, records).await?;
     let mut free = vec![true; records.len()];
     let mut shards: HashMap<ShardId, Vec<usize>> = HashMap::new();
@@ -31,7 +49,9 @@ pub(super) async fn withdraw(
             shards.entry(shard_of(job)).or_default().push(place);
         }
     }
+    let mut generations = Vec::with_capacity(shards.len());
     for (shard, places) in shards {
+        let generation = life.inner.ledger.shard(&shard).await?.generation;
         for places in places.chunks(ENGINE_BATCH_MAX) {
             from_shard(life, &shard, records, places, &mut free).await.map_err(
                 |error| match error {
@@ -40,8 +60,9 @@ pub(super) async fn withdraw(
                 },
             )?;
         }
+        generations.push((shard, generation));
     }
-    Ok(free)
+    Ok(Freed { free, generations })
 }
 
 async fn open_jobs(
