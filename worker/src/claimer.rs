@@ -76,7 +76,12 @@ impl Claimer {
                 continue;
             };
             if self.acks.is_behind(self.queues.shard(queue)) {
-                // Its jobs would hold slots that others can use.
+                // Its jobs would hold slots that others can use. Claims bring the news of what is recorded: without
+                // them it is asked for, or a full ring would never empty.
+                let shard = Arc::clone(self.queues.shard(queue));
+                if let Ok(reply) = self.engine.extend(&shard, &[], self.request.lease).await {
+                    self.acks.note(&shard, &reply.position);
+                }
                 self.queues.rest(queue, Instant::now());
                 continue;
             }

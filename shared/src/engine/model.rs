@@ -79,13 +79,13 @@
 //!
 //! **promote**: `delayed` with `ceil_ms(run_at) <= now_ms`, in order, ≤ min(max, `move_max`) → `ready`, score kept.
 //!
-//! **reap**: nothing without leases. Else engine time has jumped if `now > seen + CLOCK_STEP_MIN`; then, if
+//! **reap**: nothing without leases. Else a sign of life: engine time has jumped if `now > seen + CLOCK_STEP_MIN`; then, if
 //! `now >= no_reap_until + grace`, `no_reap_until = now + grace` ([`limits::CLOCK_STEP_MIN`]). `seen = now` if it is
 //! ≥ 500 ms off. Nothing more while the gate is shut or `now < no_reap_until`. Else `leases` with
 //! `until_ms < now_ms`, in order, ≤ min(max, `move_max`). The token is cleared. Cancel flag: `finishing`, outcome `Cancelled`, no crash counted. Else `crashes + 1`; at `max_crashes` or more:
 //! `finishing`, outcome `Quarantined`; else `ready` with its old score, outcome `Lost`.
 //!
-//! `seen` also moves by that rule in an extend that holds something; a claim that leases and an adopt that holds set it to now.
+//! An extend or adopt that holds something is such a sign of life too; a claim that leases sets `seen` to now.
 //!
 //! **configure**: a version lower than the present one → `false`; else replaces them → `true`.
 //!

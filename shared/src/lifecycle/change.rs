@@ -50,10 +50,11 @@ pub(super) async fn cancel(
         }
         // The engine first: its tombstone keeps a push that is on its way from starting the job after the
         // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
-        let stops = matches!(
+        let is_out = matches!(
             withdraw(engine, &job, Withdraw::StopRunning).await,
             Ok(CancelReply::Removed | CancelReply::Absent)
         );
+        let stops = is_out && knows_what_runs(life, &shard_of(&job)).await?;
         // The engine spoke of this fence in this queue. A job that was changed meanwhile has another form,
         // which may be in the engine already: then all of it again.
         match ledger.cancel(namespace, id, Some(Guard::of(&job)), !stops, reason).await? {
@@ -72,6 +73,15 @@ pub(super) async fn cancel(
         Changed::Refused(state) => Changed::Refused(state),
         Changed::Unknown => Changed::Unknown,
     })
+}
+
+/// Whether a job that a shard does not have leased does not run: not while its gate is shut, since its store may have lost
+/// the lease. Of one that was never opened nothing runs.
+async fn knows_what_runs(life: &Lifecycle, shard: &ShardId) -> Result<bool, LedgerError> {
+    if life.inner.engine.stats(shard).await.is_ok_and(|stats| stats.open) {
+        return Ok(true);
+    }
+    Ok(life.inner.ledger.shard(shard).await?.generation == 0)
 }
 
 async fn withdraw(engine: &Engine, job: &Job, how: Withdraw) -> Result<CancelReply, EngineError> {

@@ -252,7 +252,9 @@ async fn unverified(
         return Ok(None);
     }
     let record = life.inner.ledger.shard(shard).await?;
-    if record.generation == 0 {
+    let is_new = record.generation == 1 && record.process.is_none();
+    if record.generation == 0 || is_new {
+        // Whoever pushes its first job is opening it.
         return Ok(None);
     }
     let leader = life.inner.ledger.leader().await?;

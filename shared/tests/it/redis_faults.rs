@@ -62,7 +62,7 @@ faults! {
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
     a_shut_gate_gives_leases: "if not verified() then\n  state" => "if false then\n  state";
     a_shut_gate_reaps: "or not verified() then return 0, 0 end" => "then return 0, 0 end";
-    a_grace_is_skipped: "return now >= no_reap_until" => "return true";
+    a_grace_is_skipped: "return now >= unpacked(\">I8\", rest, 17)" => "return true";
     a_jump_goes_unnoticed: "now > seen + CLOCK_STEP_US and" => "false and";
     a_claim_is_no_sign_of_life: "if leased > 0 then put(9, packed_now) end" => "";
     the_ramp_is_ignored: "if elapsed >= ramp then return nil end" => "if true then return nil end";

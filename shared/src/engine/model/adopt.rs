@@ -33,11 +33,11 @@ impl Shard {
         let held = Held { id, fence, lease_id: adoption.lease_id };
         let wanted_ms = until_ms(now, lease);
         if let Extended::Held { expires_at, .. } = self.extend_one(&held, wanted_ms) {
-            self.seen = now;
+            self.note_seen(now);
             return Adopted::Held { expires_at };
         }
         self.put_lease(wanted_ms, worker, adoption);
-        self.seen = now;
+        self.note_seen(now);
         Adopted::Held { expires_at: Timestamp::from_millis(wanted_ms) }
     }
 

@@ -161,8 +161,14 @@ impl Shard {
         cap.saturating_sub(self.leases.len() as u64)
     }
 
-    /// Moves the last sign of life on, unless it is fresh.
+    /// Moves the last sign of life on, unless it is fresh. After a jump of engine time nothing is reaped for a grace.
     pub(super) fn note_seen(&mut self, now: Timestamp) {
+        let grace = self.gate.map_or(Duration::ZERO, |state| state.grace);
+        let jumped = now > self.seen.plus(limits::CLOCK_STEP_MIN);
+        // Whoever comes first after a silence: else it would hide the silence from the others.
+        if jumped && now >= self.no_reap_until.plus(grace) {
+            self.no_reap_until = now.plus(grace);
+        }
         if now < self.seen || now.since(self.seen) >= SEEN_EVERY {
             self.seen = now;
         }
@@ -172,11 +178,6 @@ impl Shard {
     pub(super) fn may_reap(&mut self, now: Timestamp) -> bool {
         if self.leases.is_empty() {
             return false;
-        }
-        let grace = self.gate.map_or(Duration::ZERO, |state| state.grace);
-        let jumped = now > self.seen.plus(limits::CLOCK_STEP_MIN);
-        if jumped && now >= self.no_reap_until.plus(grace) {
-            self.no_reap_until = now.plus(grace);
         }
         self.note_seen(now);
         self.is_verified() && now >= self.no_reap_until

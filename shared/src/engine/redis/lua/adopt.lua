@@ -77,6 +77,6 @@ each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, jobs)
 each("HSET", HELD, changed)
 each("ZADD", LEASES, leases)
-if alive then put(9, pack(">I8", now)) end
+if alive then note_seen() end
 save()
 return reply

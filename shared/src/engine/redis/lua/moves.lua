@@ -24,15 +24,12 @@ end
 
 -- Whether leases that ran out may be taken back now. Notes jumps of engine time.
 local function may_reap()
-  local seen, no_reap_until = unpacked(">I8I8", rest, 9)
-  -- A jump is further than signs of life are apart.
+  local seen = unpacked(">I8", rest, 9)
   if now < seen or now - seen >= SEEN_EVERY_US then
     if call("ZCARD", LEASES) == 0 then return false end
-    local grace = unpacked(">I8", rest, 89)
-    if now > seen + CLOCK_STEP_US and now >= no_reap_until + grace then no_reap_until = now + grace end
-    put(9, pack(">I8I8", now, no_reap_until))
+    note_seen()
   end
-  return now >= no_reap_until
+  return now >= unpacked(">I8", rest, 17)
 end
 
 -- Takes back jobs whose lease ran out, in order, up to `limit`; how many, and how many became ready.

@@ -119,10 +119,15 @@ local function position()
   return pack(">I8", last_seq) .. sub(rest, 1, 8) .. (verified() and sub(rest, 41, 48) or "")
 end
 
--- Notes a sign of life while leases are held, unless the last one is fresh.
+-- Notes a sign of life while leases are held, unless the last one is fresh. After a jump of engine time nothing is
+-- reaped for a grace. A jump is further than signs of life are apart.
 local function note_seen()
-  local seen = unpacked(">I8", rest, 9)
-  if now < seen or now - seen >= SEEN_EVERY_US then put(9, pack(">I8", now)) end
+  local seen, no_reap_until = unpacked(">I8I8", rest, 9)
+  if now < seen or now - seen >= SEEN_EVERY_US then
+    local grace = unpacked(">I8", rest, 89)
+    if now > seen + CLOCK_STEP_US and now >= no_reap_until + grace then no_reap_until = now + grace end
+    put(9, pack(">I8I8", now, no_reap_until))
+  end
 end
 
 -- Runs a variadic command over any number of values, or pairs of values, in bounded pieces.
