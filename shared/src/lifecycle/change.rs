@@ -1,5 +1,7 @@
 //! Changes that people ask for: cancel, redrive, patch, pause, settings.
 
+use std::time::Duration;
+
 use super::delivery::Ticket;
 use super::push::belongs_in_engine;
 use super::{Cancelled, Lifecycle, Seen};
@@ -13,6 +15,9 @@ use crate::model::name::{Namespace, QueueName};
 
 /// Looks at a job that keeps changing while it is to be cancelled or changed.
 const TRIES_MAX: u32 = 5;
+/// Looks at a shard that is being opened for the first time, and the time between them: half a second in all.
+const OPENING_LOOKS: u32 = 20;
+const OPENING_PAUSE: Duration = Duration::from_millis(25);
 
 pub(super) async fn get(
     life: &Lifecycle,
@@ -76,12 +81,21 @@ pub(super) async fn cancel(
 }
 
 /// Whether a job that a shard does not have leased does not run: not while its gate is shut, since its store may have lost
-/// the lease. Of one that was never opened nothing runs.
+/// the lease. Of one that was never opened nothing was ever leased; its first opening, which takes milliseconds, is
+/// waited for.
 async fn knows_what_runs(life: &Lifecycle, shard: &ShardId) -> Result<bool, LedgerError> {
-    if life.inner.engine.stats(shard).await.is_ok_and(|stats| stats.open) {
-        return Ok(true);
+    for _ in 0..OPENING_LOOKS {
+        if life.inner.engine.stats(shard).await.is_ok_and(|stats| stats.open) {
+            return Ok(true);
+        }
+        let on_record = life.inner.ledger.shard(shard).await?;
+        match (on_record.generation, on_record.process) {
+            (0, _) => return Ok(true),
+            (1, None) => tokio::time::sleep(OPENING_PAUSE).await,
+            _ => return Ok(false),
+        }
     }
-    Ok(life.inner.ledger.shard(shard).await?.generation == 0)
+    Ok(false)
 }
 
 async fn withdraw(engine: &Engine, job: &Job, how: Withdraw) -> Result<CancelReply, EngineError> {
