@@ -61,12 +61,7 @@ impl Experiment for KillRedis {
             Call::Fault(Fault::Started { .. }) => Some(event.at),
             _ => None,
         });
-        let first = up.and_then(|up| {
-            let claims = seen.index.executions.iter();
-            let claims = claims.filter_map(|e| i64::try_from(e.fence).ok());
-            let first = claims.filter(|claim| *claim > up.wall_us).min()?;
-            Some((first - up.wall_us) as f64 / 1e6)
-        });
+        let first = up.and_then(|up| measure::first_leases(seen, up));
         vec![
             Figure::at_most("first lease after", first, "s", 10.0),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
@@ -105,8 +100,16 @@ impl Experiment for Wipe {
     }
 
     fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
+        let wiped = seen.evidence.history.iter().find_map(|event| match &event.call {
+            Call::Fault(Fault::EngineLost { .. }) => Some(event.at),
+            _ => None,
+        });
+        let first = wiped.and_then(|wiped| measure::first_leases(seen, wiped));
         // All workers live: nothing that was run need run again.
-        vec![Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0)]
+        vec![
+            Figure::at_most("first lease after", first, "s", 10.0),
+            Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
+        ]
     }
 }
 
