@@ -21,6 +21,8 @@ use crate::until::until;
 
 /// Longest wait for a replica to take its primary's place.
 const PROMOTED_MAX: Duration = Duration::from_secs(60);
+/// How long a slot with keys stays half moved.
+const DWELL: Duration = Duration::from_secs(1);
 
 /// E12.
 pub(super) struct LoseNode;
@@ -128,7 +130,8 @@ fn reshard(scene: &Scene, used: &[u16]) -> anyhow::Result<Moved> {
     let idle = |node: &&Node| node.is_primary() && !used.iter().any(|slot| node.serves(*slot));
     let target = nodes.iter().find(idle).context("a primary that serves none of the queues")?;
     let slots = around(used, slots_to_move(scene.form));
-    let moved = tokio::task::block_in_place(|| move_slots(seen_by, &slots, target.port))?;
+    let move_all = || move_slots(seen_by, &slots, target.port, DWELL);
+    let moved = tokio::task::block_in_place(move_all)?;
     scene.say(&format!("{} slots with {} keys moved", moved.slots, moved.keys));
     Ok(moved)
 }

@@ -108,12 +108,13 @@ fn share_slots(primaries: &[&Redis]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Introduces all nodes to each other.
+/// Introduces all nodes to each other: each pair, so that nobody waits for the gossip, which may take long.
 async fn introduce(nodes: &[&Redis]) -> anyhow::Result<()> {
-    let (first, others) = nodes.split_first().context("at least one node")?;
-    for node in others {
+    for (place, node) in nodes.iter().enumerate() {
         let (port, bus) = (node.port().to_string(), view::myself(node)?.bus_port.to_string());
-        first.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus])?;
+        for earlier in &nodes[..place] {
+            earlier.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus])?;
+        }
     }
     let acquainted = until(WHOLE_MAX, || async {
         let knows_all = |node: &&Redis| {
@@ -152,4 +153,45 @@ fn finds_whole(node: &Redis) -> anyhow::Result<bool> {
     };
     let mut primaries = nodes.iter().filter(|node| node.is_primary() && node.slots() > 0);
     Ok(well && slots == usize::from(SLOTS) && primaries.all(has_replica))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reshard::move_slots;
+    use windlass_shared::testkit::redis_server::resp::Connection;
+
+    #[tokio::test]
+    async fn slots_move_with_their_keys_and_a_replica_takes_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut first, cluster) = Cluster::start(folder.path(), Fsync::Off).await.unwrap();
+        let slot = slot_of(&first, "{tag}").unwrap();
+        let source = cluster.owner(&first, slot).unwrap();
+        let mut old = Connection::open(source.port).unwrap();
+        for n in 0..250 {
+            old.call(&["SET", &format!("{{tag}}{n}"), "x"]).unwrap().expect_ok();
+        }
+        let nodes = view::nodes(&first).unwrap();
+        let target = nodes.iter().find(|node| node.is_primary() && node.id != source.id).unwrap();
+        let slots = [slot - 1, slot, slot + 1];
+        let moved = move_slots(&first, &slots, target.port, Duration::ZERO).unwrap();
+        assert_eq!((moved.slots, moved.keys), (3, 250));
+        assert_eq!(cluster.owner(&first, slot).unwrap().id, target.id);
+        let mut new = Connection::open(target.port).unwrap();
+        assert_eq!(new.call(&["GET", "{tag}249"]).unwrap().text(), "x");
+        assert!(old.call(&["GET", "{tag}0"]).unwrap().text().starts_with("MOVED"));
+        let again = move_slots(&first, &slots, target.port, Duration::ZERO).unwrap();
+        assert_eq!(again.slots, 0, "they are there already");
+
+        let port = first.port();
+        first.process().kill_9();
+        let replaced = until(WHOLE_MAX, || async {
+            let owner = cluster.owner(&cluster.others[0], 0).ok()?;
+            (owner.port != port).then_some(())
+        });
+        replaced.await.unwrap();
+        assert!(!finds_whole(&cluster.others[0]).unwrap(), "a node is down");
+        first.restart().await.unwrap();
+        cluster.whole(&first).await.unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! Moves slots from node to node while clients use them, by the steps that `redis-cli --cluster reshard` takes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
@@ -25,11 +26,17 @@ pub struct Moved {
 }
 
 /// Moves these slots, one after the other, from whichever primary has them to the one at port `to`; slots that it has
-/// already stay. Blocks for some milliseconds per slot: not for an async task.
+/// already stay. A slot with keys stays half moved for `dwell`, as one with many large keys does: until it is moved whole,
+/// clients get at neither half of a shard. Blocks for all that time: not for an async task.
 ///
 /// # Errors
 /// A node does not answer, or refuses a step; the slot may then be half moved.
-pub fn move_slots(seen_by: &Redis, slots: &[u16], to: u16) -> anyhow::Result<Moved> {
+pub fn move_slots(
+    seen_by: &Redis,
+    slots: &[u16],
+    to: u16,
+    dwell: Duration,
+) -> anyhow::Result<Moved> {
     let primaries: Vec<Node> = view::nodes(seen_by)?.into_iter().filter(Node::is_primary).collect();
     let mut links = Links(BTreeMap::new());
     for node in &primaries {
@@ -44,7 +51,7 @@ pub fn move_slots(seen_by: &Redis, slots: &[u16], to: u16) -> anyhow::Result<Mov
         if source.id == target.id {
             continue;
         }
-        let keys = move_slot(&mut links, *slot, source, target);
+        let keys = move_slot(&mut links, *slot, source, target, dwell);
         moved.keys += keys.with_context(|| format!("slot {slot}"))?;
         moved.slots += 1;
     }
@@ -66,14 +73,22 @@ impl Links {
 }
 
 /// How many keys it had.
-fn move_slot(links: &mut Links, slot: u16, from: &Node, to: &Node) -> anyhow::Result<usize> {
+fn move_slot(
+    links: &mut Links,
+    slot: u16,
+    from: &Node,
+    to: &Node,
+    dwell: Duration,
+) -> anyhow::Result<usize> {
     let name = slot.to_string();
     // The target first, so that whoever is sent there from now on is let in.
     links.call(to.port, &["CLUSTER", "SETSLOT", &name, "IMPORTING", &from.id])?;
     links.call(from.port, &["CLUSTER", "SETSLOT", &name, "MIGRATING", &to.id])?;
     let (port, mut moved) = (to.port.to_string(), 0);
     for _ in 0..BATCHES_MAX {
-        let found = links.call(from.port, &["CLUSTER", "GETKEYSINSLOT", &name, BATCH])?.text();
+        // One at first, so that the others are still there meanwhile.
+        let batch = if moved == 0 { "1" } else { BATCH };
+        let found = links.call(from.port, &["CLUSTER", "GETKEYSINSLOT", &name, batch])?.text();
         let keys: Vec<&str> = found.lines().collect();
         if keys.is_empty() {
             return settle(links, &name, from, to).map(|()| moved);
@@ -81,6 +96,9 @@ fn move_slot(links: &mut Links, slot: u16, from: &Node, to: &Node) -> anyhow::Re
         let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", MIGRATE_MAX_MS, "KEYS"];
         words.extend(&keys);
         links.call(from.port, &words)?;
+        if moved == 0 {
+            std::thread::sleep(dwell);
+        }
         moved += keys.len();
     }
     anyhow::bail!("more than {BATCHES_MAX} batches of keys")
