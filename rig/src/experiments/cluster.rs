@@ -49,6 +49,7 @@ impl Experiment for LoseNode {
                 .map(|queue| slot_of(&scene.fleet.redis, &format!("{{default/{queue}/0}}")))
                 .collect::<anyhow::Result<_>>()?;
             kill_primary(scene, slots[0]).await?;
+            scene.history.fault(Fault::CutOff { process: "*".into() });
             let moved = reshard(scene, &slots)?;
             let since = scene.history.fault(Fault::EngineLost { how: "slots were moved".into() });
             gaps::all_claim(scene, since, &unpaused(), |effect| &effect.queue).await;

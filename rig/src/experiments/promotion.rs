@@ -78,7 +78,7 @@ async fn backlog(scene: &Scene) -> anyhow::Result<()> {
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let work = Work { ms: WAITING_MS, ..Work::default() };
     let one = |n: usize| job(format!("wait-{mark}-{n}"), WAITING, EFFECT, &work, 0);
-    let jobs = scene.form.pick(800, 5_000);
+    let jobs = scene.form.pick(450, 5_000);
     let jobs: Vec<Submission> = (0..jobs).map(one).collect();
     preload(&scene.client, &jobs).await?;
     filled(scene, scene.form.pick(200, 1_000)).await?;
