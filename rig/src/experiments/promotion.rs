@@ -6,22 +6,19 @@ use anyhow::Context as _;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::engine::{WAITING, filled, release, with_waiting};
+use super::engine::{WAITING, fill_with, release, with_waiting};
 use super::{Experiment, Form, Setup, gaps};
 use crate::check::Kind;
 use crate::figure::{Figure, count};
 use crate::fleet::topology::Topology;
 use crate::history::Fault;
-use crate::load::plan::{Submission, job};
-use crate::load::preload::preload;
 use crate::runner::{Scene, Seen};
-use crate::worker::{EFFECT, Work};
 
 /// How long the replica is cut off before the primary dies.
 const APART: Duration = Duration::from_secs(5);
 /// How long the queue stays paused at the new primary: it is busy again, and would have started jobs by then.
 const STILL_PAUSED: Duration = Duration::from_secs(3);
-/// A job of the queue that is paused, in ms: so many of them that they outlast the pause, which is given at once.
+/// A job of the queue that is paused takes this long: so long that few of them are done before the pause.
 const WAITING_MS: u64 = 150;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,15 +70,10 @@ impl Experiment for Promote {
     }
 }
 
-/// Jobs that wait in a queue which the replica knows, and knows as not paused.
+/// Jobs that wait in a queue which the replica knows, and knows as not paused: it is resumed for a moment.
 async fn backlog(scene: &Scene) -> anyhow::Result<()> {
-    let mark = uuid::Uuid::new_v4().simple().to_string();
-    let work = Work { ms: WAITING_MS, ..Work::default() };
-    let one = |n: usize| job(format!("wait-{mark}-{n}"), WAITING, EFFECT, &work, 0);
-    let jobs = scene.form.pick(450, 5_000);
-    let jobs: Vec<Submission> = (0..jobs).map(one).collect();
-    preload(&scene.client, &jobs).await?;
-    filled(scene, scene.form.pick(200, 1_000)).await?;
+    fill_with(scene, scene.form.pick(300, 2_000), WAITING_MS).await?;
+    release(scene).await?;
     scene.fleet.beside.replica()?.in_step(&scene.fleet.redis).await
 }
 
