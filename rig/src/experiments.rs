@@ -11,14 +11,19 @@ use serde::Serialize;
 use crate::figure::Figure;
 use crate::fleet::FleetOptions;
 use crate::fleet::redis::Fsync;
+use crate::fleet::topology::Topology;
 use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
 
 mod api;
+mod cluster;
 mod engine;
+mod gaps;
 mod keys;
 mod ledger;
 mod measure;
+mod promotion;
+mod sentinels;
 mod stalls;
 mod tree;
 mod workers;
@@ -83,6 +88,7 @@ impl Setup {
             schedulers: 2,
             queues: QUEUES.map(str::to_owned).to_vec(),
             queues_of_first: Vec::new(),
+            topology: Topology::Single,
             fsync: Fsync::EverySecond,
             postgres: Vec::new(),
             env: BTreeMap::new(),
@@ -144,6 +150,9 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &keys::LoseKeys,
         &stalls::Freeze,
         &stalls::Spin,
+        &promotion::Promote,
+        &sentinels::FailOver,
+        &cluster::LoseNode,
         &ledger::Restart,
         &ledger::Stall,
         &api::SameKeys,

@@ -164,10 +164,15 @@ pub(super) fn with_waiting(form: Form) -> Setup {
 
 /// Pauses the queue and fills it; how many wait in the engine then.
 pub(super) async fn fill(scene: &Scene, jobs: usize) -> anyhow::Result<u64> {
+    fill_with(scene, jobs, 1).await
+}
+
+/// As [`fill`], with jobs that take so many milliseconds.
+pub(super) async fn fill_with(scene: &Scene, jobs: usize, ms: u64) -> anyhow::Result<u64> {
     // A queue exists from its first job on.
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let one = |n: usize| -> Submission {
-        job(format!("wait-{mark}-{n}"), WAITING, EFFECT, &Work { ms: 1, ..Work::default() }, 0)
+        job(format!("wait-{mark}-{n}"), WAITING, EFFECT, &Work { ms, ..Work::default() }, 0)
     };
     preload(&scene.client, &[one(0)]).await?;
     let paused = scene.client.set_paused(WAITING, true, PATIENCE).await;
