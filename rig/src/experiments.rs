@@ -10,16 +10,23 @@ use serde::Serialize;
 
 use crate::figure::Figure;
 use crate::fleet::FleetOptions;
+use crate::fleet::links::Ways;
 use crate::fleet::redis::Fsync;
 use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
 
 mod api;
 mod engine;
+mod full;
+mod hole;
 mod keys;
+mod leases;
 mod ledger;
 mod measure;
+mod replies;
+mod slow;
 mod stalls;
+mod submissions;
 mod tree;
 mod workers;
 
@@ -87,6 +94,8 @@ impl Setup {
             postgres: Vec::new(),
             env: BTreeMap::new(),
             synced_effects: false,
+            ways: Ways::Direct,
+            seed: 0,
         };
         let seconds = |short, long| Duration::from_secs(form.pick(short, long));
         Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
@@ -144,6 +153,10 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &keys::LoseKeys,
         &stalls::Freeze,
         &stalls::Spin,
+        &full::Full,
+        &slow::Slow,
+        &hole::Hole,
+        &replies::LostReplies,
         &ledger::Restart,
         &ledger::Stall,
         &api::SameKeys,

@@ -9,10 +9,12 @@ use anyhow::Context as _;
 use serde_json::Value;
 use windlass_shared::testkit::redis_server::process::free_port;
 
+pub mod links;
 pub mod postgres;
 pub mod process;
 pub mod redis;
 
+use links::{Links, Ways};
 use postgres::Postgres;
 use process::{Process, Program};
 use redis::{Fsync, Redis};
@@ -20,6 +22,7 @@ use redis::{Fsync, Redis};
 use crate::until::until;
 
 const READY_MAX: Duration = Duration::from_secs(60);
+const ENGINE_URL: &str = "WINDLASS_ENGINE__URL";
 /// The lease of every worker here: the shortest that is allowed.
 pub const LEASE: Duration = Duration::from_secs(3);
 
@@ -50,6 +53,10 @@ pub struct FleetOptions {
     pub env: BTreeMap<String, String>,
     /// Effect lines are flushed to the disk.
     pub synced_effects: bool,
+    /// By which ways the processes reach Redis.
+    pub ways: Ways,
+    /// Where the chance of those ways comes from.
+    pub seed: u64,
 }
 
 /// Which processes of a fleet.
@@ -68,6 +75,8 @@ pub enum Role {
 pub struct Fleet {
     /// Its Redis.
     pub redis: Redis,
+    /// The proxies before it.
+    pub links: Links,
     /// Its PostgreSQL.
     pub postgres: Postgres,
     /// Its API processes.
@@ -95,12 +104,13 @@ impl Fleet {
         open_to_all(folder)?;
         let log = |name: &str| folder.join(format!("{name}.log"));
         let redis = Redis::start(&folder.join("redis"), &log("redis"), options.fsync).await?;
+        let links = Links::start(options.ways, options.workers, redis.port(), options.seed).await?;
         let postgres =
             Postgres::start(&folder.join("postgres"), &log("postgres"), &options.postgres).await?;
         let mut env = BTreeMap::from([
             ("WINDLASS_PROFILE".to_owned(), "test".to_owned()),
             ("WINDLASS_LEDGER__URL".into(), postgres.url()),
-            ("WINDLASS_ENGINE__URL".into(), redis.url()),
+            (ENGINE_URL.into(), redis.url()),
             ("WINDLASS_WORKER__LEASE".into(), format!("{}s", LEASE.as_secs())),
             ("WINDLASS_WORKER__CONCURRENCY".into(), options.slots.to_string()),
             ("WINDLASS_WORKER__QUEUES".into(), options.queues.join(",")),
@@ -111,6 +121,7 @@ impl Fleet {
         env.extend(options.env.clone());
         let mut fleet = Self {
             redis,
+            links,
             postgres,
             apis: Vec::new(),
             workers: Vec::new(),
@@ -158,6 +169,7 @@ impl Fleet {
         let api = self.urls[n % self.urls.len()].clone();
         let mut env =
             vec![("WINDLASS_WORKER__NAME", name.clone()), ("WINDLASS_WORKER__API_URL", api)];
+        env.extend(self.links.of_worker(n).map(|link| (ENGINE_URL, links::url(link))));
         if n == 0 && !self.options.queues_of_first.is_empty() {
             let queues = self.options.queues.iter().chain(&self.options.queues_of_first);
             let queues: Vec<&str> = queues.map(String::as_str).collect();
@@ -168,6 +180,7 @@ impl Fleet {
 
     fn program(&self, name: &str, role: Role, more: &[(&str, String)]) -> Program {
         let mut env = self.env.clone();
+        env.extend(self.links.of_all().map(|link| (ENGINE_URL.to_owned(), links::url(link))));
         env.insert("WINDLASS_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", free_port()));
         env.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         let (path, args) = match role {
