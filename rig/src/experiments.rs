@@ -22,6 +22,7 @@ mod hole;
 mod keys;
 mod leases;
 mod ledger;
+mod long;
 mod measure;
 mod replies;
 mod slow;

@@ -9,9 +9,9 @@ use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
 
-use super::Experiment;
 use super::measure::{self, mark};
 use super::submissions::Submissions;
+use super::{Experiment, Form, Setup, long};
 use crate::figure::{Figure, count};
 use crate::fleet::redis::Redis;
 use crate::history::{Call, Phase};
@@ -19,6 +19,8 @@ use crate::runner::{Scene, Seen};
 
 /// What Redis may hold beyond what it holds when the neighbour comes: more than all that waits is large.
 const ROOM_BYTES: u64 = 64 << 20;
+/// Jobs that run throughout.
+const LONG: usize = 4;
 /// Sizes of the neighbour's values: from the large ones that fill quickly to those that fit into any gap.
 const SIZES: [usize; 5] = [1 << 20, 1 << 15, 1 << 10, 1 << 6, 1];
 /// Between two tries of the neighbour to take what has become free.
@@ -45,8 +47,19 @@ impl Experiment for Full {
         "Redis at maxmemory by foreign keys"
     }
 
+    fn setup(&self, form: Form) -> Setup {
+        let mut setup = Setup::standard(form);
+        setup.fleet.queues.push(long::QUEUE.into());
+        // What waits in the ledger is looked at every 10 s: the load is to see that.
+        setup.after = Duration::from_secs(form.pick(12, 30));
+        setup
+    }
+
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
+            let length = Duration::from_secs(scene.form.pick(8, 60));
+            // They run throughout: their leases have to be extended while Redis is full.
+            long::start(scene, &[length + Duration::from_secs(2); LONG]).await?;
             let redis = &scene.fleet.redis;
             let used = number(redis, "memory", "used_memory:")?;
             let max = (used + ROOM_BYTES).to_string();
@@ -55,7 +68,7 @@ impl Experiment for Full {
             let refused = refused_scripts(redis)?;
             scene.history.mark(FULL);
             scene.say("Redis is full");
-            tokio::time::sleep(Duration::from_secs(scene.form.pick(8, 60))).await;
+            tokio::time::sleep(length).await;
             let refused = refused_scripts(redis)?.saturating_sub(refused);
             neighbour.leave().await?;
             scene.history.mark(ROOM);
@@ -71,6 +84,7 @@ impl Experiment for Full {
         let waited = waited(seen);
         vec![
             Figure::at_most("leases lost", count(measure::outcomes(seen, "lease_lost")), "", 0.0),
+            long::outlived(seen, LONG),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
             Figure::at_least("accepted meanwhile", count(meanwhile.seconds.len()), "", 1.0),
             Figure::at_most("not answered 2xx meanwhile", count(meanwhile.refused), "", 0.0),

@@ -8,26 +8,21 @@ use anyhow::Context as _;
 use futures::future::BoxFuture;
 
 use super::leases::{Stale, attempt, lost_leases};
-use super::{Experiment, Form, Setup, measure};
+use super::{Experiment, Form, Setup, long, measure};
 use crate::check::Cause;
-use crate::effects::{self, Phase};
+use crate::effects;
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
 use crate::fleet::links::Ways;
 use crate::history::{Call, Fault};
-use crate::load::plan::{PAUSED, job};
-use crate::load::preload::preload;
+use crate::load::plan::PAUSED;
 use crate::runner::{Scene, Seen};
 use crate::stamp::Stamp;
 use crate::tools::proxy::{Faults, Flow, Proxy};
 use crate::until::until;
-use crate::worker::{FENCED, Work};
 
-/// A queue of jobs that outlive their leases.
-const QUEUE: &str = "rig-long";
 /// Jobs of each of the two lengths.
 const LONG: usize = 3;
-const STARTED_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for the worker's next claim; as for throughput, part 3A.
 const BACK_MAX_S: f64 = 30.0;
 /// What the worker's log says once it has noticed.
@@ -50,9 +45,11 @@ impl Experiment for Hole {
         setup.fleet.ways = Ways::ProxyPerWorker;
         // Without one of them, the others still carry the load and the jobs that outlive their leases.
         setup.fleet.workers = form.pick(3, 4);
-        setup.fleet.queues.push(QUEUE.into());
+        setup.fleet.queues.push(long::QUEUE.into());
         // Every job writes to the store with fences.
         setup.mix.fenced = 1.0;
+        // Two turns of the paused queue.
+        setup.after = Duration::from_secs(form.pick(8, 30));
         setup
     }
 
@@ -106,20 +103,8 @@ impl Experiment for Hole {
 /// Starts jobs of which some end while the link is broken and some after it, all after their leases; the worker that
 /// runs the most of them.
 async fn with_long_jobs(scene: &Scene, length: Duration) -> anyhow::Result<usize> {
-    let mark = uuid::Uuid::new_v4().simple().to_string();
     let lengths = [length.saturating_sub(Duration::from_secs(2)), length + LEASE];
-    let long = |n: usize| {
-        let ms = u64::try_from(lengths[n % 2].as_millis()).unwrap_or(u64::MAX);
-        job(format!("long-{mark}-{n}"), QUEUE, FENCED, &Work { ms, ..Work::default() }, 0)
-    };
-    preload(&scene.client, &(0..2 * LONG).map(long).collect::<Vec<_>>()).await?;
-    let started = until(STARTED_MAX, || async {
-        let effects = effects::read(&scene.fleet.effects()).ok()?;
-        let started = effects.iter().filter(|e| e.queue == QUEUE && e.phase == Phase::Start);
-        let by: Vec<String> = started.map(|effect| effect.worker.clone()).collect();
-        (by.len() == 2 * LONG).then_some(by)
-    });
-    let by = started.await.context("the long jobs do not start")?;
+    let by = long::start(scene, &lengths.repeat(LONG)).await?;
     let of = |name: &str| by.iter().filter(|by| by.as_str() == name).count();
     let workers = scene.fleet.workers.iter().enumerate();
     let busiest = workers.max_by_key(|(_, worker)| of(worker.name()));

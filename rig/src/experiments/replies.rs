@@ -8,7 +8,7 @@ use windlass_shared::engine::redis::script_digest;
 
 use super::leases::{LostLease, lost_leases};
 use super::measure::mark;
-use super::{Experiment, Form, Setup};
+use super::{Experiment, Form, Setup, long};
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
 use crate::fleet::links::Ways;
@@ -16,12 +16,13 @@ use crate::runner::{Scene, Seen};
 use crate::tools::proxy::{Choice, Protocol};
 use crate::until::until;
 
-/// The verbs whose replies are lost, one after the other. Pushes first: what was pushed on the same connection at that
-/// moment waits for the sweep, which takes the longest. Claims last: they alone cost time.
-const VERBS: [&str; 5] = ["push", "confirm", "settle", "extend", "claim"];
-/// Share of the replies that are lost. So large that losing them takes less time than a lease: the next claim of a job is
-/// then not lost again and again until the job is quarantined.
-const SHARE: f64 = 0.5;
+/// The verbs whose replies are lost, one after the other, and the share that is. Pushes first: what was pushed on the same
+/// connection at that moment waits for the sweep, which takes the longest. Claims last: they alone cost time. Of those not
+/// so many in a row that the workers' own pauses between tries are what is measured; leases are extended seldom.
+const VERBS: [(&str, f64); 5] =
+    [("push", 0.2), ("confirm", 0.2), ("settle", 0.2), ("extend", 0.5), ("claim", 0.2)];
+/// Jobs whose leases are extended with and without replies.
+const LONG: usize = 4;
 /// Longest time until enough replies of one verb are lost.
 const LOST_MAX: Duration = Duration::from_secs(60);
 
@@ -40,16 +41,19 @@ impl Experiment for LostReplies {
     fn setup(&self, form: Form) -> Setup {
         let mut setup = Setup::standard(form);
         setup.fleet.ways = Ways::OneProxy(Protocol::Resp);
-        // Jobs that are extended, and may be lost with it.
-        setup.mix.long = 0.05;
+        setup.fleet.queues.push(long::QUEUE.into());
         setup
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             let times = scene.form.pick(10, 200);
-            for verb in VERBS {
-                let lost = lose(scene, verb, times).await?;
+            let length = Duration::from_secs(scene.form.pick(10, 30));
+            for (verb, share) in VERBS {
+                if verb == "extend" {
+                    long::start(scene, &[length; LONG]).await?;
+                }
+                let lost = lose(scene, verb, share, times).await?;
                 let name = format!("replies to {verb} lost");
                 scene.figures.push(Figure::at_least(&name, lost as f64, "", times as f64));
             }
@@ -69,6 +73,7 @@ impl Experiment for LostReplies {
         let quarantined = jobs.filter(|job| job.state == "quarantined").count();
         vec![
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
+            long::outlived(seen, LONG),
             Figure::at_most("leases lost while running", count(run.len()), "", 0.0),
             Figure::at_least("leases lost with replies to claim", count(claims), "", 1.0),
             // Of claims that waited behind another verb's reply on the connection that was closed.
@@ -85,14 +90,14 @@ fn begin(verb: &str) -> String {
 }
 
 /// Loses so many replies to a verb, on whichever connection they come; how many were lost.
-async fn lose(scene: &Scene, verb: &str, times: u64) -> anyhow::Result<u64> {
+async fn lose(scene: &Scene, verb: &str, share: f64, times: u64) -> anyhow::Result<u64> {
     let link = scene.fleet.links.of_all().context("a proxy")?;
     let digest = script_digest(verb).with_context(|| format!("no script for {verb}"))?;
     let before = link.stats().replies_lost;
     let lost = || link.stats().replies_lost - before;
     scene.history.mark(&begin(verb));
     scene.say(&begin(verb));
-    let rule = link.lose_reply(Choice::share(&["EVALSHA", &digest], SHARE));
+    let rule = link.lose_reply(Choice::share(&["EVALSHA", &digest], share));
     rule.context("the proxy has too many rules")?;
     // Fewer than wanted is a figure that does not hold, not a failure of the rig.
     let _ = until(LOST_MAX, || async { (lost() >= times).then_some(()) }).await;
@@ -104,5 +109,5 @@ async fn lose(scene: &Scene, verb: &str, times: u64) -> anyhow::Result<u64> {
 fn cause(seen: &Seen<'_>, lease: &LostLease) -> Option<&'static str> {
     let begun =
         |verb: &&str| mark(seen, &begin(verb)).is_some_and(|at| at.wall_us <= lease.claimed_us);
-    VERBS.into_iter().rev().find(begun)
+    VERBS.into_iter().rev().map(|(verb, _)| verb).find(begun)
 }

@@ -8,7 +8,7 @@ use windlass_shared::testkit::redis_server::resp::Connection;
 
 use super::measure::{self, mark};
 use super::submissions::Submissions;
-use super::{Experiment, Form, Setup};
+use super::{Experiment, Form, Setup, long};
 use crate::effects::End;
 use crate::figure::{Figure, count};
 use crate::fleet::links::Ways;
@@ -18,6 +18,8 @@ use crate::tools::proxy::{Faults, Protocol};
 /// Of a round trip.
 const DELAY: Duration = Duration::from_millis(300);
 const JITTER: Duration = Duration::from_millis(200);
+/// Jobs that run throughout.
+const LONG: usize = 4;
 /// Round trips that are timed, to see that they are slow.
 const PINGS: u32 = 10;
 /// The share of submissions that the bound is about.
@@ -42,12 +44,15 @@ impl Experiment for Slow {
     fn setup(&self, form: Form) -> Setup {
         let mut setup = Setup::standard(form);
         setup.fleet.ways = Ways::OneProxy(Protocol::Raw);
+        setup.fleet.queues.push(long::QUEUE.into());
         setup
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             let length = Duration::from_secs(scene.form.pick(10, 60));
+            // They run throughout: their leases have to be extended while Redis is far.
+            long::start(scene, &[2 * length + Duration::from_secs(1); LONG]).await?;
             // As long as what it is compared with, and after the warm time, in which connections are made.
             scene.history.mark(BEFORE);
             tokio::time::sleep(length).await;
@@ -76,13 +81,14 @@ impl Experiment for Slow {
         let ratio = was.zip(is).map(|(was, is)| is / was);
         vec![
             Figure::at_most("leases lost", count(measure::outcomes(seen, "lease_lost")), "", 0.0),
+            long::outlived(seen, LONG),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
             Figure::told("submissions before", count(before.seconds.len()), ""),
-            Figure::told("their p99", ms(was), "ms"),
-            Figure::told("their p50", ms(before.quantile(0.5)), "ms"),
+            Figure::told("p50 before", ms(before.quantile(0.5)), "ms"),
+            Figure::told("p99 before", ms(was), "ms"),
             Figure::told("submissions meanwhile", count(far.seconds.len()), ""),
-            Figure::told("their p99", ms(is), "ms"),
-            Figure::told("their p50", ms(far.quantile(0.5)), "ms"),
+            Figure::told("p50 meanwhile", ms(far.quantile(0.5)), "ms"),
+            Figure::told("p99 meanwhile", ms(is), "ms"),
             Figure::at_most("p99 against before", ratio, "", 2.0),
             Figure::at_most("not answered 2xx meanwhile", count(far.refused), "", 0.0),
             Figure::told("jobs/s meanwhile", done_per_second(seen), ""),
