@@ -19,7 +19,7 @@ use crate::load::plan::PAUSED;
 use crate::runner::{Scene, Seen};
 use crate::stamp::Stamp;
 use crate::tools::proxy::{Faults, Flow, Proxy};
-use crate::until::until;
+use crate::until::{until, until_seldom};
 
 /// Jobs of each of the two lengths.
 const LONG: usize = 3;
@@ -152,7 +152,7 @@ fn says(log: &Path, from: u64) -> bool {
 async fn back(scene: &Scene, name: &str) -> Option<f64> {
     let healed = Stamp::now();
     let claimed = |effect: &effects::Effect| i64::try_from(effect.fence).ok();
-    let first = until(Duration::from_secs_f64(BACK_MAX_S), || async {
+    let first = until_seldom(Duration::from_secs_f64(BACK_MAX_S), || async {
         let effects = effects::read(&scene.fleet.effects()).ok()?;
         let mine = effects.iter().filter(|effect| effect.worker == name);
         mine.filter_map(claimed).filter(|at| *at > healed.wall_us).min()

@@ -11,7 +11,7 @@ use crate::fleet::LEASE;
 use crate::load::plan::{Submission, job};
 use crate::load::preload::preload;
 use crate::runner::{Scene, Seen};
-use crate::until::until;
+use crate::until::until_seldom;
 use crate::worker::{FENCED, Work};
 
 /// Their queue. A fleet that is to run them serves it.
@@ -26,7 +26,7 @@ pub(super) async fn start(scene: &Scene, lengths: &[Duration]) -> anyhow::Result
         job(format!("long-{mark}-{n}"), QUEUE, FENCED, &Work { ms, ..Work::default() }, 0)
     };
     preload(&scene.client, &lengths.iter().enumerate().map(long).collect::<Vec<_>>()).await?;
-    let started = until(STARTED_MAX, || async {
+    let started = until_seldom(STARTED_MAX, || async {
         let effects = effects::read(&scene.fleet.effects()).ok()?;
         let started = effects.iter().filter(|e| e.queue == QUEUE && e.phase == Phase::Start);
         let by: Vec<String> = started.map(|effect| effect.worker.clone()).collect();
