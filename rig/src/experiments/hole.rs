@@ -92,7 +92,8 @@ impl Experiment for Hole {
         let mut figures = reruns(seen, cut, victim);
         figures.extend(Stale::of(seen, &[victim]).figures());
         figures.extend([
-            Figure::at_most("extra", extra, "", scene.fleet.slots_each() as f64),
+            // Those that ran, and those whose settles were on their way: at most its slots of each.
+            Figure::at_most("extra", extra, "", 2.0 * scene.fleet.slots_each() as f64),
             Figure::at_most("extra of others", others, "", 0.0),
             Figure::told("leases of claims whose replies were swallowed", count(swallowed), ""),
         ]);

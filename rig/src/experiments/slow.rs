@@ -77,19 +77,23 @@ impl Experiment for Slow {
         let before = Submissions::between(seen, BEFORE, FAR);
         let far = Submissions::between(seen, FAR, NEAR);
         let ms = |seconds: Option<f64>| seconds.map(|seconds| seconds * 1e3);
-        let (was, is) = (before.quantile(SHARE), far.quantile(SHARE));
-        let ratio = was.zip(is).map(|(was, is)| is / was);
+        let against = |share: f64| {
+            let (was, is) = (before.quantile(share)?, far.quantile(share)?);
+            Some(is / was)
+        };
         vec![
             Figure::at_most("leases lost", count(measure::outcomes(seen, "lease_lost")), "", 0.0),
             long::outlived(seen, LONG),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
             Figure::told("submissions before", count(before.seconds.len()), ""),
             Figure::told("p50 before", ms(before.quantile(0.5)), "ms"),
-            Figure::told("p99 before", ms(was), "ms"),
+            Figure::told("p99 before", ms(before.quantile(SHARE)), "ms"),
             Figure::told("submissions meanwhile", count(far.seconds.len()), ""),
             Figure::told("p50 meanwhile", ms(far.quantile(0.5)), "ms"),
-            Figure::told("p99 meanwhile", ms(is), "ms"),
-            Figure::at_most("p99 against before", ratio, "", 2.0),
+            Figure::told("p99 meanwhile", ms(far.quantile(SHARE)), "ms"),
+            Figure::at_most("p99 against before", against(SHARE), "", 2.0),
+            // On a machine that is busy with other work the p99 is that work's: the median is held to the same bound.
+            Figure::at_most("p50 against before", against(0.5), "", 2.0),
             Figure::at_most("not answered 2xx meanwhile", count(far.refused), "", 0.0),
             Figure::told("jobs/s meanwhile", done_per_second(seen), ""),
         ]
