@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::figure::Figure;
 use crate::fleet::FleetOptions;
+use crate::fleet::links::Ways;
 use crate::fleet::redis::Fsync;
 use crate::fleet::topology::Topology;
 use crate::load::plan::{Mix, QUEUES};
@@ -18,13 +19,20 @@ use crate::runner::{Scene, Seen};
 mod api;
 mod cluster;
 mod engine;
+mod full;
 mod gaps;
+mod hole;
 mod keys;
+mod leases;
 mod ledger;
+mod long;
 mod measure;
 mod promotion;
+mod replies;
 mod sentinels;
+mod slow;
 mod stalls;
+mod submissions;
 mod tree;
 mod workers;
 
@@ -93,6 +101,8 @@ impl Setup {
             postgres: Vec::new(),
             env: BTreeMap::new(),
             synced_effects: false,
+            ways: Ways::Direct,
+            seed: 0,
         };
         let seconds = |short, long| Duration::from_secs(form.pick(short, long));
         Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
@@ -153,6 +163,10 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &promotion::Promote,
         &sentinels::FailOver,
         &cluster::LoseNode,
+        &full::Full,
+        &slow::Slow,
+        &hole::Hole,
+        &replies::LostReplies,
         &ledger::Restart,
         &ledger::Stall,
         &api::SameKeys,

@@ -10,6 +10,7 @@ use serde_json::Value;
 use windlass_shared::testkit::redis_server::process::free_port;
 
 pub mod cluster;
+pub mod links;
 pub mod postgres;
 pub mod process;
 pub mod redis;
@@ -17,6 +18,7 @@ pub mod replica;
 pub mod sentinel;
 pub mod topology;
 
+use links::{Links, Ways};
 use postgres::Postgres;
 use process::{Process, Program};
 use redis::{Fsync, Redis};
@@ -25,6 +27,7 @@ use topology::{Beside, Topology};
 use crate::until::until;
 
 const READY_MAX: Duration = Duration::from_secs(60);
+const ENGINE_URL: &str = "WINDLASS_ENGINE__URL";
 /// The lease of every worker here: the shortest that is allowed.
 pub const LEASE: Duration = Duration::from_secs(3);
 
@@ -57,6 +60,10 @@ pub struct FleetOptions {
     pub env: BTreeMap<String, String>,
     /// Effect lines are flushed to the disk.
     pub synced_effects: bool,
+    /// By which ways the processes reach Redis.
+    pub ways: Ways,
+    /// Where the chance of those ways comes from.
+    pub seed: u64,
 }
 
 /// Which processes of a fleet.
@@ -77,6 +84,8 @@ pub struct Fleet {
     pub redis: Redis,
     /// The other servers.
     pub beside: Beside,
+    /// The proxies before it.
+    pub links: Links,
     /// Its PostgreSQL.
     pub postgres: Postgres,
     /// Its API processes.
@@ -104,12 +113,13 @@ impl Fleet {
         open_to_all(folder)?;
         let log = |name: &str| folder.join(format!("{name}.log"));
         let (redis, beside) = topology::start(options.topology, folder, options.fsync).await?;
+        let links = Links::start(options.ways, options.workers, redis.port(), options.seed).await?;
         let postgres =
             Postgres::start(&folder.join("postgres"), &log("postgres"), &options.postgres).await?;
         let mut env = BTreeMap::from([
             ("WINDLASS_PROFILE".to_owned(), "test".to_owned()),
             ("WINDLASS_LEDGER__URL".into(), postgres.url()),
-            ("WINDLASS_ENGINE__URL".into(), beside.url(&redis)),
+            (ENGINE_URL.into(), beside.url(&redis)),
             ("WINDLASS_WORKER__LEASE".into(), format!("{}s", LEASE.as_secs())),
             ("WINDLASS_WORKER__CONCURRENCY".into(), options.slots.to_string()),
             ("WINDLASS_WORKER__QUEUES".into(), options.queues.join(",")),
@@ -121,6 +131,7 @@ impl Fleet {
         let mut fleet = Self {
             redis,
             beside,
+            links,
             postgres,
             apis: Vec::new(),
             workers: Vec::new(),
@@ -168,6 +179,7 @@ impl Fleet {
         let api = self.urls[n % self.urls.len()].clone();
         let mut env =
             vec![("WINDLASS_WORKER__NAME", name.clone()), ("WINDLASS_WORKER__API_URL", api)];
+        env.extend(self.links.of_worker(n).map(|link| (ENGINE_URL, links::url(link))));
         if n == 0 && !self.options.queues_of_first.is_empty() {
             let queues = self.options.queues.iter().chain(&self.options.queues_of_first);
             let queues: Vec<&str> = queues.map(String::as_str).collect();
@@ -178,6 +190,7 @@ impl Fleet {
 
     fn program(&self, name: &str, role: Role, more: &[(&str, String)]) -> Program {
         let mut env = self.env.clone();
+        env.extend(self.links.of_all().map(|link| (ENGINE_URL.to_owned(), links::url(link))));
         env.insert("WINDLASS_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", free_port()));
         env.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         let (path, args) = match role {

@@ -3,6 +3,7 @@
 use crate::check::{Cause, Execution, Index};
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
+use crate::history::{Call, Fault};
 use crate::load::plan::{PAUSED, QUEUES};
 use crate::runner::Seen;
 use crate::stamp::Stamp;
@@ -62,4 +63,12 @@ pub(super) fn outcomes(seen: &Seen<'_>, outcome: &str) -> usize {
     let jobs = seen.evidence.ledger.jobs.values();
     let attempts = jobs.flat_map(|job| &job.attempts);
     attempts.filter(|attempt| attempt.outcome.as_deref() == Some(outcome)).count()
+}
+
+/// The instant of an experiment's own mark.
+pub(super) fn mark(seen: &Seen<'_>, name: &str) -> Option<Stamp> {
+    seen.evidence.history.iter().find_map(|event| match &event.call {
+        Call::Fault(Fault::Mark { name: found }) if found == name => Some(event.at),
+        _ => None,
+    })
 }
