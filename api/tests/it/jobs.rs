@@ -171,6 +171,26 @@ async fn a_shutdown_ends_long_polls() {
     assert_eq!(leased.expect(200)["jobs"], json!([]));
 }
 
+/// Else a host whose clock is behind would start delayed jobs early, and one ahead would keep them waiting.
+#[tokio::test]
+async fn a_delay_is_counted_by_the_ledger_whatever_the_hosts_clock_says() {
+    let five = 5 * 60 * 1_000_000;
+    for off in [-five, five] {
+        let settings = ApiSettings { auth_required: false, ..ApiSettings::default() };
+        let now = Clock::System.now().micros();
+        let clock = Clock::manual(Timestamp::from_micros(now + off));
+        let api = Fixture::with_clock(settings, clock).await;
+        let body = json!({"kind": "a", "delay": "1m", "ttl": "2m"});
+        let job = api.post("/v1/jobs", body).await.expect(201);
+        assert_eq!(job["state"], "scheduled");
+        let at = |field: &str| job[field].as_str().unwrap().parse::<Timestamp>().unwrap();
+        let (created, run, expires) = (at("created_at"), at("run_at"), at("expires_at"));
+        assert!((created.micros() - now).abs() < five / 2, "{created:?} is the ledger's time");
+        assert_eq!(run, created.plus(Duration::from_secs(60)));
+        assert_eq!(expires, created.plus(Duration::from_secs(120)));
+    }
+}
+
 #[tokio::test]
 async fn a_waiting_job_is_cancelled_at_once_and_can_be_run_again() {
     let api = Fixture::new().await;
