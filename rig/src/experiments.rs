@@ -15,13 +15,21 @@ use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
 
 mod api;
+mod api_clocks;
+mod clocks;
 mod engine;
+mod engine_clock;
+mod full_disk;
 mod keys;
 mod ledger;
 mod measure;
+mod power;
 mod stalls;
 mod tree;
+mod worker_clocks;
 mod workers;
+
+pub(crate) use power::Cut;
 
 /// How long and how large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
@@ -87,6 +95,9 @@ impl Setup {
             postgres: Vec::new(),
             env: BTreeMap::new(),
             synced_effects: false,
+            initdb: Vec::new(),
+            own_env: BTreeMap::new(),
+            disk: None,
         };
         let seconds = |short, long| Duration::from_secs(form.pick(short, long));
         Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
@@ -146,8 +157,13 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &stalls::Spin,
         &ledger::Restart,
         &ledger::Stall,
+        &full_disk::FullDisk,
+        &api_clocks::ApiClocks,
+        &worker_clocks::WorkerClocks,
+        &engine_clock::EngineClock,
         &api::SameKeys,
         &tree::Escape,
+        &power::PowerCutOfBoth,
     ]
 }
 

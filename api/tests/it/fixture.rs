@@ -91,8 +91,7 @@ impl Fixture {
         let ledger = Ledger::open(&ledger_settings).await.unwrap();
         let engine = Engine::open(&EngineSettings::new("embedded")).await.unwrap();
         let shutdown = CancellationToken::new();
-        let life =
-            Lifecycle::start(ledger, engine, clock, shutdown.clone(), TaskTracker::new());
+        let life = Lifecycle::start(ledger, engine, clock, shutdown.clone(), TaskTracker::new());
         let app = App::new(Parts {
             life: life.clone(),
             settings,

@@ -1,7 +1,12 @@
 //! One job: submit, read, change, wait.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::json;
+use windlass_shared::clock::Clock;
+use windlass_shared::config::ApiSettings;
+use windlass_shared::model::time::Timestamp;
 
 use crate::fixture::{Fixture, SOON, request};
 

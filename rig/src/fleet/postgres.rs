@@ -32,6 +32,19 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL is missing, or does not answer in time.
     pub async fn start(folder: &Path, log: &Path, settings: &[String]) -> anyhow::Result<Self> {
+        Self::start_with(folder, log, settings, &[]).await
+    }
+
+    /// The same, with further options of `initdb`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        folder: &Path,
+        log: &Path,
+        settings: &[String],
+        initdb: &[String],
+    ) -> anyhow::Result<Self> {
         let programs = programs().context("PostgreSQL is not installed")?;
         std::fs::create_dir_all(folder)?;
         if is_root() {
@@ -39,8 +52,36 @@ impl Postgres {
         }
         let data = folder.join("data");
         let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
-        run(as_user(&programs.join("initdb"), folder).arg("-D").arg(&data).args(options))?;
-        let port = free_port();
+        let mut init = as_user(&programs.join("initdb"), folder);
+        run(init.arg("-D").arg(&data).args(options).args(initdb))?;
+        let postgres = Self::on(folder, log, settings)?;
+        postgres.ready(log).await?;
+        run(as_user(&postgres.programs.join("createdb"), folder)
+            .args(postgres.address())
+            .arg(DATABASE))?;
+        Ok(postgres)
+    }
+
+    /// Starts a server of its own on what another one has left in `folder`, and waits until it answers. The other one
+    /// may run still if `folder` is a copy of its.
+    ///
+    /// # Errors
+    /// PostgreSQL is missing, or does not get over what was left.
+    pub async fn open(folder: &Path, log: &Path) -> anyhow::Result<Self> {
+        // It names the other server, which may well run; after a real cut it would name nobody.
+        match std::fs::remove_file(folder.join("data/postmaster.pid")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let postgres = Self::on(folder, log, &[])?;
+        postgres.ready(log).await?;
+        Ok(postgres)
+    }
+
+    /// Starts it on its data.
+    fn on(folder: &Path, log: &Path, settings: &[String]) -> anyhow::Result<Self> {
+        let programs = programs().context("PostgreSQL is not installed")?;
+        let (data, port) = (folder.join("data"), free_port());
         let mut args =
             vec!["-D".to_owned(), data.display().to_string(), "-p".into(), port.to_string()];
         let own = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"];
@@ -55,12 +96,7 @@ impl Postgres {
             folder: folder.to_owned(),
             user: is_root().then_some(NOBODY),
         };
-        let postgres = Self { process: Process::start(program)?, programs, data, port };
-        postgres.ready(log).await?;
-        run(as_user(&postgres.programs.join("createdb"), folder)
-            .args(postgres.address())
-            .arg(DATABASE))?;
-        Ok(postgres)
+        Ok(Self { process: Process::start(program)?, programs, data, port })
     }
 
     /// Where it listens.

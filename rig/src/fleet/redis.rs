@@ -1,5 +1,6 @@
 //! A private Redis on a folder of its own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,6 +38,19 @@ impl Redis {
     /// # Errors
     /// `redis-server` is not on the path, or it does not answer in time.
     pub async fn start(folder: &Path, log: &Path, fsync: Fsync) -> anyhow::Result<Self> {
+        Self::start_with(folder, log, fsync, BTreeMap::new()).await
+    }
+
+    /// The same, with this environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        folder: &Path,
+        log: &Path,
+        fsync: Fsync,
+        env: BTreeMap<String, String>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let port = free_port();
         let mut args = vec!["--port".to_owned(), port.to_string(), "--bind".into()];
@@ -54,7 +68,7 @@ impl Redis {
             name: "redis".into(),
             path: "redis-server".into(),
             args: args.into_iter().map(Into::into).collect(),
-            env: std::collections::BTreeMap::new(),
+            env,
             log: log.to_owned(),
             folder: folder.to_owned(),
             user: None,
