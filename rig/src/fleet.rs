@@ -114,9 +114,10 @@ impl Fleet {
         let (redis_in, postgres_in) = places(folder, options.disk.as_ref());
         let own = options.own_env.get("redis").cloned().unwrap_or_default();
         let redis = Redis::start_with(&redis_in, &log("redis"), options.fsync, own).await?;
-        let (settings, initdb) = (&options.postgres, &options.initdb);
-        let postgres =
-            Postgres::start_with(&postgres_in, &log("postgres"), settings, initdb).await?;
+        let mut initdb = options.initdb.clone();
+        initdb.extend(options.disk.is_none().then(|| postgres::NO_SYNC.to_owned()));
+        let (log_to, settings) = (log("postgres"), &options.postgres);
+        let postgres = Postgres::start_with(&postgres_in, &log_to, settings, &initdb).await?;
         let mut env = BTreeMap::from([
             ("WINDLASS_PROFILE".to_owned(), "test".to_owned()),
             ("WINDLASS_LEDGER__URL".into(), postgres.url()),

@@ -52,6 +52,8 @@ pub(super) struct Key<'a> {
 pub(super) struct Try<'a> {
     pub(super) body: &'a str,
     pub(super) phase: Phase,
+    /// When it was answered, or sent if it never was.
+    pub(super) at: Stamp,
     pub(super) reply: Option<&'a Reply>,
 }
 
@@ -164,6 +166,16 @@ impl<'a> Index<'a> {
         instants.max()
     }
 
+    /// The latest engine time that had been shown by an execution's start, in µs: what was due by then is due, also when
+    /// the clock went back after that.
+    pub(super) fn shown_us(&self, execution: &Execution) -> i64 {
+        let fence = i64::try_from(execution.fence).unwrap_or(i64::MAX);
+        let offsets = std::iter::once(0).chain(self.engine_moves.iter().map(|moved| moved.1));
+        let ends = self.engine_moves.iter().map(|moved| moved.0);
+        let before = ends.zip(offsets).filter(|(end, _)| *end <= execution.started);
+        before.map(|(end, offset_ms)| end.wall_us + offset_ms * 1_000).fold(fence, i64::max)
+    }
+
     /// Whether the engine's clock ever went back.
     pub(super) fn engine_went_back(&self) -> bool {
         let offsets = std::iter::once(0).chain(self.engine_moves.iter().map(|moved| moved.1));
@@ -188,7 +200,8 @@ impl<'a> Index<'a> {
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
             entry.delay_ms = *delay_ms;
-            entry.tries.push(Try { body, phase: event.phase, reply: event.reply.as_ref() });
+            let reply = event.reply.as_ref();
+            entry.tries.push(Try { body, phase: event.phase, at: event.at, reply });
             let id = event.reply.as_ref().and_then(|reply| reply.id.as_deref());
             if let Some(id) = id.filter(|_| event.phase == Phase::Ok) {
                 self.key_of.insert(id, key.as_str());
@@ -198,7 +211,8 @@ impl<'a> Index<'a> {
             let Call::Submit { key, body, fails, steps, ends, .. } = &event.call else { continue };
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
-            entry.tries.push(Try { body, phase: Phase::Unknown, reply: None });
+            let phase = Phase::Unknown;
+            entry.tries.push(Try { body, phase, at: event.at, reply: None });
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::index::{Execution, Index, Key};
 use super::{Kind, Verdict, is_terminal};
+use crate::stamp::Stamp;
 
 pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
     for execution in &index.executions {
@@ -48,9 +49,13 @@ fn early(index: &Index<'_>, execution: &Execution, verdict: &mut Verdict) {
         return;
     };
     delayed(index, execution, key, verdict);
-    let promised = key.oks().filter_map(|t| t.reply.and_then(|reply| reply.run_at_us)).min();
-    if let Some(run_at) = promised.filter(|run_at| engine_us(execution) < *run_at) {
-        let by = run_at - engine_us(execution);
+    // Of one that failed already the answer shows the time of its next attempt.
+    let first = index.of_job(&execution.job).map(|execution| execution.started).min();
+    let is_first = |at: Stamp| key.fails == 0 || first.is_none_or(|first| at < first);
+    let answers = key.oks().filter(|answer| is_first(answer.at));
+    let promised = answers.filter_map(|answer| answer.reply.and_then(|r| r.run_at_us)).min();
+    if let Some(run_at) = promised.filter(|run_at| index.shown_us(execution) < *run_at) {
+        let by = run_at - index.shown_us(execution);
         verdict.add(Kind::Early, &execution.job, format!("started {by} µs before its time"));
     }
 }

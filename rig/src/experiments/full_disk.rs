@@ -18,7 +18,7 @@ use crate::tools::power_cut::PowerCut;
 
 const NAME: &str = "postgres";
 /// For the ledger of the whole run; what it leaves is filled.
-const DISK_BYTES: u64 = 512 << 20;
+const DISK_BYTES: u64 = 256 << 20;
 /// Between two looks of the one who fills the disk, and of the one who keeps PostgreSQL running.
 const PACE: Duration = Duration::from_millis(200);
 /// Longest wait for a submission that is accepted again.

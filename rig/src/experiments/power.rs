@@ -1,5 +1,7 @@
 //! Power cuts of Redis and the ledger at once (PC).
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use crate::history::{Call, Fault, Phase};
 use crate::runner::{Scene, Seen};
 use crate::stamp::Stamp;
 use crate::tools::power_cut::{AfterCut, PowerCut};
+use crate::until::until;
 
 mod copies;
 
@@ -21,6 +24,9 @@ mod copies;
 const DISK_BYTES: u64 = 4 << 30;
 /// Of so many cuts the fleet goes on from one, and from the last one.
 const REAL_EVERY: usize = 5;
+
+/// Longest wait for a lease after a cut.
+const LEASED_MAX: Duration = Duration::from_secs(60);
 
 /// What one cut has left, to be looked at when the fleet has come to rest.
 #[derive(Debug)]
@@ -52,7 +58,7 @@ impl Experiment for PowerCutOfBoth {
         // The copies share what has not been written again.
         setup.fleet.postgres = vec!["max_wal_size=256MB".into()];
         (setup.warm, setup.after) =
-            (Duration::from_secs(form.pick(4, 5)), Duration::from_secs(form.pick(4, 10)));
+            (Duration::from_secs(form.pick(4, 10)), Duration::from_secs(form.pick(7, 20)));
         setup
     }
 
@@ -79,6 +85,7 @@ impl Experiment for PowerCutOfBoth {
                 scene.say(&format!("cut {moment}: copied in {:?}", left.copied_in()));
                 scene.cuts.push(Cut { at, left });
             }
+            leased_again(scene).await?;
             scene.figures.extend([
                 Figure::at_least("cuts", count(moments), "", scene.form.pick(3.0, 20.0)),
                 Figure::at_least("of which the fleet went on from", count(gone_on), "", 1.0),
@@ -111,6 +118,20 @@ impl Experiment for PowerCutOfBoth {
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
         ]
     }
+}
+
+/// Waits until leases are given out again: that is when it is healed.
+async fn leased_again(scene: &Scene) -> anyhow::Result<()> {
+    let path = scene.fleet.effects();
+    let whole = std::fs::metadata(&path)?.len();
+    until(LEASED_MAX, || async {
+        let mut file = File::open(&path).ok()?;
+        file.seek(SeekFrom::Start(whole)).ok()?;
+        let mut new = String::new();
+        file.read_to_string(&mut new).ok()?;
+        new.contains(r#""phase":"start""#).then_some(())
+    })
+    .await
 }
 
 /// Both servers lose their power at once, and are started again on what had reached the disk; the rest of the fleet goes

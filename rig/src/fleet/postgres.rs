@@ -15,6 +15,8 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// The user that it runs as where the rig is root, by number: nobody.
 const NOBODY: u32 = 65_534;
 const DATABASE: &str = "windlass";
+/// Of `initdb`, where nobody cuts the power: what it makes need not be on the disk.
+pub(super) const NO_SYNC: &str = "--no-sync";
 
 /// One private server with one empty database. `fsync`, `full_page_writes` and `synchronous_commit` stay on.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL is missing, or does not answer in time.
     pub async fn start(folder: &Path, log: &Path, settings: &[String]) -> anyhow::Result<Self> {
-        Self::start_with(folder, log, settings, &[]).await
+        Self::start_with(folder, log, settings, &[NO_SYNC.to_owned()]).await
     }
 
     /// The same, with further options of `initdb`.
@@ -51,7 +53,7 @@ impl Postgres {
             std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY))?;
         }
         let data = folder.join("data");
-        let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
+        let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C"];
         let mut init = as_user(&programs.join("initdb"), folder);
         run(init.arg("-D").arg(&data).args(options).args(initdb))?;
         let postgres = Self::on(folder, log, settings)?;

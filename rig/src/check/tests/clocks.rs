@@ -36,6 +36,49 @@ fn a_delay_that_was_not_waited_out_is_early_whatever_the_answer_said() {
     assert_eq!(kinds(&story), [], "the engine's clock decides");
 }
 
+/// A client that asks again after a time-out is shown a job that has failed meanwhile, and waits for its next attempt.
+#[test]
+fn the_time_of_a_retry_is_no_promise_for_the_attempt_before() {
+    let answered = |us: u64| {
+        let mut story = Story::with_job("a", 2_000_000, 2_050_000);
+        story.evidence.effects[1].end = Some(End::Planned);
+        story.execute("a", "w1", 3_000_000, Some((3_050_000, End::Ok)));
+        for event in &mut story.evidence.history {
+            if let Call::Submit { fails, .. } = &mut event.call {
+                *fails = 1;
+            }
+            if let Some(reply) = &mut event.reply {
+                event.at = at(us);
+                reply.run_at_us = Some(2_900_000);
+            }
+        }
+        story.record("a", "succeeded", &[(2_000_000, "failed"), (3_000_000, "succeeded")]);
+        story
+    };
+    assert_eq!(kinds(&answered(2_100_000)), []);
+    assert_eq!(kinds(&answered(1_900_000)), [Kind::Early], "answered before it was begun");
+}
+
+/// By the clock that decides, its time had come; then that clock went back.
+#[test]
+fn what_was_due_once_may_start_after_the_engines_clock_went_back() {
+    let mut story = claimed(2_500_000, 2_501_000);
+    for event in &mut story.evidence.history {
+        if let Some(reply) = &mut event.reply {
+            reply.run_at_us = Some(3_000_000);
+        }
+    }
+    assert_eq!(kinds(&story), [Kind::Early]);
+    move_engine(&mut story, 1_500_000, 500);
+    move_engine(&mut story, 2_400_000, 0);
+    assert_eq!(kinds(&story), [Kind::Early], "it had shown 2.9 s at most");
+    let mut story = story;
+    story.evidence.history.truncate(2);
+    move_engine(&mut story, 1_500_000, 1_000);
+    move_engine(&mut story, 2_400_000, 0);
+    assert_eq!(kinds(&story), []);
+}
+
 fn pause(story: &mut Story, from: u64, to: u64) {
     let queue = "q".to_owned();
     story.op += 1;
