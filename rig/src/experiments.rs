@@ -23,6 +23,8 @@ mod stalls;
 mod tree;
 mod workers;
 
+pub(crate) use keys::damage as damage_shard;
+
 /// How long and how large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
