@@ -8,6 +8,7 @@ use rand::seq::SliceRandom as _;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
 
 use super::Peer;
+use super::measure::{HURT, MENDING};
 use super::run::Stage;
 use super::subject::{SPIN, Subject, WAITING};
 use super::trial::Trial;
@@ -128,7 +129,9 @@ async fn fill_redis(stage: &mut Stage) -> anyhow::Result<()> {
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
     let used = used.context("Redis says what it uses")?.trim().to_owned();
     redis.command(&["CONFIG", "SET", "maxmemory", &used])?;
+    stage.history.mark(HURT);
     stage.wait(Duration::from_secs(stage.form.pick(10, 60))).await?;
+    stage.history.mark(MENDING);
     // There is room again; the limit stays.
     stage.subject.redis()?.command(&["DEL", "foreign"])?;
     Ok(())
@@ -148,7 +151,9 @@ async fn restart_postgres(stage: &mut Stage) -> anyhow::Result<()> {
 
 async fn stall_postgres(stage: &mut Stage) -> anyhow::Result<()> {
     stage.subject.postgres()?.process().freeze_tree()?;
+    stage.history.mark(HURT);
     let stalled = stage.wait(Duration::from_secs(stage.form.pick(5, 15))).await;
+    stage.history.mark(MENDING);
     stage.subject.postgres()?.process().thaw_tree()?;
     stalled
 }

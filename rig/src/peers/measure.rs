@@ -11,6 +11,11 @@ use crate::history::{Call, Event, Fault, Phase};
 use crate::rates;
 use crate::stamp::Stamp;
 
+/// The mark of the instant from which on the subject is hurt, where that is not the one at which the fault begins.
+pub const HURT: &str = "hurt";
+/// The mark of the last instant at which it is.
+pub const MENDING: &str = "mending";
+
 /// What was seen of one subject in one trial. Times in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
@@ -38,9 +43,9 @@ pub struct Measured {
     pub first_start_s: Option<f64>,
     /// From heal until 90 % of the rate before was reached.
     pub recovered_s: Option<f64>,
-    /// Submissions acknowledged between fault and heal.
+    /// Submissions acknowledged while the subject was hurt.
     pub accepted_meanwhile: usize,
-    /// Jobs done between fault and heal.
+    /// Jobs done while it was.
     pub done_meanwhile: usize,
     /// Acknowledged submissions whose key had been acknowledged with another body.
     pub other_bodies: usize,
@@ -146,8 +151,8 @@ fn times(evidence: &Evidence, index: &Index<'_>, measured: &mut Measured) {
     let done: Vec<Stamp> = done.filter(|(_, how)| *how == End::Ok).map(|(at, _)| at).collect();
     let ok = |event: &&Event| event.phase == Phase::Ok && matches!(event.call, Call::Submit { .. });
     let accepted: Vec<Stamp> = evidence.history.iter().filter(ok).map(|event| event.at).collect();
-    let meanwhile =
-        |times: &[Stamp]| times.iter().filter(|at| fault < **at && **at <= heal).count();
+    let (from, to) = (mark(HURT).unwrap_or(fault), mark(MENDING).unwrap_or(heal));
+    let meanwhile = |times: &[Stamp]| times.iter().filter(|at| from < **at && **at <= to).count();
     measured.done_meanwhile = meanwhile(&done);
     measured.accepted_meanwhile = meanwhile(&accepted);
     measured.gap_done_s = longest_gap(done, fault, loaded);

@@ -139,6 +139,10 @@ fn gaps_and_what_went_on_meanwhile() {
     assert!((measured.gap_accepted_s - 4.0).abs() < 1e-6, "{measured:?}");
     assert!((measured.gap_done_s - 4.0).abs() < 1e-6, "{measured:?}");
     assert_eq!((measured.accepted_meanwhile, measured.done_meanwhile), (1, 1));
+    story.fault(11_200, Fault::Mark { name: HURT.into() });
+    story.fault(11_900, Fault::Mark { name: MENDING.into() });
+    let hurt = measure(&story.evidence);
+    assert_eq!((hurt.accepted_meanwhile, hurt.done_meanwhile), (0, 1));
     // Heal is at 12 s, the next start at 15.5 s.
     assert_eq!(measured.first_start_s, Some(3.5));
 }
