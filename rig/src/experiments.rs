@@ -42,6 +42,7 @@ mod tree;
 mod worker_clocks;
 mod workers;
 
+pub(crate) use keys::damage as damage_shard;
 pub(crate) use power::Cut;
 
 /// How long and how large.

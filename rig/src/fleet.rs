@@ -392,7 +392,7 @@ impl Disk {
 }
 
 /// PostgreSQL runs as another user where the rig is root, and must be able to pass through.
-fn open_to_all(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn open_to_all(folder: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(folder)?;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
