@@ -12,19 +12,24 @@ use crate::figure::Figure;
 use crate::fleet::FleetOptions;
 use crate::fleet::links::Ways;
 use crate::fleet::redis::Fsync;
+use crate::fleet::topology::Topology;
 use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
 
 mod api;
+mod cluster;
 mod engine;
 mod full;
+mod gaps;
 mod hole;
 mod keys;
 mod leases;
 mod ledger;
 mod long;
 mod measure;
+mod promotion;
 mod replies;
+mod sentinels;
 mod slow;
 mod stalls;
 mod submissions;
@@ -91,6 +96,7 @@ impl Setup {
             schedulers: 2,
             queues: QUEUES.map(str::to_owned).to_vec(),
             queues_of_first: Vec::new(),
+            topology: Topology::Single,
             fsync: Fsync::EverySecond,
             postgres: Vec::new(),
             env: BTreeMap::new(),
@@ -154,6 +160,9 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &keys::LoseKeys,
         &stalls::Freeze,
         &stalls::Spin,
+        &promotion::Promote,
+        &sentinels::FailOver,
+        &cluster::LoseNode,
         &full::Full,
         &slow::Slow,
         &hole::Hole,

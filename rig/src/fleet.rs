@@ -9,15 +9,20 @@ use anyhow::Context as _;
 use serde_json::Value;
 use windlass_shared::testkit::redis_server::process::free_port;
 
+pub mod cluster;
 pub mod links;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod replica;
+pub mod sentinel;
+pub mod topology;
 
 use links::{Links, Ways};
 use postgres::Postgres;
 use process::{Process, Program};
 use redis::{Fsync, Redis};
+use topology::{Beside, Topology};
 
 use crate::until::until;
 
@@ -45,6 +50,8 @@ pub struct FleetOptions {
     pub queues: Vec<String>,
     /// Queues that only the first worker serves.
     pub queues_of_first: Vec<String>,
+    /// What Redis is made of.
+    pub topology: Topology,
     /// How Redis keeps its data.
     pub fsync: Fsync,
     /// Further settings of PostgreSQL.
@@ -73,8 +80,10 @@ pub enum Role {
 /// A running fleet.
 #[derive(Debug)]
 pub struct Fleet {
-    /// Its Redis.
+    /// Its Redis; of several servers the first, which is a primary at first.
     pub redis: Redis,
+    /// The other servers.
+    pub beside: Beside,
     /// The proxies before it.
     pub links: Links,
     /// Its PostgreSQL.
@@ -103,14 +112,17 @@ impl Fleet {
     pub async fn start(folder: &Path, options: FleetOptions) -> anyhow::Result<Self> {
         open_to_all(folder)?;
         let log = |name: &str| folder.join(format!("{name}.log"));
-        let redis = Redis::start(&folder.join("redis"), &log("redis"), options.fsync).await?;
+        let (redis, beside) = topology::start(options.topology, folder, options.fsync).await?;
+        let is_one = options.topology == Topology::Single;
+        // A replica, Sentinels and a Cluster name their own addresses to clients.
+        anyhow::ensure!(is_one || options.ways == Ways::Direct, "a proxy stands before one server");
         let links = Links::start(options.ways, options.workers, redis.port(), options.seed).await?;
         let postgres =
             Postgres::start(&folder.join("postgres"), &log("postgres"), &options.postgres).await?;
         let mut env = BTreeMap::from([
             ("WINDLASS_PROFILE".to_owned(), "test".to_owned()),
             ("WINDLASS_LEDGER__URL".into(), postgres.url()),
-            (ENGINE_URL.into(), redis.url()),
+            (ENGINE_URL.into(), beside.url(&redis)),
             ("WINDLASS_WORKER__LEASE".into(), format!("{}s", LEASE.as_secs())),
             ("WINDLASS_WORKER__CONCURRENCY".into(), options.slots.to_string()),
             ("WINDLASS_WORKER__QUEUES".into(), options.queues.join(",")),
@@ -121,6 +133,7 @@ impl Fleet {
         env.extend(options.env.clone());
         let mut fleet = Self {
             redis,
+            beside,
             links,
             postgres,
             apis: Vec::new(),
@@ -224,6 +237,15 @@ impl Fleet {
     /// Slots of one worker.
     pub fn slots_each(&self) -> usize {
         self.options.slots as usize
+    }
+
+    /// The Redis server at this port.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn server(&mut self, port: u16) -> anyhow::Result<&mut Redis> {
+        let mut servers = std::iter::once(&mut self.redis).chain(self.beside.servers_mut());
+        servers.find(|server| server.port() == port).with_context(|| format!("no Redis at {port}"))
     }
 
     /// Starts a worker in the place of a killed one; its new name.

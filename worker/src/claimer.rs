@@ -172,6 +172,7 @@ impl Claimer {
         mut slots: OwnedSemaphorePermit,
     ) {
         let mut attempts = Vec::with_capacity(jobs.len());
+        let mut refused = Vec::new();
         for job in &jobs {
             match Envelope::decode(&job.envelope) {
                 Ok(envelope) => {
@@ -180,11 +181,15 @@ impl Claimer {
                 }
                 Err(error) => {
                     let newer = error.is_unknown_version();
-                    self.refuse(shard, claim, job, (newer, &error.to_string())).await;
+                    refused.push((job, newer, error.to_string()));
                 }
             }
         }
+        // Before anything is waited for: from here on they are extended.
         self.leases.add(attempts.iter().map(Arc::clone));
+        for (job, newer, why) in refused {
+            self.refuse(shard, claim, job, (newer, &why)).await;
+        }
         let (light, heavy): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|attempt| attempt.head.spec.weight <= 1);
         for attempt in light {

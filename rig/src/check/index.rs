@@ -41,6 +41,8 @@ pub(super) struct Key<'a> {
 
 #[derive(Debug)]
 pub(super) struct Try<'a> {
+    /// When it was answered, or sent if it never was.
+    pub(super) at: Stamp,
     pub(super) body: &'a str,
     pub(super) phase: Phase,
     pub(super) reply: Option<&'a Reply>,
@@ -144,7 +146,8 @@ impl<'a> Index<'a> {
             open.remove(&event.op);
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
-            entry.tries.push(Try { body, phase: event.phase, reply: event.reply.as_ref() });
+            let (at, phase, reply) = (event.at, event.phase, event.reply.as_ref());
+            entry.tries.push(Try { at, body, phase, reply });
             let id = event.reply.as_ref().and_then(|reply| reply.id.as_deref());
             if let Some(id) = id.filter(|_| event.phase == Phase::Ok) {
                 self.key_of.insert(id, key.as_str());
@@ -154,7 +157,7 @@ impl<'a> Index<'a> {
             let Call::Submit { key, body, fails, steps, ends, .. } = &event.call else { continue };
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
-            entry.tries.push(Try { body, phase: Phase::Unknown, reply: None });
+            entry.tries.push(Try { at: event.at, body, phase: Phase::Unknown, reply: None });
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::index::{Execution, Index};
 use super::{Kind, Verdict, is_terminal};
+use crate::stamp::Stamp;
 
 pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
     for execution in &index.executions {
@@ -41,7 +42,11 @@ fn early(index: &Index<'_>, execution: &Execution, verdict: &mut Verdict) {
     else {
         return;
     };
-    let promised = key.oks().filter_map(|t| t.reply.and_then(|reply| reply.run_at_us)).min();
+    // A key that is repeated later is answered with the job as it is by then: perhaps with the time of a retry.
+    let first = index.of_job(&execution.job).find_map(|execution| execution.end);
+    let before_retry = |at: Stamp| first.is_none_or(|(ended, _)| at < ended);
+    let promises = key.oks().filter(|t| before_retry(t.at));
+    let promised = promises.filter_map(|t| t.reply.and_then(|reply| reply.run_at_us)).min();
     if let Some(run_at) = promised.filter(|run_at| claimed_us(execution) < *run_at) {
         let by = run_at - claimed_us(execution);
         verdict.add(Kind::Early, &execution.job, format!("started {by} µs before its time"));

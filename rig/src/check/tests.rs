@@ -369,6 +369,28 @@ fn an_early_start_is_found() {
 }
 
 #[test]
+fn the_time_of_a_retry_is_no_promise_for_the_first_attempt() {
+    let story = |answered| {
+        let mut story = Story::default();
+        story.submit("a", 1, 0);
+        let reply = Reply {
+            status: 201,
+            id: Some("a".into()),
+            state: Some("retrying".into()),
+            run_at_us: Some(1_500_000),
+            ..Reply::default()
+        };
+        story.event(story.op, Phase::Ok, at(answered), Story::call("a", 1, 0), Some(reply));
+        story.execute("a", "w1", 1_010_000, Some((1_060_000, End::Planned)));
+        story.execute("a", "w1", 1_510_000, Some((1_560_000, End::Ok)));
+        story.record("a", "succeeded", &[(1_010_000, "failed"), (1_510_000, "succeeded")]);
+        story
+    };
+    story(1_070_000).holds();
+    story(1_050_000).breaks(Kind::Early);
+}
+
+#[test]
 fn a_start_in_a_paused_queue_is_found() {
     let pause = |story: &mut Story, us: u64, applied| {
         story.op += 1;

@@ -4,7 +4,7 @@ use crate::check::{Cause, Execution, Index};
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
 use crate::history::{Call, Fault};
-use crate::load::plan::PAUSED;
+use crate::load::plan::{PAUSED, QUEUES};
 use crate::runner::Seen;
 use crate::stamp::Stamp;
 
@@ -39,6 +39,18 @@ pub(super) fn reruns(seen: &Seen<'_>) -> Vec<Figure> {
         Figure::at_most("longest rerun after", longest, "s", limit),
         Figure::at_most("never run again", count(missing), "", 0.0),
     ]
+}
+
+/// Seconds from this instant to the first lease of the plain queue that waited longest for one; `None`: one of them got none.
+pub(super) fn first_leases(seen: &Seen<'_>, since: Stamp) -> Option<f64> {
+    let first = |queue: &str| {
+        let executions = seen.index.executions.iter().filter(|e| e.queue == queue);
+        let claims = executions.filter_map(|e| i64::try_from(e.fence).ok());
+        let first = claims.filter(|claim| *claim > since.wall_us).min()?;
+        Some((first - since.wall_us) as f64 / 1e6)
+    };
+    let plain = QUEUES.iter().filter(|queue| **queue != PAUSED);
+    plain.map(|queue| first(queue)).try_fold(0.0, |longest: f64, first| Some(longest.max(first?)))
 }
 
 /// Extra executions of this cause.

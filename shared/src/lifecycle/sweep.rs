@@ -11,7 +11,7 @@ use super::Lifecycle;
 use super::delivery::{PushError, Ticket};
 use super::push::push_of;
 use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
-use crate::ledger::{Changed, Guard, JobPage, Queue, Record};
+use crate::ledger::{Changed, Guard, JobPage, LedgerError, Queue, Record};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError};
@@ -244,8 +244,10 @@ async fn page(
     after: Option<JobId>,
 ) -> Result<Page, PushError> {
     let Some(look) = look(life, shard, changed_before, after).await? else {
-        let (checked, pushed, ended) = (0, 0, 0);
-        return Ok(Page { checked, pushed, ended, last: None, filled_to: after, is_full: false });
+        // The walk keeps its place.
+        return Err(
+            LedgerError::Unavailable("the queue store does not tell the time".into()).into()
+        );
     };
     let ended = end(life, shard, &look.over, look.now).await?;
     let checked = look.over.len() as u64;
