@@ -106,6 +106,22 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Effect>> {
     read_lines(path)
 }
 
+/// Executions under way now, by worker, in the order of these names.
+///
+/// # Errors
+/// As [`read`].
+pub fn running(path: &Path, workers: &[&str]) -> anyhow::Result<Vec<usize>> {
+    let mut running = vec![0_usize; workers.len()];
+    for effect in read(path)? {
+        let Some(place) = workers.iter().position(|name| *name == effect.worker) else { continue };
+        match effect.phase {
+            Phase::Start => running[place] += 1,
+            Phase::End => running[place] = running[place].saturating_sub(1),
+        }
+    }
+    Ok(running)
+}
+
 /// Reads a file of JSON lines; see [`read`].
 pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
     let file = match File::open(path) {

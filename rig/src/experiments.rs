@@ -17,9 +17,13 @@ use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
 
 mod api;
+mod api_clocks;
+mod clocks;
 mod cluster;
 mod engine;
+mod engine_clock;
 mod full;
+mod full_disk;
 mod gaps;
 mod hole;
 mod keys;
@@ -27,6 +31,7 @@ mod leases;
 mod ledger;
 mod long;
 mod measure;
+mod power;
 mod promotion;
 mod replies;
 mod sentinels;
@@ -34,7 +39,11 @@ mod slow;
 mod stalls;
 mod submissions;
 mod tree;
+mod worker_clocks;
 mod workers;
+
+pub(crate) use keys::damage as damage_shard;
+pub(crate) use power::Cut;
 
 /// How long and how large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
@@ -103,6 +112,9 @@ impl Setup {
             synced_effects: false,
             ways: Ways::Direct,
             seed: 0,
+            initdb: Vec::new(),
+            own_env: BTreeMap::new(),
+            disk: None,
         };
         let seconds = |short, long| Duration::from_secs(form.pick(short, long));
         Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
@@ -169,8 +181,13 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &replies::LostReplies,
         &ledger::Restart,
         &ledger::Stall,
+        &full_disk::FullDisk,
+        &api_clocks::ApiClocks,
+        &worker_clocks::WorkerClocks,
+        &engine_clock::EngineClock,
         &api::SameKeys,
         &tree::Escape,
+        &power::PowerCutOfBoth,
     ]
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,9 +22,10 @@ pub mod topology;
 use links::{Links, Ways};
 use postgres::Postgres;
 use process::{Process, Program};
-use redis::{Fsync, Redis};
+use redis::{Fsync, Place, Redis};
 use topology::{Beside, Topology};
 
+use crate::tools::power_cut::PowerCut;
 use crate::until::until;
 
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -64,6 +66,21 @@ pub struct FleetOptions {
     pub ways: Ways,
     /// Where the chance of those ways comes from.
     pub seed: u64,
+    /// Further options of `initdb`.
+    pub initdb: Vec<String>,
+    /// Further environment of single processes, by place: `api-0`, `worker-1`, `redis`.
+    pub own_env: BTreeMap<String, BTreeMap<String, String>>,
+    /// A disk for some of the servers; the rest is in the fleet's folder.
+    pub disk: Option<Disk>,
+}
+
+/// A disk that an experiment fills, or whose power it cuts. It goes when the servers on it have ended.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The disk.
+    pub power: Arc<Mutex<PowerCut>>,
+    /// Redis is on it, too, and not PostgreSQL alone.
+    pub has_redis: bool,
 }
 
 /// Which processes of a fleet.
@@ -112,13 +129,19 @@ impl Fleet {
     pub async fn start(folder: &Path, options: FleetOptions) -> anyhow::Result<Self> {
         open_to_all(folder)?;
         let log = |name: &str| folder.join(format!("{name}.log"));
-        let (redis, beside) = topology::start(options.topology, folder, options.fsync).await?;
+        let (redis_in, postgres_in) = places(folder, options.disk.as_ref());
+        let own = options.own_env.get("redis").cloned().unwrap_or_default();
+        let first = Place { name: "redis".into(), folder: redis_in, log: log("redis"), env: own };
+        let (redis, beside) =
+            topology::start(options.topology, folder, first, options.fsync).await?;
         let is_one = options.topology == Topology::Single;
         // A replica, Sentinels and a Cluster name their own addresses to clients.
         anyhow::ensure!(is_one || options.ways == Ways::Direct, "a proxy stands before one server");
         let links = Links::start(options.ways, options.workers, redis.port(), options.seed).await?;
-        let postgres =
-            Postgres::start(&folder.join("postgres"), &log("postgres"), &options.postgres).await?;
+        let mut initdb = options.initdb.clone();
+        initdb.extend(options.disk.is_none().then(|| postgres::NO_SYNC.to_owned()));
+        let (log_to, settings) = (log("postgres"), &options.postgres);
+        let postgres = Postgres::start_with(&postgres_in, &log_to, settings, &initdb).await?;
         let mut env = BTreeMap::from([
             ("WINDLASS_PROFILE".to_owned(), "test".to_owned()),
             ("WINDLASS_LEDGER__URL".into(), postgres.url()),
@@ -188,7 +211,14 @@ impl Fleet {
             let queues: Vec<&str> = queues.map(String::as_str).collect();
             env.push(("WINDLASS_WORKER__QUEUES", queues.join(",")));
         }
-        self.program(&name, Role::Worker, &env)
+        let mut program = self.program(&name, Role::Worker, &env);
+        // Its name is of one start; its place stays.
+        program.env.extend(self.own_env(&format!("worker-{n}")));
+        program
+    }
+
+    fn own_env(&self, place: &str) -> BTreeMap<String, String> {
+        self.options.own_env.get(place).cloned().unwrap_or_default()
     }
 
     fn program(&self, name: &str, role: Role, more: &[(&str, String)]) -> Program {
@@ -196,6 +226,7 @@ impl Fleet {
         env.extend(self.links.of_all().map(|link| (ENGINE_URL.to_owned(), links::url(link))));
         env.insert("WINDLASS_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", free_port()));
         env.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        env.extend(self.own_env(name));
         let (path, args) = match role {
             Role::Api => (&self.options.windlass, vec!["api".to_owned()]),
             Role::Scheduler => (&self.options.windlass, vec!["scheduler".to_owned()]),
@@ -227,6 +258,14 @@ impl Fleet {
     /// Where everything of the fleet is.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The disk of some of the servers.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn disk(&self) -> anyhow::Result<Disk> {
+        self.options.disk.clone().context("this fleet has no disk of its own")
     }
 
     /// Slots of all workers.
@@ -337,8 +376,26 @@ impl Fleet {
     }
 }
 
+/// Where Redis and PostgreSQL have their data.
+fn places(folder: &Path, disk: Option<&Disk>) -> (PathBuf, PathBuf) {
+    let on_disk = disk.map(|disk| (disk.lock().data().to_owned(), disk.has_redis));
+    let (redis, postgres) = match &on_disk {
+        Some((data, true)) => (data.as_path(), data.as_path()),
+        Some((data, false)) => (folder, data.as_path()),
+        None => (folder, folder),
+    };
+    (redis.join("redis"), postgres.join("postgres"))
+}
+
+impl Disk {
+    /// The disk, for as long as nobody else needs it.
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, PowerCut> {
+        self.power.lock().expect("nobody panics while holding it")
+    }
+}
+
 /// PostgreSQL runs as another user where the rig is root, and must be able to pass through.
-fn open_to_all(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn open_to_all(folder: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(folder)?;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;

@@ -492,8 +492,10 @@ pub enum Signal {
     Cancel(ShardId, JobId),
     /// Outcomes wait to be recorded.
     Outcomes(ShardId),
-    /// The shard's [`gate`] was found shut, or has been shut: it is to be verified, and its holders are to adopt.
+    /// The shard's [`gate`] has been shut for a verification: its holders are to adopt.
     Shut(ShardId),
+    /// A claim found the shard's gate shut: it is to be verified. For the leader alone: in a large fleet many claim.
+    Unverified(ShardId),
 }
 
 impl Signal {
@@ -503,7 +505,8 @@ impl Signal {
             Self::Ready(shard)
             | Self::Cancel(shard, _)
             | Self::Outcomes(shard)
-            | Self::Shut(shard) => shard,
+            | Self::Shut(shard)
+            | Self::Unverified(shard) => shard,
         }
     }
 
@@ -514,6 +517,7 @@ impl Signal {
             Self::Cancel(..) => Topic::Cancels,
             Self::Outcomes(_) => Topic::Outcomes,
             Self::Shut(_) => Topic::Gates,
+            Self::Unverified(_) => Topic::Unverified,
         }
     }
 }
@@ -529,11 +533,14 @@ pub enum Topic {
     Outcomes,
     /// [`Signal::Shut`].
     Gates,
+    /// [`Signal::Unverified`].
+    Unverified,
 }
 
 impl Topic {
     /// Every sort.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Cancels, Self::Outcomes, Self::Gates];
+    pub const ALL: [Self; 5] =
+        [Self::Ready, Self::Cancels, Self::Outcomes, Self::Gates, Self::Unverified];
 }
 
 /// A stream of [`Signal`]s; see [`Engine::subscribe`].

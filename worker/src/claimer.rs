@@ -297,7 +297,7 @@ impl Claimer {
         for _ in 0..SIGNALS_MAX {
             match signal {
                 Some(Signal::Ready(shard)) => self.queues.wake(&shard),
-                Some(Signal::Cancel(..) | Signal::Outcomes(_) | Signal::Shut(_)) => {}
+                Some(_) => {}
                 // Some were missed, or the connection is gone.
                 None => {
                     ear.signals = None;

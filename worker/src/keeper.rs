@@ -239,7 +239,7 @@ impl Keeper {
                         ring.alarm();
                     }
                 }
-                Signal::Ready(_) | Signal::Outcomes(_) => {}
+                Signal::Ready(_) | Signal::Outcomes(_) | Signal::Unverified(_) => {}
             }
         }
     }

@@ -7,6 +7,8 @@ use crate::history::{Call, Event, Fault, Phase, Reply};
 use crate::load::plan::needs;
 use crate::stamp::Stamp;
 
+mod clocks;
+
 /// Microseconds from the start of the story, on both clocks.
 const fn at(us: u64) -> Stamp {
     Stamp { boot_us: us, wall_us: us.cast_signed() }

@@ -76,6 +76,15 @@ impl Process {
         }
     }
 
+    /// SIGKILL to it and to its children. Those of one that stands still cannot get away meanwhile.
+    pub fn kill_9_tree(&mut self) {
+        for child in self.pid().into_iter().flat_map(children) {
+            // One that has just ended need not be killed.
+            let _ = signal(child, libc::SIGKILL);
+        }
+        self.kill_9();
+    }
+
     /// Starts it again, with the same arguments. Kills it first if it runs.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A private Redis on a folder of its own.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -24,6 +25,27 @@ pub enum Fsync {
     Off,
 }
 
+/// Where a server is, and what it is given.
+#[derive(Debug)]
+pub struct Place {
+    /// What it is called.
+    pub name: String,
+    /// Where its data is.
+    pub folder: PathBuf,
+    /// Where it writes what it does.
+    pub log: PathBuf,
+    /// Environment of its own.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Place {
+    /// In the fleet's folder, called as it is.
+    pub fn of(name: &str, fleet: &Path) -> Self {
+        let (folder, log) = (fleet.join(name), fleet.join(format!("{name}.log")));
+        Self { name: name.to_owned(), folder, log, env: BTreeMap::new() }
+    }
+}
+
 /// One private server.
 #[derive(Debug)]
 pub struct Redis {
@@ -45,7 +67,15 @@ impl Redis {
         fsync: Fsync,
         more: &[&str],
     ) -> anyhow::Result<Self> {
-        let folder = fleet.join(name);
+        Self::start_at(Place::of(name, fleet), fsync, more).await
+    }
+
+    /// The same, in another place.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_at(place: Place, fsync: Fsync, more: &[&str]) -> anyhow::Result<Self> {
+        let Place { name, folder, log, env } = place;
         std::fs::create_dir_all(&folder)?;
         let port = free_port();
         let mut args = vec!["--port".to_owned(), port.to_string(), "--bind".into()];
@@ -60,11 +90,11 @@ impl Redis {
         };
         args.extend(appended.iter().chain(more).map(|arg| (*arg).to_owned()));
         let program = Program {
-            name: name.to_owned(),
+            name,
             path: "redis-server".into(),
             args: args.iter().map(Into::into).collect(),
-            env: std::collections::BTreeMap::new(),
-            log: fleet.join(format!("{name}.log")),
+            env,
+            log,
             folder,
             user: None,
         };

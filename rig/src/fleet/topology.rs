@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::cluster::Cluster;
-use super::redis::{Fsync, Redis};
+use super::redis::{Fsync, Place, Redis};
 use super::replica::Replica;
 use super::sentinel::Sentinels;
 
@@ -39,16 +39,18 @@ pub enum Beside {
     Cluster(Cluster),
 }
 
-/// Starts all servers in the fleet's folder and waits until they are acquainted: the first one, and the others.
+/// Starts all servers in the fleet's folder, the first one in a place of its own, and waits until they are acquainted: the
+/// first one, and the others. A Cluster has all its nodes in the folder.
 ///
 /// # Errors
 /// `redis-server` is not on the path, or they do not get ready in time; their logs are in the folder.
 pub async fn start(
     topology: Topology,
     fleet: &Path,
+    place: Place,
     fsync: Fsync,
 ) -> anyhow::Result<(Redis, Beside)> {
-    let first = async |more: &[&str]| Redis::start("redis", fleet, fsync, more).await;
+    let first = async |more: &[&str]| Redis::start_at(place, fsync, more).await;
     match topology {
         Topology::Single => Ok((first(&[]).await?, Beside::Nothing)),
         Topology::Replica => {

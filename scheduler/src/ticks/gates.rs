@@ -84,7 +84,7 @@ pub(super) async fn run(
                 gates.suspect_all(Duration::ZERO);
             }
             signal = next(&mut signals) => match signal {
-                Some(Signal::Shut(shard)) => gates.suspect(shard, SETTLE_FOR),
+                Some(Signal::Unverified(shard)) => gates.suspect(shard, SETTLE_FOR),
                 Some(_) => {}
                 None => signals = None,
             },
@@ -140,7 +140,7 @@ impl Gates {
             Ok(shards) => self.shards = shards,
             Err(error) => tracing::warn!(%error, "cannot list the shards to verify"),
         }
-        self.life.engine().subscribe_to(&self.shards, &[Topic::Gates]).await.ok()
+        self.life.engine().subscribe_to(&self.shards, &[Topic::Unverified]).await.ok()
     }
 
     fn suspect(&mut self, shard: ShardId, after: Duration) {

@@ -159,6 +159,9 @@ impl Embedded {
         if wake.shut {
             send(Signal::Shut(shard.clone()));
         }
+        if wake.unverified {
+            send(Signal::Unverified(shard.clone()));
+        }
         for id in wake.cancels {
             send(Signal::Cancel(shard.clone(), id));
         }

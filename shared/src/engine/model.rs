@@ -123,7 +123,7 @@
 //! **Wake-ups** (hints; [`Wake`]): `ready` when a job entered `ready` while the shard is configured and not paused
 //! (by claim: only if `ready` is not empty afterwards), when configure or open_gate opens a shard with ready jobs, and
 //! when confirm lifts the brake over ready jobs; `outcomes` when the outbox grew; `cancels` for each flag set or set again;
-//! `shut` when a gate was shut, and when a claim found it shut.
+//! `shut` when a gate was shut; `unverified` when a claim found it shut.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -191,8 +191,10 @@ pub struct Wake {
     pub outcomes: bool,
     /// Leased jobs that are to be stopped.
     pub cancels: Vec<JobId>,
-    /// The gate is shut.
+    /// The gate has been shut.
     pub shut: bool,
+    /// A claim found it shut.
+    pub unverified: bool,
 }
 
 /// One shard's whole state.

@@ -231,7 +231,7 @@ local function braked()
 end
 
 -- Tells what is worth waking for, each on a channel of its own, so that it wakes only those whom it concerns:
--- "r" ready, "o" outcomes, "c" and an id per cancel; scripts of gates say "g": the gate is shut.
+-- "r" ready, "o" outcomes, "c" and an id per cancel; shut says "g", and a claim that found no verified gate "u".
 local function publish(ready, grew, cancels)
   if ready and open then call("PUBLISH", CHANNEL .. "r", "r") end
   if grew then call("PUBLISH", CHANNEL .. "o", "o") end
