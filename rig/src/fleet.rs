@@ -134,6 +134,9 @@ impl Fleet {
         let first = Place { name: "redis".into(), folder: redis_in, log: log("redis"), env: own };
         let (redis, beside) =
             topology::start(options.topology, folder, first, options.fsync).await?;
+        let is_one = options.topology == Topology::Single;
+        // A replica, Sentinels and a Cluster name their own addresses to clients.
+        anyhow::ensure!(is_one || options.ways == Ways::Direct, "a proxy stands before one server");
         let links = Links::start(options.ways, options.workers, redis.port(), options.seed).await?;
         let mut initdb = options.initdb.clone();
         initdb.extend(options.disk.is_none().then(|| postgres::NO_SYNC.to_owned()));

@@ -1,12 +1,9 @@
 //! Redis at its limit because somebody else has filled it: E13.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
-use tokio::task::JoinHandle;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
 
 use super::measure::{self, mark};
@@ -17,16 +14,16 @@ use crate::fleet::redis::Redis;
 use crate::history::{Call, Phase};
 use crate::runner::{Scene, Seen};
 
-/// What Redis may hold beyond what it holds when the neighbour comes: more than all that waits is large.
+/// What foreign keys fill: more than all that waits is large.
 const ROOM_BYTES: u64 = 64 << 20;
+/// So much more than it may Redis holds then: more than becomes free as jobs end.
+const BEYOND_BYTES: u64 = 16 << 20;
 /// Jobs that run throughout.
 const LONG: usize = 4;
-/// Sizes of the neighbour's values: from the large ones that fill quickly to those that fit into any gap.
-const SIZES: [usize; 5] = [1 << 20, 1 << 15, 1 << 10, 1 << 6, 1];
-/// Between two tries of the neighbour to take what has become free.
-const PACE: Duration = Duration::from_millis(1);
+/// Sizes of the foreign values, the large ones first: they fill quickly.
+const SIZES: [usize; 3] = [1 << 20, 1 << 15, 1 << 10];
 /// More keys than the room has place for.
-const KEYS_MAX: usize = 2_000_000;
+const KEYS_MAX: usize = 200_000;
 /// Keys that one command removes.
 const REMOVED_AT_ONCE: usize = 500;
 /// All that was accepted while Redis was full is done within this time after it is not any more.
@@ -61,16 +58,19 @@ impl Experiment for Full {
             // They run throughout: their leases have to be extended while Redis is full.
             long::start(scene, &[length + Duration::from_secs(2); LONG]).await?;
             let redis = &scene.fleet.redis;
-            let used = number(redis, "memory", "used_memory:")?;
-            let max = (used + ROOM_BYTES).to_string();
-            redis.command(&["CONFIG", "SET", "maxmemory", &max])?;
-            let neighbour = Neighbour::start(redis.port()).await?;
+            let limit = number(redis, "memory", "used_memory:")? + ROOM_BYTES;
+            redis.command(&["CONFIG", "SET", "maxmemory", &limit.to_string()])?;
+            let port = redis.port();
+            let keys = tokio::task::spawn_blocking(move || fill(port)).await??;
+            // Just below its limit Redis takes one more write, and with luck the next extension of a lease.
+            let less = (limit - BEYOND_BYTES).to_string();
+            redis.command(&["CONFIG", "SET", "maxmemory", &less])?;
             let refused = refused_scripts(redis)?;
             scene.history.mark(FULL);
             scene.say("Redis is full");
             tokio::time::sleep(length).await;
             let refused = refused_scripts(redis)?.saturating_sub(refused);
-            neighbour.leave().await?;
+            tokio::task::spawn_blocking(move || remove(port, keys)).await??;
             scene.history.mark(ROOM);
             // Without refused pushes it was not full for the fleet.
             let refused = Figure::at_least("pushes refused", refused as f64, "", 1.0);
@@ -134,7 +134,8 @@ fn number(redis: &Redis, section: &str, begin: &str) -> anyhow::Result<u64> {
     digits.parse().with_context(|| format!("redis tells no {begin}"))
 }
 
-/// Scripts that Redis has refused for want of memory: all such refusals but those of the neighbour, who only sets keys.
+/// Scripts that Redis has refused for want of memory: all such refusals but those of the
+/// foreign keys, which are only set.
 fn refused_scripts(redis: &Redis) -> anyhow::Result<u64> {
     let all = number(redis, "errorstats", "errorstat_OOM:count=")?;
     let info = redis.command(&["INFO", "commandstats"])?.text();
@@ -144,69 +145,30 @@ fn refused_scripts(redis: &Redis) -> anyhow::Result<u64> {
     Ok(all.saturating_sub(digits.context("redis tells no refused SET")?))
 }
 
-/// Somebody else, whose keys take all the memory there is, and what becomes free.
-struct Neighbour {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Neighbour {
-    /// Starts it; Redis is full when this returns.
-    async fn start(port: u16) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (is_full, full) = tokio::sync::oneshot::channel();
-        let stopped = Arc::clone(&stop);
-        let task = tokio::task::spawn_blocking(move || {
-            let mut redis = Connection::open(port)?;
-            let mut keys = 0;
-            fill(&mut redis, &mut keys)?;
-            // Nobody waits any more when the experiment has failed; then it stops, too.
-            let _ = is_full.send(());
-            while !stopped.load(Ordering::Relaxed) {
-                fill(&mut redis, &mut keys)?;
-                std::thread::sleep(PACE);
-            }
-            remove(&mut redis, keys)
-        });
-        let neighbour = Self { stop, task };
-        full.await.context("the neighbour could not fill Redis")?;
-        Ok(neighbour)
-    }
-
-    /// Takes its keys away.
-    async fn leave(mut self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        (&mut self.task).await?
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 fn key(n: usize) -> String {
     format!("foreign:{n}")
 }
 
-/// Sets keys until the smallest is refused.
-fn fill(redis: &mut Connection, keys: &mut usize) -> anyhow::Result<()> {
+/// Sets keys until the smallest is refused; how many.
+fn fill(port: u16) -> anyhow::Result<usize> {
+    let mut redis = Connection::open(port)?;
+    let mut keys = 0;
     for size in SIZES {
         let value = "x".repeat(size);
         loop {
-            anyhow::ensure!(*keys < KEYS_MAX, "redis does not become full");
-            match redis.call(&["SET", &key(*keys), &value])? {
+            anyhow::ensure!(keys < KEYS_MAX, "redis does not become full");
+            match redis.call(&["SET", &key(keys), &value])? {
                 Reply::Refused(why) if why.starts_with("OOM") => break,
                 Reply::Refused(why) => anyhow::bail!("redis refuses a foreign key: {why}"),
-                _ => *keys += 1,
+                _ => keys += 1,
             }
         }
     }
-    Ok(())
+    Ok(keys)
 }
 
-fn remove(redis: &mut Connection, keys: usize) -> anyhow::Result<()> {
+fn remove(port: u16, keys: usize) -> anyhow::Result<()> {
+    let mut redis = Connection::open(port)?;
     let names: Vec<String> = (0..keys).map(key).collect();
     for names in names.chunks(REMOVED_AT_ONCE) {
         let words: Vec<&str> =

@@ -20,11 +20,11 @@ use crate::until::until;
 /// connection at that moment waits for the sweep, which takes the longest. Claims last: they alone cost time. Of those not
 /// so many in a row that the workers' own pauses between tries are what is measured; leases are extended seldom.
 const VERBS: [(&str, f64); 5] =
-    [("push", 0.2), ("confirm", 0.2), ("settle", 0.2), ("extend", 0.5), ("claim", 0.2)];
+    [("push", 0.5), ("confirm", 0.2), ("settle", 0.2), ("extend", 0.5), ("claim", 0.2)];
 /// Jobs whose leases are extended with and without replies.
 const LONG: usize = 4;
 /// Longest time until enough replies of one verb are lost.
-const LOST_MAX: Duration = Duration::from_secs(60);
+const LOST_MAX: Duration = Duration::from_secs(180);
 
 /// E16.
 pub(super) struct LostReplies;

@@ -24,7 +24,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// Starts the proxies before the Redis on this port of loopback; without a fault they only pass things on.
+    /// Starts the proxies before the one Redis on this port of loopback; without a fault they only pass things on.
     ///
     /// # Errors
     /// No port is free.
