@@ -72,7 +72,6 @@ fn what_was_due_once_may_start_after_the_engines_clock_went_back() {
     move_engine(&mut story, 1_500_000, 500);
     move_engine(&mut story, 2_400_000, 0);
     assert_eq!(kinds(&story), [Kind::Early], "it had shown 2.9 s at most");
-    let mut story = story;
     story.evidence.history.truncate(2);
     move_engine(&mut story, 1_500_000, 1_000);
     move_engine(&mut story, 2_400_000, 0);
