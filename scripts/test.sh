@@ -19,8 +19,9 @@ left out: scripts/test.sh --only test -p windlass-shared engine::
 Needs Rust 1.95 (rustup). On Debian and Ubuntu the rest is installed when it is
 missing, as root or by sudo: a C compiler, redis-server and postgresql (their
 services are not started; tests start private servers), python3 for examples and
-schemathesis, chromium-headless-shell for the page /docs, btrfs-progs for power
-cuts (docs/rig/power-cut.md; they need root). cargo-nextest, cargo-deny and schemathesis go to target/tools.
+schemathesis, nodejs for the drivers of docs/rig/peers.md (no package is fetched),
+chromium-headless-shell for the page /docs, btrfs-progs for power cuts
+(docs/rig/power-cut.md; they need root). cargo-nextest, cargo-deny and schemathesis go to target/tools.
 
   WINDLASS_CI_DENY=1   install cargo-deny when it is missing; otherwise the deny
                        step is skipped then, since it takes minutes to build
@@ -174,6 +175,7 @@ find_packages() {
         command -v redis-server >/dev/null || missing+=(redis-server)
         [ -n "$(postgres_bin)" ] || missing+=(postgresql)
         command -v python3 >/dev/null || missing+=(python3)
+        command -v node >/dev/null || missing+=(nodejs)
         [ -n "$(browser)" ] || missing+=(browser)
         [ "${WINDLASS_RIG_NO_POWER_CUT:-0}" = 1 ] || [ -x /usr/sbin/mkfs.btrfs ] ||
             command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)

@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod history;
 pub mod load;
 pub mod machine;
+pub mod peers;
 pub mod rates;
 pub mod report;
 pub mod runner;

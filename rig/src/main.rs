@@ -15,7 +15,7 @@ use windlass_rig::load::client::Client;
 use windlass_rig::report::Report;
 use windlass_rig::runner::{self, Settings};
 use windlass_rig::tools::command::Tool;
-use windlass_rig::{effects, history, worker};
+use windlass_rig::{effects, history, peers, worker};
 
 /// A promise or a figure did not hold.
 const EXIT_BROKEN: u8 = 3;
@@ -44,6 +44,9 @@ enum Command {
     Check(CheckArgs),
     /// Run the worker that leaves evidence (a fleet starts it)
     Worker(worker::WorkerArgs),
+    /// The same faults for BullMQ and graphile-worker, beside Windlass
+    #[command(subcommand)]
+    Peers(peers::command::Action),
     #[command(flatten)]
     Tool(Tool),
 }
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Command::Run(args) => block_on(interruptible(run(args))),
         Command::Check(args) => block_on(check(args)),
         Command::Worker(args) => block_on(worker::run(args)).map(|()| true),
+        Command::Peers(action) => block_on(interruptible(peers::command::main(action))),
         Command::Tool(tool) => tool.run().map(|()| true),
     };
     match done {

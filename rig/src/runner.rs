@@ -166,6 +166,7 @@ async fn prepare(
     let mut options = setup.fleet.clone();
     options.windlass.clone_from(&settings.windlass);
     options.rig.clone_from(&settings.rig);
+    options.seed = settings.seed;
     experiment.files(folder, &mut options)?;
     let fleet = Fleet::start(folder, options).await.context("the fleet does not start")?;
     let history = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);

@@ -76,6 +76,41 @@ async fn e9_handlers_that_block_the_executor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e10_a_replica_that_was_cut_off_is_promoted() {
+    holds("E10").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e11_sentinels_replace_the_primary() {
+    holds("E11").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e12_a_cluster_loses_a_primary_and_moves_slots() {
+    holds("E12").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e13_redis_full_of_foreign_keys() {
+    holds("E13").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e14_redis_far_away() {
+    holds("E14").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e15_a_worker_cut_off_without_a_word() {
+    holds("E15").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e16_lost_replies() {
+    holds("E16").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e17_postgresql_restarted() {
     holds("E17").await;
 }

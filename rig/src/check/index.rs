@@ -50,10 +50,10 @@ pub(super) struct Key<'a> {
 
 #[derive(Debug)]
 pub(super) struct Try<'a> {
-    pub(super) body: &'a str,
-    pub(super) phase: Phase,
     /// When it was answered, or sent if it never was.
     pub(super) at: Stamp,
+    pub(super) body: &'a str,
+    pub(super) phase: Phase,
     pub(super) reply: Option<&'a Reply>,
 }
 
@@ -200,8 +200,8 @@ impl<'a> Index<'a> {
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
             entry.delay_ms = *delay_ms;
-            let reply = event.reply.as_ref();
-            entry.tries.push(Try { body, phase: event.phase, at: event.at, reply });
+            let (at, phase, reply) = (event.at, event.phase, event.reply.as_ref());
+            entry.tries.push(Try { at, body, phase, reply });
             let id = event.reply.as_ref().and_then(|reply| reply.id.as_deref());
             if let Some(id) = id.filter(|_| event.phase == Phase::Ok) {
                 self.key_of.insert(id, key.as_str());
@@ -211,8 +211,7 @@ impl<'a> Index<'a> {
             let Call::Submit { key, body, fails, steps, ends, .. } = &event.call else { continue };
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
-            let phase = Phase::Unknown;
-            entry.tries.push(Try { body, phase, at: event.at, reply: None });
+            entry.tries.push(Try { at: event.at, body, phase: Phase::Unknown, reply: None });
         }
     }
 

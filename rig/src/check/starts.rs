@@ -49,11 +49,11 @@ fn early(index: &Index<'_>, execution: &Execution, verdict: &mut Verdict) {
         return;
     };
     delayed(index, execution, key, verdict);
-    // Of one that failed already the answer shows the time of its next attempt.
-    let first = index.of_job(&execution.job).map(|execution| execution.started).min();
-    let is_first = |at: Stamp| key.fails == 0 || first.is_none_or(|first| at < first);
-    let answers = key.oks().filter(|answer| is_first(answer.at));
-    let promised = answers.filter_map(|answer| answer.reply.and_then(|r| r.run_at_us)).min();
+    // A key that is repeated later is answered with the job as it is by then: perhaps with the time of a retry.
+    let first = index.of_job(&execution.job).find_map(|execution| execution.end);
+    let before_retry = |at: Stamp| first.is_none_or(|(ended, _)| at < ended);
+    let promises = key.oks().filter(|t| before_retry(t.at));
+    let promised = promises.filter_map(|t| t.reply.and_then(|reply| reply.run_at_us)).min();
     if let Some(run_at) = promised.filter(|run_at| index.shown_us(execution) < *run_at) {
         let by = run_at - index.shown_us(execution);
         verdict.add(Kind::Early, &execution.job, format!("started {by} µs before its time"));

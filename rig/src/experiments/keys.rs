@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
-use rand::Rng as _;
+use rand::Rng;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
 
 use super::engine::{WAITING, fill, release, with_waiting};
@@ -49,7 +49,8 @@ impl Experiment for LoseKeys {
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             fill(scene, scene.form.pick(500, 5_000)).await?;
-            let removed = damage(scene, WAITING)?;
+            let port = scene.fleet.redis.port();
+            let removed = damage(port, &mut scene.rng, WAITING)?;
             scene.history.fault(Fault::EngineLost { how: format!("{removed} entries") });
             scene.say(&format!("{removed} entries deleted"));
             scene.figures.push(Figure::at_least("entries deleted", count(removed), "", 1.0));
@@ -77,8 +78,8 @@ impl Experiment for LoseKeys {
 }
 
 /// Removes a random share of every part of a queue's shard; how many entries.
-fn damage(scene: &mut Scene, queue: &str) -> anyhow::Result<usize> {
-    let mut redis = Connection::open(scene.fleet.redis.port())?;
+pub(crate) fn damage(port: u16, rng: &mut impl Rng, queue: &str) -> anyhow::Result<usize> {
+    let mut redis = Connection::open(port)?;
     let pattern = format!("*{{default/{queue}/0}}:jobs");
     let found = redis.call(&["KEYS", &pattern])?;
     let found = found.text();
@@ -93,7 +94,7 @@ fn damage(scene: &mut Scene, queue: &str) -> anyhow::Result<usize> {
         let Reply::List(members) = redis.call_bytes(&words)? else { continue };
         for member in members {
             let Reply::Bytes(member) = member else { continue };
-            if !scene.rng.random_bool(SHARE) {
+            if !rng.random_bool(SHARE) {
                 continue;
             }
             redis.call_bytes(&[remove.as_bytes(), key.as_bytes(), &member])?.expect_ok();

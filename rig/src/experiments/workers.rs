@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::{Experiment, measure};
 use crate::check::Cause;
-use crate::effects::{self, Phase};
+use crate::effects;
 use crate::figure::Figure;
 use crate::history::Fault;
 use crate::runner::{Scene, Seen};
@@ -101,7 +101,7 @@ pub(super) async fn busiest(scene: &Scene) -> anyhow::Result<usize> {
     let names: Vec<&str> = scene.fleet.workers.iter().map(|worker| worker.name()).collect();
     let enough = scene.fleet.slots_each() / 2;
     let busy = until(BUSY_MAX, || async {
-        let running = running(scene, &names).ok()?;
+        let running = effects::running(&scene.fleet.effects(), &names).ok()?;
         let (place, most) = running.into_iter().enumerate().max_by_key(|(_, running)| *running)?;
         (most >= enough).then_some(place)
     });
@@ -109,22 +109,9 @@ pub(super) async fn busiest(scene: &Scene) -> anyhow::Result<usize> {
         Ok(place) => Ok(place),
         // The load does not keep it that busy: then whoever is busiest now.
         Err(_) => {
-            let running = running(scene, &names)?;
+            let running = effects::running(&scene.fleet.effects(), &names)?;
             let busiest = running.into_iter().enumerate().max_by_key(|(_, running)| *running);
             Ok(busiest.map_or(0, |(place, _)| place))
         }
     }
-}
-
-/// Executions under way, by worker.
-fn running(scene: &Scene, names: &[&str]) -> anyhow::Result<Vec<usize>> {
-    let mut running = vec![0_usize; names.len()];
-    for effect in effects::read(&scene.fleet.effects())? {
-        let Some(place) = names.iter().position(|name| *name == effect.worker) else { continue };
-        match effect.phase {
-            Phase::Start => running[place] += 1,
-            Phase::End => running[place] = running[place].saturating_sub(1),
-        }
-    }
-    Ok(running)
 }

@@ -158,6 +158,11 @@ impl Process {
         line.trim().strip_suffix("kB")?.trim().parse().ok()
     }
 
+    /// Its log.
+    pub fn log(&self) -> &Path {
+        &self.program.log
+    }
+
     /// The end of its log, for an error message.
     pub fn log_tail(&self) -> String {
         tail(&self.program.log)

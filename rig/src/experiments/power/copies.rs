@@ -7,7 +7,7 @@ use std::path::Path;
 use super::Cut;
 use crate::figure::{Figure, count};
 use crate::fleet::postgres::Postgres;
-use crate::fleet::redis::{Fsync, Redis};
+use crate::fleet::redis::{Fsync, Place, Redis};
 use crate::history::{self, Call, Event, Phase};
 use crate::runner::Scene;
 
@@ -63,8 +63,8 @@ fn acknowledged_before<'a>(history: &'a [Event], cut: &Cut) -> BTreeSet<&'a str>
 
 /// Starts both servers on a copy and asks the ledger for all jobs and runs that it has.
 async fn held(data: &Path, logs: &Path) -> anyhow::Result<BTreeSet<String>> {
-    let log = logs.join("redis.log");
-    let redis = Redis::start(&data.join("redis"), &log, Fsync::EverySecond).await?;
+    let place = Place { log: logs.join("redis.log"), ..Place::of("redis", data) };
+    let redis = Redis::start_at(place, Fsync::EverySecond, &[]).await?;
     let mut postgres = Postgres::open(&data.join("postgres"), &logs.join("postgres.log")).await?;
     let ids = postgres.sql("SELECT id FROM jobs UNION ALL SELECT id FROM workflows")?;
     // Both end, children included, before the disk goes.

@@ -1,0 +1,8 @@
+// Runs one job of BullMQ: in the worker's process, or in a child of it where the rig asks for a sandbox.
+
+import { execute } from '../shared/execute.mjs';
+
+export default async function processor(job) {
+  // `attemptsMade` counts failures; a job that came back from a lost worker has not failed.
+  await execute({ ...job.data, kind: job.name, attempt: job.attemptsMade + 1 });
+}
