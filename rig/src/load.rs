@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE_HALF: Duration = Duration::from_secs(2);
 /// How long a pause or resume is tried; longer than any outage of the experiments.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(60);
+/// Unknown outcomes that are asked for at once.
+const RESOLVED_AT_ONCE: usize = 16;
 /// Between two reads of some job.
 const POLL_PACE: Duration = Duration::from_millis(50);
 
@@ -98,14 +101,14 @@ impl Unresolved {
         self.submissions.is_empty()
     }
 
-    /// Asks again with the same keys; how many stay unknown. One key after the other: nothing is in a hurry now.
+    /// Asks again with the same keys; how many stay unknown. Few at a time: nothing is in a hurry now.
     pub async fn resolve(self) -> usize {
-        let mut unknown = 0;
-        for submission in &self.submissions {
-            let reply = self.client.submit(submission, PATIENCE).await;
-            unknown += usize::from(phase_of(reply.status) == Phase::Unknown);
-        }
-        unknown
+        let replies = futures::stream::iter(&self.submissions)
+            .map(|submission| self.client.submit(submission, PATIENCE))
+            .buffer_unordered(RESOLVED_AT_ONCE);
+        let unknown =
+            replies.filter(|reply| std::future::ready(phase_of(reply.status) == Phase::Unknown));
+        unknown.count().await
     }
 }
 

@@ -25,6 +25,8 @@ use crate::stamp::Stamp;
 const DRAIN_MAX: Duration = Duration::from_secs(90);
 /// Between two looks at what is left to do.
 const DRAIN_PACE: Duration = Duration::from_millis(200);
+/// Pages of jobs that are looked at for one that has not ended.
+const PAGES_MAX: usize = 1_000;
 /// Throughput is back within this time after heal: part 3A.
 const RECOVERY_MAX_S: f64 = 30.0;
 
@@ -201,12 +203,24 @@ async fn drain(scene: &Scene) -> anyhow::Result<Option<Duration>> {
 async fn left(client: &Client) -> Option<usize> {
     let depths = dump::depths(client).await.ok()?;
     let busy = depths.values().filter(|depth| !depth.is_empty()).count();
-    let states = "state=blocked&state=scheduled&state=ready&state=running&state=retrying";
-    let jobs = client.get(&format!("/v1/jobs?limit=500&{states}")).await?;
-    // A page may hold few jobs and still have a next one.
-    let more = usize::from(!jobs["next_cursor"].is_null());
     let runs = client.get("/v1/workflows?limit=500&state=running").await?;
-    Some(busy + more + jobs["items"].as_array()?.len() + runs["items"].as_array()?.len())
+    Some(busy + live_jobs(client).await? + runs["items"].as_array()?.len())
+}
+
+/// Jobs that have not ended, as far as the first page with any shows.
+async fn live_jobs(client: &Client) -> Option<usize> {
+    let states = "state=blocked&state=scheduled&state=ready&state=running&state=retrying";
+    let mut after = String::new();
+    for _ in 0..PAGES_MAX {
+        let page = client.get(&format!("/v1/jobs?limit=500&{states}{after}")).await?;
+        let found = page["items"].as_array()?.len();
+        match page["next_cursor"].as_str() {
+            // A page may hold no job and still have a next one: the API looks at so many rows for each.
+            Some(next) if found == 0 => after = format!("&cursor={next}"),
+            next => return Some(found + usize::from(next.is_some())),
+        }
+    }
+    None
 }
 
 async fn gather(scene: &Scene) -> anyhow::Result<Evidence> {

@@ -159,10 +159,10 @@ impl Postgres {
         Ok(run(&mut psql)?.trim_end().to_owned())
     }
 
-    /// Waits (blocking, at most 5 s) for an answer, or for the process to give up.
+    /// Waits (blocking, at most 30 s: recovery takes its time) for an answer, or for the process to give up.
     fn answers_or_ended(&mut self) -> bool {
         let started = std::time::Instant::now();
-        while started.elapsed() < Duration::from_secs(5) {
+        while started.elapsed() < Duration::from_secs(30) {
             if self.process.exited().is_some() {
                 return false;
             }

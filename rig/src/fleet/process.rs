@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+
+/// Longest wait for signals to have had their effect, on a machine that is busy.
+const SIGNALS_MAX: Duration = Duration::from_secs(20);
 
 /// How a process is started, and started again.
 #[derive(Debug, Clone)]
@@ -76,13 +80,17 @@ impl Process {
         }
     }
 
-    /// SIGKILL to it and to its children. Those of one that stands still cannot get away meanwhile.
+    /// SIGKILL to it and to its children, and waits until they are gone: who waits for a disk goes when that has
+    /// answered. Children of one that stands still cannot get away meanwhile.
     pub fn kill_9_tree(&mut self) {
-        for child in self.pid().into_iter().flat_map(children) {
+        let children: Vec<u32> = self.pid().into_iter().flat_map(children).collect();
+        for child in &children {
             // One that has just ended need not be killed.
-            let _ = signal(child, libc::SIGKILL);
+            let _ = signal(*child, libc::SIGKILL);
         }
         self.kill_9();
+        let lives = |child: &u32| state(*child).is_some_and(|state| !matches!(state, 'Z' | 'X'));
+        wait_while(|| children.iter().any(lives));
     }
 
     /// Starts it again, with the same arguments. Kills it first if it runs.
@@ -119,6 +127,8 @@ impl Process {
         // The parent first, so that it makes no more children; then again, for those of the moment before.
         let pid = self.running()?;
         signal(pid, libc::SIGSTOP)?;
+        // On a busy machine it may be in the middle of making a child until it gets the processor.
+        wait_while(|| state(pid).is_some_and(|state| state != 'T'));
         for _ in 0..2 {
             for child in children(pid) {
                 // One that has just ended need not be stopped.
@@ -187,9 +197,27 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 fn parent(pid: u32) -> Option<u32> {
+    stat(pid, 1)?.parse().ok()
+}
+
+/// `R`, `S`, `D`, `T`, `Z` and so on; `None`: there is no such process.
+fn state(pid: u32) -> Option<char> {
+    stat(pid, 0)?.chars().next()
+}
+
+/// A field of a process's line, counted from its state.
+fn stat(pid: u32, field: usize) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in brackets and may hold anything: what follows the last one is `state ppid …`.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(field).map(str::to_owned)
+}
+
+/// Waits (blocking, at most 20 s) while this holds.
+fn wait_while(holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while holds() && started.elapsed() < SIGNALS_MAX {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[expect(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]

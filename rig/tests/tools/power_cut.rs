@@ -48,6 +48,41 @@ fn what_was_synced_is_kept_and_what_was_not_is_lost() {
 }
 
 #[test]
+fn a_disk_goes_on_from_what_a_cut_has_left() {
+    if is_excused() {
+        return;
+    }
+    let mut disk = PowerCut::start(DISK_BYTES).unwrap();
+    let folder = folder_of(&disk);
+    let place = disk.data().to_owned();
+    let keep = |name: &str| {
+        let path = place.join(name);
+        std::fs::write(&path, name).unwrap();
+        std::fs::File::open(&path).unwrap().sync_all().unwrap();
+        std::fs::File::open(&place).unwrap().sync_all().unwrap();
+    };
+    keep("one");
+    std::fs::write(place.join("hoped"), "for").unwrap();
+    let mut is_off = false;
+    disk.fall_back(|| is_off = true).unwrap();
+    assert!(is_off, "the servers are killed");
+    assert_eq!(disk.data(), place);
+    assert_eq!(std::fs::read_to_string(place.join("one")).unwrap(), "one");
+    // Its name may have reached the disk, what is in it has not.
+    assert_eq!(std::fs::read_to_string(place.join("hoped")).unwrap_or_default(), "");
+    // A second cut is one of what goes on, not of what was before.
+    keep("two");
+    disk.fall_back(|| ()).unwrap();
+    let after = disk.cut().unwrap();
+    for name in ["one", "two"] {
+        assert_eq!(std::fs::read_to_string(place.join(name)).unwrap(), name);
+        assert_eq!(std::fs::read_to_string(after.data().join(name)).unwrap(), name);
+    }
+    drop((after, disk));
+    assert_nothing_left(&folder);
+}
+
+#[test]
 fn redis_keeps_what_its_settings_promise() {
     if is_excused() {
         return;
