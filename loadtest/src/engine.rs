@@ -15,7 +15,7 @@ use windlass_shared::config::{EngineSettings, WorkerSettings};
 use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
 use windlass_shared::engine::{
     ClaimRequest, Ended, Engine, Held, Opened, Opening, Push, Pushed, Settle, Settled, ShardId,
-    ShardSettings, Shut, Verdict,
+    ShardSettings, Shut, Validity, Verdict,
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};
@@ -255,8 +255,9 @@ async fn push(shared: &Shared) -> Result<()> {
         shared.room.acquire_many(u32::try_from(count)?).await?.forget();
         let jobs: Vec<Push> = (0..count).map(|_| new_push(shared, &kind, now)).collect();
         let reply = loop {
-            let reply =
-                shared.engine.push(&shared.shard, &jobs, now.plus(PUSH_WINDOW), u64::MAX).await?;
+            let not_after = now.plus(PUSH_WINDOW);
+            let valid = Validity { ledger: LEDGER, generation: 1, not_after };
+            let reply = shared.engine.push(&shared.shard, &jobs, &valid).await?;
             now = reply.now;
             // Late: this process was held up for long. The batch is safe to repeat.
             if !reply.pushed.contains(&Pushed::Late) {
@@ -271,15 +272,18 @@ fn new_push(shared: &Shared, kind: &Kind, now: Timestamp) -> Push {
     Push::new(Fence(0), kind.clone(), now, shared.envelope.clone())
 }
 
+/// Of the shards here, which have none.
+const LEDGER: LedgerId = LedgerId::from_bytes([1; 16]);
+
 /// Opens the gate of a fresh shard, which has no ledger to be compared with.
 async fn open(engine: &Engine, shard: &ShardId, settings: ShardSettings) -> Result<()> {
-    let ledger = LedgerId::from_bytes([1; 16]);
     let not_after = engine.now().await?.plus(PUSH_WINDOW);
-    let Shut::Shut { process, .. } = engine.shut(shard, ledger, 1, not_after).await? else {
+    let Shut::Shut { process, .. } = engine.shut(shard, LEDGER, 1, not_after).await? else {
         bail!("the shard {shard} is in use");
     };
     let (grace, ramp) = (Duration::ZERO, Duration::ZERO);
-    let opening = Opening { settings, ledger, generation: 1, process, grace, slots: 0, ramp };
+    let opening =
+        Opening { settings, ledger: LEDGER, generation: 1, process, grace, slots: 0, ramp };
     ensure!(engine.open_gate(shard, &opening).await? == Opened::Open, "{shard} stays shut");
     Ok(())
 }

@@ -142,3 +142,35 @@ pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow:
         found.push(parsed.with_context(|| format!("{}:{number}", path.display()))?);
     }
 }
+
+/// Reads an effect log that is still written to: each call goes on where the last one ended.
+#[derive(Debug)]
+pub struct Follower {
+    path: std::path::PathBuf,
+    read_bytes: u64,
+}
+
+impl Follower {
+    /// From the file's beginning on.
+    pub fn from_start(path: &Path) -> Self {
+        Self { path: path.to_owned(), read_bytes: 0 }
+    }
+
+    /// What was written since. A last line that is not whole yet is left for the next call.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn more(&mut self) -> anyhow::Result<Vec<Effect>> {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let mut file = File::open(&self.path).with_context(|| self.path.display().to_string())?;
+        file.seek(SeekFrom::Start(self.read_bytes))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let effects = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
+        let effects = effects.with_context(|| self.path.display().to_string())?;
+        self.read_bytes += whole as u64;
+        Ok(effects)
+    }
+}

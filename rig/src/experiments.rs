@@ -10,20 +10,40 @@ use serde::Serialize;
 
 use crate::figure::Figure;
 use crate::fleet::FleetOptions;
+use crate::fleet::links::Ways;
 use crate::fleet::redis::Fsync;
+use crate::fleet::topology::Topology;
 use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
 
 mod api;
+mod api_clocks;
+mod clocks;
+mod cluster;
 mod engine;
+mod engine_clock;
+mod full;
+mod full_disk;
+mod gaps;
+mod hole;
 mod keys;
+mod leases;
 mod ledger;
+mod long;
 mod measure;
+mod power;
+mod promotion;
+mod replies;
+mod sentinels;
+mod slow;
 mod stalls;
+mod submissions;
 mod tree;
+mod worker_clocks;
 mod workers;
 
 pub(crate) use keys::damage as damage_shard;
+pub(crate) use power::Cut;
 
 /// How long and how large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
@@ -85,10 +105,16 @@ impl Setup {
             schedulers: 2,
             queues: QUEUES.map(str::to_owned).to_vec(),
             queues_of_first: Vec::new(),
+            topology: Topology::Single,
             fsync: Fsync::EverySecond,
             postgres: Vec::new(),
             env: BTreeMap::new(),
             synced_effects: false,
+            ways: Ways::Direct,
+            seed: 0,
+            initdb: Vec::new(),
+            own_env: BTreeMap::new(),
+            disk: None,
         };
         let seconds = |short, long| Duration::from_secs(form.pick(short, long));
         Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
@@ -146,10 +172,22 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &keys::LoseKeys,
         &stalls::Freeze,
         &stalls::Spin,
+        &promotion::Promote,
+        &sentinels::FailOver,
+        &cluster::LoseNode,
+        &full::Full,
+        &slow::Slow,
+        &hole::Hole,
+        &replies::LostReplies,
         &ledger::Restart,
         &ledger::Stall,
+        &full_disk::FullDisk,
+        &api_clocks::ApiClocks,
+        &worker_clocks::WorkerClocks,
+        &engine_clock::EngineClock,
         &api::SameKeys,
         &tree::Escape,
+        &power::PowerCutOfBoth,
     ]
 }
 

@@ -3,23 +3,33 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value;
 use windlass_shared::testkit::redis_server::process::free_port;
 
+pub mod cluster;
+pub mod links;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod replica;
+pub mod sentinel;
+pub mod topology;
 
+use links::{Links, Ways};
 use postgres::Postgres;
 use process::{Process, Program};
-use redis::{Fsync, Redis};
+use redis::{Fsync, Place, Redis};
+use topology::{Beside, Topology};
 
+use crate::tools::power_cut::PowerCut;
 use crate::until::until;
 
 const READY_MAX: Duration = Duration::from_secs(60);
+const ENGINE_URL: &str = "WINDLASS_ENGINE__URL";
 /// The lease of every worker here: the shortest that is allowed.
 pub const LEASE: Duration = Duration::from_secs(3);
 
@@ -42,6 +52,8 @@ pub struct FleetOptions {
     pub queues: Vec<String>,
     /// Queues that only the first worker serves.
     pub queues_of_first: Vec<String>,
+    /// What Redis is made of.
+    pub topology: Topology,
     /// How Redis keeps its data.
     pub fsync: Fsync,
     /// Further settings of PostgreSQL.
@@ -50,6 +62,25 @@ pub struct FleetOptions {
     pub env: BTreeMap<String, String>,
     /// Effect lines are flushed to the disk.
     pub synced_effects: bool,
+    /// By which ways the processes reach Redis.
+    pub ways: Ways,
+    /// Where the chance of those ways comes from.
+    pub seed: u64,
+    /// Further options of `initdb`.
+    pub initdb: Vec<String>,
+    /// Further environment of single processes, by place: `api-0`, `worker-1`, `redis`.
+    pub own_env: BTreeMap<String, BTreeMap<String, String>>,
+    /// A disk for some of the servers; the rest is in the fleet's folder.
+    pub disk: Option<Disk>,
+}
+
+/// A disk that an experiment fills, or whose power it cuts. It goes when the servers on it have ended.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The disk.
+    pub power: Arc<Mutex<PowerCut>>,
+    /// Redis is on it, too, and not PostgreSQL alone.
+    pub has_redis: bool,
 }
 
 /// Which processes of a fleet.
@@ -66,8 +97,12 @@ pub enum Role {
 /// A running fleet.
 #[derive(Debug)]
 pub struct Fleet {
-    /// Its Redis.
+    /// Its Redis; of several servers the first, which is a primary at first.
     pub redis: Redis,
+    /// The other servers.
+    pub beside: Beside,
+    /// The proxies before it.
+    pub links: Links,
     /// Its PostgreSQL.
     pub postgres: Postgres,
     /// Its API processes.
@@ -94,13 +129,20 @@ impl Fleet {
     pub async fn start(folder: &Path, options: FleetOptions) -> anyhow::Result<Self> {
         open_to_all(folder)?;
         let log = |name: &str| folder.join(format!("{name}.log"));
-        let redis = Redis::start(&folder.join("redis"), &log("redis"), options.fsync).await?;
-        let postgres =
-            Postgres::start(&folder.join("postgres"), &log("postgres"), &options.postgres).await?;
+        let (redis_in, postgres_in) = places(folder, options.disk.as_ref());
+        let own = options.own_env.get("redis").cloned().unwrap_or_default();
+        let first = Place { name: "redis".into(), folder: redis_in, log: log("redis"), env: own };
+        let (redis, beside) =
+            topology::start(options.topology, folder, first, options.fsync).await?;
+        let links = Links::start(options.ways, options.workers, redis.port(), options.seed).await?;
+        let mut initdb = options.initdb.clone();
+        initdb.extend(options.disk.is_none().then(|| postgres::NO_SYNC.to_owned()));
+        let (log_to, settings) = (log("postgres"), &options.postgres);
+        let postgres = Postgres::start_with(&postgres_in, &log_to, settings, &initdb).await?;
         let mut env = BTreeMap::from([
             ("WINDLASS_PROFILE".to_owned(), "test".to_owned()),
             ("WINDLASS_LEDGER__URL".into(), postgres.url()),
-            ("WINDLASS_ENGINE__URL".into(), redis.url()),
+            (ENGINE_URL.into(), beside.url(&redis)),
             ("WINDLASS_WORKER__LEASE".into(), format!("{}s", LEASE.as_secs())),
             ("WINDLASS_WORKER__CONCURRENCY".into(), options.slots.to_string()),
             ("WINDLASS_WORKER__QUEUES".into(), options.queues.join(",")),
@@ -111,6 +153,8 @@ impl Fleet {
         env.extend(options.env.clone());
         let mut fleet = Self {
             redis,
+            beside,
+            links,
             postgres,
             apis: Vec::new(),
             workers: Vec::new(),
@@ -158,18 +202,28 @@ impl Fleet {
         let api = self.urls[n % self.urls.len()].clone();
         let mut env =
             vec![("WINDLASS_WORKER__NAME", name.clone()), ("WINDLASS_WORKER__API_URL", api)];
+        env.extend(self.links.of_worker(n).map(|link| (ENGINE_URL, links::url(link))));
         if n == 0 && !self.options.queues_of_first.is_empty() {
             let queues = self.options.queues.iter().chain(&self.options.queues_of_first);
             let queues: Vec<&str> = queues.map(String::as_str).collect();
             env.push(("WINDLASS_WORKER__QUEUES", queues.join(",")));
         }
-        self.program(&name, Role::Worker, &env)
+        let mut program = self.program(&name, Role::Worker, &env);
+        // Its name is of one start; its place stays.
+        program.env.extend(self.own_env(&format!("worker-{n}")));
+        program
+    }
+
+    fn own_env(&self, place: &str) -> BTreeMap<String, String> {
+        self.options.own_env.get(place).cloned().unwrap_or_default()
     }
 
     fn program(&self, name: &str, role: Role, more: &[(&str, String)]) -> Program {
         let mut env = self.env.clone();
+        env.extend(self.links.of_all().map(|link| (ENGINE_URL.to_owned(), links::url(link))));
         env.insert("WINDLASS_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", free_port()));
         env.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        env.extend(self.own_env(name));
         let (path, args) = match role {
             Role::Api => (&self.options.windlass, vec!["api".to_owned()]),
             Role::Scheduler => (&self.options.windlass, vec!["scheduler".to_owned()]),
@@ -203,6 +257,14 @@ impl Fleet {
         &self.folder
     }
 
+    /// The disk of some of the servers.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn disk(&self) -> anyhow::Result<Disk> {
+        self.options.disk.clone().context("this fleet has no disk of its own")
+    }
+
     /// Slots of all workers.
     pub fn slots(&self) -> usize {
         self.options.workers * self.options.slots as usize
@@ -211,6 +273,15 @@ impl Fleet {
     /// Slots of one worker.
     pub fn slots_each(&self) -> usize {
         self.options.slots as usize
+    }
+
+    /// The Redis server at this port.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn server(&mut self, port: u16) -> anyhow::Result<&mut Redis> {
+        let mut servers = std::iter::once(&mut self.redis).chain(self.beside.servers_mut());
+        servers.find(|server| server.port() == port).with_context(|| format!("no Redis at {port}"))
     }
 
     /// Starts a worker in the place of a killed one; its new name.
@@ -299,6 +370,24 @@ impl Fleet {
         let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "windlass {args:?} failed:\n{errors}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Where Redis and PostgreSQL have their data.
+fn places(folder: &Path, disk: Option<&Disk>) -> (PathBuf, PathBuf) {
+    let on_disk = disk.map(|disk| (disk.lock().data().to_owned(), disk.has_redis));
+    let (redis, postgres) = match &on_disk {
+        Some((data, true)) => (data.as_path(), data.as_path()),
+        Some((data, false)) => (folder, data.as_path()),
+        None => (folder, folder),
+    };
+    (redis.join("redis"), postgres.join("postgres"))
+}
+
+impl Disk {
+    /// The disk, for as long as nobody else needs it.
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, PowerCut> {
+        self.power.lock().expect("nobody panics while holding it")
     }
 }
 

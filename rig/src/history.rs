@@ -124,6 +124,13 @@ pub enum Fault {
         /// How.
         how: String,
     },
+    /// The wall clock of a process's host was moved.
+    ClockMoved {
+        /// Its place in the fleet: `redis`, `api-0`.
+        process: String,
+        /// From here on it shows true time plus this.
+        offset_ms: i64,
+    },
     /// A mark of the experiment: `fault`, `heal`, `drained`.
     Mark {
         /// Which.

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 
 use crate::check::{self, Evidence, Verdict};
 use crate::dump::{self, Dump};
-use crate::experiments::{Experiment, Form, Setup};
+use crate::experiments::{Cut, Experiment, Form, Setup};
 use crate::figure::{Figure, count};
 use crate::fleet::Fleet;
 use crate::history::{self, Recorder};
@@ -63,6 +63,8 @@ pub struct Scene {
     pub rng: StdRng,
     /// Figures that only the experiment itself can measure.
     pub figures: Vec<Figure>,
+    /// What power cuts have left, until it is looked at.
+    pub(crate) cuts: Vec<Cut>,
     progress: Option<Instant>,
 }
 
@@ -162,13 +164,15 @@ async fn prepare(
     let mut options = setup.fleet.clone();
     options.windlass.clone_from(&settings.windlass);
     options.rig.clone_from(&settings.rig);
+    options.seed = settings.seed;
     experiment.files(folder, &mut options)?;
     let fleet = Fleet::start(folder, options).await.context("the fleet does not start")?;
     let history = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);
     let client = Client::new(&fleet.urls, &fleet.key, Arc::clone(&history))?;
     let progress = settings.progress.then_some(started);
     let rng = StdRng::seed_from_u64(settings.seed);
-    Ok(Scene { fleet, client, history, form: settings.form, rng, figures: Vec::new(), progress })
+    let (form, figures, cuts) = (settings.form, Vec::new(), Vec::new());
+    Ok(Scene { fleet, client, history, form, rng, figures, cuts, progress })
 }
 
 /// Waits until nothing is left to do, for the time of 3A; how long it took, or `None`: not in that time. The checker says

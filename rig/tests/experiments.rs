@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 use windlass_rig::experiments::{self, Form};
 use windlass_rig::runner::{self, Settings};
 
+/// Whether the machine's owner says that it can make no disks, as for the tests of power cuts. Else it must.
+fn is_without_disks() -> bool {
+    std::env::var("WINDLASS_RIG_NO_POWER_CUT").is_ok_and(|value| value == "1")
+}
+
 /// Runs the short form and demands that every promise and every figure holds.
 async fn holds(id: &str) {
     // Chosen once for the process; a second call finds it chosen.
@@ -15,7 +20,7 @@ async fn holds(id: &str) {
     let windlass = rig.with_file_name("windlass");
     assert!(windlass.is_file(), "{} is not there: cargo build -p windlass", windlass.display());
     let experiment = experiments::find(id).expect("it is in the list");
-    // In memory where there is such a folder: none of these cuts the power, and the disk is shared.
+    // In memory where there is such a folder: the disk is shared, and a cut takes as much of a disk in memory.
     let memory = Path::new("/dev/shm");
     let within = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     let settings =
@@ -71,6 +76,41 @@ async fn e9_handlers_that_block_the_executor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e10_a_replica_that_was_cut_off_is_promoted() {
+    holds("E10").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e11_sentinels_replace_the_primary() {
+    holds("E11").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e12_a_cluster_loses_a_primary_and_moves_slots() {
+    holds("E12").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e13_redis_full_of_foreign_keys() {
+    holds("E13").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e14_redis_far_away() {
+    holds("E14").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e15_a_worker_cut_off_without_a_word() {
+    holds("E15").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e16_lost_replies() {
+    holds("E16").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e17_postgresql_restarted() {
     holds("E17").await;
 }
@@ -81,6 +121,28 @@ async fn e18_postgresql_stands_still() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e19_the_ledgers_disk_is_full() {
+    if !is_without_disks() {
+        holds("E19").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e20_clocks_of_api_hosts() {
+    holds("E20").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e21_clocks_of_workers() {
+    holds("E21").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e22_the_clock_of_redis() {
+    holds("E22").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e25_shared_keys() {
     holds("E25").await;
 }
@@ -88,4 +150,11 @@ async fn e25_shared_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn e30_commands_that_try_to_escape() {
     holds("E30").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pc_power_cuts_of_redis_and_the_ledger() {
+    if !is_without_disks() {
+        holds("PC").await;
+    }
 }

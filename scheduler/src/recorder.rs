@@ -167,7 +167,7 @@ impl Recorder {
             Signal::Outcomes(shard) => {
                 self.due.add(&shard);
             }
-            Signal::Ready(_) | Signal::Cancel(..) | Signal::Shut(_) => {}
+            Signal::Ready(_) | Signal::Cancel(..) | Signal::Shut(_) | Signal::Unverified(_) => {}
         }
     }
 

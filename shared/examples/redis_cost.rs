@@ -16,7 +16,7 @@ use windlass_shared::engine::{
 use windlass_shared::limits::PUSH_WINDOW;
 use windlass_shared::model::id::{Fence, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
-use windlass_shared::testkit::gates::open_shard;
+use windlass_shared::testkit::gates::{open_shard, until};
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer, unique_prefix};
 
 struct Bench {
@@ -63,7 +63,7 @@ impl Bench {
             )
         };
         let jobs: Vec<Push> = (0..count).map(|_| job()).collect();
-        let reply = self.engine.push(&self.shard, &jobs, now.plus(PUSH_WINDOW), u64::MAX).await;
+        let reply = self.engine.push(&self.shard, &jobs, &until(now.plus(PUSH_WINDOW))).await;
         assert_eq!(reply.expect("redis answers").pushed.len(), count);
     }
 

@@ -33,7 +33,7 @@ pub mod redis;
 
 pub use gate::{
     Adopted, Adoption, Gate, GateView, LiveEntry, Mark, Opened, Opening, Position, ProcessId,
-    ScanPage, Shut, Withdrawal, Withdrawn,
+    ScanPage, Shut, Validity, Withdrawal, Withdrawn,
 };
 
 /// One slice of one queue; all its state sits in one Cluster slot.
@@ -492,8 +492,10 @@ pub enum Signal {
     Cancel(ShardId, JobId),
     /// Outcomes wait to be recorded.
     Outcomes(ShardId),
-    /// The shard's [`gate`] was found shut, or has been shut: it is to be verified, and its holders are to adopt.
+    /// The shard's [`gate`] has been shut for a verification: its holders are to adopt.
     Shut(ShardId),
+    /// A claim found the shard's gate shut: it is to be verified. For the leader alone: in a large fleet many claim.
+    Unverified(ShardId),
 }
 
 impl Signal {
@@ -503,7 +505,8 @@ impl Signal {
             Self::Ready(shard)
             | Self::Cancel(shard, _)
             | Self::Outcomes(shard)
-            | Self::Shut(shard) => shard,
+            | Self::Shut(shard)
+            | Self::Unverified(shard) => shard,
         }
     }
 
@@ -514,6 +517,7 @@ impl Signal {
             Self::Cancel(..) => Topic::Cancels,
             Self::Outcomes(_) => Topic::Outcomes,
             Self::Shut(_) => Topic::Gates,
+            Self::Unverified(_) => Topic::Unverified,
         }
     }
 }
@@ -529,11 +533,14 @@ pub enum Topic {
     Outcomes,
     /// [`Signal::Shut`].
     Gates,
+    /// [`Signal::Unverified`].
+    Unverified,
 }
 
 impl Topic {
     /// Every sort.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Cancels, Self::Outcomes, Self::Gates];
+    pub const ALL: [Self; 5] =
+        [Self::Ready, Self::Cancels, Self::Outcomes, Self::Gates, Self::Unverified];
 }
 
 /// A stream of [`Signal`]s; see [`Engine::subscribe`].
@@ -665,20 +672,14 @@ impl Engine {
     }
 
     /// Makes jobs claimable. Up to [`crate::limits::ENGINE_BATCH_MAX`] of one shard.
-    ///
-    /// `not_after` is engine time fixed *before* the statement that proved the jobs unfinished was sent,
-    /// plus [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job. `generation` is
-    /// that of the shard's gate as the caller knew it at that time, 0 if it did not: a shard that was wiped since has
-    /// no tombstones of what ended since, and refuses. Generations 0 and 1 are taken for the same: of a shard that was
-    /// never opened nothing has ended.
+    /// Refused as a whole ([`Pushed::Late`]) when `valid` does not hold any more.
     pub fn push<'a>(
         &'a self,
         shard: &'a ShardId,
         jobs: &'a [Push],
-        not_after: Timestamp,
-        generation: u64,
+        valid: &'a Validity,
     ) -> BoxFuture<'a, Result<PushReply, EngineError>> {
-        Box::pin(async move { dispatch!(self, push(shard, jobs, not_after, generation)) })
+        Box::pin(async move { dispatch!(self, push(shard, jobs, valid)) })
     }
 
     /// Leases ready jobs to a worker, if the shard's [`gate`] is open. Promotes what is due and reaps what expired
@@ -838,14 +839,16 @@ impl Engine {
         Box::pin(async move { dispatch!(self, adopt(shard, worker, lease, leases)) })
     }
 
-    /// Tells a shard whose gate is shut that this worker has adopted all it holds and replayed all it has
-    /// settled. Forgotten when the gate is shut again.
+    /// Tells a shard whose gate is shut by this generation that this worker has adopted all it holds and replayed all
+    /// it has settled. Of no effect otherwise: it has adopted into another state. Forgotten when the gate is shut again.
     pub fn report<'a>(
         &'a self,
         shard: &'a ShardId,
+        ledger: LedgerId,
+        generation: u64,
         worker: WorkerId,
     ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { dispatch!(self, report(shard, worker)) })
+        Box::pin(async move { dispatch!(self, report(shard, ledger, generation, worker)) })
     }
 
     /// A part of what is in the shard, in no order; every job that stays throughout a walk is seen at least once.

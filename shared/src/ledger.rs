@@ -571,6 +571,16 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, record(records)) })
     }
 
+    /// As [`Self::record`], unless one of these shards has another generation by now: then nothing is written, and the
+    /// answer is `None`. No verification of theirs begins before the commit. Safe to repeat.
+    pub fn record_within<'a>(
+        &'a self,
+        records: Vec<Record>,
+        generations: Vec<(ShardId, u64)>,
+    ) -> BoxFuture<'a, Result<Option<runs::RecordReply>>> {
+        Box::pin(async move { dispatch!(self, record_within(records, generations)) })
+    }
+
     /// Notes jobs that have been running for a while. Stale ones are left alone. Safe to repeat.
     pub fn record_running<'a>(&'a self, running: Vec<RecordRunning>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { dispatch!(self, record_running(running)) })

@@ -16,7 +16,7 @@ use crate::engine::feed::FeedPage;
 use crate::engine::{Engine, EngineError, Live};
 use crate::ledger::{
     Changed, JobFilter, JobPatch, Ledger, LedgerError, Operation, Paused, Queue, QueueSettings,
-    Record, Recorded, Submission, SubmitOutcome,
+    Recorded, Submission, SubmitOutcome,
 };
 use crate::model::id::{JobId, OperationId};
 use crate::model::job::Job;
@@ -131,12 +131,12 @@ impl Lifecycle {
     }
 
     /// Commits outcomes that reached this process past the engine, and takes the jobs that they end out of it. One
-    /// reply per record, in order. Safe to repeat.
+    /// reply per outcome, in order. Safe to repeat.
     pub fn record_direct(
         &self,
-        records: Vec<Record>,
+        outcomes: Vec<record::Direct>,
     ) -> BoxFuture<'_, Result<Vec<Recorded>, LedgerError>> {
-        Box::pin(async move { record::record_direct(self, records).await })
+        Box::pin(async move { record::record_direct(self, outcomes).await })
     }
 
     /// A job with its live state. Terminal only once recorded.

@@ -321,7 +321,7 @@ mod tests {
     use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
-    use windlass_shared::testkit::gates::open_shard;
+    use windlass_shared::testkit::gates::{open_shard, until};
     use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
     use super::*;
@@ -349,7 +349,7 @@ mod tests {
     async fn running(engine: &Engine, shard: &ShardId) -> Done {
         let now = engine.now().await.unwrap();
         let push = Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::new());
-        engine.push(shard, &[push], now.plus(PATIENCE), u64::MAX).await.unwrap();
+        engine.push(shard, &[push], &until(now.plus(PATIENCE))).await.unwrap();
         let request = ClaimRequest {
             worker: WorkerId::generate(),
             lease_id: LeaseId::random(),

@@ -106,9 +106,10 @@ impl Watch<'_> {
             return Ok(Look::Missing);
         }
         // A gate without a process is one that is being verified.
-        let verified = view.gate.is_some_and(|gate| gate.process.is_none());
-        if verified && !view.reported.contains(&self.worker) {
-            self.engine.report(&shard, self.worker).await?;
+        if let Some(gate) = view.gate.filter(|gate| gate.process.is_none())
+            && !view.reported.contains(&self.worker)
+        {
+            self.engine.report(&shard, gate.ledger, gate.generation, self.worker).await?;
         }
         Ok(Look::Ready)
     }

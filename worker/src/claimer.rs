@@ -172,6 +172,7 @@ impl Claimer {
         mut slots: OwnedSemaphorePermit,
     ) {
         let mut attempts = Vec::with_capacity(jobs.len());
+        let mut refused = Vec::new();
         for job in &jobs {
             match Envelope::decode(&job.envelope) {
                 Ok(envelope) => {
@@ -180,11 +181,15 @@ impl Claimer {
                 }
                 Err(error) => {
                     let newer = error.is_unknown_version();
-                    self.refuse(shard, claim, job, (newer, &error.to_string())).await;
+                    refused.push((job, newer, error.to_string()));
                 }
             }
         }
+        // Before anything is waited for: from here on they are extended.
         self.leases.add(attempts.iter().map(Arc::clone));
+        for (job, newer, why) in refused {
+            self.refuse(shard, claim, job, (newer, &why)).await;
+        }
         let (light, heavy): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|attempt| attempt.head.spec.weight <= 1);
         for attempt in light {
@@ -292,7 +297,7 @@ impl Claimer {
         for _ in 0..SIGNALS_MAX {
             match signal {
                 Some(Signal::Ready(shard)) => self.queues.wake(&shard),
-                Some(Signal::Cancel(..) | Signal::Outcomes(_) | Signal::Shut(_)) => {}
+                Some(_) => {}
                 // Some were missed, or the connection is gone.
                 None => {
                     ear.signals = None;

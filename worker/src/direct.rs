@@ -143,6 +143,7 @@ impl Direct {
             .map(|Replay { done, .. }| DirectOutcome {
                 job_id: done.settle.held.id,
                 fence: done.settle.held.fence,
+                lease_id: done.settle.held.lease_id,
                 verdict: done.settle.verdict,
                 at: done.at,
                 claimed_at: done.claimed_at,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use windlass_shared::engine::{
     Engine, EngineError, Extended, Held, ShardId, Signal, Signals, Topic,
 };
@@ -43,16 +43,21 @@ pub(crate) struct Keeper {
 /// The running thread.
 pub(crate) struct KeeperThread {
     stop: CancellationToken,
-    ended: oneshot::Receiver<()>,
+    /// Cancelled when the work ends, however it ends.
+    ended: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl KeeperThread {
+    /// Returns when the work has ended: by [`Self::stop`], or by a panic.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     /// Ends the thread and waits for it. May be dropped: the thread ends all the same.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
-        // The sender is dropped when the thread ends, however it ends.
-        let _ = (&mut self.ended).await;
+        self.ended.cancelled().await;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -75,16 +80,17 @@ impl Keeper {
     pub(crate) async fn start(self, source: EngineSource) -> Result<KeeperThread, EngineError> {
         let stop = CancellationToken::new();
         let (ready_tx, ready_rx) = oneshot::channel();
-        let (ended_tx, ended) = oneshot::channel::<()>();
+        let ended = CancellationToken::new();
+        let at_end = ended.clone().drop_guard();
         let work = self.serve(source, ready_tx, stop.clone());
         let thread = if windlass_shared::tap::simulated() {
             tokio::spawn(async move {
-                let _ended = ended_tx;
+                let _ended = at_end;
                 work.await;
             });
             None
         } else {
-            Some(on_thread(work, ended_tx).map_err(|e| EngineError::Unavailable(Box::new(e)))?)
+            Some(on_thread(work, at_end).map_err(|e| EngineError::Unavailable(Box::new(e)))?)
         };
         let keeper = KeeperThread { stop, ended, thread };
         match ready_rx.await {
@@ -233,20 +239,20 @@ impl Keeper {
                         ring.alarm();
                     }
                 }
-                Signal::Ready(_) | Signal::Outcomes(_) => {}
+                Signal::Ready(_) | Signal::Outcomes(_) | Signal::Unverified(_) => {}
             }
         }
     }
 }
 
-/// Runs `work` on a thread and a runtime of its own; `ended` is dropped with the thread. Work that is dropped
+/// Runs `work` on a thread and a runtime of its own; `at_end` is dropped with the thread. Work that is dropped
 /// undone says why by what it drops.
 fn on_thread(
     work: impl Future<Output = ()> + Send + 'static,
-    ended: oneshot::Sender<()>,
+    at_end: DropGuard,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("windlass-keeper".into()).spawn(move || {
-        let _ended = ended;
+        let _ended = at_end;
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(work),
             Err(error) => tracing::error!(%error, "no runtime for the lease keeper"),
@@ -292,5 +298,16 @@ mod tests {
         for (lease, age) in [(3, 2_000), (6, 4_000), (15, 13_000), (60, 54_000)] {
             assert_eq!(self_stop_age(Duration::from_secs(lease)), Duration::from_millis(age));
         }
+    }
+
+    /// The worker watches for it: without its keeper it would claim on, and lose every longer lease.
+    #[tokio::test]
+    async fn a_panic_is_an_end() {
+        let ended = CancellationToken::new();
+        let work = async { panic!("on purpose") };
+        let thread = on_thread(work, ended.clone().drop_guard()).unwrap();
+        let keeper = KeeperThread { stop: CancellationToken::new(), ended, thread: Some(thread) };
+        keeper.ended().await;
+        keeper.stop().await;
     }
 }

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use windlass_shared::engine::Verdict;
 use windlass_shared::model::evaluate::Previous;
-use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LeaseId, LedgerId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
@@ -99,6 +99,8 @@ pub struct DirectOutcome {
     pub job_id: JobId,
     /// The lease that ended.
     pub fence: Fence,
+    /// Its token.
+    pub lease_id: LeaseId,
     /// What happens next; delays are from `at`.
     pub verdict: Verdict,
     /// When it ended, in engine time as far as the worker knows it.

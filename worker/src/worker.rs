@@ -269,6 +269,11 @@ impl Parts {
                 end = &mut self.acker => return broken("acker", end.map(|_| ())),
                 end = &mut self.direct => return broken("direct path", end.map(|_| ())),
                 end = &mut self.pump => return broken("reporter", end),
+                () = self.keeper.ended() => {
+                    // Nobody extends leases any more: what must not run twice is stopped while its lease lasts.
+                    self.leases.stop_exclusive(Duration::ZERO);
+                    return broken("lease keeper", Ok(()));
+                }
                 end = &mut self.runtime => {
                     return match end {
                         Ok(Err(cause)) => WorkerError::Broken { part: "runtime", cause },

@@ -257,8 +257,8 @@ impl JobRequest<'_> {
                 None
             }
         };
-        let run_at = self.run_at(origin.now, &mut faults);
-        let expires_at = self.expires_at(origin.now, &mut faults);
+        let (run_at, delay) = self.start(origin.now, &mut faults);
+        let (expires_at, ttl) = self.expiry(origin.now, &mut faults);
         let (payload, large) = payload(self.payload, &mut faults);
         let meta = self.meta.and_then(|meta| check_meta(meta, &mut faults));
         let tags = check_tags(self.tags.as_deref(), &mut faults);
@@ -274,7 +274,9 @@ impl JobRequest<'_> {
             priority,
             payload,
             run_at,
+            delay,
             expires_at,
+            ttl,
             spec,
             unique,
             tags,
@@ -285,24 +287,22 @@ impl JobRequest<'_> {
         Ok(Checked { job, large })
     }
 
-    fn run_at(&self, now: Timestamp, faults: &mut Faults) -> Option<Timestamp> {
+    /// `run_at` and `delay`, of which one may be given. A delay stays one: the ledger knows when it begins.
+    fn start(&self, now: Timestamp, faults: &mut Faults) -> (Option<Timestamp>, Option<Duration>) {
         if self.run_at.is_some() && self.delay.is_some() {
             faults.wrong("/delay", "cannot be given together with run_at");
         }
-        if let Some(delay) = self.delay {
-            return from_now(delay, now, "/delay", faults);
-        }
-        check_instant(self.run_at, now, "/run_at", faults)
+        let run_at = check_instant(self.run_at, now, "/run_at", faults);
+        (run_at, self.delay.and_then(|delay| check_length(delay, "/delay", faults)))
     }
 
-    fn expires_at(&self, now: Timestamp, faults: &mut Faults) -> Option<Timestamp> {
+    /// The same of `expires_at` and `ttl`.
+    fn expiry(&self, now: Timestamp, faults: &mut Faults) -> (Option<Timestamp>, Option<Duration>) {
         if self.expires_at.is_some() && self.ttl.is_some() {
             faults.wrong("/ttl", "cannot be given together with expires_at");
         }
-        if let Some(ttl) = self.ttl {
-            return from_now(ttl, now, "/ttl", faults);
-        }
-        check_instant(self.expires_at, now, "/expires_at", faults)
+        let expires_at = check_instant(self.expires_at, now, "/expires_at", faults);
+        (expires_at, self.ttl.and_then(|ttl| check_length(ttl, "/ttl", faults)))
     }
 
     pub(super) fn spec(self, settings: &QueueSettings, faults: &mut Faults) -> JobSpec {
@@ -354,12 +354,12 @@ pub fn check_max_attempts(n: u32, faults: &mut Faults) {
     }
 }
 
-fn from_now(span: Span, now: Timestamp, pointer: &str, faults: &mut Faults) -> Option<Timestamp> {
+fn check_length(span: Span, pointer: &str, faults: &mut Faults) -> Option<Duration> {
     if span.0 > limits::HORIZON_MAX {
         faults.wrong(pointer, "must be at most 10 years");
     }
     // No delay at all is no time at all: the job is ready at once.
-    (!span.0.is_zero()).then(|| now.plus(span.0))
+    (!span.0.is_zero()).then_some(span.0)
 }
 
 /// An instant between 1970 and the horizon. Also for changes of a job that exists.

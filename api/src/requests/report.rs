@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LeaseId, LedgerId, WorkerId};
 use windlass_shared::model::name::{Kind, QueueName};
 use windlass_shared::model::time::Timestamp;
 
@@ -224,6 +224,10 @@ pub struct OutcomeRequest<'a> {
     /// The lease's number.
     #[schema(value_type = u64, minimum = 0, maximum = 9007199254740991_u64)]
     pub fence: Fence,
+    /// The lease's token, where the worker has it. After a clock that went back another lease may have the same number.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub lease_id: Option<LeaseId>,
     /// How it ended.
     pub outcome: OutcomeWord,
     /// With `retry` and `snoozed`: when it runs again.

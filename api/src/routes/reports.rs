@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use windlass_shared::engine::Ended;
 use windlass_shared::ledger::{JobLines, JobProgress, LogLine, Record, Recorded, WorkerBeat};
+use windlass_shared::lifecycle::record::Direct;
 use windlass_shared::limits;
 use windlass_shared::model::id::{Fence, JobId, LedgerId};
 use windlass_shared::model::job::{Progress, Value};
@@ -69,13 +70,15 @@ pub async fn report(
     }
     let worker =
         request.worker.as_ref().map(|beat| format!("{} ({})", beat.name.as_str(), beat.id));
-    let records: Vec<Record> = request
+    let reported: Vec<Direct> = request
         .outcomes
         .iter()
         .enumerate()
         .map(|(i, item)| {
             check_outcome(item, now, &format!("/outcomes/{i}"), &mut faults);
-            record(&caller, item, worker.as_deref(), &format!("/outcomes/{i}"), &mut faults)
+            let (worker, base) = (worker.as_deref(), format!("/outcomes/{i}"));
+            let record = record(&caller, item, worker, &base, &mut faults);
+            Direct { record, lease_id: item.lease_id }
         })
         .collect();
     let checkpoints: Vec<(JobId, Fence, Bytes)> = request
@@ -97,7 +100,7 @@ pub async fn report(
 
     // First: an outcome in the same report ends the job, and what has ended takes no partial result.
     let checkpoints = store_checkpoints(&app, &caller, checkpoints).await?;
-    let outcomes = record_all(&app, &caller, records).await?;
+    let outcomes = record_all(&app, &caller, reported).await?;
     append_logs(&app, &caller, &request).await?;
     note_progress(&app, &caller, &request).await?;
     let drain = match &request.worker {
@@ -298,15 +301,15 @@ fn usage(item: &OutcomeRequest<'_>, base: &str, faults: &mut Faults) -> Option<B
 async fn record_all(
     app: &App,
     caller: &Caller,
-    mut records: Vec<Record>,
+    mut reported: Vec<Direct>,
 ) -> Result<Vec<&'static str>, ApiError> {
-    if records.is_empty() {
+    if reported.is_empty() {
         return Ok(Vec::new());
     }
-    let large: Vec<(usize, Bytes)> = records
+    let large: Vec<(usize, Bytes)> = reported
         .iter()
         .enumerate()
-        .filter_map(|(place, record)| match &record.output {
+        .filter_map(|(place, direct)| match &direct.record.output {
             Some(Value::Inline(bytes)) if bytes.len() > limits::INLINE_BYTES_MAX => {
                 Some((place, bytes.clone()))
             }
@@ -318,10 +321,10 @@ async fn record_all(
             chunk.iter().map(|(_, bytes)| values::store(app, &caller.namespace, bytes.clone()));
         let stored = futures::future::try_join_all(stores).await?;
         for ((place, _), value) in chunk.iter().zip(stored) {
-            records[*place].output = Some(value);
+            reported[*place].record.output = Some(value);
         }
     }
-    let recorded = app.life.record_direct(records).await?;
+    let recorded = app.life.record_direct(reported).await?;
     Ok(recorded
         .into_iter()
         .map(|recorded| match recorded {

@@ -79,6 +79,11 @@ impl Fixture {
     }
 
     pub async fn with(settings: ApiSettings) -> Self {
+        Self::with_clock(settings, Clock::System).await
+    }
+
+    /// On a host with this clock. The ledger keeps its own.
+    pub async fn with_clock(settings: ApiSettings, clock: Clock) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
         let ledger_settings = LedgerSettings::new(url);
@@ -86,8 +91,7 @@ impl Fixture {
         let ledger = Ledger::open(&ledger_settings).await.unwrap();
         let engine = Engine::open(&EngineSettings::new("embedded")).await.unwrap();
         let shutdown = CancellationToken::new();
-        let life =
-            Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), TaskTracker::new());
+        let life = Lifecycle::start(ledger, engine, clock, shutdown.clone(), TaskTracker::new());
         let app = App::new(Parts {
             life: life.clone(),
             settings,

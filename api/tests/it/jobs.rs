@@ -1,7 +1,12 @@
 //! One job: submit, read, change, wait.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::json;
+use windlass_shared::clock::Clock;
+use windlass_shared::config::ApiSettings;
+use windlass_shared::model::time::Timestamp;
 
 use crate::fixture::{Fixture, SOON, request};
 
@@ -169,6 +174,26 @@ async fn a_shutdown_ends_long_polls() {
     .expect("nothing waits on after a shutdown");
     assert_eq!(waited.status, 204);
     assert_eq!(leased.expect(200)["jobs"], json!([]));
+}
+
+/// Else a host whose clock is behind would start delayed jobs early, and one ahead would keep them waiting.
+#[tokio::test]
+async fn a_delay_is_counted_by_the_ledger_whatever_the_hosts_clock_says() {
+    let five = 5 * 60 * 1_000_000;
+    for off in [-five, five] {
+        let settings = ApiSettings { auth_required: false, ..ApiSettings::default() };
+        let now = Clock::System.now().micros();
+        let clock = Clock::manual(Timestamp::from_micros(now + off));
+        let api = Fixture::with_clock(settings, clock).await;
+        let body = json!({"kind": "a", "delay": "1m", "ttl": "2m"});
+        let job = api.post("/v1/jobs", body).await.expect(201);
+        assert_eq!(job["state"], "scheduled");
+        let at = |field: &str| job[field].as_str().unwrap().parse::<Timestamp>().unwrap();
+        let (created, run, expires) = (at("created_at"), at("run_at"), at("expires_at"));
+        assert!((created.micros() - now).abs() < five / 2, "{created:?} is the ledger's time");
+        assert_eq!(run, created.plus(Duration::from_secs(60)));
+        assert_eq!(expires, created.plus(Duration::from_secs(120)));
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::effects::End;
 
 pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
     for (id, job) in &index.evidence.ledger.jobs {
-        rising(id, job, verdict);
+        rising(index, id, job, verdict);
         if is_terminal(&job.state) {
             one_end(id, job, verdict);
             charged(index, id, job, verdict);
@@ -20,8 +20,8 @@ pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Fences are unique, and later leases started later.
-fn rising(id: &str, job: &JobRow, verdict: &mut Verdict) {
+/// Fences are unique, and later leases started later, unless the engine's clock went back.
+fn rising(index: &Index<'_>, id: &str, job: &JobRow, verdict: &mut Verdict) {
     for pair in job.attempts.windows(2) {
         let [one, next] = pair else { continue };
         if next.fence <= one.fence {
@@ -29,7 +29,7 @@ fn rising(id: &str, job: &JobRow, verdict: &mut Verdict) {
             verdict.add(Kind::Chain, id, detail);
         }
         let backwards = one.started_at_us.zip(next.started_at_us).is_some_and(|(a, b)| b < a);
-        if backwards {
+        if backwards && !index.engine_went_back() {
             verdict.add(Kind::Chain, id, "a higher fence with an earlier start");
         }
         if next.number < one.number {

@@ -7,6 +7,11 @@ use crate::effects::{Effect, End, Phase as EffectPhase};
 use crate::history::{Call, Event, Fault, Phase, Reply};
 use crate::stamp::Stamp;
 
+/// The place whose clock is engine time.
+const ENGINE: &str = "redis";
+/// A move is on record within this time after it was made.
+const MOVE_NOTED_US: i64 = 100_000;
+
 /// One execution of a handler.
 #[derive(Debug, Clone)]
 pub struct Execution {
@@ -37,10 +42,16 @@ pub(super) struct Key<'a> {
     pub(super) steps: u32,
     /// The state that it is to end in.
     pub(super) ends: &'a str,
+    /// How long it is to wait after acceptance.
+    pub(super) delay_ms: u64,
+    /// When it was sent first.
+    pub(super) asked: Option<Stamp>,
 }
 
 #[derive(Debug)]
 pub(super) struct Try<'a> {
+    /// When it was answered, or sent if it never was.
+    pub(super) at: Stamp,
     pub(super) body: &'a str,
     pub(super) phase: Phase,
     pub(super) reply: Option<&'a Reply>,
@@ -86,6 +97,8 @@ pub struct Index<'a> {
     pub(super) cut_off: HashMap<&'a str, Vec<Stamp>>,
     /// When Redis lost something.
     pub(super) engine_lost: Vec<Stamp>,
+    /// From when on the engine's clock was off by how many ms.
+    pub(super) engine_moves: Vec<(Stamp, i64)>,
     /// Pauses that were promised: from the answer to the next call to resume.
     pub(super) paused: HashMap<&'a str, Vec<Span>>,
 }
@@ -104,6 +117,7 @@ impl<'a> Index<'a> {
             frozen: HashMap::new(),
             cut_off: HashMap::new(),
             engine_lost: Vec::new(),
+            engine_moves: Vec::new(),
             paused: HashMap::new(),
         };
         let by_id: HashMap<&str, &'a str> =
@@ -132,19 +146,62 @@ impl<'a> Index<'a> {
         self.killed.get(worker).copied()
     }
 
+    /// The true wall time of an execution's claim, in µs; `None` where the engine's clock went back and it cannot be
+    /// told. The fence is the claim's instant in engine time, or later where that went back.
+    pub(super) fn claimed_us(&self, execution: &Execution) -> Option<i64> {
+        let fence = i64::try_from(execution.fence).unwrap_or(i64::MAX);
+        if self.engine_moves.is_empty() {
+            return Some(fence);
+        }
+        let from = std::iter::once(i64::MIN).chain(self.engine_moves.iter().map(|m| m.0.wall_us));
+        let to = self.engine_moves.iter().map(|m| m.0.wall_us).chain([i64::MAX]);
+        let offsets = std::iter::once(0).chain(self.engine_moves.iter().map(|m| m.1));
+        // A time that engine time went through twice: the handler was called right after the later one.
+        let started = execution.started.wall_us;
+        let instants = from.zip(to).zip(offsets).filter_map(|((from, to), offset_ms)| {
+            let at = fence - offset_ms * 1_000;
+            let then = from.saturating_sub(MOVE_NOTED_US)..to;
+            (then.contains(&at) && at <= started).then_some(at)
+        });
+        instants.max()
+    }
+
+    /// The latest engine time that had been shown by an execution's start, in µs: what was due by then is due, also when
+    /// the clock went back after that.
+    pub(super) fn shown_us(&self, execution: &Execution) -> i64 {
+        let fence = i64::try_from(execution.fence).unwrap_or(i64::MAX);
+        let offsets = std::iter::once(0).chain(self.engine_moves.iter().map(|moved| moved.1));
+        let ends = self.engine_moves.iter().map(|moved| moved.0);
+        let before = ends.zip(offsets).filter(|(end, _)| *end <= execution.started);
+        before.map(|(end, offset_ms)| end.wall_us + offset_ms * 1_000).fold(fence, i64::max)
+    }
+
+    /// Whether the engine's clock ever went back.
+    pub(super) fn engine_went_back(&self) -> bool {
+        let offsets = std::iter::once(0).chain(self.engine_moves.iter().map(|moved| moved.1));
+        let offsets: Vec<i64> = offsets.collect();
+        offsets.windows(2).any(|pair| pair[1] < pair[0])
+    }
+
     fn read_submissions(&mut self) {
         // An operation without an answer (the client was stopped) counts as unknown.
         let mut open: BTreeMap<u64, &'a Event> = BTreeMap::new();
         for event in &self.evidence.history {
-            let Call::Submit { key, body, fails, steps, ends, .. } = &event.call else { continue };
+            let Call::Submit { key, body, fails, steps, ends, delay_ms, .. } = &event.call else {
+                continue;
+            };
             if event.phase == Phase::Invoke {
                 open.insert(event.op, event);
+                let entry = self.keys.entry(key.as_str()).or_default();
+                entry.asked.get_or_insert(event.at);
                 continue;
             }
             open.remove(&event.op);
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
-            entry.tries.push(Try { body, phase: event.phase, reply: event.reply.as_ref() });
+            entry.delay_ms = *delay_ms;
+            let (at, phase, reply) = (event.at, event.phase, event.reply.as_ref());
+            entry.tries.push(Try { at, body, phase, reply });
             let id = event.reply.as_ref().and_then(|reply| reply.id.as_deref());
             if let Some(id) = id.filter(|_| event.phase == Phase::Ok) {
                 self.key_of.insert(id, key.as_str());
@@ -154,7 +211,7 @@ impl<'a> Index<'a> {
             let Call::Submit { key, body, fails, steps, ends, .. } = &event.call else { continue };
             let entry = self.keys.entry(key.as_str()).or_default();
             (entry.fails, entry.steps, entry.ends) = (*fails, *steps, ends.as_str());
-            entry.tries.push(Try { body, phase: Phase::Unknown, reply: None });
+            entry.tries.push(Try { at: event.at, body, phase: Phase::Unknown, reply: None });
         }
     }
 
@@ -179,7 +236,11 @@ impl<'a> Index<'a> {
                     self.cut_off.entry(process).or_default().push(event.at)
                 }
                 Fault::EngineLost { .. } => self.engine_lost.push(event.at),
-                Fault::Started { .. } | Fault::Mark { .. } => {}
+                Fault::ClockMoved { process, offset_ms } if process == ENGINE => {
+                    self.engine_moves.push((event.at, *offset_ms));
+                }
+                // The clocks of others decide nothing.
+                Fault::ClockMoved { .. } | Fault::Started { .. } | Fault::Mark { .. } => {}
             }
         }
     }

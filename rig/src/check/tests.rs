@@ -7,6 +7,8 @@ use crate::history::{Call, Event, Fault, Phase, Reply};
 use crate::load::plan::needs;
 use crate::stamp::Stamp;
 
+mod clocks;
+
 /// Microseconds from the start of the story, on both clocks.
 const fn at(us: u64) -> Stamp {
     Stamp { boot_us: us, wall_us: us.cast_signed() }
@@ -331,6 +333,28 @@ fn executions_at_one_time_need_a_worker_that_stood_still() {
 }
 
 #[test]
+fn a_broken_link_explains_only_what_its_own_worker_ran_then() {
+    // Executed by w2 from 12 s to 19 s, and by w1 at 16 s.
+    let cut_off = |process: &str, at: u64| {
+        let mut story = Story::with_job("a", 16_000_000, 16_050_000);
+        story.execute("a", "w2", 12_000_000, Some((19_000_000, End::Dropped)));
+        story.record("a", "succeeded", &[(12_000_000, "lease_lost"), (16_000_000, "succeeded")]);
+        story.fault(at, Fault::CutOff { process: process.into() });
+        story
+    };
+    for process in ["w2", "*"] {
+        let story = cut_off(process, 12_500_000);
+        story.holds();
+        assert_eq!(check(&story.evidence).extra, [(Cause::CutOff, 1)].into());
+    }
+    cut_off("w1", 12_500_000).breaks(Kind::Duplicate);
+    // Begun when no lease of before the break was left.
+    cut_off("w2", 7_000_000).breaks(Kind::Duplicate);
+    // Ended, and its outcome sent, before the break.
+    cut_off("w2", 21_100_000).breaks(Kind::Duplicate);
+}
+
+#[test]
 fn a_start_after_the_end_is_found_even_where_redis_was_lost() {
     let mut story = Story::with_job("a", 2_000_000, 2_050_000);
     story.fault(2_100_000, Fault::EngineLost { how: "wiped".into() });
@@ -344,6 +368,28 @@ fn an_early_start_is_found() {
     story.breaks(Kind::Early);
     story = Story::with_job("a", 1_000_000, 1_050_000);
     story.holds();
+}
+
+#[test]
+fn the_time_of_a_retry_is_no_promise_for_the_first_attempt() {
+    let story = |answered| {
+        let mut story = Story::default();
+        story.submit("a", 1, 0);
+        let reply = Reply {
+            status: 201,
+            id: Some("a".into()),
+            state: Some("retrying".into()),
+            run_at_us: Some(1_500_000),
+            ..Reply::default()
+        };
+        story.event(story.op, Phase::Ok, at(answered), Story::call("a", 1, 0), Some(reply));
+        story.execute("a", "w1", 1_010_000, Some((1_060_000, End::Planned)));
+        story.execute("a", "w1", 1_510_000, Some((1_560_000, End::Ok)));
+        story.record("a", "succeeded", &[(1_010_000, "failed"), (1_510_000, "succeeded")]);
+        story
+    };
+    story(1_070_000).holds();
+    story(1_050_000).breaks(Kind::Early);
 }
 
 #[test]

@@ -61,12 +61,7 @@ impl Experiment for KillRedis {
             Call::Fault(Fault::Started { .. }) => Some(event.at),
             _ => None,
         });
-        let first = up.and_then(|up| {
-            let claims = seen.index.executions.iter();
-            let claims = claims.filter_map(|e| i64::try_from(e.fence).ok());
-            let first = claims.filter(|claim| *claim > up.wall_us).min()?;
-            Some((first - up.wall_us) as f64 / 1e6)
-        });
+        let first = up.and_then(|up| measure::first_leases(seen, up));
         vec![
             Figure::at_most("first lease after", first, "s", 10.0),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
@@ -105,8 +100,16 @@ impl Experiment for Wipe {
     }
 
     fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
+        let wiped = seen.evidence.history.iter().find_map(|event| match &event.call {
+            Call::Fault(Fault::EngineLost { .. }) => Some(event.at),
+            _ => None,
+        });
+        let first = wiped.and_then(|wiped| measure::first_leases(seen, wiped));
         // All workers live: nothing that was run need run again.
-        vec![Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0)]
+        vec![
+            Figure::at_most("first lease after", first, "s", 10.0),
+            Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
+        ]
     }
 }
 
@@ -161,10 +164,15 @@ pub(super) fn with_waiting(form: Form) -> Setup {
 
 /// Pauses the queue and fills it; how many wait in the engine then.
 pub(super) async fn fill(scene: &Scene, jobs: usize) -> anyhow::Result<u64> {
+    fill_with(scene, jobs, 1).await
+}
+
+/// As [`fill`], with jobs that take so many milliseconds.
+pub(super) async fn fill_with(scene: &Scene, jobs: usize, ms: u64) -> anyhow::Result<u64> {
     // A queue exists from its first job on.
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let one = |n: usize| -> Submission {
-        job(format!("wait-{mark}-{n}"), WAITING, EFFECT, &Work { ms: 1, ..Work::default() }, 0)
+        job(format!("wait-{mark}-{n}"), WAITING, EFFECT, &Work { ms, ..Work::default() }, 0)
     };
     preload(&scene.client, &[one(0)]).await?;
     let paused = scene.client.set_paused(WAITING, true, PATIENCE).await;

@@ -3,8 +3,10 @@
 use crate::check::{Cause, Execution, Index};
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
-use crate::load::plan::PAUSED;
+use crate::history::{Call, Fault};
+use crate::load::plan::{PAUSED, QUEUES};
 use crate::runner::Seen;
+use crate::stamp::Stamp;
 
 /// Executions that a killed worker had begun and not ended.
 pub(super) fn cut_short<'a>(index: &'a Index<'_>) -> impl Iterator<Item = &'a Execution> {
@@ -39,6 +41,18 @@ pub(super) fn reruns(seen: &Seen<'_>) -> Vec<Figure> {
     ]
 }
 
+/// Seconds from this instant to the first lease of the plain queue that waited longest for one; `None`: one of them got none.
+pub(super) fn first_leases(seen: &Seen<'_>, since: Stamp) -> Option<f64> {
+    let first = |queue: &str| {
+        let executions = seen.index.executions.iter().filter(|e| e.queue == queue);
+        let claims = executions.filter_map(|e| i64::try_from(e.fence).ok());
+        let first = claims.filter(|claim| *claim > since.wall_us).min()?;
+        Some((first - since.wall_us) as f64 / 1e6)
+    };
+    let plain = QUEUES.iter().filter(|queue| **queue != PAUSED);
+    plain.map(|queue| first(queue)).try_fold(0.0, |longest: f64, first| Some(longest.max(first?)))
+}
+
 /// Extra executions of this cause.
 pub(super) fn extra(seen: &Seen<'_>, cause: Cause) -> f64 {
     seen.verdict.extra.get(&cause).copied().unwrap_or_default() as f64
@@ -49,4 +63,12 @@ pub(super) fn outcomes(seen: &Seen<'_>, outcome: &str) -> usize {
     let jobs = seen.evidence.ledger.jobs.values();
     let attempts = jobs.flat_map(|job| &job.attempts);
     attempts.filter(|attempt| attempt.outcome.as_deref() == Some(outcome)).count()
+}
+
+/// The instant of an experiment's own mark.
+pub(super) fn mark(seen: &Seen<'_>, name: &str) -> Option<Stamp> {
+    seen.evidence.history.iter().find_map(|event| match &event.call {
+        Call::Fault(Fault::Mark { name: found }) if found == name => Some(event.at),
+        _ => None,
+    })
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use super::leases::Stale;
 use super::{Experiment, Form, Setup, measure};
 use crate::check::Cause;
-use crate::effects::End;
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
 use crate::history::{Call, Fault};
@@ -58,33 +58,12 @@ impl Experiment for Freeze {
                 _ => None,
             })
             .collect();
-        // Executions of the stopped worker that ended after another worker had begun the same job.
-        let (mut stale, mut written, mut recorded) = (0, 0, 0);
-        for execution in &seen.index.executions {
-            let Some((ended, end)) = execution.end else { continue };
-            if !frozen.contains(&execution.worker.as_str()) {
-                continue;
-            }
-            let mut later = seen.index.of_job(&execution.job);
-            if !later.any(|other| other.fence > execution.fence && other.started < ended) {
-                continue;
-            }
-            stale += 1;
-            written += usize::from(end == End::Ok && execution.kind == crate::worker::FENCED);
-            let row = seen.evidence.ledger.jobs.get(&execution.job);
-            let attempts = row.into_iter().flat_map(|row| &row.attempts);
-            let succeeded =
-                attempts.filter(|attempt| attempt.outcome.as_deref() == Some("succeeded"));
-            recorded += succeeded.filter(|attempt| attempt.fence == execution.fence).count();
-        }
         let slots = scene.fleet.slots_each() as f64;
-        vec![
-            Figure::at_least("stale executions", count(stale), "", 1.0),
-            Figure::at_most("stale results recorded", count(recorded), "", 0.0),
-            Figure::at_most("stale writes taken by the store", count(written), "", 0.0),
-            Figure::at_most("extra", seen.verdict.extra_total() as f64, "", slots),
-            Figure::told("of the stopped worker", measure::extra(seen, Cause::Frozen), ""),
-        ]
+        let mut figures = Stale::of(seen, &frozen).figures();
+        let frozen = measure::extra(seen, Cause::Frozen);
+        figures.push(Figure::at_most("extra", seen.verdict.extra_total() as f64, "", slots));
+        figures.push(Figure::told("of the stopped worker", frozen, ""));
+        figures
     }
 }
 

@@ -15,6 +15,8 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// The user that it runs as where the rig is root, by number: nobody.
 const NOBODY: u32 = 65_534;
 const DATABASE: &str = "windlass";
+/// Of `initdb`, where nobody cuts the power: what it makes need not be on the disk.
+pub(super) const NO_SYNC: &str = "--no-sync";
 
 /// One private server with one empty database. `fsync`, `full_page_writes` and `synchronous_commit` stay on.
 #[derive(Debug)]
@@ -32,15 +34,56 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL is missing, or does not answer in time.
     pub async fn start(folder: &Path, log: &Path, settings: &[String]) -> anyhow::Result<Self> {
+        Self::start_with(folder, log, settings, &[NO_SYNC.to_owned()]).await
+    }
+
+    /// The same, with further options of `initdb`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        folder: &Path,
+        log: &Path,
+        settings: &[String],
+        initdb: &[String],
+    ) -> anyhow::Result<Self> {
         let programs = programs().context("PostgreSQL is not installed")?;
         std::fs::create_dir_all(folder)?;
         if is_root() {
             std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY))?;
         }
         let data = folder.join("data");
-        let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
-        run(as_user(&programs.join("initdb"), folder).arg("-D").arg(&data).args(options))?;
-        let port = free_port();
+        let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C"];
+        let mut init = as_user(&programs.join("initdb"), folder);
+        run(init.arg("-D").arg(&data).args(options).args(initdb))?;
+        let postgres = Self::on(folder, log, settings)?;
+        postgres.ready(log).await?;
+        run(as_user(&postgres.programs.join("createdb"), folder)
+            .args(postgres.address())
+            .arg(DATABASE))?;
+        Ok(postgres)
+    }
+
+    /// Starts a server of its own on what another one has left in `folder`, and waits until it answers. The other one
+    /// may run still if `folder` is a copy of its.
+    ///
+    /// # Errors
+    /// PostgreSQL is missing, or does not get over what was left.
+    pub async fn open(folder: &Path, log: &Path) -> anyhow::Result<Self> {
+        // It names the other server, which may well run; after a real cut it would name nobody.
+        match std::fs::remove_file(folder.join("data/postmaster.pid")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let postgres = Self::on(folder, log, &[])?;
+        postgres.ready(log).await?;
+        Ok(postgres)
+    }
+
+    /// Starts it on its data.
+    fn on(folder: &Path, log: &Path, settings: &[String]) -> anyhow::Result<Self> {
+        let programs = programs().context("PostgreSQL is not installed")?;
+        let (data, port) = (folder.join("data"), free_port());
         let mut args =
             vec!["-D".to_owned(), data.display().to_string(), "-p".into(), port.to_string()];
         let own = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"];
@@ -55,12 +98,7 @@ impl Postgres {
             folder: folder.to_owned(),
             user: is_root().then_some(NOBODY),
         };
-        let postgres = Self { process: Process::start(program)?, programs, data, port };
-        postgres.ready(log).await?;
-        run(as_user(&postgres.programs.join("createdb"), folder)
-            .args(postgres.address())
-            .arg(DATABASE))?;
-        Ok(postgres)
+        Ok(Self { process: Process::start(program)?, programs, data, port })
     }
 
     /// Where it listens.

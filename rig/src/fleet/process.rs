@@ -76,6 +76,15 @@ impl Process {
         }
     }
 
+    /// SIGKILL to it and to its children. Those of one that stands still cannot get away meanwhile.
+    pub fn kill_9_tree(&mut self) {
+        for child in self.pid().into_iter().flat_map(children) {
+            // One that has just ended need not be killed.
+            let _ = signal(child, libc::SIGKILL);
+        }
+        self.kill_9();
+    }
+
     /// Starts it again, with the same arguments. Kills it first if it runs.
     ///
     /// # Errors
@@ -137,6 +146,11 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.trim().strip_suffix("kB")?.trim().parse().ok()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Path {
+        &self.program.log
     }
 
     /// The end of its log, for an error message.

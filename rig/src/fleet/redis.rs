@@ -1,6 +1,7 @@
 //! A private Redis on a folder of its own.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -24,20 +25,58 @@ pub enum Fsync {
     Off,
 }
 
+/// Where a server is, and what it is given.
+#[derive(Debug)]
+pub struct Place {
+    /// What it is called.
+    pub name: String,
+    /// Where its data is.
+    pub folder: PathBuf,
+    /// Where it writes what it does.
+    pub log: PathBuf,
+    /// Environment of its own.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Place {
+    /// In the fleet's folder, called as it is.
+    pub fn of(name: &str, fleet: &Path) -> Self {
+        let (folder, log) = (fleet.join(name), fleet.join(format!("{name}.log")));
+        Self { name: name.to_owned(), folder, log, env: BTreeMap::new() }
+    }
+}
+
 /// One private server.
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
     port: u16,
+    /// Its command line, but for whom it follows.
+    args: Vec<String>,
 }
 
 impl Redis {
-    /// Starts it with its data in `folder`, and waits until it answers.
+    /// Starts it with these further arguments, and waits until it answers. Its data and its log are in the fleet's folder,
+    /// called as it is.
     ///
     /// # Errors
     /// `redis-server` is not on the path, or it does not answer in time.
-    pub async fn start(folder: &Path, log: &Path, fsync: Fsync) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+    pub async fn start(
+        name: &str,
+        fleet: &Path,
+        fsync: Fsync,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
+        Self::start_at(Place::of(name, fleet), fsync, more).await
+    }
+
+    /// The same, in another place.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_at(place: Place, fsync: Fsync, more: &[&str]) -> anyhow::Result<Self> {
+        let Place { name, folder, log, env } = place;
+        std::fs::create_dir_all(&folder)?;
         let port = free_port();
         let mut args = vec!["--port".to_owned(), port.to_string(), "--bind".into()];
         args.extend(
@@ -49,17 +88,17 @@ impl Redis {
             Fsync::Always => &["--appendonly", "yes", "--appendfsync", "always"],
             Fsync::Off => &["--appendonly", "no"],
         };
-        args.extend(appended.iter().map(|arg| (*arg).to_owned()));
+        args.extend(appended.iter().chain(more).map(|arg| (*arg).to_owned()));
         let program = Program {
-            name: "redis".into(),
+            name,
             path: "redis-server".into(),
-            args: args.into_iter().map(Into::into).collect(),
-            env: std::collections::BTreeMap::new(),
-            log: log.to_owned(),
-            folder: folder.to_owned(),
+            args: args.iter().map(Into::into).collect(),
+            env,
+            log,
+            folder,
             user: None,
         };
-        let redis = Self { process: Process::start(program)?, port };
+        let redis = Self { process: Process::start(program)?, port, args };
         redis.ready().await?;
         Ok(redis)
     }
@@ -86,6 +125,38 @@ impl Redis {
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.process.restart()?;
         self.ready().await
+    }
+
+    /// Starts it again as a replica of the server at this port: the way of start scripts that ask first who the primary
+    /// is. Waits until it answers, not until it has what the primary has.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub async fn restart_following(&mut self, primary: u16) -> anyhow::Result<()> {
+        let mut args = self.args.clone();
+        args.extend(["--replicaof".to_owned(), "127.0.0.1".into(), primary.to_string()]);
+        self.process.program_mut().args = args.into_iter().map(Into::into).collect();
+        self.restart().await
+    }
+
+    /// A field of `INFO replication`. Blocks for as long as Redis takes.
+    ///
+    /// # Errors
+    /// Redis does not answer, or does not have it.
+    pub fn replication(&self, field: &str) -> anyhow::Result<String> {
+        let info = self.command(&["INFO", "replication"])?.text();
+        let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        Ok(value.with_context(|| format!("no {field} in {info}"))?.trim().to_owned())
+    }
+
+    /// How far a primary has written, or a replica has followed, in bytes of commands.
+    ///
+    /// # Errors
+    /// As [`Self::replication`].
+    pub fn offset(&self) -> anyhow::Result<u64> {
+        let is_replica = self.replication("role")? == "slave";
+        let field = if is_replica { "slave_repl_offset" } else { "master_repl_offset" };
+        Ok(self.replication(field)?.parse()?)
     }
 
     /// Runs one command. Blocks for as long as Redis takes.

@@ -23,6 +23,9 @@ const SOURCE: &str = include_str!("clock_shim/shim.c");
 const LIBRARY: &str = "clock_shim.so";
 const PAGE: &str = "clock.page";
 const PAGE_VARIABLE: &str = "WINDLASS_CLOCK_FILE";
+/// Added to the number of a clock it asks the shim for the true one, as evidence needs it. The kernel knows no such
+/// clock.
+pub const TRUE_CLOCK: libc::clockid_t = 0x1_0000;
 /// Rates beyond this would overflow within a long test.
 const RATE_MAX: f64 = 1_000.0;
 
@@ -99,6 +102,13 @@ impl ClockShim {
     pub fn shows(&self, which: Which) -> io::Result<i64> {
         Ok(self.page.line(which)?.shows(page::true_time(which)))
     }
+}
+
+/// Whether this process itself reads clocks of the shim.
+pub fn is_loaded() -> bool {
+    let preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
+    let ours = std::env::split_paths(&preloaded).any(|library| library.ends_with(LIBRARY));
+    ours && std::env::var_os(PAGE_VARIABLE).is_some()
 }
 
 fn compile(folder: &Path, library: &Path) -> anyhow::Result<()> {

@@ -58,7 +58,7 @@ pub enum Protocol {
 pub struct ProxyOptions {
     /// Where it listens; port 0 is a free one.
     pub listen: SocketAddr,
-    /// Where its connections lead.
+    /// Where its connections lead at first: see [`Proxy::lead_to`].
     pub to: SocketAddr,
     /// The messages that it reads.
     pub protocol: Protocol,
@@ -122,6 +122,8 @@ enum Order {
 /// What the tasks of one proxy share.
 struct Shared {
     options: ProxyOptions,
+    /// Where new connections lead.
+    to: Mutex<SocketAddr>,
     faults: watch::Sender<Faults>,
     orders: broadcast::Sender<Order>,
     is_listening: watch::Sender<bool>,
@@ -134,6 +136,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn target(&self) -> SocketAddr {
+        *self.to.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -153,6 +159,7 @@ impl Proxy {
         let address = listener.local_addr()?;
         let seed = options.seed;
         let shared = Arc::new(Shared {
+            to: Mutex::new(options.to),
             options,
             faults: watch::channel(Faults::default()).0,
             orders: broadcast::channel(ORDERS_MAX).0,
@@ -175,7 +182,13 @@ impl Proxy {
 
     /// Where its connections lead.
     pub fn target(&self) -> SocketAddr {
-        self.shared.options.to
+        self.shared.target()
+    }
+
+    /// From now on new connections lead to `to`, as behind a virtual address that moves. Open ones stay where they are:
+    /// see [`Self::cut`].
+    pub fn lead_to(&self, to: SocketAddr) {
+        *self.shared.to.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 
     /// The faults now.
@@ -253,6 +266,13 @@ impl Proxy {
     /// What has passed.
     pub fn stats(&self) -> Stats {
         lock(&self.shared.stats).clone()
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (address, target) = (self.address, self.target());
+        f.debug_struct("Proxy").field("address", &address).field("target", &target).finish()
     }
 }
 

@@ -258,6 +258,22 @@ async fn an_unreachable_server_looks_like_a_reset() {
 }
 
 #[tokio::test]
+async fn another_server_is_reached_by_new_connections_only() {
+    let (mut old, proxy) = started().await;
+    let mut stays = connected(&proxy).await;
+    let mut new = echo().await;
+    proxy.lead_to(new.address);
+    assert_eq!(proxy.target(), new.address);
+    let mut moved = connected(&proxy).await;
+    assert_eq!(round_trip(&mut stays, b"still").await, b"still");
+    moved.shutdown().await.unwrap();
+    assert_eq!(end(&mut moved).await.unwrap(), 0);
+    assert!(new.ends.recv().await.unwrap().is_ok(), "the new server had it");
+    proxy.cut();
+    assert!(old.ends.recv().await.unwrap().is_err(), "the old one had the first");
+}
+
+#[tokio::test]
 async fn everything_is_steered_over_http() {
     let (_echo, proxy) = started().await;
     let proxy = std::sync::Arc::new(proxy);

@@ -84,7 +84,7 @@ pub(super) async fn run(
                 gates.suspect_all(Duration::ZERO);
             }
             signal = next(&mut signals) => match signal {
-                Some(Signal::Shut(shard)) => gates.suspect(shard, SETTLE_FOR),
+                Some(Signal::Unverified(shard)) => gates.suspect(shard, SETTLE_FOR),
                 Some(_) => {}
                 None => signals = None,
             },
@@ -140,7 +140,7 @@ impl Gates {
             Ok(shards) => self.shards = shards,
             Err(error) => tracing::warn!(%error, "cannot list the shards to verify"),
         }
-        self.life.engine().subscribe_to(&self.shards, &[Topic::Gates]).await.ok()
+        self.life.engine().subscribe_to(&self.shards, &[Topic::Unverified]).await.ok()
     }
 
     fn suspect(&mut self, shard: ShardId, after: Duration) {
@@ -198,7 +198,8 @@ impl Gates {
                 Err(error) => {
                     // The store does not answer: no need to ask it about the others now.
                     tracing::debug!(%shard, %error, "cannot look at a shard");
-                    self.suspects.insert(shard, Instant::now() + RETRY_AFTER);
+                    let not_before = Instant::now() + RETRY_AFTER;
+                    self.suspects.values_mut().for_each(|at| *at = (*at).max(not_before));
                     return;
                 }
             }
@@ -219,8 +220,9 @@ impl Gates {
             );
             return Ok(false);
         }
-        if view.is_open() && !foreign {
-            return Ok(false);
+        // What another ledger has left there must not be leased for a moment longer, however new this one is.
+        if foreign || view.is_open() {
+            return Ok(foreign);
         }
         // Of one that was never opened nothing was ever leased: the first push opens it.
         Ok(self.life.ledger().shard(shard).await?.generation > 0)

@@ -7,12 +7,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{EngineSettings, LedgerSettings};
-use windlass_shared::engine::{ClaimRequest, Engine, Push, Pushed, ShardId};
+use windlass_shared::engine::{ClaimRequest, Engine, Push, Pushed, ShardId, Validity};
 use windlass_shared::ledger::{Accepted, Ledger, QueueSettings, Submission, SubmitOutcome};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::model::job::{NewJob, Value};
 use windlass_shared::model::name::Namespace;
+use windlass_shared::testkit::gates::until;
 use windlass_shared::testkit::redis_server::{RedisServer, unique_prefix};
 
 /// Nothing here takes longer unless it hangs.
@@ -63,8 +64,9 @@ impl Rig {
     pub(crate) async fn push_later(&self, shard: &ShardId) {
         let now = self.life.engine().now().await.unwrap();
         let push = Push::new(Fence(1), "plain".parse().unwrap(), now.plus(LATER), Bytes::new());
-        let reply =
-            self.life.engine().push(shard, &[push], now.plus(PATIENCE), u64::MAX).await.unwrap();
+        let ledger = self.life.ledger().id();
+        let valid = Validity { ledger, ..until(now.plus(PATIENCE)) };
+        let reply = self.life.engine().push(shard, &[push], &valid).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Added]);
     }
 

@@ -159,6 +159,9 @@ impl Embedded {
         if wake.shut {
             send(Signal::Shut(shard.clone()));
         }
+        if wake.unverified {
+            send(Signal::Unverified(shard.clone()));
+        }
         for id in wake.cancels {
             send(Signal::Cancel(shard.clone(), id));
         }
@@ -181,10 +184,9 @@ impl Embedded {
         &self,
         shard: &ShardId,
         jobs: &[Push],
-        not_after: Timestamp,
-        generation: u64,
+        valid: &Validity,
     ) -> Result<PushReply, EngineError> {
-        Ok(self.change(shard, |state, now| state.push(now, jobs, not_after, generation)))
+        Ok(self.change(shard, |state, now| state.push(now, jobs, valid)))
     }
 
     pub async fn claim(
@@ -295,8 +297,14 @@ impl Embedded {
         Ok(self.change(shard, |state, now| state.adopt(now, worker, lease, leases)))
     }
 
-    pub async fn report(&self, shard: &ShardId, worker: WorkerId) -> Result<(), EngineError> {
-        self.look(shard, |state, _| state.report_worker(worker));
+    pub async fn report(
+        &self,
+        shard: &ShardId,
+        ledger: LedgerId,
+        generation: u64,
+        worker: WorkerId,
+    ) -> Result<(), EngineError> {
+        self.look(shard, |state, _| state.report_worker(ledger, generation, worker));
         Ok(())
     }
 

@@ -87,6 +87,20 @@ impl GateView {
     }
 }
 
+/// Up to when a push is good, and for which state of a shard ([`Engine::push`](super::Engine::push)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// Whose jobs they are. A shard of another ledger refuses.
+    pub ledger: LedgerId,
+    /// Of the shard's gate as the caller knew it when it looked at the ledger, 0 if it did not: a shard that was
+    /// compared since has no tombstones of what ended before that, and refuses. 0 and 1 are taken for the same: of a
+    /// shard that was never opened nothing has ended.
+    pub generation: u64,
+    /// Engine time fixed *before* the statement that proved the jobs unfinished was sent, plus
+    /// [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
+    pub not_after: Timestamp,
+}
+
 /// Answer to [`Engine::shut`](super::Engine::shut).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shut {

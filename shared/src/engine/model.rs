@@ -46,7 +46,7 @@
 //!
 //! # Verbs
 //!
-//! **push**: `now > not_after`, or the gate has a higher generation than the caller knew (0 counts as 1): all `Late`. Else job by job:
+//! **push**: a gate of another ledger: all `Late`, told as if there were none. `now > not_after`, or the gate has a higher generation than the caller knew (0 counts as 1): all `Late`. Else job by job:
 //! entry with `fence >= pushed` → `Present`; `standing(id) >= pushed` → `Present`;
 //! not replacing, `entries − delayed >= jobs_max`, or with `run_at > now` `delayed >= jobs_max` → `Full`;
 //! `bytes − replaced envelope + envelope > bytes_max` → `Full`;
@@ -109,21 +109,21 @@
 //!
 //! **adopt**(lease with fence f): *bound* is a gate that is open, or shut and sealed. `standing(id) >= f`, or `finishing`
 //! with a fence ≥ f → `Over`. Leased with f and its token: `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. Leased with a
-//! fence ≥ f, or waiting with a fence > f, or with f but other `attempt` or `crashes` (that lease has ended) → `Stolen`. Bound: absent
+//! fence ≥ f, or waiting with a fence > f, or with f but other `attempt` or `crashes` or this very token (that lease has ended) → `Stolen`. Bound: absent
 //! or `finishing` → `Over`, leased → `Stolen`. Else the entry is (re)written as given, leased with f,
 //! the token and `claimed_at`; tombstones go; budgets don't count → `Held`.
 //!
 //! **withdraw**(lease with fence f): absent → out. `finishing` → `Finishing`. Leased: with a fence > f, or with f and another token
-//! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` → `Stolen`, else out.
+//! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` or the given token → `Stolen`, else out.
 //! Out: the entry is removed, a tombstone `max(standing, f)` (f − 1 if the job is to run again) written → `Out`.
 //!
-//! **report**: the worker has reported, if the gate is shut. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
+//! **report**(ledger, generation): the worker has reported, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.
 //!
 //! **Wake-ups** (hints; [`Wake`]): `ready` when a job entered `ready` while the shard is configured and not paused
 //! (by claim: only if `ready` is not empty afterwards), when configure or open_gate opens a shard with ready jobs, and
 //! when confirm lifts the brake over ready jobs; `outcomes` when the outbox grew; `cancels` for each flag set or set again;
-//! `shut` when a gate was shut, and when a claim found it shut.
+//! `shut` when a gate was shut; `unverified` when a claim found it shut.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -191,8 +191,10 @@ pub struct Wake {
     pub outcomes: bool,
     /// Leased jobs that are to be stopped.
     pub cancels: Vec<JobId>,
-    /// The gate is shut.
+    /// The gate has been shut.
     pub shut: bool,
+    /// A claim found it shut.
+    pub unverified: bool,
 }
 
 /// One shard's whole state.
@@ -360,6 +362,7 @@ fn until_ms(now: Timestamp, lease: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testkit::gates::until;
 
     #[test]
     fn milliseconds_round_up_and_never_down() {
@@ -394,7 +397,7 @@ mod tests {
             }
         };
         let jobs: Vec<Push> = (0..500).map(job).collect();
-        shard.push(now, &jobs, now, u64::MAX);
+        shard.push(now, &jobs, &Validity { ledger, ..until(now) });
         let request = ClaimRequest {
             worker: WorkerId::generate(),
             lease_id: LeaseId::random(),

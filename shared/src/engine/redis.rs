@@ -69,6 +69,13 @@ use signals::Hub;
 #[cfg(feature = "testkit")]
 pub use script::PlantedFault;
 
+/// The digest by which Redis knows the script of a verb of the common path (`push`, `claim`, `extend`, `settle`,
+/// `confirm`), for tests that look at commands on their way.
+#[cfg(feature = "testkit")]
+pub fn script_digest(verb: &str) -> Option<String> {
+    Scripts::new(Bounds::default(), Time::Server, None).digest(verb).map(str::to_owned)
+}
+
 /// The engine on Redis: single, Sentinel or Cluster.
 pub struct Redis {
     link: Arc<Link>,

@@ -312,11 +312,29 @@ impl Postgres {
         let noted = self
             .detached(|inner| async move { record::record(&inner.bulk, records).await })
             .await?;
-        Ok(RecordReply {
+        Ok(self.followed(noted).await)
+    }
+
+    pub async fn record_within(
+        &self,
+        records: Vec<Record>,
+        generations: Vec<(ShardId, u64)>,
+    ) -> Result<Option<RecordReply>> {
+        let write = self.detached(|inner| async move {
+            record::record_within(&inner.bulk, records, generations).await
+        });
+        match write.await? {
+            Some(noted) => Ok(Some(self.followed(noted).await)),
+            None => Ok(None),
+        }
+    }
+
+    async fn followed(&self, noted: record::Noted) -> RecordReply {
+        RecordReply {
             replies: noted.replies,
             released: runs::read_back(&self.inner, &noted.released).await,
             due: noted.due.into_iter().map(WorkflowId::from_uuid).collect(),
-        })
+        }
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {

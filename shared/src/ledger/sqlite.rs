@@ -12,6 +12,7 @@ use std::sync::Arc;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqlitePool;
 
+use super::runs::RecordReply;
 use super::*;
 use crate::clock::Clock;
 use crate::config::LedgerSettings;
@@ -164,13 +165,35 @@ impl Sqlite {
         read!(self, jobs::attempts, namespace, id)
     }
 
-    pub async fn record(&self, records: Vec<Record>) -> Result<crate::ledger::runs::RecordReply> {
-        let record::Followed { replies, released, due } = self.writer.record(records).await?;
-        Ok(crate::ledger::runs::RecordReply {
-            replies,
-            released: self.read_back(&released).await,
-            due,
-        })
+    pub async fn record(&self, records: Vec<Record>) -> Result<RecordReply> {
+        let followed = self.writer.record(records).await?;
+        Ok(self.followed(followed).await)
+    }
+
+    pub async fn record_within(
+        &self,
+        records: Vec<Record>,
+        generations: Vec<(ShardId, u64)>,
+    ) -> Result<Option<RecordReply>> {
+        let change = self.writer.change_of(records.len(), move |tx| {
+            Box::pin(async move {
+                for (shard, generation) in &generations {
+                    if gates::record(tx.connection, shard).await?.generation != *generation {
+                        return Ok(None);
+                    }
+                }
+                record::write_now(tx, records).await.map(Some)
+            })
+        });
+        match change.await? {
+            Some(followed) => Ok(Some(self.followed(followed).await)),
+            None => Ok(None),
+        }
+    }
+
+    async fn followed(&self, followed: record::Followed) -> RecordReply {
+        let record::Followed { replies, released, due } = followed;
+        RecordReply { replies, released: self.read_back(&released).await, due }
     }
 
     pub async fn record_running(&self, running: Vec<RecordRunning>) -> Result<()> {

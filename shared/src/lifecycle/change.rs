@@ -85,10 +85,11 @@ pub(super) async fn cancel(
 /// waited for.
 async fn knows_what_runs(life: &Lifecycle, shard: &ShardId) -> Result<bool, LedgerError> {
     for _ in 0..OPENING_LOOKS {
+        // The ledger first: it is told of an opening after the store.
+        let on_record = life.inner.ledger.shard(shard).await?;
         if life.inner.engine.stats(shard).await.is_ok_and(|stats| stats.open) {
             return Ok(true);
         }
-        let on_record = life.inner.ledger.shard(shard).await?;
         match (on_record.generation, on_record.process) {
             (0, _) => return Ok(true),
             (1, None) => tokio::time::sleep(OPENING_PAUSE).await,

@@ -4,7 +4,7 @@
 //! An engine that went back in time has such jobs, and so has one whose keys somebody deleted in part. Reads go to
 //! the ledger's primary only; a job is taken out only if it is still exactly what was seen.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::delivery::PushError;
 use super::push::{belongs_in_engine, push_of};
@@ -46,15 +46,15 @@ pub(super) struct Comparison<'a> {
     queue: &'a Queue,
     /// In the engine at first, and not met in the ledger so far.
     seen: SeenFences,
-    /// Met in the ledger.
-    met: HashSet<JobId>,
+    /// Met in the ledger, with its fence there.
+    met: SeenFences,
     over: Vec<Job>,
     found: Compared,
 }
 
 impl<'a> Comparison<'a> {
     pub(super) fn new(life: &'a Lifecycle, shard: &'a ShardId, queue: &'a Queue) -> Self {
-        let (seen, met) = (SeenFences::new(), HashSet::new());
+        let (seen, met) = (SeenFences::new(), SeenFences::new());
         Self { life, shard, queue, seen, met, over: Vec::new(), found: Compared::default() }
     }
 
@@ -88,7 +88,8 @@ impl<'a> Comparison<'a> {
         let now = self.life.inner.engine.now().await?;
         self.found.ended += end(self.life, self.shard, &self.over, now).await?;
         let mut left = scan(self.life, self.shard).await?;
-        left.retain(|id, _| !self.met.contains(id));
+        // What holders have put back meanwhile is looked at once more: it may be older than what the ledger has.
+        left.retain(|id, fence| self.met.get(id) != Some(fence));
         let left: Vec<(JobId, Fence)> = left.drain().collect();
         for left in left.chunks(BATCH) {
             let mended = mend(self.life, self.shard, left).await?;

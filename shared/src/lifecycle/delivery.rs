@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::engine_time::EngineTime;
 use super::push::{belongs_in_engine, push_of};
-use crate::engine::{Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut};
+use crate::engine::{
+    Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut, Validity,
+};
 use crate::ledger::{Ledger, LedgerError, shard_of};
 use crate::limits;
 use crate::model::id::JobId;
@@ -41,7 +43,7 @@ pub(super) struct PushCount {
 /// its ticket, drawn before the statement was sent, says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
-    /// See [`Engine::push`].
+    /// See [`Validity::not_after`].
     pub not_after: Timestamp,
     /// Generations learned later were not known then.
     version: u64,
@@ -118,6 +120,11 @@ impl Delivery {
             pushes = &again;
             reply = self.push_once(shard, pushes, ticket).await?;
         }
+        // Nothing of this ledger was ever there, or all of it is gone: the push is as good after the first opening.
+        if !reply.open && self.open_first(shard).await? && is_late && reply.now <= ticket.not_after
+        {
+            reply = self.push_once(shard, pushes, ticket).await?;
+        }
         let count = |what: Pushed| reply.pushed.iter().filter(|p| **p == what).count() as u64;
         let could_run =
             pushes.iter().zip(&reply.pushed).filter(|(push, _)| push.run_at <= reply.now);
@@ -126,9 +133,6 @@ impl Delivery {
         let refused = count(Pushed::Full);
         if refused > 0 {
             metrics::counter!("windlass_push_full_total").increment(refused);
-        }
-        if !reply.open {
-            self.open_first(shard).await?;
         }
         Ok(counted)
     }
@@ -139,8 +143,12 @@ impl Delivery {
         pushes: &[Push],
         ticket: Ticket,
     ) -> Result<PushReply, EngineError> {
-        let generation = self.generation(shard, ticket);
-        let reply = self.engine.push(shard, pushes, ticket.not_after, generation).await?;
+        let valid = Validity {
+            ledger: self.ledger.id(),
+            generation: self.generation(shard, ticket),
+            not_after: ticket.not_after,
+        };
+        let reply = self.engine.push(shard, pushes, &valid).await?;
         self.time.note(reply.now);
         self.learn(shard, reply.generation);
         Ok(reply)
@@ -185,27 +193,31 @@ impl Delivery {
     }
 
     /// Opens a shard of which nothing was ever leased. One that has been open before is left to its verification:
-    /// what ran there may run still. Safe to repeat and to drop: what is left undone, the leader finishes.
-    pub(super) async fn open_first(&self, shard: &ShardId) -> Result<(), PushError> {
+    /// what ran there may run still. Whether it was opened now. Safe to repeat and to drop: what is left undone, the
+    /// leader finishes.
+    pub(super) async fn open_first(&self, shard: &ShardId) -> Result<bool, PushError> {
         if self.lock().contains(shard) {
-            return Ok(());
+            return Ok(false);
         }
         if self.ledger.shard(shard).await?.generation > 0 {
             self.remember(shard);
-            return Ok(());
+            return Ok(false);
         }
         let Some(queue) = self.ledger.queue(&shard.namespace, &shard.queue).await? else {
-            return Ok(());
+            return Ok(false);
         };
-        let Some(ticket) = self.ticket().await else { return Ok(()) };
+        let Some(ticket) = self.ticket().await else { return Ok(false) };
         let ledger = self.ledger.id();
         // Shut before it is won: a gate that is wiped after this cannot be opened by a late winner.
         let shut = self.engine.shut(shard, ledger, 1, ticket.not_after).await?;
-        let Shut::Shut { process, .. } = shut else { return Ok(()) };
+        let Shut::Shut { process, wiped } = shut else { return Ok(false) };
+        if wiped {
+            tracing::warn!(%shard, "the queue store held jobs of another ledger here (wrong_ledger); emptied");
+        }
         let is_first = self.ledger.first_generation(shard).await?;
         self.remember(shard);
         if !is_first {
-            return Ok(());
+            return Ok(false);
         }
         let opening = Opening {
             settings: queue.shard_settings(),
@@ -216,10 +228,11 @@ impl Delivery {
             slots: 0,
             ramp: Duration::ZERO,
         };
-        if self.engine.open_gate(shard, &opening).await? == Opened::Open {
+        let is_open = self.engine.open_gate(shard, &opening).await? == Opened::Open;
+        if is_open {
             self.ledger.note_opened(shard, 1, process).await?;
         }
-        Ok(())
+        Ok(is_open)
     }
 
     fn remember(&self, shard: &ShardId) {

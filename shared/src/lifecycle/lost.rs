@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Lifecycle;
 use super::lease::{End, LeaseError};
 use super::push::push_of;
-use super::record::to_record;
+use super::record::{Direct, to_record};
 use crate::backoff;
 use crate::engine::{Adopted, Adoption, Ended, Held, Outcome, Push, Settle, ShardId, Verdict};
 use crate::ledger::Recorded;
@@ -62,7 +62,8 @@ pub(super) async fn record(
     };
     let at = life.inner.engine.now().await?;
     let outcome = outcome(job, settle, end, at);
-    let replies = life.record_direct(vec![to_record(shard, outcome)]).await?;
+    let direct = Direct { record: to_record(shard, outcome), lease_id: Some(held.lease_id) };
+    let replies = life.record_direct(vec![direct]).await?;
     Ok(replies.first() == Some(&Recorded::Applied))
 }
 

@@ -16,7 +16,7 @@ use crate::engine::{Ended, Outcome, ShardId};
 use crate::ledger::runs::RecordReply;
 use crate::ledger::{LedgerError, Record, RecordRunning, Recorded};
 use crate::limits;
-use crate::model::id::JobId;
+use crate::model::id::{JobId, LeaseId};
 use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
 
@@ -167,17 +167,35 @@ pub async fn record_running(
     Ok(Some(last))
 }
 
+/// An outcome that came past the engine.
+#[derive(Debug, Clone)]
+pub struct Direct {
+    /// The outcome.
+    pub record: Record,
+    /// The lease's token, where the reporter knows it: after a clock that went back, another holder may have the same
+    /// fence.
+    pub lease_id: Option<LeaseId>,
+}
+
+/// Without a token.
+impl From<Record> for Direct {
+    fn from(record: Record) -> Self {
+        Self { record, lease_id: None }
+    }
+}
+
 /// Records outcomes that came past the engine, after the engine has let go of their jobs: committed first, a job that
 /// has ended could be started, and a lease that was taken back could count.
 pub(super) async fn record_direct(
     life: &Lifecycle,
-    records: Vec<Record>,
+    outcomes: Vec<Direct>,
 ) -> Result<Vec<Recorded>, LedgerError> {
     let started = Instant::now();
-    let freed = super::withdraw::withdraw(life, &records).await?;
-    let mut replies = vec![Recorded::Stale; records.len()];
+    let freed = super::withdraw::withdraw(life, &outcomes).await?;
+    let mut replies = vec![Recorded::Stale; outcomes.len()];
     let (mut places, mut kept, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, (record, free)) in records.into_iter().zip(&freed.free).enumerate() {
+    for (place, (Direct { record, .. }, free)) in outcomes.into_iter().zip(&freed.free).enumerate()
+    {
         if *free {
             places.push(place);
             ends.push((record.id, record.ended.is_terminal()));
@@ -188,13 +206,16 @@ pub(super) async fn record_direct(
         return Ok(replies);
     }
     let ticket = life.inner.delivery.ticket().await;
-    let still_holds = freed.still_holds(life).await?;
-    // Nor would the tombstones outlast a slow commit for ever.
-    if !still_holds || started.elapsed() >= limits::PUSH_WINDOW {
+    let again = || {
         let why = "the engine changed while it let go of the jobs; send the outcomes again";
-        return Err(LedgerError::Unavailable(why.into()));
+        LedgerError::Unavailable(why.into())
+    };
+    // The tombstones would not outlast a slow commit for ever.
+    if started.elapsed() >= limits::PUSH_WINDOW {
+        return Err(again());
     }
-    let reply = life.inner.ledger.record(kept).await?;
+    let reply =
+        life.inner.ledger.record_within(kept, freed.generations).await?.ok_or_else(again)?;
     let (mut applied, mut ended) = (Vec::new(), Vec::new());
     for ((place, (id, ends)), reply) in places.iter().zip(ends).zip(follow(life, reply, ticket)) {
         replies[*place] = reply;

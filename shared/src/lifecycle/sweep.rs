@@ -11,7 +11,7 @@ use super::Lifecycle;
 use super::delivery::{PushError, Ticket};
 use super::push::push_of;
 use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
-use crate::ledger::{Changed, Guard, JobPage, Queue, Record};
+use crate::ledger::{Changed, Guard, JobPage, LedgerError, Queue, Record};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError};
@@ -166,13 +166,13 @@ impl Pump {
 pub(super) type SeenFences = HashMap<JobId, Fence>;
 
 /// Fills one page of a shard that is being verified: pushes what the engine does not have, or, as `seen` says, has in
-/// an older form. Those met are moved from `seen` to `met`. Jobs that must not start are put into `over`: somebody may run
+/// an older form. Those met are moved from `seen` to `met`, with the ledger's fence. Jobs that must not start are put into `over`: somebody may run
 /// them still, which is not known before all holders have reported.
 pub(super) async fn fill_page(
     life: &Lifecycle,
     shard: &ShardId,
     after: Option<JobId>,
-    (seen, met): (&mut SeenFences, &mut HashSet<JobId>),
+    (seen, met): (&mut SeenFences, &mut SeenFences),
     over: &mut Vec<Job>,
 ) -> Result<Page, PushError> {
     let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
@@ -181,7 +181,7 @@ pub(super) async fn fill_page(
             "it does not tell its time".into(),
         )));
     };
-    met.extend(look.live.iter().chain(&look.over).map(|job| job.id));
+    met.extend(look.live.iter().chain(&look.over).map(|job| (job.id, job.fence)));
     over.append(&mut look.over);
     let older: HashSet<JobId> = look
         .live
@@ -244,8 +244,10 @@ async fn page(
     after: Option<JobId>,
 ) -> Result<Page, PushError> {
     let Some(look) = look(life, shard, changed_before, after).await? else {
-        let (checked, pushed, ended) = (0, 0, 0);
-        return Ok(Page { checked, pushed, ended, last: None, filled_to: after, is_full: false });
+        // The walk keeps its place.
+        return Err(
+            LedgerError::Unavailable("the queue store does not tell the time".into()).into()
+        );
     };
     let ended = end(life, shard, &look.over, look.now).await?;
     let checked = look.over.len() as u64;

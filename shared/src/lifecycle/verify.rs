@@ -24,7 +24,7 @@ use super::Lifecycle;
 use super::compare::{Compared, Comparison};
 use super::delivery::PushError;
 use crate::engine::{Gate, Opened, Opening, ShardId, Shut};
-use crate::ledger::{Epoch, LedgerError, Queue, WorkerBeat};
+use crate::ledger::{Epoch, LedgerError, WorkerBeat};
 use crate::limits;
 use crate::model::id::WorkerId;
 
@@ -90,10 +90,7 @@ pub async fn verify(
 ) -> Result<Verified, PushError> {
     let started = Instant::now();
     for _ in 0..TRIES_MAX {
-        let Some(queue) = life.inner.ledger.queue(&shard.namespace, &shard.queue).await? else {
-            return Ok(Verified::NoQueue);
-        };
-        match try_once(life, shard, &queue, epoch, settings).await? {
+        match try_once(life, shard, epoch, settings).await? {
             Try::Done(compared, missing) => {
                 let took = started.elapsed();
                 metrics::histogram!("windlass_verification_seconds").record(took);
@@ -101,6 +98,7 @@ pub async fn verify(
             }
             Try::NotLeader => return Ok(Verified::NotLeader),
             Try::Superseded => return Ok(Verified::Superseded),
+            Try::NoQueue => return Ok(Verified::NoQueue),
             Try::Again => {}
         }
     }
@@ -111,6 +109,7 @@ enum Try {
     Done(Compared, usize),
     NotLeader,
     Superseded,
+    NoQueue,
     /// The store has started anew, or was wiped, or this took too long.
     Again,
 }
@@ -118,7 +117,6 @@ enum Try {
 async fn try_once(
     life: &Lifecycle,
     shard: &ShardId,
-    queue: &Queue,
     epoch: Epoch,
     settings: &VerifySettings,
 ) -> Result<Try, PushError> {
@@ -141,7 +139,11 @@ async fn try_once(
         Shut::Late => return Ok(Try::Again),
     };
     tracing::info!(%shard, generation, %process, "verifying a shard");
-    let mut comparison = Comparison::new(life, shard, queue);
+    // Read once the shard is shut: a change of before may have been made in a store that was emptied since.
+    let Some(queue) = ledger.queue(&shard.namespace, &shard.queue).await? else {
+        return Ok(Try::NoQueue);
+    };
+    let mut comparison = Comparison::new(life, shard, &queue);
     life.inner.delivery.learn(shard, generation);
     let shut = Gate { ledger: ledger.id(), generation, process: None, sealed: false };
     let (filled, reports) =

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Lifecycle, PushError};
+use super::record::Direct;
+use super::{Lifecycle, PushError, record};
 use crate::engine::{Ended, ShardId, Withdrawal, Withdrawn};
-use crate::ledger::{LedgerError, Record, shard_of};
+use crate::ledger::{LedgerError, shard_of};
 use crate::limits::ENGINE_BATCH_MAX;
 use crate::model::id::JobId;
 use crate::model::job::Job;
@@ -13,38 +14,29 @@ use crate::model::job::Job;
 const LOOKUP_MAX: usize = 1_000;
 /// Times that outcomes which wait in the engine are recorded before it is asked again.
 const TRIES_MAX: usize = 5;
+/// Passes of one such time; a longer outbox is the recorder's, and the caller comes again.
+const PASSES_MAX: usize = 20;
 
 /// What may be committed, and for how long.
 pub(super) struct Freed {
     /// For each record whether it may. Those of jobs that the ledger does not know, or has ended, may: it refuses them
     /// itself.
     pub(super) free: Vec<bool>,
-    /// Verifications on record of each shard before its jobs were taken out.
-    generations: Vec<(ShardId, u64)>,
-}
-
-impl Freed {
-    /// Whether no shard was verified since: a store that was wiped has lost the tombstones, and its comparison may have
-    /// pushed the jobs again. To be asked right before the commit.
-    pub(super) async fn still_holds(&self, life: &Lifecycle) -> Result<bool, LedgerError> {
-        for (shard, generation) in &self.generations {
-            if life.inner.ledger.shard(shard).await?.generation != *generation {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
+    /// Verifications on record of each shard before its jobs were taken out. Only while they are the last may the
+    /// outcomes be committed: a store that was wiped has lost the tombstones, and its comparison may have pushed the
+    /// jobs again.
+    pub(super) generations: Vec<(ShardId, u64)>,
 }
 
 /// Takes the jobs of these records out of the engine.
 ///
 /// # Errors
 /// A store did not answer: nothing may be committed. Safe to repeat.
-pub(super) async fn withdraw(life: &Lifecycle, records: &[Record]) -> Result<Freed, LedgerError> {
-    let jobs = open_jobs(life, records).await?;
-    let mut free = vec![true; records.len()];
+pub(super) async fn withdraw(life: &Lifecycle, outcomes: &[Direct]) -> Result<Freed, LedgerError> {
+    let jobs = open_jobs(life, outcomes).await?;
+    let mut free = vec![true; outcomes.len()];
     let mut shards: HashMap<ShardId, Vec<usize>> = HashMap::new();
-    for (place, record) in records.iter().enumerate() {
+    for (place, Direct { record, .. }) in outcomes.iter().enumerate() {
         if let Some(job) = jobs.get(&record.id).filter(|job| job.namespace == record.namespace) {
             shards.entry(shard_of(job)).or_default().push(place);
         }
@@ -53,7 +45,7 @@ pub(super) async fn withdraw(life: &Lifecycle, records: &[Record]) -> Result<Fre
     for (shard, places) in shards {
         let generation = life.inner.ledger.shard(&shard).await?.generation;
         for places in places.chunks(ENGINE_BATCH_MAX) {
-            from_shard(life, &shard, records, places, &mut free).await.map_err(
+            from_shard(life, &shard, outcomes, places, &mut free).await.map_err(
                 |error| match error {
                     PushError::Ledger(error) => error,
                     PushError::Engine(error) => LedgerError::Unavailable(Box::new(error)),
@@ -67,9 +59,9 @@ pub(super) async fn withdraw(life: &Lifecycle, records: &[Record]) -> Result<Fre
 
 async fn open_jobs(
     life: &Lifecycle,
-    records: &[Record],
+    outcomes: &[Direct],
 ) -> Result<HashMap<JobId, Job>, LedgerError> {
-    let ids: Vec<JobId> = records.iter().map(|record| record.id).collect();
+    let ids: Vec<JobId> = outcomes.iter().map(|outcome| outcome.record.id).collect();
     let mut jobs = HashMap::new();
     for ids in ids.chunks(LOOKUP_MAX) {
         let found = life.inner.ledger.jobs(ids).await?;
@@ -82,14 +74,14 @@ async fn open_jobs(
 async fn from_shard(
     life: &Lifecycle,
     shard: &ShardId,
-    records: &[Record],
+    outcomes: &[Direct],
     places: &[usize],
     free: &mut [bool],
 ) -> Result<(), PushError> {
     let mut left = places.to_vec();
     for _ in 0..TRIES_MAX {
         let leases: Vec<Withdrawal> =
-            left.iter().map(|place| withdrawal(&records[*place])).collect();
+            left.iter().map(|place| withdrawal(&outcomes[*place])).collect();
         let replies = life.inner.engine.withdraw(shard, &leases).await?;
         let mut finishing = Vec::new();
         for (place, reply) in left.into_iter().zip(replies) {
@@ -103,18 +95,27 @@ async fn from_shard(
         if left.is_empty() {
             return Ok(());
         }
-        while super::record::record_outcomes(life, shard).await? > 0 {}
+        record_waiting(life, shard).await?;
     }
     Err(LedgerError::Unavailable("outcomes of the same jobs are being recorded".into()).into())
 }
 
-fn withdrawal(record: &Record) -> Withdrawal {
+/// Records what waits in the outbox now. Others add to it meanwhile: their outcomes are not waited for.
+async fn record_waiting(life: &Lifecycle, shard: &ShardId) -> Result<(), PushError> {
+    for _ in 0..PASSES_MAX {
+        if record::record_outcomes(life, shard).await? < record::PASS_MAX as usize {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn withdrawal(Direct { record, lease_id }: &Direct) -> Withdrawal {
     let counts = matches!(record.ended, Ended::Succeeded | Ended::Retry(_) | Ended::Dead);
     Withdrawal {
         id: record.id,
         fence: record.fence,
-        // The direct path does not carry it.
-        lease_id: None,
+        lease_id: *lease_id,
         attempt: record.attempt.saturating_sub(u32::from(counts)),
         crashes: record.crashes,
         ends: record.ended.is_terminal(),

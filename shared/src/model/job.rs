@@ -284,10 +284,15 @@ pub struct NewJob {
     pub priority: Priority,
     /// The caller's JSON.
     pub payload: Value,
-    /// Not before; `None` is now.
+    /// Not before; `None`: see `delay`.
     pub run_at: Option<Timestamp>,
-    /// Not started by then: expired.
+    /// Not before this long after acceptance, by the ledger's clock: that of the host that submits may be wrong.
+    /// `None` is at once.
+    pub delay: Option<Duration>,
+    /// Not started by then: expired. `None`: see `ttl`.
     pub expires_at: Option<Timestamp>,
+    /// Not started this long after acceptance: expired.
+    pub ttl: Option<Duration>,
     /// Its rules.
     pub spec: JobSpec,
     /// Its unique key.
@@ -313,7 +318,9 @@ impl NewJob {
             priority: Priority::default(),
             payload,
             run_at: None,
+            delay: None,
             expires_at: None,
+            ttl: None,
             spec: JobSpec::default(),
             unique: None,
             tags: Vec::new(),
@@ -321,6 +328,13 @@ impl NewJob {
             request_id: None,
             traceparent: None,
         }
+    }
+
+    /// Its `run_at` and `expires_at` if the ledger accepts it at this instant.
+    pub fn times(&self, accepted_at: Timestamp) -> (Timestamp, Option<Timestamp>) {
+        let after = |length: Option<Duration>| length.map(|length| accepted_at.plus(length));
+        let run_at = self.run_at.or(after(self.delay)).unwrap_or(accepted_at);
+        (run_at, self.expires_at.or(after(self.ttl)))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::model::job::Priority;
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 pub use crate::testkit::gates::LEDGER;
-use crate::testkit::gates::open_shard;
+use crate::testkit::gates::{open_shard, until};
 
 pub mod adopt;
 pub mod cancel;
@@ -131,7 +131,7 @@ impl Rig {
     /// Pushes in time.
     pub async fn push(&self, jobs: &[Push]) -> Vec<Pushed> {
         let not_after = self.now().await.plus(PUSH_WINDOW);
-        self.engine.push(&self.shard, jobs, not_after, u64::MAX).await.expect("push").pushed
+        self.engine.push(&self.shard, jobs, &until(not_after)).await.expect("push").pushed
     }
 
     /// Opens the shard and pushes the jobs numbered 0 to `count`, all due now.
@@ -296,6 +296,7 @@ macro_rules! engine_cases {
             a_higher_fence_revives_a_finished_job
             a_late_push_changes_nothing
             a_push_of_before_a_comparison_is_refused
+            a_shard_of_another_ledger_takes_no_jobs
             a_leased_or_finished_job_is_present
             a_full_shard_refuses_job_by_job
             delayed_jobs_keep_nobody_out
@@ -451,6 +452,7 @@ macro_rules! engine_cases {
             what_has_ended_is_over
             a_later_lease_or_fence_is_not_taken_away
             a_retried_attempt_is_not_adopted
+            a_settled_lease_is_not_adopted
             an_older_view_gives_way
             adoption_is_bound_once_the_gate_is_sealed
             a_stale_end_gives_way_to_a_later_lease

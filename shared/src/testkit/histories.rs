@@ -13,7 +13,8 @@ use crate::engine::model::{Bounds, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
     GateView, Held, Live, LiveEntry, Mark, Opened, Opening, Outcome, Position, ProcessId, Push,
-    PushReply, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut, Withdraw,
+    PushReply, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut, Validity,
+    Withdraw, Withdrawal, Withdrawn,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
@@ -24,7 +25,7 @@ mod player;
 pub mod shrink;
 pub mod watch;
 
-pub use draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, draw};
+pub use draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, WithdrawalPick, draw};
 pub use player::Player;
 
 /// Bounds that a short history reaches. The engine under test must run with them.
@@ -37,7 +38,7 @@ pub const BOUNDS: Bounds =
 pub enum Call {
     Push {
         jobs: Vec<Push>,
-        not_after: Timestamp,
+        valid: Validity,
     },
     Claim(ClaimRequest),
     Extend {
@@ -74,7 +75,16 @@ pub enum Call {
         lease: Duration,
         leases: Vec<Adoption>,
     },
-    Report(WorkerId),
+    Report {
+        ledger: LedgerId,
+        generation: u64,
+        worker: WorkerId,
+    },
+    Seal {
+        ledger: LedgerId,
+        generation: u64,
+    },
+    Withdraw(Vec<Withdrawal>),
     /// A whole walk.
     Scan,
     Drop {
@@ -107,6 +117,8 @@ pub enum Reply {
     OpenGate(Opened),
     Adopt(Vec<Adopted>),
     Report,
+    Seal(bool),
+    Withdraw(Vec<Withdrawn>),
     /// Everything seen, each once, in order; and the last page's position.
     Scan(Vec<LiveEntry>, Position),
     Drop(Vec<bool>),
@@ -115,7 +127,7 @@ pub enum Reply {
 /// Carries out a call on the model at an instant.
 pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
     match call {
-        Call::Push { jobs, not_after } => Reply::Push(shard.push(now, jobs, *not_after, u64::MAX)),
+        Call::Push { jobs, valid } => Reply::Push(shard.push(now, jobs, valid)),
         Call::Claim(request) => Reply::Claim(shard.claim(now, request)),
         Call::Extend { held, lease } => Reply::Extend(shard.extend(now, held, *lease)),
         Call::Settle(settles) => Reply::Settle(shard.settle(now, settles)),
@@ -142,10 +154,12 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Adopt { worker, lease, leases } => {
             Reply::Adopt(shard.adopt(now, *worker, *lease, leases))
         }
-        Call::Report(worker) => {
-            shard.report_worker(*worker);
+        Call::Report { ledger, generation, worker } => {
+            shard.report_worker(*ledger, *generation, *worker);
             Reply::Report
         }
+        Call::Seal { ledger, generation } => Reply::Seal(shard.seal(*ledger, *generation)),
+        Call::Withdraw(leases) => Reply::Withdraw(shard.withdraw(now, leases)),
         Call::Scan => {
             let page = shard.scan();
             Reply::Scan(page.entries, page.position)
@@ -157,9 +171,7 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
 /// Carries out a call on an engine.
 pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply, EngineError> {
     Ok(match call {
-        Call::Push { jobs, not_after } => {
-            Reply::Push(engine.push(shard, jobs, *not_after, u64::MAX).await?)
-        }
+        Call::Push { jobs, valid } => Reply::Push(engine.push(shard, jobs, valid).await?),
         Call::Claim(request) => Reply::Claim(engine.claim(shard, request).await?),
         Call::Extend { held, lease } => Reply::Extend(engine.extend(shard, held, *lease).await?),
         Call::Settle(settles) => Reply::Settle(engine.settle(shard, settles).await?),
@@ -190,10 +202,14 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Adopt { worker, lease, leases } => {
             Reply::Adopt(engine.adopt(shard, *worker, *lease, leases).await?)
         }
-        Call::Report(worker) => {
-            engine.report(shard, *worker).await?;
+        Call::Report { ledger, generation, worker } => {
+            engine.report(shard, *ledger, *generation, *worker).await?;
             Reply::Report
         }
+        Call::Seal { ledger, generation } => {
+            Reply::Seal(engine.seal(shard, *ledger, *generation).await?)
+        }
+        Call::Withdraw(leases) => Reply::Withdraw(engine.withdraw(shard, leases).await?),
         Call::Scan => walk(engine, shard).await?,
         Call::Drop { jobs, bury } => Reply::Drop(engine.drop_jobs(shard, jobs, *bury).await?),
     })

@@ -175,7 +175,14 @@ impl PostgresServer {
         let mut command = self.program("postgres");
         command.arg("-D").arg(self.folder.join("data"));
         command.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
-        for setting in ["listen_addresses=", "max_connections=60", "shared_buffers=64MB"] {
+        let own = [
+            "listen_addresses=",
+            "max_connections=60",
+            "shared_buffers=64MB",
+            // In its own folder: a server that is killed leaves nothing behind.
+            "dynamic_shared_memory_type=mmap",
+        ];
+        for setting in own {
             command.args(["-c", setting]);
         }
         for setting in &self.settings {

@@ -14,7 +14,7 @@ use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{BOUNDS, LEASE, Rig, kind, proof};
-use windlass_shared::testkit::gates::open_shard;
+use windlass_shared::testkit::gates::{open_shard, until};
 
 async fn rig() -> Rig {
     let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
@@ -56,7 +56,7 @@ async fn under_contention_every_job_is_settled_once() {
     for batch in 0..JOBS / 100 {
         let jobs: Vec<Push> = (0..100).map(|n| job(batch * 100 + n, now)).collect();
         let not_after = engine.now().await.unwrap().plus(PUSH_WINDOW);
-        let reply = engine.push(&shard, &jobs, not_after, u64::MAX).await.unwrap();
+        let reply = engine.push(&shard, &jobs, &until(not_after)).await.unwrap();
         assert_eq!(reply.pushed, vec![Pushed::Added; 100]);
     }
     let workers = (0..4).map(|_| tokio::spawn(work(engine.clone(), shard.clone())));

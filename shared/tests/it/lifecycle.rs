@@ -640,13 +640,13 @@ async fn an_outcome_of_the_direct_path_ends_the_job_in_the_engine_too() {
         timed_out: false,
         usage: None,
     };
-    let replies = world.life.record_direct(vec![record.clone()]).await.unwrap();
+    let replies = world.life.record_direct(vec![record.clone().into()]).await.unwrap();
     assert_eq!(replies, [Recorded::Applied]);
     assert_eq!(world.job(job.id).await.state, JobState::Succeeded);
     // The lease is asked to stop; when it runs out, the job does not come back.
     let live = world.life.engine().peek(&world.shard, job.id).await.unwrap().map(|l| l.state);
     assert!(matches!(live, None | Some(LiveState::Leased { cancel: true, .. })), "{live:?}");
-    assert_eq!(world.life.record_direct(vec![record]).await.unwrap(), [Recorded::Stale]);
+    assert_eq!(world.life.record_direct(vec![record.into()]).await.unwrap(), [Recorded::Stale]);
 }
 
 /// Goal: a record of a newer build is left to a newer build, not ended as somebody else's.

@@ -13,7 +13,7 @@ use windlass_shared::engine::{
 };
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::testkit::engine_suite::{kind, proof};
-use windlass_shared::testkit::gates::open_shard;
+use windlass_shared::testkit::gates::{open_shard, until};
 use windlass_shared::testkit::histories::Replay;
 use windlass_shared::testkit::redis_server::RedisServer;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
@@ -68,7 +68,7 @@ impl Scene {
             ..Push::new(Fence(1), kind("plain"), now.plus(later), Bytes::from(vec![b'e'; 90]))
         };
         let jobs: Vec<Push> = (0..count).map(|_| job()).collect();
-        let reply = self.engine().push(self.shard(), &jobs, now, u64::MAX).await.unwrap();
+        let reply = self.engine().push(self.shard(), &jobs, &until(now)).await.unwrap();
         assert_eq!(reply.pushed, vec![Pushed::Added; count]);
         self.unfinished.extend(jobs.into_iter().map(|job| (job.id, job)));
     }
@@ -177,7 +177,7 @@ impl Scene {
         let missing = ids.iter().zip(&known).filter(|(_, known)| !**known);
         let missing: Vec<Push> = missing.map(|(id, _)| self.unfinished[id].clone()).collect();
         let now = self.engine().now().await.unwrap();
-        let reply = self.engine().push(self.shard(), &missing, now, u64::MAX).await.unwrap();
+        let reply = self.engine().push(self.shard(), &missing, &until(now)).await.unwrap();
         assert_eq!(reply.pushed, vec![Pushed::Added; missing.len()]);
         let known = self.engine().exists(self.shard(), &ids).await.unwrap();
         assert_eq!(known, vec![true; ids.len()], "what was mended is known");
@@ -293,7 +293,7 @@ async fn a_mended_job_keeps_its_fence() {
     let (engine, shard) = (scene.engine(), scene.shard());
     assert_eq!(engine.exists(shard, &[lost.id]).await.unwrap(), [false]);
     let now = engine.now().await.unwrap();
-    assert_eq!(engine.push(shard, &[job], now, u64::MAX).await.unwrap().pushed, [Pushed::Added]);
+    assert_eq!(engine.push(shard, &[job], &until(now)).await.unwrap().pushed, [Pushed::Added]);
     assert_eq!(engine.exists(shard, &[lost.id]).await.unwrap(), [true]);
     let settle = Settle { held: lost, verdict: Verdict::Dead, detail: Bytes::new() };
     assert_eq!(engine.settle(shard, &[settle]).await.unwrap().settles, [Settled::Gone]);

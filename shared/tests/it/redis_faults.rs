@@ -70,11 +70,19 @@ faults! {
     a_verified_shard_is_shut_again: "or (present == given and not is_shut()) then" => "then";
     a_foreign_shard_keeps_its_outcomes: "DELAYED, LEASES, OUTBOX, TOMBS0" => "DELAYED, LEASES, TOMBS0";
     opening_takes_older_settings: "if given_version >= version then" => "if true then";
-    an_ended_lease_is_adopted: "~= sub(job, 9, 16) then return -2 end" => "~= sub(job, 9, 16) then return 2 end";
+    an_ended_lease_is_adopted: "if old_fence == fence and ended then return -2 end" => "";
+    a_settled_lease_is_adopted: "or (held and sub(held, 31, 46) == sub(proof, 1, 16))" => "";
+    a_settled_lease_is_withdrawn: "(settled or tally" => "(tally";
+    a_foreign_push_is_taken: "if has_gate() and sub(rest, 25, 40) ~= ARGV[4] then" => "if false then";
+    an_older_push_is_taken: "or generation() > max(tonumber(ARGV[3]), 1) then" => "then";
+    another_generation_is_sealed: "if sub(rest, 25, 48) ~= ARGV[2] .. ARGV[3] or not" => "if not";
+    a_withdrawn_job_leaves_no_tombstone: "bury(buried)" => "";
+    another_holder_is_withdrawn: "(old_fence == fence and other)) and" => "false) and";
     a_finishing_job_is_adopted: "if status == FINISHING then return (bound or old_fence >= fence) and -1 or 2 end" => "";
     adoption_forgets_bytes: "bytes = bytes + length\n      jobs" => "jobs";
     another_instant_is_confirmed: "and sub(outcome, 90, 97) == sub(mark, 33)" => "";
     nothing_is_noted_as_recorded: "put(1, sub(listed[count], 1, 8))" => "";
     any_fence_is_dropped: "if head and sub(head, 1, 8) == fence then" => "if head then";
-    an_open_gate_takes_reports: "if is_shut() then call(\"SADD\"" => "if true then call(\"SADD\"";
+    an_open_gate_takes_reports: "if is_shut() and sub(rest, 25, 48)" => "if sub(rest, 25, 48)";
+    another_verification_takes_reports: "and sub(rest, 25, 48) == ARGV[3] then call(\"SADD\"" => "then call(\"SADD\"";
 }

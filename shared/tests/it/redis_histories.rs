@@ -146,7 +146,7 @@ impl Listener {
     fn start(server: &RedisServer, redis: &OnRedis) -> Self {
         let mut connection = Connection::open(server.port()).unwrap();
         let channels =
-            ["r", "o", "c", "g"].map(|end| format!("w:{{{}}}:signals:{end}", redis.shard));
+            ["r", "o", "c", "g", "u"].map(|end| format!("w:{{{}}}:signals:{end}", redis.shard));
         for channel in &channels {
             connection.call(&["SUBSCRIBE", channel]).unwrap().expect_ok();
         }
@@ -169,6 +169,7 @@ impl Listener {
                     b'r' => wake.ready = true,
                     b'o' => wake.outcomes = true,
                     b'g' => wake.shut = true,
+                    b'u' => wake.unverified = true,
                     b'c' => {
                         let (id, rest) = text.split_first_chunk().expect("an id follows");
                         wake.cancels.push(JobId::from_bytes(*id));

@@ -17,7 +17,7 @@ use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::engine_suite::{self, Rig};
-use windlass_shared::testkit::gates::open_shard;
+use windlass_shared::testkit::gates::{open_shard, until};
 use windlass_shared::testkit::histories::{self, Call, Replay, Reply, call};
 use windlass_shared::testkit::redis_server::READY_MAX;
 
@@ -185,7 +185,7 @@ pub async fn push(engine: &Engine, shard: &ShardId) -> Result<JobId, EngineError
     let job =
         Push::new(Fence(1), "plain".parse().expect("a legal kind"), now, Bytes::from_static(b"{}"));
     let reply =
-        engine.push(shard, std::slice::from_ref(&job), now.plus(PUSH_WINDOW), u64::MAX).await?;
+        engine.push(shard, std::slice::from_ref(&job), &until(now.plus(PUSH_WINDOW))).await?;
     assert_eq!(reply.pushed, [Pushed::Added]);
     Ok(job.id)
 }

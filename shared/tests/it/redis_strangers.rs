@@ -11,6 +11,7 @@ use windlass_shared::engine::{
 };
 use windlass_shared::model::id::{Fence, JobId};
 use windlass_shared::testkit::engine_suite::{Rig, id, proof};
+use windlass_shared::testkit::gates::until;
 use windlass_shared::testkit::redis_server::RedisServer;
 use windlass_shared::testkit::redis_server::resp::Connection;
 
@@ -73,7 +74,7 @@ async fn strange_values_are_told_and_never_panic() {
         let now = rig.now().await;
         let nothing = Mark { seq: 1, id: id(9), fence: Fence(1), at: now };
         let errors: Vec<EngineError> = [
-            engine.push(&shard, &[job], now, u64::MAX).await.err(),
+            engine.push(&shard, &[job], &until(now)).await.err(),
             engine.claim(&shard, &rig.request(1)).await.err(),
             engine.outcomes(&shard, 9).await.err(),
             engine.confirm(&shard, &nothing).await.err(),
@@ -133,7 +134,7 @@ async fn batches_of_any_size_and_shape_are_taken() {
         jobs.push(Push::new(Fence(1), "plain".parse().unwrap(), now, Bytes::from_static(b"{}")));
     }
     jobs.push(jobs[449].clone());
-    let reply = engine.push(&shard, &jobs, now, u64::MAX).await.unwrap();
+    let reply = engine.push(&shard, &jobs, &until(now)).await.unwrap();
     assert_eq!(reply.pushed[..450], [Pushed::Added; 450]);
     assert_eq!(reply.pushed[450], Pushed::Present);
     let mut held = Vec::new();

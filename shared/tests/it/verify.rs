@@ -13,13 +13,14 @@ use windlass_shared::engine::embedded::Embedded;
 use windlass_shared::engine::envelope::Detail;
 use windlass_shared::engine::{
     Adopted, Adoption, ClaimRequest, ClaimState, Claimed, Ended, Engine, Held, LiveState, Push,
-    Settle, Settled, ShardId, Verdict,
+    Settle, Settled, ShardId, Validity, Verdict,
 };
 use windlass_shared::ledger::{
     Accepted, Epoch, Ledger, Record, RecordRunning, Recorded, Submission, SubmitOutcome, WorkerBeat,
 };
 use windlass_shared::lifecycle::compare::Auditor;
 use windlass_shared::lifecycle::lease::{End, Landed, Shown, Take};
+use windlass_shared::lifecycle::record::Direct;
 use windlass_shared::lifecycle::sweep::Sweeper;
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::lifecycle::{Lifecycle, record};
@@ -27,6 +28,7 @@ use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 use windlass_shared::model::job::{Job, JobState, NewJob, Value};
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
+use windlass_shared::testkit::gates::until;
 
 /// How long a test waits for what another task must do soon.
 const SOON: Duration = Duration::from_secs(20);
@@ -189,13 +191,15 @@ impl Rig {
 
     /// What a worker does when it hears that the gate is shut: adopts, then reports.
     async fn adopt_and_report(&self, mine: &[Mine]) {
-        soon("a shut gate", async || {
+        let gate = soon("a shut gate", async || {
             let view = self.life.engine().gate(&self.shard).await.unwrap();
-            view.gate.is_some_and(|gate| gate.process.is_none()).then_some(())
+            view.gate.filter(|gate| gate.process.is_none())
         })
         .await;
         self.adopt(mine).await;
-        self.life.engine().report(&self.shard, self.worker).await.unwrap();
+        let reported =
+            self.life.engine().report(&self.shard, gate.ledger, gate.generation, self.worker);
+        reported.await.unwrap();
     }
 
     async fn verify(&self) -> Verified {
@@ -285,13 +289,40 @@ async fn what_was_settled_and_lost_is_recorded_by_the_direct_path_and_does_not_r
         rig.adopt_and_report(&[]).await;
     };
     let record = mine.record(&rig.shard.namespace, Ended::Succeeded);
-    let replies = rig.life.record_direct(vec![record]).await.unwrap();
+    let replies = rig.life.record_direct(vec![record.into()]).await.unwrap();
     assert_eq!(replies, [Recorded::Applied]);
     let (verified, ()) = tokio::join!(rig.verify(), replay);
     assert!(matches!(verified, Verified::Opened { .. }), "{verified:?}");
     assert_eq!(rig.state(id).await, JobState::Succeeded);
     assert!(rig.try_claim(1).await.1.is_empty());
     assert_eq!(rig.adopt(&[mine]).await, [Adopted::Over], "its tombstone stands");
+}
+
+/// Goal: a lease that has the number of another one does not end it. Method: the store has gone back to before the
+/// first claim, and its clock with it, so that the second one gets the same number.
+#[tokio::test]
+async fn an_outcome_does_not_end_the_lease_of_another_holder_with_its_number() {
+    let rig = Rig::new().await;
+    let id = rig.submit(1).await[0].id;
+    let mine = rig.claim(1).await.remove(0);
+    let others = Adoption { lease_id: LeaseId::random(), ..mine.adoption() };
+    rig.engine.wipe();
+    let adopted = async {
+        soon("a shut gate", async || rig.life.engine().gate(&rig.shard).await.unwrap().gate).await;
+        let leases = std::slice::from_ref(&others);
+        let engine = rig.life.engine();
+        let held = engine.adopt(&rig.shard, WorkerId::generate(), LEASE, leases).await.unwrap();
+        assert!(matches!(held[0], Adopted::Held { .. }), "{held:?}");
+        rig.adopt_and_report(&[]).await;
+    };
+    let (verified, ()) = tokio::join!(rig.verify(), adopted);
+    assert!(matches!(verified, Verified::Opened { .. }), "{verified:?}");
+    let record = mine.record(&rig.shard.namespace, Ended::Succeeded);
+    let direct = Direct { record, lease_id: Some(mine.lease_id) };
+    assert_eq!(rig.life.record_direct(vec![direct]).await.unwrap(), [Recorded::Stale]);
+    assert!(!rig.state(id).await.is_terminal());
+    let live = rig.live(id).await;
+    assert!(matches!(live, Some(LiveState::Leased { .. })), "{live:?}");
 }
 
 /// Goal: an attempt that failed while its engine was lost counts, and its delay holds, although the comparison has
@@ -314,7 +345,7 @@ async fn a_failed_attempt_counts_although_the_comparison_was_faster() {
     assert!(matches!(rig.live(id).await, Some(LiveState::Ready { .. })), "pushed again");
     let again = mine.at.plus(Duration::from_secs(600));
     let record = mine.record(&rig.shard.namespace, Ended::Retry(again));
-    let replies = rig.life.record_direct(vec![record]).await.unwrap();
+    let replies = rig.life.record_direct(vec![record.into()]).await.unwrap();
     assert_eq!(replies, [Recorded::Applied]);
     let live = rig.life.engine().peek(&rig.shard, id).await.unwrap();
     let live = live.expect("it waits for its next attempt");
@@ -485,13 +516,14 @@ async fn the_audit_takes_out_what_the_ledger_does_not_know_or_has_ended() {
     // Ended past the engine, which still has it leased and cannot be told: its entry is as before.
     let before = rig.engine.snapshot();
     let record = ended.record(&rig.shard.namespace, Ended::Succeeded);
-    rig.life.record_direct(vec![record]).await.unwrap();
+    rig.life.record_direct(vec![record.into()]).await.unwrap();
     rig.engine.restart_from(before);
     let stranger = Push::new(Fence(1), "echo".parse().unwrap(), ended.at, Bytes::new());
+    let ledger = rig.life.ledger().id();
     let not_after = rig.life.engine().now().await.unwrap().plus(SOON);
     rig.life
         .engine()
-        .push(&rig.shard, std::slice::from_ref(&stranger), not_after, u64::MAX)
+        .push(&rig.shard, std::slice::from_ref(&stranger), &Validity { ledger, ..until(not_after) })
         .await
         .unwrap();
 
@@ -552,4 +584,29 @@ async fn a_remote_workers_result_survives_a_wipe() {
     assert_eq!(rig.state(shown.held.id).await, JobState::Succeeded);
     rig.verify_with(&[]).await;
     assert!(rig.try_claim(1).await.1.is_empty());
+}
+
+/// Nothing of the old one is leased from the first job of the new one on.
+#[tokio::test]
+async fn a_new_ledger_finds_the_store_of_another_and_empties_it() {
+    let engine = Arc::new(Embedded::new(Clock::System));
+    let old = Rig::with(tempfile::tempdir().unwrap(), engine.clone()).await;
+    old.submit(2).await;
+    let running = old.claim(1).await.remove(0);
+    let new = Rig::with(tempfile::tempdir().unwrap(), engine).await;
+    let ours = new.submit(1).await;
+    soon("a gate of the new ledger", async || {
+        let gate = new.life.engine().gate(&new.shard).await.unwrap().gate;
+        gate.filter(|gate| gate.ledger == new.life.ledger().id() && gate.process.is_some())
+    })
+    .await;
+    let claimed = new.claim(1).await;
+    assert_eq!(claimed[0].job.id, ours[0].id);
+    assert_eq!(new.try_claim(9).await.1.len(), 0, "what another ledger had left is gone");
+    assert_eq!(old.settle(&running, Verdict::Succeeded).await, Settled::Gone);
+    // The old one does not push into it any more.
+    old.submit(1).await;
+    let queue = old.life.ledger().queue(&old.shard.namespace, &old.shard.queue).await.unwrap();
+    let swept = Sweeper::default().pass(&old.life, &queue.unwrap()).await.unwrap();
+    assert_eq!((swept.pushed, new.try_claim(9).await.1.len()), (0, 0));
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use windlass_shared::engine::Verdict;
 use windlass_shared::engine::envelope::Detail;
-use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LeaseId, LedgerId};
 use windlass_shared::model::job::{JobError, Value};
 use windlass_shared::model::time::{Span, Timestamp};
 
@@ -32,6 +32,7 @@ struct Body<'a> {
 struct Item<'a> {
     job_id: JobId,
     fence: Fence,
+    lease_id: LeaseId,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay: Option<Span>,
@@ -87,6 +88,7 @@ fn item<'a>(outcome: &DirectOutcome, detail: &'a Detail) -> Item<'a> {
     Item {
         job_id: outcome.job_id,
         fence: outcome.fence,
+        lease_id: outcome.lease_id,
         outcome: word,
         delay,
         at: outcome.at,

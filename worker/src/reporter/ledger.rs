@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use windlass_shared::engine::{Ended, Verdict};
 use windlass_shared::ledger::{Ledger, LedgerError, LogLine, Record, Recorded, WorkerBeat};
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::record::Direct;
 use windlass_shared::lifecycle::resume::previous;
 use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId};
 use windlass_shared::model::job::Progress;
@@ -122,8 +123,12 @@ impl Reporter for LedgerReporter {
             if ledger.is_some_and(|ledger| ledger != self.ledger.id()) {
                 return Err(ReportError::Refused(409));
             }
-            let records = outcomes.iter().map(|outcome| self.to_record(outcome)).collect();
-            let recorded = self.life.record_direct(records).await.map_err(unavailable)?;
+            let direct = |outcome: &DirectOutcome| Direct {
+                record: self.to_record(outcome),
+                lease_id: Some(outcome.lease_id),
+            };
+            let outcomes = outcomes.iter().map(direct).collect();
+            let recorded = self.life.record_direct(outcomes).await.map_err(unavailable)?;
             let reply = |recorded| match recorded {
                 Recorded::Applied => DirectReply::Applied,
                 Recorded::Stale => DirectReply::Stale,

@@ -16,7 +16,7 @@ use windlass_shared::engine::envelope::{Detail, DetailHead};
 use windlass_shared::engine::{Engine, Verdict};
 use windlass_shared::ledger::Ledger;
 use windlass_shared::lifecycle::Lifecycle;
-use windlass_shared::model::id::{BlobId, Fence, JobId, LedgerId, WorkerId};
+use windlass_shared::model::id::{BlobId, Fence, JobId, LeaseId, LedgerId, WorkerId};
 use windlass_shared::model::job::{JobError, Value};
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::time::Timestamp;
@@ -230,6 +230,7 @@ fn outcome(verdict: Verdict, detail: Detail) -> DirectOutcome {
     DirectOutcome {
         job_id: JobId::generate(),
         fence: Fence(7),
+        lease_id: LeaseId::from_bytes([2; 16]),
         verdict,
         at: Timestamp::from_millis(3_000),
         claimed_at: Timestamp::from_millis(1_000),
@@ -280,7 +281,8 @@ async fn outcomes_go_by_the_direct_path_with_all_that_the_engine_would_carry() {
         .map(|asked| serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap())
         .collect();
     let item = |n: usize, outcome: &str| {
-        json!({"job_id": outcomes[n].job_id, "fence": 7, "outcome": outcome, "at": "1970-01-01T00:00:03.000Z",
+        json!({"job_id": outcomes[n].job_id, "fence": 7,
+            "lease_id": outcomes[n].lease_id, "outcome": outcome, "at": "1970-01-01T00:00:03.000Z",
             "claimed_at": "1970-01-01T00:00:01.000Z", "attempt": 2, "crashes": 1, "timed_out": false,
             "worker": "01010101-0101-0101-0101-010101010101"})
     };

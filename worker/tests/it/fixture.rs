@@ -22,7 +22,7 @@ use windlass_shared::model::job::{JobSpec, Priority, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::retry::{Backoff, Jitter};
 use windlass_shared::model::time::{Span, Timestamp};
-use windlass_shared::testkit::gates::open_shard;
+use windlass_shared::testkit::gates::{open_shard, until};
 use windlass_worker::builder::{EngineSource, WorkerBuilder};
 use windlass_worker::reporter::{
     DirectOutcome, DirectReply, Left, Report, ReportError, ReportReply, Reporter,
@@ -189,7 +189,7 @@ impl Rig {
         let now = self.engine.now().await.unwrap();
         let push = Push { id, ..Push::new(Fence(0), kind, now, envelope) };
         let not_after = now.plus(Duration::from_secs(5));
-        let reply = self.engine.push(&self.shard, &[push], not_after, u64::MAX).await.unwrap();
+        let reply = self.engine.push(&self.shard, &[push], &until(not_after)).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Added]);
         id
     }

@@ -21,6 +21,8 @@
 #define MAGIC 0x314b434f4c43574cULL
 #define SECOND 1000000000LL
 #define MILLION 1000000LL
+// Added to the number of a clock: the true one, for evidence. The kernel knows no such numbers.
+#define TRUE_CLOCK 0x10000
 
 // shown = shown_at_base + (true - true_at_base) * rate / 1e6
 struct line { volatile int64_t true_at_base, shown_at_base, rate_ppm; };
@@ -125,6 +127,7 @@ static struct timespec true_span(const struct timespec *ts) {
 
 int clock_gettime(clockid_t id, struct timespec *ts) {
     struct line line;
+    if (id >= TRUE_CLOCK) return (int)checked(raw(SYS_clock_gettime, id - TRUE_CLOCK, (long)ts, 0, 0, 0, 0));
     long result = raw(SYS_clock_gettime, id, (long)ts, 0, 0, 0, 0);
     if (result == 0 && line_of(id, &line))
         *ts = split(line.shown_at_base + scaled(joined(ts) - line.true_at_base, line.rate_ppm, MILLION));

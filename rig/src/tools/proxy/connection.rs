@@ -37,7 +37,7 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
 ) {
     let _open = Open(Arc::clone(&shared));
-    let connecting = TcpStream::connect(shared.options.to);
+    let connecting = TcpStream::connect(shared.target());
     let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT_MAX, connecting).await else {
         return reset(client);
     };

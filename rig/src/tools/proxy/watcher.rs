@@ -162,7 +162,7 @@ fn see_request(shared: &Arc<Shared>, request: Vec<u8>) {
 
 async fn send_later(shared: &Shared, request: Vec<u8>, after: Duration) {
     tokio::time::sleep(after).await;
-    let status = send_again(shared.options.to, &request).await.unwrap_or(0);
+    let status = send_again(shared.target(), &request).await.unwrap_or(0);
     shared.count(|stats| {
         stats.duplicated += 1;
         *stats.duplicate_statuses.entry(status).or_default() += 1;

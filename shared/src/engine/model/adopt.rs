@@ -54,7 +54,12 @@ impl Shard {
                 (!is_own && is_later).then_some(Adopted::Stolen)
             }
             Status::Ready | Status::Delayed => {
-                let has_ended = has_ended(entry, fence, adoption.job.attempt, adoption.job.crashes);
+                let has_ended = has_ended(
+                    entry,
+                    fence,
+                    (adoption.job.attempt, adoption.job.crashes),
+                    Some(adoption.lease_id),
+                );
                 has_ended.then_some(Adopted::Stolen)
             }
         }
@@ -83,8 +88,15 @@ impl Shard {
     }
 }
 
-/// Whether the lease `fence` of a waiting job is over: it has a later fence, or that lease has counted already.
-pub(super) fn has_ended(entry: &Entry, fence: Fence, attempt: u32, crashes: u32) -> bool {
-    let same_count = (entry.attempt, entry.crashes) == (attempt, crashes);
-    entry.fence > fence || (entry.fence == fence && !same_count)
+/// Whether the lease `fence` of a waiting job is over: it has a later fence, or that lease has counted already, or was
+/// settled (a push and a reap leave no token). `tally`: attempts and crashes before it.
+pub(super) fn has_ended(
+    entry: &Entry,
+    fence: Fence,
+    tally: (u32, u32),
+    lease_id: Option<LeaseId>,
+) -> bool {
+    let has_counted = (entry.attempt, entry.crashes) != tally;
+    let is_settled = lease_id.is_some() && entry.lease_id == lease_id;
+    entry.fence > fence || (entry.fence == fence && (has_counted || is_settled))
 }

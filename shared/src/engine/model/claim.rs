@@ -23,7 +23,7 @@ impl Shard {
         let moved = self.promote(now, u32::MAX) + self.reap(now, u32::MAX);
         let left = self.ramp_leaves(now);
         let state = self.claim_state(left);
-        self.wake.shut |= state == ClaimState::Unverified;
+        self.wake.unverified |= state == ClaimState::Unverified;
         let mut jobs = Vec::new();
         let mut next_offset = 0;
         if state == ClaimState::Open {

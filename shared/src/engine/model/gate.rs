@@ -115,8 +115,9 @@ impl Shard {
     }
 
     /// Notes that a worker has reported; see the module's rules.
-    pub fn report_worker(&mut self, worker: WorkerId) {
-        if self.gate.is_some_and(|state| state.gate.process.is_none()) {
+    pub fn report_worker(&mut self, ledger: LedgerId, generation: u64, worker: WorkerId) {
+        let Some(GateState { gate, .. }) = self.gate else { return };
+        if (gate.ledger, gate.generation, gate.process) == (ledger, generation, None) {
             self.reported.insert(worker);
         }
     }

@@ -4,14 +4,13 @@ use super::*;
 
 impl Shard {
     /// Makes jobs claimable; see the module's rules.
-    pub fn push(
-        &mut self,
-        now: Timestamp,
-        jobs: &[Push],
-        not_after: Timestamp,
-        generation: u64,
-    ) -> PushReply {
-        let pushed = if now > not_after || self.generation() > generation.max(1) {
+    pub fn push(&mut self, now: Timestamp, jobs: &[Push], valid: &Validity) -> PushReply {
+        if self.gate.is_some_and(|state| state.gate.ledger != valid.ledger) {
+            let pushed = vec![Pushed::Late; jobs.len()];
+            return PushReply { pushed, open: false, generation: 0, now };
+        }
+        let is_older = self.generation() > valid.generation.max(1);
+        let pushed = if now > valid.not_after || is_older {
             vec![Pushed::Late; jobs.len()]
         } else {
             self.tombstones.turn(now);

@@ -19,7 +19,9 @@ impl Shard {
                     let is_other = lease_id.is_some() && entry.lease_id != lease_id;
                     entry.fence > fence || (entry.fence == fence && is_other)
                 }
-                Status::Ready | Status::Delayed => has_ended(entry, fence, attempt, crashes),
+                Status::Ready | Status::Delayed => {
+                    has_ended(entry, fence, (attempt, crashes), lease_id)
+                }
             };
             if is_stolen {
                 return Withdrawn::Stolen;

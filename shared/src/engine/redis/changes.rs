@@ -24,8 +24,7 @@ impl Redis {
         &self,
         shard: &ShardId,
         jobs: &[Push],
-        not_after: Timestamp,
-        generation: u64,
+        valid: &Validity,
     ) -> Result<PushReply, EngineError> {
         let mut whole = PushReply {
             pushed: Vec::with_capacity(jobs.len()),
@@ -34,7 +33,7 @@ impl Redis {
             now: Timestamp::default(),
         };
         for batch in batches(jobs, |job| job.id) {
-            let reply = match self.push_batch(shard, batch, not_after, generation).await {
+            let reply = match self.push_batch(shard, batch, valid).await {
                 Err(Fault::NoMemory(_)) => self.push_refused(shard, batch.len()).await?,
                 other => other.map_err(|fault| fault.into_error("push"))??,
             };
@@ -52,13 +51,13 @@ impl Redis {
         &self,
         shard: &ShardId,
         jobs: &[Push],
-        not_after: Timestamp,
-        generation: u64,
+        valid: &Validity,
     ) -> Result<Result<PushReply, EngineError>, Fault> {
         let values: Vec<_> = jobs.iter().map(layout::pushed_job).collect();
         let value = self
             .run(&self.scripts.push, Way::Hot, shard, |cmd| {
-                cmd.arg(layout::micros(not_after)).arg(generation).arg(jobs.len());
+                cmd.arg(layout::micros(valid.not_after)).arg(valid.generation);
+                cmd.arg(valid.ledger.as_bytes()).arg(jobs.len());
                 for (job, value) in jobs.iter().zip(&values) {
                     cmd.arg(job.id.as_bytes()).arg(value);
                 }

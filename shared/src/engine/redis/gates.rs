@@ -162,10 +162,18 @@ impl Redis {
         Ok(whole)
     }
 
-    pub async fn report(&self, shard: &ShardId, worker: WorkerId) -> Result<(), EngineError> {
+    pub async fn report(
+        &self,
+        shard: &ShardId,
+        ledger: LedgerId,
+        generation: u64,
+        worker: WorkerId,
+    ) -> Result<(), EngineError> {
+        let mut verification = ledger.as_bytes().to_vec();
+        verification.extend(layout::number_bytes(generation));
         let mut reply = self
             .change(&self.scripts.report, shard, |cmd| {
-                cmd.arg(worker.as_bytes());
+                cmd.arg(worker.as_bytes()).arg(&verification);
             })
             .await?;
         reply.expect("reported")?;

@@ -65,6 +65,7 @@ impl Keys {
             Topic::Outcomes => 'o',
             Topic::Cancels => 'c',
             Topic::Gates => 'g',
+            Topic::Unverified => 'u',
         };
         format!("{}signals:{letter}", self.0)
     }

@@ -142,6 +142,14 @@ impl Scripts {
         assert!(planted || fault.is_none(), "the planted fault fits no script: {fault:?}");
         scripts
     }
+
+    /// The digest of a verb of the common path.
+    #[cfg(feature = "testkit")]
+    pub(super) fn digest(&self, verb: &str) -> Option<&str> {
+        let verbs = [&self.push, &self.claim, &self.extend, &self.settle, &self.confirm];
+        let found = verbs.into_iter().find(|script| script.name == verb);
+        found.map(|script| script.digest.as_str())
+    }
 }
 
 impl Script {

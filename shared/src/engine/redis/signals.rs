@@ -253,6 +253,7 @@ fn read(shard: &ShardId, mut text: &[u8]) -> Vec<Signal> {
             b'r' => signals.push(Signal::Ready(shard.clone())),
             b'o' => signals.push(Signal::Outcomes(shard.clone())),
             b'g' => signals.push(Signal::Shut(shard.clone())),
+            b'u' => signals.push(Signal::Unverified(shard.clone())),
             b'c' if text.remaining() >= 16 => {
                 let Ok(id) = take_id(&mut text) else { break };
                 signals.push(Signal::Cancel(shard.clone(), JobId::from_bytes(id)));
@@ -272,11 +273,12 @@ mod tests {
     fn messages_read_as_signals_up_to_what_is_strange() {
         let shard = ShardId::first(Namespace::default(), QueueName::default());
         let id = JobId::generate();
-        let message = [b"rogc", id.as_bytes().as_slice(), b"?r"].concat();
+        let message = [b"roguc", id.as_bytes().as_slice(), b"?r"].concat();
         let expected = [
             Signal::Ready(shard.clone()),
             Signal::Outcomes(shard.clone()),
             Signal::Shut(shard.clone()),
+            Signal::Unverified(shard.clone()),
             Signal::Cancel(shard.clone(), id),
         ];
         assert_eq!(read(&shard, &message), expected);

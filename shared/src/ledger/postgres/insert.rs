@@ -25,9 +25,9 @@ WITH clock AS MATERIALIZED (
 ), input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[],
         $7::uuid[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[],
-        $14::bytea[], $15::text[], $16::text[], $17::text[])
+        $14::bytea[], $15::text[], $16::text[], $17::text[], $25::bigint[], $26::bigint[])
     AS i(id, namespace, queue, kind, priority, payload, payload_blob, run_at, expires_at, spec,
-        unique_key, window_us, tags, meta, request_id, traceparent, idempotency_key)
+        unique_key, window_us, tags, meta, request_id, traceparent, idempotency_key, delay_us, ttl_us)
 ), spent AS (
     INSERT INTO idempotency (namespace, key, body_hash, ids, created_at)
     SELECT k.namespace, k.key, k.body_hash, k.ids, clock.now
@@ -50,8 +50,9 @@ WITH clock AS MATERIALIZED (
     INSERT INTO jobs (id, fence, run_at, created_at, changed_at, expires_at, state, priority,
         namespace, queue, kind, spec, payload, payload_blob, tags, meta, unique_key, unique_until,
         request_id, traceparent)
-    SELECT i.id, 0, coalesce(i.run_at, clock.now), clock.now, clock.now, i.expires_at,
-        CASE WHEN i.run_at > clock.now THEN 1 ELSE 2 END, i.priority, i.namespace, i.queue, i.kind,
+    SELECT i.id, 0, coalesce(i.run_at, clock.now + i.delay_us, clock.now), clock.now, clock.now,
+        coalesce(i.expires_at, clock.now + i.ttl_us),
+        CASE WHEN coalesce(i.run_at, clock.now + i.delay_us) > clock.now THEN 1 ELSE 2 END, i.priority, i.namespace, i.queue, i.kind,
         i.spec, i.payload, i.payload_blob, coalesce(i.tags::text[], '{}'), i.meta, i.unique_key,
         clock.now + i.window_us, i.request_id, i.traceparent
     FROM input i, clock
@@ -138,6 +139,8 @@ impl<'a> Insert<'a> {
             .bind(micros(IDEMPOTENCY_TTL))
             .bind(self.queues.iter().map(|q| q.0.as_str()).collect::<Vec<_>>())
             .bind(self.queues.iter().map(|q| q.1.as_str()).collect::<Vec<_>>())
+            .bind(self.each(|j| j.delay.map(micros)))
+            .bind(self.each(|j| j.ttl.map(micros)))
     }
 
     /// One column of the jobs.
@@ -202,24 +205,24 @@ pub(super) fn unpack_ids(bytes: &[u8]) -> Vec<Option<Uuid>> {
 
 /// The job as the ledger has it right after the insert.
 pub(super) fn accepted(job: NewJob, created_at: Timestamp) -> Job {
-    let ahead = job.run_at.is_some_and(|run_at| run_at > created_at);
+    let (run_at, expires_at) = job.times(created_at);
     Job {
         id: job.id,
         namespace: job.namespace,
         queue: job.queue,
         kind: job.kind,
-        state: if ahead { JobState::Scheduled } else { JobState::Ready },
+        state: if run_at > created_at { JobState::Scheduled } else { JobState::Ready },
         priority: job.priority,
         payload: job.payload,
         spec: job.spec,
         fence: crate::model::id::Fence(0),
         attempt: 0,
         crashes: 0,
-        run_at: job.run_at.unwrap_or(created_at),
+        run_at,
         created_at,
         started_at: None,
         finished_at: None,
-        expires_at: job.expires_at,
+        expires_at,
         output: None,
         error: None,
         worker: None,

@@ -11,7 +11,7 @@ use super::error::{after_write, is_collision, unchanged};
 use super::row::{get, int4, int8, value_parts};
 use super::runs::RELEASED;
 use super::{LedgerError, Result};
-use crate::engine::Ended;
+use crate::engine::{Ended, ShardId};
 use crate::ledger::{Record, RecordRunning, Recorded, fit_text};
 use crate::model::id::JobId;
 use crate::model::job::{AttemptOutcome, JobState};
@@ -121,14 +121,51 @@ pub(super) struct Noted {
 /// Applies outcomes in the order given. Each statement stands by itself: where a later one fails, a repeat
 /// finds the earlier outcomes recorded.
 pub(super) async fn record(pool: &PgPool, records: Vec<Record>) -> Result<Noted> {
-    let mut noted = Noted { replies: vec![Recorded::Stale; records.len()], ..Noted::default() };
     if records.is_empty() {
-        return Ok(noted);
+        return Ok(Noted::default());
     }
     let mut connection = pool.acquire().await.map_err(unchanged)?;
-    for wave in waves(&records) {
+    record_all(&mut connection, &records, TRIES_MAX).await
+}
+
+/// Applies outcomes, all or none, unless a shard has another generation. The rows of the shards are locked until the
+/// commit, so that no verification begins in between. One without a row was never opened: none is to be kept back.
+pub(super) async fn record_within(
+    pool: &PgPool,
+    records: Vec<Record>,
+    mut generations: Vec<(ShardId, u64)>,
+) -> Result<Option<Noted>> {
+    generations.sort_unstable();
+    let mut transaction = pool.begin().await.map_err(unchanged)?;
+    for (shard, generation) in &generations {
+        let sql = "SELECT generation FROM shards WHERE namespace = $1 AND queue = $2 AND shard = $3 \
+                   FOR SHARE";
+        let found: Option<i64> = sqlx::query_scalar(sql)
+            .bind(shard.namespace.as_str())
+            .bind(shard.queue.as_str())
+            .bind(i32::from(shard.index))
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(unchanged)?;
+        if found.unwrap_or(0) != int8(*generation) {
+            return Ok(None);
+        }
+    }
+    // A deadlock undoes the transaction: the caller repeats it.
+    let noted = record_all(&mut transaction, &records, 1).await?;
+    transaction.commit().await.map_err(after_write)?;
+    Ok(Some(noted))
+}
+
+async fn record_all(
+    connection: &mut PgConnection,
+    records: &[Record],
+    tries: u32,
+) -> Result<Noted> {
+    let mut noted = Noted { replies: vec![Recorded::Stale; records.len()], ..Noted::default() };
+    for wave in waves(records) {
         for chunk in wave.chunks(RECORDS_MAX) {
-            record_chunk(&mut connection, &records, chunk, &mut noted).await?;
+            record_chunk(connection, records, chunk, &mut noted, tries).await?;
         }
     }
     Ok(noted)
@@ -156,10 +193,11 @@ async fn record_chunk(
     records: &[Record],
     chunk: &[usize],
     noted: &mut Noted,
+    tries: u32,
 ) -> Result<()> {
     let chosen: Vec<&Record> = chunk.iter().map(|n| &records[*n]).collect();
     let mut moved = HashSet::with_capacity(chunk.len());
-    for row in apply(connection, &chosen).await? {
+    for row in apply(connection, &chosen, tries).await? {
         let id = get(&row, 1)?;
         match get::<i16>(&row, 0)? {
             0 => drop(moved.insert(id)),
@@ -192,8 +230,12 @@ async fn record_chunk(
 }
 
 /// Runs the statement; again where it met a deadlock, which undid all of it.
-async fn apply(connection: &mut PgConnection, records: &[&Record]) -> Result<Vec<PgRow>> {
-    for _ in 0..TRIES_MAX {
+async fn apply(
+    connection: &mut PgConnection,
+    records: &[&Record],
+    tries: u32,
+) -> Result<Vec<PgRow>> {
+    for _ in 0..tries {
         match bind(records).fetch_all(&mut *connection).await {
             Ok(rows) => return Ok(rows),
             Err(error) if is_collision(&error) => {}

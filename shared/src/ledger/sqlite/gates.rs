@@ -124,7 +124,10 @@ fn key(shard: &ShardId) -> Args {
         .with(i64::from(shard.index))
 }
 
-async fn record(connection: &mut SqliteConnection, shard: &ShardId) -> Result<ShardRecord, Fault> {
+pub(super) async fn record(
+    connection: &mut SqliteConnection,
+    shard: &ShardId,
+) -> Result<ShardRecord, Fault> {
     let sql = "SELECT generation, process, changed_at FROM shards \
                WHERE namespace = ? AND queue = ? AND shard = ?";
     let Some(found) = row(connection, sql, key(shard)).await? else {

@@ -86,7 +86,7 @@ impl Specs {
 
 impl Planned {
     pub(super) fn new(now: Timestamp, job: &NewJob, specs: &mut Specs) -> Self {
-        let run_at = job.run_at.unwrap_or(now);
+        let (run_at, expires_at) = job.times(now);
         Self {
             spec: specs.text(&job.spec),
             unique_until: unique_until(now, job.unique.as_ref()).map(Timestamp::micros),
@@ -106,7 +106,7 @@ impl Planned {
                 created_at: now,
                 started_at: None,
                 finished_at: None,
-                expires_at: job.expires_at,
+                expires_at,
                 output: None,
                 error: None,
                 worker: None,

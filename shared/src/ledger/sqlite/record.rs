@@ -99,6 +99,14 @@ pub(super) async fn write_all(
     Ok(results)
 }
 
+/// Writes outcomes within another's change.
+pub(super) async fn write_now(tx: &mut Tx<'_>, records: Vec<Record>) -> Result<Followed, Fault> {
+    let written = write(tx, &records.iter().collect::<Vec<_>>()).await?;
+    // Nobody waits for this one by itself.
+    let recording = Recording { records, reply: oneshot::channel().0 };
+    Ok(Followed::split(written, std::slice::from_ref(&recording)).remove(0))
+}
+
 /// Writes outcomes, or nothing.
 async fn alone(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Result<Written, Fault>, Fault> {
     savepoint(tx).await?;

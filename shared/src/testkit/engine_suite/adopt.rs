@@ -156,6 +156,22 @@ pub async fn a_retried_attempt_is_not_adopted(rig: &Rig) {
     assert_eq!(rig.state(0).await, Some(LiveState::Delayed));
 }
 
+/// What was handed back counts nothing, but its lease is over: the holder has said so.
+pub async fn a_settled_lease_is_not_adopted(rig: &Rig) {
+    for verdict in [Verdict::Release, Verdict::Snooze { delay: LEASE }] {
+        let (held, claimed) = rig.hold_one().await;
+        let known = rig.known(0, held, &claimed).await;
+        rig.settle(held, verdict).await;
+        let state = rig.state(0).await;
+        assert_eq!(rig.adopt(&known).await, Adopted::Stolen);
+        let ended = Withdrawal { lease_id: Some(held.lease_id), ..withdrawal(held, true) };
+        assert_eq!(rig.withdraw(ended).await, Withdrawn::Stolen);
+        assert_eq!(rig.state(0).await, state);
+        assert!(rig.drop_job(0, held.fence, false).await);
+        rig.confirm_all().await;
+    }
+}
+
 /// A store that went back knows them as waiting, or as leased before.
 pub async fn an_older_view_gives_way(rig: &Rig) {
     rig.open_with(3).await;

@@ -31,8 +31,8 @@ impl Rig {
         open
     }
 
-    async fn report(&self, worker: WorkerId) {
-        self.engine.report(&self.shard, worker).await.expect("report");
+    async fn report(&self, generation: u64, worker: WorkerId) {
+        self.engine.report(&self.shard, LEDGER, generation, worker).await.expect("report");
     }
 
     async fn reported(&self) -> Vec<WorkerId> {
@@ -74,7 +74,7 @@ pub async fn a_shut_gate_gives_nothing_and_takes_nothing_back(rig: &Rig) {
     let run_at = rig.now().await.plus(ms(1));
     let jobs = [rig.job(5).await, Push { run_at, ..rig.job(6).await }];
     let not_after = rig.now().await;
-    let reply = rig.engine.push(&rig.shard, &jobs, not_after, u64::MAX).await.unwrap();
+    let reply = rig.engine.push(&rig.shard, &jobs, &until(not_after)).await.unwrap();
     assert_eq!((reply.pushed, reply.open), (vec![Pushed::Added; 2], false));
     rig.advance(LEASE + ms(1)).await;
     assert_eq!(rig.reap(9).await, 0);
@@ -182,11 +182,14 @@ pub async fn opening_takes_settings_unless_the_shard_has_newer_ones(rig: &Rig) {
 pub async fn workers_report_to_a_shut_gate(rig: &Rig) {
     let mut workers = [WorkerId::generate(), WorkerId::generate()];
     workers.sort_unstable();
-    rig.report(workers[0]).await;
+    rig.report(1, workers[0]).await;
     assert_eq!(rig.reported().await, [], "there is no gate");
     rig.shut(1).await;
+    rig.report(0, workers[0]).await;
+    rig.engine.report(&rig.shard, OTHER, 1, workers[0]).await.unwrap();
+    assert_eq!(rig.reported().await, [], "to another verification");
     for worker in [workers[1], workers[0], workers[1]] {
-        rig.report(worker).await;
+        rig.report(1, worker).await;
     }
     assert_eq!(rig.reported().await, workers);
     rig.shut(1).await;
@@ -195,7 +198,7 @@ pub async fn workers_report_to_a_shut_gate(rig: &Rig) {
     assert_eq!(rig.reported().await, []);
     let opening = rig.opening_with(2, LEASE).await;
     assert_eq!(rig.open_gate(&opening).await, Opened::Open);
-    rig.report(workers[0]).await;
+    rig.report(2, workers[0]).await;
     assert_eq!(rig.reported().await, [], "it is open");
 }
 

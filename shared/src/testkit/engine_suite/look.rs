@@ -164,7 +164,7 @@ pub async fn shards_are_apart(rig: &Rig) {
         assert_eq!(rig.engine.stats(&other).await.unwrap().settings, None);
         let pushed = rig
             .engine
-            .push(&other, &[rig.job(0).await], rig.now().await, u64::MAX)
+            .push(&other, &[rig.job(0).await], &until(rig.now().await))
             .await
             .unwrap()
             .pushed;

@@ -1,14 +1,15 @@
 //! push.
 
 use super::*;
+use crate::engine::Validity;
+use crate::model::id::LedgerId;
 
 /// What was pushed is what a claim gives.
 pub async fn a_pushed_job_is_claimable_at_once(rig: &Rig) {
     rig.open().await;
     let now = rig.now().await;
     let job = Push { attempt: 4, crashes: 2, ..rig.job(0).await };
-    let reply =
-        rig.engine.push(&rig.shard, std::slice::from_ref(&job), now, u64::MAX).await.unwrap();
+    let reply = rig.engine.push(&rig.shard, std::slice::from_ref(&job), &until(now)).await.unwrap();
     assert_eq!(reply.pushed, [Pushed::Added]);
     assert!(reply.open);
     assert_eq!(reply.now, now);
@@ -97,10 +98,10 @@ pub async fn a_late_push_changes_nothing(rig: &Rig) {
     rig.open().await;
     let now = rig.now().await;
     let jobs = [rig.job(0).await, rig.job(1).await];
-    let late = rig.engine.push(&rig.shard, &jobs, now.minus(us(1)), u64::MAX).await.unwrap();
+    let late = rig.engine.push(&rig.shard, &jobs, &until(now.minus(us(1)))).await.unwrap();
     assert_eq!(late.pushed, [Pushed::Late; 2]);
     assert!(!rig.knows(0).await);
-    let in_time = rig.engine.push(&rig.shard, &jobs, now, u64::MAX).await.unwrap();
+    let in_time = rig.engine.push(&rig.shard, &jobs, &until(now)).await.unwrap();
     assert_eq!(in_time.pushed, [Pushed::Added; 2]);
 }
 
@@ -256,7 +257,7 @@ pub async fn the_default_budget_holds_until_configured(rig: &Rig) {
     let now = rig.now().await;
     let over = Bytes::from(vec![0; 1 << 20]);
     let jobs = [rig.job(0).await, Push { envelope: over, ..rig.job(1).await }];
-    let reply = rig.engine.push(&rig.shard, &jobs, now, u64::MAX).await.unwrap();
+    let reply = rig.engine.push(&rig.shard, &jobs, &until(now)).await.unwrap();
     assert_eq!(reply.pushed, [Pushed::Added; 2]);
     assert!(!reply.open);
 }
@@ -266,15 +267,27 @@ pub async fn a_push_of_before_a_comparison_is_refused(rig: &Rig) {
     rig.open().await;
     let not_after = rig.now().await.plus(PUSH_WINDOW);
     let job = [rig.job(0).await];
-    let push = |generation| rig.engine.push(&rig.shard, &job, not_after, generation);
-    assert_eq!(
-        push(0).await.unwrap().pushed,
-        [Pushed::Added],
-        "of the first one nothing has ended"
-    );
+    let push = async |generation| {
+        let valid = Validity { generation, ..until(not_after) };
+        rig.engine.push(&rig.shard, &job, &valid).await.unwrap()
+    };
+    assert_eq!(push(0).await.pushed, [Pushed::Added], "of the first one nothing has ended");
     rig.shut(2).await;
     for (known, answer) in [(0, Pushed::Late), (1, Pushed::Late), (2, Pushed::Present)] {
-        let reply = push(known).await.unwrap();
+        let reply = push(known).await;
         assert_eq!((reply.pushed, reply.generation), (vec![answer], 2), "{known}");
     }
+}
+
+/// Neither does it learn what that one's gate says.
+pub async fn a_shard_of_another_ledger_takes_no_jobs(rig: &Rig) {
+    rig.open().await;
+    let job = [rig.job(0).await];
+    let valid = Validity {
+        ledger: LedgerId::from_bytes([0x0f; 16]),
+        ..until(rig.now().await.plus(PUSH_WINDOW))
+    };
+    let reply = rig.engine.push(&rig.shard, &job, &valid).await.unwrap();
+    assert_eq!((reply.pushed, reply.open, reply.generation), (vec![Pushed::Late], false, 0));
+    assert_eq!(rig.claim(9).await, []);
 }

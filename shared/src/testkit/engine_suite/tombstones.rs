@@ -11,7 +11,7 @@ pub async fn a_tombstone_outlives_the_push_window(rig: &Rig) {
         let not_after = rig.now().await.plus(PUSH_WINDOW);
         rig.cancel(n, Fence(1)).await;
         rig.advance(PUSH_WINDOW).await;
-        let reply = rig.engine.push(&rig.shard, &[job], not_after, u64::MAX).await.unwrap();
+        let reply = rig.engine.push(&rig.shard, &[job], &until(not_after)).await.unwrap();
         assert_eq!(reply.pushed, [Pushed::Present]);
     }
     assert_eq!(rig.claim(9).await, []);

@@ -91,16 +91,31 @@ pub struct HeldPick {
     pub tamper: Tamper,
 }
 
+/// A lease to withdraw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WithdrawalPick {
+    /// Which.
+    pub held: HeldPick,
+    /// Whether its token is known.
+    pub with_token: bool,
+    /// One attempt more than when it was claimed.
+    pub counted: bool,
+    /// Whether the outcome ends the job.
+    pub ends: bool,
+}
+
 /// One step of a history.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the verbs of the engine's contract, documented there")]
 pub enum Step {
     /// Engine time moves on by so many µs.
     Advance(u64),
-    /// `not_after` is `late_us` µs before now (negative: after).
+    /// `not_after` is `late_us` µs before now (negative: after); the generation `below` the gate's.
     Push {
         jobs: Vec<JobPick>,
         late_us: i64,
+        below: u64,
+        foreign: bool,
     },
     /// `go_on`: with the offset that the last claim gave.
     Claim {
@@ -155,7 +170,16 @@ pub enum Step {
         leases: Vec<HeldPick>,
         lease_us: u64,
     },
-    Report(u8),
+    Report {
+        worker: u8,
+        above: i64,
+        foreign: bool,
+    },
+    Seal {
+        above: i64,
+        foreign: bool,
+    },
+    Withdraw(Vec<WithdrawalPick>),
     Gate,
     Scan,
     Drop {
@@ -270,6 +294,8 @@ fn push(rng: &mut StdRng) -> Step {
     Step::Push {
         jobs,
         late_us: pick(rng, &[-5_000_000, -5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),
+        below: u64::from(rng.random_ratio(1, 20)),
+        foreign: rng.random_ratio(1, 60),
     }
 }
 
@@ -300,7 +326,7 @@ fn settle(rng: &mut StdRng) -> Step {
 
 /// Shut, open, and what goes on meanwhile.
 fn gates(rng: &mut StdRng) -> Step {
-    match rng.random_range(0..20) {
+    match rng.random_range(0..26) {
         18..20 | 0..2 => Step::Shut {
             above: pick(rng, &[1, 1, 1, 1, 0, 0, -1]),
             foreign: rng.random_ratio(1, 8),
@@ -315,7 +341,20 @@ fn gates(rng: &mut StdRng) -> Step {
             leases: some(rng, 3, held),
             lease_us: pick(rng, &[1, 1_500, 3_000_000, 20_000_000]),
         },
-        12 => Step::Report(rng.random_range(0..WORKERS)),
+        12 | 20 => Step::Report {
+            worker: rng.random_range(0..WORKERS),
+            above: pick(rng, &[0, 0, 0, 0, 1, -1]),
+            foreign: rng.random_ratio(1, 8),
+        },
+        21..23 => {
+            Step::Seal { above: pick(rng, &[0, 0, 0, 0, 1, -1]), foreign: rng.random_ratio(1, 10) }
+        }
+        23..26 => Step::Withdraw(some(rng, 3, |rng| WithdrawalPick {
+            held: held(rng),
+            with_token: rng.random(),
+            counted: rng.random_ratio(1, 4),
+            ends: rng.random(),
+        })),
         13 => Step::Gate,
         14 => Step::Scan,
         15 => Step::Drop { jobs: some(rng, 2, |rng| (id(rng), fence(rng))), bury: rng.random() },

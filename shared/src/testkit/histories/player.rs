@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper};
+use super::draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, WithdrawalPick};
 use super::*;
 use crate::engine::ClaimState;
 use crate::engine::model::Entry;
@@ -38,9 +38,13 @@ impl Player {
     pub fn call(&mut self, now: Timestamp, process: ProcessId, step: &Step) -> Option<Call> {
         Some(match step {
             Step::Advance(_) | Step::Wipe | Step::Restart => return None,
-            Step::Push { jobs, late_us } => Call::Push {
+            Step::Push { jobs, late_us, below, foreign } => Call::Push {
                 jobs: jobs.iter().map(|job| self.job(now, job)).collect(),
-                not_after: shift(now, -*late_us),
+                valid: Validity {
+                    ledger: ledger(self.ledger + u8::from(*foreign)),
+                    generation: self.generation.saturating_sub(*below),
+                    not_after: shift(now, -*late_us),
+                },
             },
             Step::Claim { worker, max, lease_us, kinds, go_on } => {
                 Call::Claim(self.claim(*worker, *max, *lease_us, kinds, *go_on))
@@ -104,7 +108,19 @@ impl Player {
                 lease: Duration::from_micros(*lease_us),
                 leases: leases.iter().map(|pick| self.adoption(*pick)).collect::<Option<_>>()?,
             },
-            Step::Report(by) => Call::Report(worker(*by)),
+            Step::Report { worker: by, above, foreign } => Call::Report {
+                ledger: ledger(self.ledger + u8::from(*foreign)),
+                generation: self.generation.saturating_add_signed(*above),
+                worker: worker(*by),
+            },
+            Step::Seal { above, foreign } => Call::Seal {
+                ledger: ledger(self.ledger + u8::from(*foreign)),
+                generation: self.generation.saturating_add_signed(*above),
+            },
+            Step::Withdraw(leases) => {
+                let withdrawal = |pick| self.withdrawal(pick);
+                Call::Withdraw(leases.iter().map(withdrawal).collect::<Option<_>>()?)
+            }
             Step::Gate => Call::Gate,
             Step::Scan => Call::Scan,
             Step::Drop { jobs, bury } => Call::Drop {
@@ -176,6 +192,18 @@ impl Player {
         adoption.job.fence = held.fence;
         adoption.lease_id = held.lease_id;
         Some(adoption)
+    }
+
+    fn withdrawal(&self, pick: &WithdrawalPick) -> Option<Withdrawal> {
+        let Adoption { job, lease_id, .. } = self.adoption(pick.held)?;
+        Some(Withdrawal {
+            id: job.id,
+            fence: job.fence,
+            lease_id: pick.with_token.then_some(lease_id),
+            attempt: job.attempt + u32::from(pick.counted),
+            crashes: job.crashes,
+            ends: pick.ends,
+        })
     }
 
     fn fence(&self, id: JobId, pick: FencePick) -> Fence {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::scene::Scene;
-use crate::engine::{ProcessId, ShardId};
-use crate::ledger::{Epoch, Leader};
+use crate::engine::{Ended, ProcessId, ShardId};
+use crate::ledger::{Epoch, Leader, Recorded};
 use crate::model::id::WorkerId;
+use crate::model::job::JobState;
 use crate::model::time::Timestamp;
 
 super::cases![
@@ -27,6 +28,7 @@ super::cases![
     a_leader_whose_term_ran_out_verifies_nothing,
     shards_are_counted_apart,
     an_opening_is_noted_for_the_latest_generation_alone,
+    outcomes_of_before_a_verification_are_refused,
     the_id_does_not_change,
 ];
 
@@ -299,4 +301,26 @@ async fn the_id_does_not_change(scene: &Scene) {
     let id = scene.ledger.id();
     scene.accept(scene.new_job()).await;
     assert_eq!(scene.elsewhere().ledger.id(), id);
+}
+
+/// Also of one shard among several; and what is refused leaves nothing behind.
+async fn outcomes_of_before_a_verification_are_refused(scene: &Scene) {
+    let epoch = new_leader(scene).await;
+    let id = scene.accept(scene.new_job()).await.id;
+    let record = scene.record(id, 7, Ended::Succeeded);
+    let other = ShardId { index: 9, ..shard(scene) };
+    let within = async |generation| {
+        let generations = vec![(other.clone(), 0), (shard(scene), generation)];
+        let reply = scene.ledger.record_within(vec![record.clone()], generations).await.unwrap();
+        reply.map(|reply| reply.replies)
+    };
+    let first = next(scene, epoch).await.expect("it leads");
+    let second = next(scene, epoch).await.expect("it leads");
+    for generation in [0, first, second + 1] {
+        assert_eq!(within(generation).await, None);
+        assert!(!scene.get(id).await.state.is_terminal());
+    }
+    assert_eq!(within(second).await, Some(vec![Recorded::Applied]));
+    assert_eq!(scene.get(id).await.state, JobState::Succeeded);
+    assert_eq!(within(second).await, Some(vec![Recorded::Stale]), "again");
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use super::scene::{Scene, done, new};
-use crate::ledger::{Accepted, Refused};
+use crate::ledger::{Accepted, Refused, Submission, SubmitOutcome};
 use crate::limits::WRITE_ROWS_MAX;
 use crate::model::id::{BlobId, Fence};
 use crate::model::job::{
@@ -19,6 +19,7 @@ super::cases![
     a_job_reads_back_as_it_was_submitted,
     a_job_without_a_time_is_ready,
     a_job_with_a_time_ahead_is_scheduled,
+    a_delay_begins_when_the_ledger_accepts,
     a_job_whose_time_has_passed_is_ready,
     a_batch_answers_in_order,
     a_batch_over_one_statement_is_kept_whole,
@@ -121,6 +122,24 @@ async fn a_job_with_a_time_ahead_is_scheduled(scene: &Scene) {
     let job = scene.accept(NewJob { run_at: Some(ahead), ..scene.new_job() }).await;
     assert_eq!((job.state, job.run_at), (JobState::Scheduled, ahead));
     assert_eq!(scene.get(job.id).await.state, JobState::Scheduled);
+}
+
+/// The clock of the host that submits is not asked.
+async fn a_delay_begins_when_the_ledger_accepts(scene: &Scene) {
+    let (delay, ttl) = (Duration::from_secs(60), Duration::from_secs(90));
+    let job = NewJob { delay: Some(delay), ttl: Some(ttl), ..scene.new_job() };
+    let job = scene.accept(job).await;
+    assert_eq!((job.state, job.run_at), (JobState::Scheduled, job.created_at.plus(delay)));
+    assert_eq!(job.expires_at, Some(job.created_at.plus(ttl)));
+    assert_eq!(scene.get(job.id).await, job);
+    // In a transaction of its own, too.
+    let batch = vec![NewJob { delay: Some(delay), ..scene.new_job() }, scene.new_job()];
+    let outcome = scene.ledger.submit(Submission { jobs: batch, atomic: true, idempotency: None });
+    let SubmitOutcome::Done(results) = outcome.await.unwrap() else { panic!("not done") };
+    let jobs: Vec<_> = results.into_iter().map(new).collect();
+    assert_eq!((jobs[0].run_at, jobs[0].expires_at), (jobs[0].created_at.plus(delay), None));
+    assert_eq!(jobs[1].run_at, jobs[1].created_at);
+    assert_eq!(scene.get(jobs[0].id).await, jobs[0]);
 }
 
 async fn a_job_whose_time_has_passed_is_ready(scene: &Scene) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
 use tokio::time::Interval;
@@ -15,6 +16,7 @@ use windlass_shared::engine::envelope::{Detail, DetailHead, Envelope};
 use windlass_shared::engine::{ClaimRequest, Engine, Held, Settle, ShardId, Verdict};
 use windlass_shared::ledger::Ledger;
 use windlass_shared::ledger::runs::{CreateOutcome, NewGiven, Run, RunFilter, Step};
+use windlass_shared::lifecycle::sweep::Sweeper;
 use windlass_shared::lifecycle::workflow::Order;
 use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::id::{LeaseId, WorkerId, WorkflowId};
@@ -26,12 +28,15 @@ use windlass_shared::model::workflow::{StepState, WorkflowSpec, WorkflowState};
 const SOON: Duration = Duration::from_secs(60);
 /// Pace of looking: a loop without one takes the cores that the ledger's threads need.
 const PACE: Duration = Duration::from_millis(1);
+/// A push is refused when the machine stands still for seconds; the sweep makes it good, as everywhere.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 pub struct Rig {
     pub life: Lifecycle,
     pub namespace: Namespace,
     shard: ShardId,
     pace: Mutex<Interval>,
+    sweeper: Mutex<(Interval, Sweeper)>,
     _folder: tempfile::TempDir,
 }
 
@@ -48,7 +53,8 @@ impl Rig {
         let namespace = Namespace::default();
         let shard = ShardId::first(namespace.clone(), QueueName::default());
         let pace = Mutex::new(tokio::time::interval(PACE));
-        Self { life, namespace, shard, pace, _folder: folder }
+        let sweeper = Mutex::new((tokio::time::interval(SWEEP_EVERY), Sweeper::default()));
+        Self { life, namespace, shard, pace, sweeper, _folder: folder }
     }
 
     pub async fn submit(&self, spec: Json, input: Json) -> WorkflowId {
@@ -177,6 +183,14 @@ impl Rig {
         for (_, id) in self.life.ledger().due_runs(None, 100).await.unwrap() {
             self.life.advance_run(id).await.unwrap();
         }
+        let mut sweeper = self.sweeper.lock().await;
+        if sweeper.0.tick().now_or_never().is_some()
+            && let Some(queue) =
+                self.life.ledger().queue(&self.namespace, &self.shard.queue).await.unwrap()
+        {
+            sweeper.1.pass(&self.life, &queue).await.unwrap();
+        }
+        drop(sweeper);
         self.pace.lock().await.tick().await;
     }
 }

@@ -31,8 +31,9 @@ local function judge(job, proof, old, held, tomb)
   end
   if old_fence > fence then return -2 end
   local tally = held and sub(held, 27, 30) .. sub(held, 55, 58) or sub(old, 9, 16)
-  -- Of another tally: that lease has ended.
-  if old_fence == fence and tally ~= sub(job, 9, 16) then return -2 end
+  -- Of another tally, or settled: that lease has ended.
+  local ended = tally ~= sub(job, 9, 16) or (held and sub(held, 31, 46) == sub(proof, 1, 16))
+  if old_fence == fence and ended then return -2 end
   return 2
 end
 

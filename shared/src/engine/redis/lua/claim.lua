@@ -145,5 +145,5 @@ end
 local head = call("ZRANGE", DELAYED, 0, 0, "WITHSCORES")
 if head[2] then reply[3] = tonumber(head[2]) end
 publish(moved > 0 and call("ZCARD", READY) > 0, grew or outcome_count > 0)
-if state == "unverified" then call("PUBLISH", CHANNEL .. "g", "g") end
+if state == "unverified" then call("PUBLISH", CHANNEL .. "u", "u") end
 return reply

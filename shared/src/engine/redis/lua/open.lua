@@ -5,7 +5,7 @@
 --
 -- Returns {"open"}, {"moved"} or {"newer"}. Writes the gate, and the settings unless the shard has newer ones.
 local gate = ARGV[3]
-if sub(rest, 25, REST_LENGTH) == NO_GATE then return { "moved" } end
+if not has_gate() then return { "moved" } end
 local present, given = unpacked(">I8", rest, 41), unpacked(">I8", gate, 17)
 if sub(rest, 25, 40) ~= sub(gate, 1, 16) or present > given then return { "newer" } end
 if present < given or sub(gate, 25, 64) ~= process() then return { "moved" } end

@@ -2,18 +2,21 @@
 --
 -- ARGV[2] not after, µs
 -- ARGV[3] generation of the gate as the caller knew it when it looked at the ledger; 0: unknown
--- ARGV[4] number of jobs, their ids all different
--- ARGV[5…] for each: id, job with its score by the default unit of priority
+-- ARGV[4] ledger, 16 bytes
+-- ARGV[5] number of jobs, their ids all different
+-- ARGV[6…] for each: id, job with its score by the default unit of priority
 --
--- Returns {"late" or "pushed", now, gate open 0 or 1, its generation, answers}; answers has a letter per job:
+-- Returns {"late" or "pushed", now, gate open 0 or 1, its generation, answers}, or as if there were no gate if it is
+-- another ledger's; answers has a letter per job:
 -- A added, P present, F full. Writes the added jobs, in the place that their run_at asks for. A job of which the
 -- store has lost a part is replaced whatever its fence, and keeps the higher one.
+if has_gate() and sub(rest, 25, 40) ~= ARGV[4] then return { "late", now, 0, 0, "" } end
 if now > tonumber(ARGV[2]) or generation() > max(tonumber(ARGV[3]), 1) then
   return { "late", now, opened() and 1 or 0, generation(), "" }
 end
-local count = tonumber(ARGV[4])
+local count = tonumber(ARGV[5])
 local ids = {}
-for i = 1, count do ids[i] = ARGV[2 * i + 3] end
+for i = 1, count do ids[i] = ARGV[2 * i + 4] end
 local present, helds, tombs = fetch(JOBS, ids), fetch(HELD, ids), standing(ids)
 -- Those that wait for their time, retries above all, must not keep out what could run now. What is pushed ahead
 -- of its time has a bound of its own.
@@ -76,7 +79,7 @@ local function admit(id, job, old, held, tomb)
 end
 
 for i = 1, count do
-  answers[i] = admit(ids[i], ARGV[2 * i + 4], present[i], helds[i], tombs[i])
+  answers[i] = admit(ids[i], ARGV[2 * i + 5], present[i], helds[i], tombs[i])
 end
 
 turn()

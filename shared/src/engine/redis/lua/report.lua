@@ -1,7 +1,8 @@
--- report.lua: notes that a worker has adopted and replayed all it has, if the gate is shut.
+-- report.lua: notes that a worker has adopted and replayed all it has, if the gate is shut by this generation.
 --
 -- ARGV[2] worker
+-- ARGV[3] ledger, 16 bytes, and generation u64 in one string
 --
 -- Returns {"reported"}.
-if is_shut() then call("SADD", REPORTED, ARGV[2]) end
+if is_shut() and sub(rest, 25, 48) == ARGV[3] then call("SADD", REPORTED, ARGV[2]) end
 return { "reported" }

@@ -52,7 +52,7 @@ local JOB_MIN, HELD_LENGTH = 51, 83
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
 local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 37
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
-local NO_GATE, SHUT, SEALED = string.rep("\0", 92), byte("-"), byte("=")
+local SHUT, SEALED = byte("-"), byte("=")
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 local now_ms = floor(now / 1000)
 
@@ -87,6 +87,11 @@ local function save()
   meta = changed
 end
 
+-- Whether there is a gate, open or shut.
+local function has_gate()
+  return byte(rest, 49) ~= 0
+end
+
 -- Whether the gate is shut, sealed or not.
 local function is_shut()
   return byte(rest, 49) == SHUT or byte(rest, 49) == SEALED
@@ -94,7 +99,7 @@ end
 
 -- Whether it is open, for this process or another.
 local function opened()
-  return byte(rest, 49) ~= 0 and not is_shut()
+  return has_gate() and not is_shut()
 end
 
 -- Its generation, open or shut; 0 without a gate.
@@ -108,7 +113,10 @@ local function verified()
   if serves == nil then
     serves = false
     if opened() then
-      serves = string.find(call("INFO", "replication"), "master_replid:" .. sub(rest, 49, 88), 1, true) ~= nil
+      local info = call("INFO", "replication")
+      local ours = string.find(info, "master_replid:" .. sub(rest, 49, 88), 1, true)
+      -- A replica, which may be behind, has the id of its primary.
+      serves = ours ~= nil and string.find(info, "role:master", 1, true) ~= nil
     end
   end
   return serves
@@ -223,7 +231,7 @@ local function braked()
 end
 
 -- Tells what is worth waking for, each on a channel of its own, so that it wakes only those whom it concerns:
--- "r" ready, "o" outcomes, "c" and an id per cancel; scripts of gates say "g": the gate is shut.
+-- "r" ready, "o" outcomes, "c" and an id per cancel; shut says "g", and a claim that found no verified gate "u".
 local function publish(ready, grew, cancels)
   if ready and open then call("PUBLISH", CHANNEL .. "r", "r") end
   if grew then call("PUBLISH", CHANNEL .. "o", "o") end

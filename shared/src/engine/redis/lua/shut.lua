@@ -8,7 +8,7 @@
 -- empties the shard first if it was of another ledger.
 if now > tonumber(ARGV[2]) then return { "late" } end
 local wiped = 0
-if sub(rest, 25, REST_LENGTH) ~= NO_GATE then
+if has_gate() then
   local present, given = unpacked(">I8", rest, 41), unpacked(">I8", ARGV[4])
   if sub(rest, 25, 40) ~= ARGV[3] then
     wiped = 1

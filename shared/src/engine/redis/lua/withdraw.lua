@@ -17,13 +17,14 @@ local function stays(lease, old, held)
   local old_fence = unpacked(">I8", held or old, held and 47 or 1)
   local status = held and byte(held, 1) or WAITING
   if status == FINISHING then return "F" end
+  local token = sub(lease, 17, 32)
   if status == LEASED then
-    local token = sub(lease, 17, 32)
     local other = token ~= NO_TOKEN and token ~= sub(held, 31, 46)
     return (old_fence > fence or (old_fence == fence and other)) and "T"
   end
   local tally = held and sub(held, 27, 30) .. sub(held, 55, 58) or sub(old, 9, 16)
-  return (old_fence > fence or (old_fence == fence and tally ~= sub(lease, 33, 40))) and "T"
+  local settled = held and token ~= NO_TOKEN and sub(held, 31, 46) == token
+  return (old_fence > fence or (old_fence == fence and (settled or tally ~= sub(lease, 33, 40)))) and "T"
 end
 
 local answers, gone, buried = {}, {}, {}

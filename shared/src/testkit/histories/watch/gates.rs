@@ -1,8 +1,9 @@
 //! What must hold of gates: what they hold back, and the verbs that shut them, open them and compare a shard.
 
 use super::*;
-use crate::engine::{Gate, LiveEntry};
+use crate::engine::{Gate, LiveEntry, Withdrawal, Withdrawn};
 use crate::limits::CLOCK_STEP_MIN;
+use crate::model::id::LedgerId;
 
 /// Whether this step emptied the shard.
 pub(super) fn wiped(seen: &Seen<'_>) -> bool {
@@ -14,6 +15,10 @@ pub(super) fn redefined(seen: &Seen<'_>) -> HashSet<JobId> {
     let pairs: Vec<(JobId, bool)> = match (seen.call, seen.reply) {
         (Call::Drop { jobs, .. }, Reply::Drop(dropped)) => {
             jobs.iter().zip(dropped).map(|((id, _), dropped)| (*id, *dropped)).collect()
+        }
+        (Call::Withdraw(leases), Reply::Withdraw(replies)) => {
+            let out = leases.iter().zip(replies);
+            out.map(|(lease, reply)| (lease.id, *reply == Withdrawn::Out)).collect()
         }
         (Call::Adopt { leases, .. }, Reply::Adopt(replies)) => {
             let put = |(lease, reply): (&Adoption, &Adopted)| {
@@ -101,8 +106,12 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
         (Call::Shut { ledger, generation, .. }, Reply::Shut(shut)) => {
             unchanged_if(matches!(shut, Shut::Newer | Shut::Late), seen, wrong);
             let gate = seen.after.gate.map(|state| state.gate);
-            let expected =
-                Gate { ledger: *ledger, generation: *generation, process: None, sealed: false };
+            // Repeated, it changes nothing.
+            let was = seen.before.gate.map(|state| state.gate);
+            let sealed = is_shut_by(seen.before, *ledger, *generation)
+                && was.is_some_and(|gate| gate.sealed);
+            let (ledger, generation) = (*ledger, *generation);
+            let expected = Gate { ledger, generation, process: None, sealed };
             if matches!(shut, Shut::Shut { .. }) && gate != Some(expected) {
                 wrong.push(format!("shut as {gate:?}"));
             }
@@ -117,9 +126,23 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
             unchanged_if(is_verified(seen.before, seen.process), seen, wrong);
         }
         (Call::Adopt { leases, .. }, Reply::Adopt(replies)) => adopt(seen, leases, replies, wrong),
-        (Call::Report(_), Reply::Report) => {
+        (Call::Report { ledger, generation, .. }, Reply::Report) => {
             let before = ShardDump { reported: seen.after.reported.clone(), ..seen.before.clone() };
             unchanged_if(true, &Seen { before: &before, ..*seen }, wrong);
+            unchanged_if(!is_shut_by(seen.before, *ledger, *generation), seen, wrong);
+        }
+        (Call::Seal { ledger, generation }, Reply::Seal(sealed)) => {
+            unchanged_if(!sealed, seen, wrong);
+            if *sealed != is_shut_by(seen.before, *ledger, *generation) {
+                wrong.push(format!("sealed: {sealed}"));
+            }
+            let gate = seen.after.gate.map(|state| state.gate);
+            if *sealed && !gate.is_some_and(|gate| gate.sealed && gate.process.is_none()) {
+                wrong.push(format!("sealed as {gate:?}"));
+            }
+        }
+        (Call::Withdraw(leases), Reply::Withdraw(replies)) => {
+            withdraw(seen, leases, replies, wrong);
         }
         (Call::Scan, Reply::Scan(entries, _)) => {
             unchanged_if(true, seen, wrong);
@@ -136,6 +159,37 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
             drop_jobs(seen, jobs, *bury, dropped, wrong);
         }
         (call, reply) => wrong.push(format!("{call:?} was answered {reply:?}")),
+    }
+}
+
+fn is_shut_by(state: &ShardDump, ledger: LedgerId, generation: u64) -> bool {
+    let of = |gate: Gate| (gate.ledger, gate.generation, gate.process);
+    state.gate.is_some_and(|state| of(state.gate) == (ledger, generation, None))
+}
+
+fn withdraw(
+    seen: &Seen<'_>,
+    leases: &[Withdrawal],
+    replies: &[Withdrawn],
+    wrong: &mut Vec<String>,
+) {
+    unchanged_if(!replies.contains(&Withdrawn::Out), seen, wrong);
+    for (lease, reply) in leases.iter().zip(replies) {
+        let is_out = *reply == Withdrawn::Out;
+        if is_out && seen.after.entries.contains_key(&lease.id) {
+            wrong.push(format!("{} is still there", lease.id));
+        }
+        // Of a job that is named twice the first may have been out already.
+        let is_named_once = leases.iter().filter(|other| other.id == lease.id).count() == 1;
+        let before = seen.before.entries.get(&lease.id).filter(|_| is_named_once);
+        if is_out && before.is_some_and(|entry| entry.fence > lease.fence) {
+            wrong.push(format!("{} has a later lease", lease.id));
+        }
+        let buried =
+            |(_, id, fence): &(_, JobId, Fence)| *id == lease.id && *fence >= lease.tombstone();
+        if is_out && !seen.after.tombstones.iter().any(buried) {
+            wrong.push(format!("what is older of {} could come back", lease.id));
+        }
     }
 }
 
