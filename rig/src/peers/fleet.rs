@@ -73,8 +73,7 @@ impl NodeFleet {
             ("PEER_LOCK_MS".into(), LEASE.as_millis().to_string()),
         ]);
         if options.peer.has_redis() {
-            let (data, log) = (folder.join("redis"), log("redis"));
-            let started = Redis::start(&data, &log, Fsync::EverySecond).await?;
+            let started = Redis::start("redis", folder, Fsync::EverySecond, &[]).await?;
             env.insert("PEER_REDIS".into(), started.url());
             redis = Some(started);
         }
