@@ -4,5 +4,7 @@ import { execute } from '../shared/execute.mjs';
 
 export default async function processor(job) {
   // `attemptsMade` counts failures; a job that came back from a lost worker has not failed.
-  await execute({ ...job.data, kind: job.name, attempt: job.attemptsMade + 1 });
+  // Where Redis has lost the job but not its id, it comes without data or name.
+  const attempt = job.attemptsMade + 1;
+  await execute({ queue: '', ...job.data, key: job.id, kind: job.name ?? '', attempt });
 }

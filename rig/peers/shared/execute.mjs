@@ -17,6 +17,10 @@ export async function execute({ key, kind, queue, attempt, ms, fails = 0, spin =
   const fence = started.wall_us + (started.boot_us % 1000);
   const effect = { job: key, fence, worker, attempt, kind, queue, started };
   append({ phase: 'start', ...effect, at: started });
+  if (ms === undefined) {
+    append({ phase: 'end', ...effect, at: stamp(), end: 'dropped' });
+    throw new Error('the job came without its payload');
+  }
   if (spin) {
     const until = process.hrtime.bigint() + BigInt(ms) * 1_000_000n;
     while (process.hrtime.bigint() < until);
