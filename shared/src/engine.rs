@@ -33,7 +33,7 @@ pub mod redis;
 
 pub use gate::{
     Adopted, Adoption, Gate, GateView, LiveEntry, Mark, Opened, Opening, Position, ProcessId,
-    ScanPage, Shut, Validity, Withdrawal, Withdrawn,
+    Report, ScanPage, Shut, Validity, Withdrawal, Withdrawn,
 };
 
 /// One slice of one queue; all its state sits in one Cluster slot.
@@ -839,16 +839,17 @@ impl Engine {
         Box::pin(async move { dispatch!(self, adopt(shard, worker, lease, leases)) })
     }
 
-    /// Tells a shard whose gate is shut by this generation that this worker has adopted all it holds and replayed all
-    /// it has settled. Of no effect otherwise: it has adopted into another state. Forgotten when the gate is shut again.
+    /// Tells a shard whose gate is shut by this generation how far this worker is. Of no effect otherwise: it has adopted
+    /// into another state. Forgotten when the gate is shut again.
     pub fn report<'a>(
         &'a self,
         shard: &'a ShardId,
         ledger: LedgerId,
         generation: u64,
         worker: WorkerId,
+        report: Report,
     ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { dispatch!(self, report(shard, ledger, generation, worker)) })
+        Box::pin(async move { dispatch!(self, report(shard, ledger, generation, worker, report)) })
     }
 
     /// A part of what is in the shard, in no order; every job that stays throughout a walk is seen at least once.

@@ -24,7 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use windlass_shared::engine::{Adopted, Adoption, Engine, EngineError, Position, ProcessId};
+use windlass_shared::engine::{
+    Adopted, Adoption, Engine, EngineError, Gate, Position, ProcessId, Report,
+};
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::WorkerId;
 
@@ -96,6 +98,11 @@ impl Watch<'_> {
         let open = generation.filter(|_| view.is_open());
         self.ring.note(&Position { generation: open, ..Position::default() });
         let found = (view.process, generation);
+        // A gate without a process is one that is being verified.
+        let verified = view.gate.filter(|gate| gate.process.is_none());
+        if let Some(gate) = verified.filter(|_| !view.present.contains(&self.worker)) {
+            self.report(&gate, Report::Present).await?;
+        }
         self.adopt(self.adopted != Some(found)).await?;
         self.adopted = Some(found);
         if open.is_some() {
@@ -105,13 +112,15 @@ impl Watch<'_> {
         if !self.ring.until_replayed(REPLAY_WAIT).await {
             return Ok(Look::Missing);
         }
-        // A gate without a process is one that is being verified.
-        if let Some(gate) = view.gate.filter(|gate| gate.process.is_none())
-            && !view.reported.contains(&self.worker)
-        {
-            self.engine.report(&shard, gate.ledger, gate.generation, self.worker).await?;
+        if let Some(gate) = verified.filter(|_| !view.reported.contains(&self.worker)) {
+            self.report(&gate, Report::Done).await?;
         }
         Ok(Look::Ready)
+    }
+
+    async fn report(&self, gate: &Gate, report: Report) -> Result<(), EngineError> {
+        let (shard, worker) = (&self.ring.shard, self.worker);
+        self.engine.report(shard, gate.ledger, gate.generation, worker, report).await
     }
 
     /// Adopts all leases of the shard, or only those that the engine has said not to know.

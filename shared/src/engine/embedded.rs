@@ -303,8 +303,9 @@ impl Embedded {
         ledger: LedgerId,
         generation: u64,
         worker: WorkerId,
+        report: Report,
     ) -> Result<(), EngineError> {
-        self.look(shard, |state, _| state.report_worker(ledger, generation, worker));
+        self.look(shard, |state, _| state.report_worker(ledger, generation, worker, report));
         Ok(())
     }
 

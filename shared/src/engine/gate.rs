@@ -78,6 +78,8 @@ pub struct GateView {
     pub gate: Option<Gate>,
     /// Workers that have adopted and replayed since the gate was shut.
     pub reported: Vec<WorkerId>,
+    /// Workers that have heard of it and are at it, those in `reported` perhaps among them.
+    pub present: Vec<WorkerId>,
 }
 
 impl GateView {
@@ -99,6 +101,15 @@ pub struct Validity {
     /// Engine time fixed *before* the statement that proved the jobs unfinished was sent, plus
     /// [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
     pub not_after: Timestamp,
+}
+
+/// What a worker says of itself while a gate is shut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// It has heard of it. From here on it is waited for longer than one that says nothing.
+    Present,
+    /// It has adopted all it holds and replayed all it has settled.
+    Done,
 }
 
 /// Answer to [`Engine::shut`](super::Engine::shut).

@@ -28,7 +28,7 @@
 //! | `outbox_bytes` | Σ over the outbox of detail length + [`OUTCOME_BYTES`] | counter |
 //! | `recorded_seq` | of the last outcome confirmed, 0 before | counter |
 //! | `gate` | ledger, generation, process, grace, slots, ramp and its beginning; none of a fresh shard | packed |
-//! | `reported` | workers that reported since the gate was shut | set |
+//! | `reported`, `present` | workers that reported since the gate was shut, and those that said that they are at it | set |
 //! | `seen`, `no_reap_until` | the last sign of life while leases were held; until when nothing is reaped | packed |
 //!
 //! An id is in `ready`, `delayed`, or `leases` and `claims`, as its status says; `finishing` in none.
@@ -117,7 +117,7 @@
 //! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` or the given token → `Stolen`, else out.
 //! Out: the entry is removed, a tombstone `max(standing, f)` (f − 1 if the job is to run again) written → `Out`.
 //!
-//! **report**(ledger, generation): the worker has reported, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
+//! **report**(ledger, generation): the worker has reported, or said that it is present, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.
 //!
 //! **Wake-ups** (hints; [`Wake`]): `ready` when a job entered `ready` while the shard is configured and not paused
@@ -205,6 +205,7 @@ pub struct Shard {
     process: ProcessId,
     gate: Option<GateState>,
     reported: BTreeSet<WorkerId>,
+    present: BTreeSet<WorkerId>,
     /// The last sign of life while leases were held.
     seen: Timestamp,
     no_reap_until: Timestamp,
@@ -229,6 +230,7 @@ impl Shard {
             process,
             gate: None,
             reported: BTreeSet::new(),
+            present: BTreeSet::new(),
             seen: Timestamp::default(),
             no_reap_until: Timestamp::default(),
             settings: None,

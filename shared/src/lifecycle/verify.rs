@@ -11,8 +11,9 @@
 //! | 6 | the outbox is recorded; what has ended leaves the engine | a store that went back has finished jobs |
 //! | 7 | the gate is opened for the process that was compared | refused if there is another by now |
 //!
-//! Step 3 ends when every worker with a fresh beat has reported, or after [`VerifySettings::window`]: a worker that is
-//! late, or dead, may cost its jobs a second run (I9), never a wrong record. After the opening nothing is reaped for
+//! Step 3 ends when every worker with a fresh beat has reported, or after [`VerifySettings::window`]; those that have said
+//! by then that they are at it (the API may be behind with what they replay) are waited for five times as long. A worker
+//! that is late, or dead, may cost its jobs a second run (I9), never a wrong record. After the opening nothing is reaped for
 //! [`VerifySettings::grace`], and leases are bounded while [`VerifySettings::ramp`] lasts.
 
 use std::collections::HashSet;
@@ -32,13 +33,15 @@ use crate::model::id::WorkerId;
 const BEAT_FRESH: Duration = Duration::from_secs(30);
 /// How often the reports are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Workers that are there are waited for this many windows.
+const PATIENCE: u32 = 5;
 /// Times that a verification begins anew because the store has started again meanwhile.
 const TRIES_MAX: usize = 5;
 
 /// Times of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifySettings {
-    /// Longest wait for the reports of workers. Zero where nobody can hold a lease: an embedded engine is verified
+    /// Longest wait for the reports of workers that say nothing. Zero where nobody can hold a lease: an embedded engine is verified
     /// when it has just been made.
     pub window: Duration,
     /// The fleet's lease: after the opening nothing is reaped for so long.
@@ -185,7 +188,8 @@ struct Reports {
     missing: usize,
 }
 
-/// Waits until every worker of the queue with a fresh beat has reported, or `window` has passed. `None`: the gate is not
+/// Waits until every worker of the queue with a fresh beat has reported, or `window` has passed and none of the others is
+/// at it, or [`PATIENCE`] of them have. `None`: the gate is not
 /// as it was shut any more, so reports of before are lost.
 async fn reports(
     life: &Lifecycle,
@@ -193,7 +197,7 @@ async fn reports(
     shut: Gate,
     window: Duration,
 ) -> Result<Option<Reports>, PushError> {
-    let deadline = Instant::now() + window;
+    let (quiet, deadline) = (Instant::now() + window, Instant::now() + window * PATIENCE);
     let workers = fresh_workers(life, shard).await?;
     let slots = workers.iter().map(|beat| beat.concurrency).fold(0, u32::saturating_add);
     let mut awaited: HashSet<WorkerId> = workers.iter().map(|beat| beat.id).collect();
@@ -208,7 +212,9 @@ async fn reports(
         if view.gate != Some(shut) {
             return Ok(None);
         }
-        if awaited.is_empty() || Instant::now() >= deadline {
+        let now = Instant::now();
+        let is_slow = |worker: &WorkerId| now < deadline && view.present.contains(worker);
+        if awaited.is_empty() || (now >= quiet && !awaited.iter().any(is_slow)) {
             return Ok(Some(Reports { slots, missing: awaited.len() }));
         }
     }

@@ -13,8 +13,8 @@ use crate::engine::model::{Bounds, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
     GateView, Held, Live, LiveEntry, Mark, Opened, Opening, Outcome, Position, ProcessId, Push,
-    PushReply, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut, Validity,
-    Withdraw, Withdrawal, Withdrawn,
+    PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut,
+    Validity, Withdraw, Withdrawal, Withdrawn,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
@@ -79,6 +79,7 @@ pub enum Call {
         ledger: LedgerId,
         generation: u64,
         worker: WorkerId,
+        report: Report,
     },
     Seal {
         ledger: LedgerId,
@@ -154,8 +155,8 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Adopt { worker, lease, leases } => {
             Reply::Adopt(shard.adopt(now, *worker, *lease, leases))
         }
-        Call::Report { ledger, generation, worker } => {
-            shard.report_worker(*ledger, *generation, *worker);
+        Call::Report { ledger, generation, worker, report } => {
+            shard.report_worker(*ledger, *generation, *worker, *report);
             Reply::Report
         }
         Call::Seal { ledger, generation } => Reply::Seal(shard.seal(*ledger, *generation)),
@@ -193,6 +194,7 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Gate => {
             let mut view = engine.gate(shard).await?;
             view.reported.sort_unstable();
+            view.present.sort_unstable();
             Reply::Gate(view)
         }
         Call::Shut { ledger, generation, not_after } => {
@@ -202,8 +204,8 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Adopt { worker, lease, leases } => {
             Reply::Adopt(engine.adopt(shard, *worker, *lease, leases).await?)
         }
-        Call::Report { ledger, generation, worker } => {
-            engine.report(shard, *ledger, *generation, *worker).await?;
+        Call::Report { ledger, generation, worker, report } => {
+            engine.report(shard, *ledger, *generation, *worker, *report).await?;
             Reply::Report
         }
         Call::Seal { ledger, generation } => {

@@ -12,8 +12,8 @@ use windlass_shared::config::LedgerSettings;
 use windlass_shared::engine::embedded::Embedded;
 use windlass_shared::engine::envelope::Detail;
 use windlass_shared::engine::{
-    Adopted, Adoption, ClaimRequest, ClaimState, Claimed, Ended, Engine, Held, LiveState, Push,
-    Settle, Settled, ShardId, Validity, Verdict,
+    Adopted, Adoption, ClaimRequest, ClaimState, Claimed, Ended, Engine, Gate, Held, LiveState,
+    Push, Report, Settle, Settled, ShardId, Validity, Verdict,
 };
 use windlass_shared::ledger::{
     Accepted, Epoch, Ledger, Record, RecordRunning, Recorded, Submission, SubmitOutcome, WorkerBeat,
@@ -197,8 +197,13 @@ impl Rig {
         })
         .await;
         self.adopt(mine).await;
-        let reported =
-            self.life.engine().report(&self.shard, gate.ledger, gate.generation, self.worker);
+        let reported = self.life.engine().report(
+            &self.shard,
+            gate.ledger,
+            gate.generation,
+            self.worker,
+            Report::Done,
+        );
         reported.await.unwrap();
     }
 
@@ -609,4 +614,36 @@ async fn a_new_ledger_finds_the_store_of_another_and_empties_it() {
     let queue = old.life.ledger().queue(&old.shard.namespace, &old.shard.queue).await.unwrap();
     let swept = Sweeper::default().pass(&old.life, &queue.unwrap()).await.unwrap();
     assert_eq!((swept.pushed, new.try_claim(9).await.1.len()), (0, 0));
+}
+
+/// Goal: a worker that is there but slow, as when the API is behind with its replays, is waited for longer than one that
+/// says nothing.
+#[tokio::test]
+async fn a_worker_that_is_at_it_is_waited_for_beyond_the_window() {
+    let window = Duration::from_secs(1);
+    for (is_at_it, not_in_time) in [(true, 0), (false, 1)] {
+        let rig = Rig::new().await;
+        rig.submit(1).await;
+        rig.claim(1).await;
+        rig.engine.wipe();
+        let settings = VerifySettings { window, ..patient() };
+        let verified = verify(&rig.life, &rig.shard, rig.epoch, &settings);
+        let slowly = async {
+            let engine = rig.life.engine();
+            let gate = soon("a shut gate", async || engine.gate(&rig.shard).await.unwrap().gate);
+            let Gate { ledger, generation, .. } = gate.await;
+            let report = async |report| {
+                let said = engine.report(&rig.shard, ledger, generation, rig.worker, report);
+                said.await.unwrap();
+            };
+            if is_at_it {
+                report(Report::Present).await;
+            }
+            tokio::time::sleep(window + window / 2).await;
+            report(Report::Done).await;
+        };
+        let (verified, ()) = tokio::join!(verified, slowly);
+        let Verified::Opened { missing, .. } = verified.unwrap() else { panic!("not opened") };
+        assert_eq!(missing, not_in_time);
+    }
 }

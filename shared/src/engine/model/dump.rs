@@ -13,6 +13,8 @@ pub struct ShardDump {
     pub gate: Option<GateState>,
     /// Since the gate was shut, ascending.
     pub reported: Vec<WorkerId>,
+    /// In order.
+    pub present: Vec<WorkerId>,
     /// The last sign of life while leases were held.
     pub seen: Timestamp,
     /// Nothing is reaped before.
@@ -49,6 +51,7 @@ impl Shard {
         ShardDump {
             gate: self.gate,
             reported: self.reported.iter().copied().collect(),
+            present: self.present.iter().copied().collect(),
             seen: self.seen,
             no_reap_until: self.no_reap_until,
             settings: self.settings.clone(),

@@ -39,6 +39,7 @@ impl Shard {
             process: self.process,
             gate: self.gate.map(|state| state.gate),
             reported: self.reported.iter().copied().collect(),
+            present: self.present.iter().copied().collect(),
         }
     }
 
@@ -69,6 +70,7 @@ impl Shard {
         }
         self.gate = Some(GateState::shut(ledger, generation));
         self.reported.clear();
+        self.present.clear();
         self.wake.shut = true;
         Shut::Shut { process: self.process, wiped }
     }
@@ -115,10 +117,19 @@ impl Shard {
     }
 
     /// Notes that a worker has reported; see the module's rules.
-    pub fn report_worker(&mut self, ledger: LedgerId, generation: u64, worker: WorkerId) {
+    pub fn report_worker(
+        &mut self,
+        ledger: LedgerId,
+        generation: u64,
+        worker: WorkerId,
+        report: Report,
+    ) {
         let Some(GateState { gate, .. }) = self.gate else { return };
         if (gate.ledger, gate.generation, gate.process) == (ledger, generation, None) {
-            self.reported.insert(worker);
+            match report {
+                Report::Present => self.present.insert(worker),
+                Report::Done => self.reported.insert(worker),
+            };
         }
     }
 

@@ -53,10 +53,14 @@ impl Redis {
         dump.tombstones = tombstones(&mut reply, counters.window as i64, window(now))?;
         let mut reported = reply.list()?;
         while reported.len() > 0 {
-            let worker = layout::take_id(&mut reported.bytes()?);
-            dump.reported.push(WorkerId::from_bytes(reported.sound(worker)?));
+            let read = layout::read_reporter(&reported.bytes()?);
+            match reported.sound(read)? {
+                (worker, Report::Done) => dump.reported.push(worker),
+                (worker, Report::Present) => dump.present.push(worker),
+            }
         }
         dump.reported.sort_unstable();
+        dump.present.sort_unstable();
         reply.end()?;
 
         let by_id = |order: &[(i64, JobId)]| order.iter().map(|(n, id)| (*id, *n)).collect();

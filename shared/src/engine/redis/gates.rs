@@ -22,13 +22,16 @@ impl Redis {
         let gate = layout::read_gate(&mut reply.bytes()?);
         let gate = reply.sound(gate)?;
         let mut workers = reply.list()?;
-        let mut reported = Vec::with_capacity(workers.len());
+        let (mut reported, mut present) = (Vec::new(), Vec::new());
         while workers.len() > 0 {
-            let worker = layout::take_id(&mut workers.bytes()?);
-            reported.push(WorkerId::from_bytes(workers.sound(worker)?));
+            let read = layout::read_reporter(&workers.bytes()?);
+            match workers.sound(read)? {
+                (worker, Report::Done) => reported.push(worker),
+                (worker, Report::Present) => present.push(worker),
+            }
         }
         reply.end()?;
-        Ok(GateView { process, gate, reported })
+        Ok(GateView { process, gate, reported, present })
     }
 
     pub async fn shut(
@@ -168,12 +171,14 @@ impl Redis {
         ledger: LedgerId,
         generation: u64,
         worker: WorkerId,
+        report: Report,
     ) -> Result<(), EngineError> {
+        let member = layout::reporter(worker, report);
         let mut verification = ledger.as_bytes().to_vec();
         verification.extend(layout::number_bytes(generation));
         let mut reply = self
             .change(&self.scripts.report, shard, |cmd| {
-                cmd.arg(worker.as_bytes()).arg(&verification);
+                cmd.arg(&member).arg(&verification);
             })
             .await?;
         reply.expect("reported")?;

@@ -11,6 +11,8 @@ use crate::engine::*;
 /// Bytes of an outcome before its detail.
 pub(super) const OUTCOME_HEAD: usize = 97;
 /// Lua's numbers are exact up to here; as an `expires_at` it means never.
+/// Follows the id of a worker that is at it.
+const PRESENT: u8 = b'p';
 const NUMBER_MAX: i64 = 1 << 53;
 /// Bytes of a job before its kind.
 const JOB_HEAD: usize = 50;
@@ -267,6 +269,25 @@ pub(super) fn opening_bytes(opening: &Opening) -> Vec<u8> {
     out.put_u32(opening.slots);
     out.put_i64(length_us(opening.ramp));
     out
+}
+
+/// A worker in the set of those that have reported.
+pub(super) fn reporter(worker: WorkerId, report: Report) -> Vec<u8> {
+    let mut out = worker.as_bytes().to_vec();
+    if report == Report::Present {
+        out.push(PRESENT);
+    }
+    out
+}
+
+/// Reads what [`reporter`] wrote.
+pub(super) fn read_reporter(mut bytes: &[u8]) -> Result<(WorkerId, Report), Damaged> {
+    let worker = WorkerId::from_bytes(take_id(&mut bytes)?);
+    match bytes {
+        [] => Ok((worker, Report::Done)),
+        [PRESENT] => Ok((worker, Report::Present)),
+        _ => Err(Damaged),
+    }
 }
 
 /// What a withdrawal says beside its id.

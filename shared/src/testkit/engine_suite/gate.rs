@@ -1,7 +1,7 @@
 //! gate, shut, open_gate and report, and what a gate holds back.
 
 use super::*;
-use crate::engine::{CancelReply, ClaimState, Position, ProcessId, Withdraw};
+use crate::engine::{CancelReply, ClaimState, Position, ProcessId, Report, Withdraw};
 use crate::model::id::LedgerId;
 
 const OTHER: LedgerId = LedgerId::from_bytes([0x0f; 16]);
@@ -32,7 +32,8 @@ impl Rig {
     }
 
     async fn report(&self, generation: u64, worker: WorkerId) {
-        self.engine.report(&self.shard, LEDGER, generation, worker).await.expect("report");
+        let report = self.engine.report(&self.shard, LEDGER, generation, worker, Report::Done);
+        report.await.expect("report");
     }
 
     async fn reported(&self) -> Vec<WorkerId> {
@@ -186,7 +187,9 @@ pub async fn workers_report_to_a_shut_gate(rig: &Rig) {
     assert_eq!(rig.reported().await, [], "there is no gate");
     rig.shut(1).await;
     rig.report(0, workers[0]).await;
-    rig.engine.report(&rig.shard, OTHER, 1, workers[0]).await.unwrap();
+    rig.engine.report(&rig.shard, OTHER, 1, workers[0], Report::Done).await.unwrap();
+    rig.engine.report(&rig.shard, LEDGER, 1, workers[1], Report::Present).await.unwrap();
+    assert_eq!(rig.gate().await.present, [workers[1]]);
     assert_eq!(rig.reported().await, [], "to another verification");
     for worker in [workers[1], workers[0], workers[1]] {
         rig.report(1, worker).await;
@@ -195,7 +198,7 @@ pub async fn workers_report_to_a_shut_gate(rig: &Rig) {
     rig.shut(1).await;
     assert_eq!(rig.reported().await, workers, "a repeated shut changes nothing");
     rig.shut(2).await;
-    assert_eq!(rig.reported().await, []);
+    assert_eq!((rig.reported().await, rig.gate().await.present), (vec![], vec![]));
     let opening = rig.opening_with(2, LEASE).await;
     assert_eq!(rig.open_gate(&opening).await, Opened::Open);
     rig.report(2, workers[0]).await;

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::engine::{Verdict, Withdraw};
+use crate::engine::{Report, Verdict, Withdraw};
 use crate::limits::TOMBSTONE_TTL;
 
 /// Ids that a history uses: few, so that steps meet.
@@ -172,6 +172,7 @@ pub enum Step {
     },
     Report {
         worker: u8,
+        report: Report,
         above: i64,
         foreign: bool,
     },
@@ -343,6 +344,7 @@ fn gates(rng: &mut StdRng) -> Step {
         },
         12 | 20 => Step::Report {
             worker: rng.random_range(0..WORKERS),
+            report: pick(rng, &[Report::Present, Report::Done]),
             above: pick(rng, &[0, 0, 0, 0, 1, -1]),
             foreign: rng.random_ratio(1, 8),
         },

@@ -108,7 +108,8 @@ impl Player {
                 lease: Duration::from_micros(*lease_us),
                 leases: leases.iter().map(|pick| self.adoption(*pick)).collect::<Option<_>>()?,
             },
-            Step::Report { worker: by, above, foreign } => Call::Report {
+            Step::Report { worker: by, report, above, foreign } => Call::Report {
+                report: *report,
                 ledger: ledger(self.ledger + u8::from(*foreign)),
                 generation: self.generation.saturating_add_signed(*above),
                 worker: worker(*by),

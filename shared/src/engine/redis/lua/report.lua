@@ -1,6 +1,6 @@
--- report.lua: notes that a worker has adopted and replayed all it has, if the gate is shut by this generation.
+-- report.lua: notes how far a worker is, if the gate is shut by this generation.
 --
--- ARGV[2] worker
+-- ARGV[2] worker, 16 bytes: it has adopted and replayed all it has; one byte more: it is at it
 -- ARGV[3] ledger, 16 bytes, and generation u64 in one string
 --
 -- Returns {"reported"}.

@@ -99,7 +99,10 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
         (Call::Gate, Reply::Gate(view)) => {
             unchanged_if(true, seen, wrong);
             let expected = (seen.process, seen.before.gate.map(|state| state.gate));
-            if (view.process, view.gate) != expected || view.reported != seen.before.reported {
+            if (view.process, view.gate) != expected
+                || view.reported != seen.before.reported
+                || view.present != seen.before.present
+            {
                 wrong.push(format!("gate: {view:?}"));
             }
         }
@@ -127,7 +130,8 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
         }
         (Call::Adopt { leases, .. }, Reply::Adopt(replies)) => adopt(seen, leases, replies, wrong),
         (Call::Report { ledger, generation, .. }, Reply::Report) => {
-            let before = ShardDump { reported: seen.after.reported.clone(), ..seen.before.clone() };
+            let (reported, present) = (seen.after.reported.clone(), seen.after.present.clone());
+            let before = ShardDump { reported, present, ..seen.before.clone() };
             unchanged_if(true, &Seen { before: &before, ..*seen }, wrong);
             unchanged_if(!is_shut_by(seen.before, *ledger, *generation), seen, wrong);
         }
