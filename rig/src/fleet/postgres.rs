@@ -123,7 +123,7 @@ impl Postgres {
     pub fn stop_immediately(&mut self) -> anyhow::Result<()> {
         let pg_ctl = self.programs.join("pg_ctl");
         let folder = self.data.parent().context("the data have a folder")?.to_owned();
-        let options = ["-m", "immediate", "-w", "stop"];
+        let options = ["-m", "immediate", "-w", "-t", "10", "stop"];
         run(as_user(&pg_ctl, &folder).arg("-D").arg(&self.data).args(options))?;
         self.process.kill_9();
         Ok(())
@@ -189,6 +189,13 @@ impl Postgres {
     fn address(&self) -> [String; 6] {
         let port = self.port.to_string();
         ["-h".into(), "127.0.0.1".into(), "-p".into(), port, "-U".into(), "windlass".into()]
+    }
+}
+
+/// Asks first: a postmaster that is killed leaves its shared memory behind.
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let _ = self.stop_immediately();
     }
 }
 

@@ -175,14 +175,7 @@ impl PostgresServer {
         let mut command = self.program("postgres");
         command.arg("-D").arg(self.folder.join("data"));
         command.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
-        let own = [
-            "listen_addresses=",
-            "max_connections=60",
-            "shared_buffers=64MB",
-            // In its own folder: a server that is killed leaves nothing behind.
-            "dynamic_shared_memory_type=mmap",
-        ];
-        for setting in own {
+        for setting in ["listen_addresses=", "max_connections=60", "shared_buffers=64MB"] {
             command.args(["-c", setting]);
         }
         for setting in &self.settings {
@@ -231,6 +224,13 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
+        // Asked first: a postmaster that is killed leaves its shared memory behind.
+        if self.process.is_some() {
+            let data = self.folder.join("data");
+            let mut stop = self.program("pg_ctl");
+            stop.arg("-D").arg(data).args(["-m", "immediate", "-w", "-t", "5", "stop"]);
+            let _ = stop.stdin(Stdio::null()).output();
+        }
         self.kill_9();
         // Children of the postmaster may write for a moment more; what is left the next start sweeps.
         let _ = std::fs::remove_dir_all(&self.folder);

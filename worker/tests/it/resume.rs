@@ -133,12 +133,12 @@ async fn an_attempt_goes_on_from_where_the_one_before_stored() {
             }
         })
     });
-    let id = flow.submit("count", json!(null), limited(3, 1_500)).await;
+    let id = flow.submit("count", json!(null), limited(3, 3_000)).await;
     let job = flow.end(id).await;
     assert_eq!(output(&job), json!([1, 2]));
     assert_eq!(flow.checkpoint(id).await, Some(json!([1, 2, 3])));
     // Over the limit in the last attempt: what was stored stays.
-    let job = flow.run("count", json!(null), limited(2, 1_500)).await;
+    let job = flow.run("count", json!(null), limited(2, 3_000)).await;
     assert_eq!((job.state, job.error.unwrap().code.as_str()), (JobState::Dead, "timeout"));
     assert_eq!(flow.checkpoint(job.id).await, Some(json!([1, 2])));
     worker.stop().await;

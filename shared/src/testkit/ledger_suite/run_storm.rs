@@ -10,10 +10,10 @@ use rand::{Rng, SeedableRng};
 use super::run_scene::{fails, moves, plain, signal, templated};
 use super::scene::{Scene, at};
 use crate::engine::Ended;
-use crate::ledger::Recorded;
 use crate::ledger::runs::{
     Advance, Advanced, END, NewGiven, Release, RunChanged, Snapshot, Step, StepJob,
 };
+use crate::ledger::{LedgerError, Recorded};
 use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::{Job, JobState};
 use crate::model::workflow::{StepSpec, StepState, WorkflowState};
@@ -114,7 +114,7 @@ async fn work(storm: Arc<Storm>, mut rng: StdRng, stops: bool) {
             && let Some(job) = jobs.first()
         {
             // It may have ended meanwhile.
-            scene.ledger.cancel(&scene.namespace, job.id, None, false, "x").await.unwrap();
+            unless_waited(scene.ledger.cancel(&scene.namespace, job.id, None, false, "x").await);
         }
         if rng.random_bool(0.2)
             && let Some(run) = storm.runs.choose(&mut rng)
@@ -133,11 +133,21 @@ async fn work(storm: Arc<Storm>, mut rng: StdRng, stops: bool) {
                 scene.record(job.id, fence + 1, ended)
             })
             .collect();
-        let reply = scene.ledger.record(batch).await.unwrap();
+        let Some(reply) = unless_waited(scene.ledger.record(batch).await) else { continue };
         assert!(reply.replies.iter().all(|reply| *reply != Recorded::Unknown));
         storm.note(&reply.released);
     }
     panic!("the runs do not end");
+}
+
+/// `None`: it waited for a lock for too long, so nothing was written. A busy machine may be that slow; the next round
+/// tries again.
+fn unless_waited<T>(result: Result<T, LedgerError>) -> Option<T> {
+    match result {
+        Ok(done) => Some(done),
+        Err(LedgerError::Unavailable(_)) => None,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 async fn give(scene: &Scene, run: WorkflowId) {
@@ -149,7 +159,9 @@ async fn give(scene: &Scene, run: WorkflowId) {
         reason: None,
         body: None,
     };
-    let given = scene.ledger.give(&scene.namespace, run, &given).await.unwrap();
+    let Some(given) = unless_waited(scene.ledger.give(&scene.namespace, run, &given).await) else {
+        return;
+    };
     assert!(matches!(given, RunChanged::Done(()) | RunChanged::Refused(_)), "{given:?}");
 }
 
@@ -172,7 +184,10 @@ async fn drive(storm: &Storm, run: WorkflowId, stops: bool) {
         } else if seen.due.is_empty() {
             return;
         }
-        match ledger.advance(&seen.run, &advance).await.unwrap() {
+        let Some(advanced) = unless_waited(ledger.advance(&seen.run, &advance).await) else {
+            continue;
+        };
+        match advanced {
             Advanced::Done { released, .. } => return storm.note(&released),
             // Somebody else was first: a stop looks again, the others have another round.
             Advanced::Conflict if stops => {}
