@@ -18,7 +18,10 @@ use crate::reporter::{DirectOutcome, DirectReply, ReportError, SharedReporter};
 use crate::ring::{Replay, Rings, ShardRing, Then};
 
 /// Most outcomes in one call, and about how many bytes of them.
-const CALL_MAX: usize = 500;
+pub(crate) const CALL_MAX: usize = 500;
+/// The fewest that a call is cut down to when no answer comes: an API that is behind after an outage must get through
+/// one call in the time that it has for it.
+const CALL_MIN: usize = 20;
 /// See [`CALL_MAX`].
 const CALL_BYTES_MAX: usize = 4 << 20;
 /// Tries to settle replayed outcomes at the engine once more.
@@ -36,6 +39,8 @@ pub(crate) struct Direct {
     pub(crate) engine: Engine,
     pub(crate) reporter: SharedReporter,
     pub(crate) worker: WorkerId,
+    /// Outcomes of the next call: halved when none answers, doubled when one does.
+    pub(crate) most: usize,
     /// An operator gave the worker nobody to report to; that has been said.
     pub(crate) alone: bool,
     /// Outcomes that were given up although the engine never answered, and the ledger did not take.
@@ -78,7 +83,7 @@ impl Direct {
         let mut result = None;
         // In turn, so that none waits for all of another's.
         for ring in rings.iter() {
-            let batch = ring.take(CALL_MAX, CALL_BYTES_MAX);
+            let batch = ring.take(self.most, CALL_BYTES_MAX);
             if batch.is_empty() {
                 continue;
             }
@@ -94,6 +99,7 @@ impl Direct {
         match self.record(&batch).await {
             Ok(replies) => {
                 count(&replies);
+                self.most = (self.most * 2).min(CALL_MAX);
                 self.over(ring, &batch, true).await;
                 Sent::Over
             }
@@ -107,6 +113,7 @@ impl Direct {
                 let outcomes = batch.len();
                 tracing::warn!(queue = %ring.shard.queue, outcomes, error = %chain(&error), "cannot record outcomes by the direct path; trying again");
                 ring.put_back(batch);
+                self.most = (self.most / 2).max(CALL_MIN);
                 Sent::Away
             }
         }

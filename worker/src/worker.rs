@@ -225,6 +225,7 @@ impl Worker {
             engine: engine.clone(),
             reporter: Arc::clone(&self.reporter),
             worker,
+            most: direct::CALL_MAX,
             alone: false,
             lost: 0,
         }

@@ -45,7 +45,10 @@ const PREVIOUS_WAIT: Duration = Duration::from_secs(2);
 #[utoipa::path(
     post, path = "/v1/worker/reports", tag = "workers",
     request_body = ReportRequest<'static>,
-    responses((status = 200, description = "Taken.", body = ReportResult)),
+    responses(
+        (status = 200, description = "Taken.", body = ReportResult),
+        (status = 409, description = "The outcomes belong to another ledger; nothing was taken.", body = crate::error::Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub async fn report(
     State(app): State<App>,

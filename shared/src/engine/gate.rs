@@ -261,6 +261,8 @@ pub struct LiveEntry {
     pub fence: Fence,
     /// It has ended there, and its outcome waits to be recorded.
     pub finishing: bool,
+    /// Somebody holds it.
+    pub leased: bool,
 }
 
 /// Answer to [`Engine::scan`](super::Engine::scan).

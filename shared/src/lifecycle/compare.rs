@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::delivery::PushError;
+use super::ended::waits;
 use super::push::{belongs_in_engine, push_of};
 use super::sweep::{SeenFences, end, fill_page};
 use super::{Lifecycle, record};
@@ -62,7 +63,8 @@ impl<'a> Comparison<'a> {
     pub(super) async fn fill(&mut self) -> Result<(), PushError> {
         let engine = &self.life.inner.engine;
         engine.configure(self.shard, &self.queue.shard_settings()).await?;
-        self.seen = scan(self.life, self.shard).await?;
+        let live = scan(self.life, self.shard).await?;
+        self.seen = live.into_iter().map(|entry| (entry.id, entry.fence)).collect();
         self.found.checked = self.seen.len() as u64;
         let mut after = None;
         loop {
@@ -89,8 +91,7 @@ impl<'a> Comparison<'a> {
         self.found.ended += end(self.life, self.shard, &self.over, now).await?;
         let mut left = scan(self.life, self.shard).await?;
         // What holders have put back meanwhile is looked at once more: it may be older than what the ledger has.
-        left.retain(|id, fence| self.met.get(id) != Some(fence));
-        let left: Vec<(JobId, Fence)> = left.drain().collect();
+        left.retain(|entry| entry.leased || self.met.get(&entry.id) != Some(&entry.fence));
         for left in left.chunks(BATCH) {
             let mended = mend(self.life, self.shard, left).await?;
             self.found.pushed += mended.pushed;
@@ -101,15 +102,16 @@ impl<'a> Comparison<'a> {
 }
 
 /// Everything that the engine has of a shard and that has not ended there.
-async fn scan(life: &Lifecycle, shard: &ShardId) -> Result<SeenFences, PushError> {
-    let (mut seen, mut cursor) = (SeenFences::new(), 0);
+async fn scan(life: &Lifecycle, shard: &ShardId) -> Result<Vec<LiveEntry>, PushError> {
+    let (mut seen, mut cursor) = (HashMap::new(), 0);
     loop {
         let page = life.inner.engine.scan(shard, cursor).await?;
-        let waiting = page.entries.iter().filter(|entry| !entry.finishing);
-        seen.extend(waiting.map(|entry| (entry.id, entry.fence)));
+        let waiting = page.entries.into_iter().filter(|entry| !entry.finishing);
+        // One may be seen twice.
+        seen.extend(waiting.map(|entry| (entry.id, entry)));
         cursor = page.next;
         if cursor == 0 {
-            return Ok(seen);
+            return Ok(seen.into_values().collect());
         }
     }
 }
@@ -118,19 +120,19 @@ async fn scan(life: &Lifecycle, shard: &ShardId) -> Result<SeenFences, PushError
 async fn mend(
     life: &Lifecycle,
     shard: &ShardId,
-    entries: &[(JobId, Fence)],
+    entries: &[LiveEntry],
 ) -> Result<Compared, PushError> {
     let Some(ticket) = life.inner.delivery.ticket().await else {
         return Ok(Compared::default());
     };
     let now = ticket.now();
-    let ids: Vec<JobId> = entries.iter().map(|(id, _)| *id).collect();
+    let ids: Vec<JobId> = entries.iter().map(|entry| entry.id).collect();
     let jobs = life.inner.ledger.jobs(&ids).await?;
     // A row that this build cannot read is no reason to drop its job.
     let on_record = life.inner.ledger.on_record(&shard.namespace, &ids).await?;
     let jobs: HashMap<JobId, Job> = jobs.into_iter().map(|job| (job.id, job)).collect();
     let (mut over, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, fence) in entries {
+    for LiveEntry { id, fence, leased, .. } in entries {
         match jobs.get(id) {
             None if on_record.contains(id) => {}
             None => over.push((*id, *fence)),
@@ -143,6 +145,14 @@ async fn mend(
                     older.push(push_of(job));
                 } else {
                     elsewhere.push((*id, *fence));
+                }
+            }
+            // The end of this very lease is on record, and the store has gone back to before it. Its push has the
+            // lease's fence, so the lease goes first.
+            Some(job) if *leased && job.fence == *fence && waits(job) => {
+                elsewhere.push((*id, *fence));
+                if belongs_in_engine(job, now) {
+                    older.push(push_of(job));
                 }
             }
             Some(_) => {}
@@ -192,7 +202,6 @@ impl Auditor {
             let page = life.inner.engine.scan(&shard, walk.cursor).await?;
             let (ended, live): (Vec<LiveEntry>, Vec<LiveEntry>) =
                 page.entries.into_iter().partition(|entry| entry.finishing);
-            let live: Vec<(JobId, Fence)> = live.iter().map(|e| (e.id, e.fence)).collect();
             for live in live.chunks(BATCH) {
                 let mended = mend(life, &shard, live).await?;
                 found.checked += mended.checked;

@@ -93,6 +93,6 @@ async fn try_once(life: &Lifecycle, ids: &[JobId]) -> bool {
 }
 
 /// Whether a job waits for its next attempt. What runs by now has a later lease than the outcome that led here.
-fn waits(job: &Job) -> bool {
+pub(super) fn waits(job: &Job) -> bool {
     matches!(job.state, JobState::Ready | JobState::Scheduled | JobState::Retrying)
 }

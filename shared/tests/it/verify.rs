@@ -647,3 +647,22 @@ async fn a_worker_that_is_at_it_is_waited_for_beyond_the_window() {
         assert_eq!(missing, not_in_time);
     }
 }
+
+/// Goal: a lease whose end is on record, and that came back with an older store, is not waited for: the attempt would be
+/// made a second time, with the number that it had. Method: the settle and its outcome are lost after they were recorded.
+#[tokio::test]
+async fn a_lease_that_ended_on_record_and_came_back_gives_way_to_the_next_attempt() {
+    let rig = Rig::new().await;
+    let id = rig.submit(1).await[0].id;
+    let mine = rig.claim(1).await.remove(0);
+    let before = rig.engine.snapshot();
+    let delay = Duration::from_secs(20);
+    assert_eq!(rig.settle(&mine, Verdict::Retry { delay }).await, Settled::Settled);
+    rig.record_all().await;
+    assert_eq!(rig.state(id).await, JobState::Retrying);
+    rig.engine.restart_from(before);
+    assert!(matches!(rig.live(id).await, Some(LiveState::Leased { .. })), "it has gone back");
+    rig.verify_with(&[]).await;
+    let live = rig.life.engine().peek(&rig.shard, id).await.unwrap().expect("it waits");
+    assert_eq!((live.state, live.attempt), (LiveState::Delayed, 1));
+}

@@ -12,6 +12,7 @@ impl Shard {
                 id: *id,
                 fence: entry.fence,
                 finishing: entry.status == Status::Finishing,
+                leased: matches!(entry.status, Status::Leased { .. }),
             })
             .collect();
         entries.sort_unstable_by_key(|entry| entry.id);

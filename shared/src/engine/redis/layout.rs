@@ -335,7 +335,13 @@ pub(super) fn read_live(mut bytes: &[u8]) -> Result<LiveEntry, Damaged> {
     let bytes = &mut bytes;
     let id = JobId::from_bytes(take_id(bytes)?);
     let fence = Fence(bytes.try_get_u64()?);
-    Ok(LiveEntry { id, fence, finishing: bytes.try_get_u8()? != 0 })
+    let (finishing, leased) = match bytes.try_get_u8()? {
+        0 => (false, false),
+        1 => (true, false),
+        2 => (false, true),
+        _ => return Err(Damaged),
+    };
+    Ok(LiveEntry { id, fence, finishing, leased })
 }
 
 /// A number that Lua can hold exactly.

@@ -341,7 +341,7 @@ pub async fn adopt_answers_for_each_lease_in_order(rig: &Rig) {
     assert_eq!(replies, [held, Adopted::Over, Adopted::Stolen, held]);
 }
 
-/// With the fence that it has there, and whether it has ended.
+/// With the fence that it has there, and whether it has ended or is held.
 pub async fn a_walk_sees_every_state(rig: &Rig) {
     assert!(rig.walk().await.is_empty());
     rig.open_with(3).await;
@@ -351,12 +351,13 @@ pub async fn a_walk_sees_every_state(rig: &Rig) {
     rig.settle(ended, Verdict::Succeeded).await;
     let (held, _) = rig.claim_one().await;
     rig.cancel(8, Fence(1)).await;
-    let entry = |n, fence, finishing| (id(n), LiveEntry { id: id(n), fence, finishing });
+    let entry =
+        |n, fence, finishing, leased| (id(n), LiveEntry { id: id(n), fence, finishing, leased });
     let expected = [
-        entry(0, ended.fence, true),
-        entry(1, held.fence, false),
-        entry(2, Fence(1), false),
-        entry(3, Fence(7), false),
+        entry(0, ended.fence, true, false),
+        entry(1, held.fence, false, true),
+        entry(2, Fence(1), false, false),
+        entry(3, Fence(7), false, false),
     ];
     assert_eq!(rig.walk().await, BTreeMap::from(expected));
 }

@@ -154,6 +154,7 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
                 id: *id,
                 fence: entry.fence,
                 finishing: entry.status == Status::Finishing,
+                leased: matches!(entry.status, Status::Leased { .. }),
             };
             if *entries != seen.before.entries.iter().map(entry).collect::<Vec<_>>() {
                 wrong.push("the walk saw something else".into());
