@@ -1,18 +1,23 @@
-//! Queues' defaults and depths as submissions need them, at most a second old.
+//! Queues' defaults and depths as submissions need them: at most a second old, and older only while the ledger is being
+//! asked, or does not answer.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use windlass_shared::engine::{ShardId, ShardStats};
-use windlass_shared::ledger::QueueSettings;
+use windlass_shared::ledger::{LedgerError, QueueSettings};
 use windlass_shared::model::name::{Namespace, QueueName};
 
 use crate::app::App;
 use crate::error::{ApiError, Code};
 
 const KEPT: Duration = Duration::from_secs(1);
+/// While the ledger does not answer, what was known counts for this long.
+const KEPT_WITHOUT_LEDGER: Duration = Duration::from_secs(60);
+/// Longest wait for the ledger where something is known.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 const QUEUES_MAX: usize = 10_000;
 
 /// What a submission needs to know of its queue.
@@ -24,6 +29,24 @@ pub struct Known {
     /// `max_depth`, or the engine did not say.
     waiting: AtomicU64,
     at: Instant,
+    /// Somebody asks the ledger anew.
+    asking: AtomicBool,
+}
+
+/// The turn to ask the ledger anew; given back when dropped.
+struct Turn<'a>(&'a Known);
+
+impl<'a> Turn<'a> {
+    fn take(known: &'a Known) -> Option<Self> {
+        // Lazily: a turn that was never taken must not be given back.
+        (!known.asking.swap(true, Ordering::AcqRel)).then(|| Self(known))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.asking.store(false, Ordering::Release);
+    }
 }
 
 impl Known {
@@ -51,7 +74,8 @@ pub struct QueueCache {
 }
 
 impl QueueCache {
-    /// What is known of a queue; of one that does not exist yet, the defaults.
+    /// What is known of a queue; of one that does not exist yet, the defaults. Where something is known, one caller
+    /// asks the ledger anew, for a second at most, and the others do not wait.
     ///
     /// # Errors
     /// The ledger does not answer.
@@ -63,20 +87,33 @@ impl QueueCache {
     ) -> Result<Arc<Known>, ApiError> {
         let key = (namespace.clone(), queue.clone());
         let seen = self.known.lock().expect("nothing panics while holding it").get(&key).cloned();
-        if let Some(known) = seen.filter(|known| known.at.elapsed() < KEPT) {
+        let Some(known) = seen.filter(|known| known.at.elapsed() < KEPT_WITHOUT_LEDGER) else {
+            return Ok(self.ask(app, key).await?);
+        };
+        if known.at.elapsed() < KEPT {
             return Ok(known);
         }
+        let Some(_turn) = Turn::take(&known) else { return Ok(Arc::clone(&known)) };
+        match tokio::time::timeout(ANSWER_MAX, self.ask(app, key)).await {
+            Ok(Ok(known)) => Ok(known),
+            Ok(Err(LedgerError::Unavailable(_))) | Err(_) => Ok(Arc::clone(&known)),
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    async fn ask(&self, app: &App, key: (Namespace, QueueName)) -> Result<Arc<Known>, LedgerError> {
+        let (namespace, queue) = &key;
         let record = app.life.ledger().queue(namespace, queue).await?;
         let settings = record.map(|queue| queue.settings).unwrap_or_default();
         let waiting = match settings.max_depth {
             Some(max) => waiting(app, namespace, queue, max).await,
             None => 0,
         };
-        let known =
-            Arc::new(Known { settings, waiting: AtomicU64::new(waiting), at: Instant::now() });
+        let (at, asking) = (Instant::now(), AtomicBool::new(false));
+        let known = Arc::new(Known { settings, waiting: AtomicU64::new(waiting), at, asking });
         let mut all = self.known.lock().expect("nothing panics while holding it");
         if all.len() >= QUEUES_MAX {
-            all.retain(|_, known| known.at.elapsed() < KEPT);
+            all.retain(|_, known| known.at.elapsed() < KEPT_WITHOUT_LEDGER);
             if all.len() >= QUEUES_MAX {
                 all.clear();
             }
@@ -122,6 +159,23 @@ mod tests {
     use windlass_shared::engine::ShardSettings;
 
     use super::*;
+
+    #[test]
+    fn one_caller_at_a_time_asks_the_ledger_anew() {
+        let known = Known {
+            settings: QueueSettings::default(),
+            waiting: AtomicU64::new(0),
+            at: Instant::now(),
+            asking: AtomicBool::new(false),
+        };
+        let turn = Turn::take(&known);
+        assert!(turn.is_some());
+        for _ in 0..3 {
+            assert!(Turn::take(&known).is_none(), "somebody asks");
+        }
+        drop(turn);
+        assert!(Turn::take(&known).is_some());
+    }
 
     #[test]
     fn the_ledger_is_asked_once_the_head_is_nearly_full() {

@@ -6,39 +6,40 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use futures::future::BoxFuture;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
-use crate::fleet::FleetOptions;
 use crate::fleet::links::Ways;
 use crate::fleet::redis::Fsync;
 use crate::fleet::topology::Topology;
+use crate::fleet::{Fleet, FleetOptions};
 use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
+use crate::target::Target;
 
-mod api;
+pub(crate) mod api;
 mod api_clocks;
-mod clocks;
+pub(crate) mod clocks;
 mod cluster;
 mod engine;
-mod engine_clock;
+pub(crate) mod engine_clock;
 mod full;
-mod full_disk;
+pub(crate) mod full_disk;
 mod gaps;
 mod hole;
 mod keys;
 mod leases;
-mod ledger;
+pub(crate) mod ledger;
 mod long;
-mod measure;
-mod power;
+pub(crate) mod measure;
+pub(crate) mod power;
 mod promotion;
 mod replies;
 mod sentinels;
 mod slow;
 mod stalls;
 mod submissions;
-mod tree;
+pub(crate) mod tree;
 mod worker_clocks;
 mod workers;
 
@@ -46,7 +47,7 @@ pub(crate) use keys::damage as damage_shard;
 pub(crate) use power::Cut;
 
 /// How long and how large.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// About 20 s, 60 jobs/s, 2 workers of 8 slots: for every change.
@@ -73,11 +74,11 @@ impl Form {
     }
 }
 
-/// The fleet and the load of an experiment.
+/// The target and the load of an experiment.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub struct Setup<O = FleetOptions> {
     /// The processes; the binaries are filled in later.
-    pub fleet: FleetOptions,
+    pub fleet: O,
     /// What is submitted.
     pub mix: Mix,
     /// Whether a queue is paused half of the time.
@@ -122,45 +123,45 @@ impl Setup {
 }
 
 /// One experiment.
-pub trait Experiment: Sync {
+pub trait Experiment<T: Target = Fleet>: Sync {
     /// As in 3B: `E1`.
     fn id(&self) -> &'static str;
 
     /// One line.
     fn title(&self) -> &'static str;
 
-    /// Fleet and load.
-    fn setup(&self, form: Form) -> Setup {
-        Setup::standard(form)
+    /// Target and load.
+    fn setup(&self, form: Form) -> Setup<T::Options> {
+        T::standard(form)
     }
 
-    /// Files that the fleet needs, and settings that name them.
+    /// Files that the target needs, and settings that name them.
     ///
     /// # Errors
     /// They cannot be written.
-    fn files(&self, _folder: &Path, _options: &mut FleetOptions) -> anyhow::Result<()> {
+    fn files(&self, _folder: &Path, _options: &mut T::Options) -> anyhow::Result<()> {
         Ok(())
     }
 
-    /// Hurts the fleet and heals it. The load goes on meanwhile.
+    /// Hurts it and heals it. The load goes on meanwhile.
     ///
     /// # Errors
     /// The rig failed.
-    fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>>;
+    fn fault<'a>(&'a self, scene: &'a mut Scene<T>) -> BoxFuture<'a, anyhow::Result<()>>;
 
     /// What can only be done once everything has ended.
     ///
     /// # Errors
     /// The rig failed.
-    fn after_drain<'a>(&'a self, _scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
+    fn after_drain<'a>(&'a self, _scene: &'a mut Scene<T>) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async { Ok(()) })
     }
 
     /// What is measured beside what always is.
-    fn figures(&self, scene: &Scene, seen: &Seen<'_>) -> Vec<Figure>;
+    fn figures(&self, scene: &Scene<T>, seen: &Seen<'_>) -> Vec<Figure>;
 }
 
-/// All of them, in the order of 3B.
+/// All of a fleet, in the order of 3B. Those of `dev` are in [`crate::dev::experiments`].
 pub fn all() -> Vec<&'static dyn Experiment> {
     vec![
         &workers::KillOne,
@@ -192,6 +193,9 @@ pub fn all() -> Vec<&'static dyn Experiment> {
 }
 
 /// The one with this id, in any case.
-pub fn find(id: &str) -> Option<&'static dyn Experiment> {
-    all().into_iter().find(|experiment| experiment.id().eq_ignore_ascii_case(id))
+pub fn find<T: Target>(
+    among: &[&'static dyn Experiment<T>],
+    id: &str,
+) -> Option<&'static dyn Experiment<T>> {
+    among.iter().copied().find(|experiment| experiment.id().eq_ignore_ascii_case(id))
 }

@@ -74,6 +74,13 @@ pub struct FleetOptions {
     pub disk: Option<Disk>,
 }
 
+impl FleetOptions {
+    /// Further environment of the process in this place.
+    pub fn env_of(&mut self, place: &str) -> &mut BTreeMap<String, String> {
+        self.own_env.entry(place.to_owned()).or_default()
+    }
+}
+
 /// A disk that an experiment fills, or whose power it cuts. It goes when the servers on it have ended.
 #[derive(Debug, Clone)]
 pub struct Disk {

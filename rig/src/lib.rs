@@ -2,10 +2,11 @@
 //! the clients and the handlers saw against the promises of the product.
 //!
 //! Read in this order: [`runner`] (an experiment from start to verdict), [`experiments`] (what is done to the fleet and
-//! what is measured), [`fleet`] (the processes), [`load`] and [`history`] (the clients), [`worker`] and [`effects`] (the
+//! what is measured), [`fleet`] and [`dev`] (the processes), [`load`] and [`history`] (the clients), [`worker`] and [`effects`] (the
 //! handlers), [`check`] (the promises), [`tools`] (what hurts a fleet from outside its processes).
 
 pub mod check;
+pub mod dev;
 pub mod dump;
 pub mod effects;
 pub mod experiments;
@@ -20,6 +21,8 @@ pub mod rates;
 pub mod report;
 pub mod runner;
 pub mod stamp;
+pub mod table;
+pub mod target;
 pub mod tools;
 pub mod until;
 pub mod worker;

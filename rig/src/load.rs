@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 pub mod client;
 pub mod plan;
 pub mod preload;
+pub mod shared_keys;
 
 use client::{Client, phase_of};
 use plan::{Draw, Mix, PAUSED, Submission};

@@ -6,16 +6,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use windlass_rig::check::{self, Evidence, Verdict};
+use windlass_rig::dev;
 use windlass_rig::dump::Dump;
-use windlass_rig::experiments::{self, Form};
+use windlass_rig::experiments::{self, Experiment, Form};
 use windlass_rig::history::Recorder;
 use windlass_rig::load::client::Client;
 use windlass_rig::report::Report;
 use windlass_rig::runner::{self, Settings};
+use windlass_rig::target::Target;
 use windlass_rig::tools::command::Tool;
-use windlass_rig::{effects, history, peers, worker};
+use windlass_rig::{effects, history, peers, table, worker};
 
 /// A promise or a figure did not hold.
 const EXIT_BROKEN: u8 = 3;
@@ -42,6 +44,12 @@ enum Command {
     Run(RunArgs),
     /// Check evidence again
     Check(CheckArgs),
+    /// Print reports of `run --out` as a table: of every figure the worst of all seeds
+    Table {
+        /// The reports
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Run the worker that leaves evidence (a fleet starts it)
     Worker(worker::WorkerArgs),
     /// The same faults for BullMQ and graphile-worker, beside Windlass
@@ -56,6 +64,9 @@ struct RunArgs {
     /// Such as E1; or `all`
     #[arg(required = true)]
     ids: Vec<String>,
+    /// What is hurt
+    #[arg(long, default_value = "fleet")]
+    on: On,
     #[arg(long, default_value = "short")]
     form: Form,
     /// One seed; else 1 in the short form, and 1 to 5 in the long form
@@ -76,6 +87,14 @@ struct RunArgs {
     /// Say nothing but the rows
     #[arg(long)]
     quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum On {
+    /// API, worker and scheduler processes on Redis and PostgreSQL
+    Fleet,
+    /// `windlass dev`: all in one process, on SQLite
+    Dev,
 }
 
 #[derive(Debug, Args)]
@@ -99,8 +118,12 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let done = match Arguments::parse().command {
         Command::List => list(),
-        Command::Run(args) => block_on(interruptible(run(args))),
+        Command::Run(args) => match args.on {
+            On::Fleet => block_on(interruptible(run(args, experiments::all()))),
+            On::Dev => block_on(interruptible(run(args, dev::experiments::all()))),
+        },
         Command::Check(args) => block_on(check(args)),
+        Command::Table { files } => print_table(&files),
         Command::Worker(args) => block_on(worker::run(args)).map(|()| true),
         Command::Peers(action) => block_on(interruptible(peers::command::main(action))),
         Command::Tool(tool) => tool.run().map(|()| true),
@@ -137,17 +160,24 @@ fn list() -> anyhow::Result<bool> {
     for experiment in experiments::all() {
         writeln!(out, "{:4} {}", experiment.id(), experiment.title())?;
     }
+    writeln!(out, "\nwith --on dev:")?;
+    for experiment in dev::experiments::all() {
+        writeln!(out, "{:4} {}", experiment.id(), experiment.title())?;
+    }
     Ok(true)
 }
 
-async fn run(args: RunArgs) -> anyhow::Result<bool> {
+async fn run<T: Target>(
+    args: RunArgs,
+    experiments: Vec<&'static dyn Experiment<T>>,
+) -> anyhow::Result<bool> {
     let all = args.ids.iter().any(|id| id.eq_ignore_ascii_case("all"));
     let mut chosen = Vec::new();
     if all {
-        chosen = experiments::all();
+        chosen = experiments;
     } else {
         for id in &args.ids {
-            let found = experiments::find(id);
+            let found = experiments::find(&experiments, id);
             chosen.push(found.with_context(|| format!("{id} is none; see `windlass-rig list`"))?);
         }
     }
@@ -192,6 +222,12 @@ fn write(out: Option<&Path>, reports: &[Report]) -> anyhow::Result<()> {
     let Some(path) = out else { return Ok(()) };
     let text = serde_json::to_vec_pretty(reports)?;
     std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+fn print_table(files: &[PathBuf]) -> anyhow::Result<bool> {
+    let reports = table::read(files)?;
+    writeln!(std::io::stdout(), "{}", table::of(&reports))?;
+    Ok(true)
 }
 
 async fn check(args: CheckArgs) -> anyhow::Result<bool> {

@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Verdict, Violation};
-use crate::experiments::{Experiment, Form};
+use crate::experiments::Form;
 use crate::figure::Figure;
-use crate::runner::Settings;
 
 /// Findings shown of one run; the rest is in the evidence.
 const SHOWN: usize = 20;
 
 /// One run of one experiment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// `E1`.
+    /// `E1`; of `dev`: `E2 dev`.
     pub id: String,
     /// What was done.
     pub title: String,
@@ -37,8 +36,7 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(
-        experiment: &dyn Experiment,
-        settings: &Settings,
+        (id, title, on, form, seed): (&str, &str, &str, Form, u64),
         verdict: Verdict,
         figures: Vec<Figure>,
         dead: Vec<String>,
@@ -46,10 +44,10 @@ impl Report {
     ) -> Self {
         let passed = verdict.violations.is_empty() && figures.iter().all(Figure::holds);
         Self {
-            id: experiment.id().into(),
-            title: experiment.title().into(),
-            form: settings.form,
-            seed: settings.seed,
+            id: if on.is_empty() { id.to_owned() } else { format!("{id} {on}") },
+            title: title.into(),
+            form,
+            seed,
             passed,
             seconds: took.as_secs_f64(),
             figures,

@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::rates;
 use crate::report::Report;
 use crate::stamp::Stamp;
+use crate::target::Target;
 
 /// Longest drain: part 3A.
 const DRAIN_MAX: Duration = Duration::from_secs(90);
@@ -52,9 +53,9 @@ pub struct Settings {
 
 /// What an experiment works with.
 #[derive(Debug)]
-pub struct Scene {
+pub struct Scene<T = Fleet> {
     /// The processes.
-    pub fleet: Fleet,
+    pub fleet: T,
     /// For calls that go on record.
     pub client: Client,
     /// The record.
@@ -70,7 +71,7 @@ pub struct Scene {
     progress: Option<Instant>,
 }
 
-impl Scene {
+impl<T> Scene<T> {
     /// Says what is done, where progress is shown.
     pub fn say(&self, text: &str) {
         if let Some(started) = self.progress {
@@ -99,8 +100,11 @@ pub struct Seen<'a> {
 ///
 /// # Errors
 /// The rig itself failed: a program is missing, or evidence cannot be had. That a promise did not hold is no error.
-pub async fn run(experiment: &dyn Experiment, settings: &Settings) -> anyhow::Result<Report> {
-    let prefix = format!("windlass-rig-{}-", experiment.id());
+pub async fn run<T: Target>(
+    experiment: &dyn Experiment<T>,
+    settings: &Settings,
+) -> anyhow::Result<Report> {
+    let prefix = format!("windlass-rig-{}{}-", T::NAME, experiment.id());
     let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&settings.within)?;
     if settings.keep {
         // At once, so that an interrupted run can be looked at, too.
@@ -116,8 +120,8 @@ pub async fn run(experiment: &dyn Experiment, settings: &Settings) -> anyhow::Re
     ran
 }
 
-async fn run_in(
-    experiment: &dyn Experiment,
+async fn run_in<T: Target>(
+    experiment: &dyn Experiment<T>,
     settings: &Settings,
     folder: &Path,
 ) -> anyhow::Result<Report> {
@@ -148,29 +152,28 @@ async fn run_in(
     let index = check::Index::new(&evidence);
     let verdict = check::check(&evidence);
     let seen = Seen { evidence: &evidence, index: &index, verdict: &verdict, fault, heal };
-    let mut figures = common(&seen, &setup, dead.len(), drained, unknown);
+    let mut figures = common(&seen, setup.after, dead.len(), drained, unknown);
     let stalled = machine.longest_stall().as_secs_f64();
     figures.push(Figure::told("longest stall of the machine", stalled, "s"));
     figures.extend(experiment.figures(&scene, &seen));
     figures.append(&mut scene.figures);
-    Ok(Report::new(experiment, settings, verdict, figures, dead, started.elapsed()))
+    let name = (experiment.id(), experiment.title(), T::NAME, settings.form, settings.seed);
+    Ok(Report::new(name, verdict, figures, dead, started.elapsed()))
 }
 
-async fn prepare(
-    experiment: &dyn Experiment,
+async fn prepare<T: Target>(
+    experiment: &dyn Experiment<T>,
     settings: &Settings,
-    setup: &Setup,
+    setup: &Setup<T::Options>,
     folder: &Path,
     started: Instant,
-) -> anyhow::Result<Scene> {
+) -> anyhow::Result<Scene<T>> {
     let mut options = setup.fleet.clone();
-    options.windlass.clone_from(&settings.windlass);
-    options.rig.clone_from(&settings.rig);
-    options.seed = settings.seed;
+    T::fill(&mut options, settings);
     experiment.files(folder, &mut options)?;
-    let fleet = Fleet::start(folder, options).await.context("the fleet does not start")?;
+    let fleet = T::start(folder, options).await.context("the processes do not start")?;
     let history = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);
-    let client = Client::new(&fleet.urls, &fleet.key, Arc::clone(&history))?;
+    let client = fleet.client(Arc::clone(&history))?;
     let progress = settings.progress.then_some(started);
     let rng = StdRng::seed_from_u64(settings.seed);
     let (form, figures, cuts) = (settings.form, Vec::new(), Vec::new());
@@ -179,7 +182,7 @@ async fn prepare(
 
 /// Waits until nothing is left to do, for the time of 3A; how long it took, or `None`: not in that time. The checker says
 /// then what is left.
-async fn drain(scene: &Scene) -> anyhow::Result<Option<Duration>> {
+async fn drain<T>(scene: &Scene<T>) -> anyhow::Result<Option<Duration>> {
     let started = Instant::now();
     let mut said = Instant::now();
     loop {
@@ -223,7 +226,7 @@ async fn live_jobs(client: &Client) -> Option<usize> {
     None
 }
 
-async fn gather(scene: &Scene) -> anyhow::Result<Evidence> {
+async fn gather<T: Target>(scene: &Scene<T>) -> anyhow::Result<Evidence> {
     let ledger = Dump::take(&scene.client).await?;
     let folder = scene.fleet.folder();
     ledger.write(&folder.join("ledger.json"))?;
@@ -236,7 +239,7 @@ async fn gather(scene: &Scene) -> anyhow::Result<Evidence> {
 /// What 3A always requires, and what is always worth knowing.
 fn common(
     seen: &Seen<'_>,
-    setup: &Setup,
+    after: Duration,
     dead: usize,
     drained: Option<Duration>,
     unknown: usize,
@@ -251,7 +254,7 @@ fn common(
         Figure::told("outcomes unknown at first", count(unknown), ""),
         Figure::told("extra executions", seen.verdict.extra_total() as f64, ""),
     ];
-    let rates = rates::around(&seen.index.executions, seen.fault, seen.heal, setup.after);
+    let rates = rates::around(&seen.index.executions, seen.fault, seen.heal, after);
     figures.push(Figure::told("jobs/s before", rates.before, ""));
     let recovered = rates.recovered_after_s;
     figures.push(Figure::at_most("90 % of it again after", recovered, "s", RECOVERY_MAX_S));

@@ -4,22 +4,33 @@
 
 use std::path::{Path, PathBuf};
 
-use windlass_rig::experiments::{self, Form};
+use windlass_rig::dev;
+use windlass_rig::experiments::{self, Experiment, Form};
 use windlass_rig::runner::{self, Settings};
+use windlass_rig::target::Target;
 
 /// Whether the machine's owner says that it can make no disks, as for the tests of power cuts. Else it must.
 fn is_without_disks() -> bool {
     std::env::var("WINDLASS_RIG_NO_POWER_CUT").is_ok_and(|value| value == "1")
 }
 
-/// Runs the short form and demands that every promise and every figure holds.
+/// Runs the short form on a fleet and demands that every promise and every figure holds.
 async fn holds(id: &str) {
+    holds_among(&experiments::all(), id).await;
+}
+
+/// The same on a `dev`.
+async fn holds_on_dev(id: &str) {
+    holds_among(&dev::experiments::all(), id).await;
+}
+
+async fn holds_among<T: Target>(among: &[&'static dyn Experiment<T>], id: &str) {
     // Chosen once for the process; a second call finds it chosen.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let rig = PathBuf::from(env!("CARGO_BIN_EXE_windlass-rig"));
     let windlass = rig.with_file_name("windlass");
     assert!(windlass.is_file(), "{} is not there: cargo build -p windlass", windlass.display());
-    let experiment = experiments::find(id).expect("it is in the list");
+    let experiment = experiments::find(among, id).expect("it is in the list");
     // In memory where there is such a folder: the disk is shared, and a cut takes as much of a disk in memory.
     let memory = Path::new("/dev/shm");
     let within = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -156,5 +167,49 @@ async fn e30_commands_that_try_to_escape() {
 async fn pc_power_cuts_of_redis_and_the_ledger() {
     if !is_without_disks() {
         holds("PC").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e2_a_killed_dev() {
+    holds_on_dev("E2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e8_a_stopped_dev() {
+    holds_on_dev("E8").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e18_the_ledger_of_dev_is_locked() {
+    holds_on_dev("E18").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e19_the_disk_of_dev_is_full() {
+    if !is_without_disks() {
+        holds_on_dev("E19").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e22_the_clock_of_dev() {
+    holds_on_dev("E22").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e25_shared_keys_on_dev() {
+    holds_on_dev("E25").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_e30_commands_of_dev_that_try_to_escape() {
+    holds_on_dev("E30").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_pc_power_cuts_of_dev() {
+    if !is_without_disks() {
+        holds_on_dev("PC").await;
     }
 }

@@ -24,6 +24,7 @@ use crate::model::time::Timestamp;
 
 mod gate_calls;
 pub mod postgres;
+mod pulse;
 mod queue;
 mod queue_walk;
 mod run_calls;

@@ -381,6 +381,7 @@ mod tests {
             acks: acks.clone(),
             gate: Gate::new(),
             metrics: MetricsByKind::default(),
+            lease: WAIT,
         });
         let (starts, started) = mpsc::channel(9);
         let claimer = Claimer {

@@ -51,6 +51,8 @@ pub(crate) struct Executor {
     pub(crate) acks: Acks,
     pub(crate) gate: Gate,
     pub(crate) metrics: MetricsByKind,
+    /// How long a lease lasts.
+    pub(crate) lease: Duration,
 }
 
 impl Executor {
@@ -100,6 +102,11 @@ impl Executor {
             && let Err(error) = Box::pin(self.fetch_payload(attempt, id)).await
         {
             return (RunEnd::Error(error), Some(slots));
+        }
+        // A process that stood still since the claim begins nothing that somebody else may have, or may have ended.
+        if attempt.lease_age() >= self.lease {
+            attempt.stop.stop(StopReason::LeaseLost);
+            return (RunEnd::Dropped, Some(slots));
         }
         let task = spawn(attempt, handler.as_ref());
         match supervise(attempt, task).await {
@@ -287,4 +294,109 @@ fn done(attempt: &Attempt, conclusion: Conclusion) -> Done {
         _ => usage,
     };
     attempt.done(verdict, detail.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::BoxFuture;
+    use windlass_shared::clock::Clock;
+    use windlass_shared::engine::embedded::Embedded;
+    use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
+    use windlass_shared::engine::{Claimed, Engine, ShardId};
+    use windlass_shared::model::id::{Fence, JobId, LeaseId};
+    use windlass_shared::model::job::{JobSpec, Priority};
+    use windlass_shared::model::name::Namespace;
+    use windlass_shared::model::time::Timestamp;
+
+    use super::*;
+    use crate::acker::Acker;
+    use crate::attempt::{Claim, Crew};
+    use crate::boot_time::boot_ms;
+    use crate::leases::Leases;
+    use crate::reporter::Nowhere;
+    use crate::reporter::buffer::Reports;
+    use crate::ring::Rings;
+
+    const LEASE: Duration = Duration::from_secs(10);
+    const KIND: &str = "counted";
+
+    #[derive(Default)]
+    struct Counted(AtomicUsize);
+
+    impl Handler for Counted {
+        fn call(&self, _: Context) -> BoxFuture<'static, Result<Output, HandlerError>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Output::of(&()) })
+        }
+    }
+
+    fn executor(handler: &Arc<Counted>, shard: &ShardId) -> Executor {
+        let engine = Engine::Embedded(Arc::new(Embedded::new(Clock::System)));
+        let rings = Rings::new(std::iter::once(shard.clone()));
+        let leases = Arc::new(Leases::default());
+        let (acks, _) = Acker::new(&engine, &leases, &rings, 10, &Arc::default());
+        let mut registry = Registry::default();
+        registry.add(KIND.parse().unwrap(), Arc::clone(handler) as Arc<dyn Handler>);
+        Executor {
+            registry: Arc::new(registry),
+            reporter: Arc::new(Nowhere),
+            acks,
+            gate: Gate::new(),
+            metrics: MetricsByKind::default(),
+            lease: LEASE,
+        }
+    }
+
+    fn attempt(shard: ShardId, sent_ms: u64) -> Arc<Attempt> {
+        let head = EnvelopeHead {
+            kind: KIND.parse().unwrap(),
+            spec: JobSpec::default(),
+            created_at: Timestamp::default(),
+            priority: Priority::default(),
+            traceparent: None,
+            request_id: None,
+            workflow: None,
+            payload_blob: None,
+        };
+        let envelope = Envelope { head, payload: Value::Inline(Bytes::from_static(b"null")) };
+        let claimed = Claimed {
+            id: JobId::generate(),
+            fence: Fence(1),
+            attempt: 0,
+            crashes: 0,
+            expires_at: Timestamp::default(),
+            envelope: envelope.encode(),
+        };
+        let crew = Arc::new(Crew {
+            worker_name: "w".into(),
+            reports: Reports::default(),
+            reporter: Arc::new(Nowhere),
+            gate: Gate::new(),
+        });
+        let claim = Claim { lease_id: LeaseId::random(), sent_ms, at: Timestamp::default() };
+        Arc::new(Attempt::new(&crew, &Arc::new(shard), claim, (&claimed, envelope)))
+    }
+
+    /// Goal: a process that stood still between its claim and the start does not start what it may not hold any more.
+    #[tokio::test]
+    async fn no_handler_is_called_under_a_lease_that_has_run_out() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let handler = Arc::new(Counted::default());
+        let executor = executor(&handler, &shard);
+        let slots = || Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let late = boot_ms() - u64::try_from(LEASE.as_millis()).unwrap();
+
+        let attempt_of = |sent_ms| attempt(shard.clone(), sent_ms);
+        let stale = attempt_of(late);
+        let (end, slots_back) = executor.run(&stale, slots()).await;
+        assert!(matches!(end, RunEnd::Dropped) && slots_back.is_some(), "{end:?}");
+        assert_eq!(stale.stop.reason(), Some(StopReason::LeaseLost), "handed back, if it is held");
+        assert_eq!(handler.0.load(Ordering::SeqCst), 0);
+
+        let (end, _) = executor.run(&attempt_of(boot_ms()), slots()).await;
+        assert!(matches!(end, RunEnd::Output(_)), "{end:?}");
+        assert_eq!(handler.0.load(Ordering::SeqCst), 1);
+    }
 }

@@ -153,6 +153,7 @@ impl Worker {
             acks: acks.clone(),
             gate,
             metrics: MetricsByKind::default(),
+            lease: self.settings.lease,
         });
         let (starts, starts_rx) = mpsc::channel(self.settings.concurrency as usize);
         let stop_claiming = CancellationToken::new();

@@ -24,6 +24,10 @@ const QUESTIONS_MAX: usize = 8;
 const ASKING_KEPT: usize = 1_000;
 /// Longest wait for a turn to ask, and for another's answer.
 const TURN_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the ledger about a key seen before; then it is away.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// While the ledger is away one request in this time asks it again about a key, and the others do not wait.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A key that the ledger knew.
 #[derive(Clone)]
@@ -32,6 +36,15 @@ struct Known {
     at: Instant,
     /// Something was revoked here since: ask again before it is believed.
     stale: bool,
+    /// When the ledger last did not answer about it; `None`: it has since.
+    in_vain: Option<Instant>,
+}
+
+impl Known {
+    /// Whether it counts while the ledger does not answer.
+    fn is_believed_without_ledger(&self) -> bool {
+        !self.stale && self.at.elapsed() < BELIEVED_WITHOUT_LEDGER
+    }
 }
 
 #[derive(Default)]
@@ -94,7 +107,14 @@ impl KeyCache {
             Look::Never => address.map_or(Ok(()), |address| app.throttle.may_log_in(address))?,
         }
         let asking = self.asking(public);
-        let _alone = tokio::time::timeout(TURN_MAX, asking.lock()).await.map_err(|_| busy())?;
+        let _alone = match self.away(public) {
+            // Somebody asks already: to wait with them would be to hold a connection for nothing.
+            Some(key) => match asking.try_lock() {
+                Ok(alone) => alone,
+                Err(_) => return Ok(Some(key)),
+            },
+            None => tokio::time::timeout(TURN_MAX, asking.lock()).await.map_err(|_| busy())?,
+        };
         // Somebody else may have asked while this one waited.
         let (turns, seen) = match self.look(public) {
             Look::Answer(key) => return Ok(key),
@@ -108,7 +128,16 @@ impl KeyCache {
             // before the first of them are given back.
             spend(app, address)?;
         }
-        match app.life.ledger().key(public).await {
+        let ledger = app.life.ledger();
+        let asked = async {
+            let asking = ledger.key(public);
+            if seen.is_none() {
+                return asking.await;
+            }
+            let late = |_| LedgerError::Unavailable("the ledger does not answer".into());
+            tokio::time::timeout(ANSWER_MAX, asking).await.map_err(late)?
+        };
+        match asked.await {
             Ok(key) => {
                 if let (Some(_), None, Some(address)) = (&key, &seen, address) {
                     app.throttle.refund(address);
@@ -117,16 +146,12 @@ impl KeyCache {
                 self.keep(public, key.clone());
                 Ok(key)
             }
-            Err(error) => match seen {
-                Some(known)
-                    if !known.stale
-                        && known.at.elapsed() < BELIEVED_WITHOUT_LEDGER
-                        && matches!(error, LedgerError::Unavailable(_)) =>
-                {
-                    Ok(Some(known.key))
-                }
-                _ => Err(error.into()),
-            },
+            Err(error @ LedgerError::Unavailable(_)) => {
+                self.note_in_vain(public);
+                let believed = seen.filter(Known::is_believed_without_ledger);
+                believed.map(|known| Some(known.key)).ok_or_else(|| error.into())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -147,7 +172,9 @@ impl KeyCache {
     fn look(&self, public: &str) -> Look {
         let seen = self.seen();
         if let Some(known) = seen.known.get(public) {
-            return if !known.stale && known.at.elapsed() < BELIEVED_FOR {
+            let lately = |at: Instant| at.elapsed() < AGAIN_AFTER;
+            let is_away = known.in_vain.is_some_and(lately) && known.is_believed_without_ledger();
+            return if is_away || !known.stale && known.at.elapsed() < BELIEVED_FOR {
                 Look::Answer(Some(known.key.clone()))
             } else {
                 Look::Again(known.clone())
@@ -159,6 +186,20 @@ impl KeyCache {
         }
     }
 
+    /// The key, if the ledger was away when it was last asked about it, and it counts all the same.
+    fn away(&self, public: &str) -> Option<Arc<ApiKey>> {
+        let seen = self.seen();
+        let known = seen.known.get(public)?;
+        let is_away = known.in_vain.is_some() && known.is_believed_without_ledger();
+        is_away.then(|| known.key.clone())
+    }
+
+    fn note_in_vain(&self, public: &str) {
+        if let Some(known) = self.seen().known.get_mut(public) {
+            known.in_vain = Some(Instant::now());
+        }
+    }
+
     fn keep(&self, public: &str, key: Option<Arc<ApiKey>>) {
         let mut seen = self.seen();
         let now = Instant::now();
@@ -166,7 +207,8 @@ impl KeyCache {
             Some(key) => {
                 seen.unknown.remove(public);
                 make_room(&mut seen.known, |known| known.at.elapsed() < BELIEVED_WITHOUT_LEDGER);
-                seen.known.insert(public.to_owned(), Known { key, at: now, stale: false });
+                seen.known
+                    .insert(public.to_owned(), Known { key, at: now, stale: false, in_vain: None });
             }
             None => {
                 seen.known.remove(public);
@@ -246,5 +288,33 @@ mod tests {
         assert!(matches!(cache.look("bad"), Look::Never));
         cache.keep("good", None);
         assert!(matches!(cache.look("good"), Look::Answer(None)));
+    }
+
+    #[test]
+    fn while_the_ledger_is_away_one_asks_and_the_others_do_not_wait() {
+        let cache = KeyCache::default();
+        cache.keep("good", Some(key("good")));
+        let age = |by: Duration| {
+            let mut seen = cache.seen();
+            let known = seen.known.get_mut("good").expect("kept");
+            for at in std::iter::once(&mut known.at).chain(&mut known.in_vain) {
+                *at = at.checked_sub(by).expect("the machine is up for longer");
+            }
+        };
+        age(BELIEVED_FOR);
+        assert!(matches!(cache.look("good"), Look::Again(_)));
+        assert!(cache.away("good").is_none(), "nobody knows yet that it is away");
+        cache.note_in_vain("good");
+        assert!(matches!(cache.look("good"), Look::Answer(Some(_))), "asked a moment ago");
+        age(AGAIN_AFTER);
+        assert!(matches!(cache.look("good"), Look::Again(_)), "one is to ask again");
+        assert!(cache.away("good").is_some(), "who finds somebody asking need not wait");
+        age(BELIEVED_WITHOUT_LEDGER);
+        assert!(cache.away("good").is_none(), "but not for ever");
+        cache.keep("good", Some(key("good")));
+        cache.note_in_vain("good");
+        cache.forget();
+        assert!(cache.away("good").is_none(), "nor after a revocation here");
+        assert!(matches!(cache.look("good"), Look::Again(_)));
     }
 }

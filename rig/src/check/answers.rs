@@ -79,11 +79,11 @@ fn kept(index: &Index<'_>, name: &str, key: &Key<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Quarantined as promised: after more lost workers than it may have.
+/// Quarantined as promised: once it has lost as many workers as it may.
 fn is_quarantined(index: &Index<'_>, id: &str) -> bool {
     index.evidence.ledger.jobs.get(id).is_some_and(|job| {
         let lost = job.attempts.iter().filter(|a| a.outcome.as_deref() == Some("lease_lost"));
-        job.state == "quarantined" && lost.count() > CRASHES_MAX
+        job.state == "quarantined" && lost.count() >= CRASHES_MAX
     })
 }
 

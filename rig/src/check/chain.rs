@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::index::{Execution, Index};
 use super::{Kind, Verdict, is_terminal};
+use crate::dev::calls::HTTP;
 use crate::dump::{AttemptRow, JobRow};
 use crate::effects::End;
 
@@ -14,7 +15,7 @@ pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
             one_end(id, job, verdict);
             charged(index, id, job, verdict);
         }
-        if job.kind.starts_with("rig.") {
+        if job.kind.starts_with("rig.") || job.kind == HTTP {
             done(index, id, job, verdict);
         }
     }

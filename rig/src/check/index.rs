@@ -7,8 +7,8 @@ use crate::effects::{Effect, End, Phase as EffectPhase};
 use crate::history::{Call, Event, Fault, Phase, Reply};
 use crate::stamp::Stamp;
 
-/// The place whose clock is engine time.
-const ENGINE: &str = "redis";
+/// The places whose clocks are engine time: that of Redis, or of a `dev`, which has its engine in itself.
+const ENGINES: [&str; 2] = ["redis", "dev"];
 /// A move is on record within this time after it was made.
 const MOVE_NOTED_US: i64 = 100_000;
 
@@ -236,7 +236,7 @@ impl<'a> Index<'a> {
                     self.cut_off.entry(process).or_default().push(event.at)
                 }
                 Fault::EngineLost { .. } => self.engine_lost.push(event.at),
-                Fault::ClockMoved { process, offset_ms } if process == ENGINE => {
+                Fault::ClockMoved { process, offset_ms } if ENGINES.contains(&process.as_str()) => {
                     self.engine_moves.push((event.at, *offset_ms));
                 }
                 // The clocks of others decide nothing.

@@ -211,6 +211,26 @@ fn an_end_that_was_not_planned_is_found() {
 }
 
 #[test]
+fn a_job_that_loses_three_workers_may_be_quarantined_and_one_that_loses_two_may_not() {
+    let story = |workers: &[&str]| {
+        let mut story = Story::default();
+        story.submit("a", 0, 0);
+        story.accept("a", "ready");
+        let mut attempts = Vec::new();
+        for (start, worker) in (2_000_000..).step_by(5_000_000).zip(workers) {
+            story.execute("a", worker, start, None);
+            let killed = Fault::Killed { process: (*worker).into() };
+            story.fault(start + 10_000, killed);
+            attempts.push((start, "lease_lost"));
+        }
+        story.record("a", "quarantined", &attempts);
+        story
+    };
+    story(&["w1", "w2", "w3"]).holds();
+    story(&["w1", "w2"]).breaks(Kind::WrongEnd);
+}
+
+#[test]
 fn a_job_that_nobody_submitted_or_that_was_refused_is_unexpected() {
     let mut story = Story::with_job("a", 2_000_000, 2_050_000);
     story.record("b", "succeeded", &[(2_000_000, "succeeded")]);

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rand::Rng as _;
-use rand::seq::SliceRandom as _;
 
 use super::Experiment;
 use crate::figure::{Figure, count};
 use crate::history::{Call, Fault, Phase};
 use crate::load::plan::{QUEUES, Submission, job};
+use crate::load::shared_keys;
 use crate::runner::{Scene, Seen};
+use crate::target::Target;
 use crate::until::until;
 use crate::worker::{EFFECT, Work};
 
@@ -90,9 +91,9 @@ async fn burst(client: crate::load::client::Client, count: usize) {
 }
 
 /// E25.
-pub(super) struct SameKeys;
+pub(crate) struct SameKeys;
 
-impl Experiment for SameKeys {
+impl<T: Target> Experiment<T> for SameKeys {
     fn id(&self) -> &'static str {
         "E25"
     }
@@ -101,37 +102,14 @@ impl Experiment for SameKeys {
         "many clients submit the same keys, some with other bodies"
     }
 
-    fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
+    fn fault<'a>(&'a self, scene: &'a mut Scene<T>) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let (clients, keys) = scene.form.pick((10, 100), (50, 1_000));
-            let mark = uuid::Uuid::new_v4().simple().to_string();
-            let mut tasks = tokio::task::JoinSet::new();
-            for _ in 0..clients {
-                let mut submissions: Vec<Submission> = (0..keys)
-                    .map(|n| {
-                        // Every twentieth body differs from that of the others.
-                        let other = scene.rng.random_bool(0.05);
-                        let ms = if other { 2 + scene.rng.random_range(0..50) } else { 1 };
-                        let work = Work { ms, ..Work::default() };
-                        job(format!("same-{mark}-{n}"), QUEUES[2], EFFECT, &work, 0)
-                    })
-                    .collect();
-                submissions.shuffle(&mut scene.rng);
-                let client = scene.client.clone();
-                tasks.spawn(async move {
-                    for submission in submissions {
-                        client.submit(&submission, PATIENCE).await;
-                    }
-                });
-            }
-            while let Some(ended) = tasks.join_next().await {
-                ended?;
-            }
-            Ok(())
+            let Scene { client, form, rng, .. } = scene;
+            shared_keys::submit(client, *form, rng, PATIENCE).await
         })
     }
 
-    fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
+    fn figures(&self, _scene: &Scene<T>, seen: &Seen<'_>) -> Vec<Figure> {
         let refused = seen.evidence.history.iter().filter(|event| {
             let code = event.reply.as_ref().and_then(|reply| reply.code.as_deref());
             code == Some("idempotency_key_reused")

@@ -40,7 +40,7 @@ impl Experiment for ApiClocks {
     }
 
     fn files(&self, folder: &Path, options: &mut FleetOptions) -> anyhow::Result<()> {
-        PLACES.iter().try_for_each(|place| clocks::give(folder, options, place))
+        PLACES.iter().try_for_each(|place| clocks::give(folder, options.env_of(place), place))
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {

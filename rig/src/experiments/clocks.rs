@@ -1,26 +1,32 @@
 //! Processes of a fleet with clocks of their own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fleet::FleetOptions;
 use crate::history::Fault;
 use crate::runner::Scene;
+use crate::target::Target;
 use crate::tools::clock_shim::{ClockShim, Which};
 
 /// Five minutes: 3B.
 pub(super) const FAR_MS: i64 = 5 * 60 * 1_000;
 
-/// From its start on, the process in this place reads clocks of its own; they are true until they are moved.
-pub(super) fn give(folder: &Path, options: &mut FleetOptions, place: &str) -> anyhow::Result<()> {
+/// From its start on, the process in this place, which gets this environment, reads clocks of its own; they are true until they are moved.
+pub(crate) fn give(
+    folder: &Path,
+    env: &mut BTreeMap<String, String>,
+    place: &str,
+) -> anyhow::Result<()> {
     let shim = ClockShim::in_folder(&of(folder, place))?;
-    let env = shim.variables().map(|(name, value)| (name.to_owned(), value.display().to_string()));
-    options.own_env.entry(place.to_owned()).or_default().extend(env);
+    env.extend(
+        shim.variables().map(|(name, value)| (name.to_owned(), value.display().to_string())),
+    );
     Ok(())
 }
 
 /// Its wall clock shows true time plus this from now on; on record.
-pub(super) fn set(scene: &Scene, place: &str, offset_ms: i64) -> anyhow::Result<()> {
+pub(crate) fn set<T: Target>(scene: &Scene<T>, place: &str, offset_ms: i64) -> anyhow::Result<()> {
     ClockShim::in_folder(&of(scene.fleet.folder(), place))?.offset(offset_ms)?;
     scene.history.fault(Fault::ClockMoved { process: place.into(), offset_ms });
     scene.say(&format!("the wall clock of {place} is off by {offset_ms} ms"));

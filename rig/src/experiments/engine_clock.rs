@@ -10,7 +10,6 @@ use crate::figure::{Figure, count};
 use crate::fleet::FleetOptions;
 use crate::history::{Call, Fault};
 use crate::runner::{Scene, Seen};
-use crate::stamp::Stamp;
 
 const PLACE: &str = "redis";
 
@@ -34,7 +33,7 @@ impl Experiment for EngineClock {
     }
 
     fn files(&self, folder: &Path, options: &mut FleetOptions) -> anyhow::Result<()> {
-        clocks::give(folder, options, PLACE)
+        clocks::give(folder, options.env_of(PLACE), PLACE)
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
@@ -48,26 +47,18 @@ impl Experiment for EngineClock {
     }
 
     fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
-        let moves: Vec<Stamp> = seen
-            .evidence
-            .history
-            .iter()
-            .filter(|event| matches!(&event.call, Call::Fault(Fault::ClockMoved { .. })))
-            .map(|event| event.at)
-            .collect();
-        let held = moves.iter().map(|at| {
-            let executions = seen.index.executions.iter();
-            let held = executions.filter(|execution| {
-                let ended = execution.end.map(|(end, _)| end);
-                execution.started < *at && ended.is_none_or(|end| *at < end)
-            });
-            held.count()
-        });
         let lost = count(measure::outcomes(seen, "lease_lost"));
         vec![
-            Figure::at_least("leases held at a step", held.min().map(count), "", 1.0),
+            Figure::at_least("leases held at a step", held(seen), "", 1.0),
             Figure::at_most("leases lost", lost, "", 0.0),
             Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
         ]
     }
+}
+
+/// Executions under way at a move of a clock, of the move with the fewest.
+pub(crate) fn held(seen: &Seen<'_>) -> Option<f64> {
+    let moves = seen.evidence.history.iter();
+    let moves = moves.filter(|event| matches!(&event.call, Call::Fault(Fault::ClockMoved { .. })));
+    moves.map(|event| count(measure::running_at(seen, event.at))).reduce(f64::min)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
-use super::{Experiment, Form, Setup};
+use super::{Experiment, Form, Setup, measure};
 use crate::figure::{Figure, count};
 use crate::fleet::{Disk, FleetOptions};
 use crate::history::{Call, Fault, Phase};
@@ -17,10 +17,12 @@ use crate::stamp::Stamp;
 use crate::tools::power_cut::PowerCut;
 
 const NAME: &str = "postgres";
+/// The mark of the instant from which on there is room again.
+pub(crate) const ROOM: &str = "room";
 /// For the ledger of the whole run; what it leaves is filled.
-const DISK_BYTES: u64 = 256 << 20;
+pub(crate) const DISK_BYTES: u64 = 256 << 20;
 /// Between two looks of the one who fills the disk, and of the one who keeps PostgreSQL running.
-const PACE: Duration = Duration::from_millis(200);
+pub(crate) const PACE: Duration = Duration::from_millis(200);
 /// Longest wait for a submission that is accepted again.
 const RESUMED_MAX: Duration = Duration::from_secs(60);
 
@@ -53,7 +55,7 @@ impl Experiment for FullDisk {
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let length = Duration::from_secs(scene.form.pick(8, 30));
+            let length = length(scene.form);
             let mut filler = Filler::new(scene.fleet.disk()?.lock().data())?;
             filler.top_up()?;
             scene.say(&format!("the disk is full: {} MiB are not the ledger's", filler.mib()));
@@ -66,7 +68,7 @@ impl Experiment for FullDisk {
                 tokio::time::sleep(PACE).await;
             }
             filler.remove()?;
-            let room = scene.history.mark("room");
+            let room = scene.history.mark(ROOM);
             scene.say("there is room again");
             starts += resumed(scene).await?;
             let resumed = Stamp::now().seconds_since(room);
@@ -80,40 +82,46 @@ impl Experiment for FullDisk {
     }
 
     fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
-        let room = seen.evidence.history.iter().find_map(|event| match &event.call {
-            Call::Fault(Fault::Mark { name }) if name == "room" => Some(event.at),
-            _ => None,
-        });
-        let Some(room) = room else { return Vec::new() };
-        let meanwhile = |at: Stamp| seen.fault < at && at < room;
-        let (mut taken, mut refused, mut other) = (0, 0, 0);
-        for event in &seen.evidence.history {
-            if !matches!(event.call, Call::Submit { .. }) || !meanwhile(event.at) {
-                continue;
-            }
-            match (event.phase, event.reply.as_ref().map(|reply| reply.status)) {
-                (Phase::Ok, _) => taken += 1,
-                (_, Some(503)) => refused += 1,
-                (_, Some(_)) => other += 1,
-                (_, None) => {}
-            }
-        }
-        let done = seen.index.executions.iter().filter_map(|execution| execution.end);
-        let done = done.filter(|(at, _)| meanwhile(*at)).count();
-        let answers = seen.evidence.history.iter();
-        let first = answers.filter(|event| {
-            matches!(event.call, Call::Submit { .. }) && event.phase == Phase::Ok && event.at > room
-        });
-        let first = first.map(|event| event.at.seconds_since(room)).next();
-        vec![
-            Figure::at_least("answered 503", count(refused), "", 1.0),
-            Figure::at_most("answered otherwise, or not at all", count(other), "", 0.0),
-            Figure::told("accepted while it was full", count(taken), ""),
-            Figure::at_least("jobs done meanwhile", count(done), "", 1.0),
-            Figure::at_most("accepted again after", first, "s", 30.0),
-            Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
-        ]
+        figures(seen)
     }
+}
+
+/// How long there is no room.
+pub(crate) fn length(form: Form) -> Duration {
+    Duration::from_secs(form.pick(8, 30))
+}
+
+/// What went on while there was no room, and after that.
+pub(crate) fn figures(seen: &Seen<'_>) -> Vec<Figure> {
+    let Some(room) = measure::mark(seen, ROOM) else { return Vec::new() };
+    let meanwhile = |at: Stamp| seen.fault < at && at < room;
+    let (mut taken, mut refused, mut other) = (0, 0, 0);
+    for event in &seen.evidence.history {
+        if !matches!(event.call, Call::Submit { .. }) || !meanwhile(event.at) {
+            continue;
+        }
+        match (event.phase, event.reply.as_ref().map(|reply| reply.status)) {
+            (Phase::Ok, _) => taken += 1,
+            (_, Some(503)) => refused += 1,
+            (_, Some(_)) => other += 1,
+            (_, None) => {}
+        }
+    }
+    let done = seen.index.executions.iter().filter_map(|execution| execution.end);
+    let done = done.filter(|(at, _)| meanwhile(*at)).count();
+    let answers = seen.evidence.history.iter();
+    let first = answers.filter(|event| {
+        matches!(event.call, Call::Submit { .. }) && event.phase == Phase::Ok && event.at > room
+    });
+    let first = first.map(|event| event.at.seconds_since(room)).next();
+    vec![
+        Figure::at_least("answered 503", count(refused), "", 1.0),
+        Figure::at_most("answered otherwise, or not at all", count(other), "", 0.0),
+        Figure::told("accepted while it was full", count(taken), ""),
+        Figure::at_least("jobs done meanwhile", count(done), "", 1.0),
+        Figure::at_most("accepted again after", first, "s", 30.0),
+        Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
+    ]
 }
 
 /// What `Restart=on-failure` of systemd does: PostgreSQL stops by itself where it cannot even recover without room.
@@ -141,20 +149,22 @@ async fn resumed(scene: &mut Scene) -> anyhow::Result<usize> {
 }
 
 /// A foreign file that takes all room there is.
-struct Filler {
+#[derive(Debug)]
+pub(crate) struct Filler {
     path: PathBuf,
     file: File,
     bytes: u64,
 }
 
 impl Filler {
-    fn new(folder: &Path) -> anyhow::Result<Self> {
+    /// In this folder, empty at first.
+    pub(crate) fn new(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("foreign");
         Ok(Self { file: File::create_new(&path)?, path, bytes: 0 })
     }
 
     /// Grows until not even a block is left.
-    fn top_up(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn top_up(&mut self) -> anyhow::Result<()> {
         let zeros = vec![0_u8; 1 << 20];
         let mut part = zeros.len();
         // Ends: every write takes room, or halves what is asked for.
@@ -172,11 +182,13 @@ impl Filler {
         }
     }
 
-    fn mib(&self) -> u64 {
+    /// Its size.
+    pub(crate) fn mib(&self) -> u64 {
         self.bytes >> 20
     }
 
-    fn remove(self) -> anyhow::Result<()> {
+    /// Gives the room back.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
         drop(self.file);
         Ok(std::fs::remove_file(self.path)?)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::Experiment;
+use super::measure::faults;
 use crate::figure::{Figure, count};
 use crate::history::{Call, Event, Fault, Phase};
 use crate::runner::{Scene, Seen};
@@ -12,7 +13,8 @@ use crate::stamp::Stamp;
 
 /// Between two restarts: everything is at work again.
 const BETWEEN: Duration = Duration::from_secs(2);
-const NAME: &str = "postgres";
+/// What the ledger's server is called.
+pub(crate) const NAME: &str = "postgres";
 
 /// E17.
 pub(super) struct Restart;
@@ -78,46 +80,48 @@ impl Experiment for Stall {
             scene.history.fault(Fault::Frozen { process: NAME.into() });
             tokio::time::sleep(Duration::from_secs(scene.form.pick(5, 15))).await;
             scene.history.fault(Fault::Thawed { process: NAME.into() });
-            let growth = rss(scene).saturating_sub(before);
+            let after = rss(scene);
             scene.fleet.postgres.process().thaw_tree()?;
-            // The same bound as for hostile requests (E28).
-            let growth = Figure::at_most("growth of the roles", growth as f64, "KiB", 65_536.0);
-            scene.figures.push(growth);
+            scene.figures.push(growth(Some(after.saturating_sub(before))));
             Ok(())
         })
     }
 
     fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
-        let of = |fault: &Fault, frozen: bool| match fault {
-            Fault::Frozen { process } => frozen && process == NAME,
-            Fault::Thawed { process } => !frozen && process == NAME,
-            _ => false,
-        };
-        let from = faults(seen, |fault| of(fault, true));
-        let to = faults(seen, |fault| of(fault, false));
-        let (Some(from), Some(to)) = (from.first(), to.first()) else { return Vec::new() };
-        let during = |at: Stamp| *from < at && at < *to;
-        let accepted = seen.evidence.history.iter();
-        let accepted = accepted.filter(|event| is_accepted(event) && during(event.at)).count();
-        // Shortly after the stop answers may still arrive whose commits were made before it.
-        let done = seen.index.executions.iter().filter_map(|execution| execution.end);
-        let done = done.filter(|(at, _)| during(*at)).count();
-        vec![
-            Figure::told("accepted meanwhile", count(accepted), ""),
-            Figure::at_least("jobs done meanwhile", count(done), "", 1.0),
-            Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
-        ]
+        stalled(seen)
     }
+}
+
+/// How much memory has grown, in KiB; the same bound as for hostile requests (E28).
+pub(crate) fn growth(kib: Option<u64>) -> Figure {
+    Figure::at_most("growth of the roles", kib.map(|kib| kib as f64), "KiB", 65_536.0)
+}
+
+/// What went on while the ledger stood still.
+pub(crate) fn stalled(seen: &Seen<'_>) -> Vec<Figure> {
+    let of = |fault: &Fault, frozen: bool| match fault {
+        Fault::Frozen { process } => frozen && process == NAME,
+        Fault::Thawed { process } => !frozen && process == NAME,
+        _ => false,
+    };
+    let from = faults(seen, |fault| of(fault, true));
+    let to = faults(seen, |fault| of(fault, false));
+    let (Some(from), Some(to)) = (from.first(), to.first()) else { return Vec::new() };
+    let during = |at: Stamp| *from < at && at < *to;
+    let accepted = seen.evidence.history.iter();
+    let accepted = accepted.filter(|event| is_accepted(event) && during(event.at)).count();
+    // Shortly after the stop answers may still arrive whose commits were made before it.
+    let done = seen.index.executions.iter().filter_map(|execution| execution.end);
+    let done = done.filter(|(at, _)| during(*at)).count();
+    vec![
+        Figure::told("accepted meanwhile", count(accepted), ""),
+        Figure::at_least("jobs done meanwhile", count(done), "", 1.0),
+        Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
+    ]
 }
 
 fn is_accepted(event: &Event) -> bool {
     event.phase == Phase::Ok && matches!(event.call, Call::Submit { .. })
-}
-
-fn faults(seen: &Seen<'_>, of: impl Fn(&Fault) -> bool) -> Vec<Stamp> {
-    let history = seen.evidence.history.iter();
-    let found = history.filter(|event| matches!(&event.call, Call::Fault(fault) if of(fault)));
-    found.map(|event| event.at).collect()
 }
 
 /// Memory of all roles, in KiB.

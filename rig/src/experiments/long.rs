@@ -17,13 +17,19 @@ use crate::worker::{FENCED, Work};
 /// Their queue. A fleet that is to run them serves it.
 pub(super) const QUEUE: &str = "rig-long";
 const STARTED_MAX: Duration = Duration::from_secs(60);
+/// What their limits are longer than they are.
+const SPARE_MS: u64 = 30_000;
 
 /// Starts a job of each of these lengths and waits until all run; the names of the workers that run them.
 pub(super) async fn start(scene: &Scene, lengths: &[Duration]) -> anyhow::Result<Vec<String>> {
     let mark = uuid::Uuid::new_v4().simple().to_string();
     let long = |(n, length): (usize, &Duration)| -> Submission {
         let ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-        job(format!("long-{mark}-{n}"), QUEUE, FENCED, &Work { ms, ..Work::default() }, 0)
+        let work = Work { ms, ..Work::default() };
+        let mut long = job(format!("long-{mark}-{n}"), QUEUE, FENCED, &work, 0);
+        // Without one a job is stopped after a minute.
+        long.body["timeout"] = format!("{}ms", ms + SPARE_MS).into();
+        long
     };
     preload(&scene.client, &lengths.iter().enumerate().map(long).collect::<Vec<_>>()).await?;
     let started = until_seldom(STARTED_MAX, || async {

@@ -13,17 +13,19 @@ use super::{Experiment, Form, Setup};
 use crate::figure::{Figure, count};
 use crate::fleet::{Disk, FleetOptions};
 use crate::history::{Call, Fault, Phase};
+use crate::load::plan::Mix;
 use crate::runner::{Scene, Seen};
 use crate::stamp::Stamp;
+use crate::target::Target;
 use crate::tools::power_cut::{AfterCut, PowerCut};
 use crate::until::until;
 
-mod copies;
+pub(crate) mod copies;
 
 /// Only what is written takes room.
-const DISK_BYTES: u64 = 4 << 30;
+pub(crate) const DISK_BYTES: u64 = 4 << 30;
 /// Of so many cuts the fleet goes on from one, and from the last one.
-const REAL_EVERY: usize = 5;
+pub(crate) const REAL_EVERY: usize = 5;
 
 /// Longest wait for a lease after a cut.
 const LEASED_MAX: Duration = Duration::from_secs(60);
@@ -32,8 +34,9 @@ const LEASED_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Cut {
     /// What was acknowledged before this must be there.
-    at: Stamp,
-    left: AfterCut,
+    pub(crate) at: Stamp,
+    /// The disk.
+    pub(crate) left: AfterCut,
 }
 
 /// PC.
@@ -50,10 +53,7 @@ impl Experiment for PowerCutOfBoth {
 
     fn setup(&self, form: Form) -> Setup {
         let mut setup = Setup::standard(form);
-        // Submissions a second, of which a diamond is one with six jobs. Nothing takes long, so that workers keep up.
-        let of_one = setup.mix.submissions() / setup.mix.rate;
-        setup.mix.rate = form.pick(200.0, 1_000.0) / of_one;
-        setup.mix.long = 0.0;
+        load(&mut setup.mix, form);
         setup.fleet.slots = form.pick(32, 64);
         // The copies share what has not been written again.
         setup.fleet.postgres = vec!["max_wal_size=256MB".into()];
@@ -86,42 +86,58 @@ impl Experiment for PowerCutOfBoth {
                 scene.cuts.push(Cut { at, left });
             }
             leased_again(scene).await?;
-            scene.figures.extend([
-                Figure::at_least("cuts", count(moments), "", scene.form.pick(3.0, 20.0)),
-                Figure::at_least("of which the fleet went on from", count(gone_on), "", 1.0),
-            ]);
+            scene.figures.extend(cuts(scene.form, moments, gone_on));
             Ok(())
         })
     }
 
     fn after_drain<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
-        Box::pin(copies::look_at_all(scene))
+        Box::pin(copies::look_at_all(scene, |data, logs| Box::pin(copies::held(data, logs))))
     }
 
     fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
-        let load = seen.evidence.history.iter().filter(|event| {
-            matches!(event.call, Call::Submit { .. })
-                && seen.fault < event.at
-                && event.at < seen.heal
-        });
-        let (mut sent, mut accepted) = (std::collections::BTreeSet::new(), 0);
-        for event in load {
-            if let Call::Submit { key, .. } = &event.call {
-                sent.insert(key.as_str());
-            }
-            accepted += usize::from(event.phase == Phase::Ok);
-        }
-        let seconds = seen.heal.seconds_since(seen.fault);
-        vec![
-            Figure::told("submissions/s", count(sent.len()) / seconds, ""),
-            Figure::told("accepted/s meanwhile", count(accepted) / seconds, ""),
-            Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0),
-        ]
+        let mut figures = rates(seen);
+        figures.push(Figure::at_most("extra", seen.verdict.extra_total() as f64, "", 0.0));
+        figures
     }
 }
 
+/// Submissions a second, of which a diamond is one with six jobs. Nothing takes long, so that workers keep up.
+pub(crate) fn load(mix: &mut Mix, form: Form) {
+    let of_one = mix.submissions() / mix.rate;
+    mix.rate = form.pick(200.0, 1_000.0) / of_one;
+    mix.long = 0.0;
+}
+
+/// How many there were.
+pub(crate) fn cuts(form: Form, moments: usize, gone_on: usize) -> [Figure; 2] {
+    [
+        Figure::at_least("cuts", count(moments), "", form.pick(3.0, 20.0)),
+        Figure::at_least("of which it went on from", count(gone_on), "", 1.0),
+    ]
+}
+
+/// Submissions between the first cut and the last, and those that were accepted.
+pub(crate) fn rates(seen: &Seen<'_>) -> Vec<Figure> {
+    let load = seen.evidence.history.iter().filter(|event| {
+        matches!(event.call, Call::Submit { .. }) && seen.fault < event.at && event.at < seen.heal
+    });
+    let (mut sent, mut accepted) = (std::collections::BTreeSet::new(), 0);
+    for event in load {
+        if let Call::Submit { key, .. } = &event.call {
+            sent.insert(key.as_str());
+        }
+        accepted += usize::from(event.phase == Phase::Ok);
+    }
+    let seconds = seen.heal.seconds_since(seen.fault);
+    vec![
+        Figure::told("submissions/s", count(sent.len()) / seconds, ""),
+        Figure::told("accepted/s meanwhile", count(accepted) / seconds, ""),
+    ]
+}
+
 /// Waits until leases are given out again: that is when it is healed.
-async fn leased_again(scene: &Scene) -> anyhow::Result<()> {
+pub(crate) async fn leased_again<T: Target>(scene: &Scene<T>) -> anyhow::Result<()> {
     let path = scene.fleet.effects();
     let whole = std::fs::metadata(&path)?.len();
     until(LEASED_MAX, || async {

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::Experiment;
 use crate::figure::{Figure, count};
-use crate::fleet::{FleetOptions, LEASE};
+use crate::fleet::LEASE;
 use crate::load::plan::{QUEUES, Submission};
 use crate::runner::{Scene, Seen};
+use crate::target::Target;
 use crate::until::{until, until_seldom};
 
 /// Limit of the escaping command.
@@ -36,9 +37,9 @@ while :; do sleep 1; done
 "#;
 
 /// E30.
-pub(super) struct Escape;
+pub(crate) struct Escape;
 
-impl Experiment for Escape {
+impl<T: Target> Experiment<T> for Escape {
     fn id(&self) -> &'static str {
         "E30"
     }
@@ -47,7 +48,7 @@ impl Experiment for Escape {
         "a command that double-forks, leaves its session and ignores SIGTERM; one that floods its output"
     }
 
-    fn files(&self, folder: &Path, options: &mut FleetOptions) -> anyhow::Result<()> {
+    fn files(&self, folder: &Path, options: &mut T::Options) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
         let escape = folder.join("escape.sh");
         std::fs::write(&escape, ESCAPE)?;
@@ -62,13 +63,13 @@ impl Experiment for Escape {
         let file = folder.join("commands.toml");
         std::fs::write(&file, text)?;
         let file = file.display().to_string();
-        options.env.insert("WINDLASS_COMMANDS__FILE".into(), file);
+        T::env(options).insert("WINDLASS_COMMANDS__FILE".into(), file);
         Ok(())
     }
 
-    fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
+    fn fault<'a>(&'a self, scene: &'a mut Scene<T>) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let before: Vec<u64> = scene.fleet.workers.iter().filter_map(|w| w.rss_kib()).collect();
+            let before = scene.fleet.workers_rss_kib();
             let mark = uuid::Uuid::new_v4().simple().to_string();
             for n in 0..scene.form.pick(2, 8) {
                 let escape = command(format!("escape-{mark}-{n}"), "escape", &mark, "dead");
@@ -84,7 +85,7 @@ impl Experiment for Escape {
             let limit = (LIMIT + GRACE + LEASE * 2 / 3).as_secs_f64();
             scene.figures.push(Figure::at_most("all gone after", gone.await.ok(), "s", limit));
             flood(scene, &mark).await?;
-            let after = scene.fleet.workers.iter().filter_map(|w| w.rss_kib());
+            let after = scene.fleet.workers_rss_kib().into_iter();
             let growth =
                 after.zip(before).map(|(after, before)| after.saturating_sub(before)).max();
             let growth = growth.map(|kib| kib as f64);
@@ -93,7 +94,7 @@ impl Experiment for Escape {
         })
     }
 
-    fn figures(&self, _scene: &Scene, seen: &Seen<'_>) -> Vec<Figure> {
+    fn figures(&self, _scene: &Scene<T>, seen: &Seen<'_>) -> Vec<Figure> {
         let timed_out = seen.evidence.ledger.jobs.values().filter(|job| job.state == "dead");
         vec![
             Figure::at_least("commands ended at their limit", count(timed_out.count()), "", 1.0),
@@ -103,7 +104,7 @@ impl Experiment for Escape {
 }
 
 /// A command that writes far more than is kept.
-async fn flood(scene: &mut Scene, mark: &str) -> anyhow::Result<()> {
+async fn flood<T: Target>(scene: &mut Scene<T>, mark: &str) -> anyhow::Result<()> {
     let bytes = scene.form.pick("100000000", "1000000000");
     let flood = command(format!("flood-{mark}"), "flood", bytes, "succeeded");
     let reply = scene.client.submit(&flood, DONE_MAX).await;

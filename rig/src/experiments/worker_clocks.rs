@@ -31,7 +31,7 @@ impl Experiment for WorkerClocks {
     fn files(&self, folder: &Path, options: &mut FleetOptions) -> anyhow::Result<()> {
         // By the places there are: the short form has two workers.
         let places: Vec<String> = (0..options.workers).map(|n| format!("worker-{n}")).collect();
-        places.iter().try_for_each(|place| clocks::give(folder, options, place))
+        places.iter().try_for_each(|place| clocks::give(folder, options.env_of(place), place))
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {

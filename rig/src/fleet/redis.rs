@@ -12,6 +12,10 @@ use super::process::{Process, Program};
 use crate::until::until;
 
 const READY_MAX: Duration = Duration::from_secs(30);
+/// How deployments start it: after a power cut its append-only file may have to be cut back first.
+const START: &str = include_str!("../../../deploy/compose/redis-start.sh");
+/// What that says where it had to.
+const CUT_BACK: &str = "redis-start: the append-only file is damaged";
 
 /// When Redis writes its append-only file through to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,7 +79,7 @@ impl Redis {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_at(place: Place, fsync: Fsync, more: &[&str]) -> anyhow::Result<Self> {
-        let Place { name, folder, log, env } = place;
+        let Place { name, folder, log, mut env } = place;
         std::fs::create_dir_all(&folder)?;
         let port = free_port();
         let mut args = vec!["--port".to_owned(), port.to_string(), "--bind".into()];
@@ -89,9 +93,13 @@ impl Redis {
             Fsync::Off => &["--appendonly", "no"],
         };
         args.extend(appended.iter().chain(more).map(|arg| (*arg).to_owned()));
+        let start = log.with_extension("start.sh");
+        std::fs::write(&start, START)?;
+        args.splice(0..0, [start.display().to_string(), "redis-server".to_owned()]);
+        env.insert("REDIS_DATA".to_owned(), folder.display().to_string());
         let program = Program {
             name,
-            path: "redis-server".into(),
+            path: "sh".into(),
             args: args.iter().map(Into::into).collect(),
             env,
             log,
@@ -101,6 +109,15 @@ impl Redis {
         let redis = Self { process: Process::start(program)?, port, args };
         redis.ready().await?;
         Ok(redis)
+    }
+
+    /// How often its append-only file had to be cut back before it could start.
+    ///
+    /// # Errors
+    /// Its log cannot be read.
+    pub fn cuts_back(&self) -> anyhow::Result<usize> {
+        let log = std::fs::read(self.process.log())?;
+        Ok(String::from_utf8_lossy(&log).matches(CUT_BACK).count())
     }
 
     /// Where it listens.

@@ -1,19 +1,23 @@
 //! The client: sends to the API processes in turn, and writes down what it asked for and what came back.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rand::Rng as _;
 use serde_json::Value;
 use windlass_shared::model::time::Timestamp;
 
 use super::plan::Submission;
+use crate::dev::calls;
 use crate::history::{Call, Phase, Recorder, Reply};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two tries of a submission.
+/// Between two tries of a submission, at first; each time twice as long.
 const PAUSE: Duration = Duration::from_millis(150);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Talks to a fleet. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,6 +26,8 @@ pub struct Client {
     urls: Arc<[String]>,
     key: Arc<str>,
     turn: Arc<AtomicUsize>,
+    /// The server that does the work of the rig's handlers, where no worker of the rig does.
+    handlers: Option<Arc<str>>,
     /// Where everything is written down.
     pub history: Arc<Recorder>,
 }
@@ -37,7 +43,21 @@ impl Client {
             .connect_timeout(Duration::from_secs(2))
             .build()?;
         let (urls, turn) = (urls.into(), Arc::new(AtomicUsize::new(0)));
-        Ok(Self { http, urls, key: key.into(), turn, history })
+        Ok(Self { http, urls, key: key.into(), turn, handlers: None, history })
+    }
+
+    /// The same, with the work of the rig's handlers done by the server at this address.
+    #[must_use]
+    pub fn through(self, handlers: &str) -> Self {
+        Self { handlers: Some(handlers.into()), ..self }
+    }
+
+    /// What is sent for this body of a job or a run.
+    pub fn body<'a>(&self, body: &'a Value) -> Cow<'a, Value> {
+        match &self.handlers {
+            None => Cow::Borrowed(body),
+            Some(url) => Cow::Owned(calls::through(url, body)),
+        }
     }
 
     /// Submits, with the same key again and again while the outcome is not known, for at most `patience`, at another
@@ -45,6 +65,7 @@ impl Client {
     pub async fn submit(&self, submission: &Submission, patience: Duration) -> Reply {
         let deadline = Instant::now() + patience;
         let call = call_of(submission);
+        let mut pause = PAUSE;
         loop {
             let reply = self.post(&call, submission.path, Some(submission)).await;
             // Refused for now, and not taken: too much (429), or the same key is under way. Others of 4xx stay.
@@ -54,7 +75,10 @@ impl Client {
             if !again || Instant::now() >= deadline {
                 return reply;
             }
-            tokio::time::sleep(PAUSE).await;
+            // Not all at once, as well-behaved clients do.
+            let part = rand::rng().random_range(0.5..1.0);
+            tokio::time::sleep(pause.mul_f64(part)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -114,7 +138,8 @@ impl Client {
     async fn post(&self, call: &Call, path: &str, submission: Option<&Submission>) -> Reply {
         let mut request = self.request(reqwest::Method::POST, path);
         if let Some(submission) = submission {
-            request = request.header("Idempotency-Key", &submission.key).json(&submission.body);
+            request = request.header("Idempotency-Key", &submission.key);
+            request = request.json(&self.body(&submission.body));
         }
         let op = self.history.invoke(call);
         let reply = reply_of(request.send().await).await;

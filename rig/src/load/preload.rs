@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::{Client, call_of};
 use super::plan::Submission;
@@ -23,7 +23,7 @@ pub async fn preload(client: &Client, submissions: &[Submission]) -> anyhow::Res
     for part in submissions.chunks(BATCH) {
         let calls: Vec<_> = part.iter().map(call_of).collect();
         let ops: Vec<u64> = calls.iter().map(|call| client.history.invoke(call)).collect();
-        let jobs: Vec<&Value> = part.iter().map(|submission| &submission.body).collect();
+        let jobs: Vec<_> = part.iter().map(|submission| client.body(&submission.body)).collect();
         let body = json!({ "jobs": jobs });
         // The key makes it safe to repeat.
         let answer = until_seldom(PATIENCE, || async {

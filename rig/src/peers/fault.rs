@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rand::Rng as _;
-use rand::seq::SliceRandom as _;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply};
 
 use super::Peer;
@@ -16,8 +14,9 @@ use crate::effects;
 use crate::experiments::damage_shard;
 use crate::fleet::LEASE;
 use crate::history::Fault;
-use crate::load::plan::{QUEUES, Submission, job};
+use crate::load::plan::{Submission, job};
 use crate::load::preload::preload;
+use crate::load::shared_keys;
 use crate::until::until;
 use crate::worker::{EFFECT, Work};
 
@@ -159,32 +158,8 @@ async fn stall_postgres(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn same_keys(stage: &mut Stage) -> anyhow::Result<()> {
-    let (clients, keys) = stage.form.pick((10, 100), (50, 1_000));
-    let mark = uuid::Uuid::new_v4().simple().to_string();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..clients {
-        let rng = &mut stage.rng;
-        let mut submissions: Vec<Submission> = (0..keys)
-            .map(|n| {
-                // Every twentieth body differs from that of the others.
-                let other = rng.random_bool(0.05);
-                let ms = if other { 2 + rng.random_range(0..50) } else { 1 };
-                let work = Work { ms, ..Work::default() };
-                job(format!("same-{mark}-{n}"), QUEUES[2], EFFECT, &work, 0)
-            })
-            .collect();
-        submissions.shuffle(rng);
-        let client = stage.client.clone();
-        tasks.spawn(async move {
-            for submission in submissions {
-                client.submit(&submission, PATIENCE).await;
-            }
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended?;
-    }
-    Ok(())
+    let Stage { client, form, rng, .. } = stage;
+    shared_keys::submit(client, *form, rng, PATIENCE).await
 }
 
 /// SIGKILL, on record once it is gone.

@@ -5,7 +5,7 @@
 //! which the ledger counts. While the process that serves a call is not the gate's, the shard gives out no lease and
 //! reaps none ([`ClaimState::Unverified`](super::ClaimState)); everything else goes on. A wiped shard has no gate at
 //! all. The leader of the schedulers compares the shard with the ledger and opens the gate
-//! (`lifecycle::reconcile`, which describes the steps).
+//! (`lifecycle::verify`, which describes the steps).
 
 use std::fmt;
 use std::time::Duration;

@@ -175,6 +175,7 @@ impl Postgres {
             Ok(id)
         })
         .await?;
+        let writers = usize::try_from(settings.writers.max(1)).unwrap_or(usize::MAX);
         let inner = Arc::new(Inner {
             pool: connect::pool(&options, settings.pool_max.max(1)),
             bulk: connect::bulk_pool(&options),
@@ -182,14 +183,14 @@ impl Postgres {
             silence,
             news: news::News::default(),
             options,
-            queue: write_queue::WriteQueue::new(),
+            queue: write_queue::WriteQueue::new(writers),
             known_queues: queues::KnownQueues::default(),
             pass: prune::Pass::default(),
             tasks: TaskTracker::new(),
         });
         bounds::write(silence, prune::ensure_partitions(&inner.pool)).await?;
         let stop = CancellationToken::new();
-        for _ in 0..settings.writers.max(1) {
+        for _ in 0..writers {
             inner.tasks.spawn(writer::keep(Arc::clone(&inner)));
         }
         inner.tasks.spawn(keep_partitions(Arc::clone(&inner), stop.clone()));

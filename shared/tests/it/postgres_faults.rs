@@ -100,6 +100,40 @@ async fn a_silent_server_hangs_nobody() {
     tokio::time::timeout(SOON, ledger.close()).await.expect("closing ends");
 }
 
+/// Goal: while the writers get no answer, further submissions are refused at once and do not wait behind them; when
+/// the server answers again, they are accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_behind_writers_that_get_no_answer() {
+    let server = PostgresServer::start();
+    let link = Link::to(&server).await;
+    let mut settings = link.settings(&server.database().await);
+    (settings.pool_max, settings.writers) = (2, 2);
+    let postgres = Postgres::open_with_silence(&settings, SILENCE).await.unwrap();
+    let ledger = Ledger::Postgres(postgres.into());
+    accept(&ledger, new_jobs("default", 3)).await;
+
+    link.silence();
+    let at_once = Duration::from_millis(200);
+    let refused = async {
+        // Dropped, a submission stays where it is: it waits for a writer.
+        while !matches!(
+            tokio::time::timeout(at_once, submit(&ledger, new_jobs("default", 1))).await,
+            Ok(Err(LedgerError::Unavailable(_)))
+        ) {}
+    };
+    tokio::time::timeout(SOON, refused).await.expect("one is refused at once");
+
+    link.speak();
+    let accepted = async {
+        // Those that are refused at once are tried again after a moment, as clients do.
+        while submit(&ledger, new_jobs("default", 1)).await.is_err() {
+            tokio::time::sleep(at_once).await;
+        }
+    };
+    tokio::time::timeout(SOON, accepted).await.expect("the ledger takes submissions again");
+    tokio::time::timeout(SOON, ledger.close()).await.expect("closing ends");
+}
+
 /// Goal: as above, where the host vanishes in the middle of a call of each pool, and of a writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_under_way_when_the_host_vanishes_ends() {

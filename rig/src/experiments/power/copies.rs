@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use futures::future::BoxFuture;
+
 use super::Cut;
 use crate::figure::{Figure, count};
 use crate::fleet::postgres::Postgres;
 use crate::fleet::redis::{Fsync, Place, Redis};
 use crate::history::{self, Call, Event, Phase};
 use crate::runner::Scene;
+use crate::target::Target;
 
 /// What the copies showed.
 #[derive(Debug, Default)]
@@ -17,10 +20,16 @@ struct Sum {
     acknowledged: usize,
     lost: usize,
     dead: usize,
+    /// Copies whose append-only file had to be cut back.
+    cut_back: usize,
 }
 
 /// Looks at every copy, one after the other, and drops it.
-pub(super) async fn look_at_all(scene: &mut Scene) -> anyhow::Result<()> {
+/// `held` starts servers on a copy, with their logs in the other folder.
+pub(crate) async fn look_at_all<T: Target>(
+    scene: &mut Scene<T>,
+    held: for<'a> fn(&'a Path, &'a Path) -> BoxFuture<'a, anyhow::Result<Held>>,
+) -> anyhow::Result<()> {
     let folder = scene.fleet.folder().to_owned();
     scene.history.flush()?;
     let history = history::read(&folder.join("history.jsonl"))?;
@@ -31,7 +40,8 @@ pub(super) async fn look_at_all(scene: &mut Scene) -> anyhow::Result<()> {
         std::fs::create_dir_all(&logs)?;
         sum.acknowledged += before.len();
         match held(cut.left.data(), &logs).await {
-            Ok(held) => {
+            Ok(Held { ids: held, was_cut_back }) => {
+                sum.cut_back += usize::from(was_cut_back);
                 let lost: Vec<&&str> = before.iter().filter(|id| !held.contains(**id)).collect();
                 let (all, gone) = (before.len(), lost.len());
                 scene.say(&format!("copy {n}: {all} acknowledged, {gone} of them not there"));
@@ -50,6 +60,7 @@ pub(super) async fn look_at_all(scene: &mut Scene) -> anyhow::Result<()> {
         Figure::at_least("acknowledged before cuts, summed", count(sum.acknowledged), "", 1.0),
         Figure::at_most("of them not on the copy", count(sum.lost), "", 0.0),
         Figure::at_most("copies that servers did not start on", count(sum.dead), "", 0.0),
+        Figure::told("copies whose Redis log was cut back", count(sum.cut_back), ""),
     ]);
     Ok(())
 }
@@ -61,14 +72,23 @@ fn acknowledged_before<'a>(history: &'a [Event], cut: &Cut) -> BTreeSet<&'a str>
     submitted.filter_map(|event| event.reply.as_ref()?.id.as_deref()).collect()
 }
 
+/// What a copy holds.
+pub(crate) struct Held {
+    /// Jobs and runs.
+    pub(crate) ids: BTreeSet<String>,
+    /// The append-only file of Redis had to be cut back.
+    pub(crate) was_cut_back: bool,
+}
+
 /// Starts both servers on a copy and asks the ledger for all jobs and runs that it has.
-async fn held(data: &Path, logs: &Path) -> anyhow::Result<BTreeSet<String>> {
+pub(crate) async fn held(data: &Path, logs: &Path) -> anyhow::Result<Held> {
     let place = Place { log: logs.join("redis.log"), ..Place::of("redis", data) };
     let redis = Redis::start_at(place, Fsync::EverySecond, &[]).await?;
     let mut postgres = Postgres::open(&data.join("postgres"), &logs.join("postgres.log")).await?;
     let ids = postgres.sql("SELECT id FROM jobs UNION ALL SELECT id FROM workflows")?;
+    let was_cut_back = redis.cuts_back()? > 0;
     // Both end, children included, before the disk goes.
     drop(redis);
     postgres.stop_immediately()?;
-    Ok(ids.lines().map(str::to_owned).collect())
+    Ok(Held { ids: ids.lines().map(str::to_owned).collect(), was_cut_back })
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{LedgerError, Result, Submission, SubmitOutcome};
+use crate::ledger::pulse::Pulse;
 use crate::limits::WRITE_QUEUE_MAX;
 use crate::model::name::QueueName;
 
@@ -31,6 +32,8 @@ pub(super) type Answer = oneshot::Receiver<Result<SubmitOutcome>>;
 
 /// What waits.
 pub(super) struct WriteQueue {
+    /// Of those who write what waits here.
+    pub(super) pulse: Pulse,
     room: Arc<Semaphore>,
     state: Mutex<State>,
     wake: Notify,
@@ -52,9 +55,10 @@ pub(super) struct Batch {
 }
 
 impl WriteQueue {
-    pub(super) fn new() -> Self {
+    /// For so many writers.
+    pub(super) fn new(writers: usize) -> Self {
         let room = Arc::new(Semaphore::new(WRITE_QUEUE_MAX));
-        Self { room, state: Mutex::default(), wake: Notify::new() }
+        Self { pulse: Pulse::new(writers), room, state: Mutex::default(), wake: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -64,8 +68,9 @@ impl WriteQueue {
     /// Takes room for a submission.
     ///
     /// # Errors
-    /// [`LedgerError::Overloaded`] when there is none.
+    /// [`LedgerError::Overloaded`] when there is none, [`LedgerError::Unavailable`] when the writers get no answers.
     pub(super) fn admit(&self, submission: Submission) -> Result<(Pending, Answer)> {
+        self.pulse.check()?;
         let rows = u32::try_from(submission.jobs.len().min(WRITE_QUEUE_MAX))
             .expect("the bound of the queue is below 2^32");
         let room = Arc::clone(&self.room)

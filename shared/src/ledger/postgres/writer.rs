@@ -64,7 +64,12 @@ impl Writer {
     async fn commit(&mut self, group: Vec<Pending>) {
         let mut parts = vec![group];
         while let Some(mut part) = parts.pop() {
-            match self.insert(&part).await {
+            let inner = Arc::clone(&self.inner);
+            let beat = inner.queue.pulse.begin();
+            let inserted = self.insert(&part).await;
+            let lost = |fault: &Fault| matches!(fault, Fault::Ledger(LedgerError::Unavailable(_)));
+            beat.end(!inserted.as_ref().is_err_and(lost));
+            match inserted {
                 Ok(made) => self.answer(part, &made),
                 Err(Fault::BadData) if part.len() > 1 => {
                     metrics::counter!("windlass_ledger_group_splits_total").increment(1);

@@ -20,6 +20,7 @@ use super::statement::{Args, execute};
 use super::submit::{self, Submitting};
 use super::{LedgerError, NewQueues, Record, Result, Submission, SubmitOutcome};
 use crate::clock::Clock;
+use crate::ledger::pulse::Pulse;
 use crate::limits::WRITE_QUEUE_MAX;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -40,6 +41,7 @@ pub(super) struct Tx<'c> {
 
 /// The way to the writer. Dropping it closes the writer once what waits is written.
 pub(super) struct Writer {
+    pulse: Arc<Pulse>,
     submissions: mpsc::Sender<Submitting>,
     rows: Arc<Semaphore>,
     changes: mpsc::Sender<Change>,
@@ -79,7 +81,9 @@ impl Writer {
         let closing = CancellationToken::new();
         let queues = Known::default();
         let news = queues.news();
+        let pulse = Arc::new(Pulse::new(1));
         let desk = Desk {
+            pulse: Arc::clone(&pulse),
             connection,
             _lock: lock,
             clock,
@@ -90,6 +94,7 @@ impl Writer {
             closing: closing.clone(),
         };
         Self {
+            pulse,
             submissions,
             rows: Arc::new(Semaphore::new(WRITE_QUEUE_MAX)),
             changes,
@@ -108,9 +113,11 @@ impl Writer {
     /// Hands in a submission and waits for its commit.
     ///
     /// # Errors
-    /// [`LedgerError::Overloaded`] at once when too many rows wait; nothing was handed in then.
+    /// [`LedgerError::Overloaded`] at once when too many rows wait, [`LedgerError::Unavailable`] when nothing can be
+    /// written for now; nothing was handed in then.
     pub(super) async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
         self.health.check()?;
+        self.pulse.check()?;
         let rows = submission.jobs.len().clamp(1, WRITE_QUEUE_MAX);
         let rows = u32::try_from(rows).expect("the bound fits");
         let Ok(permit) = Arc::clone(&self.rows).try_acquire_many_owned(rows) else {
@@ -216,6 +223,7 @@ where
 
 /// The writer's side.
 struct Desk {
+    pulse: Arc<Pulse>,
     connection: SqliteConnection,
     _lock: Lock,
     clock: Clock,
@@ -287,10 +295,14 @@ impl Desk {
     }
 
     async fn write(&mut self, mut batch: Batch) {
+        let pulse = Arc::clone(&self.pulse);
+        let beat = pulse.begin();
         let written = match self.health.check() {
             Ok(()) => self.transact(&mut batch).await,
             Err(fault) => Err(fault.into()),
         };
+        let lost = |refusal: &Refusal| matches!(refusal.error(), LedgerError::Unavailable(_));
+        beat.end(!written.as_ref().is_err_and(lost));
         match written {
             Ok(written) => {
                 self.queues.keep();

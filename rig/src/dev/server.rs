@@ -1,0 +1,290 @@
+//! The handlers of a `dev`: an HTTP server that its `http.request` jobs call, and that leaves the evidence which the
+//! handlers of `windlass-rig worker` leave.
+//!
+//! The caller is told apart by its connection: whoever runs when a connection is taken has made it.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Json;
+use axum::extract::{ConnectInfo, FromRequestParts, Path as Part, Query, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::effects::{Effect, EffectLog, End, Phase};
+use crate::fenced::FencedStore;
+use crate::stamp::Stamp;
+use crate::until::until;
+use crate::worker::{FENCED, Work};
+
+/// Longest wait until the connections of a killed process are done with.
+const QUIET_MAX: Duration = Duration::from_secs(20);
+
+/// A running server; it ends with this.
+#[derive(Debug)]
+pub(super) struct Server {
+    url: String,
+    callers: Arc<Callers>,
+    task: JoinHandle<()>,
+}
+
+/// Who calls.
+#[derive(Debug, Default)]
+struct Callers {
+    /// The name of the process that runs now. Each of its connections holds a clone.
+    now: Mutex<Arc<str>>,
+    /// It is being killed: connections that end say nothing of what it wanted.
+    dying: AtomicBool,
+}
+
+impl Server {
+    /// Starts it, with the files of a fleet's evidence in this folder.
+    pub(super) async fn start(effects: &Path, fenced: &Path) -> anyhow::Result<Self> {
+        let callers = Arc::new(Callers::default());
+        let inbox = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", inbox.local_addr()?);
+        let evidence = Evidence {
+            log: EffectLog::open(effects, false)?,
+            store: FencedStore::open(fenced).context("store with fences")?,
+            callers: Arc::clone(&callers),
+        };
+        let router = axum::Router::new()
+            .route("/", get(async || ()))
+            .route("/{kind}", post(execute))
+            .with_state(Arc::new(evidence))
+            .into_make_service_with_connect_info::<Caller>();
+        let listener = Listener { inbox, callers: Arc::clone(&callers) };
+        let task = tokio::spawn(async move {
+            // It never ends by itself: accepting is tried again.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self { url, callers, task })
+    }
+
+    /// Where it listens.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Who calls from now on. Nobody else runs.
+    pub(super) fn is_called_by(&self, name: &str) {
+        *lock(&self.callers.now) = name.into();
+        self.callers.dying.store(false, Ordering::SeqCst);
+    }
+
+    /// Before it is killed.
+    pub(super) fn will_be_killed(&self) {
+        self.callers.dying.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until everything that the killed process had sent was taken, and its connections have ended.
+    pub(super) async fn is_quiet(&self) -> anyhow::Result<()> {
+        // Connections are taken in their order: once this one is answered, all before it have been taken.
+        reqwest::get(&self.url).await?.error_for_status()?;
+        let name = Arc::clone(&lock(&self.callers.now));
+        // This clone and that of the callers.
+        let ended = || async { (Arc::strong_count(&name) <= 2).then_some(()) };
+        until(QUIET_MAX, ended).await.context("connections of the killed process stay")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock(now: &Mutex<Arc<str>>) -> std::sync::MutexGuard<'_, Arc<str>> {
+    now.lock().expect("nobody panics while holding it")
+}
+
+struct Listener {
+    inbox: TcpListener,
+    callers: Arc<Callers>,
+}
+
+/// The name of the process at the other end of a connection.
+#[derive(Debug, Clone)]
+struct Caller(Arc<str>);
+
+impl axum::serve::Listener for Listener {
+    type Io = Named;
+    type Addr = Arc<str>;
+
+    async fn accept(&mut self) -> (Named, Arc<str>) {
+        let (stream, _) = axum::serve::Listener::accept(&mut self.inbox).await;
+        let name = Arc::clone(&lock(&self.callers.now));
+        (Named { stream, _name: Arc::clone(&name) }, name)
+    }
+
+    fn local_addr(&self) -> std::io::Result<Arc<str>> {
+        Ok(Arc::clone(&lock(&self.callers.now)))
+    }
+}
+
+impl axum::extract::connect_info::Connected<IncomingStream<'_, Listener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+        Self(Arc::clone(stream.remote_addr()))
+    }
+}
+
+/// A connection, and who made it.
+struct Named {
+    stream: TcpStream,
+    _name: Arc<str>,
+}
+
+impl AsyncRead for Named {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Named {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+struct Evidence {
+    log: EffectLog,
+    store: FencedStore,
+    callers: Arc<Callers>,
+}
+
+/// What a request says of its job.
+struct Job {
+    id: String,
+    attempt: u32,
+    fence: u64,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Job {
+    type Rejection = (StatusCode, String);
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let read = || {
+            Some(Self {
+                id: header(&parts.headers, "windlass-job-id")?.to_owned(),
+                attempt: header(&parts.headers, "windlass-attempt")?.parse().ok()?,
+                fence: header(&parts.headers, "windlass-fence")?.parse().ok()?,
+            })
+        };
+        read().ok_or_else(|| (StatusCode::BAD_REQUEST, "no job is named".to_owned()))
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// What the URL says of the job.
+#[derive(Debug, Deserialize)]
+struct About {
+    queue: String,
+}
+
+/// One execution between its two lines. Dropped before its end, it says so, unless its process was killed.
+struct Execution {
+    evidence: Arc<Evidence>,
+    effect: Effect,
+    ended: bool,
+}
+
+impl Execution {
+    fn end(mut self, end: End) -> std::io::Result<()> {
+        self.write_end(end)
+    }
+
+    fn write_end(&mut self, end: End) -> std::io::Result<()> {
+        self.ended = true;
+        self.effect.phase = Phase::End;
+        self.effect.at = Stamp::now();
+        self.effect.end = Some(end);
+        self.evidence.log.append(&self.effect)
+    }
+
+    fn write_fenced(&self) -> std::io::Result<bool> {
+        self.evidence.store.write(&self.effect.job, self.effect.fence)
+    }
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        if !self.ended && !self.evidence.callers.dying.load(Ordering::SeqCst) {
+            // An end that cannot be written looks like that of a killed worker, which nothing allows for: it shows.
+            let _ = self.write_end(End::Dropped);
+        }
+    }
+}
+
+/// What handlers of `windlass-rig worker` do; a failure is a status that is tried again.
+async fn execute(
+    State(evidence): State<Arc<Evidence>>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    Part(kind): Part<String>,
+    Query(about): Query<About>,
+    job: Job,
+    Json(work): Json<Work>,
+) -> Result<StatusCode, StatusCode> {
+    let broken = |error: std::io::Error| {
+        eprintln!("the evidence cannot be kept: {error}");
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let now = Stamp::now();
+    let is_fenced = kind == FENCED;
+    let effect = Effect {
+        phase: Phase::Start,
+        job: job.id,
+        fence: job.fence,
+        worker: caller.to_string(),
+        attempt: job.attempt,
+        kind,
+        queue: about.queue,
+        step: None,
+        started: now,
+        at: now,
+        end: None,
+    };
+    evidence.log.append(&effect).map_err(broken)?;
+    let execution = Execution { evidence, effect, ended: false };
+    if is_fenced && !execution.write_fenced().map_err(broken)? {
+        execution.end(End::Refused).map_err(broken)?;
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    tokio::time::sleep(Duration::from_millis(work.ms)).await;
+    if is_fenced && !execution.write_fenced().map_err(broken)? {
+        execution.end(End::Refused).map_err(broken)?;
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let is_planned = job.attempt <= work.fails;
+    execution.end(if is_planned { End::Planned } else { End::Ok }).map_err(broken)?;
+    if is_planned { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(StatusCode::OK) }
+}
