@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use windlass_shared::ledger::{ApiKey, LedgerError};
 
 use crate::app::App;
@@ -65,8 +65,8 @@ enum Look {
 /// Keys looked up lately, by public part. Bounded; what is forgotten is looked up again.
 pub struct KeyCache {
     seen: Mutex<Seen>,
-    known_turns: Semaphore,
-    other_turns: Semaphore,
+    known_turns: Arc<Semaphore>,
+    other_turns: Arc<Semaphore>,
     asking: Mutex<HashMap<String, Arc<Asking>>>,
 }
 
@@ -76,8 +76,8 @@ impl Default for KeyCache {
     fn default() -> Self {
         Self {
             seen: Mutex::default(),
-            known_turns: Semaphore::new(QUESTIONS_MAX),
-            other_turns: Semaphore::new(QUESTIONS_MAX),
+            known_turns: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            other_turns: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             asking: Mutex::default(),
         }
     }
@@ -107,13 +107,15 @@ impl KeyCache {
             Look::Never => address.map_or(Ok(()), |address| app.throttle.may_log_in(address))?,
         }
         let asking = self.asking(public);
-        let _alone = match self.away(public) {
+        let alone = match self.away(public) {
             // Somebody asks already: to wait with them would be to hold a connection for nothing.
-            Some(key) => match asking.try_lock() {
+            Some(key) => match Arc::clone(&asking).try_lock_owned() {
                 Ok(alone) => alone,
                 Err(_) => return Ok(Some(key)),
             },
-            None => tokio::time::timeout(TURN_MAX, asking.lock()).await.map_err(|_| busy())?,
+            None => {
+                tokio::time::timeout(TURN_MAX, asking.lock_owned()).await.map_err(|_| busy())?
+            }
         };
         // Somebody else may have asked while this one waited.
         let (turns, seen) = match self.look(public) {
@@ -121,35 +123,47 @@ impl KeyCache {
             Look::Again(known) => (&self.known_turns, Some(known)),
             Look::Never => (&self.other_turns, None),
         };
-        let turn = tokio::time::timeout(TURN_MAX, turns.acquire()).await.map_err(|_| busy())?;
-        let _turn = turn.expect("the semaphore is never closed");
-        if seen.is_none() {
-            // Within a turn, so that a crowd of good keys behind one address does not use up its tries
-            // before the first of them are given back.
-            spend(app, address)?;
+        let turn = tokio::time::timeout(TURN_MAX, Arc::clone(turns).acquire_owned());
+        let turn = turn.await.map_err(|_| busy())?.expect("the semaphore is never closed");
+        if let Some(known) = seen {
+            return self.ask_again(app, public, known, (alone, turn)).await;
         }
-        let ledger = app.life.ledger();
-        let asked = async {
-            let asking = ledger.key(public);
-            if seen.is_none() {
-                return asking.await;
-            }
-            let late = |_| LedgerError::Unavailable("the ledger does not answer".into());
-            tokio::time::timeout(ANSWER_MAX, asking).await.map_err(late)?
-        };
-        match asked.await {
-            Ok(key) => {
-                if let (Some(_), None, Some(address)) = (&key, &seen, address) {
-                    app.throttle.refund(address);
-                }
-                let key = key.map(Arc::new);
-                self.keep(public, key.clone());
-                Ok(key)
-            }
+        // Within a turn, so that a crowd of good keys behind one address does not use up its tries before the first
+        // of them are given back.
+        spend(app, address)?;
+        let key = app.life.ledger().key(public).await?.map(Arc::new);
+        if let (Some(_), Some(address)) = (&key, address) {
+            app.throttle.refund(address);
+        }
+        self.keep(public, key.clone());
+        Ok(key)
+    }
+
+    /// Asks about a key seen before, which counts while the ledger does not answer. The question goes on when nobody
+    /// waits for it any more, and nobody asks beside it: a slow answer counts, too.
+    async fn ask_again(
+        &self,
+        app: &App,
+        public: &str,
+        known: Known,
+        turns: (OwnedMutexGuard<()>, OwnedSemaphorePermit),
+    ) -> Result<Option<Arc<ApiKey>>, ApiError> {
+        let (asker, name) = (app.clone(), public.to_owned());
+        let asked = tokio::spawn(async move {
+            let _turns = turns;
+            let key = asker.life.ledger().key(&name).await?.map(Arc::new);
+            asker.keys.keep(&name, key.clone());
+            Ok(key)
+        });
+        let late = || LedgerError::Unavailable("the ledger does not answer".into());
+        // A panic has been reported by the runtime.
+        let asked = tokio::time::timeout(ANSWER_MAX, asked).await;
+        match asked.map_or_else(|_| Err(late()), |asked| asked.unwrap_or_else(|_| Err(late()))) {
+            Ok(key) => Ok(key),
             Err(error @ LedgerError::Unavailable(_)) => {
                 self.note_in_vain(public);
-                let believed = seen.filter(Known::is_believed_without_ledger);
-                believed.map(|known| Some(known.key)).ok_or_else(|| error.into())
+                let believed = known.is_believed_without_ledger().then_some(known.key);
+                believed.map(Some).ok_or_else(|| error.into())
             }
             Err(error) => Err(error.into()),
         }
