@@ -156,14 +156,30 @@ impl<'a> Index<'a> {
         let from = std::iter::once(i64::MIN).chain(self.engine_moves.iter().map(|m| m.0.wall_us));
         let to = self.engine_moves.iter().map(|m| m.0.wall_us).chain([i64::MAX]);
         let offsets = std::iter::once(0).chain(self.engine_moves.iter().map(|m| m.1));
-        // A time that engine time went through twice: the handler was called right after the later one.
         let started = execution.started.wall_us;
+        if self.may_have_stood_still(fence, started) {
+            return None;
+        }
+        // A time that engine time went through twice: the handler was called right after the later one.
         let instants = from.zip(to).zip(offsets).filter_map(|((from, to), offset_ms)| {
             let at = fence - offset_ms * 1_000;
             let then = from.saturating_sub(MOVE_NOTED_US)..to;
             (then.contains(&at) && at <= started).then_some(at)
         });
         instants.max()
+    }
+
+    /// Whether this is the engine time at which the clock went back before the handler was called: an engine whose time
+    /// never goes back stands still there until the clock has caught up.
+    fn may_have_stood_still(&self, fence: i64, started_us: i64) -> bool {
+        let before = std::iter::once(0).chain(self.engine_moves.iter().map(|moved| moved.1));
+        before.zip(&self.engine_moves).any(|(before, (at, after))| {
+            let shown = at.wall_us + before * 1_000;
+            let until = at.wall_us + (before - after) * 1_000;
+            *after < before
+                && (shown - MOVE_NOTED_US..=shown + MOVE_NOTED_US).contains(&fence)
+                && (at.wall_us..=until + MOVE_NOTED_US).contains(&started_us)
+        })
     }
 
     /// The latest engine time that had been shown by an execution's start, in µs: what was due by then is due, also when

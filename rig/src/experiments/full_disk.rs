@@ -67,8 +67,9 @@ impl Experiment for FullDisk {
                 starts += usize::from(keep_running(scene)?);
                 tokio::time::sleep(PACE).await;
             }
-            filler.remove()?;
+            // Before it is there: all clients that were refused come at once then.
             let room = scene.history.mark(ROOM);
+            filler.remove()?;
             scene.say("there is room again");
             starts += resumed(scene).await?;
             let resumed = Stamp::now().seconds_since(room);

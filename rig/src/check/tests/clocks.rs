@@ -145,3 +145,30 @@ fn fences_rise_also_where_engine_time_goes_back() {
     move_engine(&mut story, 2_500_000, 0);
     assert!(kinds(&story).contains(&Kind::Chain), "{:?}", kinds(&story));
 }
+
+/// An engine whose time never goes back gives every lease of a minute the same number, and that says nothing of when.
+#[test]
+fn while_engine_time_stands_still_a_fence_is_no_instant() {
+    // The clock is 10 s ahead from 1.2 s to 3 s; the queue is paused from 2 s to 4 s.
+    let story = |fence: u64, started: u64| {
+        let mut story = Story::with_job("a", fence, fence + 50_000);
+        for effect in &mut story.evidence.effects {
+            (effect.started, effect.at) = (at(started), at(started + 50_000));
+        }
+        move_engine(&mut story, 1_200_000, 10_000);
+        move_engine(&mut story, 3_000_000, 0);
+        let reply = Reply { status: 200, applied: Some(true), ..Reply::default() };
+        let (pause, resume) =
+            (Call::Pause { queue: "q".into() }, Call::Resume { queue: "q".into() });
+        story.event(90, Phase::Ok, at(2_000_000), pause, Some(reply));
+        story.event(91, Phase::Invoke, at(4_000_000), resume, None);
+        kinds(&story)
+    };
+    assert_eq!(story(12_500_000, 2_501_000), [Kind::StartedWhilePaused]);
+    assert_eq!(
+        story(13_000_003, 5_000_000),
+        [],
+        "claimed after the resume, as far as one can tell"
+    );
+    assert_eq!(story(12_500_000, 5_000_000), [Kind::StartedWhilePaused], "it was shown earlier");
+}

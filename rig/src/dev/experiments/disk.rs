@@ -49,8 +49,9 @@ impl Experiment<Dev> for FullDisk {
                 filler.top_up()?;
                 tokio::time::sleep(full_disk::PACE).await;
             }
-            filler.remove()?;
+            // Before it is there: all clients that were refused come at once then.
             scene.history.mark(full_disk::ROOM);
+            filler.remove()?;
             scene.say("there is room again");
             Ok(())
         })
