@@ -5,7 +5,8 @@ use crate::rules::{Rule, Rules};
 use crate::shard::{Door, Ended, Entry, Gate, Outcome, Place};
 use crate::state::{Hand, Lease, Push, Stage, State, Verifier};
 
-/// Creates the job where it is absent, and replaces what has a lower fence.
+/// Creates the job where it is absent, and replaces what has a lower fence. The tombstone of a retry lets in its own fence,
+/// if the attempt has counted.
 pub fn push(s: &mut State, push: Push, rules: Rules, broken: &mut Broken) {
     if rules.keep(Rule::PushNamesGeneration) && push.generation < s.live.gate.generation {
         return;
