@@ -40,16 +40,18 @@ impl Check {
             Self::TwoEnds => "I2: the job ends twice",
             Self::FenceFell => "I3: a lower fence is recorded after a higher one",
             Self::ReclaimedRecorded => {
-                "I3: the ledger takes the success of a lease that this generation reclaimed"
+                "I3: the ledger takes the result of a lease that this generation reclaimed"
             }
             Self::StaleSettle => {
                 "I3: the engine takes a stale holder's settle for the present holder's"
             }
             Self::LeaseTaken => "I10: a lease that has not run out is taken from its live holder",
             Self::LateStart => "I11: the job starts after its end is recorded",
-            Self::StartsAdded => "I9: more starts than one and one for each lease that was lost",
+            Self::StartsAdded => {
+                "I9: more starts than one, one for the retry, and one for each lease that was lost"
+            }
             Self::CleanLossRepeats => {
-                "I9: a second start although the store lost data and no lease"
+                "I9: a start too many although the store lost data and no lease"
             }
             Self::ChildTwice => "I20: the child is released twice",
             Self::ChildEarly => "I20: the child is released before its parent's end is recorded",

@@ -3,7 +3,8 @@
 use crate::checks::Broken;
 use crate::moves::{Line, Moves};
 use crate::rules::Rule;
-use crate::state::{Ended, Place, Push, Recorder, State};
+use crate::shard::{Ended, Place};
+use crate::state::{Ledger, Push, Recorder, State};
 use crate::{engine, ledger};
 
 pub fn steps(s: &State, moves: &mut Moves<'_>) {
@@ -34,7 +35,8 @@ fn sweep(s: &State, moves: &mut Moves<'_>) {
         moves.add(Line { text: "the sweep's push arrives", lease: 0 }, to, broken);
     } else if !s.ledger.succeeded && moves.rules.keep(Rule::Sweep) {
         let generation = s.live.gate.generation;
-        to.sweeper = Push { pending: true, fence: s.ledger.fence, generation, old: false };
+        let Ledger { fence, attempts, .. } = s.ledger;
+        to.sweeper = Push { pending: true, fence, attempts, generation, old: false };
         moves.step("the sweep reads in the ledger that the job has not ended", to);
     }
 }
@@ -51,6 +53,7 @@ fn record(s: &State, moves: &mut Moves<'_>) {
         commit(&mut to, moves, &mut broken);
         match outcome.ended {
             Ended::Succeeded => "the recorder commits a success",
+            Ended::Retry => "the recorder commits a retry",
             Ended::Lost => "the recorder commits a lost lease",
             Ended::Other | Ended::Nothing => "the recorder commits another job's outcome",
         }
@@ -109,6 +112,7 @@ fn note_running(s: &State, moves: &mut Moves<'_>) {
         let mut to = *s;
         to.ledger.fence = entry.fence;
         to.ledger.started = true;
+        to.ledger.attempts = entry.attempts;
         moves.step("the recorder notes the lease as running", to);
     }
 }

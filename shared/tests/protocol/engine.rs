@@ -2,9 +2,11 @@
 
 use crate::checks::{Broken, Check};
 use crate::rules::{Rule, Rules};
-use crate::state::{Door, Ended, Entry, Gate, Hand, Outcome, Place, Push, Stage, State, Verifier};
+use crate::shard::{Door, Ended, Entry, Gate, Outcome, Place};
+use crate::state::{Hand, Lease, Push, Stage, State, Verifier};
 
-/// Creates the job where it is absent, and replaces what has a lower fence.
+/// Creates the job where it is absent, and replaces what has a lower fence. The tombstone of a retry lets in its own fence,
+/// if the attempt has counted.
 pub fn push(s: &mut State, push: Push, rules: Rules, broken: &mut Broken) {
     if rules.keep(Rule::PushNamesGeneration) && push.generation < s.live.gate.generation {
         return;
@@ -12,13 +14,17 @@ pub fn push(s: &mut State, push: Push, rules: Rules, broken: &mut Broken) {
     let entry = s.live.entry;
     let replaces = match entry.place {
         Place::Absent => true,
+        Place::Tombstone if entry.fence == push.fence => {
+            entry.attempts > 0 && push.attempts >= entry.attempts
+        }
         Place::Ready | Place::Leased | Place::Finishing | Place::Tombstone => {
             entry.fence < push.fence
         }
     };
     if replaces {
         note_taken(s, broken);
-        s.live.entry = Entry { place: Place::Ready, fence: push.fence, ..Entry::default() };
+        let Push { fence, attempts, .. } = push;
+        s.live.entry = Entry { place: Place::Ready, fence, attempts, ..Entry::default() };
     }
 }
 
@@ -27,11 +33,13 @@ pub fn claim(s: &mut State, worker: u8) {
     let fence = s.clock.max(s.live.entry.fence + 1);
     s.clock = fence + 1;
     s.given += 1;
-    s.live.entry = Entry { place: Place::Leased, fence, token: s.given, overdue: false };
+    let attempts = s.live.entry.attempts;
+    s.live.entry = Entry { place: Place::Leased, fence, attempts, token: s.given, overdue: false };
     let lease = &mut s.leases[usize::from(s.given) - 1];
     lease.hand = Hand::Running;
     lease.worker = worker;
     lease.fence = fence;
+    lease.attempts = attempts;
     lease.generation = s.live.gate.generation;
 }
 
@@ -39,9 +47,9 @@ pub fn claim(s: &mut State, worker: u8) {
 pub fn reap(s: &mut State) {
     let holder = usize::from(s.live.entry.token) - 1;
     s.leases[holder].reaped = s.leases[holder].is_alive();
-    let fence = s.live.entry.fence;
-    s.live.entry = Entry { place: Place::Ready, fence, ..Entry::default() };
-    s.live.outbox.push(Outcome { ended: Ended::Lost, fence });
+    let Entry { fence, attempts, .. } = s.live.entry;
+    s.live.entry = Entry { place: Place::Ready, fence, attempts, ..Entry::default() };
+    s.live.outbox.push(Outcome { ended: Ended::Lost, fence, attempts });
 }
 
 pub enum Settled {
@@ -50,7 +58,7 @@ pub enum Settled {
     Stolen,
 }
 
-/// Ends the attempt of lease `at` with success.
+/// Ends the attempt of lease `at`: the job ends with it, or waits for the next one with the fence that it has.
 pub fn settle(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> Settled {
     let (fence, token) = (s.leases[at].fence, at as u8 + 1);
     let entry = &mut s.live.entry;
@@ -75,12 +83,26 @@ pub fn settle(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> Se
             broken.add(Check::StaleSettle);
         }
     }
-    if entry.place == Place::Finishing {
+    if entry.place != Place::Leased {
         return Settled::Accepted { seq: s.live.outbox.last };
     }
-    entry.place = Place::Finishing;
+    let outcome = outcome_of(&s.leases[at]);
+    entry.place = if outcome.ended == Ended::Retry { Place::Ready } else { Place::Finishing };
+    entry.attempts = outcome.attempts;
     entry.overdue = false;
-    Settled::Accepted { seq: s.live.outbox.push(Outcome { ended: Ended::Succeeded, fence }) }
+    Settled::Accepted { seq: s.live.outbox.push(outcome) }
+}
+
+/// What is to be recorded of a lease whose handler has ended. Only failures are counted: after a success nobody asks.
+pub fn outcome_of(lease: &Lease) -> Outcome {
+    let ended = if lease.fails { Ended::Retry } else { Ended::Succeeded };
+    Outcome { ended, fence: lease.fence, attempts: lease.attempts + u8::from(lease.fails) }
+}
+
+/// Whether the job waits because this lease, or a later one, has ended: its attempt has counted.
+fn has_ended(entry: Entry, lease: Lease, token: u8) -> bool {
+    let counted = entry.attempts != lease.attempts || entry.token == token;
+    entry.fence > lease.fence || (entry.fence == lease.fence && counted)
 }
 
 /// Gives a running job back to the lease that runs it; whether its worker should go on.
@@ -96,7 +118,7 @@ pub fn adopt(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> boo
         Place::Finishing => in_time,
         Place::Tombstone if entry.fence >= fence => return false,
         Place::Tombstone | Place::Absent => in_time,
-        Place::Ready if entry.fence > fence => return false,
+        Place::Ready if has_ended(entry, s.leases[at], token) => return false,
         Place::Ready => true,
         Place::Leased if entry.token == token => true,
         // Another lease of the same fence came first; one of a higher fence came later.
@@ -107,7 +129,8 @@ pub fn adopt(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> boo
         if entry.token != token {
             note_taken(s, broken);
         }
-        s.live.entry = Entry { place: Place::Leased, fence, token, overdue: false };
+        let attempts = s.leases[at].attempts;
+        s.live.entry = Entry { place: Place::Leased, fence, attempts, token, overdue: false };
     }
     // Where the entry is not there any more, the result goes by the direct path.
     s.leases[at].generation = generation;
@@ -115,25 +138,38 @@ pub fn adopt(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> boo
 }
 
 /// Takes the job out of the engine for an outcome that goes by the direct path; whether it may be recorded.
-pub fn withdraw(s: &mut State, at: usize) -> bool {
+pub fn withdraw(s: &mut State, at: usize, rules: Rules) -> bool {
     let (lease, token) = (s.leases[at], at as u8 + 1);
     let entry = s.live.entry;
     let own = entry.token == token;
     let goes_on = match entry.place {
-        Place::Absent => true,
-        Place::Tombstone => entry.fence <= lease.fence,
+        // A tombstone is no holder: a later lease that is about to commit does not undo this one's end.
+        Place::Absent | Place::Tombstone => true,
         // Equal fences in one verified generation: this lease was reclaimed. Else it may be a push that knows its fence.
         Place::Ready => {
             let same = s.verified() && lease.generation == s.live.gate.generation;
-            entry.fence < lease.fence || (entry.fence == lease.fence && !same)
+            !has_ended(entry, lease, token) && (entry.fence < lease.fence || !same)
         }
         // A lower fence is what an older image remembers.
         Place::Leased | Place::Finishing => own || entry.fence < lease.fence,
     };
     if goes_on && !(own && entry.place == Place::Finishing) {
-        bury(s, lease.fence);
+        put_tombstone_of(s, lease, rules);
     }
     goes_on
+}
+
+/// Leaves the tombstone of a lease whose outcome is about to be committed, unless a later one stands.
+fn put_tombstone_of(s: &mut State, lease: Lease, rules: Rules) {
+    let entry = s.live.entry;
+    let counted = rules.keep(Rule::RetryTombstone);
+    // The push of a retry has this very fence, and is let in.
+    let fence = lease.fence - u8::from(lease.fails && !counted);
+    let attempts = if lease.fails && counted { outcome_of(&lease).attempts } else { 0 };
+    if entry.place != Place::Tombstone || entry.fence <= fence {
+        s.live.entry = Entry { place: Place::Tombstone, fence, attempts, ..Entry::default() };
+    }
+    age_pushes(s);
 }
 
 /// Forgets the oldest outcome, if it is the recorded one, and the job with it.
@@ -162,6 +198,16 @@ pub fn drop_ended(s: &mut State, fence: u8) {
     let entry = s.live.entry;
     if matches!(entry.place, Place::Ready | Place::Leased | Place::Finishing) {
         bury(s, fence.max(entry.fence));
+    }
+}
+
+/// Removes what has this fence, without a tombstone: its push, which has the same fence, is to be let in.
+pub fn drop_lease(s: &mut State, fence: u8, broken: &mut Broken) {
+    let entry = s.live.entry;
+    let there = matches!(entry.place, Place::Ready | Place::Leased | Place::Finishing);
+    if there && entry.fence == fence {
+        note_taken(s, broken);
+        s.live.entry = Entry::default();
     }
 }
 

@@ -4,7 +4,8 @@ use crate::checks::Broken;
 use crate::engine;
 use crate::moves::{Line, Moves};
 use crate::rules::Rule;
-use crate::state::{Door, FirstOpening, Gate, Lease, Opener, Place, Push, Stage, State, Verifier};
+use crate::shard::{Door, Gate, Place};
+use crate::state::{FirstOpening, Lease, Opener, Push, Stage, State, Verifier};
 
 pub fn steps(s: &State, moves: &mut Moves<'_>) {
     start(s, moves);
@@ -115,7 +116,9 @@ fn read(s: &State, moves: &mut Moves<'_>) {
     if s.leader.stage == Stage::Flushed {
         to.leader.stage = Stage::Read;
         to.leader.fence = s.ledger.fence;
+        to.leader.attempts = s.ledger.attempts;
         to.leader.ended = s.ledger.succeeded;
+        to.leader.replaces = replaces(s, moves);
         let text = if s.ledger.succeeded {
             "the leader reads in the ledger that the job has ended"
         } else {
@@ -123,6 +126,20 @@ fn read(s: &State, moves: &mut Moves<'_>) {
         };
         moves.step(text, to);
     }
+}
+
+/// Whether the shard shows the job with the fence that the ledger has, and yet in an older form: the end of that lease is
+/// on record. Its push has the same fence, and would be refused.
+fn replaces(s: &State, moves: &Moves<'_>) -> bool {
+    let entry = s.live.entry;
+    let is_older = match entry.place {
+        Place::Leased => moves.rules.keep(Rule::ReplaceEnded),
+        Place::Ready => {
+            entry.attempts < s.ledger.attempts && moves.rules.keep(Rule::ReplaceUncounted)
+        }
+        Place::Absent | Place::Finishing | Place::Tombstone => false,
+    };
+    is_older && entry.fence == s.ledger.fence && s.ledger.waits()
 }
 
 /// The steps of a verification that are written to the shard.
@@ -159,9 +176,13 @@ fn write(s: &State, who: Who, moves: &mut Moves<'_>) {
 
 fn compare(to: &mut State, verifier: Verifier, moves: &Moves<'_>, broken: &mut Broken) {
     if !verifier.ended {
+        if verifier.replaces {
+            engine::drop_lease(to, verifier.fence, broken);
+        }
         let push = Push {
             pending: true,
             fence: verifier.fence,
+            attempts: verifier.attempts,
             generation: verifier.generation,
             old: false,
         };

@@ -2,7 +2,8 @@
 
 use crate::checks::{Broken, Check};
 use crate::rules::{Rule, Rules};
-use crate::state::{Ended, Ledger, Outcome};
+use crate::shard::{Ended, Outcome};
+use crate::state::Ledger;
 
 /// Records an outcome if the guards let it pass; whether they did.
 ///
@@ -23,6 +24,7 @@ pub fn record(ledger: &mut Ledger, outcome: Outcome, rules: Rules, broken: &mut 
     }
     ledger.fence = outcome.fence;
     ledger.started = false;
+    ledger.attempts = outcome.attempts;
     if outcome.ended == Ended::Succeeded {
         if ledger.succeeded {
             broken.add(Check::TwoEnds);

@@ -1,11 +1,12 @@
 //! The protocol between ledger, engine, workers and leader as a model that is searched to its last state: no state may break a
 //! promise, and each rule of the protocol is taken out once to see that the search notices. `docs/protocol.md` has the results.
 //!
-//! `state` is what a state holds, `rules` what can be taken out; `ledger` and `engine` are single transactions and scripts;
-//! `delivery`, `workers`, `leader` and `world` are the steps; `checks` is what must hold.
+//! `state` and `shard` are what a state holds, `rules` what can be taken out; `ledger` and `engine` are single transactions and scripts;
+//! `delivery`, `workers`, `direct`, `leader` and `world` are the steps; `checks` is what must hold.
 
 mod checks;
 mod delivery;
+mod direct;
 mod engine;
 mod leader;
 mod ledger;
@@ -14,6 +15,7 @@ mod mutations;
 mod rules;
 mod scopes;
 mod search;
+mod shard;
 mod state;
 mod workers;
 mod world;
@@ -43,6 +45,11 @@ fn promises_hold_without_a_loss() {
 #[test]
 fn promises_hold_when_the_store_loses_data() {
     scopes::LOSSES.iter().for_each(assert_nothing_breaks);
+}
+
+#[test]
+fn promises_hold_when_the_job_is_tried_again() {
+    scopes::RETRIES.iter().for_each(assert_nothing_breaks);
 }
 
 #[test]

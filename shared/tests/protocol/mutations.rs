@@ -103,6 +103,18 @@ pub const MUTATIONS: &[Mutation] = &[
     without("no grace after an opening", &[Rule::Grace], scopes::SILENCE, Check::StartsAdded),
     without("nothing is dropped", &[Rule::ReverseCompare], scopes::ROLLBACK, Check::LateStart),
     without(
+        "leases whose end is on record are left",
+        &[Rule::ReplaceEnded],
+        scopes::RETRY,
+        Check::CleanLossRepeats,
+    ),
+    without(
+        "waiting forms that have not counted a recorded attempt are left",
+        &[Rule::ReplaceUncounted],
+        scopes::RETRY_NOTED,
+        Check::CleanLossRepeats,
+    ),
+    without(
         "the first opening is not guarded by the ledger",
         &[Rule::FirstOpening],
         scopes::WIPE,
@@ -137,6 +149,18 @@ pub const MUTATIONS: &[Mutation] = &[
         &[Rule::DirectAfterOutbox],
         scopes::SLOW,
         Check::ReclaimedRecorded,
+    ),
+    without(
+        "the direct path does not wait for a retry in the outbox",
+        &[Rule::DirectAfterRetry],
+        scopes::RETRY,
+        Check::CleanLossRepeats,
+    ),
+    without(
+        "the tombstone of a retry lets in every form of its fence",
+        &[Rule::RetryTombstone],
+        scopes::RETRY_STEADY,
+        Check::StartsAdded,
     ),
     without(
         "adopting is refused by any settle",

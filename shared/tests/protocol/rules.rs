@@ -45,6 +45,10 @@ pub enum Rule {
     Grace,
     /// A verification drops what the ledger calls ended.
     ReverseCompare,
+    /// A verification replaces a lease whose end is on record: its push has the same fence, so the lease goes first.
+    ReplaceEnded,
+    /// It also replaces a waiting form of the same fence in which the attempt has not counted.
+    ReplaceUncounted,
     /// Only who counted the generation up from 0 opens a queue that was never open.
     FirstOpening,
     /// A push names the generation that its sender knew before it read the ledger; a shard refuses lower ones.
@@ -57,6 +61,11 @@ pub enum Rule {
     DirectInWindow,
     /// The direct path waits until the outcomes that the engine has of this job are recorded.
     DirectAfterOutbox,
+    /// Also until a retry is recorded, which leaves the job waiting in the engine: to refuse its repeat is to say that it
+    /// is recorded.
+    DirectAfterRetry,
+    /// The tombstone of a retry keeps out forms of the same fence in which its attempt has not counted.
+    RetryTombstone,
     /// Adopting takes the place of a settle with a lower fence: the settle may be one that the ledger refuses.
     AdoptOverOlder,
     /// Once the gate is open again, adopting does not bring back an entry that is not there.
@@ -65,7 +74,7 @@ pub enum Rule {
 
 /// The protocol, or the protocol without some of its rules.
 #[derive(Clone, Copy)]
-pub struct Rules(u32);
+pub struct Rules(u64);
 
 impl Rules {
     pub const FULL: Self = Self(0);
@@ -104,6 +113,8 @@ pub struct Scope {
     pub fresh: bool,
     /// The recorder also notes leases as running.
     pub notes: bool,
+    /// The first attempt may fail, and the job is tried again; the second does not fail.
+    pub fails: bool,
     /// The story begins later: a lease has run out and its worker does not know, another runs the job.
     pub second_lease: bool,
 }

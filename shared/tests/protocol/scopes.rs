@@ -21,6 +21,7 @@ const PLAIN: Scope = Scope {
     clock_back: false,
     fresh: false,
     notes: false,
+    fails: false,
     second_lease: false,
 };
 
@@ -52,6 +53,29 @@ pub const ROLLBACK: Scope = Scope {
     name: "rollback, a crash, another job's outcome",
     losses: &[Loss::Rollback],
     left: Budget { others: 1, ..CRASH },
+    ..PLAIN
+};
+
+pub const RETRY: Scope = Scope {
+    name: "rollback, the first attempt fails",
+    losses: &[Loss::Rollback],
+    left: Budget { losses: 1, ..NOTHING },
+    fails: true,
+    ..PLAIN
+};
+
+pub const RETRY_NOTED: Scope = Scope {
+    name: "flush, the first attempt fails, leases are noted as running",
+    losses: &[Loss::Flush],
+    notes: true,
+    ..RETRY
+};
+
+pub const RETRY_STEADY: Scope = Scope {
+    name: "no loss; the first attempt fails, a verification without need",
+    left: Budget { doubts: 1, ..NOTHING },
+    notes: true,
+    fails: true,
     ..PLAIN
 };
 
@@ -133,6 +157,8 @@ pub const IN_PLACE: Scope = Scope {
 pub const LOSSLESS: [Scope; 2] = [STEADY, SLOW];
 /// Worlds with a loss.
 pub const LOSSES: [Scope; 5] = [WIPE, ROLLBACK, WIPE_OTHER, WIPE_SLOW, SILENCE];
+/// Worlds in which the job is tried again.
+pub const RETRIES: [Scope; 3] = [RETRY, RETRY_NOTED, RETRY_STEADY];
 /// Worlds in which a worker comes late, or two hold a lease of the job.
 pub const LATE_WORKERS: [Scope; 3] = [CLOCK, SECOND, WIPE_MISS];
 /// Worlds in which somebody opens the shard at the wrong moment.
@@ -171,5 +197,26 @@ const LEADERS_LONG: Scope = Scope {
     ..LEADERS
 };
 
+const RETRY_LONG: Scope = Scope {
+    name: "rollback, the first attempt fails, leases are noted as running",
+    notes: true,
+    ..RETRY
+};
+
+const RETRY_LEADERS_LONG: Scope = Scope {
+    name: "flush, the first attempt fails, two leaders",
+    losses: &[Loss::Flush],
+    left: Budget { losses: 1, takeovers: 1, ..NOTHING },
+    ..RETRY
+};
+
 /// Minutes and gigabytes: searched on request.
-pub const LONG: [Scope; 5] = [STEADY_LONG, WIPE_LONG, ROLLBACK_LONG, SECOND_LONG, LEADERS_LONG];
+pub const LONG: [Scope; 7] = [
+    RETRY_LONG,
+    RETRY_LEADERS_LONG,
+    STEADY_LONG,
+    WIPE_LONG,
+    ROLLBACK_LONG,
+    SECOND_LONG,
+    LEADERS_LONG,
+];

@@ -7,7 +7,8 @@ use crate::checks::{Broken, Check};
 use crate::engine;
 use crate::moves::{self, Line, Moves};
 use crate::rules::{Rules, Scope};
-use crate::state::{Door, Gate, Push, Shard, State};
+use crate::shard::{Door, Gate, Shard};
+use crate::state::{Push, State};
 
 /// More states than any search here has; one that grows past it is wrong, and ends.
 const STATES_MAX: usize = 20_000_000;
@@ -149,7 +150,7 @@ fn first(scope: &Scope) -> State {
         clock: 1,
         starts_left: 1,
         left: scope.left,
-        api: Push { pending: true, fence: 0, generation, old: false },
+        api: Push { pending: true, generation, ..Push::default() },
         ..State::default()
     };
     state.ledger.generation = generation;

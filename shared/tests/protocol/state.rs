@@ -1,116 +1,9 @@
 //! What a state of the model holds. Every part is a small copyable value, so that a state is hashed and compared in one go.
 
-/// Outcomes that wait for the ledger at once; a fourth waits for room.
-pub const OUTBOX_MAX: usize = 3;
+use crate::shard::{Door, Outcome, Shard};
+
 /// Leases that a history can have.
 pub const LEASES_MAX: usize = 4;
-/// A wiped store goes on counting its outcomes far above the old numbers, because it starts from its clock.
-pub const SEQ_AFTER_WIPE: u8 = 16;
-
-/// Where the job is in the engine.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Place {
-    #[default]
-    Absent,
-    Ready,
-    Leased,
-    /// Settled; its outcome waits in the outbox.
-    Finishing,
-    Tombstone,
-}
-
-/// The job as the engine has it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Entry {
-    pub place: Place,
-    pub fence: u8,
-    /// The lease (1..) whose token the entry has; 0 is none.
-    pub token: u8,
-    /// The lease ran out while nobody could extend it, through no fault of its holder.
-    pub overdue: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Ended {
-    #[default]
-    Nothing,
-    Succeeded,
-    /// The lease ran out.
-    Lost,
-    /// The outcome of some other job of the shard.
-    Other,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Outcome {
-    pub ended: Ended,
-    pub fence: u8,
-}
-
-/// Outcomes in order; their numbers end at `last` and have no gaps.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Outbox {
-    pub waiting: [Outcome; OUTBOX_MAX],
-    pub len: u8,
-    pub last: u8,
-    /// Up to here outcomes are recorded, as far as this store knows.
-    pub recorded: u8,
-}
-
-impl Outbox {
-    pub fn has_room(&self) -> bool {
-        usize::from(self.len) < OUTBOX_MAX
-    }
-
-    /// Appends an outcome and returns its number.
-    pub fn push(&mut self, outcome: Outcome) -> u8 {
-        self.waiting[usize::from(self.len)] = outcome;
-        self.len += 1;
-        self.last += 1;
-        self.last
-    }
-
-    /// The oldest outcome and its number.
-    pub fn head(&self) -> Option<(u8, Outcome)> {
-        (self.len > 0).then(|| (self.last + 1 - self.len, self.waiting[0]))
-    }
-
-    pub fn pop(&mut self) {
-        self.waiting.rotate_left(1);
-        self.waiting[OUTBOX_MAX - 1] = Outcome::default();
-        self.len -= 1;
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Door {
-    /// The shard has no gate: it is new, or was wiped.
-    #[default]
-    Missing,
-    /// Workers may adopt.
-    Shut,
-    /// The window for adopting is over; the job is compared.
-    Comparing,
-    Open,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Gate {
-    pub door: Door,
-    pub generation: u8,
-    /// The store process that was compared with the ledger.
-    pub process: u8,
-}
-
-/// All that a store loses when it loses its data.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Shard {
-    pub entry: Entry,
-    pub outbox: Outbox,
-    pub gate: Gate,
-    /// Nothing is reaped for the length of one lease.
-    pub grace: bool,
-}
 
 /// The rows of the ledger: the job, its child, the shard's generation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -118,12 +11,21 @@ pub struct Ledger {
     pub fence: u8,
     /// Of that fence only the start is on record.
     pub started: bool,
+    /// Attempts that counted.
+    pub attempts: u8,
     pub succeeded: bool,
     pub generation: u8,
     /// The window of that generation's verification is not over.
     pub window: bool,
     /// How often the child was released.
     pub child: u8,
+}
+
+impl Ledger {
+    /// The job waits for a lease: that of the recorded fence, if there was one, has its end on record.
+    pub fn waits(&self) -> bool {
+        !self.succeeded && !self.started
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -134,7 +36,7 @@ pub enum Hand {
     /// Over and done with, or its worker died.
     Gone,
     Running,
-    /// The handler succeeded; the engine has not accepted that yet.
+    /// The handler has ended; the engine has not accepted that yet.
     Done,
     /// The engine accepted it; the worker keeps it until it is recorded.
     Kept,
@@ -150,6 +52,10 @@ pub struct Lease {
     pub hand: Hand,
     pub worker: u8,
     pub fence: u8,
+    /// Attempts that counted before this one.
+    pub attempts: u8,
+    /// The handler failed: the job is to be tried again.
+    pub fails: bool,
     /// The generation that it was claimed, adopted or settled in.
     pub generation: u8,
     /// The number of its outcome.
@@ -174,6 +80,7 @@ impl Lease {
 pub struct Push {
     pub pending: bool,
     pub fence: u8,
+    pub attempts: u8,
     pub generation: u8,
     /// It was fixed before the last tombstone was written.
     pub old: bool,
@@ -214,7 +121,10 @@ pub struct Verifier {
     pub process: u8,
     /// What it read of the job, for its push or its drop.
     pub fence: u8,
+    pub attempts: u8,
     pub ended: bool,
+    /// It saw the job in an older form that has the recorded fence.
+    pub replaces: bool,
     /// What it read, it read before the last tombstone was written.
     pub old: bool,
 }
@@ -276,8 +186,10 @@ pub struct State {
     pub leader: Verifier,
     /// A deposed leader that does not know it.
     pub deposed: Verifier,
-    /// Starts that are still within the promise: one, and one for each lost lease.
+    /// Starts that are still within the promise: one, one for the retry once it is planned, and one for each lost lease.
     pub starts_left: u8,
+    /// The first attempt has failed, so that a second one is planned.
+    pub retry_planned: bool,
     /// The store lost data.
     pub lost_data: bool,
     pub left: Budget,

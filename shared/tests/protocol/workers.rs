@@ -4,13 +4,16 @@ use crate::checks::{Broken, Check};
 use crate::engine::Settled;
 use crate::moves::{Line, Moves};
 use crate::rules::Rule;
-use crate::state::{Ended, Hand, LEASES_MAX, Lease, Outcome, Place, State};
-use crate::{engine, ledger};
+use crate::shard::Place;
+use crate::state::{Hand, LEASES_MAX, Lease, State};
+use crate::{direct, engine};
 
-const GONE: Lease = Lease {
+pub const GONE: Lease = Lease {
     hand: Hand::Gone,
     worker: 0,
     fence: 0,
+    attempts: 0,
+    fails: false,
     generation: 0,
     seq: 0,
     reaped: false,
@@ -39,14 +42,14 @@ pub fn steps(s: &State, moves: &mut Moves<'_>) {
             }
             Hand::Direct => {
                 beat(s, at, moves);
-                direct(s, at, moves);
+                direct::withdraw(s, at, moves);
             }
-            Hand::Withdrawn => commit(s, at, moves),
+            Hand::Withdrawn => direct::commit(s, at, moves),
         }
     }
 }
 
-fn line(text: &'static str, at: usize) -> Line {
+pub fn line(text: &'static str, at: usize) -> Line {
     Line { text, lease: at as u8 + 1 }
 }
 
@@ -120,6 +123,17 @@ fn finish(s: &State, at: usize, moves: &mut Moves<'_>) {
     let mut to = *s;
     to.leases[at].hand = Hand::Done;
     moves.add(line("the handler succeeds", at), to, Broken::default());
+    if moves.scope.fails && s.leases[at].attempts == 0 {
+        to.leases[at].fails = true;
+        // However often the first attempt is made: one more is planned.
+        to.starts_left += u8::from(!s.retry_planned);
+        to.retry_planned = true;
+        moves.add(
+            line("the handler fails; the job is to be tried again", at),
+            to,
+            Broken::default(),
+        );
+    }
 }
 
 /// A beat that gets through gives the lease its full length again.
@@ -215,60 +229,6 @@ fn replay(s: &State, at: usize, moves: &mut Moves<'_>) {
         to.leases[at] = GONE;
         moves.add(line("the worker reports, and replays nothing", at), to, Broken::default());
     }
-}
-
-fn direct(s: &State, at: usize, moves: &mut Moves<'_>) {
-    if !moves.rules.keep(Rule::DirectWithdraws) {
-        commit(s, at, moves);
-        return;
-    }
-    // What the engine already has to say about this job goes first.
-    let own = |outcome: &Outcome| !matches!(outcome.ended, Ended::Nothing | Ended::Other);
-    if moves.rules.keep(Rule::DirectAfterOutbox) && s.live.outbox.waiting.iter().any(own) {
-        return;
-    }
-    let mut to = *s;
-    let text = if engine::withdraw(&mut to, at) {
-        to.leases[at].hand = Hand::Withdrawn;
-        to.leases[at].generation = s.live.gate.generation;
-        to.leases[at].withdrew = true;
-        to.leases[at].in_window = s.ledger.window;
-        "the direct path takes the job out of the engine"
-    } else {
-        to.leases[at] = GONE;
-        "the direct path finds another holder and refuses"
-    };
-    moves.add(line(text, at), to, Broken::default());
-}
-
-fn commit(s: &State, at: usize, moves: &mut Moves<'_>) {
-    let (mut to, mut broken) = (*s, Broken::default());
-    let lease = s.leases[at];
-    let ended = lease.in_window && !s.ledger.window && moves.rules.keep(Rule::DirectInWindow);
-    let moved_on = lease.generation != s.ledger.generation || ended;
-    if lease.hand == Hand::Withdrawn && moves.rules.keep(Rule::DirectInGeneration) && moved_on {
-        to.leases[at].hand = Hand::Direct;
-        to.leases[at].in_window = false;
-        moves.add(line("the direct path finds another generation and starts over", at), to, broken);
-        return;
-    }
-    if lease.hand == Hand::Withdrawn {
-        to.leases[at].hand = Hand::Direct;
-        to.leases[at].in_window = false;
-        moves.add(line("the direct path fails before it commits", at), to, broken);
-        to = *s;
-    }
-    let outcome = Outcome { ended: Ended::Succeeded, fence: lease.fence };
-    if ledger::record(&mut to.ledger, outcome, moves.rules, &mut broken) {
-        ledger::release_child(&mut to.ledger, &mut broken);
-        // The commit came well within the life of the tombstone.
-        engine::age_pushes(&mut to);
-        if lease.reaped {
-            broken.add(Check::ReclaimedRecorded);
-        }
-    }
-    to.leases[at] = GONE;
-    moves.add(line("the direct path commits", at), to, broken);
 }
 
 /// What a dead worker leaves of its lease.

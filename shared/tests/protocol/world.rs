@@ -2,9 +2,8 @@
 
 use crate::moves::Moves;
 use crate::rules::{Loss, Rule};
-use crate::state::{
-    Ended, Entry, Hand, Lease, Outbox, Outcome, Place, Push, SEQ_AFTER_WIPE, Shard, Stage, State,
-};
+use crate::shard::{Ended, Entry, Outbox, Outcome, Place, SEQ_AFTER_WIPE, Shard};
+use crate::state::{Hand, Lease, Push, Stage, State};
 use crate::workers;
 
 pub fn steps(s: &State, moves: &mut Moves<'_>) {
@@ -104,7 +103,7 @@ fn other_outcome(s: &State, moves: &mut Moves<'_>) {
     }
     let mut to = *s;
     to.left.others -= 1;
-    to.live.outbox.push(Outcome { ended: Ended::Other, fence: 0 });
+    to.live.outbox.push(Outcome { ended: Ended::Other, ..Outcome::default() });
     moves.step("another job of the shard is settled", to);
 }
 
