@@ -31,6 +31,8 @@ pub struct Known {
     at: Instant,
     /// Somebody asks the ledger anew.
     asking: AtomicBool,
+    /// The ledger was asked, and did not answer.
+    in_vain: AtomicBool,
 }
 
 /// The turn to ask the ledger anew; given back when dropped.
@@ -50,6 +52,16 @@ impl Drop for Turn<'_> {
 }
 
 impl Known {
+    fn new(settings: QueueSettings, waiting: u64) -> Self {
+        Self {
+            settings,
+            waiting: AtomicU64::new(waiting),
+            at: Instant::now(),
+            asking: AtomicBool::new(false),
+            in_vain: AtomicBool::new(false),
+        }
+    }
+
     /// Lets one more job in.
     ///
     /// # Errors
@@ -74,8 +86,9 @@ pub struct QueueCache {
 }
 
 impl QueueCache {
-    /// What is known of a queue; of one that does not exist yet, the defaults. Where something is known, one caller
-    /// asks the ledger anew, for a second at most, and the others do not wait.
+    /// What is known of a queue; of one that does not exist yet, the defaults. Where something is known, the ledger is
+    /// waited for for a second at most; and by one caller alone where it did not answer, or where what is known is only
+    /// just too old.
     ///
     /// # Errors
     /// The ledger does not answer.
@@ -93,10 +106,18 @@ impl QueueCache {
         if known.at.elapsed() < KEPT {
             return Ok(known);
         }
-        let Some(_turn) = Turn::take(&known) else { return Ok(Arc::clone(&known)) };
+        let turn = Turn::take(&known);
+        let is_away = known.in_vain.load(Ordering::Acquire);
+        // Somebody asks: to wait with them would be to hold a connection for nothing.
+        if turn.is_none() && (is_away || known.at.elapsed() < 2 * KEPT) {
+            return Ok(Arc::clone(&known));
+        }
         match tokio::time::timeout(ANSWER_MAX, self.ask(app, key)).await {
             Ok(Ok(known)) => Ok(known),
-            Ok(Err(LedgerError::Unavailable(_))) | Err(_) => Ok(Arc::clone(&known)),
+            Ok(Err(LedgerError::Unavailable(_))) | Err(_) => {
+                known.in_vain.store(true, Ordering::Release);
+                Ok(Arc::clone(&known))
+            }
             Ok(Err(error)) => Err(error.into()),
         }
     }
@@ -109,8 +130,7 @@ impl QueueCache {
             Some(max) => waiting(app, namespace, queue, max).await,
             None => 0,
         };
-        let (at, asking) = (Instant::now(), AtomicBool::new(false));
-        let known = Arc::new(Known { settings, waiting: AtomicU64::new(waiting), at, asking });
+        let known = Arc::new(Known::new(settings, waiting));
         let mut all = self.known.lock().expect("nothing panics while holding it");
         if all.len() >= QUEUES_MAX {
             all.retain(|_, known| known.at.elapsed() < KEPT_WITHOUT_LEDGER);
@@ -162,12 +182,7 @@ mod tests {
 
     #[test]
     fn one_caller_at_a_time_asks_the_ledger_anew() {
-        let known = Known {
-            settings: QueueSettings::default(),
-            waiting: AtomicU64::new(0),
-            at: Instant::now(),
-            asking: AtomicBool::new(false),
-        };
+        let known = Known::new(QueueSettings::default(), 0);
         let turn = Turn::take(&known);
         assert!(turn.is_some());
         for _ in 0..3 {
