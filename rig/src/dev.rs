@@ -106,6 +106,10 @@ impl Target for Dev {
         &self.folder
     }
 
+    fn disk(&self) -> anyhow::Result<Disk> {
+        self.options.disk.clone().context("this dev has no disk of its own")
+    }
+
     fn dead(&mut self) -> Vec<String> {
         let status = self.process.exited();
         status
@@ -134,14 +138,6 @@ impl Dev {
     /// Where its data is.
     pub fn data(&self) -> &Path {
         &self.data
-    }
-
-    /// The disk of its data.
-    ///
-    /// # Errors
-    /// It has none of its own.
-    pub fn disk(&self) -> anyhow::Result<Disk> {
-        self.options.disk.clone().context("this dev has no disk of its own")
     }
 
     /// SIGKILL; on record once all that it had sent has been taken.

@@ -9,6 +9,7 @@ pub mod check;
 pub mod dev;
 pub mod dump;
 pub mod effects;
+mod execution;
 pub mod experiments;
 pub mod fenced;
 pub mod figure;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::experiments::{Form, Setup};
 use crate::fleet::process::Process;
-use crate::fleet::{Fleet, FleetOptions};
+use crate::fleet::{Disk, Fleet, FleetOptions};
 use crate::history::Recorder;
 use crate::load::client::Client;
 use crate::runner::Settings;
@@ -54,6 +54,12 @@ pub trait Target: Sized + Send + 'static {
         self.folder().join("effects.jsonl")
     }
 
+    /// The disk of its data.
+    ///
+    /// # Errors
+    /// It has none of its own.
+    fn disk(&self) -> anyhow::Result<Disk>;
+
     /// Processes that have ended without having been killed by the rig, with the ends of their logs.
     fn dead(&mut self) -> Vec<String>;
 }
@@ -91,6 +97,10 @@ impl Target for Fleet {
 
     fn folder(&self) -> &Path {
         self.folder()
+    }
+
+    fn disk(&self) -> anyhow::Result<Disk> {
+        self.disk()
     }
 
     fn dead(&mut self) -> Vec<String> {

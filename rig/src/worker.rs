@@ -14,9 +14,8 @@ use windlass_worker::context::Context;
 use windlass_worker::error::HandlerError;
 use windlass_worker::worker::Worker;
 
-use crate::effects::{Effect, EffectLog, End, Phase};
-use crate::fenced::FencedStore;
-use crate::stamp::Stamp;
+use crate::effects::End;
+use crate::execution::{Assignment, Evidence, perform};
 
 /// The handler that only writes its two lines.
 pub const EFFECT: &str = "rig.effect";
@@ -72,18 +71,18 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<()> {
     let metrics = Metrics::install().map_err(|why| anyhow!(why))?;
     let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
     metrics.spawn_upkeep(shutdown.token.clone(), &shutdown.tasks);
-    let evidence = Arc::new(Evidence {
-        log: EffectLog::open(&args.effects, args.synced)?,
-        store: FencedStore::open(&args.fenced).context("store with fences")?,
-        worker: settings.worker.name.clone(),
-    });
-    let fenced = Arc::clone(&evidence);
+    let evidence = Arc::new(Evidence::open(&args.effects, args.synced, &args.fenced)?);
+    let name: Arc<str> = settings.worker.name.as_str().into();
+    let handler = || {
+        let (evidence, name) = (Arc::clone(&evidence), Arc::clone(&name));
+        move |ctx, work| execute(Arc::clone(&evidence), Arc::clone(&name), ctx, work)
+    };
     let engine = settings.engine.clone().context("WINDLASS_ENGINE__URL is not set")?;
     let worker = Worker::builder(settings.worker)
         .engine(engine)
         .builtin()
-        .handle(EFFECT, move |ctx, work| execute(Arc::clone(&evidence), ctx, work, false))
-        .handle(FENCED, move |ctx, work| execute(Arc::clone(&fenced), ctx, work, true))
+        .handle(EFFECT, handler())
+        .handle(FENCED, handler())
         .build()?;
     let worked = worker.run(shutdown.token.clone()).await;
     shutdown.token.cancel();
@@ -91,90 +90,26 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<()> {
     Ok(worked?)
 }
 
-/// Where evidence goes.
-struct Evidence {
-    log: EffectLog,
-    store: FencedStore,
-    worker: String,
-}
-
-/// One execution between its two lines. Dropped before its end, it says so.
-struct Execution {
-    evidence: Arc<Evidence>,
-    effect: Effect,
-    ended: bool,
-}
-
-impl Execution {
-    fn start(evidence: Arc<Evidence>, ctx: &Context) -> std::io::Result<Self> {
-        let now = Stamp::now();
-        let effect = Effect {
-            phase: Phase::Start,
-            job: ctx.job_id().to_string(),
-            fence: ctx.fence().0,
-            worker: evidence.worker.clone(),
-            attempt: ctx.attempt(),
-            kind: ctx.kind().to_string(),
-            queue: ctx.queue().to_string(),
-            step: ctx.step().map(|step| (step.id.to_string(), step.step.to_string())),
-            started: now,
-            at: now,
-            end: None,
-        };
-        evidence.log.append(&effect)?;
-        Ok(Self { evidence, effect, ended: false })
-    }
-
-    fn end(&mut self, end: End) -> std::io::Result<()> {
-        self.ended = true;
-        self.effect.phase = Phase::End;
-        self.effect.at = Stamp::now();
-        self.effect.end = Some(end);
-        self.evidence.log.append(&self.effect)
-    }
-
-    fn write_fenced(&self) -> std::io::Result<bool> {
-        self.evidence.store.write(&self.effect.job, self.effect.fence)
-    }
-}
-
-impl Drop for Execution {
-    fn drop(&mut self) {
-        if !self.ended {
-            // An end that cannot be written looks like that of a killed worker, which nothing allows for: it shows.
-            let _ = self.end(End::Dropped);
-        }
-    }
-}
-
 async fn execute(
     evidence: Arc<Evidence>,
+    worker: Arc<str>,
     ctx: Context,
     work: Work,
-    fenced: bool,
 ) -> Result<(), HandlerError> {
-    let mut execution = Execution::start(evidence, &ctx)?;
-    if fenced && !execution.write_fenced()? {
-        execution.end(End::Refused)?;
-        return Err(HandlerError::retryable("refused", "the store has seen a higher fence"));
-    }
-    let length = Duration::from_millis(work.ms);
-    if work.spin {
-        let until = std::time::Instant::now() + length;
-        while std::time::Instant::now() < until {
-            std::hint::spin_loop();
+    let assignment = Assignment {
+        job: ctx.job_id().to_string(),
+        fence: ctx.fence().0,
+        worker: worker.to_string(),
+        attempt: ctx.attempt(),
+        kind: ctx.kind().to_string(),
+        queue: ctx.queue().to_string(),
+        step: ctx.step().map(|step| (step.id.to_string(), step.step.to_string())),
+    };
+    match perform(&evidence, assignment, &work).await? {
+        End::Ok => Ok(()),
+        End::Planned => Err(HandlerError::retryable("planned", "as the payload says")),
+        End::Refused | End::Dropped => {
+            Err(HandlerError::retryable("refused", "the store has seen a higher fence"))
         }
-    } else {
-        tokio::time::sleep(length).await;
     }
-    if fenced && !execution.write_fenced()? {
-        execution.end(End::Refused)?;
-        return Err(HandlerError::retryable("refused", "the store has seen a higher fence"));
-    }
-    if ctx.attempt() <= work.fails {
-        execution.end(End::Planned)?;
-        return Err(HandlerError::retryable("planned", "as the payload says"));
-    }
-    execution.end(End::Ok)?;
-    Ok(())
 }

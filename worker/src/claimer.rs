@@ -327,13 +327,10 @@ fn claim_label(reply: &ClaimReply) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use windlass_shared::clock::Clock;
     use windlass_shared::engine::embedded::Embedded;
-    use windlass_shared::engine::envelope::EnvelopeHead;
     use windlass_shared::gate::Gate;
-    use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
-    use windlass_shared::model::job::{JobSpec, Priority, Value};
+    use windlass_shared::model::id::{LeaseId, WorkerId};
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
 
@@ -342,31 +339,13 @@ mod tests {
     use crate::metrics::MetricsByKind;
     use crate::registry::Registry;
     use crate::reporter::Nowhere;
-    use crate::reporter::buffer::Reports;
     use crate::ring::Rings;
+    use crate::sample;
 
     const WAIT: Duration = Duration::from_secs(1);
 
     fn claimed(weight: u32) -> Claimed {
-        let head = EnvelopeHead {
-            kind: "heavy".parse().unwrap(),
-            spec: JobSpec { weight, ..JobSpec::default() },
-            created_at: Timestamp::default(),
-            priority: Priority::default(),
-            traceparent: None,
-            request_id: None,
-            workflow: None,
-            payload_blob: None,
-        };
-        let payload = Value::Inline(Bytes::from_static(b"null"));
-        Claimed {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            expires_at: Timestamp::default(),
-            envelope: Envelope { head, payload }.encode(),
-        }
+        sample::claimed(&sample::envelope("heavy", weight))
     }
 
     /// A claimer of four slots, what it starts, and its acker.
@@ -386,12 +365,7 @@ mod tests {
         let (starts, started) = mpsc::channel(9);
         let claimer = Claimer {
             engine,
-            crew: Arc::new(Crew {
-                worker_name: "w".into(),
-                reports: Reports::default(),
-                reporter: Arc::new(Nowhere),
-                gate: Gate::new(),
-            }),
+            crew: sample::crew(),
             leases,
             executor,
             acks,

@@ -303,21 +303,19 @@ mod tests {
     use futures::future::BoxFuture;
     use windlass_shared::clock::Clock;
     use windlass_shared::engine::embedded::Embedded;
-    use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
-    use windlass_shared::engine::{Claimed, Engine, ShardId};
-    use windlass_shared::model::id::{Fence, JobId, LeaseId};
-    use windlass_shared::model::job::{JobSpec, Priority};
+    use windlass_shared::engine::{Engine, ShardId};
+    use windlass_shared::model::id::LeaseId;
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
 
     use super::*;
     use crate::acker::Acker;
-    use crate::attempt::{Claim, Crew};
+    use crate::attempt::Claim;
     use crate::boot_time::boot_ms;
     use crate::leases::Leases;
     use crate::reporter::Nowhere;
-    use crate::reporter::buffer::Reports;
     use crate::ring::Rings;
+    use crate::sample;
 
     const LEASE: Duration = Duration::from_secs(10);
     const KIND: &str = "counted";
@@ -350,33 +348,10 @@ mod tests {
     }
 
     fn attempt(shard: ShardId, sent_ms: u64) -> Arc<Attempt> {
-        let head = EnvelopeHead {
-            kind: KIND.parse().unwrap(),
-            spec: JobSpec::default(),
-            created_at: Timestamp::default(),
-            priority: Priority::default(),
-            traceparent: None,
-            request_id: None,
-            workflow: None,
-            payload_blob: None,
-        };
-        let envelope = Envelope { head, payload: Value::Inline(Bytes::from_static(b"null")) };
-        let claimed = Claimed {
-            id: JobId::generate(),
-            fence: Fence(1),
-            attempt: 0,
-            crashes: 0,
-            expires_at: Timestamp::default(),
-            envelope: envelope.encode(),
-        };
-        let crew = Arc::new(Crew {
-            worker_name: "w".into(),
-            reports: Reports::default(),
-            reporter: Arc::new(Nowhere),
-            gate: Gate::new(),
-        });
+        let envelope = sample::envelope(KIND, 1);
+        let claimed = sample::claimed(&envelope);
         let claim = Claim { lease_id: LeaseId::random(), sent_ms, at: Timestamp::default() };
-        Arc::new(Attempt::new(&crew, &Arc::new(shard), claim, (&claimed, envelope)))
+        Arc::new(Attempt::new(&sample::crew(), &Arc::new(shard), claim, (&claimed, envelope)))
     }
 
     /// Goal: a process that stood still between its claim and the start does not start what it may not hold any more.

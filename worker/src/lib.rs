@@ -52,6 +52,8 @@ mod registry;
 mod ring;
 mod rotation;
 mod runtime;
+#[cfg(test)]
+mod sample;
 
 pub mod handlers;
 pub mod reporter;

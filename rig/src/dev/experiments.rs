@@ -1,6 +1,7 @@
 //! The experiments of 3B that make sense for `dev`. It has no server beside it and no link to one: E10 to E17 have
-//! nothing to hurt. Its API, worker, scheduler and engine end together: E1 to E7 are one experiment, and E20 to E22 are
-//! another. Its handlers run elsewhere, so that none can block its executor (E9).
+//! nothing to hurt. Its API, worker, scheduler and engine end together: E1 to E6 are one experiment, and E20 to E22 are
+//! another. Nobody else can reach its engine (E7), and its handlers run elsewhere, so that none can block its executor
+//! (E9).
 
 use super::Dev;
 use crate::experiments::{Experiment, api, tree};

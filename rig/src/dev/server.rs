@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,11 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::effects::{Effect, EffectLog, End, Phase};
-use crate::fenced::FencedStore;
-use crate::stamp::Stamp;
+use crate::effects::End;
+use crate::execution::{Assignment, Evidence, perform};
 use crate::until::until;
-use crate::worker::{FENCED, Work};
+use crate::worker::Work;
 
 /// Longest wait until the connections of a killed process are done with.
 const QUIET_MAX: Duration = Duration::from_secs(20);
@@ -36,6 +34,7 @@ const QUIET_MAX: Duration = Duration::from_secs(20);
 pub(super) struct Server {
     url: String,
     callers: Arc<Callers>,
+    evidence: Arc<Evidence>,
     task: JoinHandle<()>,
 }
 
@@ -44,8 +43,6 @@ pub(super) struct Server {
 struct Callers {
     /// The name of the process that runs now. Each of its connections holds a clone.
     now: Mutex<Arc<str>>,
-    /// It is being killed: connections that end say nothing of what it wanted.
-    dying: AtomicBool,
 }
 
 impl Server {
@@ -54,22 +51,18 @@ impl Server {
         let callers = Arc::new(Callers::default());
         let inbox = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", inbox.local_addr()?);
-        let evidence = Evidence {
-            log: EffectLog::open(effects, false)?,
-            store: FencedStore::open(fenced).context("store with fences")?,
-            callers: Arc::clone(&callers),
-        };
+        let evidence = Arc::new(Evidence::open(effects, false, fenced)?);
         let router = axum::Router::new()
             .route("/", get(async || ()))
             .route("/{kind}", post(execute))
-            .with_state(Arc::new(evidence))
+            .with_state(Arc::clone(&evidence))
             .into_make_service_with_connect_info::<Caller>();
         let listener = Listener { inbox, callers: Arc::clone(&callers) };
         let task = tokio::spawn(async move {
             // It never ends by itself: accepting is tried again.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self { url, callers, task })
+        Ok(Self { url, callers, evidence, task })
     }
 
     /// Where it listens.
@@ -80,12 +73,12 @@ impl Server {
     /// Who calls from now on. Nobody else runs.
     pub(super) fn is_called_by(&self, name: &str) {
         *lock(&self.callers.now) = name.into();
-        self.callers.dying.store(false, Ordering::SeqCst);
+        self.evidence.be_silent(false);
     }
 
-    /// Before it is killed.
+    /// Before it is killed: connections that end say nothing of what it wanted.
     pub(super) fn will_be_killed(&self) {
-        self.callers.dying.store(true, Ordering::SeqCst);
+        self.evidence.be_silent(true);
     }
 
     /// Waits until everything that the killed process had sent was taken, and its connections have ended.
@@ -173,12 +166,6 @@ impl AsyncWrite for Named {
     }
 }
 
-struct Evidence {
-    log: EffectLog,
-    store: FencedStore,
-    callers: Arc<Callers>,
-}
-
 /// What a request says of its job.
 struct Job {
     id: String,
@@ -211,40 +198,6 @@ struct About {
     queue: String,
 }
 
-/// One execution between its two lines. Dropped before its end, it says so, unless its process was killed.
-struct Execution {
-    evidence: Arc<Evidence>,
-    effect: Effect,
-    ended: bool,
-}
-
-impl Execution {
-    fn end(mut self, end: End) -> std::io::Result<()> {
-        self.write_end(end)
-    }
-
-    fn write_end(&mut self, end: End) -> std::io::Result<()> {
-        self.ended = true;
-        self.effect.phase = Phase::End;
-        self.effect.at = Stamp::now();
-        self.effect.end = Some(end);
-        self.evidence.log.append(&self.effect)
-    }
-
-    fn write_fenced(&self) -> std::io::Result<bool> {
-        self.evidence.store.write(&self.effect.job, self.effect.fence)
-    }
-}
-
-impl Drop for Execution {
-    fn drop(&mut self) {
-        if !self.ended && !self.evidence.callers.dying.load(Ordering::SeqCst) {
-            // An end that cannot be written looks like that of a killed worker, which nothing allows for: it shows.
-            let _ = self.write_end(End::Dropped);
-        }
-    }
-}
-
 /// What handlers of `windlass-rig worker` do; a failure is a status that is tried again.
 async fn execute(
     State(evidence): State<Arc<Evidence>>,
@@ -253,15 +206,8 @@ async fn execute(
     Query(about): Query<About>,
     job: Job,
     Json(work): Json<Work>,
-) -> Result<StatusCode, StatusCode> {
-    let broken = |error: std::io::Error| {
-        eprintln!("the evidence cannot be kept: {error}");
-        StatusCode::INTERNAL_SERVER_ERROR
-    };
-    let now = Stamp::now();
-    let is_fenced = kind == FENCED;
-    let effect = Effect {
-        phase: Phase::Start,
+) -> StatusCode {
+    let assignment = Assignment {
         job: job.id,
         fence: job.fence,
         worker: caller.to_string(),
@@ -269,22 +215,14 @@ async fn execute(
         kind,
         queue: about.queue,
         step: None,
-        started: now,
-        at: now,
-        end: None,
     };
-    evidence.log.append(&effect).map_err(broken)?;
-    let execution = Execution { evidence, effect, ended: false };
-    if is_fenced && !execution.write_fenced().map_err(broken)? {
-        execution.end(End::Refused).map_err(broken)?;
-        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    match perform(&evidence, assignment, &work).await {
+        Ok(End::Ok) => StatusCode::OK,
+        Ok(End::Planned) => StatusCode::INTERNAL_SERVER_ERROR,
+        Ok(End::Refused | End::Dropped) => StatusCode::SERVICE_UNAVAILABLE,
+        Err(error) => {
+            eprintln!("the evidence cannot be kept: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
-    tokio::time::sleep(Duration::from_millis(work.ms)).await;
-    if is_fenced && !execution.write_fenced().map_err(broken)? {
-        execution.end(End::Refused).map_err(broken)?;
-        return Err(StatusCode::SERVICE_UNAVAILABLE);
-    }
-    let is_planned = job.attempt <= work.fails;
-    execution.end(if is_planned { End::Planned } else { End::Ok }).map_err(broken)?;
-    if is_planned { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(StatusCode::OK) }
 }

@@ -25,7 +25,7 @@ pub(crate) mod copies;
 /// Only what is written takes room.
 pub(crate) const DISK_BYTES: u64 = 4 << 30;
 /// Of so many cuts the fleet goes on from one, and from the last one.
-pub(crate) const REAL_EVERY: usize = 5;
+const REAL_EVERY: usize = 5;
 
 /// Longest wait for a lease after a cut.
 const LEASED_MAX: Duration = Duration::from_secs(60);
@@ -34,9 +34,9 @@ const LEASED_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Cut {
     /// What was acknowledged before this must be there.
-    pub(crate) at: Stamp,
+    at: Stamp,
     /// The disk.
-    pub(crate) left: AfterCut,
+    left: AfterCut,
 }
 
 /// PC.
@@ -69,26 +69,7 @@ impl Experiment for PowerCutOfBoth {
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
-        Box::pin(async move {
-            let moments = scene.form.pick(3, 20);
-            let mut gone_on = 0;
-            for moment in 1..=moments {
-                let gap_ms = scene.rng.random_range(300..1_500);
-                tokio::time::sleep(Duration::from_millis(gap_ms)).await;
-                if moment == moments || moment % REAL_EVERY == 0 {
-                    go_on(scene).await?;
-                    gone_on += 1;
-                    continue;
-                }
-                let at = scene.history.mark("cut");
-                let left = scene.fleet.disk()?.lock().cut()?;
-                scene.say(&format!("cut {moment}: copied in {:?}", left.copied_in()));
-                scene.cuts.push(Cut { at, left });
-            }
-            leased_again(scene).await?;
-            scene.figures.extend(cuts(scene.form, moments, gone_on));
-            Ok(())
-        })
+        Box::pin(cut(scene, |scene| Box::pin(go_on(scene))))
     }
 
     fn after_drain<'a>(&'a self, scene: &'a mut Scene) -> BoxFuture<'a, anyhow::Result<()>> {
@@ -109,12 +90,32 @@ pub(crate) fn load(mix: &mut Mix, form: Form) {
     mix.long = 0.0;
 }
 
-/// How many there were.
-pub(crate) fn cuts(form: Form, moments: usize, gone_on: usize) -> [Figure; 2] {
-    [
-        Figure::at_least("cuts", count(moments), "", form.pick(3.0, 20.0)),
+/// Cuts the power at random moments. `go_on` does so for real, and starts everything again on what that has left.
+pub(crate) async fn cut<T: Target>(
+    scene: &mut Scene<T>,
+    go_on: for<'a> fn(&'a mut Scene<T>) -> BoxFuture<'a, anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let moments = scene.form.pick(3, 20);
+    let mut gone_on = 0;
+    for moment in 1..=moments {
+        let gap_ms = scene.rng.random_range(300..1_500);
+        tokio::time::sleep(Duration::from_millis(gap_ms)).await;
+        if moment == moments || moment % REAL_EVERY == 0 {
+            go_on(scene).await?;
+            gone_on += 1;
+            continue;
+        }
+        let at = scene.history.mark("cut");
+        let left = scene.fleet.disk()?.lock().cut()?;
+        scene.say(&format!("cut {moment}: copied in {:?}", left.copied_in()));
+        scene.cuts.push(Cut { at, left });
+    }
+    leased_again(scene).await?;
+    scene.figures.extend([
+        Figure::at_least("cuts", count(moments), "", scene.form.pick(3.0, 20.0)),
         Figure::at_least("of which it went on from", count(gone_on), "", 1.0),
-    ]
+    ]);
+    Ok(())
 }
 
 /// Submissions between the first cut and the last, and those that were accepted.
@@ -137,7 +138,7 @@ pub(crate) fn rates(seen: &Seen<'_>) -> Vec<Figure> {
 }
 
 /// Waits until leases are given out again: that is when it is healed.
-pub(crate) async fn leased_again<T: Target>(scene: &Scene<T>) -> anyhow::Result<()> {
+async fn leased_again<T: Target>(scene: &Scene<T>) -> anyhow::Result<()> {
     let path = scene.fleet.effects();
     let whole = std::fs::metadata(&path)?.len();
     until(LEASED_MAX, || async {

@@ -1,4 +1,4 @@
-//! `dev` killed again and again: E1 to E7 in one, since everything ends together (E2).
+//! `dev` killed again and again: E1 to E6 in one, since everything ends together (E2).
 
 use std::time::Duration;
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rand::Rng as _;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
@@ -14,8 +13,8 @@ use uuid::Uuid;
 use super::lock::FILE;
 use crate::dev::{Dev, DevOptions};
 use crate::experiments::power::copies::{self, Held};
-use crate::experiments::power::{self, DISK_BYTES, REAL_EVERY};
-use crate::experiments::{Cut, Experiment, Form, Setup};
+use crate::experiments::power::{self, DISK_BYTES};
+use crate::experiments::{Experiment, Form, Setup};
 use crate::figure::{Figure, count};
 use crate::fleet::Disk;
 use crate::fleet::process::Process;
@@ -55,26 +54,7 @@ impl Experiment<Dev> for PowerCut {
     }
 
     fn fault<'a>(&'a self, scene: &'a mut Scene<Dev>) -> BoxFuture<'a, anyhow::Result<()>> {
-        Box::pin(async move {
-            let moments = scene.form.pick(3, 20);
-            let mut gone_on = 0;
-            for moment in 1..=moments {
-                let gap_ms = scene.rng.random_range(300..1_500);
-                tokio::time::sleep(Duration::from_millis(gap_ms)).await;
-                if moment == moments || moment % REAL_EVERY == 0 {
-                    go_on(scene).await?;
-                    gone_on += 1;
-                    continue;
-                }
-                let at = scene.history.mark("cut");
-                let left = scene.fleet.disk()?.lock().cut()?;
-                scene.say(&format!("cut {moment}: copied in {:?}", left.copied_in()));
-                scene.cuts.push(Cut { at, left });
-            }
-            power::leased_again(scene).await?;
-            scene.figures.extend(power::cuts(scene.form, moments, gone_on));
-            Ok(())
-        })
+        Box::pin(power::cut(scene, |scene| Box::pin(go_on(scene))))
     }
 
     fn after_drain<'a>(&'a self, scene: &'a mut Scene<Dev>) -> BoxFuture<'a, anyhow::Result<()>> {
