@@ -33,7 +33,7 @@ pub mod redis;
 
 pub use gate::{
     Adopted, Adoption, Gate, GateView, LiveEntry, Mark, Opened, Opening, Position, ProcessId,
-    Report, ScanPage, Shut, Validity, Withdrawal, Withdrawn,
+    Report, ScanPage, Shut, Then, Tombstone, Validity, WithdrawReply, Withdrawal, Withdrawn,
 };
 
 /// One slice of one queue; all its state sits in one Cluster slot.
@@ -67,6 +67,8 @@ pub struct Push {
     pub id: JobId,
     /// The ledger's fence. Higher than the entry's or tombstone's: this view replaces it.
     pub fence: Fence,
+    /// The ledger has noted a lease of this fence, and not its end: the engine has lost it. Else the job waits.
+    pub under_way: bool,
     /// Attempts that counted so far.
     pub attempt: u32,
     /// Leases lost so far.
@@ -92,6 +94,7 @@ impl Push {
         Self {
             id: JobId::generate(),
             fence,
+            under_way: false,
             attempt: 0,
             crashes: 0,
             max_crashes: JobSpec::default().max_crashes,
@@ -109,7 +112,8 @@ impl Push {
 pub enum Pushed {
     /// Claimable, or delayed until its time. Also when it replaced an entry with a lower fence.
     Added,
-    /// Already there, leased, settled and unrecorded, or tombstoned, with the same or a higher fence.
+    /// Already there, leased, settled and unrecorded, or tombstoned, with the same or a higher fence (of
+    /// tombstones see [`Tombstone`]).
     Present,
     /// Engine time is past `not_after`, or the shard was compared with the ledger since the caller looked at it: the
     /// caller must look again.
@@ -809,12 +813,13 @@ impl Engine {
 
     /// Takes jobs out whose outcomes are to be recorded past the engine, so that nobody starts them while, or after,
     /// they are: a tombstone stays ([`Withdrawal::tombstone`]). Up to [`crate::limits::ENGINE_BATCH_MAX`]; one answer per
-    /// job, in order. The recording must be sent within [`crate::limits::PUSH_WINDOW`].
+    /// job, in order. The recording must be sent within [`crate::limits::PUSH_WINDOW`]. No answer is worth anything
+    /// before what waits in the outbox is on record: see [`WithdrawReply::position`].
     pub fn withdraw<'a>(
         &'a self,
         shard: &'a ShardId,
         leases: &'a [Withdrawal],
-    ) -> BoxFuture<'a, Result<Vec<Withdrawn>, EngineError>> {
+    ) -> BoxFuture<'a, Result<WithdrawReply, EngineError>> {
         Box::pin(async move { dispatch!(self, withdraw(shard, leases)) })
     }
 

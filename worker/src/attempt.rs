@@ -218,6 +218,7 @@ impl Attempt {
         let job = Push {
             id: self.held.id,
             fence: self.held.fence,
+            under_way: true,
             attempt: self.number.saturating_sub(1),
             crashes: self.crashes,
             max_crashes: spec.max_crashes,

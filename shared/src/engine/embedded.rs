@@ -275,7 +275,7 @@ impl Embedded {
         &self,
         shard: &ShardId,
         leases: &[Withdrawal],
-    ) -> Result<Vec<Withdrawn>, EngineError> {
+    ) -> Result<WithdrawReply, EngineError> {
         Ok(self.change(shard, |state, now| state.withdraw(now, leases)))
     }
 

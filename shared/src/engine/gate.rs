@@ -142,14 +142,48 @@ pub struct Withdrawal {
     pub attempt: u32,
     /// Leases lost before this one.
     pub crashes: u32,
-    /// The outcome ends the job; else it is to run again, and its push, with this very fence, is let in.
-    pub ends: bool,
+    /// What the outcome makes of the job.
+    pub then: Then,
+}
+
+/// What an outcome makes of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It has ended.
+    Over,
+    /// It runs again; the attempt counts.
+    Retry,
+    /// It runs again as if it had not begun.
+    Again,
 }
 
 impl Withdrawal {
-    /// The fence of the tombstone: what is older than the outcome stays out.
-    pub fn tombstone(&self) -> Fence {
-        if self.ends { self.fence } else { Fence(self.fence.0.saturating_sub(1)) }
+    /// What stays behind: nothing as old as the outcome comes back. A job that is to run again is pushed with this very
+    /// fence, as one that waits.
+    pub fn tombstone(&self) -> Tombstone {
+        Tombstone { fence: self.fence, whole: self.then == Then::Over }
+    }
+}
+
+/// What keeps pushes of a job out. Of two the greater keeps out more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tombstone {
+    /// Lower ones stay out.
+    pub fence: Fence,
+    /// This one too, in every form; else only the form whose attempt is under way ([`Push::under_way`]).
+    pub whole: bool,
+}
+
+impl Tombstone {
+    /// Of a job that has ended, or was taken out for good.
+    pub const fn whole(fence: Fence) -> Self {
+        Self { fence, whole: true }
+    }
+
+    /// Whether it keeps this one out.
+    pub fn bars(&self, push: &Push) -> bool {
+        let is_barred_form = self.whole || push.under_way;
+        self.fence > push.fence || (self.fence == push.fence && is_barred_form)
     }
 }
 
@@ -160,8 +194,21 @@ pub enum Withdrawn {
     Out,
     /// The job has ended there, and its outcome waits to be recorded: record that one first, then ask again.
     Finishing,
-    /// This lease was taken back, or somebody holds, or has held, a later one: the outcome must not be recorded.
+    /// A later lease was given after this attempt had counted, and nothing was changed: the retry may be recorded. It
+    /// is on record already, unless the store that had it in its outbox went back in time.
+    Counted,
+    /// This lease has ended here, or was taken back, or somebody holds, or has held, a later one: the outcome must not be
+    /// recorded.
     Stolen,
+}
+
+/// Answer to [`Engine::withdraw`](super::Engine::withdraw).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithdrawReply {
+    /// One per lease, in order.
+    pub leases: Vec<Withdrawn>,
+    /// The shard's position at this moment. Up to its last number, the outbox may hold outcomes of these very jobs.
+    pub position: Position,
 }
 
 /// Opens a gate.
@@ -259,6 +306,12 @@ pub struct LiveEntry {
     pub id: JobId,
     /// Its fence there.
     pub fence: Fence,
+    /// Attempts that counted.
+    pub attempt: u32,
+    /// Leases lost.
+    pub crashes: u32,
+    /// Not before.
+    pub run_at: Timestamp,
     /// It has ended there, and its outcome waits to be recorded.
     pub finishing: bool,
     /// Somebody holds it.

@@ -23,7 +23,7 @@
 //! | `claims` | (`claimed_at` µs, id) of the leased, for [`Shard::leased`] | sorted set |
 //! | `outbox` | [`Outcome`]s by `seq`, no gaps | stream or list |
 //! | `last_seq` | of the last outcome ever, 0 before the first; the first gets `max(now_us, 1)` | counter |
-//! | `tombstones` | id → fence in two windows (below) | two hashes |
+//! | `tombstones` | id → [`Tombstone`] in two windows (below) | two hashes |
 //! | `bytes` | Σ envelope lengths of entries + `outbox_bytes` | counter |
 //! | `outbox_bytes` | Σ over the outbox of detail length + [`OUTCOME_BYTES`] | counter |
 //! | `recorded_seq` | of the last outcome confirmed, 0 before | counter |
@@ -39,15 +39,15 @@
 //!
 //! **Tombstones**: window number `w = now_us div TOMBSTONE_TTL`. A tombstone is written into the present
 //! window and stands in that and the next one, so it lives from one to two TTLs. Older ones do not stand
-//! and are not in the dump, whether or not the store has dropped them yet. `standing(id)` is the higher
-//! fence of both windows. Two hashes id → fence cost about 90 bytes each: 30,000 jobs/s × 30 s = 81 MB at
+//! and are not in the dump, whether or not the store has dropped them yet. `standing(id)` is the greater
+//! one of both windows. Two hashes id → fence cost about 90 bytes each: 30,000 jobs/s × 30 s = 81 MB at
 //! worst, and keep a redriven job (higher fence) from being taken for the finished one. An id is never
 //! both an entry and a standing tombstone: push takes the tombstone away.
 //!
 //! # Verbs
 //!
 //! **push**: a gate of another ledger: all `Late`, told as if there were none. `now > not_after`, or the gate has a higher generation than the caller knew (0 counts as 1): all `Late`. Else job by job:
-//! entry with `fence >= pushed` → `Present`; `standing(id) >= pushed` → `Present`;
+//! entry with `fence >= pushed` → `Present`; `standing(id)` bars it ([`Tombstone::bars`]) → `Present`;
 //! not replacing, `entries − delayed >= jobs_max`, or with `run_at > now` `delayed >= jobs_max` → `Full`;
 //! `bytes − replaced envelope + envelope > bytes_max` → `Full`;
 //! else the entry is (re)written as pushed, whatever it was (a lease is lost; `cancel`, `lease_id`, `worker`,
@@ -90,7 +90,7 @@
 //! **configure**: a version lower than the present one → `false`; else replaces them → `true`.
 //!
 //! **cancel**(id, fence as the ledger knows it): `ready`/`delayed` → entry removed, tombstone
-//! `max(entry's, given)` → `Removed`; leased → flag set, with `StopRunning` only → `Running`;
+//! `max(entry's, given)`, whole as all that are not said to be otherwise, → `Removed`; leased → flag set, with `StopRunning` only → `Running`;
 //! finishing → `Finishing`; absent → tombstone `max(standing, given)` → `Absent`.
 //!
 //! **confirm**(last): if it is in the outbox, it and those before it leave the outbox in order, and `recorded_seq` is
@@ -107,7 +107,7 @@
 //!
 //! **seal**(ledger, generation): the gate is shut by these → sealed, `true`; else `false`.
 //!
-//! **adopt**(lease with fence f): *bound* is a gate that is open, or shut and sealed. `standing(id) >= f`, or `finishing`
+//! **adopt**(lease with fence f): *bound* is a gate that is open, or shut and sealed. `standing(id).fence >= f`, or `finishing`
 //! with a fence ≥ f → `Over`. Leased with f and its token: `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. Leased with a
 //! fence ≥ f, or waiting with a fence > f, or with f but other `attempt` or `crashes` or this very token (that lease has ended) → `Stolen`. Bound: absent
 //! or `finishing` → `Over`, leased → `Stolen`. Else the entry is (re)written as given, leased with f,
@@ -115,7 +115,9 @@
 //!
 //! **withdraw**(lease with fence f): absent → out. `finishing` → `Finishing`. Leased: with a fence > f, or with f and another token
 //! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` or the given token → `Stolen`, else out.
-//! Out: the entry is removed, a tombstone `max(standing, f)` (f − 1 if the job is to run again) written → `Out`.
+//! Stolen by a fence > f, but `attempt` is higher than given and the outcome is a retry → `Counted`.
+//! Out: the entry is removed, a tombstone `max(standing, f)` (not whole if the job is to run again) written → `Out`. With
+//! the position.
 //!
 //! **report**(ledger, generation): the worker has reported, or said that it is present, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.

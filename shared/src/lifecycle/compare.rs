@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use super::delivery::PushError;
 use super::ended::waits;
 use super::push::{belongs_in_engine, push_of};
-use super::sweep::{SeenFences, end, fill_page};
+use super::sweep::{SeenFences, SeenForms, end, fill_page, form};
 use super::{Lifecycle, record};
 use crate::engine::{LiveEntry, ShardId};
 use crate::ledger::Queue;
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::Job;
+use crate::model::time::Timestamp;
 
 /// Jobs of one request to the ledger.
 const BATCH: usize = 500;
@@ -47,15 +48,15 @@ pub(super) struct Comparison<'a> {
     queue: &'a Queue,
     /// In the engine at first, and not met in the ledger so far.
     seen: SeenFences,
-    /// Met in the ledger, with its fence there.
-    met: SeenFences,
+    /// Met in the ledger, in this form.
+    met: SeenForms,
     over: Vec<Job>,
     found: Compared,
 }
 
 impl<'a> Comparison<'a> {
     pub(super) fn new(life: &'a Lifecycle, shard: &'a ShardId, queue: &'a Queue) -> Self {
-        let (seen, met) = (SeenFences::new(), SeenFences::new());
+        let (seen, met) = (SeenFences::new(), SeenForms::new());
         Self { life, shard, queue, seen, met, over: Vec::new(), found: Compared::default() }
     }
 
@@ -91,7 +92,7 @@ impl<'a> Comparison<'a> {
         self.found.ended += end(self.life, self.shard, &self.over, now).await?;
         let mut left = scan(self.life, self.shard).await?;
         // What holders have put back meanwhile is looked at once more: it may be older than what the ledger has.
-        left.retain(|entry| entry.leased || self.met.get(&entry.id) != Some(&entry.fence));
+        left.retain(|entry| entry.leased || self.met.get(&entry.id) != Some(&form_of_entry(entry)));
         for left in left.chunks(BATCH) {
             let mended = mend(self.life, self.shard, left).await?;
             self.found.pushed += mended.pushed;
@@ -132,7 +133,7 @@ async fn mend(
     let on_record = life.inner.ledger.on_record(&shard.namespace, &ids).await?;
     let jobs: HashMap<JobId, Job> = jobs.into_iter().map(|job| (job.id, job)).collect();
     let (mut over, mut elsewhere, mut older) = (Vec::new(), Vec::new(), Vec::new());
-    for LiveEntry { id, fence, leased, .. } in entries {
+    for entry @ LiveEntry { id, fence, .. } in entries {
         match jobs.get(id) {
             None if on_record.contains(id) => {}
             None => over.push((*id, *fence)),
@@ -148,8 +149,8 @@ async fn mend(
                 }
             }
             // The end of this very lease is on record, and the store has gone back to before it. Its push has the
-            // lease's fence, so the lease goes first.
-            Some(job) if *leased && job.fence == *fence && waits(job) => {
+            // lease's fence, so what is there goes first.
+            Some(job) if is_before_the_end(entry, job, now) => {
                 elsewhere.push((*id, *fence));
                 if belongs_in_engine(job, now) {
                     older.push(push_of(job));
@@ -173,6 +174,18 @@ async fn mend(
         metrics::counter!("windlass_engine_dropped_total").increment(found.dropped);
     }
     Ok(found)
+}
+
+/// Whether an entry is what its job was before the lease with its fence ended, and that end is on record: still leased,
+/// or waiting as it did while the lease was thought to run.
+fn is_before_the_end(entry: &LiveEntry, job: &Job, now: Timestamp) -> bool {
+    let has_other_tally = (entry.attempt, entry.crashes) != (job.attempt, job.crashes);
+    let is_early = entry.run_at < job.run_at && job.run_at > now;
+    entry.fence == job.fence && waits(job) && (entry.leased || has_other_tally || is_early)
+}
+
+fn form_of_entry(entry: &LiveEntry) -> u64 {
+    form(entry.fence, (entry.attempt, entry.crashes), entry.run_at)
 }
 
 /// Walks over the shards of an engine that is in use, a few pages at a time.

@@ -203,10 +203,13 @@ pub(super) fn belongs_in_engine(job: &Job, now: Timestamp) -> bool {
     }
 }
 
+/// Attempts that counted. The one on record of a running job is under way, and has not yet.
+pub(super) fn counted(job: &Job) -> u32 {
+    job.attempt.saturating_sub(u32::from(job.state == JobState::Running))
+}
+
 /// The engine's view of a recorded job.
 pub(super) fn push_of(job: &Job) -> Push {
-    // The attempt on record of a running job is the one under way; it has not counted yet.
-    let under_way = u32::from(job.state == JobState::Running);
     let envelope = Envelope {
         head: EnvelopeHead {
             kind: job.kind.clone(),
@@ -223,7 +226,8 @@ pub(super) fn push_of(job: &Job) -> Push {
     Push {
         id: job.id,
         fence: job.fence,
-        attempt: job.attempt.saturating_sub(under_way),
+        under_way: job.state == JobState::Running,
+        attempt: counted(job),
         crashes: job.crashes,
         max_crashes: job.spec.max_crashes,
         priority: job.priority,

@@ -5,11 +5,12 @@
 //! from engine to ledger is [`super::compare`].
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::Lifecycle;
 use super::delivery::{PushError, Ticket};
-use super::push::push_of;
+use super::push::{counted, push_of};
 use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
 use crate::ledger::{Changed, Guard, JobPage, LedgerError, Queue, Record};
 use crate::limits;
@@ -165,14 +166,28 @@ impl Pump {
 /// What the engine was seen to have of some jobs: their fences.
 pub(super) type SeenFences = HashMap<JobId, Fence>;
 
+/// Jobs with what tells their [`form`].
+pub(super) type SeenForms = HashMap<JobId, u64>;
+
+/// Tells forms of a job apart in little memory: a hash of its fence, attempts and crashes, and when it is due.
+pub(super) fn form(fence: Fence, tally: (u32, u32), run_at: Timestamp) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (fence, tally, run_at).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn form_of(job: &Job) -> u64 {
+    form(job.fence, (counted(job), job.crashes), job.run_at)
+}
+
 /// Fills one page of a shard that is being verified: pushes what the engine does not have, or, as `seen` says, has in
-/// an older form. Those met are moved from `seen` to `met`, with the ledger's fence. Jobs that must not start are put into `over`: somebody may run
+/// an older form. Those met are moved from `seen` to `met`, in the ledger's form. Jobs that must not start are put into `over`: somebody may run
 /// them still, which is not known before all holders have reported.
 pub(super) async fn fill_page(
     life: &Lifecycle,
     shard: &ShardId,
     after: Option<JobId>,
-    (seen, met): (&mut SeenFences, &mut SeenFences),
+    (seen, met): (&mut SeenFences, &mut SeenForms),
     over: &mut Vec<Job>,
 ) -> Result<Page, PushError> {
     let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
@@ -181,7 +196,7 @@ pub(super) async fn fill_page(
             "it does not tell its time".into(),
         )));
     };
-    met.extend(look.live.iter().chain(&look.over).map(|job| (job.id, job.fence)));
+    met.extend(look.live.iter().chain(&look.over).map(|job| (job.id, form_of(job))));
     over.append(&mut look.over);
     let older: HashSet<JobId> = look
         .live

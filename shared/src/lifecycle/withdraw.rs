@@ -1,10 +1,11 @@
 //! Before an outcome is recorded past the engine, the engine lets go of its job.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::record::Direct;
 use super::{Lifecycle, PushError, record};
-use crate::engine::{Ended, ShardId, Withdrawal, Withdrawn};
+use crate::engine::{Ended, Position, ShardId, Then, Withdrawal, Withdrawn};
 use crate::ledger::{LedgerError, shard_of};
 use crate::limits::ENGINE_BATCH_MAX;
 use crate::model::id::JobId;
@@ -14,6 +15,8 @@ use crate::model::job::Job;
 const LOOKUP_MAX: usize = 1_000;
 /// Times that outcomes which wait in the engine are recorded before it is asked again.
 const TRIES_MAX: usize = 5;
+/// How long one waits for another that does so; then the engine is asked whether that was enough.
+const TURN_MAX: Duration = Duration::from_secs(1);
 /// Passes of one such time; a longer outbox is the recorder's, and the caller comes again.
 const PASSES_MAX: usize = 20;
 
@@ -78,36 +81,40 @@ async fn from_shard(
     places: &[usize],
     free: &mut [bool],
 ) -> Result<(), PushError> {
-    let mut left = places.to_vec();
+    let leases: Vec<Withdrawal> =
+        places.iter().map(|place| withdrawal(&outcomes[*place])).collect();
+    // The generation in which all that waited at the last answer was recorded since.
+    let mut recorded_in = None;
     for _ in 0..TRIES_MAX {
-        let leases: Vec<Withdrawal> =
-            left.iter().map(|place| withdrawal(&outcomes[*place])).collect();
-        let replies = life.inner.engine.withdraw(shard, &leases).await?;
-        let mut finishing = Vec::new();
-        for (place, reply) in left.into_iter().zip(replies) {
-            match reply {
-                Withdrawn::Out => {}
-                Withdrawn::Stolen => free[place] = false,
-                Withdrawn::Finishing => finishing.push(place),
+        let reply = life.inner.engine.withdraw(shard, &leases).await?;
+        let Position { generation, last_seq, recorded_seq } = reply.position;
+        // To refuse a repeat is to say that its outcome is on record, and a lease that was taken back must not count: what
+        // the outbox holds of these jobs goes first, and in the store that answers now. One that came meanwhile has
+        // lost outcomes of its own, or brought some back.
+        let is_recorded = last_seq == recorded_seq || recorded_in == Some(generation);
+        if is_recorded && !reply.leases.contains(&Withdrawn::Finishing) {
+            for (place, reply) in places.iter().zip(reply.leases) {
+                free[*place] = matches!(reply, Withdrawn::Out | Withdrawn::Counted);
             }
-        }
-        left = finishing;
-        if left.is_empty() {
             return Ok(());
         }
-        record_waiting(life, shard).await?;
+        // One after the other: whoever comes next finds little left.
+        let turn = tokio::time::timeout(TURN_MAX, life.inner.flushing.lock());
+        let Ok(_turn) = turn.await else { continue };
+        recorded_in = record_waiting(life, shard).await?.then_some(generation);
     }
     Err(LedgerError::Unavailable("outcomes of the same jobs are being recorded".into()).into())
 }
 
-/// Records what waits in the outbox now. Others add to it meanwhile: their outcomes are not waited for.
-async fn record_waiting(life: &Lifecycle, shard: &ShardId) -> Result<(), PushError> {
+/// Records what waits in the outbox now; whether it came to its end. Others add to it meanwhile: their outcomes are not
+/// waited for.
+async fn record_waiting(life: &Lifecycle, shard: &ShardId) -> Result<bool, PushError> {
     for _ in 0..PASSES_MAX {
         if record::record_outcomes(life, shard).await? < record::PASS_MAX as usize {
-            break;
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn withdrawal(Direct { record, lease_id }: &Direct) -> Withdrawal {
@@ -118,6 +125,14 @@ fn withdrawal(Direct { record, lease_id }: &Direct) -> Withdrawal {
         lease_id: *lease_id,
         attempt: record.attempt.saturating_sub(u32::from(counts)),
         crashes: record.crashes,
-        ends: record.ended.is_terminal(),
+        then: match record.ended {
+            Ended::Retry(_) => Then::Retry,
+            Ended::Snoozed(_) | Ended::Released | Ended::Lost => Then::Again,
+            Ended::Succeeded
+            | Ended::Dead
+            | Ended::Cancelled
+            | Ended::Expired
+            | Ended::Quarantined => Then::Over,
+        },
     }
 }

@@ -14,7 +14,7 @@ use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
     GateView, Held, Live, LiveEntry, Mark, Opened, Opening, Outcome, Position, ProcessId, Push,
     PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut,
-    Validity, Withdraw, Withdrawal, Withdrawn,
+    Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
@@ -119,7 +119,7 @@ pub enum Reply {
     Adopt(Vec<Adopted>),
     Report,
     Seal(bool),
-    Withdraw(Vec<Withdrawn>),
+    Withdraw(WithdrawReply),
     /// Everything seen, each once, in order; and the last page's position.
     Scan(Vec<LiveEntry>, Position),
     Drop(Vec<bool>),

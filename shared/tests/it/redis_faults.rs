@@ -43,7 +43,10 @@ faults! {
     any_token_may_settle: "sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "sub(held, 47, 54) ~= sub(settle, 17, 24) then";
     a_reaped_holder_may_settle: "crashes .. NO_TOKEN .. sub(held, 47, 54)" => "crashes .. sub(held, 31, 54)";
     confirm_leaves_no_tombstone: "    buried[2 * gone_count - 1], buried[2 * gone_count] = terminal[i], fences[i]\n" => "";
-    push_ignores_tombstones: "if tomb >= fence then return \"P\" end" => "";
+    push_ignores_tombstones: "if tomb > fence or same then return \"P\" end" => "";
+    a_tombstone_bars_what_waits: "(not partly[i] or byte(forms, i) == 1)" => "true";
+    a_tombstone_lets_in_what_is_under_way: "(not partly[i] or byte(forms, i) == 1)" => "not partly[i]";
+    a_weaker_tombstone_takes_its_place: "stands > fence or (stands == fence and not stands_part)" => "stands > fence";
     a_settled_lease_stays: "each(\"ZREM\", LEASES, ended_leases)" => "";
     reap_waits_a_millisecond_less: "\"-inf\", \"(\" .." => "\"-inf\", \"\" ..";
     a_retry_is_not_counted: "if ended == SUCCEEDED or ended == RETRY or" => "if ended == SUCCEEDED or";
@@ -77,7 +80,10 @@ faults! {
     an_older_push_is_taken: "or generation() > max(tonumber(ARGV[3]), 1) then" => "then";
     another_generation_is_sealed: "if sub(rest, 25, 48) ~= ARGV[2] .. ARGV[3] or not" => "if not";
     a_withdrawn_job_leaves_no_tombstone: "bury(buried)" => "";
-    another_holder_is_withdrawn: "(old_fence == fence and other)) and" => "false) and";
+    another_holder_is_withdrawn: "return old_fence == fence and other and \"T\"" => "return false";
+    any_later_lease_has_counted: "and counted > unpacked(\">I4\", lease, 29) and" => "and";
+    any_outcome_has_counted: "return byte(lease, 33) == 1 and counted" => "return counted";
+    a_walk_tells_an_old_tally: "sub(held, 27, 30) .. sub(held, 55, 74) .. told" => "sub(jobs[i], 9, 32) .. told";
     a_finishing_job_is_adopted: "if status == FINISHING then return (bound or old_fence >= fence) and -1 or 2 end" => "";
     adoption_forgets_bytes: "bytes = bytes + length\n      jobs" => "jobs";
     another_instant_is_confirmed: "and sub(outcome, 90, 97) == sub(mark, 33)" => "";

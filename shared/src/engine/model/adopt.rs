@@ -24,7 +24,7 @@ impl Shard {
         adoption: &Adoption,
     ) -> Adopted {
         let (id, fence) = (adoption.job.id, adoption.job.fence);
-        if self.tombstones.standing(id).is_some_and(|standing| standing >= fence) {
+        if self.tombstones.standing(id).is_some_and(|standing| standing.fence >= fence) {
             return Adopted::Over;
         }
         if let Some(refused) = self.refuse_adoption(adoption) {

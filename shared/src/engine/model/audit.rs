@@ -11,6 +11,9 @@ impl Shard {
             .map(|(id, entry)| LiveEntry {
                 id: *id,
                 fence: entry.fence,
+                attempt: entry.attempt,
+                crashes: entry.crashes,
+                run_at: entry.run_at,
                 finishing: entry.status == Status::Finishing,
                 leased: matches!(entry.status, Status::Leased { .. }),
             })
@@ -32,7 +35,7 @@ impl Shard {
         self.unplace(id);
         self.forget(id);
         if bury {
-            self.tombstones.raise(id, fence);
+            self.tombstones.raise(id, Tombstone::whole(fence));
         }
         true
     }

@@ -16,7 +16,7 @@ impl Shard {
 
     fn cancel_one(&mut self, id: JobId, fence: Fence, how: Withdraw) -> CancelReply {
         let Some(entry) = self.entries.get_mut(&id) else {
-            self.tombstones.raise(id, fence);
+            self.tombstones.raise(id, Tombstone::whole(fence));
             return CancelReply::Absent;
         };
         match entry.status {
@@ -24,7 +24,7 @@ impl Shard {
                 let fence = fence.max(entry.fence);
                 self.unplace(id);
                 self.forget(id);
-                self.tombstones.raise(id, fence);
+                self.tombstones.raise(id, Tombstone::whole(fence));
                 CancelReply::Removed
             }
             Status::Leased { .. } => {

@@ -41,8 +41,8 @@ pub struct ShardDump {
     pub outbox_bytes: u64,
     /// Σ envelope lengths + `outbox_bytes`.
     pub bytes: u64,
-    /// (window, id, fence) of those that stand, ascending. An id may be in both windows.
-    pub tombstones: Vec<(i64, JobId, Fence)>,
+    /// (window, id, tombstone) of those that stand, ascending. An id may be in both windows.
+    pub tombstones: Vec<(i64, JobId, Tombstone)>,
 }
 
 impl Shard {

@@ -83,7 +83,7 @@ impl Shard {
             });
             if outcome.ended.is_terminal() && ends_entry {
                 self.forget(outcome.id);
-                self.tombstones.raise(outcome.id, outcome.fence);
+                self.tombstones.raise(outcome.id, Tombstone::whole(outcome.fence));
             }
         }
         if was_braked && !self.is_braked() && !self.ready.is_empty() {

@@ -26,7 +26,7 @@ impl Shard {
         if present.is_some_and(|entry| entry.fence >= job.fence) {
             return Pushed::Present;
         }
-        if self.tombstones.standing(job.id).is_some_and(|fence| fence >= job.fence) {
+        if self.tombstones.standing(job.id).is_some_and(|tomb| tomb.bars(job)) {
             return Pushed::Present;
         }
         let replaced_bytes = present.map(|entry| entry.envelope.len() as u64);

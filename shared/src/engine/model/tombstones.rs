@@ -8,13 +8,13 @@ pub fn window(now: Timestamp) -> i64 {
     now.micros().div_euclid(length_us)
 }
 
-/// Fences by id, in two windows that take turns.
+/// Tombstones by id, in two windows that take turns.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tombstones {
     /// Number of the window that `present` belongs to.
     window: i64,
-    present: HashMap<JobId, Fence>,
-    previous: HashMap<JobId, Fence>,
+    present: HashMap<JobId, Tombstone>,
+    previous: HashMap<JobId, Tombstone>,
 }
 
 impl Tombstones {
@@ -31,15 +31,15 @@ impl Tombstones {
         self.window = window;
     }
 
-    /// The highest fence that stands for this id.
-    pub(super) fn standing(&self, id: JobId) -> Option<Fence> {
+    /// The greatest that stands for this id.
+    pub(super) fn standing(&self, id: JobId) -> Option<Tombstone> {
         self.present.get(&id).max(self.previous.get(&id)).copied()
     }
 
     /// Writes a tombstone; never lowers one.
-    pub(super) fn raise(&mut self, id: JobId, fence: Fence) {
-        let fence = self.standing(id).map_or(fence, |standing| standing.max(fence));
-        self.present.insert(id, fence);
+    pub(super) fn raise(&mut self, id: JobId, tombstone: Tombstone) {
+        let tombstone = self.standing(id).map_or(tombstone, |standing| standing.max(tombstone));
+        self.present.insert(id, tombstone);
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
@@ -47,10 +47,10 @@ impl Tombstones {
         self.previous.remove(&id);
     }
 
-    /// Those that stand at `now`, as (window, id, fence), in order.
-    pub(super) fn list(&self, now: Timestamp) -> Vec<(i64, JobId, Fence)> {
-        let in_window = |number: i64, tombs: &HashMap<JobId, Fence>| {
-            tombs.iter().map(|(id, fence)| (number, *id, *fence)).collect::<Vec<_>>()
+    /// Those that stand at `now`, by window and id, in order.
+    pub(super) fn list(&self, now: Timestamp) -> Vec<(i64, JobId, Tombstone)> {
+        let in_window = |number: i64, tombs: &HashMap<JobId, Tombstone>| {
+            tombs.iter().map(|(id, tomb)| (number, *id, *tomb)).collect::<Vec<_>>()
         };
         let mut all = in_window(self.window, &self.present);
         all.extend(in_window(self.window - 1, &self.previous));

@@ -5,9 +5,10 @@ use super::*;
 
 impl Shard {
     /// Takes jobs out; see the module's rules.
-    pub fn withdraw(&mut self, now: Timestamp, leases: &[Withdrawal]) -> Vec<Withdrawn> {
+    pub fn withdraw(&mut self, now: Timestamp, leases: &[Withdrawal]) -> WithdrawReply {
         self.tombstones.turn(now);
-        leases.iter().map(|lease| self.withdraw_one(lease)).collect()
+        let leases = leases.iter().map(|lease| self.withdraw_one(lease)).collect();
+        WithdrawReply { leases, position: self.position() }
     }
 
     fn withdraw_one(&mut self, lease: &Withdrawal) -> Withdrawn {
@@ -24,7 +25,9 @@ impl Shard {
                 }
             };
             if is_stolen {
-                return Withdrawn::Stolen;
+                let has_counted = entry.fence > fence && entry.attempt > attempt;
+                let is_known_retry = has_counted && lease.then == Then::Retry;
+                return if is_known_retry { Withdrawn::Counted } else { Withdrawn::Stolen };
             }
             self.unplace(id);
             self.forget(id);

@@ -57,7 +57,7 @@ impl Redis {
         let value = self
             .run(&self.scripts.push, Way::Hot, shard, |cmd| {
                 cmd.arg(layout::micros(valid.not_after)).arg(valid.generation);
-                cmd.arg(valid.ledger.as_bytes()).arg(jobs.len());
+                cmd.arg(valid.ledger.as_bytes()).arg(jobs.len()).arg(layout::forms(jobs));
                 for (job, value) in jobs.iter().zip(&values) {
                     cmd.arg(job.id.as_bytes()).arg(value);
                 }

@@ -135,15 +135,15 @@ fn tombstones(
     reply: &mut Reply,
     present: i64,
     now: i64,
-) -> Result<Vec<(i64, JobId, Fence)>, EngineError> {
+) -> Result<Vec<(i64, JobId, Tombstone)>, EngineError> {
     let mut all = Vec::new();
     for parity in 0..2 {
         let number = if present % 2 == parity { present } else { present - 1 };
-        for (id, fence) in pairs(reply)? {
-            let fence: [u8; 8] =
-                fence.as_ref().try_into().map_err(|_| contradiction("a damaged tombstone"))?;
+        for (id, tomb) in pairs(reply)? {
+            let tomb =
+                layout::read_tombstone(&tomb).map_err(|_| contradiction("a damaged tombstone"))?;
             if number + 1 >= now {
-                all.push((number, job_id(&id)?, Fence(u64::from_be_bytes(fence))));
+                all.push((number, job_id(&id)?, tomb));
             }
         }
     }

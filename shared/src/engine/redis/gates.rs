@@ -86,8 +86,9 @@ impl Redis {
         &self,
         shard: &ShardId,
         leases: &[Withdrawal],
-    ) -> Result<Vec<Withdrawn>, EngineError> {
+    ) -> Result<WithdrawReply, EngineError> {
         let mut whole = Vec::with_capacity(leases.len());
+        let mut position = Position::default();
         for batch in batches(leases, |lease| lease.id) {
             let mut reply = self
                 .change(&self.scripts.withdraw, shard, |cmd| {
@@ -98,15 +99,17 @@ impl Redis {
                 })
                 .await?;
             reply.expect("withdrawn")?;
+            position = super::changes::read_position(&mut reply)?;
             whole.extend(reply.letters(batch.len(), |letter| match letter {
                 b'O' => Some(Withdrawn::Out),
                 b'F' => Some(Withdrawn::Finishing),
+                b'C' => Some(Withdrawn::Counted),
                 b'T' => Some(Withdrawn::Stolen),
                 _ => None,
             })?);
             reply.end()?;
         }
-        Ok(whole)
+        Ok(WithdrawReply { leases: whole, position })
     }
 
     pub async fn open_gate(

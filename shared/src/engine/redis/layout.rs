@@ -292,13 +292,32 @@ pub(super) fn read_reporter(mut bytes: &[u8]) -> Result<(WorkerId, Report), Dama
 
 /// What a withdrawal says beside its id.
 pub(super) fn withdrawal(lease: &Withdrawal) -> Vec<u8> {
-    let mut out = Vec::with_capacity(40);
+    let mut out = Vec::with_capacity(33);
     out.put_slice(&fence_bytes(lease.fence));
-    out.put_slice(&fence_bytes(lease.tombstone()));
     out.put_slice(lease.lease_id.as_ref().map_or(&[0; 16], LeaseId::as_bytes).as_slice());
     out.put_u32(lease.crashes);
     out.put_u32(lease.attempt);
+    out.put_u8(match lease.then {
+        Then::Over => 0,
+        Then::Retry => 1,
+        Then::Again => 2,
+    });
     out
+}
+
+/// For each job whether its attempt is under way, as `push` takes it.
+pub(super) fn forms(jobs: &[Push]) -> Vec<u8> {
+    jobs.iter().map(|job| u8::from(job.under_way)).collect()
+}
+
+/// Reads a tombstone: a fence, and a byte more if it is not whole.
+pub(super) fn read_tombstone(mut bytes: &[u8]) -> Result<Tombstone, Damaged> {
+    let fence = Fence(bytes.try_get_u64()?);
+    match bytes {
+        [] => Ok(Tombstone::whole(fence)),
+        [1] => Ok(Tombstone { fence, whole: false }),
+        _ => Err(Damaged),
+    }
 }
 
 /// What an adoption says beside its id and job.
@@ -335,13 +354,17 @@ pub(super) fn read_live(mut bytes: &[u8]) -> Result<LiveEntry, Damaged> {
     let bytes = &mut bytes;
     let id = JobId::from_bytes(take_id(bytes)?);
     let fence = Fence(bytes.try_get_u64()?);
+    let (crashes, attempt) = (bytes.try_get_u32()?, bytes.try_get_u32()?);
+    // The score, which orders it.
+    bytes.try_get_i64()?;
+    let run_at = Timestamp::from_micros(bytes.try_get_i64()?);
     let (finishing, leased) = match bytes.try_get_u8()? {
         0 => (false, false),
         1 => (true, false),
         2 => (false, true),
         _ => return Err(Damaged),
     };
-    Ok(LiveEntry { id, fence, finishing, leased })
+    Ok(LiveEntry { id, fence, attempt, crashes, run_at, finishing, leased })
 }
 
 /// A number that Lua can hold exactly.

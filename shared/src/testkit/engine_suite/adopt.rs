@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Withdrawal, Withdrawn};
+use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Then, Withdrawal, Withdrawn};
 
 impl Rig {
     /// What the holder of a lease of job `n` knows of it.
@@ -164,7 +164,7 @@ pub async fn a_settled_lease_is_not_adopted(rig: &Rig) {
         rig.settle(held, verdict).await;
         let state = rig.state(0).await;
         assert_eq!(rig.adopt(&known).await, Adopted::Stolen);
-        let ended = Withdrawal { lease_id: Some(held.lease_id), ..withdrawal(held, true) };
+        let ended = Withdrawal { lease_id: Some(held.lease_id), ..withdrawal(held, Then::Over) };
         assert_eq!(rig.withdraw(ended).await, Withdrawn::Stolen);
         assert_eq!(rig.state(0).await, state);
         assert!(rig.drop_job(0, held.fence, false).await);
@@ -259,58 +259,104 @@ pub async fn a_stale_end_gives_way_to_a_later_lease(rig: &Rig) {
 
 impl Rig {
     async fn withdraw(&self, lease: Withdrawal) -> Withdrawn {
-        self.engine.withdraw(&self.shard, &[lease]).await.expect("withdraw")[0]
+        self.engine.withdraw(&self.shard, &[lease]).await.expect("withdraw").leases[0]
     }
 }
 
 /// A lease whose outcome is recorded past the engine.
-fn withdrawal(held: Held, ends: bool) -> Withdrawal {
-    let (attempt, crashes) = (0, 0);
-    Withdrawal {
-        id: held.id,
-        fence: held.fence,
-        lease_id: Some(held.lease_id),
-        attempt,
-        crashes,
-        ends,
-    }
+fn withdrawal(held: Held, then: Then) -> Withdrawal {
+    let Held { id, fence, lease_id } = held;
+    Withdrawal { id, fence, lease_id: Some(lease_id), attempt: 0, crashes: 0, then }
 }
 
 /// Held by nobody else, it goes, and what is older stays out.
 pub async fn a_withdrawn_job_is_out(rig: &Rig) {
     let (held, _) = rig.hold_one().await;
-    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Out);
-    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Out, "again");
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Out);
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Out, "again");
     assert_eq!(rig.state(0).await, None);
     assert_eq!(rig.settle(held, Verdict::Succeeded).await, Settled::Gone);
     let again = Push { fence: held.fence, ..rig.job(0).await };
     assert_eq!(rig.push(std::slice::from_ref(&again)).await, [Pushed::Present], "it has ended");
     let stats = rig.engine.stats(&rig.shard).await.unwrap();
     assert_eq!((stats.leased, stats.bytes), (0, 0));
-    // One that is to run again is let in with the very fence of its outcome.
-    let other = Held { id: id(1), ..held };
-    rig.push(&[rig.job(1).await]).await;
-    assert_eq!(rig.withdraw(withdrawal(other, false)).await, Withdrawn::Out, "a ready one too");
-    let older = Push { fence: Fence(held.fence.0 - 1), ..rig.job(1).await };
-    assert_eq!(rig.push(&[older]).await, [Pushed::Present]);
-    let again = Push { fence: held.fence, ..rig.job(1).await };
-    assert_eq!(rig.push(&[again]).await, [Pushed::Added]);
+}
+
+/// It is let in with the very fence of its outcome, but not as it was before that.
+pub async fn a_withdrawn_job_that_runs_again_comes_back_waiting(rig: &Rig) {
+    let (held, _) = rig.hold_one().await;
+    for (n, then) in [(1, Then::Retry), (2, Then::Again)] {
+        let other = Held { id: id(n), ..held };
+        rig.push(&[rig.job(n).await]).await;
+        assert_eq!(rig.withdraw(withdrawal(other, then)).await, Withdrawn::Out, "a ready one too");
+        let waits = Push { fence: held.fence, ..rig.job(n).await };
+        let runs = Push { under_way: true, ..waits.clone() };
+        let older = Push { fence: Fence(held.fence.0 - 1), ..waits.clone() };
+        assert_eq!(rig.push(&[older]).await, [Pushed::Present]);
+        assert_eq!(rig.push(&[runs]).await, [Pushed::Present], "the lease is over");
+        // Neither a weaker tombstone nor an older one takes its place.
+        assert_eq!(rig.withdraw(withdrawal(other, then)).await, Withdrawn::Out);
+        rig.cancel(n, Fence(1)).await;
+        assert_eq!(rig.push(&[waits]).await, [Pushed::Added]);
+    }
+    let over = Held { id: id(3), ..held };
+    rig.withdraw(withdrawal(over, Then::Over)).await;
+    rig.withdraw(withdrawal(over, Then::Again)).await;
+    let waits = Push { fence: held.fence, ..rig.job(3).await };
+    assert_eq!(rig.push(&[waits]).await, [Pushed::Present], "the end stands");
+}
+
+/// A retry that a later lease knows of is left to be recorded, and that lease is left alone.
+pub async fn a_retry_that_has_counted_is_told_apart(rig: &Rig) {
+    let (held, _) = rig.hold_one().await;
+    rig.settle(held, Verdict::Retry { delay: Duration::ZERO }).await;
+    let retry = withdrawal(held, Then::Retry);
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Stolen, "it waits in the outbox");
+    let (later, _) = rig.claim_one().await;
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Counted);
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Stolen);
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Again)).await, Withdrawn::Stolen);
+    let second = Withdrawal { attempt: 1, ..retry };
+    assert_eq!(rig.withdraw(second).await, Withdrawn::Stolen, "the second has not counted");
+    assert!(matches!(rig.extend(later, LEASE).await, Extended::Held { .. }));
+    assert_eq!(rig.lose_leases().await, 1);
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Counted, "also when that one is lost");
+}
+
+/// So that the caller knows whether outcomes of these jobs wait.
+pub async fn a_withdrawal_tells_what_waits_to_be_recorded(rig: &Rig) {
+    let (held, _) = rig.hold_one().await;
+    let told = async || {
+        let leases = [withdrawal(held, Then::Retry)];
+        rig.engine.withdraw(&rig.shard, &leases).await.expect("withdraw").position
+    };
+    rig.settle(held, Verdict::Retry { delay: LEASE }).await;
+    let last = rig.last_outcome().await;
+    let waits = told().await;
+    assert_eq!((waits.generation, waits.last_seq), (Some(1), last.seq));
+    assert!(waits.recorded_seq < last.seq);
+    rig.confirm_all().await;
+    assert_eq!(told().await.recorded_seq, last.seq);
 }
 
 /// Whoever has a later lease decides, and so does an end that waits to be recorded.
 pub async fn a_job_of_others_is_not_withdrawn(rig: &Rig) {
     let (held, _) = rig.hold_one().await;
-    let older = Withdrawal { fence: Fence(held.fence.0 - 1), ..withdrawal(held, true) };
+    let older = Withdrawal { fence: Fence(held.fence.0 - 1), ..withdrawal(held, Then::Over) };
     assert_eq!(rig.withdraw(older).await, Withdrawn::Stolen);
-    let token = Withdrawal { lease_id: Some(LeaseId::random()), ..withdrawal(held, true) };
+    let token = Withdrawal { lease_id: Some(LeaseId::random()), ..withdrawal(held, Then::Over) };
     assert_eq!(rig.withdraw(token).await, Withdrawn::Stolen);
     assert_eq!(rig.lose_leases().await, 1);
-    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Stolen, "it was taken back");
+    assert_eq!(
+        rig.withdraw(withdrawal(held, Then::Over)).await,
+        Withdrawn::Stolen,
+        "it was taken back"
+    );
     let (held, _) = rig.claim_one().await;
     rig.settle(held, Verdict::Dead).await;
-    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Finishing);
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Finishing);
     rig.confirm_all().await;
-    assert_eq!(rig.withdraw(withdrawal(held, true)).await, Withdrawn::Out);
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Out);
 }
 
 /// They run already.
@@ -346,20 +392,25 @@ pub async fn a_walk_sees_every_state(rig: &Rig) {
     assert!(rig.walk().await.is_empty());
     rig.open_with(3).await;
     let run_at = rig.now().await.plus(ms(1_000));
-    rig.push(&[Push { run_at, fence: Fence(7), ..rig.job(3).await }]).await;
+    let later = Push { run_at, fence: Fence(7), attempt: 2, crashes: 1, ..rig.job(3).await };
+    rig.push(&[later]).await;
     let (ended, _) = rig.claim_one().await;
     rig.settle(ended, Verdict::Succeeded).await;
     let (held, _) = rig.claim_one().await;
     rig.cancel(8, Fence(1)).await;
-    let entry =
-        |n, fence, finishing, leased| (id(n), LiveEntry { id: id(n), fence, finishing, leased });
+    let walk = rig.walk().await;
+    let told = |entry: &LiveEntry| {
+        let tally = (entry.attempt, entry.crashes);
+        (entry.id, entry.fence, tally, entry.finishing, entry.leased)
+    };
     let expected = [
-        entry(0, ended.fence, true, false),
-        entry(1, held.fence, false, true),
-        entry(2, Fence(1), false, false),
-        entry(3, Fence(7), false, false),
+        (id(0), ended.fence, (1, 0), true, false),
+        (id(1), held.fence, (0, 0), false, true),
+        (id(2), Fence(1), (0, 0), false, false),
+        (id(3), Fence(7), (2, 1), false, false),
     ];
-    assert_eq!(rig.walk().await, BTreeMap::from(expected));
+    assert_eq!(walk.values().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(walk[&id(3)].run_at, run_at);
 }
 
 /// However many there are.

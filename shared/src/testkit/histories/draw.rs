@@ -6,11 +6,11 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::engine::{Report, Verdict, Withdraw};
+use crate::engine::{Report, Then, Verdict, Withdraw};
 use crate::limits::TOMBSTONE_TTL;
 
 /// Ids that a history uses: few, so that steps meet.
-pub(super) const IDS: u8 = 8;
+pub(super) const IDS: u8 = 6;
 /// Kinds that a history uses.
 pub(super) const KINDS: u8 = 2;
 /// Workers that a history uses.
@@ -36,6 +36,8 @@ pub struct JobPick {
     pub id: u8,
     /// Its fence.
     pub fence: FencePick,
+    /// Whether the ledger has it running.
+    pub under_way: bool,
     /// Attempts so far.
     pub attempt: u32,
     /// Crashes so far.
@@ -100,8 +102,8 @@ pub struct WithdrawalPick {
     pub with_token: bool,
     /// One attempt more than when it was claimed.
     pub counted: bool,
-    /// Whether the outcome ends the job.
-    pub ends: bool,
+    /// What the outcome makes of the job.
+    pub then: Then,
 }
 
 /// One step of a history.
@@ -210,9 +212,29 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
         steps.push(opening(&mut rng, settings));
     }
     while steps.len() < len {
-        steps.push(step(&mut rng));
+        let step = step(&mut rng);
+        let next = follow_up(&mut rng, &step);
+        steps.push(step);
+        steps.extend(next);
     }
+    steps.truncate(len);
     steps
+}
+
+/// What meets a step too rarely by chance: pushes of what was withdrawn, adoptions of what was settled.
+fn follow_up(rng: &mut StdRng, step: &Step) -> Option<Step> {
+    match step {
+        Step::Withdraw(_) if rng.random_ratio(1, 3) => {
+            let job = |id| JobPick { id, fence: FencePick::Same, ..job(rng) };
+            let jobs = (0..IDS).map(job).collect();
+            Some(Step::Push { jobs, late_us: 0, below: 0, foreign: false })
+        }
+        Step::Settle(settles) if rng.random_ratio(1, 10) => {
+            let leases = settles.iter().map(|(held, ..)| *held).collect();
+            Some(Step::Adopt { worker: 0, leases, lease_us: 3_000_000 })
+        }
+        _ => None,
+    }
 }
 
 fn step(rng: &mut StdRng) -> Step {
@@ -220,20 +242,20 @@ fn step(rng: &mut StdRng) -> Step {
         0..18 => push(rng),
         18..37 => claim(rng),
         37..54 => settle(rng),
-        54..69 => Step::Advance(advance_us(rng)),
-        69..73 => {
+        54..68 => Step::Advance(advance_us(rng)),
+        68..72 => {
             Step::Extend { held: some(rng, 3, held), lease_us: pick(rng, &[0, 500, 3_000_000]) }
         }
-        73..77 => Step::Confirm(rng.random_range(0..10)),
-        77..80 => Step::Cancel {
-            jobs: some(rng, 2, |rng| (id(rng), fence(rng))),
+        72..76 => Step::Confirm(rng.random_range(0..10)),
+        76..80 => Step::Cancel {
+            jobs: some(rng, 4, |rng| (id(rng), fence(rng))),
             how: pick(rng, &[Withdraw::StopRunning, Withdraw::StopRunning, Withdraw::WaitingOnly]),
         },
         80..82 => Step::Promote(rng.random_range(0..5)),
         82..84 => Step::Reap(rng.random_range(0..5)),
         84..87 => Step::Configure(settings(rng)),
-        87..95 => gates(rng),
-        95 => Step::Outcomes(rng.random_range(0..5)),
+        87..96 => gates(rng),
+        96 if rng.random() => Step::Outcomes(rng.random_range(0..5)),
         96 => Step::Exists(some(rng, 3, id)),
         97 => Step::Peek(id(rng)),
         98 => Step::Leased {
@@ -259,7 +281,7 @@ fn id(rng: &mut StdRng) -> u8 {
 
 fn fence(rng: &mut StdRng) -> FencePick {
     use FencePick::{Above, Below, Oldest, Same};
-    pick(rng, &[Same, Above, Above, Above, Below, Oldest])
+    pick(rng, &[Same, Same, Above, Above, Above, Below, Oldest])
 }
 
 /// Mostly the last leases, mostly untouched.
@@ -277,9 +299,19 @@ fn advance_us(rng: &mut StdRng) -> u64 {
 }
 
 fn push(rng: &mut StdRng) -> Step {
-    let jobs = some(rng, 4, |rng| JobPick {
+    Step::Push {
+        jobs: some(rng, 4, job),
+        late_us: pick(rng, &[-5_000_000, -5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),
+        below: u64::from(rng.random_ratio(1, 20)),
+        foreign: rng.random_ratio(1, 60),
+    }
+}
+
+fn job(rng: &mut StdRng) -> JobPick {
+    JobPick {
         id: id(rng),
         fence: fence(rng),
+        under_way: rng.random_ratio(1, 3),
         attempt: rng.random_range(0..3),
         crashes: rng.random_range(0..2),
         max_crashes: rng.random_range(0..4),
@@ -291,12 +323,6 @@ fn push(rng: &mut StdRng) -> Step {
         ),
         kind: rng.random_range(0..KINDS),
         bytes: pick(rng, &[0, 10, 100]),
-    });
-    Step::Push {
-        jobs,
-        late_us: pick(rng, &[-5_000_000, -5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),
-        below: u64::from(rng.random_ratio(1, 20)),
-        foreign: rng.random_ratio(1, 60),
     }
 }
 
@@ -313,21 +339,21 @@ fn claim(rng: &mut StdRng) -> Step {
 fn settle(rng: &mut StdRng) -> Step {
     let delay = |rng: &mut StdRng| Duration::from_micros(pick(rng, &[0, 1, 500, 1_000, 2_000_000]));
     Step::Settle(some(rng, 3, |rng| {
-        let verdict = match rng.random_range(0..8) {
+        let verdict = match rng.random_range(0..9) {
             0..2 => Verdict::Succeeded,
             2..4 => Verdict::Retry { delay: delay(rng) },
             4 => Verdict::Dead,
             5 => Verdict::Snooze { delay: delay(rng) },
-            6 => Verdict::Release,
+            6 | 7 => Verdict::Release,
             _ => Verdict::Cancelled,
         };
-        (held(rng), verdict, pick(rng, &[0, 1, 200]))
+        (held(rng), verdict, pick(rng, &[0, 1, 200, 200]))
     }))
 }
 
 /// Shut, open, and what goes on meanwhile.
 fn gates(rng: &mut StdRng) -> Step {
-    match rng.random_range(0..26) {
+    match rng.random_range(0..32) {
         18..20 | 0..2 => Step::Shut {
             above: pick(rng, &[1, 1, 1, 1, 0, 0, -1]),
             foreign: rng.random_ratio(1, 8),
@@ -351,11 +377,11 @@ fn gates(rng: &mut StdRng) -> Step {
         21..23 => {
             Step::Seal { above: pick(rng, &[0, 0, 0, 0, 1, -1]), foreign: rng.random_ratio(1, 10) }
         }
-        23..26 => Step::Withdraw(some(rng, 3, |rng| WithdrawalPick {
+        23..32 => Step::Withdraw(some(rng, 3, |rng| WithdrawalPick {
             held: held(rng),
             with_token: rng.random(),
             counted: rng.random_ratio(1, 4),
-            ends: rng.random(),
+            then: pick(rng, &[Then::Over, Then::Over, Then::Retry, Then::Again]),
         })),
         13 => Step::Gate,
         14 => Step::Scan,

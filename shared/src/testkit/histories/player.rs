@@ -203,7 +203,7 @@ impl Player {
             lease_id: pick.with_token.then_some(lease_id),
             attempt: job.attempt + u32::from(pick.counted),
             crashes: job.crashes,
-            ends: pick.ends,
+            then: pick.then,
         })
     }
 
@@ -221,6 +221,7 @@ impl Player {
         Push {
             id: id(pick.id),
             fence: self.fence(id(pick.id), pick.fence),
+            under_way: pick.under_way,
             attempt: pick.attempt,
             crashes: pick.crashes,
             max_crashes: pick.max_crashes,
@@ -298,6 +299,7 @@ fn as_claimed(id: JobId, entry: &Entry) -> Adoption {
         job: Push {
             id,
             fence: entry.fence,
+            under_way: true,
             attempt: entry.attempt,
             crashes: entry.crashes,
             max_crashes: entry.max_crashes,

@@ -207,7 +207,7 @@ fn fences_rise(seen: &Seen<'_>, wrong: &mut Vec<String>) {
     let redefined = gates::redefined(seen);
     for (id, before) in seen.before.entries.iter().filter(|(id, _)| !redefined.contains(id)) {
         let after = seen.after.entries.get(id).map(|entry| entry.fence);
-        let tomb = seen.after.tombstones.iter().filter(|t| t.1 == *id).map(|t| t.2).max();
+        let tomb = seen.after.tombstones.iter().filter(|t| t.1 == *id).map(|t| t.2.fence).max();
         match after.max(tomb) {
             Some(fence) if fence >= before.fence => {}
             left => wrong.push(format!("{id}: fence {} became {left:?}", before.fence)),
@@ -327,7 +327,7 @@ fn cancel(
         let fine = match reply {
             CancelReply::Removed | CancelReply::Absent => {
                 let mut tombs = seen.after.tombstones.iter();
-                tombs.any(|(_, tomb, stands)| tomb == id && stands >= fence)
+                tombs.any(|(_, tomb, stands)| tomb == id && *stands >= Tombstone::whole(*fence))
             }
             CancelReply::Running => {
                 let flagged = seen.after.entries[id].cancel;

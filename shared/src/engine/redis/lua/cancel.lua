@@ -11,7 +11,7 @@ local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
 local heads, helds = fetch_heads(ids)
-local tombs = standing(ids)
+local tombs, partly = standing(ids)
 
 local answers, buried, waiting, flagged, cancels = {}, {}, {}, {}, {}
 for i = 1, count do
@@ -21,7 +21,7 @@ for i = 1, count do
   if not head then
     answers[i] = "A"
     buried[#buried + 1] = id
-    buried[#buried + 1] = pack(">I8", max(fence, tombs[i]))
+    buried[#buried + 1] = grave(fence, false, tombs[i], partly[i])
   elseif status == WAITING then
     answers[i] = "W"
     waiting[#waiting + 1] = id

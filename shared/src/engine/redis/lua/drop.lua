@@ -8,7 +8,8 @@
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local heads, tombs = fetch_heads(ids), standing(ids)
+local heads = fetch_heads(ids)
+local tombs, partly = standing(ids)
 local answers, dropped, buried = {}, {}, {}
 for i = 1, count do
   local head, fence = heads[i], ARGV[2 * i + 3]
@@ -18,7 +19,7 @@ for i = 1, count do
     bytes = bytes - unpacked(">I4", head, 38)
     if ARGV[2] == "bury" then
       buried[#buried + 1] = ids[i]
-      buried[#buried + 1] = pack(">I8", max((unpacked(">I8", fence)), tombs[i]))
+      buried[#buried + 1] = grave((unpacked(">I8", fence)), false, tombs[i], partly[i])
     end
   else
     answers[i] = "K"

@@ -4,7 +4,8 @@
 -- ARGV[3] generation of the gate as the caller knew it when it looked at the ledger; 0: unknown
 -- ARGV[4] ledger, 16 bytes
 -- ARGV[5] number of jobs, their ids all different
--- ARGV[6…] for each: id, job with its score by the default unit of priority
+-- ARGV[6] a byte for each: 1 its attempt is under way, 0 it waits
+-- ARGV[7…] for each: id, job with its score by the default unit of priority
 --
 -- Returns {"late" or "pushed", now, gate open 0 or 1, its generation, answers}, or as if there were no gate if it is
 -- another ledger's; answers has a letter per job:
@@ -14,10 +15,11 @@ if has_gate() and sub(rest, 25, 40) ~= ARGV[4] then return { "late", now, 0, 0, 
 if now > tonumber(ARGV[2]) or generation() > max(tonumber(ARGV[3]), 1) then
   return { "late", now, opened() and 1 or 0, generation(), "" }
 end
-local count = tonumber(ARGV[5])
+local count, forms = tonumber(ARGV[5]), ARGV[6]
 local ids = {}
-for i = 1, count do ids[i] = ARGV[2 * i + 4] end
-local present, helds, tombs = fetch(JOBS, ids), fetch(HELD, ids), standing(ids)
+for i = 1, count do ids[i] = ARGV[2 * i + 5] end
+local present, helds = fetch(JOBS, ids), fetch(HELD, ids)
+local tombs, partly = standing(ids)
 -- Those that wait for their time, retries above all, must not keep out what could run now. What is pushed ahead
 -- of its time has a bound of its own.
 local waiting = call("ZCARD", DELAYED)
@@ -31,11 +33,12 @@ local added_count, ready_count, delayed_count = 0, 0, 0
 local last_run_at, last_priority, due_ms, score, packed_score
 
 -- Decides on one job; the letter of the answer.
-local function admit(id, job, old, held, tomb)
+local function admit(i, id, job, old, held, tomb)
   local old_length = 0
   if old or held or tomb >= 0 then
     local fence = unpacked(">I8", job)
-    if tomb >= fence then return "P" end
+    local same = tomb == fence and (not partly[i] or byte(forms, i) == 1)
+    if tomb > fence or same then return "P" end
     held = is_held(held) and held
     local known = is_job(old)
     if known or held then
@@ -79,7 +82,7 @@ local function admit(id, job, old, held, tomb)
 end
 
 for i = 1, count do
-  answers[i] = admit(ids[i], ARGV[2 * i + 5], present[i], helds[i], tombs[i])
+  answers[i] = admit(i, ids[i], ARGV[2 * i + 6], present[i], helds[i], tombs[i])
 end
 
 turn()

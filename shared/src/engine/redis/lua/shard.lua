@@ -10,7 +10,8 @@
 -- KEYS[5] delayed  zset    id -> due time, ms
 -- KEYS[6] leases   zset    id -> end of the lease, ms
 -- KEYS[7] outbox   list    outcomes in the order of their seq (layout: `report` below)
--- KEYS[8] tombs0   hash    id -> fence (u64) of the tombstones written in even windows
+-- KEYS[8] tombs0   hash    id -> tombstone written in an even window: fence u64, and "\1" if it lets in the job that
+--                          waits with this very fence
 -- KEYS[9] tombs1   hash    the same of odd windows
 -- KEYS[10] reported set    workers that reported since the gate was shut; only for the scripts of gates
 -- ARGV[1] how the names of the channels of the shard's signals begin; a letter follows

@@ -1,15 +1,16 @@
 -- withdraw.lua: takes jobs out whose outcomes are to be recorded past the engine.
 --
 -- ARGV[2] number of leases, their ids all different
--- ARGV[3…] for each: id; fence u64, fence of the tombstone u64, token (zero: not known), crashes u32 and attempt u32 in
---          one string
+-- ARGV[3…] for each: id; fence u64, token (zero: not known), crashes u32, attempt u32 and u8 in one string: 0 the job is
+--          over, 1 its retry counts, 2 it runs again as if it had not begun
 --
--- Returns {"withdrawn", answers} with a letter per lease: O out, F finishing, T stolen. Removes the jobs that are out
--- and writes their tombstones.
+-- Returns {"withdrawn", position, answers} with a letter per lease: O out, F finishing, C counted, T stolen. Removes the
+-- jobs that are out and writes their tombstones.
 local count = tonumber(ARGV[2])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 1] end
-local present, helds, tombs = fetch(JOBS, ids), fetch(HELD, ids), standing(ids)
+local present, helds = fetch(JOBS, ids), fetch(HELD, ids)
+local tombs, partly = standing(ids)
 
 -- Why the job stays, or false.
 local function stays(lease, old, held)
@@ -17,14 +18,19 @@ local function stays(lease, old, held)
   local old_fence = unpacked(">I8", held or old, held and 47 or 1)
   local status = held and byte(held, 1) or WAITING
   if status == FINISHING then return "F" end
-  local token = sub(lease, 17, 32)
+  -- A later lease, or what waits after one.
+  if old_fence > fence then
+    local counted = held and unpacked(">I4", held, 55) or unpacked(">I4", old, 13)
+    return byte(lease, 33) == 1 and counted > unpacked(">I4", lease, 29) and "C" or "T"
+  end
+  local token = sub(lease, 9, 24)
   if status == LEASED then
     local other = token ~= NO_TOKEN and token ~= sub(held, 31, 46)
-    return (old_fence > fence or (old_fence == fence and other)) and "T"
+    return old_fence == fence and other and "T"
   end
   local tally = held and sub(held, 27, 30) .. sub(held, 55, 58) or sub(old, 9, 16)
   local settled = held and token ~= NO_TOKEN and sub(held, 31, 46) == token
-  return (old_fence > fence or (old_fence == fence and (settled or tally ~= sub(lease, 33, 40)))) and "T"
+  return old_fence == fence and (settled or tally ~= sub(lease, 25, 32)) and "T"
 end
 
 local answers, gone, buried = {}, {}, {}
@@ -40,7 +46,7 @@ for i = 1, count do
       bytes = bytes - unpacked(">I4", old or held, old and 38 or 80)
     end
     buried[#buried + 1] = id
-    buried[#buried + 1] = unpacked(">I8", lease, 9) > tombs[i] and sub(lease, 9, 16) or pack(">I8", tombs[i])
+    buried[#buried + 1] = grave((unpacked(">I8", lease)), byte(lease, 33) > 0, tombs[i], partly[i])
   end
 end
 
@@ -50,4 +56,4 @@ for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, gone) end
 each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
 save()
-return { "withdrawn", table.concat(answers) }
+return { "withdrawn", position(), table.concat(answers) }

@@ -1,7 +1,7 @@
 //! What must hold of gates: what they hold back, and the verbs that shut them, open them and compare a shard.
 
 use super::*;
-use crate::engine::{Gate, LiveEntry, Withdrawal, Withdrawn};
+use crate::engine::{Gate, LiveEntry, Tombstone, WithdrawReply, Withdrawal, Withdrawn};
 use crate::limits::CLOCK_STEP_MIN;
 use crate::model::id::LedgerId;
 
@@ -17,7 +17,7 @@ pub(super) fn redefined(seen: &Seen<'_>) -> HashSet<JobId> {
             jobs.iter().zip(dropped).map(|((id, _), dropped)| (*id, *dropped)).collect()
         }
         (Call::Withdraw(leases), Reply::Withdraw(replies)) => {
-            let out = leases.iter().zip(replies);
+            let out = leases.iter().zip(&replies.leases);
             out.map(|(lease, reply)| (lease.id, *reply == Withdrawn::Out)).collect()
         }
         (Call::Adopt { leases, .. }, Reply::Adopt(replies)) => {
@@ -153,6 +153,9 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
             let entry = |(id, entry): (&JobId, &Entry)| LiveEntry {
                 id: *id,
                 fence: entry.fence,
+                attempt: entry.attempt,
+                crashes: entry.crashes,
+                run_at: entry.run_at,
                 finishing: entry.status == Status::Finishing,
                 leased: matches!(entry.status, Status::Leased { .. }),
             };
@@ -175,10 +178,16 @@ fn is_shut_by(state: &ShardDump, ledger: LedgerId, generation: u64) -> bool {
 fn withdraw(
     seen: &Seen<'_>,
     leases: &[Withdrawal],
-    replies: &[Withdrawn],
+    WithdrawReply { leases: replies, position }: &WithdrawReply,
     wrong: &mut Vec<String>,
 ) {
     unchanged_if(!replies.contains(&Withdrawn::Out), seen, wrong);
+    let is_open = position.generation.is_some();
+    let numbers = (position.last_seq, position.recorded_seq, is_open);
+    let right = is_verified(seen.after, seen.process);
+    if numbers != (seen.after.last_seq, seen.after.recorded_seq, right) {
+        wrong.push(format!("{position:?} is not where the shard is"));
+    }
     for (lease, reply) in leases.iter().zip(replies) {
         let is_out = *reply == Withdrawn::Out;
         if is_out && seen.after.entries.contains_key(&lease.id) {
@@ -191,7 +200,7 @@ fn withdraw(
             wrong.push(format!("{} has a later lease", lease.id));
         }
         let buried =
-            |(_, id, fence): &(_, JobId, Fence)| *id == lease.id && *fence >= lease.tombstone();
+            |(_, id, tomb): &(_, JobId, Tombstone)| *id == lease.id && *tomb >= lease.tombstone();
         if is_out && !seen.after.tombstones.iter().any(buried) {
             wrong.push(format!("what is older of {} could come back", lease.id));
         }
