@@ -813,14 +813,17 @@ impl Engine {
 
     /// Takes jobs out whose outcomes are to be recorded past the engine, so that nobody starts them while, or after,
     /// they are: a tombstone stays ([`Withdrawal::tombstone`]). Up to [`crate::limits::ENGINE_BATCH_MAX`]; one answer per
-    /// job, in order. The recording must be sent within [`crate::limits::PUSH_WINDOW`]. No answer is worth anything
-    /// before what waits in the outbox is on record: see [`WithdrawReply::position`].
+    /// job, in order. The recording must be sent within [`crate::limits::PUSH_WINDOW`].
+    ///
+    /// Outcomes of these jobs that wait to be recorded go first ([`Withdrawn::Behind`]). `seen` is the position of an
+    /// earlier answer, up to which all are on record if it is of this generation: only later ones are looked at.
     pub fn withdraw<'a>(
         &'a self,
         shard: &'a ShardId,
         leases: &'a [Withdrawal],
+        seen: Option<Position>,
     ) -> BoxFuture<'a, Result<WithdrawReply, EngineError>> {
-        Box::pin(async move { dispatch!(self, withdraw(shard, leases)) })
+        Box::pin(async move { dispatch!(self, withdraw(shard, leases, seen)) })
     }
 
     /// Opens a shard's gate.

@@ -275,8 +275,9 @@ impl Embedded {
         &self,
         shard: &ShardId,
         leases: &[Withdrawal],
+        seen: Option<Position>,
     ) -> Result<WithdrawReply, EngineError> {
-        Ok(self.change(shard, |state, now| state.withdraw(now, leases)))
+        Ok(self.change(shard, |state, now| state.withdraw(now, leases, seen)))
     }
 
     pub async fn open_gate(

@@ -192,8 +192,10 @@ impl Tombstone {
 pub enum Withdrawn {
     /// The job is not in the engine any more, and cannot come back with this fence: the outcome may be recorded.
     Out,
-    /// The job has ended there, and its outcome waits to be recorded: record that one first, then ask again.
-    Finishing,
+    /// An outcome of this job waits to be recorded, or so many wait that they were not looked through; nothing was
+    /// changed. Record them, then ask again with the position that came with this answer: to refuse a repeat is to say
+    /// that its outcome is on record, and a lease that was taken back must not count.
+    Behind,
     /// A later lease was given after this attempt had counted, and nothing was changed: the retry may be recorded. It
     /// is on record already, unless the store that had it in its outbox went back in time.
     Counted,
@@ -207,7 +209,7 @@ pub enum Withdrawn {
 pub struct WithdrawReply {
     /// One per lease, in order.
     pub leases: Vec<Withdrawn>,
-    /// The shard's position at this moment. Up to its last number, the outbox may hold outcomes of these very jobs.
+    /// The shard's position at this moment.
     pub position: Position,
 }
 

@@ -113,7 +113,9 @@
 //! or `finishing` → `Over`, leased → `Stolen`. Else the entry is (re)written as given, leased with f,
 //! the token and `claimed_at`; tombstones go; budgets don't count → `Held`.
 //!
-//! **withdraw**(lease with fence f): absent → out. `finishing` → `Finishing`. Leased: with a fence > f, or with f and another token
+//! **withdraw**(lease with fence f, seen): those outcomes of the outbox are *fresh* that came after `seen.last_seq`, if it
+//! is of this generation and not above `recorded_seq`, else all. More than `move_max` fresh, or one of this job, or
+//! `finishing` → `Behind`. Absent → out. Leased: with a fence > f, or with f and another token
 //! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` or the given token → `Stolen`, else out.
 //! Stolen by a fence > f, but `attempt` is higher than given and the outcome is a retry → `Counted`.
 //! Out: the entry is removed, a tombstone `max(standing, f)` (not whole if the job is to run again) written → `Out`. With

@@ -83,38 +83,32 @@ async fn from_shard(
 ) -> Result<(), PushError> {
     let leases: Vec<Withdrawal> =
         places.iter().map(|place| withdrawal(&outcomes[*place])).collect();
-    // The generation in which all that waited at the last answer was recorded since.
-    let mut recorded_in = None;
+    let mut seen: Option<Position> = None;
     for _ in 0..TRIES_MAX {
-        let reply = life.inner.engine.withdraw(shard, &leases).await?;
-        let Position { generation, last_seq, recorded_seq } = reply.position;
-        // To refuse a repeat is to say that its outcome is on record, and a lease that was taken back must not count: what
-        // the outbox holds of these jobs goes first, and in the store that answers now. One that came meanwhile has
-        // lost outcomes of its own, or brought some back.
-        let is_recorded = last_seq == recorded_seq || recorded_in == Some(generation);
-        if is_recorded && !reply.leases.contains(&Withdrawn::Finishing) {
+        let reply = life.inner.engine.withdraw(shard, &leases, seen).await?;
+        if !reply.leases.contains(&Withdrawn::Behind) {
             for (place, reply) in places.iter().zip(reply.leases) {
                 free[*place] = matches!(reply, Withdrawn::Out | Withdrawn::Counted);
             }
             return Ok(());
         }
+        seen = Some(reply.position);
         // One after the other: whoever comes next finds little left.
         let turn = tokio::time::timeout(TURN_MAX, life.inner.flushing.lock());
         let Ok(_turn) = turn.await else { continue };
-        recorded_in = record_waiting(life, shard).await?.then_some(generation);
+        record_waiting(life, shard).await?;
     }
     Err(LedgerError::Unavailable("outcomes of the same jobs are being recorded".into()).into())
 }
 
-/// Records what waits in the outbox now; whether it came to its end. Others add to it meanwhile: their outcomes are not
-/// waited for.
-async fn record_waiting(life: &Lifecycle, shard: &ShardId) -> Result<bool, PushError> {
+/// Records what waits in the outbox now. Others add to it meanwhile: their outcomes are not waited for.
+async fn record_waiting(life: &Lifecycle, shard: &ShardId) -> Result<(), PushError> {
     for _ in 0..PASSES_MAX {
         if record::record_outcomes(life, shard).await? < record::PASS_MAX as usize {
-            return Ok(true);
+            break;
         }
     }
-    Ok(false)
+    Ok(())
 }
 
 fn withdrawal(Direct { record, lease_id }: &Direct) -> Withdrawal {

@@ -459,7 +459,7 @@ macro_rules! engine_cases {
             a_withdrawn_job_is_out
             a_withdrawn_job_that_runs_again_comes_back_waiting
             a_retry_that_has_counted_is_told_apart
-            a_withdrawal_tells_what_waits_to_be_recorded
+            what_waits_of_a_job_goes_before_its_withdrawal
             a_job_of_others_is_not_withdrawn
             adoption_needs_no_room
             adopt_answers_for_each_lease_in_order

@@ -85,7 +85,10 @@ pub enum Call {
         ledger: LedgerId,
         generation: u64,
     },
-    Withdraw(Vec<Withdrawal>),
+    Withdraw {
+        leases: Vec<Withdrawal>,
+        seen: Option<Position>,
+    },
     /// A whole walk.
     Scan,
     Drop {
@@ -160,7 +163,7 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
             Reply::Report
         }
         Call::Seal { ledger, generation } => Reply::Seal(shard.seal(*ledger, *generation)),
-        Call::Withdraw(leases) => Reply::Withdraw(shard.withdraw(now, leases)),
+        Call::Withdraw { leases, seen } => Reply::Withdraw(shard.withdraw(now, leases, *seen)),
         Call::Scan => {
             let page = shard.scan();
             Reply::Scan(page.entries, page.position)
@@ -211,7 +214,9 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Seal { ledger, generation } => {
             Reply::Seal(engine.seal(shard, *ledger, *generation).await?)
         }
-        Call::Withdraw(leases) => Reply::Withdraw(engine.withdraw(shard, leases).await?),
+        Call::Withdraw { leases, seen } => {
+            Reply::Withdraw(engine.withdraw(shard, leases, *seen).await?)
+        }
         Call::Scan => walk(engine, shard).await?,
         Call::Drop { jobs, bury } => Reply::Drop(engine.drop_jobs(shard, jobs, *bury).await?),
     })

@@ -81,6 +81,9 @@ faults! {
     another_generation_is_sealed: "if sub(rest, 25, 48) ~= ARGV[2] .. ARGV[3] or not" => "if not";
     a_withdrawn_job_leaves_no_tombstone: "bury(buried)" => "";
     another_holder_is_withdrawn: "return old_fence == fence and other and \"T\"" => "return false";
+    what_waits_of_a_withdrawn_job_is_overlooked: "local kept = behind[id] and \"B\" or known" => "local kept = known";
+    all_seen_is_recorded: "unpacked(\">I8\", rest) >= unpacked(\">I8\", seen) and sub(here" => "sub(here";
+    any_outbox_is_looked_through: "if fresh > MOVE_MAX then" => "if false then";
     any_later_lease_has_counted: "and counted > unpacked(\">I4\", lease, 29) and" => "and";
     any_outcome_has_counted: "return byte(lease, 33) == 1 and counted" => "return counted";
     a_walk_tells_an_old_tally: "sub(held, 27, 30) .. sub(held, 55, 74) .. told" => "sub(jobs[i], 9, 32) .. told";

@@ -141,6 +141,11 @@ pub fn adopt(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> boo
 pub fn withdraw(s: &mut State, at: usize, rules: Rules) -> bool {
     let (lease, token) = (s.leases[at], at as u8 + 1);
     let entry = s.live.entry;
+    let is_later = matches!(entry.place, Place::Ready | Place::Leased) && entry.fence > lease.fence;
+    let has_counted = lease.fails && is_later && entry.attempts > lease.attempts;
+    if has_counted && rules.keep(Rule::DirectCounted) {
+        return true;
+    }
     let own = entry.token == token;
     let goes_on = match entry.place {
         // A tombstone is no holder: a later lease that is about to commit does not undo this one's end.

@@ -21,7 +21,7 @@ mod workers;
 mod world;
 
 use checks::Check;
-use mutations::MUTATIONS;
+use mutations::{LONG_MUTATIONS, MUTATIONS, Mutation};
 use rules::{Rules, Scope};
 use search::{Until, search};
 
@@ -71,8 +71,19 @@ fn promises_hold_in_larger_worlds_if_asked_for() {
 
 #[test]
 fn without_any_one_rule_a_promise_breaks() {
+    assert_noticed(MUTATIONS);
+}
+
+#[test]
+fn without_any_one_rule_a_promise_breaks_in_larger_worlds_if_asked_for() {
+    if std::env::var_os(LONG).is_some() {
+        assert_noticed(LONG_MUTATIONS);
+    }
+}
+
+fn assert_noticed(mutations: &[Mutation]) {
     let mut unnoticed = Vec::new();
-    for mutation in MUTATIONS {
+    for mutation in mutations {
         let found = mutations::find(mutation);
         println!("{}: {} ({} states)", mutation.name, mutation.breaks, found.states);
         match found.breaks(mutation.breaks) {

@@ -182,6 +182,14 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
 ];
 
+/// Those that only a larger world notices: searched on request.
+pub const LONG_MUTATIONS: &[Mutation] = &[without(
+    "a retry that a later lease has counted is refused",
+    &[Rule::DirectCounted],
+    scopes::RETRY_CRASH_LONG,
+    Check::StartsAdded,
+)];
+
 /// Searches until the mutation's check breaks.
 pub fn find(mutation: &Mutation) -> Found {
     let rules = Rules::without(mutation.removed);

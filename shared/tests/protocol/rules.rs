@@ -64,6 +64,8 @@ pub enum Rule {
     /// Also until a retry is recorded, which leaves the job waiting in the engine: to refuse its repeat is to say that it
     /// is recorded.
     DirectAfterRetry,
+    /// The direct path records a retry that a later lease has counted, and leaves that lease alone.
+    DirectCounted,
     /// The tombstone of a retry keeps out forms of the same fence in which its attempt has not counted.
     RetryTombstone,
     /// Adopting takes the place of a settle with a lower fence: the settle may be one that the ledger refuses.

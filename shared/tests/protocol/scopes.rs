@@ -203,6 +203,10 @@ const RETRY_LONG: Scope = Scope {
     ..RETRY
 };
 
+/// Also the world in which it shows that a retry may be known to a later lease alone.
+pub const RETRY_CRASH_LONG: Scope =
+    Scope { name: "rollback, the first attempt fails, a crash", left: CRASH, ..RETRY };
+
 const RETRY_LEADERS_LONG: Scope = Scope {
     name: "flush, the first attempt fails, two leaders",
     losses: &[Loss::Flush],
@@ -211,8 +215,9 @@ const RETRY_LEADERS_LONG: Scope = Scope {
 };
 
 /// Minutes and gigabytes: searched on request.
-pub const LONG: [Scope; 7] = [
+pub const LONG: [Scope; 8] = [
     RETRY_LONG,
+    RETRY_CRASH_LONG,
     RETRY_LEADERS_LONG,
     STEADY_LONG,
     WIPE_LONG,

@@ -86,13 +86,14 @@ impl Redis {
         &self,
         shard: &ShardId,
         leases: &[Withdrawal],
+        seen: Option<Position>,
     ) -> Result<WithdrawReply, EngineError> {
         let mut whole = Vec::with_capacity(leases.len());
         let mut position = Position::default();
         for batch in batches(leases, |lease| lease.id) {
             let mut reply = self
                 .change(&self.scripts.withdraw, shard, |cmd| {
-                    cmd.arg(batch.len());
+                    cmd.arg(batch.len()).arg(layout::seen(seen));
                     for lease in batch {
                         cmd.arg(lease.id.as_bytes()).arg(layout::withdrawal(lease));
                     }
@@ -102,7 +103,7 @@ impl Redis {
             position = super::changes::read_position(&mut reply)?;
             whole.extend(reply.letters(batch.len(), |letter| match letter {
                 b'O' => Some(Withdrawn::Out),
-                b'F' => Some(Withdrawn::Finishing),
+                b'B' => Some(Withdrawn::Behind),
                 b'C' => Some(Withdrawn::Counted),
                 b'T' => Some(Withdrawn::Stolen),
                 _ => None,

@@ -305,6 +305,16 @@ pub(super) fn withdrawal(lease: &Withdrawal) -> Vec<u8> {
     out
 }
 
+/// A position that `withdraw` compares: the last number, and the generation if there is one. Nothing for none.
+pub(super) fn seen(position: Option<Position>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    if let Some(Position { generation, last_seq, .. }) = position {
+        out.put_slice(&number_bytes(last_seq));
+        out.extend(generation.map(number_bytes).into_iter().flatten());
+    }
+    out
+}
+
 /// For each job whether its attempt is under way, as `push` takes it.
 pub(super) fn forms(jobs: &[Push]) -> Vec<u8> {
     jobs.iter().map(|job| u8::from(job.under_way)).collect()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Then, Withdrawal, Withdrawn};
+use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Position, Then, Withdrawal, Withdrawn};
 
 impl Rig {
     /// What the holder of a lease of job `n` knows of it.
@@ -164,11 +164,11 @@ pub async fn a_settled_lease_is_not_adopted(rig: &Rig) {
         rig.settle(held, verdict).await;
         let state = rig.state(0).await;
         assert_eq!(rig.adopt(&known).await, Adopted::Stolen);
+        rig.confirm_all().await;
         let ended = Withdrawal { lease_id: Some(held.lease_id), ..withdrawal(held, Then::Over) };
         assert_eq!(rig.withdraw(ended).await, Withdrawn::Stolen);
         assert_eq!(rig.state(0).await, state);
         assert!(rig.drop_job(0, held.fence, false).await);
-        rig.confirm_all().await;
     }
 }
 
@@ -259,7 +259,16 @@ pub async fn a_stale_end_gives_way_to_a_later_lease(rig: &Rig) {
 
 impl Rig {
     async fn withdraw(&self, lease: Withdrawal) -> Withdrawn {
-        self.engine.withdraw(&self.shard, &[lease]).await.expect("withdraw").leases[0]
+        self.withdraw_after(lease, None).await.0
+    }
+
+    async fn withdraw_after(
+        &self,
+        lease: Withdrawal,
+        seen: Option<Position>,
+    ) -> (Withdrawn, Position) {
+        let reply = self.engine.withdraw(&self.shard, &[lease], seen).await.expect("withdraw");
+        (reply.leases[0], reply.position)
     }
 }
 
@@ -310,8 +319,8 @@ pub async fn a_withdrawn_job_that_runs_again_comes_back_waiting(rig: &Rig) {
 pub async fn a_retry_that_has_counted_is_told_apart(rig: &Rig) {
     let (held, _) = rig.hold_one().await;
     rig.settle(held, Verdict::Retry { delay: Duration::ZERO }).await;
+    rig.confirm_all().await;
     let retry = withdrawal(held, Then::Retry);
-    assert_eq!(rig.withdraw(retry).await, Withdrawn::Stolen, "it waits in the outbox");
     let (later, _) = rig.claim_one().await;
     assert_eq!(rig.withdraw(retry).await, Withdrawn::Counted);
     assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Stolen);
@@ -320,23 +329,37 @@ pub async fn a_retry_that_has_counted_is_told_apart(rig: &Rig) {
     assert_eq!(rig.withdraw(second).await, Withdrawn::Stolen, "the second has not counted");
     assert!(matches!(rig.extend(later, LEASE).await, Extended::Held { .. }));
     assert_eq!(rig.lose_leases().await, 1);
+    rig.confirm_all().await;
     assert_eq!(rig.withdraw(retry).await, Withdrawn::Counted, "also when that one is lost");
 }
 
-/// So that the caller knows whether outcomes of these jobs wait.
-pub async fn a_withdrawal_tells_what_waits_to_be_recorded(rig: &Rig) {
-    let (held, _) = rig.hold_one().await;
-    let told = async || {
-        let leases = [withdrawal(held, Then::Retry)];
-        rig.engine.withdraw(&rig.shard, &leases).await.expect("withdraw").position
-    };
+/// To refuse a repeat is to say that its outcome is on record.
+pub async fn what_waits_of_a_job_goes_before_its_withdrawal(rig: &Rig) {
+    rig.open_with(3).await;
+    let mut claims = rig.claim(2).await;
+    let (held, other) = (claims.remove(0).0, claims.remove(0).0);
+    rig.settle(other, Verdict::Succeeded).await;
+    let retry = withdrawal(held, Then::Retry);
     rig.settle(held, Verdict::Retry { delay: LEASE }).await;
-    let last = rig.last_outcome().await;
-    let waits = told().await;
-    assert_eq!((waits.generation, waits.last_seq), (Some(1), last.seq));
-    assert!(waits.recorded_seq < last.seq);
+    let (answer, seen) = rig.withdraw_after(retry, None).await;
+    assert_eq!((answer, seen.generation), (Withdrawn::Behind, Some(1)));
+    assert!(seen.recorded_seq < seen.last_seq);
+    assert_eq!(rig.withdraw_after(retry, Some(seen)).await.0, Withdrawn::Behind, "not recorded");
     rig.confirm_all().await;
-    assert_eq!(told().await.recorded_seq, last.seq);
+    let (third, _) = rig.claim_one().await;
+    rig.settle(third, Verdict::Succeeded).await;
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Stolen, "what waits is of another");
+    let elsewhere = Position { generation: Some(2), ..seen };
+    let dead = withdrawal(third, Then::Over);
+    for seen in [seen, elsewhere] {
+        assert_eq!(
+            rig.withdraw_after(dead, Some(seen)).await.0,
+            Withdrawn::Behind,
+            "it came later"
+        );
+    }
+    rig.confirm_all().await;
+    assert_eq!(rig.withdraw_after(dead, Some(seen)).await.0, Withdrawn::Out);
 }
 
 /// Whoever has a later lease decides, and so does an end that waits to be recorded.
@@ -347,6 +370,7 @@ pub async fn a_job_of_others_is_not_withdrawn(rig: &Rig) {
     let token = Withdrawal { lease_id: Some(LeaseId::random()), ..withdrawal(held, Then::Over) };
     assert_eq!(rig.withdraw(token).await, Withdrawn::Stolen);
     assert_eq!(rig.lose_leases().await, 1);
+    rig.confirm_all().await;
     assert_eq!(
         rig.withdraw(withdrawal(held, Then::Over)).await,
         Withdrawn::Stolen,
@@ -354,7 +378,7 @@ pub async fn a_job_of_others_is_not_withdrawn(rig: &Rig) {
     );
     let (held, _) = rig.claim_one().await;
     rig.settle(held, Verdict::Dead).await;
-    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Finishing);
+    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Behind);
     rig.confirm_all().await;
     assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Out);
 }

@@ -182,7 +182,11 @@ pub enum Step {
         above: i64,
         foreign: bool,
     },
-    Withdraw(Vec<WithdrawalPick>),
+    /// `seen`: how many positions back; none if there was none.
+    Withdraw {
+        leases: Vec<WithdrawalPick>,
+        seen: Option<u8>,
+    },
     Gate,
     Scan,
     Drop {
@@ -224,7 +228,7 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
 /// What meets a step too rarely by chance: pushes of what was withdrawn, adoptions of what was settled.
 fn follow_up(rng: &mut StdRng, step: &Step) -> Option<Step> {
     match step {
-        Step::Withdraw(_) if rng.random_ratio(1, 3) => {
+        Step::Withdraw { .. } if rng.random_ratio(1, 3) => {
             let job = |id| JobPick { id, fence: FencePick::Same, ..job(rng) };
             let jobs = (0..IDS).map(job).collect();
             Some(Step::Push { jobs, late_us: 0, below: 0, foreign: false })
@@ -347,7 +351,7 @@ fn settle(rng: &mut StdRng) -> Step {
             6 | 7 => Verdict::Release,
             _ => Verdict::Cancelled,
         };
-        (held(rng), verdict, pick(rng, &[0, 1, 200, 200]))
+        (held(rng), verdict, pick(rng, &[0, 1, 300, 300]))
     }))
 }
 
@@ -377,12 +381,15 @@ fn gates(rng: &mut StdRng) -> Step {
         21..23 => {
             Step::Seal { above: pick(rng, &[0, 0, 0, 0, 1, -1]), foreign: rng.random_ratio(1, 10) }
         }
-        23..32 => Step::Withdraw(some(rng, 3, |rng| WithdrawalPick {
-            held: held(rng),
-            with_token: rng.random(),
-            counted: rng.random_ratio(1, 4),
-            then: pick(rng, &[Then::Over, Then::Over, Then::Retry, Then::Again]),
-        })),
+        23..32 => Step::Withdraw {
+            seen: pick(rng, &[None, Some(0), Some(1), Some(3)]),
+            leases: some(rng, 3, |rng| WithdrawalPick {
+                held: held(rng),
+                with_token: rng.random(),
+                counted: rng.random_ratio(1, 4),
+                then: pick(rng, &[Then::Over, Then::Retry, Then::Retry, Then::Again]),
+            }),
+        },
         13 => Step::Gate,
         14 => Step::Scan,
         15 => Step::Drop { jobs: some(rng, 2, |rng| (id(rng), fence(rng))), bury: rng.random() },

@@ -30,6 +30,8 @@ pub struct Player {
     ledger: u8,
     generation: u64,
     last_running: Option<(Timestamp, JobId)>,
+    /// As answers told them.
+    positions: Vec<Position>,
 }
 
 impl Player {
@@ -118,9 +120,13 @@ impl Player {
                 ledger: ledger(self.ledger + u8::from(*foreign)),
                 generation: self.generation.saturating_add_signed(*above),
             },
-            Step::Withdraw(leases) => {
+            Step::Withdraw { leases, seen } => {
                 let withdrawal = |pick| self.withdrawal(pick);
-                Call::Withdraw(leases.iter().map(withdrawal).collect::<Option<_>>()?)
+                let back = |back: u8| self.positions.iter().rev().nth(usize::from(back)).copied();
+                Call::Withdraw {
+                    leases: leases.iter().map(withdrawal).collect::<Option<_>>()?,
+                    seen: seen.and_then(back),
+                }
             }
             Step::Gate => Call::Gate,
             Step::Scan => Call::Scan,
@@ -147,6 +153,12 @@ impl Player {
                 let adoption = as_claimed(job.id, &after.entries[&job.id]);
                 self.adoptions.insert((job.id, job.fence), adoption);
             }
+        }
+        if let Reply::Withdraw(WithdrawReply { position, .. })
+        | Reply::Extend(ExtendReply { position, .. })
+        | Reply::Settle(SettleReply { position, .. }) = reply
+        {
+            self.positions.push(*position);
         }
         if let Reply::Leased(running) = reply {
             self.last_running = running.last().map(|lease| (lease.claimed_at, lease.id));

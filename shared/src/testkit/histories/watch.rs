@@ -108,6 +108,12 @@ impl Watch {
         if gates::wiped(seen) {
             self.forget();
         }
+        // Pushed anew and cancelled before the end of an earlier lease was recorded, its tombstone gone, and pushed with
+        // that lease's fence: no ledger does that, a history may.
+        if let (Call::Cancel { jobs, .. }, Reply::Cancel(replies)) = (seen.call, seen.reply) {
+            let removed = jobs.iter().zip(replies).filter(|(_, r)| **r == CancelReply::Removed);
+            self.excused.extend(removed.map(|((id, _), _)| *id));
+        }
         for id in gates::redefined(seen) {
             self.excused.insert(id);
             self.leased.remove(&id);

@@ -1,14 +1,25 @@
 -- withdraw.lua: takes jobs out whose outcomes are to be recorded past the engine.
 --
 -- ARGV[2] number of leases, their ids all different
--- ARGV[3…] for each: id; fence u64, token (zero: not known), crashes u32, attempt u32 and u8 in one string: 0 the job is
+-- ARGV[3] a position seen before: last seq u64, generation u64 if the gate was open; empty if none
+-- ARGV[4…] for each: id; fence u64, token (zero: not known), crashes u32, attempt u32 and u8 in one string: 0 the job is
 --          over, 1 its retry counts, 2 it runs again as if it had not begun
 --
--- Returns {"withdrawn", position, answers} with a letter per lease: O out, F finishing, C counted, T stolen. Removes the
--- jobs that are out and writes their tombstones.
+-- Returns {"withdrawn", position, answers} with a letter per lease: B behind, O out, C counted, T stolen. Removes the jobs
+-- that are out and writes their tombstones.
 local count = tonumber(ARGV[2])
-local ids = {}
-for i = 1, count do ids[i] = ARGV[2 * i + 1] end
+local seen, here, ids, behind = ARGV[3], position(), {}, {}
+
+-- Outcomes that are not known to be on record.
+local fresh = call("LLEN", OUTBOX)
+if #seen > 0 and unpacked(">I8", rest) >= unpacked(">I8", seen) and sub(here, 17) == sub(seen, 9) then
+  fresh = min(fresh, max(last_seq - unpacked(">I8", seen), 0))
+end
+if fresh > MOVE_MAX then return { "withdrawn", here, string.rep("B", count) } end
+if fresh > 0 then
+  for _, outcome in ipairs(call("LRANGE", OUTBOX, -fresh, -1)) do behind[sub(outcome, 9, 24)] = true end
+end
+for i = 1, count do ids[i] = ARGV[2 * i + 2] end
 local present, helds = fetch(JOBS, ids), fetch(HELD, ids)
 local tombs, partly = standing(ids)
 
@@ -17,7 +28,8 @@ local function stays(lease, old, held)
   local fence = unpacked(">I8", lease)
   local old_fence = unpacked(">I8", held or old, held and 47 or 1)
   local status = held and byte(held, 1) or WAITING
-  if status == FINISHING then return "F" end
+  -- Of an outcome that is lost; else it would be among those behind.
+  if status == FINISHING then return "B" end
   -- A later lease, or what waits after one.
   if old_fence > fence then
     local counted = held and unpacked(">I4", held, 55) or unpacked(">I4", old, 13)
@@ -35,10 +47,10 @@ end
 
 local answers, gone, buried = {}, {}, {}
 for i = 1, count do
-  local id, lease = ids[i], ARGV[2 * i + 2]
+  local id, lease = ids[i], ARGV[2 * i + 3]
   local old, held = is_job(present[i]) and present[i], is_held(helds[i]) and helds[i]
   local known = old or held
-  local kept = known and stays(lease, old, held)
+  local kept = behind[id] and "B" or known and stays(lease, old, held)
   answers[i] = kept or "O"
   if not kept then
     if known then
@@ -56,4 +68,4 @@ for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, gone) end
 each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
 save()
-return { "withdrawn", position(), table.concat(answers) }
+return { "withdrawn", here, table.concat(answers) }

@@ -16,7 +16,7 @@ pub(super) fn redefined(seen: &Seen<'_>) -> HashSet<JobId> {
         (Call::Drop { jobs, .. }, Reply::Drop(dropped)) => {
             jobs.iter().zip(dropped).map(|((id, _), dropped)| (*id, *dropped)).collect()
         }
-        (Call::Withdraw(leases), Reply::Withdraw(replies)) => {
+        (Call::Withdraw { leases, .. }, Reply::Withdraw(replies)) => {
             let out = leases.iter().zip(&replies.leases);
             out.map(|(lease, reply)| (lease.id, *reply == Withdrawn::Out)).collect()
         }
@@ -145,7 +145,7 @@ pub(super) fn step(seen: &Seen<'_>, wrong: &mut Vec<String>) {
                 wrong.push(format!("sealed as {gate:?}"));
             }
         }
-        (Call::Withdraw(leases), Reply::Withdraw(replies)) => {
+        (Call::Withdraw { leases, .. }, Reply::Withdraw(replies)) => {
             withdraw(seen, leases, replies, wrong);
         }
         (Call::Scan, Reply::Scan(entries, _)) => {
