@@ -32,8 +32,9 @@ pub mod model;
 pub mod redis;
 
 pub use gate::{
-    Adopted, Adoption, Gate, GateView, LiveEntry, Mark, Opened, Opening, Position, ProcessId,
-    Report, ScanPage, Shut, Then, Tombstone, Validity, WithdrawReply, Withdrawal, Withdrawn,
+    Adopted, Adoption, Gate, GateView, LiveEntry, Looked, Mark, Opened, Opening, Position,
+    ProcessId, Report, ScanPage, Shut, Then, Tombstone, Validity, WithdrawReply, Withdrawal,
+    Withdrawn,
 };
 
 /// One slice of one queue; all its state sits in one Cluster slot.
@@ -815,15 +816,15 @@ impl Engine {
     /// they are: a tombstone stays ([`Withdrawal::tombstone`]). Up to [`crate::limits::ENGINE_BATCH_MAX`]; one answer per
     /// job, in order. The recording must be sent within [`crate::limits::PUSH_WINDOW`].
     ///
-    /// Outcomes of these jobs that wait to be recorded go first ([`Withdrawn::Behind`]). `seen` is the position of an
-    /// earlier answer, up to which all are on record if it is of this generation: only later ones are looked at.
+    /// Outcomes of these jobs that wait to be recorded go first ([`Withdrawn::Waits`]). One call looks through some of the
+    /// outbox, from where the last one came to (`looked`); the one that comes to the end decides.
     pub fn withdraw<'a>(
         &'a self,
         shard: &'a ShardId,
         leases: &'a [Withdrawal],
-        seen: Option<Position>,
+        looked: Option<Looked>,
     ) -> BoxFuture<'a, Result<WithdrawReply, EngineError>> {
-        Box::pin(async move { dispatch!(self, withdraw(shard, leases, seen)) })
+        Box::pin(async move { dispatch!(self, withdraw(shard, leases, looked)) })
     }
 
     /// Opens a shard's gate.

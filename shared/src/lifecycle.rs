@@ -63,8 +63,6 @@ struct Inner {
     waiters: wait::Waiters,
     known_queues: known::KnownQueues,
     driver: workflow::drive::Driver,
-    /// Held by who records an outbox for the direct path.
-    flushing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
@@ -101,18 +99,8 @@ impl Lifecycle {
         let driver = workflow::drive::Driver::new(shutdown.clone());
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
         let known_queues = known::KnownQueues::default();
-        let inner = Inner {
-            ledger,
-            engine,
-            clock,
-            delivery,
-            pusher,
-            waiters,
-            known_queues,
-            driver,
-            flushing: tokio::sync::Mutex::default(),
-            tasks,
-        };
+        let inner =
+            Inner { ledger, engine, clock, delivery, pusher, waiters, known_queues, driver, tasks };
         Self { inner: Arc::new(inner) }
     }
 

@@ -275,9 +275,9 @@ impl Embedded {
         &self,
         shard: &ShardId,
         leases: &[Withdrawal],
-        seen: Option<Position>,
+        looked: Option<Looked>,
     ) -> Result<WithdrawReply, EngineError> {
-        Ok(self.change(shard, |state, now| state.withdraw(now, leases, seen)))
+        Ok(self.change(shard, |state, now| state.withdraw(now, leases, looked)))
     }
 
     pub async fn open_gate(

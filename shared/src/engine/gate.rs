@@ -192,15 +192,15 @@ impl Tombstone {
 pub enum Withdrawn {
     /// The job is not in the engine any more, and cannot come back with this fence: the outcome may be recorded.
     Out,
-    /// An outcome of this job waits to be recorded, or so many wait that they were not looked through; nothing was
-    /// changed. Record them, then ask again with the position that came with this answer: to refuse a repeat is to say
-    /// that its outcome is on record, and a lease that was taken back must not count.
+    /// The engine knows this outcome: it was settled here, or a later lease was given after the attempt had counted.
+    /// Nothing was changed; it may be recorded, since whatever has it in an outbox may go back in time.
+    Known,
+    /// Another outcome of this job waits to be recorded, that it was taken back perhaps; nothing was changed. Record what
+    /// waits, then ask again from the start.
+    Waits,
+    /// The outbox was not looked through to its end; nothing was changed. Ask again with [`WithdrawReply::looked`].
     Behind,
-    /// A later lease was given after this attempt had counted, and nothing was changed: the retry may be recorded. It
-    /// is on record already, unless the store that had it in its outbox went back in time.
-    Counted,
-    /// This lease has ended here, or was taken back, or somebody holds, or has held, a later one: the outcome must not be
-    /// recorded.
+    /// This lease was taken back, or somebody holds, or has held, a later one: the outcome must not be recorded.
     Stolen,
 }
 
@@ -209,8 +209,17 @@ pub enum Withdrawn {
 pub struct WithdrawReply {
     /// One per lease, in order.
     pub leases: Vec<Withdrawn>,
-    /// The shard's position at this moment.
-    pub position: Position,
+    /// How far the outbox was looked through.
+    pub looked: Looked,
+}
+
+/// Up to where an outbox was looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Looked {
+    /// Of the open gate; `None` while it is shut. In another one it counts for nothing.
+    pub generation: Option<u64>,
+    /// The last number that was looked at, or had been recorded.
+    pub seq: u64,
 }
 
 /// Opens a gate.

@@ -40,7 +40,7 @@
 //! **Tombstones**: window number `w = now_us div TOMBSTONE_TTL`. A tombstone is written into the present
 //! window and stands in that and the next one, so it lives from one to two TTLs. Older ones do not stand
 //! and are not in the dump, whether or not the store has dropped them yet. `standing(id)` is the greater
-//! one of both windows. Two hashes id → fence cost about 90 bytes each: 30,000 jobs/s × 30 s = 81 MB at
+//! one of both windows. Two hashes cost about 90 bytes each: 30,000 jobs/s × 30 s = 81 MB at
 //! worst, and keep a redriven job (higher fence) from being taken for the finished one. An id is never
 //! both an entry and a standing tombstone: push takes the tombstone away.
 //!
@@ -109,17 +109,17 @@
 //!
 //! **adopt**(lease with fence f): *bound* is a gate that is open, or shut and sealed. `standing(id).fence >= f`, or `finishing`
 //! with a fence ≥ f → `Over`. Leased with f and its token: `until_ms = max(until_ms, ceil_ms(now + lease))` → `Held`. Leased with a
-//! fence ≥ f, or waiting with a fence > f, or with f but other `attempt` or `crashes` or this very token (that lease has ended) → `Stolen`. Bound: absent
+//! fence ≥ f, or waiting with a fence > f, or with f but a higher `attempt` or `crashes` or this very token (that lease has ended) → `Stolen`. Bound: absent
 //! or `finishing` → `Over`, leased → `Stolen`. Else the entry is (re)written as given, leased with f,
 //! the token and `claimed_at`; tombstones go; budgets don't count → `Held`.
 //!
-//! **withdraw**(lease with fence f, seen): those outcomes of the outbox are *fresh* that came after `seen.last_seq`, if it
-//! is of this generation and not above `recorded_seq`, else all. More than `move_max` fresh, or one of this job, or
-//! `finishing` → `Behind`. Absent → out. Leased: with a fence > f, or with f and another token
-//! than the one given → `Stolen`, else out. Waiting: with a fence > f, or with f but other `attempt` or `crashes` or the given token → `Stolen`, else out.
-//! Stolen by a fence > f, but `attempt` is higher than given and the outcome is a retry → `Counted`.
-//! Out: the entry is removed, a tombstone `max(standing, f)` (not whole if the job is to run again) written → `Out`. With
-//! the position.
+//! **withdraw**(lease with fence f, looked): looks at ≤ `move_max` outcomes of the outbox, from the first one, or after
+//! `looked` if it is of this generation; `looked` of the answer is the last one looked at. An entry with f and the given
+//! token, `finishing` if the outcome ends the job, waiting if not → `Known`. An outcome of this job among those looked
+//! at → `Waits`; not at the end of the outbox → `Behind`. Absent → out. With a fence > f: `Known` if a retry and
+//! `attempt` is higher than given, else `Stolen`. Leased or `finishing`: with f and another token than the one given →
+//! `Stolen`, else out. Waiting: with f but a higher `attempt` or `crashes` or the given token → `Stolen`, else out.
+//! Out: the entry is removed, a tombstone `max(standing, f)` (not whole if the job is to run again) written → `Out`.
 //!
 //! **report**(ledger, generation): the worker has reported, or said that it is present, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.

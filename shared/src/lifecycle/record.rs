@@ -5,9 +5,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::time::Instant;
-
 use super::delivery::{PushError, Ticket};
 use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
@@ -19,6 +16,7 @@ use crate::limits;
 use crate::model::id::{JobId, LeaseId};
 use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
+use bytes::Bytes;
 
 /// Most outcomes of one pass; fewer mean that there were no more.
 pub const PASS_MAX: u32 = 500;
@@ -190,7 +188,6 @@ pub(super) async fn record_direct(
     life: &Lifecycle,
     outcomes: Vec<Direct>,
 ) -> Result<Vec<Recorded>, LedgerError> {
-    let started = Instant::now();
     let freed = super::withdraw::withdraw(life, &outcomes).await?;
     let mut replies = vec![Recorded::Stale; outcomes.len()];
     let (mut places, mut kept, mut ends) = (Vec::new(), Vec::new(), Vec::new());
@@ -211,7 +208,7 @@ pub(super) async fn record_direct(
         LedgerError::Unavailable(why.into())
     };
     // The tombstones would not outlast a slow commit for ever.
-    if started.elapsed() >= limits::PUSH_WINDOW {
+    if freed.since.elapsed() >= limits::PUSH_WINDOW {
         return Err(again());
     }
     let reply =

@@ -1,11 +1,12 @@
 //! Before an outcome is recorded past the engine, the engine lets go of its job.
 
 use std::collections::HashMap;
-use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::record::Direct;
 use super::{Lifecycle, PushError, record};
-use crate::engine::{Ended, Position, ShardId, Then, Withdrawal, Withdrawn};
+use crate::engine::{Ended, ShardId, Then, Withdrawal, Withdrawn};
 use crate::ledger::{LedgerError, shard_of};
 use crate::limits::ENGINE_BATCH_MAX;
 use crate::model::id::JobId;
@@ -13,10 +14,10 @@ use crate::model::job::Job;
 
 /// Jobs of one request to the ledger.
 const LOOKUP_MAX: usize = 1_000;
-/// Times that outcomes which wait in the engine are recorded before it is asked again.
-const TRIES_MAX: usize = 5;
-/// How long one waits for another that does so; then the engine is asked whether that was enough.
-const TURN_MAX: Duration = Duration::from_secs(1);
+/// Calls that look through one outbox, some hundred outcomes each, before the caller is told to come again.
+const ASKS_MAX: usize = 500;
+/// Times that outcomes of the same jobs, which wait in the engine, are recorded.
+const TIMES_MAX: usize = 5;
 /// Passes of one such time; a longer outbox is the recorder's, and the caller comes again.
 const PASSES_MAX: usize = 20;
 
@@ -29,6 +30,8 @@ pub(super) struct Freed {
     /// outcomes be committed: a store that was wiped has lost the tombstones, and its comparison may have pushed the
     /// jobs again.
     pub(super) generations: Vec<(ShardId, u64)>,
+    /// The first job was not taken out before.
+    pub(super) since: Instant,
 }
 
 /// Takes the jobs of these records out of the engine.
@@ -45,19 +48,20 @@ pub(super) async fn withdraw(life: &Lifecycle, outcomes: &[Direct]) -> Result<Fr
         }
     }
     let mut generations = Vec::with_capacity(shards.len());
+    let mut since: Option<Instant> = None;
     for (shard, places) in shards {
         let generation = life.inner.ledger.shard(&shard).await?.generation;
         for places in places.chunks(ENGINE_BATCH_MAX) {
-            from_shard(life, &shard, outcomes, places, &mut free).await.map_err(
-                |error| match error {
-                    PushError::Ledger(error) => error,
-                    PushError::Engine(error) => LedgerError::Unavailable(Box::new(error)),
-                },
-            )?;
+            let asked = from_shard(life, &shard, outcomes, places, &mut free).await;
+            let asked = asked.map_err(|error| match error {
+                PushError::Ledger(error) => error,
+                PushError::Engine(error) => LedgerError::Unavailable(Box::new(error)),
+            })?;
+            since.get_or_insert(asked);
         }
         generations.push((shard, generation));
     }
-    Ok(Freed { free, generations })
+    Ok(Freed { free, generations, since: since.unwrap_or_else(Instant::now) })
 }
 
 async fn open_jobs(
@@ -74,29 +78,35 @@ async fn open_jobs(
     Ok(jobs)
 }
 
+/// Returns when the engine was asked for the last time: what was taken out is kept out from then on.
 async fn from_shard(
     life: &Lifecycle,
     shard: &ShardId,
     outcomes: &[Direct],
     places: &[usize],
     free: &mut [bool],
-) -> Result<(), PushError> {
+) -> Result<Instant, PushError> {
     let leases: Vec<Withdrawal> =
         places.iter().map(|place| withdrawal(&outcomes[*place])).collect();
-    let mut seen: Option<Position> = None;
-    for _ in 0..TRIES_MAX {
-        let reply = life.inner.engine.withdraw(shard, &leases, seen).await?;
-        if !reply.leases.contains(&Withdrawn::Behind) {
-            for (place, reply) in places.iter().zip(reply.leases) {
-                free[*place] = matches!(reply, Withdrawn::Out | Withdrawn::Counted);
+    let (mut looked, mut recorded) = (None, 0);
+    for _ in 0..ASKS_MAX {
+        let asked = Instant::now();
+        let reply = life.inner.engine.withdraw(shard, &leases, looked).await?;
+        if reply.leases.contains(&Withdrawn::Waits) {
+            if recorded == TIMES_MAX {
+                break;
             }
-            return Ok(());
+            recorded += 1;
+            record_waiting(life, shard).await?;
+            looked = None;
+        } else if reply.leases.contains(&Withdrawn::Behind) {
+            looked = Some(reply.looked);
+        } else {
+            for (place, reply) in places.iter().zip(reply.leases) {
+                free[*place] = matches!(reply, Withdrawn::Out | Withdrawn::Known);
+            }
+            return Ok(asked);
         }
-        seen = Some(reply.position);
-        // One after the other: whoever comes next finds little left.
-        let turn = tokio::time::timeout(TURN_MAX, life.inner.flushing.lock());
-        let Ok(_turn) = turn.await else { continue };
-        record_waiting(life, shard).await?;
     }
     Err(LedgerError::Unavailable("outcomes of the same jobs are being recorded".into()).into())
 }

@@ -451,6 +451,7 @@ macro_rules! engine_cases {
             a_lease_that_is_held_is_extended_by_adoption
             what_has_ended_is_over
             a_later_lease_or_fence_is_not_taken_away
+            a_lower_tally_ends_no_lease
             a_retried_attempt_is_not_adopted
             a_settled_lease_is_not_adopted
             an_older_view_gives_way
@@ -458,8 +459,9 @@ macro_rules! engine_cases {
             a_stale_end_gives_way_to_a_later_lease
             a_withdrawn_job_is_out
             a_withdrawn_job_that_runs_again_comes_back_waiting
-            a_retry_that_has_counted_is_told_apart
+            an_outcome_that_the_engine_knows_is_told_apart
             what_waits_of_a_job_goes_before_its_withdrawal
+            a_long_outbox_is_looked_through_once
             a_job_of_others_is_not_withdrawn
             adoption_needs_no_room
             adopt_answers_for_each_lease_in_order

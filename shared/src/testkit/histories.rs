@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::engine::model::{Bounds, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
-    GateView, Held, Live, LiveEntry, Mark, Opened, Opening, Outcome, Position, ProcessId, Push,
-    PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats, Shut,
-    Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
+    GateView, Held, Live, LiveEntry, Looked, Mark, Opened, Opening, Outcome, Position, ProcessId,
+    Push, PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats,
+    Shut, Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
@@ -87,7 +87,7 @@ pub enum Call {
     },
     Withdraw {
         leases: Vec<Withdrawal>,
-        seen: Option<Position>,
+        looked: Option<Looked>,
     },
     /// A whole walk.
     Scan,
@@ -163,7 +163,7 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
             Reply::Report
         }
         Call::Seal { ledger, generation } => Reply::Seal(shard.seal(*ledger, *generation)),
-        Call::Withdraw { leases, seen } => Reply::Withdraw(shard.withdraw(now, leases, *seen)),
+        Call::Withdraw { leases, looked } => Reply::Withdraw(shard.withdraw(now, leases, *looked)),
         Call::Scan => {
             let page = shard.scan();
             Reply::Scan(page.entries, page.position)
@@ -214,8 +214,8 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Seal { ledger, generation } => {
             Reply::Seal(engine.seal(shard, *ledger, *generation).await?)
         }
-        Call::Withdraw { leases, seen } => {
-            Reply::Withdraw(engine.withdraw(shard, leases, *seen).await?)
+        Call::Withdraw { leases, looked } => {
+            Reply::Withdraw(engine.withdraw(shard, leases, *looked).await?)
         }
         Call::Scan => walk(engine, shard).await?,
         Call::Drop { jobs, bury } => Reply::Drop(engine.drop_jobs(shard, jobs, *bury).await?),

@@ -112,7 +112,7 @@ fn play_all(seeds: std::ops::Range<u64>) {
     let expected = "Added Present Late Full Open Unverified Paused Braked Warming leased next_offset \
         Succeeded Retry Dead Snoozed Released Cancelled Expired Lost Quarantined running shut-Shut shut-Newer shut-Late opened-Open opened-Moved opened-Newer \
         adopt-Held adopt-Over adopt-Stolen drop-true drop-false reported \
-        seal-true seal-false withdrawn-Out withdrawn-Behind withdrawn-Counted withdrawn-Stolen";
+        seal-true seal-false withdrawn-Out withdrawn-Waits withdrawn-Behind withdrawn-Known withdrawn-Stolen";
     let verbs =
         ["extend Held", "extend Gone", "extend Stolen", "settle Settled", "settle Repeated"];
     let more =

@@ -470,7 +470,11 @@ async fn the_sweep_leaves_alone_what_changed_just_now() {
 async fn explain_names_what_holds_a_job_back() {
     let world = World::new().await;
     let job = world.submit(new_job()).await;
-    soon("the job in the engine", || async { world.live(job.id).await }).await;
+    soon("an open shard with the job", || async {
+        let stats = world.life.engine().stats(&world.shard).await.unwrap();
+        (stats.open && stats.ready == 1).then_some(())
+    })
+    .await;
     assert_eq!(world.reasons(job.id).await, (false, vec!["no_worker", "waiting_turn"]));
 
     let paused = Paused { since: Timestamp::from_millis(1), by: "ops".into(), reason: None };

@@ -18,9 +18,12 @@ pub fn withdraw(s: &State, at: usize, moves: &mut Moves<'_>) {
     let goes_first = |outcome: &Outcome| match outcome.ended {
         Ended::Nothing | Ended::Other => false,
         Ended::Succeeded | Ended::Lost => moves.rules.keep(Rule::DirectAfterOutbox),
-        Ended::Retry => moves.rules.keep(Rule::DirectAfterRetry),
+        Ended::Retry => {
+            moves.rules.keep(Rule::DirectAfterOutbox) && moves.rules.keep(Rule::DirectKnown)
+        }
     };
-    if s.live.outbox.waiting.iter().any(goes_first) {
+    let knows = engine::knows(s, at, moves.rules);
+    if !knows && s.live.outbox.waiting.iter().any(goes_first) {
         return;
     }
     let mut to = *s;

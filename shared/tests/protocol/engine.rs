@@ -101,7 +101,7 @@ pub fn outcome_of(lease: &Lease) -> Outcome {
 
 /// Whether the job waits because this lease, or a later one, has ended: its attempt has counted.
 fn has_ended(entry: Entry, lease: Lease, token: u8) -> bool {
-    let counted = entry.attempts != lease.attempts || entry.token == token;
+    let counted = entry.attempts > lease.attempts || entry.token == token;
     entry.fence > lease.fence || (entry.fence == lease.fence && counted)
 }
 
@@ -141,9 +141,7 @@ pub fn adopt(s: &mut State, at: usize, rules: Rules, broken: &mut Broken) -> boo
 pub fn withdraw(s: &mut State, at: usize, rules: Rules) -> bool {
     let (lease, token) = (s.leases[at], at as u8 + 1);
     let entry = s.live.entry;
-    let is_later = matches!(entry.place, Place::Ready | Place::Leased) && entry.fence > lease.fence;
-    let has_counted = lease.fails && is_later && entry.attempts > lease.attempts;
-    if has_counted && rules.keep(Rule::DirectCounted) {
+    if knows(s, at, rules) {
         return true;
     }
     let own = entry.token == token;
@@ -162,6 +160,20 @@ pub fn withdraw(s: &mut State, at: usize, rules: Rules) -> bool {
         put_tombstone_of(s, lease, rules);
     }
     goes_on
+}
+
+/// Whether the engine shows that this very lease was settled, or a later one that has counted its retry. Its outcome may be
+/// recorded as it is.
+pub fn knows(s: &State, at: usize, rules: Rules) -> bool {
+    let (lease, entry, token) = (s.leases[at], s.live.entry, at as u8 + 1);
+    let own = entry.token == token && entry.fence == lease.fence && rules.keep(Rule::DirectKnown);
+    let later = lease.fails && entry.fence > lease.fence && entry.attempts > lease.attempts;
+    match entry.place {
+        Place::Finishing => own && !lease.fails,
+        Place::Ready if own && lease.fails => true,
+        Place::Ready | Place::Leased => later && rules.keep(Rule::DirectCounted),
+        Place::Absent | Place::Tombstone => false,
+    }
 }
 
 /// Leaves the tombstone of a lease whose outcome is about to be committed, unless a later one stands.

@@ -151,8 +151,8 @@ pub const MUTATIONS: &[Mutation] = &[
         Check::ReclaimedRecorded,
     ),
     without(
-        "the direct path does not wait for a retry in the outbox",
-        &[Rule::DirectAfterRetry],
+        "the direct path refuses what waits in the outbox",
+        &[Rule::DirectKnown],
         scopes::RETRY,
         Check::CleanLossRepeats,
     ),

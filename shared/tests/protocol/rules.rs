@@ -61,9 +61,9 @@ pub enum Rule {
     DirectInWindow,
     /// The direct path waits until the outcomes that the engine has of this job are recorded.
     DirectAfterOutbox,
-    /// Also until a retry is recorded, which leaves the job waiting in the engine: to refuse its repeat is to say that it
-    /// is recorded.
-    DirectAfterRetry,
+    /// What the engine shows as settled by this very lease, the direct path records: to refuse it is to say that it is on
+    /// record, and the outbox may go back in time.
+    DirectKnown,
     /// The direct path records a retry that a later lease has counted, and leaves that lease alone.
     DirectCounted,
     /// The tombstone of a retry keeps out forms of the same fence in which its attempt has not counted.

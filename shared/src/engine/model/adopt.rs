@@ -96,7 +96,8 @@ pub(super) fn has_ended(
     tally: (u32, u32),
     lease_id: Option<LeaseId>,
 ) -> bool {
-    let has_counted = (entry.attempt, entry.crashes) != tally;
+    // A lower one is no sign of it: the ledger may have noted the lease without what was lost before.
+    let has_counted = entry.attempt > tally.0 || entry.crashes > tally.1;
     let is_settled = lease_id.is_some() && entry.lease_id == lease_id;
     entry.fence > fence || (entry.fence == fence && (has_counted || is_settled))
 }

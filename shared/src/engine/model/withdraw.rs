@@ -11,50 +11,77 @@ impl Shard {
         &mut self,
         now: Timestamp,
         leases: &[Withdrawal],
-        seen: Option<Position>,
+        looked: Option<Looked>,
     ) -> WithdrawReply {
-        let position = self.position();
-        let has_come = |seen: Position| {
-            seen.generation == position.generation && position.recorded_seq >= seen.last_seq
-        };
+        let Position { generation, last_seq, .. } = self.position();
+        let looked = looked.filter(|looked| looked.generation == generation);
         let all = self.outbox.len();
-        let since = seen.filter(|seen| has_come(*seen));
-        let fresh =
-            since.map_or(all, |seen| all.min(position.last_seq.saturating_sub(seen.last_seq)));
-        let is_long = fresh > u64::from(self.bounds.move_max);
-        let late = self.outbox.iter().skip((all - fresh) as usize);
-        let behind: HashSet<JobId> = late.map(|outcome| outcome.id).collect();
+        let before = last_seq.saturating_sub(all);
+        let skip = looked.map_or(0, |looked| looked.seq.saturating_sub(before));
+        let last = all.min(skip.saturating_add(self.bounds.move_max.into()));
+        let look = self.outbox.iter().skip(skip as usize).take(self.bounds.move_max as usize);
+        let waiting = look.map(|outcome| outcome.id).collect();
         self.tombstones.turn(now);
-        let answer = |lease: &Withdrawal| match is_long || behind.contains(&lease.id) {
-            true => Withdrawn::Behind,
-            false => self.withdraw_one(lease),
-        };
-        WithdrawReply { leases: leases.iter().map(answer).collect(), position }
+        let answer = |lease: &Withdrawal| self.withdraw_one(lease, &waiting, last == all);
+        WithdrawReply {
+            leases: leases.iter().map(answer).collect(),
+            looked: Looked { generation, seq: before + last },
+        }
     }
 
-    fn withdraw_one(&mut self, lease: &Withdrawal) -> Withdrawn {
-        let Withdrawal { id, fence, lease_id, attempt, crashes, .. } = *lease;
-        if let Some(entry) = self.entries.get(&id) {
-            let is_stolen = match entry.status {
-                // Of an outcome that is lost; else it would be among those behind.
-                Status::Finishing => return Withdrawn::Behind,
-                Status::Leased { .. } => {
-                    let is_other = lease_id.is_some() && entry.lease_id != lease_id;
-                    entry.fence > fence || (entry.fence == fence && is_other)
-                }
-                Status::Ready | Status::Delayed => {
-                    has_ended(entry, fence, (attempt, crashes), lease_id)
-                }
-            };
-            if is_stolen {
-                let has_counted = entry.fence > fence && entry.attempt > attempt;
-                let is_known_retry = has_counted && lease.then == Then::Retry;
-                return if is_known_retry { Withdrawn::Counted } else { Withdrawn::Stolen };
-            }
-            self.unplace(id);
-            self.forget(id);
+    fn withdraw_one(
+        &mut self,
+        lease: &Withdrawal,
+        waiting: &HashSet<JobId>,
+        is_end: bool,
+    ) -> Withdrawn {
+        let entry = self.entries.get(&lease.id);
+        if entry.is_some_and(|entry| is_settled(entry, lease)) {
+            return Withdrawn::Known;
         }
-        self.tombstones.raise(id, lease.tombstone());
+        if waiting.contains(&lease.id) {
+            return Withdrawn::Waits;
+        }
+        if !is_end {
+            return Withdrawn::Behind;
+        }
+        if let Some(entry) = entry {
+            if let Some(refused) = refuse(entry, lease) {
+                return refused;
+            }
+            self.unplace(lease.id);
+            self.forget(lease.id);
+        }
+        self.tombstones.raise(lease.id, lease.tombstone());
         Withdrawn::Out
     }
+}
+
+/// Whether an entry is what the settle of this very lease has left.
+fn is_settled(entry: &Entry, lease: &Withdrawal) -> bool {
+    let is_own = lease.lease_id.is_some() && entry.lease_id == lease.lease_id;
+    let is_over = lease.then == Then::Over;
+    let is_left = match entry.status {
+        Status::Finishing => is_over,
+        Status::Ready | Status::Delayed => !is_over,
+        Status::Leased { .. } => false,
+    };
+    is_own && entry.fence == lease.fence && is_left
+}
+
+/// Why an entry stays, if it does. No outcome of its job waits.
+fn refuse(entry: &Entry, lease: &Withdrawal) -> Option<Withdrawn> {
+    let Withdrawal { fence, lease_id, attempt, crashes, then, .. } = *lease;
+    if entry.fence > fence {
+        let has_counted = then == Then::Retry && entry.attempt > attempt;
+        return Some(if has_counted { Withdrawn::Known } else { Withdrawn::Stolen });
+    }
+    let is_stolen = match entry.status {
+        // The outcome of what has ended here is lost.
+        Status::Leased { .. } | Status::Finishing => {
+            entry.fence == fence && lease_id.is_some() && entry.lease_id != lease_id
+        }
+        Status::Ready | Status::Delayed => has_ended(entry, fence, (attempt, crashes), lease_id),
+    };
+    is_stolen.then_some(Withdrawn::Stolen)
 }

@@ -340,7 +340,7 @@ fn garbage(script: &'static str, count: u64) {
 }
 
 /// As [`batches`], but one empty batch of nothing: its reply tells the position.
-fn some_batches<T>(items: &[T], id: impl Fn(&T) -> JobId) -> Vec<&[T]> {
+pub(super) fn some_batches<T>(items: &[T], id: impl Fn(&T) -> JobId) -> Vec<&[T]> {
     if items.is_empty() { vec![items] } else { batches(items, id) }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::changes::batches;
+use super::changes::{batches, some_batches};
 use super::script::Way;
 use super::{Redis, layout};
 use crate::engine::*;
@@ -86,31 +86,35 @@ impl Redis {
         &self,
         shard: &ShardId,
         leases: &[Withdrawal],
-        seen: Option<Position>,
+        looked: Option<Looked>,
     ) -> Result<WithdrawReply, EngineError> {
         let mut whole = Vec::with_capacity(leases.len());
-        let mut position = Position::default();
-        for batch in batches(leases, |lease| lease.id) {
+        // The least of all calls: what it covers was looked through for every lease.
+        let mut least: Option<Looked> = None;
+        for batch in some_batches(leases, |lease| lease.id) {
             let mut reply = self
                 .change(&self.scripts.withdraw, shard, |cmd| {
-                    cmd.arg(batch.len()).arg(layout::seen(seen));
+                    cmd.arg(batch.len()).arg(layout::looked(looked));
                     for lease in batch {
                         cmd.arg(lease.id.as_bytes()).arg(layout::withdrawal(lease));
                     }
                 })
                 .await?;
             reply.expect("withdrawn")?;
-            position = super::changes::read_position(&mut reply)?;
+            let now = layout::read_looked(&reply.bytes()?);
+            let now = reply.sound(now)?;
+            least = Some(least.filter(|least| least.seq < now.seq).unwrap_or(now));
             whole.extend(reply.letters(batch.len(), |letter| match letter {
                 b'O' => Some(Withdrawn::Out),
+                b'W' => Some(Withdrawn::Waits),
                 b'B' => Some(Withdrawn::Behind),
-                b'C' => Some(Withdrawn::Counted),
+                b'K' => Some(Withdrawn::Known),
                 b'T' => Some(Withdrawn::Stolen),
                 _ => None,
             })?);
             reply.end()?;
         }
-        Ok(WithdrawReply { leases: whole, position })
+        Ok(WithdrawReply { leases: whole, looked: least.expect("there is a call at least") })
     }
 
     pub async fn open_gate(

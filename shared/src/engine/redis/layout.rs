@@ -305,14 +305,21 @@ pub(super) fn withdrawal(lease: &Withdrawal) -> Vec<u8> {
     out
 }
 
-/// A position that `withdraw` compares: the last number, and the generation if there is one. Nothing for none.
-pub(super) fn seen(position: Option<Position>) -> Vec<u8> {
+/// How far an outbox was looked through: the number, and the generation if there is one. Nothing for none.
+pub(super) fn looked(looked: Option<Looked>) -> Vec<u8> {
     let mut out = Vec::with_capacity(16);
-    if let Some(Position { generation, last_seq, .. }) = position {
-        out.put_slice(&number_bytes(last_seq));
+    if let Some(Looked { generation, seq }) = looked {
+        out.put_slice(&number_bytes(seq));
         out.extend(generation.map(number_bytes).into_iter().flatten());
     }
     out
+}
+
+/// Reads what [`looked`] wrote.
+pub(super) fn read_looked(mut bytes: &[u8]) -> Result<Looked, Damaged> {
+    let seq = bytes.try_get_u64()?;
+    let generation = if bytes.is_empty() { None } else { Some(bytes.try_get_u64()?) };
+    if bytes.is_empty() { Ok(Looked { generation, seq }) } else { Err(Damaged) }
 }
 
 /// For each job whether its attempt is under way, as `push` takes it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Position, Then, Withdrawal, Withdrawn};
+use crate::engine::{Adopted, Adoption, Ended, LiveEntry, Looked, Then, Withdrawal, Withdrawn};
 
 impl Rig {
     /// What the holder of a lease of job `n` knows of it.
@@ -147,6 +147,20 @@ pub async fn a_later_lease_or_fence_is_not_taken_away(rig: &Rig) {
     assert!(matches!(rig.state(0).await, Some(LiveState::Ready { .. })));
 }
 
+/// A lower tally is no sign that the lease has ended: the ledger may note it without the losses before it.
+pub async fn a_lower_tally_ends_no_lease(rig: &Rig) {
+    let (held, known) = rig.lose_one().await;
+    rig.push(&[Push { fence: held.fence, under_way: true, ..rig.job(0).await }]).await;
+    let known = Adoption { job: Push { crashes: 1, attempt: 2, ..known.job }, ..known };
+    let lower = Withdrawal { crashes: 1, attempt: 2, ..withdrawal(held, Then::Retry) };
+    assert_eq!(rig.adopt(&known).await, rig.held_until().await);
+    assert_eq!(rig.withdraw(lower).await, Withdrawn::Out);
+    let over = Held { id: id(1), ..held };
+    rig.push(&[Push { fence: held.fence, under_way: true, ..rig.job(1).await }]).await;
+    let lower = Withdrawal { crashes: 1, attempt: 2, ..withdrawal(over, Then::Over) };
+    assert_eq!(rig.withdraw(lower).await, Withdrawn::Out);
+}
+
 /// The tally of the job tells.
 pub async fn a_retried_attempt_is_not_adopted(rig: &Rig) {
     let (held, claimed) = rig.hold_one().await;
@@ -265,10 +279,10 @@ impl Rig {
     async fn withdraw_after(
         &self,
         lease: Withdrawal,
-        seen: Option<Position>,
-    ) -> (Withdrawn, Position) {
-        let reply = self.engine.withdraw(&self.shard, &[lease], seen).await.expect("withdraw");
-        (reply.leases[0], reply.position)
+        looked: Option<Looked>,
+    ) -> (Withdrawn, Looked) {
+        let reply = self.engine.withdraw(&self.shard, &[lease], looked).await.expect("withdraw");
+        (reply.leases[0], reply.looked)
     }
 }
 
@@ -315,51 +329,68 @@ pub async fn a_withdrawn_job_that_runs_again_comes_back_waiting(rig: &Rig) {
     assert_eq!(rig.push(&[waits]).await, [Pushed::Present], "the end stands");
 }
 
-/// A retry that a later lease knows of is left to be recorded, and that lease is left alone.
-pub async fn a_retry_that_has_counted_is_told_apart(rig: &Rig) {
+/// What was settled here, and a retry that a later lease has counted, may be recorded; nothing is taken out for it.
+pub async fn an_outcome_that_the_engine_knows_is_told_apart(rig: &Rig) {
     let (held, _) = rig.hold_one().await;
     rig.settle(held, Verdict::Retry { delay: Duration::ZERO }).await;
+    let (retry, over) = (withdrawal(held, Then::Retry), withdrawal(held, Then::Over));
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Known, "it waits in the outbox");
     rig.confirm_all().await;
-    let retry = withdrawal(held, Then::Retry);
+    assert_eq!(rig.withdraw(over).await, Withdrawn::Stolen, "it was settled otherwise");
     let (later, _) = rig.claim_one().await;
-    assert_eq!(rig.withdraw(retry).await, Withdrawn::Counted);
-    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Stolen);
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Known);
+    assert_eq!(rig.withdraw(over).await, Withdrawn::Stolen);
     assert_eq!(rig.withdraw(withdrawal(held, Then::Again)).await, Withdrawn::Stolen);
     let second = Withdrawal { attempt: 1, ..retry };
     assert_eq!(rig.withdraw(second).await, Withdrawn::Stolen, "the second has not counted");
     assert!(matches!(rig.extend(later, LEASE).await, Extended::Held { .. }));
     assert_eq!(rig.lose_leases().await, 1);
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Waits, "the loss");
     rig.confirm_all().await;
-    assert_eq!(rig.withdraw(retry).await, Withdrawn::Counted, "also when that one is lost");
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Known, "also when that one is lost");
+    let (last, _) = rig.claim_one().await;
+    rig.settle(last, Verdict::Succeeded).await;
+    assert_eq!(rig.withdraw(withdrawal(last, Then::Over)).await, Withdrawn::Known);
+    assert_eq!(rig.state(0).await, Some(LiveState::Finishing));
 }
 
-/// To refuse a repeat is to say that its outcome is on record.
+/// A lease that was taken back must not count.
 pub async fn what_waits_of_a_job_goes_before_its_withdrawal(rig: &Rig) {
     rig.open_with(3).await;
     let mut claims = rig.claim(2).await;
     let (held, other) = (claims.remove(0).0, claims.remove(0).0);
     rig.settle(other, Verdict::Succeeded).await;
-    let retry = withdrawal(held, Then::Retry);
+    let nameless = |held, then| Withdrawal { lease_id: None, ..withdrawal(held, then) };
+    let retry = nameless(held, Then::Retry);
     rig.settle(held, Verdict::Retry { delay: LEASE }).await;
-    let (answer, seen) = rig.withdraw_after(retry, None).await;
-    assert_eq!((answer, seen.generation), (Withdrawn::Behind, Some(1)));
-    assert!(seen.recorded_seq < seen.last_seq);
-    assert_eq!(rig.withdraw_after(retry, Some(seen)).await.0, Withdrawn::Behind, "not recorded");
+    assert_eq!(rig.withdraw(retry).await, Withdrawn::Waits);
     rig.confirm_all().await;
     let (third, _) = rig.claim_one().await;
     rig.settle(third, Verdict::Succeeded).await;
     assert_eq!(rig.withdraw(retry).await, Withdrawn::Stolen, "what waits is of another");
-    let elsewhere = Position { generation: Some(2), ..seen };
-    let dead = withdrawal(third, Then::Over);
-    for seen in [seen, elsewhere] {
-        assert_eq!(
-            rig.withdraw_after(dead, Some(seen)).await.0,
-            Withdrawn::Behind,
-            "it came later"
-        );
-    }
+    let over = nameless(third, Then::Over);
+    assert_eq!(rig.withdraw(over).await, Withdrawn::Waits);
     rig.confirm_all().await;
-    assert_eq!(rig.withdraw_after(dead, Some(seen)).await.0, Withdrawn::Out);
+    assert_eq!(rig.withdraw(over).await, Withdrawn::Out);
+}
+
+/// Some at a time, and by whichever generation did so.
+pub async fn a_long_outbox_is_looked_through_once(rig: &Rig) {
+    rig.open_with(12).await;
+    let (held, _) = rig.claim_one().await;
+    for (ended, _) in rig.claim(9).await.into_iter().chain(rig.claim(2).await) {
+        rig.settle(ended, Verdict::Succeeded).await;
+    }
+    let over = withdrawal(held, Then::Over);
+    let (first, looked) = rig.withdraw_after(over, None).await;
+    let (second, further) = rig.withdraw_after(over, Some(looked)).await;
+    assert_eq!((first, second), (Withdrawn::Behind, Withdrawn::Behind));
+    assert_eq!(further.seq, looked.seq + u64::from(BOUNDS.move_max));
+    let elsewhere = Looked { generation: Some(2), ..further };
+    assert_eq!(rig.withdraw_after(over, Some(elsewhere)).await, (Withdrawn::Behind, looked));
+    assert!(matches!(rig.state(0).await, Some(LiveState::Leased { .. })), "nothing was changed");
+    let (third, end) = rig.withdraw_after(over, Some(further)).await;
+    assert_eq!((third, end.seq), (Withdrawn::Out, rig.last_outcome().await.seq));
 }
 
 /// Whoever has a later lease decides, and so does an end that waits to be recorded.
@@ -378,7 +409,8 @@ pub async fn a_job_of_others_is_not_withdrawn(rig: &Rig) {
     );
     let (held, _) = rig.claim_one().await;
     rig.settle(held, Verdict::Dead).await;
-    assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Behind);
+    let nameless = Withdrawal { lease_id: None, ..withdrawal(held, Then::Over) };
+    assert_eq!(rig.withdraw(nameless).await, Withdrawn::Waits);
     rig.confirm_all().await;
     assert_eq!(rig.withdraw(withdrawal(held, Then::Over)).await, Withdrawn::Out);
 }

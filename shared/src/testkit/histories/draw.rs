@@ -182,10 +182,10 @@ pub enum Step {
         above: i64,
         foreign: bool,
     },
-    /// `seen`: how many positions back; none if there was none.
+    /// `looked`: as the answer so many back said; none if there was none.
     Withdraw {
         leases: Vec<WithdrawalPick>,
-        seen: Option<u8>,
+        looked: Option<u8>,
     },
     Gate,
     Scan,
@@ -382,7 +382,7 @@ fn gates(rng: &mut StdRng) -> Step {
             Step::Seal { above: pick(rng, &[0, 0, 0, 0, 1, -1]), foreign: rng.random_ratio(1, 10) }
         }
         23..32 => Step::Withdraw {
-            seen: pick(rng, &[None, Some(0), Some(1), Some(3)]),
+            looked: pick(rng, &[None, Some(0), Some(0), Some(1)]),
             leases: some(rng, 3, |rng| WithdrawalPick {
                 held: held(rng),
                 with_token: rng.random(),

@@ -30,8 +30,8 @@ pub struct Player {
     ledger: u8,
     generation: u64,
     last_running: Option<(Timestamp, JobId)>,
-    /// As answers told them.
-    positions: Vec<Position>,
+    /// As withdrawals told them.
+    looks: Vec<Looked>,
 }
 
 impl Player {
@@ -120,12 +120,12 @@ impl Player {
                 ledger: ledger(self.ledger + u8::from(*foreign)),
                 generation: self.generation.saturating_add_signed(*above),
             },
-            Step::Withdraw { leases, seen } => {
+            Step::Withdraw { leases, looked } => {
                 let withdrawal = |pick| self.withdrawal(pick);
-                let back = |back: u8| self.positions.iter().rev().nth(usize::from(back)).copied();
+                let back = |back: u8| self.looks.iter().rev().nth(usize::from(back)).copied();
                 Call::Withdraw {
                     leases: leases.iter().map(withdrawal).collect::<Option<_>>()?,
-                    seen: seen.and_then(back),
+                    looked: looked.and_then(back),
                 }
             }
             Step::Gate => Call::Gate,
@@ -154,11 +154,8 @@ impl Player {
                 self.adoptions.insert((job.id, job.fence), adoption);
             }
         }
-        if let Reply::Withdraw(WithdrawReply { position, .. })
-        | Reply::Extend(ExtendReply { position, .. })
-        | Reply::Settle(SettleReply { position, .. }) = reply
-        {
-            self.positions.push(*position);
+        if let Reply::Withdraw(WithdrawReply { looked, .. }) = reply {
+            self.looks.push(*looked);
         }
         if let Reply::Leased(running) = reply {
             self.last_running = running.last().map(|lease| (lease.claimed_at, lease.id));

@@ -93,15 +93,16 @@ impl Rig {
     }
 }
 
-/// Goal: who is told that its outcome is stale forgets it, so by then it must be on record. Method: each verdict that has
-/// the job wait is settled, its reply lost, and nobody records; then the worker comes by the direct path.
+/// Goal: who is told that its outcome is stale forgets it, so by then it must be on record. Method: each verdict is settled,
+/// its reply lost, and nobody records; then the worker comes by the direct path, and once more when all is recorded.
 #[tokio::test]
-async fn what_waits_in_the_outbox_is_on_record_before_its_repeat_is_refused() {
+async fn what_waits_in_the_outbox_is_on_record_when_its_repeat_is_answered() {
     let delay = LEASE;
     let verdicts = [
         (Verdict::Retry { delay }, JobState::Retrying, 1),
         (Verdict::Snooze { delay }, JobState::Scheduled, 0),
         (Verdict::Release, JobState::Ready, 0),
+        (Verdict::Succeeded, JobState::Succeeded, 1),
     ];
     for (verdict, state, attempt) in verdicts {
         let rig = Rig::new().await;
@@ -111,9 +112,14 @@ async fn what_waits_in_the_outbox_is_on_record_before_its_repeat_is_refused() {
         let ended = match verdict {
             Verdict::Retry { .. } => Ended::Retry(mine.at.plus(delay)),
             Verdict::Snooze { .. } => Ended::Snoozed(mine.at.plus(delay)),
-            _ => Ended::Released,
+            Verdict::Release => Ended::Released,
+            _ => Ended::Succeeded,
         };
-        assert_eq!(rig.record_direct(&mine, ended).await, Recorded::Stale);
+        for reply in [Recorded::Applied, Recorded::Stale] {
+            assert_eq!(rig.record_direct(&mine, ended).await, reply);
+            assert_eq!(rig.on_record(id).await, (state, mine.job.fence, attempt));
+            rig.record_all().await;
+        }
         assert_eq!(rig.on_record(id).await, (state, mine.job.fence, attempt));
     }
 }

@@ -61,6 +61,7 @@ impl Mine {
     }
 
     pub fn record(&self, namespace: &Namespace, ended: Ended) -> Record {
+        let counts = !matches!(ended, Ended::Snoozed(_) | Ended::Released);
         Record {
             namespace: namespace.clone(),
             id: self.job.id,
@@ -68,7 +69,7 @@ impl Mine {
             ended,
             at: self.at,
             claimed_at: Some(self.at),
-            attempt: self.job.attempt + 1,
+            attempt: self.job.attempt + u32::from(counts),
             crashes: self.job.crashes,
             worker: None,
             output: None,

@@ -30,9 +30,10 @@ local function judge(job, proof, old, held, tomb)
     return (bound or old_fence >= fence) and -2 or 2
   end
   if old_fence > fence then return -2 end
-  local tally = held and sub(held, 27, 30) .. sub(held, 55, 58) or sub(old, 9, 16)
-  -- Of another tally, or settled: that lease has ended.
-  local ended = tally ~= sub(job, 9, 16) or (held and sub(held, 31, 46) == sub(proof, 1, 16))
+  local crashes, attempt = unpacked(">I4", held or old, held and 27 or 9), unpacked(">I4", held or old, held and 55 or 13)
+  local counted = crashes > unpacked(">I4", job, 9) or attempt > unpacked(">I4", job, 13)
+  -- Of a higher tally, or settled: that lease has ended.
+  local ended = counted or (held and sub(held, 31, 46) == sub(proof, 1, 16))
   if old_fence == fence and ended then return -2 end
   return 2
 end

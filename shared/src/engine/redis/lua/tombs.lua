@@ -16,7 +16,7 @@ local function standing(ids)
     -- Hash `number % 2` belongs to window `number` only if the shard has not been idle since.
     if number == window or number == window - 1 then
       for i, tomb in ipairs(fetch(TOMBS[number % 2], ids)) do
-        if tomb then
+        if tomb and #tomb >= 8 then
           local fence, part = unpacked(">I8", tomb), #tomb > 8
           -- The later one was written with a view of the earlier.
           if fence >= fences[i] then fences[i], partly[i] = fence, part end

@@ -1,59 +1,66 @@
 -- withdraw.lua: takes jobs out whose outcomes are to be recorded past the engine.
 --
 -- ARGV[2] number of leases, their ids all different
--- ARGV[3] a position seen before: last seq u64, generation u64 if the gate was open; empty if none
+-- ARGV[3] up to where the outbox was looked through: seq u64, generation u64 if the gate was open; empty: from the first
 -- ARGV[4…] for each: id; fence u64, token (zero: not known), crashes u32, attempt u32 and u8 in one string: 0 the job is
 --          over, 1 its retry counts, 2 it runs again as if it had not begun
 --
--- Returns {"withdrawn", position, answers} with a letter per lease: B behind, O out, C counted, T stolen. Removes the jobs
--- that are out and writes their tombstones.
+-- Returns {"withdrawn", up to where it was looked through now, answers} with a letter per lease: K known, W waits, B
+-- behind, O out, T stolen. Removes the jobs that are out and writes their tombstones.
 local count = tonumber(ARGV[2])
-local seen, here, ids, behind = ARGV[3], position(), {}, {}
-
--- Outcomes that are not known to be on record.
-local fresh = call("LLEN", OUTBOX)
-if #seen > 0 and unpacked(">I8", rest) >= unpacked(">I8", seen) and sub(here, 17) == sub(seen, 9) then
-  fresh = min(fresh, max(last_seq - unpacked(">I8", seen), 0))
-end
-if fresh > MOVE_MAX then return { "withdrawn", here, string.rep("B", count) } end
-if fresh > 0 then
-  for _, outcome in ipairs(call("LRANGE", OUTBOX, -fresh, -1)) do behind[sub(outcome, 9, 24)] = true end
-end
+local looked, generation_now, ids = ARGV[3], sub(position(), 17), {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
 local present, helds = fetch(JOBS, ids), fetch(HELD, ids)
 local tombs, partly = standing(ids)
 
--- Why the job stays, or false.
+-- Some of the outbox, which has all numbers up to the last one.
+local skip, all = 0, call("LLEN", OUTBOX)
+local before = max(last_seq - all, 0)
+if #looked > 0 and sub(looked, 9) == generation_now then skip = max(unpacked(">I8", looked) - before, 0) end
+local last = min(all, skip + MOVE_MAX)
+local waiting = {}
+if last > skip then
+  for _, outcome in ipairs(call("LRANGE", OUTBOX, skip, last - 1)) do waiting[sub(outcome, 9, 24)] = true end
+end
+
+-- Whether this is what the settle of this very lease has left.
+local function settled_here(lease, held)
+  local status, over = byte(held, 1), byte(lease, 33) == 0
+  local own = sub(lease, 9, 24) ~= NO_TOKEN and sub(held, 31, 54) == sub(lease, 9, 24) .. sub(lease, 1, 8)
+  return own and ((status == FINISHING and over) or (status == WAITING and not over))
+end
+
+-- Why the job stays, or false. No outcome of it waits.
 local function stays(lease, old, held)
-  local fence = unpacked(">I8", lease)
+  local fence, token = unpacked(">I8", lease), sub(lease, 9, 24)
   local old_fence = unpacked(">I8", held or old, held and 47 or 1)
-  local status = held and byte(held, 1) or WAITING
-  -- Of an outcome that is lost; else it would be among those behind.
-  if status == FINISHING then return "B" end
-  -- A later lease, or what waits after one.
+  local crashes, attempt = unpacked(">I4", held or old, held and 27 or 9), unpacked(">I4", held or old, held and 55 or 13)
   if old_fence > fence then
-    local counted = held and unpacked(">I4", held, 55) or unpacked(">I4", old, 13)
-    return byte(lease, 33) == 1 and counted > unpacked(">I4", lease, 29) and "C" or "T"
+    return byte(lease, 33) == 1 and attempt > unpacked(">I4", lease, 29) and "K" or "T"
   end
-  local token = sub(lease, 9, 24)
-  if status == LEASED then
-    local other = token ~= NO_TOKEN and token ~= sub(held, 31, 46)
-    return old_fence == fence and other and "T"
-  end
-  local tally = held and sub(held, 27, 30) .. sub(held, 55, 58) or sub(old, 9, 16)
+  if old_fence < fence then return false end
+  -- What has ended here has lost its outcome, and is as if leased.
+  if held and byte(held, 1) ~= WAITING then return token ~= NO_TOKEN and token ~= sub(held, 31, 46) and "T" end
   local settled = held and token ~= NO_TOKEN and sub(held, 31, 46) == token
-  return old_fence == fence and (settled or tally ~= sub(lease, 25, 32)) and "T"
+  local counted = crashes > unpacked(">I4", lease, 25) or attempt > unpacked(">I4", lease, 29)
+  return (settled or counted) and "T"
+end
+
+local function judge(id, lease, old, held)
+  if held and settled_here(lease, held) then return "K" end
+  if waiting[id] then return "W" end
+  if last < all then return "B" end
+  return (old or held) and stays(lease, old, held)
 end
 
 local answers, gone, buried = {}, {}, {}
 for i = 1, count do
   local id, lease = ids[i], ARGV[2 * i + 3]
   local old, held = is_job(present[i]) and present[i], is_held(helds[i]) and helds[i]
-  local known = old or held
-  local kept = behind[id] and "B" or known and stays(lease, old, held)
+  local kept = judge(id, lease, old, held)
   answers[i] = kept or "O"
   if not kept then
-    if known then
+    if old or held then
       gone[#gone + 1] = id
       bytes = bytes - unpacked(">I4", old or held, old and 38 or 80)
     end
@@ -68,4 +75,4 @@ for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, gone) end
 each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
 save()
-return { "withdrawn", here, table.concat(answers) }
+return { "withdrawn", pack(">I8", before + last) .. generation_now, table.concat(answers) }

@@ -178,18 +178,21 @@ fn is_shut_by(state: &ShardDump, ledger: LedgerId, generation: u64) -> bool {
 fn withdraw(
     seen: &Seen<'_>,
     leases: &[Withdrawal],
-    WithdrawReply { leases: replies, position }: &WithdrawReply,
+    WithdrawReply { leases: replies, looked }: &WithdrawReply,
     wrong: &mut Vec<String>,
 ) {
     unchanged_if(!replies.contains(&Withdrawn::Out), seen, wrong);
-    let is_open = position.generation.is_some();
-    let numbers = (position.last_seq, position.recorded_seq, is_open);
-    let right = is_verified(seen.after, seen.process);
-    if numbers != (seen.after.last_seq, seen.after.recorded_seq, right) {
-        wrong.push(format!("{position:?} is not where the shard is"));
+    let is_open = looked.generation.is_some();
+    let known = seen.after.recorded_seq..=seen.after.last_seq;
+    if is_open != is_verified(seen.after, seen.process) || !known.contains(&looked.seq) {
+        wrong.push(format!("{looked:?} is not of this outbox"));
     }
+    let has_waited = |id: JobId| seen.before.outbox.iter().any(|outcome| outcome.id == id);
     for (lease, reply) in leases.iter().zip(replies) {
         let is_out = *reply == Withdrawn::Out;
+        if *reply == Withdrawn::Waits && !has_waited(lease.id) {
+            wrong.push(format!("nothing of {} waits", lease.id));
+        }
         if is_out && seen.after.entries.contains_key(&lease.id) {
             wrong.push(format!("{} is still there", lease.id));
         }
