@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::delivery::{PushError, Ticket};
 use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
@@ -16,7 +18,6 @@ use crate::limits;
 use crate::model::id::{JobId, LeaseId};
 use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
-use bytes::Bytes;
 
 /// Most outcomes of one pass; fewer mean that there were no more.
 pub const PASS_MAX: u32 = 500;
