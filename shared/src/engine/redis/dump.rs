@@ -140,8 +140,7 @@ fn tombstones(
     for parity in 0..2 {
         let number = if present % 2 == parity { present } else { present - 1 };
         for (id, tomb) in pairs(reply)? {
-            let tomb =
-                layout::read_tombstone(&tomb).map_err(|_| contradiction("a damaged tombstone"))?;
+            let tomb = read_tombstone(&tomb)?;
             if number + 1 >= now {
                 all.push((number, job_id(&id)?, tomb));
             }
@@ -149,6 +148,18 @@ fn tombstones(
     }
     all.sort_unstable();
     Ok(all)
+}
+
+/// Reads a tombstone: a fence, and a byte more if it is not whole.
+fn read_tombstone(bytes: &[u8]) -> Result<Tombstone, EngineError> {
+    let (fence, more) =
+        bytes.split_first_chunk().ok_or_else(|| contradiction("a short tombstone"))?;
+    let fence = Fence(u64::from_be_bytes(*fence));
+    match more {
+        [] => Ok(Tombstone::whole(fence)),
+        [1] => Ok(Tombstone { fence, whole: false }),
+        _ => Err(contradiction("a damaged tombstone")),
+    }
 }
 
 fn pairs(reply: &mut Reply) -> Result<Vec<(Bytes, Bytes)>, EngineError> {

@@ -327,16 +327,6 @@ pub(super) fn forms(jobs: &[Push]) -> Vec<u8> {
     jobs.iter().map(|job| u8::from(job.under_way)).collect()
 }
 
-/// Reads a tombstone: a fence, and a byte more if it is not whole.
-pub(super) fn read_tombstone(mut bytes: &[u8]) -> Result<Tombstone, Damaged> {
-    let fence = Fence(bytes.try_get_u64()?);
-    match bytes {
-        [] => Ok(Tombstone::whole(fence)),
-        [1] => Ok(Tombstone { fence, whole: false }),
-        _ => Err(Damaged),
-    }
-}
-
 /// What an adoption says beside its id and job.
 pub(super) fn adoption_proof(adoption: &Adoption) -> Vec<u8> {
     let held = Held { id: adoption.job.id, fence: adoption.job.fence, lease_id: adoption.lease_id };
