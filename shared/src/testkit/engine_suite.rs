@@ -36,6 +36,7 @@ pub mod reap;
 pub mod settle;
 pub mod signals;
 pub mod tombstones;
+pub mod withdraw;
 
 /// Bounds that a case reaches with few jobs. The engine under test must run with them.
 pub const BOUNDS: Bounds =
@@ -457,18 +458,20 @@ macro_rules! engine_cases {
             an_older_view_gives_way
             adoption_is_bound_once_the_gate_is_sealed
             a_stale_end_gives_way_to_a_later_lease
-            a_withdrawn_job_is_out
-            a_withdrawn_job_that_runs_again_comes_back_waiting
-            an_outcome_that_the_engine_knows_is_told_apart
-            what_waits_of_a_job_goes_before_its_withdrawal
-            a_long_outbox_is_looked_through_once
-            a_job_of_others_is_not_withdrawn
             adoption_needs_no_room
             adopt_answers_for_each_lease_in_order
             a_walk_sees_every_state
             a_walk_sees_all
             only_what_was_seen_is_dropped
             a_buried_job_stays_out
+        );
+        $crate::engine_cases!(@ $mode $rig, withdraw:
+            a_withdrawn_job_is_out
+            a_withdrawn_job_that_runs_again_comes_back_waiting
+            an_outcome_that_the_engine_knows_is_told_apart
+            what_waits_of_a_job_goes_before_its_withdrawal
+            a_long_outbox_is_looked_through_once
+            a_job_of_others_is_not_withdrawn
         );
         $crate::engine_cases!(@ $mode $rig, feed:
             events_are_read_in_order_once

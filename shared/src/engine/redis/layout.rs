@@ -10,9 +10,9 @@ use crate::engine::*;
 
 /// Bytes of an outcome before its detail.
 pub(super) const OUTCOME_HEAD: usize = 97;
-/// Lua's numbers are exact up to here; as an `expires_at` it means never.
 /// Follows the id of a worker that is at it.
 const PRESENT: u8 = b'p';
+/// Lua's numbers are exact up to here; as an `expires_at` it means never.
 const NUMBER_MAX: i64 = 1 << 53;
 /// Bytes of a job before its kind.
 const JOB_HEAD: usize = 50;
