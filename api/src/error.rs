@@ -79,6 +79,8 @@ codes! {
         "`unique.on_conflict` is `reject` (or the holder already runs). `holder` is the id of that job.";
     StateConflict 409 "state_conflict" "The state of the job or run does not allow this"
         "For example cancelling a finished job, deleting one that is not finished, or retrying a workflow that runs. `state` says which state it is in.";
+    ScheduleExists 409 "schedule_exists" "There is such a schedule"
+        "The name is taken: `PATCH /v1/schedules/{name}` changes it. Or the namespace has 10,000 schedules already.";
     KeyConflict 409 "replay_gone" "The first answer is no longer there"
         "The idempotency key was used before with the same body, but its job was refused then or has been forgotten since, or what it made is an API key, whose text is shown once.";
     BatchRefused 409 "batch_refused" "The batch was refused as a whole"

@@ -61,6 +61,7 @@ pub fn base() -> OpenApi {
     let tags = [
         ("jobs", "Submit, watch and change jobs."),
         ("workflows", "Graphs of jobs: submit, watch, signal and change them."),
+        ("schedules", "Jobs and workflows at times: every due time is accounted for."),
         ("queues", "Depths, settings, pause and purge."),
         ("workers", "Who works, and what workers report."),
         ("leases", "Jobs for workers that have nothing but this API."),

@@ -17,6 +17,7 @@ pub mod lease;
 pub mod queue;
 pub mod report;
 pub mod retry;
+pub mod schedule;
 pub mod workflow;
 
 /// A text that borrows from the body where it has no escapes.

@@ -23,6 +23,7 @@ pub mod probes;
 pub mod queues;
 pub mod reading;
 pub mod reports;
+pub mod schedules;
 pub mod submit;
 pub mod workers;
 pub mod workflows;
@@ -69,6 +70,18 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(definitions::put_definition, definitions::get_definition))
         .routes(routes!(definitions::list_versions))
         .routes(routes!(definitions::get_version))
+        .routes(routes!(schedules::create_schedule, schedules::list_schedules))
+        .routes(routes!(
+            schedules::get_schedule,
+            schedules::patch_schedule,
+            schedules::delete_schedule
+        ))
+        .routes(routes!(schedules::pause_schedule))
+        .routes(routes!(schedules::resume_schedule))
+        .routes(routes!(schedules::fires::trigger_schedule))
+        .routes(routes!(schedules::fires::backfill_schedule))
+        .routes(routes!(schedules::fires::list_fires))
+        .routes(routes!(schedules::fires::list_next))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

@@ -10,6 +10,7 @@ pub mod job;
 pub mod key;
 pub mod plan;
 pub mod queue;
+pub mod schedule;
 pub mod submit;
 pub mod worker;
 pub mod workflow;

@@ -17,6 +17,7 @@ mod pump;
 #[cfg(test)]
 mod rig;
 mod running;
+mod schedules;
 mod sweep;
 mod workflows;
 
@@ -35,6 +36,7 @@ pub(crate) fn start(
     tasks.spawn(sweep::run(life.clone(), lead.clone(), shutdown.clone()));
     tasks.spawn(prune::run(life.clone(), settings.retention, shutdown.clone()));
     tasks.spawn(workflows::run(life.clone(), shutdown.clone()));
+    tasks.spawn(schedules::run(life.clone(), lead.clone(), shutdown.clone()));
     tasks.spawn(gauges::run(life.clone(), shutdown.clone()));
 }
 

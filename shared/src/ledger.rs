@@ -29,6 +29,8 @@ mod queue;
 mod queue_walk;
 mod run_calls;
 pub mod runs;
+mod schedule_calls;
+pub mod schedules;
 mod settings_text;
 pub mod sqlite;
 mod unreadable;

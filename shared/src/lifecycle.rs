@@ -35,6 +35,7 @@ mod lost;
 pub mod push;
 pub mod record;
 pub mod resume;
+pub mod schedule;
 mod submit;
 pub mod sweep;
 pub mod verify;

@@ -5,5 +5,6 @@ pub mod id;
 pub mod job;
 pub mod name;
 pub mod retry;
+pub mod schedule;
 pub mod time;
 pub mod workflow;

@@ -10,11 +10,11 @@ use serde_json::Value as Json;
 use windlass_shared::model::name::QueueName;
 use windlass_shared::model::time::{Span, Timestamp};
 use windlass_shared::model::workflow::graph::Graph;
-use windlass_shared::model::workflow::{StepSpec, Work, WorkflowSpec, limits};
+use windlass_shared::model::workflow::{JobTemplate, StepSpec, Work, WorkflowSpec, limits};
 
-use super::job::{Names, check_tags};
+use super::job::{JobRequest, Names, check_tags};
 use super::{Faults, Text};
-use crate::error::{ApiError, Code, FieldError};
+use crate::error::{ApiError, Code};
 use crate::queue_cache::Known;
 
 pub mod added;
@@ -85,13 +85,45 @@ pub fn check_request(
     unnamed: Unnamed<'_>,
     context: &Context,
 ) -> Result<Checked, ApiError> {
+    check_request_below(request, "", unnamed, context)
+}
+
+/// As [`check_request`], of a document at `base` in the body.
+///
+/// # Errors
+/// As [`check_request`].
+pub fn check_request_below(
+    request: WorkflowRequest<'_>,
+    base: &str,
+    unnamed: Unnamed<'_>,
+    context: &Context,
+) -> Result<Checked, ApiError> {
     let mut desk = Desk::new(context);
-    let checked = desk.document(request, "", 1, unnamed);
+    let checked = desk.document(request, base, 1, unnamed);
     let depth = desk.deepest;
     desk.faults.finish()?;
     let mut checked = checked.expect("no fault was noted, so the document was understood");
     checked.depth = depth;
     Ok(checked)
+}
+
+/// Checks a job that is made later by itself; its faults are noted where `faults` stands. Its expressions may read no
+/// steps.
+pub fn check_template(
+    request: JobRequest<'_>,
+    context: &Context,
+    faults: &mut Faults,
+) -> Option<JobTemplate> {
+    let mut desk = Desk::new(context);
+    std::mem::swap(&mut desk.faults, faults);
+    let found = desk.job(request, false);
+    std::mem::swap(&mut desk.faults, faults);
+    let (template, reads) = found?;
+    if reads.is_empty() {
+        return Some(template);
+    }
+    faults.wrong("/payload", "reads steps, of which there are none");
+    None
 }
 
 /// How many jobs of a run may run at once as it starts, by queue.
@@ -233,17 +265,30 @@ fn check_wait(span: Option<Span>, pointer: &str, faults: &mut Faults) -> Option<
 /// # Errors
 /// 400, 413 or 422.
 pub fn check_input(raw: Option<&serde_json::value::RawValue>) -> Result<Json, ApiError> {
-    let Some(raw) = raw else { return Ok(Json::Null) };
     let mut faults = Faults::default();
-    let bytes = super::job::checked_value(raw.get(), "/input", &mut faults);
+    let value = check_input_below(raw, &mut faults);
     faults.finish()?;
-    let bytes = bytes.expect("no fault was noted, so the value was read");
-    let value: Json = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::invalid(vec![FieldError::at("/input", error.to_string())]))?;
-    let mut faults = Faults::default();
-    check_written(&value, bytes.len(), "/input", &mut faults);
-    faults.finish()?;
-    Ok(value)
+    Ok(value.expect("no fault was noted, so the value was read"))
+}
+
+/// As [`check_input`]; its faults are noted where `faults` stands. `None`: there are some.
+pub fn check_input_below(
+    raw: Option<&serde_json::value::RawValue>,
+    faults: &mut Faults,
+) -> Option<Json> {
+    let Some(raw) = raw else { return Some(Json::Null) };
+    let noted = faults.len();
+    let bytes = super::job::checked_value(raw.get(), "/input", faults)?;
+    match serde_json::from_slice::<Json>(&bytes) {
+        Ok(value) => {
+            check_written(&value, bytes.len(), "/input", faults);
+            (faults.len() == noted).then_some(value)
+        }
+        Err(error) => {
+            faults.wrong("/input", error.to_string());
+            None
+        }
+    }
 }
 
 /// A number may be longer where it is written again (`1e15` as `1000000000000000.0`), five times at most.

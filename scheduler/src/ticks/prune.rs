@@ -1,4 +1,4 @@
-//! Deletes jobs whose retention is over, in bounded batches, and ends operations whose process is gone.
+//! Deletes jobs and fires whose retention is over, in bounded batches, and ends operations whose process is gone.
 
 use std::time::Duration;
 
@@ -22,6 +22,13 @@ pub(super) async fn run(life: Lifecycle, retention: Duration, shutdown: Cancella
         let before = now.minus(retention);
         for _ in 0..BATCHES_MAX {
             let deleted = life.ledger().prune(before, BATCH).await?;
+            total += deleted;
+            if deleted == 0 {
+                break;
+            }
+        }
+        for _ in 0..BATCHES_MAX {
+            let deleted = life.ledger().prune_fires(before, BATCH).await?;
             total += deleted;
             if deleted == 0 {
                 break;

@@ -21,6 +21,7 @@ mod bounds;
 mod connect;
 mod error;
 mod row;
+mod schedules;
 mod schema;
 
 mod insert;

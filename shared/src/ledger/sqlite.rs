@@ -35,6 +35,7 @@ mod record;
 mod reports;
 mod run_calls;
 mod runs;
+mod schedules;
 mod schema;
 mod statement;
 mod submit;

@@ -19,10 +19,10 @@ mod family;
 mod grow;
 mod pin;
 mod read;
-mod release;
+pub(super) mod release;
 mod retry;
 mod stop;
-mod submit;
+pub(super) mod submit;
 pub mod waits;
 mod wants;
 

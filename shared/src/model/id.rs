@@ -105,6 +105,11 @@ uuid_id!(
     "an operation id (a UUID)"
 );
 uuid_id!(
+    /// One life of a schedule: one of the same name made later has another.
+    ScheduleId,
+    "a schedule id (a UUID)"
+);
+uuid_id!(
     /// What one ledger is, and no copy or restored backup of it.
     LedgerId,
     "a ledger id (a UUID)"
@@ -155,6 +160,13 @@ impl WorkflowId {
 }
 
 impl OperationId {
+    /// A fresh id.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl ScheduleId {
     /// A fresh id.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())

@@ -98,6 +98,13 @@ name!(
     "A-Z a-z 0-9 . _ : -",
     |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')
 );
+name!(
+    /// A schedule's name; unique in its namespace.
+    ScheduleName,
+    64,
+    "a-z 0-9 . _ -",
+    |b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
+);
 
 impl Default for Namespace {
     /// `default`, where everything lives until more namespaces are made.

@@ -94,6 +94,9 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     // Workflows
     ("windlass_workflow_advances_total", Counter, "Decisions over runs that were carried out"),
     ("windlass_workflows_ended_total", Counter, "Runs that ended, by state"),
+    // Schedules
+    ("windlass_schedule_fires_total", Counter, "Due times of schedules decided over, by outcome"),
+    ("windlass_schedule_late_seconds", Histogram, "From the planned time of a fire to its commit"),
     // The scheduler's duties and what they see
     ("windlass_duty_seconds", Histogram, "Time of one pass of a duty, by duty"),
     ("windlass_duty_done_total", Counter, "What a duty has done, by duty"),

@@ -21,6 +21,7 @@ mod run_storm;
 mod run_waits;
 mod runs;
 mod scene;
+mod schedules;
 mod stores;
 mod submission;
 mod uniqueness;
@@ -47,7 +48,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 19] = [
+pub const GROUPS: [Group; 20] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -67,6 +68,7 @@ pub const GROUPS: [Group; 19] = [
     Group { name: "run_storm", run: run_storm::run },
     Group { name: "definitions", run: definitions::run },
     Group { name: "gates", run: gates::run },
+    Group { name: "schedules", run: schedules::run },
 ];
 
 /// The group of that name.

@@ -1,5 +1,6 @@
 //! Integration tests of the shared crate, one module per subject.
 
+mod cron_oracle;
 mod engine_compare;
 mod engine_embedded;
 mod engine_histories;

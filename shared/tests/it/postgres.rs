@@ -48,6 +48,7 @@ suite![
     run_storm,
     definitions,
     gates,
+    schedules,
 ];
 
 #[tokio::test]

@@ -69,6 +69,7 @@ suite![
     run_storm,
     definitions,
     gates,
+    schedules,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

@@ -28,7 +28,7 @@ mod rows;
 mod stop;
 
 pub(super) use advance::advance;
-pub(super) use create::create;
+pub(super) use create::{create, insert_within};
 pub(super) use give::{give, given};
 pub(super) use list::list;
 pub(super) use prune::prune;

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "upkeep", include_str!("../../../../migrations/sqlite/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/sqlite/0003_workflows.sql")),
     (4, "gates", include_str!("../../../../migrations/sqlite/0004_gates.sql")),
+    (5, "schedules", include_str!("../../../../migrations/sqlite/0005_schedules.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -14,8 +14,9 @@ use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
 use super::statement::{Args, Bulk};
 use super::writer::{Tx, release, savepoint, undo};
-use super::{LedgerError, Submission, SubmitOutcome, queues};
+use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, queues};
 use crate::model::id::JobId;
+use crate::model::job::NewJob;
 use crate::model::name::Namespace;
 
 /// A submission that waits for the writer.
@@ -62,6 +63,26 @@ pub(super) async fn write_all(
     }
     Ok(results)
 }
+
+/// Writes one job as part of a change that is more than a submission; a refusal leaves nothing of it.
+///
+/// # Errors
+/// Only where the transaction cannot go on.
+pub(super) async fn one(
+    tx: &mut Tx<'_>,
+    job: &NewJob,
+) -> Result<std::result::Result<Accepted, Refused>, Fault> {
+    let submission = Submission { jobs: vec![job.clone()], atomic: false, idempotency: None };
+    let outcomes = alone(tx, &[&submission], &Bad::new()).await?;
+    let outcome = outcomes.ok().and_then(|mut outcomes| outcomes.pop());
+    match outcome {
+        Some(SubmitOutcome::Done(mut results)) if results.len() == 1 => Ok(results.remove(0)),
+        _ => Ok(Err(Refused::BadData(BAD_DATA.to_owned()))),
+    }
+}
+
+/// What the caller is told of a row that the database does not take; its own words stay inside.
+const BAD_DATA: &str = "the ledger does not take this job's data";
 
 /// Writes submissions, or nothing.
 async fn alone(
@@ -202,7 +223,7 @@ async fn refused_rows(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Ba
             let row = Planned::new(tx.now, job, &mut plan::Specs::default());
             savepoint(tx).await?;
             if let Err(fault) = insert(tx.connection, std::slice::from_ref(&row)).await {
-                bad.insert((s, j), "the ledger does not take this job's data".to_owned());
+                bad.insert((s, j), BAD_DATA.to_owned());
                 undo(tx, fault).await?;
             }
             release(tx).await?;

@@ -128,7 +128,7 @@ fn ord(at: usize) -> i32 {
 
 impl JobTemplate {
     /// A job of it, with the payload as it is written.
-    pub(super) fn job(&self, origin: &Origin<'_>) -> NewJob {
+    pub(in crate::lifecycle) fn job(&self, origin: &Origin<'_>) -> NewJob {
         NewJob {
             id: JobId::generate(),
             namespace: origin.namespace.clone(),

@@ -282,7 +282,7 @@ fn fill(job: &JobTemplate, scope: &Scope) -> Result<Stored, JobError> {
 ///
 /// # Errors
 /// It is larger than a payload may be.
-pub(super) fn stored(value: &Json) -> Result<Stored, JobError> {
+pub(in crate::lifecycle) fn stored(value: &Json) -> Result<Stored, JobError> {
     let bytes = Bytes::from(value.to_string());
     if bytes.len() > VALUE_BYTES_MAX {
         return Err(permanent(code::EXPRESSION_FAILED, "the value is larger than 1 MiB"));

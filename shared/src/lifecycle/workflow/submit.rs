@@ -8,9 +8,28 @@ use crate::lifecycle::Lifecycle;
 
 pub(super) async fn submit(
     life: &Lifecycle,
-    mut order: Order,
+    order: Order,
     parent: Option<(Parent, u16)>,
 ) -> Result<CreateOutcome, LedgerError> {
+    let new = prepare(life, order, parent).await?;
+    // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
+    let ticket = life.inner.delivery.ticket().await;
+    let outcome = life.inner.ledger.create_run(&new).await?;
+    if let CreateOutcome::Created(jobs) = &outcome {
+        drive::push(life, jobs.clone(), ticket);
+        if new.steps.iter().any(|step| step.due) {
+            drive::soon(life, new.id);
+        }
+    }
+    Ok(outcome)
+}
+
+/// Makes the rows of a run. Stores its large values; those of a run that is never committed go with age.
+pub(crate) async fn prepare(
+    life: &Lifecycle,
+    mut order: Order,
+    parent: Option<(Parent, u16)>,
+) -> Result<NewRun, LedgerError> {
     let (id, namespace) = (order.id, order.namespace.clone());
     let ledger = &life.inner.ledger;
     pin::pin(ledger, &namespace, &mut order.spec.steps).await?;
@@ -47,7 +66,7 @@ pub(super) async fn submit(
             Some(serde_json::to_string(&order.spec).expect("a workflow is made of what JSON has"))
         }
     };
-    let new = NewRun {
+    Ok(NewRun {
         id,
         namespace,
         name: order.spec.name,
@@ -64,15 +83,5 @@ pub(super) async fn submit(
         traceparent: order.traceparent,
         steps,
         idempotency: order.idempotency,
-    };
-    // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
-    let ticket = life.inner.delivery.ticket().await;
-    let outcome = ledger.create_run(&new).await?;
-    if let CreateOutcome::Created(jobs) = &outcome {
-        drive::push(life, jobs.clone(), ticket);
-        if new.steps.iter().any(|step| step.due) {
-            drive::soon(life, id);
-        }
-    }
-    Ok(outcome)
+    })
 }

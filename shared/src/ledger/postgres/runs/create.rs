@@ -90,15 +90,37 @@ async fn attempt(connection: &mut PgConnection, new: &NewRun) -> Result<Attempt,
     {
         return Ok(Attempt::Answered(outcome));
     }
-    if !make_queues(&mut transaction, &new.namespace, &new.steps).await? {
+    if !insert_all_steps(&mut transaction, new, now).await? {
         return Ok(Attempt::TooManyQueues);
     }
-    let made: Vec<StepJobRow<'_>> = new.steps.iter().filter_map(StepJobRow::of_step).collect();
-    insert_jobs(&mut transaction, new.id, &made, now).await?;
-    let rows: Vec<StepRow<'_>> = new.steps.iter().map(StepRow::fresh).collect();
-    insert_steps(&mut transaction, new.id, &new.namespace, &rows, now).await?;
     transaction.commit().await?;
     Ok(Attempt::Committed)
+}
+
+/// `false`: there is no room for one of its queues.
+async fn insert_all_steps(
+    connection: &mut PgConnection,
+    new: &NewRun,
+    now: i64,
+) -> Result<bool, sqlx::Error> {
+    if !make_queues(connection, &new.namespace, &new.steps).await? {
+        return Ok(false);
+    }
+    let made: Vec<StepJobRow<'_>> = new.steps.iter().filter_map(StepJobRow::of_step).collect();
+    insert_jobs(connection, new.id, &made, now).await?;
+    let rows: Vec<StepRow<'_>> = new.steps.iter().map(StepRow::fresh).collect();
+    insert_steps(connection, new.id, &new.namespace, &rows, now).await?;
+    Ok(true)
+}
+
+/// Inserts a run that no step has started as part of the caller's transaction; `false`: there is no room for one of
+/// its queues, and what was written has to be undone.
+pub(in super::super) async fn insert_within(
+    connection: &mut PgConnection,
+    new: &NewRun,
+    now: i64,
+) -> Result<bool, sqlx::Error> {
+    Ok(insert_run(connection, new, now).await? && insert_all_steps(connection, new, now).await?)
 }
 
 /// Whether the step may start this run; else the answer. The parent stays locked until the commit, so that it

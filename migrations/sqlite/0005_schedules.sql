@@ -1,0 +1,38 @@
+-- Schedules, and a row for every time at which one was due. shared/src/ledger/schedules.rs says what the columns mean.
+
+CREATE TABLE schedules (
+    id         BLOB    NOT NULL PRIMARY KEY,       -- one of the same name made later has another
+    version    INTEGER NOT NULL,                   -- rises with every change; a decision names the one that it saw
+    cursor_at  INTEGER NOT NULL,                   -- every due time up to here has its row
+    look_at    INTEGER,                            -- when there is something to decide; NULL: when something changes
+    created_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,                   -- latest change by a caller
+    failures   INTEGER NOT NULL DEFAULT 0,         -- in a row
+    namespace  TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    spec       TEXT    NOT NULL,                   -- ScheduleSpec as JSON
+    paused     TEXT,                               -- Paused as JSON
+    UNIQUE (namespace, name)
+) STRICT;
+CREATE INDEX schedules_look ON schedules (look_at) WHERE look_at IS NOT NULL;
+
+-- The key is what makes a fire happen once, whoever tries: its work is submitted in the transaction that makes its row.
+CREATE TABLE fires (
+    schedule_id BLOB    NOT NULL,
+    due         INTEGER NOT NULL,
+    decided_at  INTEGER NOT NULL,                  -- ledger time
+    late        INTEGER NOT NULL,                  -- microseconds between the planned time and decided_at
+    source      INTEGER NOT NULL,                  -- FireSource
+    outcome     INTEGER NOT NULL,                  -- FireOutcome
+    result      INTEGER,                           -- FireResult, once the work has ended
+    job_id      BLOB,                              -- of a fired one exactly one of these two
+    workflow_id BLOB,
+    namespace   TEXT    NOT NULL,
+    reason      TEXT,
+    detail      TEXT,                              -- the reason in words, where there are any
+    PRIMARY KEY (schedule_id, due)
+) STRICT, WITHOUT ROWID;
+-- Those whose end is not noted yet, and those that wait for their turn.
+CREATE INDEX fires_open ON fires (schedule_id, due) WHERE outcome = 1 AND result IS NULL;
+CREATE INDEX fires_waiting ON fires (schedule_id, due) WHERE outcome = 0;
+CREATE INDEX fires_decided_at ON fires (decided_at);
