@@ -79,6 +79,10 @@ impl<'a> Call<'a> {
     pub fn put(path: &'a str) -> Self {
         Self { repeatable: true, ..Self::new(Method::PUT, path) }
     }
+    /// Removes something; not repeated, since the repeat would not find it.
+    pub fn delete(path: &'a str) -> Self {
+        Self::new(Method::DELETE, path)
+    }
     fn new(method: Method, path: &'a str) -> Self {
         let (query, body) = (Vec::new(), None);
         Self {

@@ -10,6 +10,7 @@ pub mod loadtest;
 pub mod migrate;
 pub mod queue;
 pub mod role;
+pub mod schedule;
 pub mod scheduler;
 pub mod worker;
 pub mod workflow;

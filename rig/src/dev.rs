@@ -61,12 +61,12 @@ impl Target for Dev {
     const NAME: &'static str = "dev";
 
     fn standard(form: Form) -> Setup<DevOptions> {
-        let Setup { fleet, mix, pauses, warm, after } = Setup::standard(form);
+        let Setup { fleet, mix, pauses, schedules, warm, after } = Setup::standard(form);
         // As many slots as the workers of a fleet have.
         let slots = fleet.slots * u32::try_from(fleet.workers).unwrap_or(1);
         let options =
             DevOptions { windlass: PathBuf::new(), slots, env: BTreeMap::new(), disk: None };
-        Setup { fleet: options, mix, pauses, warm, after }
+        Setup { fleet: options, mix, pauses, schedules, warm, after }
     }
 
     fn fill(options: &mut DevOptions, settings: &Settings) {

@@ -15,12 +15,14 @@ use crate::fleet::topology::Topology;
 use crate::fleet::{Fleet, FleetOptions};
 use crate::load::plan::{Mix, QUEUES};
 use crate::runner::{Scene, Seen};
+use crate::schedules::Plan;
 use crate::target::Target;
 
 pub(crate) mod api;
 mod api_clocks;
 pub(crate) mod clocks;
 mod cluster;
+mod cron;
 mod engine;
 pub(crate) mod engine_clock;
 mod full;
@@ -83,6 +85,8 @@ pub struct Setup<O = FleetOptions> {
     pub mix: Mix,
     /// Whether a queue is paused half of the time.
     pub pauses: bool,
+    /// The schedules that run beside the load.
+    pub schedules: Plan,
     /// Load before the fault.
     pub warm: Duration,
     /// Load after heal.
@@ -118,7 +122,8 @@ impl Setup {
             disk: None,
         };
         let seconds = |short, long| Duration::from_secs(form.pick(short, long));
-        Self { fleet, mix, pauses: true, warm: seconds(5, 20), after: seconds(5, 30) }
+        let schedules = Plan::BESIDE;
+        Self { fleet, mix, pauses: true, schedules, warm: seconds(5, 20), after: seconds(5, 30) }
     }
 }
 
@@ -186,6 +191,7 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &api_clocks::ApiClocks,
         &worker_clocks::WorkerClocks,
         &engine_clock::EngineClock,
+        &cron::LeaderAtEdges,
         &api::SameKeys,
         &tree::Escape,
         &power::PowerCutOfBoth,

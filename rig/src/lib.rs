@@ -21,6 +21,7 @@ pub mod peers;
 pub mod rates;
 pub mod report;
 pub mod runner;
+pub mod schedules;
 pub mod stamp;
 pub mod table;
 pub mod target;

@@ -19,6 +19,7 @@ use crate::load::client::Client;
 use crate::machine::Machine;
 use crate::rates;
 use crate::report::Report;
+use crate::schedules::Schedules;
 use crate::stamp::Stamp;
 use crate::target::Target;
 
@@ -128,6 +129,7 @@ async fn run_in<T: Target>(
     let started = Instant::now();
     let setup = experiment.setup(settings.form);
     let mut scene = prepare(experiment, settings, &setup, folder, started).await?;
+    let schedules = Schedules::make(&scene.client, setup.schedules).await?;
     scene.say("warm");
     let machine = Machine::watch();
     let load = Load::start(scene.client.clone(), setup.mix.clone(), settings.seed, setup.pauses);
@@ -145,6 +147,7 @@ async fn run_in<T: Target>(
     let drained = drain(&scene).await?;
     scene.history.mark("drained");
     experiment.after_drain(&mut scene).await.context("after the drain")?;
+    let due = schedules.figures().await.context("the due times of the schedules")?;
     let evidence = gather(&scene).await?;
     let dead = scene.fleet.dead();
     scene.say("check");
@@ -155,6 +158,7 @@ async fn run_in<T: Target>(
     let mut figures = common(&seen, setup.after, dead.len(), drained, unknown);
     let stalled = machine.longest_stall().as_secs_f64();
     figures.push(Figure::told("longest stall of the machine", stalled, "s"));
+    figures.extend(due);
     figures.extend(experiment.figures(&scene, &seen));
     figures.append(&mut scene.figures);
     let name = (experiment.id(), experiment.title(), T::NAME, settings.form, settings.seed);

@@ -154,6 +154,11 @@ async fn e22_the_clock_of_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e23_the_leader_hurt_before_every_edge() {
+    holds("E23").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e25_shared_keys() {
     holds("E25").await;
 }

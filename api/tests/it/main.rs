@@ -19,5 +19,6 @@ mod reports;
 mod resume;
 mod run_changes;
 mod runs;
+mod schedules;
 mod serve;
 mod workflow_documents;

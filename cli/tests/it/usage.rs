@@ -2,7 +2,7 @@
 
 use crate::binary::windlass;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "dev",
     "api",
     "worker",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 12] = [
     "job",
     "workflow",
     "queue",
+    "schedule",
     "config",
     "doctor",
     "loadtest",
@@ -58,6 +59,9 @@ fn bad_usage_exits_2() {
         &["queue", "purge", "default"],
         &["queue", "get", "../keys"],
         &["queue", "set", "default"],
+        &["schedule", "get", "../keys"],
+        &["schedule", "set", "nightly"],
+        &["schedule", "create", "x", "--cron", "@daily", "--every", "5s", "--kind", "noop"],
         &["key", "create", "--name", "x", "--role", "emperor"],
         &["loadtest", "bench", "engine"],
         &["migrate", "up"],

@@ -28,6 +28,8 @@ pub struct Client {
     turn: Arc<AtomicUsize>,
     /// The server that does the work of the rig's handlers, where no worker of the rig does.
     handlers: Option<Arc<str>>,
+    /// Where it acts, if not where its key does by itself.
+    namespace: Option<Arc<str>>,
     /// Where everything is written down.
     pub history: Arc<Recorder>,
 }
@@ -43,13 +45,19 @@ impl Client {
             .connect_timeout(Duration::from_secs(2))
             .build()?;
         let (urls, turn) = (urls.into(), Arc::new(AtomicUsize::new(0)));
-        Ok(Self { http, urls, key: key.into(), turn, handlers: None, history })
+        Ok(Self { http, urls, key: key.into(), turn, handlers: None, namespace: None, history })
     }
 
     /// The same, with the work of the rig's handlers done by the server at this address.
     #[must_use]
     pub fn through(self, handlers: &str) -> Self {
         Self { handlers: Some(handlers.into()), ..self }
+    }
+
+    /// The same, in a namespace.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.into()), ..self.clone() }
     }
 
     /// What is sent for this body of a job or a run.
@@ -149,7 +157,10 @@ impl Client {
 
     fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.urls.len();
-        let request = self.http.request(method, format!("{}{path}", self.urls[turn]));
+        let mut request = self.http.request(method, format!("{}{path}", self.urls[turn]));
+        if let Some(namespace) = &self.namespace {
+            request = request.header("Windlass-Namespace", &**namespace);
+        }
         if self.key.is_empty() { request } else { request.bearer_auth(&self.key) }
     }
 }
