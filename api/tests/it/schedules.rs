@@ -399,8 +399,7 @@ async fn schedules_are_for_operators_of_their_namespace() {
 #[tokio::test]
 async fn a_schedule_far_behind_is_caught_up_with() {
     let api = Fixture::new().await;
-    let body =
-        json!({"name": "s", "cron": "* * * * * *", "job": {"kind": "a"}, "catch_up": {"policy": "none"}});
+    let body = json!({"name": "s", "cron": "* * * * * *", "job": {"kind": "a"}, "catch_up": {"policy": "none"}});
     api.post("/v1/schedules", body).await.expect(201);
     age(&api, "s", 2_000).await;
     let schedule = || async { api.get("/v1/schedules/s").await.expect(200) };

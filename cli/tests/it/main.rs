@@ -10,6 +10,7 @@ mod docs_page;
 mod documents;
 mod hostile;
 mod metrics;
+mod schedule;
 mod usage;
 mod workflow;
 mod workflow_examples;

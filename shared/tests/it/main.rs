@@ -19,6 +19,7 @@ mod redis_rights;
 mod redis_silence;
 mod redis_strangers;
 mod redis_suite;
+mod schedules;
 mod sqlite;
 mod sqlite_faults;
 mod sqlite_scene;

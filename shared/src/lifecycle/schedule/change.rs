@@ -47,15 +47,17 @@ fn look_at(id: ScheduleId, spec: &ScheduleSpec, cursor: Timestamp) -> Option<Tim
 }
 
 /// Decides over everything that is due, and commits the last of it with what `also` adds. `None`: no such schedule.
+/// `new_rules`: it is what is due by the old ones.
 async fn with_what_is_due<T>(
     life: &Lifecycle,
     namespace: &Namespace,
     name: &ScheduleName,
+    new_rules: bool,
     mut also: impl FnMut(&ScheduleSeen, &mut ScheduleChange) -> T,
 ) -> Result<Option<(Carried, T)>, LedgerError> {
     for _ in 0..TRIES_MAX {
         let Some(seen) = seen(life, namespace, name).await? else { return Ok(None) };
-        let round = Round::of(&seen);
+        let round = Round::of(&seen, new_rules);
         if !round.is_whole(seen.now) {
             round.carry_out(life, &seen, |_| {}).await?;
             continue;
@@ -92,7 +94,7 @@ pub(super) async fn pause(
     if found.paused.is_some() == paused.is_some() {
         return Ok(Scheduled::Done(found));
     }
-    let done = with_what_is_due(life, namespace, name, |seen, change| {
+    let done = with_what_is_due(life, namespace, name, false, |seen, change| {
         change.paused = Some(paused.clone());
         change.by_caller = true;
         if paused.is_none() {
@@ -124,7 +126,7 @@ pub(super) async fn patch<E>(
             }
         }
     }
-    let done = with_what_is_due(life, namespace, name, |seen, change| {
+    let done = with_what_is_due(life, namespace, name, true, |seen, change| {
         let spec = make(&seen.schedule)?;
         // What the new rules would have had due before is not.
         change.cursor = change.cursor.max(seen.now);
@@ -194,7 +196,7 @@ pub(super) async fn backfill(
     if let Err(refused) = due_between(&found.spec, from, to) {
         return Ok(Scheduled::Done(Err(refused)));
     }
-    let done = with_what_is_due(life, namespace, name, |seen, change| {
+    let done = with_what_is_due(life, namespace, name, false, |seen, change| {
         // A later one is not due yet.
         change.backfill = due_between(&seen.schedule.spec, from, to.min(change.cursor))?;
         change.look_at = Some(seen.now);

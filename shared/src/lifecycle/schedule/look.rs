@@ -28,7 +28,7 @@ pub(super) async fn look(
         if seen.schedule.look_at.is_none_or(|at| at > seen.now) {
             break;
         }
-        let round = Round::of(&seen);
+        let round = Round::of(&seen, false);
         let (fires, ends) = (round.decision.fires.len(), round.decision.ends.len());
         if round.carry_out(life, &seen, |_| {}).await?.is_some() {
             decided += (fires + ends) as u64;
@@ -43,7 +43,8 @@ pub(super) struct Round {
 }
 
 impl Round {
-    pub(super) fn of(seen: &ScheduleSeen) -> Self {
+    /// `is_last`: the rules change after it.
+    pub(super) fn of(seen: &ScheduleSeen, is_last: bool) -> Self {
         let schedule = &seen.schedule;
         let sight = Sight {
             id: schedule.id,
@@ -54,6 +55,7 @@ impl Round {
             open: &seen.open,
             waiting: &seen.waiting,
             now: seen.now,
+            without_jitter: is_last,
         };
         Self { decision: decide(&sight) }
     }

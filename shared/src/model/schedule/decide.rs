@@ -71,6 +71,8 @@ pub struct Sight<'a> {
     pub waiting: &'a [Waiting],
     /// The ledger's time.
     pub now: Timestamp,
+    /// Due times whose jitter has not passed are decided over too: the rules change after this.
+    pub without_jitter: bool,
 }
 
 /// What becomes of one due time.
@@ -363,9 +365,12 @@ impl<'a> Upcoming<'a> {
         while self.ahead.len() < most
             && let Some(last) = self.last
         {
-            let due = self.sight.spec.next_after(last).filter(|due| {
-                due.plus(jitter(self.sight.spec, self.sight.id, *due)) <= self.sight.now
-            });
+            let sight = self.sight;
+            let wait = |due| match sight.without_jitter {
+                true => Duration::ZERO,
+                false => jitter(sight.spec, sight.id, due),
+            };
+            let due = sight.spec.next_after(last).filter(|due| due.plus(wait(*due)) <= sight.now);
             self.ahead.extend(due);
             self.last = due;
         }

@@ -40,6 +40,7 @@ fn sight(spec: &ScheduleSpec, cursor: i64, now: i64) -> Sight<'_> {
         open: &[],
         waiting: &[],
         now: at(now),
+        without_jitter: false,
     }
 }
 
@@ -199,6 +200,9 @@ fn jitter_is_steady_bounded_and_counts_as_planned() {
     let then = decide(&Sight { now: planned, ..sight(&spec, 0, 0) });
     assert_eq!(told(&then), [(10, Fired, None)]);
     assert_eq!(then.fires[0].late, Duration::ZERO);
+    // Before the rules change nothing that is due is left.
+    let last = decide(&Sight { without_jitter: true, ..sight(&spec, 0, 10) });
+    assert_eq!(told(&last), [(10, Fired, None)]);
 }
 
 /// Goal: however far behind, each due time is decided once, in order, and the work is cut into bounded decisions.
