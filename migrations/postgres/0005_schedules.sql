@@ -5,6 +5,7 @@ CREATE TABLE schedules (
     version    BIGINT  NOT NULL,                   -- rises with every change; a decision names the one that it saw
     cursor_at  BIGINT  NOT NULL,                   -- every due time up to here has its row
     look_at    BIGINT,                             -- when there is something to decide; NULL: when something changes
+    fires_from BIGINT  NOT NULL DEFAULT 0,          -- rows of fires with an earlier due time may be gone
     created_at BIGINT  NOT NULL,
     changed_at BIGINT  NOT NULL,                   -- latest change by a caller
     failures   INTEGER NOT NULL DEFAULT 0,         -- in a row

@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use crate::gate::cost::{self, TooMuch};
 
 pub mod bounded;
+pub(crate) mod depth;
 mod names;
 pub mod template;
 
@@ -31,8 +32,8 @@ pub enum ExprFault {
     /// Over [`EXPR_BYTES_MAX`].
     #[error("the expression is longer than {EXPR_BYTES_MAX} bytes")]
     TooLong,
-    /// Brackets or loops nest too deep.
-    #[error("the expression nests too deep")]
+    /// Brackets or loops nest too deep, or there are too many operators in one.
+    #[error("the expression nests too deep, or has over 200 operators")]
     TooDeep,
     /// Not CEL.
     #[error("the expression {expr:?} does not parse: {message}")]

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use windlass_shared::model::schedule::cron::Pattern;
 use windlass_shared::model::schedule::times::{Gap, Repeat, Timing, Zone};
 use windlass_shared::model::schedule::{
-    CatchUp, CatchUpPolicy, Dates, EVERY_MAX, EVERY_MIN, EXCLUDES_MAX, GRACE_MAX, JITTER_MAX,
-    Overlap, ScheduleSpec, ScheduledWork,
+    CatchUp, CatchUpPolicy, Dates, EVERY_MAX, EVERY_MIN, EXCLUDES_MAX, GRACE_MAX, GRACE_MIN,
+    JITTER_MAX, Overlap, ScheduleSpec, ScheduledWork,
 };
 use windlass_shared::model::time::{Span, Timestamp};
 
@@ -32,7 +32,7 @@ const CATCH_UP_MAX: u32 = 1_000;
 const FAILURES_MAX: u32 = 1_000;
 
 /// A schedule. Of a new one `name`, one of `cron` and `every`, and one of `job` and `workflow` are required; of a change
-/// absent fields stay, and `null` is the default again.
+/// absent fields stay, and `null` is the default again where there is one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ScheduleRequest)]
@@ -66,7 +66,8 @@ pub struct ScheduleRequest<'a> {
     #[serde(default)]
     #[schema(value_type = Option<CatchUpRequest>)]
     catch_up: Change<CatchUpRequest>,
-    /// Each fire comes up to this much later, always the same for the same due time; at most 1 day.
+    /// Each fire comes up to this much later, but not past the next due time, and always the same for the same due
+    /// time; at most 1 day.
     #[serde(default)]
     #[schema(value_type = Option<DayText>)]
     jitter: Change<Span>,
@@ -134,7 +135,8 @@ pub struct CatchUpRequest {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     max: Option<u32>,
-    /// No later than this is late, not missed, and is fired whatever the policy. Default 1 min, at most 1 day.
+    /// No later than this is late, not missed, and is fired whatever the policy. Default 1 min; 15 s to 1
+    /// day.
     #[serde(default)]
     #[schema(value_type = Option<DurationText>)]
     grace: Option<Span>,
@@ -185,7 +187,7 @@ pub struct Checked {
     zone: Change<Zone>,
     dst: Change<DstRequest>,
     overlap: Change<Overlap>,
-    catch_up: Change<CatchUp>,
+    catch_up: Change<CatchUpRequest>,
     jitter: Change<Span>,
     start_at: Change<Timestamp>,
     end_at: Change<Timestamp>,
@@ -219,7 +221,9 @@ impl ScheduleRequest<'_> {
             }
             zone
         });
-        let catch_up = mapped(self.catch_up, |asked| Some(catch_up(asked, &mut faults)));
+        if let Some(asked) = self.catch_up.value() {
+            check_catch_up(asked, &mut faults);
+        }
         let within = |span: Option<&Span>, most: Duration| span.is_none_or(|span| span.0 <= most);
         if !within(self.jitter.value(), JITTER_MAX) {
             faults.wrong("/jitter", "must be at most 1 day");
@@ -240,7 +244,7 @@ impl ScheduleRequest<'_> {
             zone,
             dst: self.dst,
             overlap: self.overlap,
-            catch_up,
+            catch_up: self.catch_up,
             jitter: self.jitter,
             start_at: self.start_at,
             end_at: self.end_at,
@@ -260,17 +264,13 @@ fn mapped<T, U>(change: Change<T>, with: impl FnOnce(T) -> Option<U>) -> Change<
     }
 }
 
-fn catch_up(asked: CatchUpRequest, faults: &mut Faults) -> CatchUp {
-    let usual = CatchUp::default();
-    let max = asked.max.unwrap_or(usual.max);
-    if !(1..=CATCH_UP_MAX).contains(&max) {
+fn check_catch_up(asked: &CatchUpRequest, faults: &mut Faults) {
+    if asked.max.is_some_and(|max| !(1..=CATCH_UP_MAX).contains(&max)) {
         faults.wrong("/catch_up/max", "must be from 1 to 1000");
     }
-    let grace = asked.grace.unwrap_or(usual.grace);
-    if grace.0 > GRACE_MAX {
-        faults.wrong("/catch_up/grace", "must be at most 1 day");
+    if asked.grace.is_some_and(|grace| !(GRACE_MIN..=GRACE_MAX).contains(&grace.0)) {
+        faults.wrong("/catch_up/grace", "must be from 15 s (a change of leaders) to 1 day");
     }
-    CatchUp { policy: asked.policy.unwrap_or_default(), max, grace }
 }
 
 fn exclude(texts: &[Text<'_>], faults: &mut Faults) -> Vec<Dates> {
@@ -324,7 +324,18 @@ impl Checked {
         let mut spec = base.clone();
         laid(&self.zone, &mut spec.zone);
         laid(&self.overlap, &mut spec.overlap);
-        laid(&self.catch_up, &mut spec.catch_up);
+        match &self.catch_up {
+            Change::Keep => {}
+            Change::Clear => spec.catch_up = CatchUp::default(),
+            Change::Set(asked) => {
+                let now = spec.catch_up;
+                spec.catch_up = CatchUp {
+                    policy: asked.policy.unwrap_or(now.policy),
+                    max: asked.max.unwrap_or(now.max),
+                    grace: asked.grace.unwrap_or(now.grace),
+                };
+            }
+        }
         laid(&self.exclude, &mut spec.exclude);
         laid(&self.description, &mut spec.description);
         self.jitter.clone().apply(&mut spec.jitter);

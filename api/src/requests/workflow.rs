@@ -126,6 +126,11 @@ pub fn check_template(
     None
 }
 
+/// Checks the templates in an input: few enough, and each can be read. `None`: a fault was noted.
+pub fn check_expressions(input: &Json, faults: &mut Faults) -> Option<()> {
+    Exprs::default().template(input, "/input", false, faults).map(drop)
+}
+
 /// How many jobs of a run may run at once as it starts, by queue.
 pub fn starting(spec: &WorkflowSpec) -> HashMap<&QueueName, u64> {
     let mut count = HashMap::new();

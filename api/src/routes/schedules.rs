@@ -177,11 +177,10 @@ pub async fn list_schedules(
         }
         None => None,
     };
-    let found = app.life.ledger().schedules(namespace, after.as_ref(), limit).await?;
-    let last = found.last().filter(|_| found.len() >= limit as usize);
-    let seal = |last: &Schedule| app.cursors.seal(namespace, SCOPE, last.name.as_str().as_bytes());
-    let next_cursor = last.map(seal);
-    let items = found.into_iter().map(ScheduleView::from).collect();
+    let page = app.life.ledger().schedules(namespace, after.as_ref(), limit).await?;
+    let seal = |next: ScheduleName| app.cursors.seal(namespace, SCOPE, next.as_str().as_bytes());
+    let next_cursor = page.next.map(seal);
+    let items = page.items.into_iter().map(ScheduleView::from).collect();
     Ok(Json(Page { items, next_cursor }))
 }
 

@@ -8,7 +8,7 @@ use windlass_shared::ledger::schedules::{FireRow, Schedule};
 use windlass_shared::model::schedule::decide::Submitted;
 use windlass_shared::model::schedule::times::{Gap, Repeat, Timing};
 use windlass_shared::model::schedule::{
-    CatchUp, Dates, FireOutcome, FireResult, FireSource, Overlap, ScheduledWork,
+    CatchUp, Dates, FireOutcome, FireResult, FireSource, Overlap, ScheduleSpec, ScheduledWork,
 };
 use windlass_shared::model::time::{Span, Timestamp};
 use windlass_shared::model::workflow::{ChildOf, ChildSpec, JobTemplate};
@@ -60,7 +60,7 @@ pub struct ScheduleView {
     pause: Option<Paused>,
     /// Fires in a row that failed.
     failures: u32,
-    /// When it is due next, paused or not; `null`: no more.
+    /// The first due time that is not decided over, paused or not; `null`: no more.
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     next_at: Option<Timestamp>,
     /// What its maker should know.
@@ -104,7 +104,8 @@ impl Serialize for CatchUpPolicyDocs {
 impl From<Schedule> for ScheduleView {
     fn from(schedule: Schedule) -> Self {
         let spec = schedule.spec;
-        let next_at = next_after(&spec, schedule.cursor, 1).pop();
+        // Without a time to look at there is none, which would take long to find out for some patterns.
+        let next_at = schedule.look_at.and_then(|_| spec.next_kept(schedule.cursor));
         let (cron, every, dst) = match &spec.timing {
             Timing::Cron { pattern, gap, repeat } => {
                 let repeat = repeat.unwrap_or_else(|| pattern.usual_repeat());
@@ -145,28 +146,10 @@ impl From<Schedule> for ScheduleView {
     }
 }
 
-/// Due times passed over for being left out; so many in a row end the search.
-const EXCLUDED_MAX: usize = 10_000;
-
 /// The next `most` due times after one, without those that are left out.
-pub fn next_after(
-    spec: &windlass_shared::model::schedule::ScheduleSpec,
-    after: Timestamp,
-    most: usize,
-) -> Vec<Timestamp> {
-    let (mut found, mut at, mut passed) = (Vec::new(), after, 0);
-    while found.len() < most
-        && passed < EXCLUDED_MAX
-        && let Some(due) = spec.next_after(at)
-    {
-        if spec.is_excluded(due) {
-            passed += 1
-        } else {
-            found.push(due)
-        }
-        at = due;
-    }
-    found
+pub fn next_after(spec: &ScheduleSpec, after: Timestamp, most: usize) -> Vec<Timestamp> {
+    let first = spec.next_kept(after);
+    std::iter::successors(first, |due| spec.next_kept(*due)).take(most).collect()
 }
 
 /// As it would be submitted.

@@ -193,6 +193,9 @@ async fn a_change_keeps_what_it_does_not_name() {
         (&now["overlap"], &now["jitter"], &now["cron"]),
         (&json!("queue"), &json!("10s"), &json!("30 2 * * *"))
     );
+    let more = json!({"catch_up": {"grace": "5m"}});
+    let now_too = patch(&api, "nightly", more).await.expect(200);
+    assert_eq!(now_too["catch_up"], json!({"policy": "all", "max": 100, "grace": "5m"}));
     let now = patch(&api, "nightly", json!({"jitter": null, "timezone": null, "every": "1h"}))
         .await
         .expect(200);
@@ -423,4 +426,55 @@ async fn a_schedule_far_behind_is_caught_up_with() {
     let all: u32 = outcomes.values().sum();
     assert!(all >= 2_000, "{outcomes:?}");
     assert!(outcomes["missed"] >= 1_930, "{outcomes:?}");
+}
+
+/// Goal: what waits does not wait for a fire that did not come to be.
+#[tokio::test]
+async fn a_fire_that_is_refused_holds_nothing_back() {
+    let api = Fixture::new().await;
+    let body = json!({"name": "s", "cron": "0 0 1 1 *", "overlap": "queue", "workflow": {"definition": "gone"}});
+    api.post("/v1/schedules", body).await.expect(201);
+    let range = json!({"from": "2020-01-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"});
+    let filled = api.post("/v1/schedules/s/backfill", range).await.expect(202);
+    assert_eq!(filled["fires"], 7);
+    look(&api, "s").await;
+    let runs = api.get("/v1/schedules/s/runs").await.expect(200);
+    let runs = runs["items"].as_array().unwrap();
+    assert!(runs.iter().all(|run| run["reason"] == "refused"), "{runs:#?}");
+}
+
+/// Goal: what was fired is not fired again when its row is gone.
+#[tokio::test]
+async fn a_backfill_reaches_as_far_back_as_the_rows() {
+    let api = Fixture::new().await;
+    let body = json!({"name": "s", "cron": "@daily", "overlap": "allow", "job": {"kind": "a"}});
+    api.post("/v1/schedules", body).await.expect(201);
+    let range = |from: &str| json!({"from": from, "to": "2026-01-05T12:00:00Z"});
+    let path = "/v1/schedules/s/backfill";
+    api.post(path, range("2026-01-04T00:00:00Z")).await.expect(202);
+    look(&api, "s").await;
+    for _ in 0..2 {
+        api.finish_one("default").await;
+    }
+    age(&api, "s", 0).await;
+    look(&api, "s").await;
+    let later = api.life.ledger().now().await.unwrap().plus(std::time::Duration::from_secs(1));
+    assert_eq!(api.life.ledger().prune_fires(later, 100).await.unwrap(), 2);
+    let refused = api.post(path, range("2026-01-04T00:00:00Z")).await.refused(422, "invalid");
+    assert!(refused["detail"].as_str().unwrap().contains("not on record"), "{refused}");
+}
+
+/// Goal: expressions of one schedule take neither the stack nor the time of the process.
+#[tokio::test]
+async fn deep_expressions_are_evaluated_aside() {
+    let api = Fixture::new().await;
+    let deep = format!("${{{{ {} }}}}", vec!["1"; 1_000].join("+"));
+    let body = json!({"name": "s", "cron": "@daily", "job": {"kind": "a", "payload": deep}});
+    let answer = api.post("/v1/schedules", body).await;
+    if answer.status == 201 {
+        let fire = post(&api, "/v1/schedules/s/trigger").await.expect(201);
+        assert_eq!(fire["outcome"], "fired", "{fire}");
+    } else {
+        answer.refused(422, "invalid");
+    }
 }

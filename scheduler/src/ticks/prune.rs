@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use windlass_shared::lifecycle::Lifecycle;
-use windlass_shared::limits::OPERATION_SILENCE_MAX;
+use windlass_shared::limits::{IDEMPOTENCY_TTL, OPERATION_SILENCE_MAX};
 
 use crate::ticker::every;
 
@@ -28,6 +28,8 @@ pub(super) async fn run(life: Lifecycle, retention: Duration, shutdown: Cancella
             }
         }
         for _ in 0..BATCHES_MAX {
+            // A trigger is known by its row as long as its idempotency key is.
+            let before = before.min(now.minus(IDEMPOTENCY_TTL));
             let deleted = life.ledger().prune_fires(before, BATCH).await?;
             total += deleted;
             if deleted == 0 {

@@ -10,7 +10,7 @@ pub const TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for a place.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Expressions and schemas may nest; the default stack of a thread is too small for the deepest.
-const STACK_BYTES: usize = 16 << 20;
+pub(super) const STACK_BYTES: usize = 16 << 20;
 
 /// Why work yielded nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -2,10 +2,9 @@
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
+use super::depth::is_shallow;
 use super::{EXPR_BYTES_MAX, ExprFault, NESTED_LOOPS_MAX, cut_short};
 
-/// Deepest nesting of brackets and signs that is given to the parser, which descends by recursion.
-const DEPTH_MAX: usize = 64;
 const ROOTS: [&str; 3] = ["input", "run", "steps"];
 const ITEM_ROOTS: [&str; 2] = ["item", "index"];
 
@@ -33,30 +32,13 @@ pub(super) fn parse(expr: &str) -> Result<cel::Program, ExprFault> {
     if expr.len() > EXPR_BYTES_MAX {
         return Err(ExprFault::TooLong);
     }
-    if depth(expr) > DEPTH_MAX {
+    if !is_shallow(expr) {
         return Err(ExprFault::TooDeep);
     }
     cel::Program::compile(expr).map_err(|e| ExprFault::Syntax {
         expr: cut_short(expr),
         message: cut_short(e.to_string().trim()),
     })
-}
-
-/// An upper bound of how deep the parser will descend: open brackets, and signs in a row. Brackets inside of
-/// strings count too, which errs to the safe side.
-fn depth(expr: &str) -> usize {
-    let (mut open, mut signs, mut deepest) = (0_usize, 0_usize, 0);
-    for byte in expr.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' | b'?' => (open, signs) = (open + 1, 0),
-            b')' | b']' | b'}' => (open, signs) = (open.saturating_sub(1), 0),
-            b'!' | b'-' => signs += 1,
-            b' ' | b'\t' | b'\r' | b'\n' => {}
-            _ => signs = 0,
-        }
-        deepest = deepest.max(open + signs);
-    }
-    deepest
 }
 
 struct Walk<'a> {

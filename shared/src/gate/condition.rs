@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{cost, cut_short};
+use crate::expr::depth::is_shallow;
 use crate::expr::{EXPR_BYTES_MAX, to_cel};
 
 /// What an expression makes of a value.
@@ -33,6 +34,9 @@ impl<'v> Subject<'v> {
     pub(super) fn check(&self, expr: &str) -> Result<Verdict, String> {
         if expr.len() > EXPR_BYTES_MAX {
             return Err(format!("the expression is longer than {EXPR_BYTES_MAX} bytes"));
+        }
+        if !is_shallow(expr) {
+            return Err("the expression is nested too deeply, or has over 200 operators".into());
         }
         let program = cel::Program::compile(expr)
             .map_err(|e| format!("the expression does not parse: {}", cut_short(e.to_string())))?;

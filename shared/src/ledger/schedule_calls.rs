@@ -3,7 +3,8 @@
 use futures::future::BoxFuture;
 
 use super::schedules::{
-    FireRow, OpenCursor, Schedule, ScheduleChange, ScheduleChanged, ScheduleSeen, SchedulesDue,
+    FireRow, OpenCursor, Schedule, ScheduleChange, ScheduleChanged, SchedulePage, ScheduleSeen,
+    SchedulesDue,
 };
 use super::{Ledger, Result, dispatch};
 use crate::model::id::ScheduleId;
@@ -29,13 +30,13 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, schedule(namespace, name)) })
     }
 
-    /// Schedules of a namespace by name, from behind `after`; at most 500. Unreadable ones are left out.
+    /// Schedules of a namespace by name, from behind `after`; at most 500.
     pub fn schedules<'a>(
         &'a self,
         namespace: &'a Namespace,
         after: Option<&'a ScheduleName>,
         limit: u32,
-    ) -> BoxFuture<'a, Result<Vec<Schedule>>> {
+    ) -> BoxFuture<'a, Result<SchedulePage>> {
         Box::pin(async move { dispatch!(self, schedules(namespace, after, limit)) })
     }
 
@@ -57,10 +58,14 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, change_schedule(change)) })
     }
 
-    /// Deletes a schedule; `false`: there is none with this id. Its fires stay until [`Self::delete_fires`]; what it
-    /// has submitted goes on.
-    pub fn delete_schedule(&self, id: ScheduleId) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async move { dispatch!(self, delete_schedule(id)) })
+    /// Deletes a schedule, whether this build can read it or not; its id, or `None`: there is none of this name. Its
+    /// fires stay until [`Self::delete_fires`]; what it has submitted goes on.
+    pub fn delete_schedule<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        name: &'a ScheduleName,
+    ) -> BoxFuture<'a, Result<Option<ScheduleId>>> {
+        Box::pin(async move { dispatch!(self, delete_schedule(namespace, name)) })
     }
 
     /// Deletes at most `limit` fires of a schedule; how many.
@@ -104,7 +109,8 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, fired_between(id, from, to, limit)) })
     }
 
-    /// Forgets fires that were decided before `before` and are over, at most `limit`; how many. Safe to repeat.
+    /// Forgets fires that were decided before `before` and are over, at most `limit`; how many. Their schedules note it
+    /// ([`super::schedules::Schedule::fires_from`]). Safe to repeat.
     pub fn prune_fires(&self, before: Timestamp, limit: u32) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move { dispatch!(self, prune_fires(before, limit)) })
     }

@@ -34,6 +34,8 @@ pub struct Schedule {
     pub cursor: Timestamp,
     /// When there is something to decide; `None`: when something changes.
     pub look_at: Option<Timestamp>,
+    /// Rows of fires with an earlier due time may be gone: what they were is not known any more.
+    pub fires_from: Timestamp,
     /// Made at.
     pub created_at: Timestamp,
     /// Latest change by a caller.
@@ -48,7 +50,7 @@ pub struct ScheduleSeen {
     /// Fires whose end is not noted, oldest first: of the oldest [`OPEN_LOOK_MAX`] those that have ended, at most
     /// [`OPEN_MAX`], and as many of those that have not.
     pub open: Vec<Open>,
-    /// Fires that wait, oldest first; at most [`WAITING_MAX`].
+    /// Fires that wait, the schedule's own before those of backfills, oldest first; at most [`WAITING_MAX`].
     pub waiting: Vec<Waiting>,
     /// Ledger time.
     pub now: Timestamp,
@@ -197,6 +199,15 @@ pub struct SchedulesDue {
     pub next: Option<Timestamp>,
     /// Ledger time.
     pub now: Timestamp,
+}
+
+/// A page of schedules, by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulePage {
+    /// At most the asked number; those that this build cannot read are passed over.
+    pub items: Vec<Schedule>,
+    /// The name behind which the next page starts; `None` at the end.
+    pub next: Option<ScheduleName>,
 }
 
 /// Where a walk over open fires stands.

@@ -58,6 +58,11 @@ pub struct Backfilled {
 pub enum BackfillError {
     /// The range has more than [`crate::model::schedule::BACKFILL_MAX`] due times.
     TooMany,
+    /// The range begins where rows of fires are gone: what was fired there would be fired again.
+    Forgotten {
+        /// From here on they are on record.
+        until: Timestamp,
+    },
 }
 
 impl Lifecycle {

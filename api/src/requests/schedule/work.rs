@@ -81,8 +81,10 @@ fn check_job(
         );
     }
     if job.run_at.take().is_some() {
-        faults
-            .wrong("/run_at", "is not for a schedule: its due times are; `delay` counts from them");
+        faults.wrong(
+            "/run_at",
+            "is not for a schedule: its due times say when; `delay` counts from the fire",
+        );
     }
     if job.expires_at.take().is_some() {
         faults.wrong("/expires_at", "is not for a schedule: give a `ttl` from the fire");
@@ -119,7 +121,8 @@ fn check_run(
     let request: WorkflowRequest<'_> = extract::parse(raw.get(), "/workflow")?;
     let before = faults.move_to("/workflow");
     let input = workflow::check_input_below(request.input, faults);
-    if let Some(input) = &input {
+    let reads = input.as_ref().and_then(|input| workflow::check_expressions(input, faults));
+    if let (Some(input), Some(())) = (&input, reads) {
         check_filled(input, "/input", context, faults);
     }
     let of = if names_one { definition(&request, faults) } else { None };

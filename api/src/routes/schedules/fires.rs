@@ -66,7 +66,7 @@ pub async fn list_fires(
 
 /// Show the next due times
 ///
-/// From now on, without dates that are left out; as if the schedule were not paused, and without its jitter.
+/// Those that are not decided over yet, without dates that are left out; as if the schedule were not paused, and without its jitter.
 #[utoipa::path(
     get, path = "/v1/schedules/{name}/next", tag = "schedules",
     params(
@@ -122,6 +122,10 @@ pub async fn trigger_schedule(
     if let Some(key) = &key
         && let Some(first) = key.claim(&app, namespace, id.uuid(), due.micros()).await?
     {
+        if first.subject != id.uuid() {
+            let text = "the request was made before, to a schedule of this name that is gone";
+            return Err(ApiError::new(Code::KeyConflict, text));
+        }
         // The due time is the fire's name: whoever comes second finds it, or makes it.
         due = Timestamp::from_micros(first.mark);
         replayed = true;
@@ -153,9 +157,16 @@ pub async fn backfill_schedule(
     let (from, to) = body.json::<BackfillRequest>()?.range()?;
     let to = to.min(app.life.ledger().now().await?);
     let asked = app.life.backfill_schedule(&caller.namespace, &name, from, to).await?;
-    let filled = found(asked)?.map_err(|BackfillError::TooMany| {
-        let text =
-            format!("the range has more than {BACKFILL_MAX} due times: ask for less at a time");
+    let filled = found(asked)?.map_err(|error| {
+        let text = match error {
+            BackfillError::TooMany => {
+                format!("the range has more than {BACKFILL_MAX} due times: ask for less at a time")
+            }
+            BackfillError::Forgotten { until } => format!(
+                "what became of due times before {until} is not on record any more, and what was fired would be \
+                 fired again: begin there, or make another schedule for what lies before"
+            ),
+        };
         ApiError::invalid(vec![FieldError::at("/from", text)])
     })?;
     tracing::info!(schedule = %name, by = %caller.name, fires = filled.fires, "a backfill was asked for");

@@ -62,6 +62,9 @@ struct Rules {
     /// With --catch-up all: the latest so many [default: 100]
     #[arg(long, value_name = "N", requires = "catch_up")]
     catch_up_max: Option<u32>,
+    /// No later than this is late, not missed [default: 1m]
+    #[arg(long, value_name = "TIME")]
+    grace: Option<String>,
     /// Each fire comes up to this much later
     #[arg(long)]
     jitter: Option<String>,
@@ -125,6 +128,7 @@ impl Rules {
         let catch_up = some([
             ("policy", self.catch_up.map(Value::from)),
             ("max", self.catch_up_max.map(Value::from)),
+            ("grace", self.grace.map(Value::from)),
         ]);
         let exclude = (!self.exclude.is_empty()).then(|| json!(self.exclude));
         let failures = self.pause_on_failure.map(Value::from);

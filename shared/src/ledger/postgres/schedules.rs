@@ -9,7 +9,7 @@ use super::row::{get, int8, json, maybe_time, parse, small, time, unsigned};
 use super::{Postgres, Result, bounds};
 use crate::ledger::schedules::{
     FireRow, OPEN_LOOK_MAX, OPEN_MAX, OpenCursor, Schedule, ScheduleChange, ScheduleChanged,
-    ScheduleSeen, SchedulesDue, WAITING_MAX,
+    SchedulePage, ScheduleSeen, SchedulesDue, WAITING_MAX,
 };
 use crate::ledger::unreadable::readable;
 use crate::model::id::{JobId, ScheduleId, WorkflowId};
@@ -33,7 +33,7 @@ use now;
 /// The columns of [`schedule_of`].
 macro_rules! columns {
     () => {
-        "id, namespace, name, spec, version, paused, failures, cursor_at, look_at, created_at, changed_at"
+        "id, namespace, name, spec, version, paused, failures, cursor_at, look_at, fires_from, created_at, changed_at"
     };
 }
 
@@ -57,7 +57,7 @@ impl Postgres {
         namespace: &Namespace,
         after: Option<&ScheduleName>,
         limit: u32,
-    ) -> Result<Vec<Schedule>> {
+    ) -> Result<SchedulePage> {
         self.read(list(&self.inner.pool, namespace, after, limit)).await
     }
 
@@ -76,10 +76,17 @@ impl Postgres {
         .await
     }
 
-    pub async fn delete_schedule(&self, id: ScheduleId) -> Result<bool> {
+    pub async fn delete_schedule(
+        &self,
+        namespace: &Namespace,
+        name: &ScheduleName,
+    ) -> Result<Option<ScheduleId>> {
+        let (namespace, name) = (namespace.clone(), name.clone());
         self.detached(move |inner| async move {
-            let query = sqlx::query("DELETE FROM schedules WHERE id = $1").bind(id.uuid());
-            Ok(query.execute(&inner.pool).await.map_err(after_write)?.rows_affected() == 1)
+            let sql = "DELETE FROM schedules WHERE namespace = $1 AND name = $2 RETURNING id";
+            let query = sqlx::query_scalar(sql).bind(namespace.as_str()).bind(name.as_str());
+            let id = query.fetch_optional(&inner.pool).await.map_err(after_write)?;
+            Ok(id.map(ScheduleId::from_uuid))
         })
         .await
     }
@@ -128,13 +135,19 @@ impl Postgres {
     pub async fn prune_fires(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.detached(move |inner| async move {
             // One that waits or runs is kept, unless its schedule is gone.
-            let sql = "DELETE FROM fires WHERE (schedule_id, due) IN (\
-                       SELECT f.schedule_id, f.due FROM fires f WHERE f.decided_at < $1 \
-                       AND (f.outcome > 1 OR f.result IS NOT NULL \
-                            OR NOT EXISTS (SELECT FROM schedules s WHERE s.id = f.schedule_id)) \
-                       ORDER BY f.decided_at LIMIT $2)";
-            let query = sqlx::query(sql).bind(before.micros()).bind(i64::from(limit));
-            Ok(query.execute(&inner.pool).await.map_err(after_write)?.rows_affected())
+            // Its schedule notes that it is gone, and moves on: a decision that saw the row is made anew.
+            let sql = "WITH gone AS (DELETE FROM fires WHERE (schedule_id, due) IN (\
+                           SELECT f.schedule_id, f.due FROM fires f WHERE f.decided_at < $1 \
+                           AND (f.outcome > 1 OR f.result IS NOT NULL \
+                                OR NOT EXISTS (SELECT FROM schedules s WHERE s.id = f.schedule_id)) \
+                           ORDER BY f.decided_at LIMIT $2) RETURNING schedule_id, due), \
+                       last AS (SELECT schedule_id, max(due) AS due FROM gone GROUP BY schedule_id), \
+                       noted AS (UPDATE schedules s SET version = s.version + 1, \
+                           fires_from = greatest(s.fires_from, l.due + 1) FROM last l WHERE s.id = l.schedule_id) \
+                       SELECT count(*) FROM gone";
+            let query = sqlx::query_scalar(sql).bind(before.micros()).bind(i64::from(limit));
+            let gone: i64 = query.fetch_one(&inner.pool).await.map_err(after_write)?;
+            Ok(u64::try_from(gone).unwrap_or_default())
         })
         .await
     }
@@ -187,7 +200,7 @@ async fn list(
     namespace: &Namespace,
     after: Option<&ScheduleName>,
     limit: u32,
-) -> Result<Vec<Schedule>> {
+) -> Result<SchedulePage> {
     let sql = concat!(
         "SELECT ",
         columns!(),
@@ -199,7 +212,9 @@ async fn list(
         .bind(after.map(ScheduleName::as_str))
         .bind(i64::from(limit));
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    Ok(readable("a schedule", &rows, schedule_of))
+    let last = rows.last().filter(|_| rows.len() >= limit as usize);
+    let next = last.map(|last| parse(last, 2, "name")).transpose()?;
+    Ok(SchedulePage { items: readable("a schedule", &rows, schedule_of), next })
 }
 
 fn schedule_of(row: &PgRow) -> Result<Schedule> {
@@ -214,8 +229,9 @@ fn schedule_of(row: &PgRow) -> Result<Schedule> {
         failures: small(row, 6, "failures")?,
         cursor: time(row, 7)?,
         look_at: maybe_time(row, 8)?,
-        created_at: time(row, 9)?,
-        changed_at: time(row, 10)?,
+        fires_from: time(row, 9)?,
+        created_at: time(row, 10)?,
+        changed_at: time(row, 11)?,
     })
 }
 
@@ -228,7 +244,7 @@ async fn seen(
     let Some(schedule) = one(pool, namespace, name).await? else { return Ok(None) };
     let mut connection = pool.acquire().await.map_err(unchanged)?;
     let open = open(&mut connection, schedule.id).await?;
-    let sql = "SELECT due, source FROM fires WHERE schedule_id = $1 AND outcome = 0 ORDER BY due LIMIT $2";
+    let sql = "SELECT due, source FROM fires WHERE schedule_id = $1 AND outcome = 0 ORDER BY source, due LIMIT $2";
     let query = sqlx::query(sql).bind(schedule.id.uuid()).bind(i64::from(WAITING_MAX));
     let rows = query.fetch_all(&mut *connection).await.map_err(unchanged)?;
     let waiting =
@@ -241,21 +257,21 @@ async fn seen(
 
 /// The states by themselves: each is one look by a job's id, in the one partition that has it.
 async fn open(connection: &mut PgConnection, id: ScheduleId) -> Result<Vec<Open>> {
-    let sql = "SELECT f.due, f.job_id, f.workflow_id, \
+    let sql = "SELECT f.due, f.job_id, f.workflow_id, f.source, \
                CASE WHEN f.job_id IS NOT NULL THEN (SELECT j.state FROM jobs j WHERE j.id = f.job_id) \
                ELSE (SELECT w.state FROM workflows w WHERE w.id = f.workflow_id) END \
-               FROM (SELECT due, job_id, workflow_id FROM fires WHERE schedule_id = $1 AND outcome = 1 \
+               FROM (SELECT due, job_id, workflow_id, source FROM fires WHERE schedule_id = $1 AND outcome = 1 \
                      AND result IS NULL ORDER BY due LIMIT $2) f ORDER BY f.due";
     let query = sqlx::query(sql).bind(id.uuid()).bind(i64::from(OPEN_LOOK_MAX));
     let rows = query.fetch_all(connection).await.map_err(unchanged)?;
     let (mut open, mut ended, mut running) = (Vec::new(), 0, 0);
     for row in &rows {
         let work = submitted(row, 1)?.ok_or(BadColumn { column: "job_id" })?;
-        let result = result_of(work, get(row, 3)?)?;
+        let (source, result) = (source(row, 3)?, result_of(work, get(row, 4)?)?);
         let counted = if result.is_some() { &mut ended } else { &mut running };
         *counted += 1;
         if *counted <= OPEN_MAX {
-            open.push(Open { due: time(row, 0)?, work, result });
+            open.push(Open { due: time(row, 0)?, source, work, result });
         }
     }
     Ok(open)
@@ -327,11 +343,13 @@ async fn note_ended(
              CASE WHEN p.job_id IS NOT NULL \
              THEN coalesce((SELECT j.state FROM jobs j WHERE j.id = p.job_id), 10) \
              ELSE coalesce((SELECT w.state FROM workflows w WHERE w.id = p.workflow_id), 10) END >= 10), \
+         asleep AS (SELECT s.id FROM schedules s JOIN ended e ON e.schedule_id = s.id \
+             WHERE s.look_at IS NULL OR s.look_at > ",
+        now!(),
+        " ORDER BY s.id FOR UPDATE OF s SKIP LOCKED), \
          woken AS (UPDATE schedules s SET look_at = ",
         now!(),
-        " FROM ended e WHERE s.id = e.schedule_id AND (s.look_at IS NULL OR s.look_at > ",
-        now!(),
-        ")) SELECT schedule_id, due FROM page ORDER BY schedule_id, due OFFSET $3 - 1"
+        " FROM asleep a WHERE s.id = a.id) SELECT schedule_id, due FROM page ORDER BY schedule_id, due OFFSET $3 - 1"
     );
     let after = after.unwrap_or((ScheduleId::from_uuid(Uuid::nil()), Timestamp::from_micros(0)));
     let query = sqlx::query(sql).bind(after.0.uuid()).bind(after.1.micros()).bind(i64::from(limit));

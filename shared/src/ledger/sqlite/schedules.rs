@@ -1,5 +1,7 @@
 //! Schedules, and what became of their due times.
 
+use std::collections::HashMap;
+
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::fault::Fault;
@@ -10,7 +12,7 @@ use super::writer::Tx;
 use super::{LedgerError, Result, Sqlite, read};
 use crate::ledger::schedules::{
     FireRow, OPEN_LOOK_MAX, OPEN_MAX, OpenCursor, Schedule, ScheduleChange, ScheduleChanged,
-    ScheduleSeen, SchedulesDue, WAITING_MAX,
+    SchedulePage, ScheduleSeen, SchedulesDue, WAITING_MAX,
 };
 use crate::ledger::unreadable::readable;
 use crate::model::id::{JobId, ScheduleId, WorkflowId};
@@ -28,7 +30,7 @@ macro_rules! select_schedules {
     ($tail:literal) => {
         concat!(
             "SELECT id, namespace, name, spec, version, paused, failures, cursor_at, look_at, ",
-            "created_at, changed_at FROM schedules ",
+            "fires_from, created_at, changed_at FROM schedules ",
             $tail
         )
     };
@@ -54,7 +56,7 @@ impl Sqlite {
         namespace: &Namespace,
         after: Option<&ScheduleName>,
         limit: u32,
-    ) -> Result<Vec<Schedule>> {
+    ) -> Result<SchedulePage> {
         read!(self, list, namespace, after, limit)
     }
 
@@ -72,8 +74,13 @@ impl Sqlite {
         change!(self, rows, |tx| change::change(tx, &wanted))
     }
 
-    pub async fn delete_schedule(&self, id: ScheduleId) -> Result<bool> {
-        change!(self, |tx| delete(tx, id))
+    pub async fn delete_schedule(
+        &self,
+        namespace: &Namespace,
+        name: &ScheduleName,
+    ) -> Result<Option<ScheduleId>> {
+        let (namespace, name) = (namespace.clone(), name.clone());
+        change!(self, |tx| delete(tx, &namespace, &name))
     }
 
     pub async fn delete_fires(&self, id: ScheduleId, limit: u32) -> Result<u64> {
@@ -169,14 +176,22 @@ async fn list(
     namespace: &Namespace,
     after: Option<&ScheduleName>,
     limit: u32,
-) -> Result<Vec<Schedule>, Fault> {
+) -> Result<SchedulePage, Fault> {
     let args = Args::default()
         .with(namespace.as_str())
         .with(after.map_or("", ScheduleName::as_str))
         .with(limit);
     let sql = select_schedules!("WHERE namespace = ? AND name > ? ORDER BY name LIMIT ?");
     let found = rows(connection, sql, args).await?;
-    Ok(readable("a schedule", &found, schedule_of))
+    let last = found.last().filter(|_| found.len() >= limit as usize);
+    let next = last.map(name_of).transpose()?;
+    Ok(SchedulePage { items: readable("a schedule", &found, schedule_of), next })
+}
+
+fn name_of(row: &SqliteRow) -> Result<ScheduleName, Fault> {
+    let mut c = Columns::of(row);
+    let _ = (c.id()?, c.next::<&str>()?);
+    c.parsed()
 }
 
 fn schedule_of(row: &SqliteRow) -> Result<Schedule, Fault> {
@@ -191,6 +206,7 @@ fn schedule_of(row: &SqliteRow) -> Result<Schedule, Fault> {
         failures: c.count()?,
         cursor: c.time()?,
         look_at: c.maybe_time()?,
+        fires_from: c.time()?,
         created_at: c.time()?,
         changed_at: c.time()?,
     })
@@ -205,8 +221,7 @@ async fn seen(
 ) -> Result<Option<ScheduleSeen>, Fault> {
     let Some(schedule) = one(connection, namespace, name).await? else { return Ok(None) };
     let open = open(connection, schedule.id).await?;
-    let sql =
-        "SELECT due, source FROM fires WHERE schedule_id = ? AND outcome = 0 ORDER BY due LIMIT ?";
+    let sql = "SELECT due, source FROM fires WHERE schedule_id = ? AND outcome = 0 ORDER BY source, due LIMIT ?";
     let args = Args::default().with(schedule.id.as_bytes().as_slice()).with(WAITING_MAX);
     let mut waiting = Vec::new();
     for found in &rows(connection, sql, args).await? {
@@ -226,7 +241,7 @@ macro_rules! state_of_work {
 
 async fn open(connection: &mut SqliteConnection, id: ScheduleId) -> Result<Vec<Open>, Fault> {
     let sql = concat!(
-        "SELECT f.due, f.job_id, f.workflow_id, ",
+        "SELECT f.due, f.job_id, f.workflow_id, f.source, ",
         state_of_work!(),
         " FROM fires f WHERE f.schedule_id = ? AND f.outcome = 1 AND f.result IS NULL \
          ORDER BY f.due LIMIT ?"
@@ -237,11 +252,12 @@ async fn open(connection: &mut SqliteConnection, id: ScheduleId) -> Result<Vec<O
         let mut c = Columns::of(found);
         let due = c.time()?;
         let work = submitted(&mut c)?.ok_or_else(|| Fault::unreadable("a fire"))?;
+        let source = source(&mut c)?;
         let result = result_of(work, c.next()?)?;
         let counted = if result.is_some() { &mut ended } else { &mut running };
         *counted += 1;
         if *counted <= OPEN_MAX {
-            open.push(Open { due, work, result });
+            open.push(Open { due, source, work, result });
         }
     }
     Ok(open)
@@ -269,9 +285,15 @@ fn source(c: &mut Columns<'_>) -> Result<FireSource, Fault> {
     FireSource::from_number(c.next()?).ok_or_else(|| Fault::unreadable("a source"))
 }
 
-async fn delete(tx: &mut Tx<'_>, id: ScheduleId) -> Result<bool, Fault> {
-    let args = Args::default().with(id.as_bytes().as_slice());
-    Ok(execute(tx.connection, "DELETE FROM schedules WHERE id = ?", args).await? == 1)
+async fn delete(
+    tx: &mut Tx<'_>,
+    namespace: &Namespace,
+    name: &ScheduleName,
+) -> Result<Option<ScheduleId>, Fault> {
+    let sql = "DELETE FROM schedules WHERE namespace = ? AND name = ? RETURNING id";
+    let args = Args::default().with(namespace.as_str()).with(name.as_str());
+    let deleted = row(tx.connection, sql, args).await?;
+    deleted.map(|row| Ok(ScheduleId::from_bytes(Columns::of(&row).id()?))).transpose()
 }
 
 async fn delete_fires(tx: &mut Tx<'_>, id: ScheduleId, limit: u32) -> Result<u64, Fault> {
@@ -397,12 +419,25 @@ async fn fired_between(
     rows(connection, sql, args).await?.iter().map(|row| Columns::of(row).time()).collect()
 }
 
-/// One that waits or runs is kept, unless its schedule is gone.
+/// One that waits or runs is kept, unless its schedule is gone. The schedule notes what is gone, and moves on: a decision
+/// that saw the row is made anew.
 async fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
     let sql = "DELETE FROM fires WHERE (schedule_id, due) IN (SELECT f.schedule_id, f.due FROM fires f \
                WHERE f.decided_at < ? AND (f.outcome > 1 OR f.result IS NOT NULL \
                OR NOT EXISTS (SELECT 1 FROM schedules s WHERE s.id = f.schedule_id)) \
-               ORDER BY f.decided_at LIMIT ?)";
+               ORDER BY f.decided_at LIMIT ?) RETURNING schedule_id, due";
     let args = Args::default().with(before.micros()).with(limit);
-    execute(tx.connection, sql, args).await
+    let gone = rows(tx.connection, sql, args).await?;
+    let mut last: HashMap<[u8; 16], i64> = HashMap::new();
+    for row in &gone {
+        let mut c = Columns::of(row);
+        let (id, due): (_, i64) = (c.id()?, c.next()?);
+        last.entry(id).and_modify(|latest| *latest = due.max(*latest)).or_insert(due);
+    }
+    for (id, due) in last {
+        let sql = "UPDATE schedules SET version = version + 1, fires_from = max(fires_from, ?2) WHERE id = ?1";
+        let args = Args::default().with(id.as_slice()).with(due.saturating_add(1));
+        execute(tx.connection, sql, args).await?;
+    }
+    Ok(gone.len() as u64)
 }

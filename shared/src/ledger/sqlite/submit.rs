@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::fault::Fault;
+use super::fault::{Class, Fault};
 use super::holds::{self, HoldKey};
 use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
@@ -67,14 +67,17 @@ pub(super) async fn write_all(
 /// Writes one job as part of a change that is more than a submission; a refusal leaves nothing of it.
 ///
 /// # Errors
-/// Only where the transaction cannot go on.
+/// Not the job's fault; nothing of it is left either.
 pub(super) async fn one(
     tx: &mut Tx<'_>,
     job: &NewJob,
 ) -> Result<std::result::Result<Accepted, Refused>, Fault> {
     let submission = Submission { jobs: vec![job.clone()], atomic: false, idempotency: None };
-    let outcomes = alone(tx, &[&submission], &Bad::new()).await?;
-    let outcome = outcomes.ok().and_then(|mut outcomes| outcomes.pop());
+    let outcome = match alone(tx, &[&submission], &Bad::new()).await? {
+        Ok(mut outcomes) => outcomes.pop(),
+        Err(fault) if fault.class() == Class::Data => None,
+        Err(fault) => return Err(fault),
+    };
     match outcome {
         Some(SubmitOutcome::Done(mut results)) if results.len() == 1 => Ok(results.remove(0)),
         _ => Ok(Err(Refused::BadData(BAD_DATA.to_owned()))),

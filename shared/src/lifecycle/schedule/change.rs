@@ -34,6 +34,7 @@ pub(super) async fn create(
         failures: 0,
         cursor: now,
         look_at,
+        fires_from: Timestamp::default(),
         created_at: now,
         changed_at: now,
     };
@@ -100,8 +101,7 @@ pub(super) async fn pause(
         if paused.is_none() {
             change.failures = 0;
             // Those that waited may go on.
-            let waits = !seen.waiting.is_empty();
-            change.look_at = if waits { Some(seen.now) } else { change.look_at };
+            change.look_at = Some(seen.now);
         }
     })
     .await?;
@@ -130,7 +130,8 @@ pub(super) async fn patch<E>(
         let spec = make(&seen.schedule)?;
         // What the new rules would have had due before is not.
         change.cursor = change.cursor.max(seen.now);
-        change.look_at = look_at(change.id, &spec, change.cursor);
+        // What waits, or was to be cancelled, is looked at by the new rules.
+        change.look_at = Some(seen.now);
         change.spec = Some(spec);
         change.by_caller = true;
         Ok(())
@@ -193,12 +194,12 @@ pub(super) async fn backfill(
     let Some(found) = life.inner.ledger.schedule(namespace, name).await? else {
         return Ok(Scheduled::Unknown);
     };
-    if let Err(refused) = due_between(&found.spec, from, to) {
+    if let Err(refused) = due_between(&found, from, to) {
         return Ok(Scheduled::Done(Err(refused)));
     }
     let done = with_what_is_due(life, namespace, name, false, |seen, change| {
         // A later one is not due yet.
-        change.backfill = due_between(&seen.schedule.spec, from, to.min(change.cursor))?;
+        change.backfill = due_between(&seen.schedule, from, to.min(change.cursor))?;
         change.look_at = Some(seen.now);
         Ok(change.backfill.len())
     })
@@ -215,19 +216,18 @@ pub(super) async fn backfill(
 
 /// Due times by the rules as they are now, whether the schedule was there or not.
 fn due_between(
-    spec: &ScheduleSpec,
+    schedule: &Schedule,
     from: Timestamp,
     to: Timestamp,
 ) -> Result<Vec<Timestamp>, BackfillError> {
+    if from < schedule.fires_from {
+        return Err(BackfillError::Forgotten { until: schedule.fires_from });
+    }
     let mut found = Vec::new();
-    let mut looked = 0;
     let mut after = Timestamp::from_micros(from.micros().saturating_sub(1));
-    while let Some(due) = spec.next_after(after).filter(|due| *due <= to) {
-        if !spec.is_excluded(due) {
-            found.push(due);
-        }
-        looked += 1;
-        if found.len() > BACKFILL_MAX || looked > BACKFILL_MAX * 10 {
+    while let Some(due) = schedule.spec.next_kept(after).filter(|due| *due <= to) {
+        found.push(due);
+        if found.len() > BACKFILL_MAX {
             return Err(BackfillError::TooMany);
         }
         after = due;
@@ -241,12 +241,11 @@ pub(super) async fn delete(
     name: &ScheduleName,
 ) -> Result<Scheduled<()>, LedgerError> {
     let ledger = &life.inner.ledger;
-    let Some(found) = ledger.schedule(namespace, name).await? else {
+    let Some(id) = ledger.delete_schedule(namespace, name).await? else {
         return Ok(Scheduled::Unknown);
     };
-    ledger.delete_schedule(found.id).await?;
     for _ in 0..DELETES_MAX {
-        if ledger.delete_fires(found.id, DELETE_MAX).await? < u64::from(DELETE_MAX) {
+        if ledger.delete_fires(id, DELETE_MAX).await? < u64::from(DELETE_MAX) {
             break;
         }
     }

@@ -78,7 +78,12 @@ impl Round {
             change.paused = Some(Some(paused_for(self.decision.failures, seen.now)));
         }
         for fire in &self.decision.fires {
-            change.fires.push(with_work(life, schedule, *fire).await?);
+            let new = with_work(life, schedule, *fire).await?;
+            if new.fire.outcome != fire.outcome {
+                // What was held back by it is decided over anew.
+                change.look_at = Some(seen.now);
+            }
+            change.fires.push(new);
         }
         also(&mut change);
         let carried = commit(life, change).await?;
@@ -116,10 +121,11 @@ pub(super) async fn commit(
             crate::failpoint!("schedule.committed");
             drive::push(life, jobs, ticket);
             runs.into_iter().for_each(|run| drive::soon(life, run));
-            told.iter().for_each(count);
-            for (due, why) in refused {
+            for (due, why) in &refused {
                 tracing::warn!(schedule.id = %id, %due, why, "the work of a fire was not taken");
             }
+            let was_taken = |fire: &&Fire| refused.iter().all(|(due, _)| *due != fire.due);
+            told.iter().filter(was_taken).for_each(count);
             Ok(Some(Carried { backfilled }))
         }
     }

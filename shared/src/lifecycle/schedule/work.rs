@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
+use crate::expr::bounded::Unfinished;
 use crate::expr::{Scope, template};
 use crate::ledger::LedgerError;
 use crate::ledger::schedules::{NewWork, Schedule};
@@ -24,12 +25,37 @@ fn filled(value: &Json, schedule: &str, due: Timestamp) -> Result<Json, String> 
     template::fill(value, &scope).map_err(|fault| fault.to_string())
 }
 
-/// Whether the expressions of a value can be filled in, tried with a due time of `now`.
+/// Whether the expressions of a value can be filled in, tried with a due time of `now` and the longest name. To be called
+/// on a thread with room for deep expressions, as [`crate::expr::bounded`] has.
 ///
 /// # Errors
-/// What the first that cannot says.
+/// What the first that cannot says, or that the whole would be too large.
 pub fn check_templates(value: &Json, now: Timestamp) -> Result<(), String> {
-    filled(value, "name", now).map(drop)
+    let value = filled(value, &"n".repeat(64), now)?;
+    release::stored(&value).map(drop).map_err(|error| error.message)
+}
+
+/// As [`filled`], on a thread of its own and bounded in time where there are expressions. `Err` inside: it cannot be
+/// filled in, and why.
+async fn filled_aside(
+    life: &Lifecycle,
+    value: &Json,
+    schedule: &Schedule,
+    due: Timestamp,
+) -> Result<Result<Json, String>, LedgerError> {
+    if template::count(value).0 == 0 {
+        return Ok(Ok(value.clone()));
+    }
+    let (value, name) = (value.clone(), schedule.name.to_string());
+    let work = move || filled(&value, &name, due);
+    match life.inner.driver.expressions.run(work).await {
+        Ok(filled) => Ok(filled),
+        Err(Unfinished::Crowded) => {
+            Err(LedgerError::Unavailable("too many expressions at once".into()))
+        }
+        Err(Unfinished::TooSlow) => Ok(Err("its expressions take too long".into())),
+        Err(Unfinished::Broke) => Ok(Err("its expressions cannot be evaluated".into())),
+    }
 }
 
 /// Makes the work of a fire and stores its large values. `Err` inside: it cannot be made, and why.
@@ -42,7 +68,7 @@ pub(super) async fn make(
         ScheduledWork::Job(template) => &template.payload,
         ScheduledWork::Workflow(child) => &child.input,
     };
-    let value = match filled(value, schedule.name.as_str(), fire.due) {
+    let value = match filled_aside(life, value, schedule, fire.due).await? {
         Ok(value) => value,
         Err(why) => return Ok(Err(why)),
     };

@@ -42,7 +42,7 @@ pub(crate) struct Driver {
     /// Runs that are being carried on; `true`: something came up since.
     busy: Mutex<HashMap<WorkflowId, bool>>,
     places: Semaphore,
-    expressions: Bounded,
+    pub(in crate::lifecycle) expressions: Bounded,
     shutdown: CancellationToken,
 }
 

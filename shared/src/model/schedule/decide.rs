@@ -18,8 +18,8 @@ use crate::model::time::Timestamp;
 pub const ROWS_MAX: usize = 200;
 /// Most fires with work in one decision.
 pub const FIRES_MAX: usize = 20;
-/// Farthest look ahead, in due times; beyond it a date that is left out counts as the end.
-const AHEAD_MAX: usize = 5_000;
+/// So many ends in one sight: there may be more.
+const ENDS_FULL: usize = 200;
 /// What is to be cancelled is asked for again after this long.
 const CANCEL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -37,6 +37,8 @@ pub enum Submitted {
 pub struct Open {
     /// Its due time.
     pub due: Timestamp,
+    /// Where it comes from.
+    pub source: FireSource,
     /// Its work.
     pub work: Submitted,
     /// How that ended, if it has.
@@ -67,7 +69,7 @@ pub struct Sight<'a> {
     pub cursor: Timestamp,
     /// Fires whose end is not noted, oldest first; perhaps not all of very many.
     pub open: &'a [Open],
-    /// Fires that wait, oldest first; perhaps not all of very many.
+    /// Fires that wait, the schedule's own first, oldest first; perhaps not all of very many.
     pub waiting: &'a [Waiting],
     /// The ledger's time.
     pub now: Timestamp,
@@ -131,11 +133,14 @@ pub struct Decision {
     pub pause: bool,
 }
 
-/// How much later than due a fire comes: from nothing to `jitter`, the same whenever it is reckoned.
+/// How much later than due a fire comes: from nothing to `jitter`, but never past the next due time, so that fires stay
+/// in order; the same whenever it is reckoned.
 pub fn jitter(spec: &ScheduleSpec, id: ScheduleId, due: Timestamp) -> Duration {
-    let Some(most) = spec.jitter.map(|jitter| jitter.0.as_millis()).filter(|ms| *ms > 0) else {
+    let Some(jitter) = spec.jitter.filter(|jitter| !jitter.0.is_zero()) else {
         return Duration::ZERO;
     };
+    let room = spec.next_after(due).map_or(jitter.0, |next| next.since(due));
+    let most = jitter.0.min(room).as_millis();
     let mut hash = Sha256::new();
     hash.update(id.as_bytes());
     hash.update(due.micros().to_be_bytes());
@@ -158,7 +163,7 @@ struct Deciding<'a> {
     sight: &'a Sight<'a>,
     out: Decision,
     is_paused: bool,
-    running: Vec<Submitted>,
+    running: Vec<Open>,
     waiting: VecDeque<Waiting>,
     fired: usize,
     is_full: bool,
@@ -182,7 +187,7 @@ impl<'a> Deciding<'a> {
     fn note_ends(&mut self) {
         for open in self.sight.open {
             let Some(result) = open.result else {
-                self.running.push(open.work);
+                self.running.push(*open);
                 continue;
             };
             self.out.ends.push((open.due, result));
@@ -192,6 +197,8 @@ impl<'a> Deciding<'a> {
                 FireResult::Cancelled | FireResult::Forgotten => {}
             }
         }
+        // There may be more than were read.
+        self.is_full = self.out.ends.len() >= ENDS_FULL;
         let most = self.sight.spec.pause_on_failure;
         if !self.is_paused && most.is_some_and(|most| self.out.failures >= most) {
             self.out.pause = true;
@@ -276,14 +283,19 @@ impl<'a> Deciding<'a> {
         }
     }
 
+    /// Those of the schedule itself that wait. A backfill holds back nothing but while its work runs.
+    fn own_waiting(&self) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.source == FireSource::Schedule).count()
+    }
+
     fn fire(&mut self, due: Timestamp, why: Option<&'static str>) {
-        let is_held = self.is_busy() || !self.waiting.is_empty();
+        let is_held = self.is_busy() || self.own_waiting() > 0;
         match self.sight.spec.overlap {
             Overlap::Skip if is_held => {
                 self.put(due, FireOutcome::Skipped, Some(reason::OVERLAP));
             }
             Overlap::Queue if is_held => self.queue(due),
-            Overlap::Replace if is_held => self.replace(due),
+            Overlap::Replace if is_held => self.replace(due, why),
             _ => {
                 self.put(due, FireOutcome::Fired, why);
                 self.fired += 1;
@@ -292,29 +304,35 @@ impl<'a> Deciding<'a> {
     }
 
     fn queue(&mut self, due: Timestamp) {
-        if self.waiting.len() >= QUEUED_MAX {
+        if self.own_waiting() >= QUEUED_MAX {
             self.put(due, FireOutcome::Skipped, Some(reason::QUEUE_FULL));
             return;
         }
         self.put(due, FireOutcome::Waiting, Some(reason::OVERLAP));
-        self.waiting.push_back(Waiting { due, source: FireSource::Schedule });
+        let place = self.own_waiting();
+        self.waiting.insert(place, Waiting { due, source: FireSource::Schedule });
     }
 
-    /// The later takes the place of what waits, and of what was decided to be fired just now.
-    fn replace(&mut self, due: Timestamp) {
-        if let Some(last) = self.out.fires.iter_mut().rfind(|f| f.outcome == FireOutcome::Fired) {
+    /// The later takes the place of the schedule's own fires that wait, and of one that was decided to be fired just now.
+    fn replace(&mut self, due: Timestamp, why: Option<&'static str>) {
+        let is_own = |fire: &&mut Fire| {
+            fire.outcome == FireOutcome::Fired && fire.source == FireSource::Schedule
+        };
+        if let Some(last) = self.out.fires.iter_mut().rfind(is_own) {
             // Not submitted yet: as if it had never been.
             last.outcome = FireOutcome::Skipped;
             last.reason = Some(reason::REPLACED);
-            self.fired -= 1;
-            self.put(due, FireOutcome::Fired, None);
-            self.fired += 1;
+            self.put(due, FireOutcome::Fired, why);
             return;
         }
-        while let Some(earlier) = self.waiting.pop_front() {
+        let (own, others) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|waiting| waiting.source == FireSource::Schedule);
+        self.waiting = others;
+        for earlier in own {
             // One of this very decision has no row yet.
-            let own = self.out.fires.iter_mut().find(|f| f.due == earlier.due && !f.has_waited);
-            match own {
+            let fresh = self.out.fires.iter_mut().find(|f| f.due == earlier.due && !f.has_waited);
+            match fresh {
                 Some(fire) => {
                     fire.outcome = FireOutcome::Skipped;
                     fire.reason = Some(reason::REPLACED);
@@ -325,7 +343,19 @@ impl<'a> Deciding<'a> {
             }
         }
         self.put(due, FireOutcome::Waiting, Some(reason::OVERLAP));
-        self.waiting.push_back(Waiting { due, source: FireSource::Schedule });
+        self.waiting.push_front(Waiting { due, source: FireSource::Schedule });
+    }
+
+    /// What has to go so that the schedule's own fire that waits may start: its own earlier work. A trigger and a backfill
+    /// are waited for.
+    fn to_cancel(&self) -> Vec<Submitted> {
+        let own = self.waiting.iter().filter(|waiting| waiting.source == FireSource::Schedule);
+        let Some(latest) = own.map(|waiting| waiting.due).max() else { return Vec::new() };
+        if self.sight.spec.overlap != Overlap::Replace || self.is_paused {
+            return Vec::new();
+        }
+        let goes = |open: &&Open| open.source == FireSource::Schedule && open.due < latest;
+        self.running.iter().filter(goes).map(|open| open.work).collect()
     }
 
     fn end(mut self) -> Decision {
@@ -337,11 +367,11 @@ impl<'a> Deciding<'a> {
         if self.is_full {
             sooner(now);
         }
-        let replaces = self.sight.spec.overlap == Overlap::Replace && !self.waiting.is_empty();
-        if replaces && !self.running.is_empty() {
-            self.out.cancel = std::mem::take(&mut self.running);
+        let cancel = self.to_cancel();
+        if !cancel.is_empty() {
             sooner(now.plus(CANCEL_AGAIN));
         }
+        self.out.cancel = cancel;
         self.out.look_at = look_at;
         self.out
     }
@@ -350,49 +380,50 @@ impl<'a> Deciding<'a> {
 /// The due times up to now, with a look at how many come after one.
 struct Upcoming<'a> {
     sight: &'a Sight<'a>,
-    ahead: VecDeque<Timestamp>,
-    /// How many to look ahead.
-    reach: usize,
     last: Option<Timestamp>,
+    /// Those after the one that was given last that are not left out, as far as was looked.
+    good: VecDeque<Timestamp>,
+    good_last: Option<Timestamp>,
+    /// How many of them to look for.
+    reach: usize,
 }
 
 impl<'a> Upcoming<'a> {
     fn new(sight: &'a Sight<'a>, reach: usize) -> Self {
-        Self { sight, ahead: VecDeque::new(), reach, last: Some(sight.cursor) }
+        let last = Some(sight.cursor);
+        Self { sight, last, good: VecDeque::new(), good_last: last, reach }
     }
 
-    fn fill(&mut self, most: usize) {
-        while self.ahead.len() < most
-            && let Some(last) = self.last
-        {
-            let sight = self.sight;
-            let wait = |due| match sight.without_jitter {
-                true => Duration::ZERO,
-                false => jitter(sight.spec, sight.id, due),
-            };
-            let due = sight.spec.next_after(last).filter(|due| due.plus(wait(*due)) <= sight.now);
-            self.ahead.extend(due);
-            self.last = due;
-        }
+    fn is_come(&self, due: Timestamp) -> bool {
+        let sight = self.sight;
+        let wait = match sight.without_jitter {
+            true => Duration::ZERO,
+            false => jitter(sight.spec, sight.id, due),
+        };
+        due.plus(wait) <= sight.now
     }
 
     fn next(&mut self) -> Option<Timestamp> {
-        self.fill(1);
-        self.ahead.pop_front()
+        let due = self.sight.spec.next_after(self.last?).filter(|due| self.is_come(*due));
+        self.last = due;
+        due
     }
 
     /// How many of those that may be made good come after the one that was given last; at most `reach`.
     fn later(&mut self) -> usize {
-        let mut counted = 0;
-        for place in 0..AHEAD_MAX {
-            self.fill(place + 1);
-            let Some(due) = self.ahead.get(place) else { break };
-            counted += usize::from(!self.sight.spec.is_excluded(*due));
-            if counted == self.reach {
-                break;
-            }
+        let given = self.last.unwrap_or(self.sight.now);
+        while self.good.front().is_some_and(|due| *due <= given) {
+            self.good.pop_front();
         }
-        counted
+        while self.good.len() < self.reach
+            && let Some(last) = self.good_last
+        {
+            let due = self.sight.spec.next_kept(last.max(given));
+            let due = due.filter(|due| self.is_come(*due));
+            self.good.extend(due);
+            self.good_last = due;
+        }
+        self.good.len()
     }
 }
 

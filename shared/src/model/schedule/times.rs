@@ -59,6 +59,7 @@ impl Zone {
         if name.is_empty() || name.len() > 64 || OF_A_HOST.contains(&name) {
             return None;
         }
+        // The host's database where it has one: governments move their clocks more often than Windlass is released.
         let zone = TimeZone::get(name).ok()?;
         let name = zone.iana_name().unwrap_or(name).to_owned();
         Some(Self { name, zone })
@@ -67,6 +68,12 @@ impl Zone {
     /// As the database writes it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The first instant of a date; `None` at the end of time.
+    pub fn start_of(&self, date: jiff::civil::Date) -> Option<Timestamp> {
+        let start = date.to_zoned(self.zone.clone()).ok()?;
+        Some(Timestamp::from_micros(start.timestamp().as_microsecond()))
     }
 
     /// What its clocks show at an instant.

@@ -64,6 +64,7 @@ fn schedule(scene: &Scene, name: &str) -> Schedule {
         cursor: at(0),
         // Far ahead: what is due here is what other cases look for.
         look_at: None,
+        fires_from: Timestamp::default(),
         created_at: at(0),
         changed_at: at(0),
     }
@@ -161,11 +162,22 @@ async fn schedules_are_listed_by_name(scene: &Scene) {
     }
     let list = async |after: Option<&str>, limit| {
         let after = after.map(|name| name.parse().unwrap());
-        let found = scene.ledger.schedules(&scene.namespace, after.as_ref(), limit).await.unwrap();
-        found.iter().map(|schedule| schedule.name.to_string()).collect::<Vec<_>>()
+        let page = scene.ledger.schedules(&scene.namespace, after.as_ref(), limit).await.unwrap();
+        let names: Vec<_> = page.items.iter().map(|schedule| schedule.name.to_string()).collect();
+        (names.join(" "), page.next.map(|next| next.to_string()))
     };
-    assert_eq!(list(None, 500).await, ["_z", "a", "a-b", "a.1", "b"]);
-    assert_eq!(list(Some("a"), 2).await, ["a-b", "a.1"]);
+    assert_eq!(list(None, 500).await, ("_z a a-b a.1 b".into(), None));
+    assert_eq!(list(Some("a"), 2).await, ("a-b a.1".into(), Some("a.1".into())));
+    // One that this build cannot read is passed over, does not end the list, and can be deleted.
+    let spoil = format!(
+        "UPDATE schedules SET spec = '{{}}' WHERE namespace = '{}' AND name = 'a.1'",
+        scene.namespace
+    );
+    scene.ledger.tamper(spoil).await.unwrap();
+    assert_eq!(list(Some("a"), 2).await, ("a-b".into(), Some("a.1".into())));
+    let name = "a.1".parse().unwrap();
+    assert!(scene.ledger.delete_schedule(&scene.namespace, &name).await.unwrap().is_some());
+    assert_eq!(list(None, 500).await, ("_z a a-b b".into(), None));
 }
 
 async fn of_two_changes_of_one_sight_the_second_is_refused(scene: &Scene) {
@@ -359,8 +371,7 @@ async fn schedules_come_up_when_they_are_due(scene: &Scene) {
     // Out of the way of the other cases.
     for name in ["first", "second", "later"] {
         let name = name.parse().unwrap();
-        let found = scene.ledger.schedule(&scene.namespace, &name).await.unwrap().unwrap();
-        assert!(scene.ledger.delete_schedule(found.id).await.unwrap());
+        assert!(scene.ledger.delete_schedule(&scene.namespace, &name).await.unwrap().is_some());
     }
 }
 
@@ -387,8 +398,9 @@ async fn deleted_schedules_leave_nothing(scene: &Scene) {
         fired(scene, &schedule, n * 60).await;
     }
     let late = ScheduleChange::of(&seen(scene, &schedule).await.schedule);
-    assert!(scene.ledger.delete_schedule(schedule.id).await.unwrap());
-    assert!(!scene.ledger.delete_schedule(schedule.id).await.unwrap());
+    let delete = || scene.ledger.delete_schedule(&schedule.namespace, &schedule.name);
+    assert_eq!(delete().await.unwrap(), Some(schedule.id));
+    assert_eq!(delete().await.unwrap(), None);
     assert_eq!(scene.ledger.change_schedule(late).await.unwrap(), ScheduleChanged::Moved);
     assert_eq!(scene.ledger.delete_fires(schedule.id, 2).await.unwrap(), 2);
     assert_eq!(scene.ledger.delete_fires(schedule.id, 2).await.unwrap(), 1);
@@ -421,7 +433,12 @@ async fn old_fires_are_pruned(scene: &Scene) {
     pruned(scene.ledger.now().await.unwrap().plus(Duration::from_secs(1))).await;
     let left = [(at(240), FireOutcome::Waiting), (at(120), FireOutcome::Fired)];
     assert_eq!(outcomes(scene, &schedule).await, left, "what waits or runs is kept");
-    scene.ledger.delete_schedule(schedule.id).await.unwrap();
+    let now = seen(scene, &schedule).await.schedule;
+    assert_eq!(now.fires_from, Timestamp::from_micros(at(180).micros() + 1));
+    let stale = ScheduleChange { seen: now.version - 1, ..ScheduleChange::of(&now) };
+    let late = scene.ledger.change_schedule(stale).await.unwrap();
+    assert_eq!(late, ScheduleChanged::Moved, "a decision that saw them is made anew");
+    scene.ledger.delete_schedule(&schedule.namespace, &schedule.name).await.unwrap();
     pruned(scene.ledger.now().await.unwrap().plus(Duration::from_secs(1))).await;
     assert_eq!(outcomes(scene, &schedule).await, [], "unless its schedule is gone");
 }

@@ -138,6 +138,7 @@ async fn write(
     for (due, why) in &made.refused {
         refuse(connection, change, *due, why).await?;
     }
+    look_again(connection, change, !made.refused.is_empty()).await?;
     made.refused.extend(doubled.into_iter().map(|due| (due, DOUBLED.to_owned())));
     made.backfilled = backfill(connection, change, now).await?;
     Ok(made)
@@ -287,6 +288,19 @@ async fn refuse(
         .bind(fit_text(why))
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// What was held back by a fire that did not come to be is decided over anew.
+async fn look_again(
+    connection: &mut PgConnection,
+    change: &ScheduleChange,
+    refused: bool,
+) -> Result<(), sqlx::Error> {
+    if refused {
+        let sql = concat!("UPDATE schedules SET look_at = ", now!(), " WHERE id = $1");
+        sqlx::query(sql).bind(change.id.uuid()).execute(connection).await?;
+    }
     Ok(())
 }
 

@@ -54,6 +54,12 @@ pub(super) async fn change(
             }
         }
     }
+    if !refused.is_empty() {
+        // What was held back by a fire that did not come to be is decided over anew.
+        let sql = "UPDATE schedules SET look_at = ? WHERE id = ?";
+        let args = Args::default().with(tx.now.micros()).with(change.id.as_bytes().as_slice());
+        execute(tx.connection, sql, args).await?;
+    }
     let mut backfilled = 0;
     for due in &change.backfill {
         backfilled += backfill(tx, change, *due).await?;
@@ -131,7 +137,9 @@ async fn start_run(tx: &mut Tx<'_>, run: &NewRun) -> Result<Submission, Fault> {
         Err(fault) => {
             let why = match fault.class() {
                 Class::TooManyQueues => TOO_MANY_QUEUES,
-                _ => "the ledger does not take this run's data",
+                Class::Data => "the ledger does not take this run's data",
+                // Not its fault: the due time is decided over again.
+                Class::Passing | Class::Broken | Class::Failed => return Err(fault),
             };
             undo(tx, fault).await?;
             Err(why.to_owned())

@@ -46,7 +46,7 @@ fn sight(spec: &ScheduleSpec, cursor: i64, now: i64) -> Sight<'_> {
 
 fn open(due: i64, result: Option<FireResult>) -> Open {
     let work = Submitted::Job(JobId::from_uuid(Uuid::from_u128(due as u128)));
-    Open { due: at(due), work, result }
+    Open { due: at(due), source: FireSource::Schedule, work, result }
 }
 
 /// (seconds, outcome, reason) of each fire.
@@ -162,6 +162,54 @@ fn the_later_replaces_the_earlier() {
     assert!(decision.fires[0].has_waited);
 }
 
+/// Goal: only the schedule's own later fire takes the place of its own earlier work.
+#[test]
+fn a_replacement_leaves_triggers_and_backfills_alone() {
+    let mut spec = spec();
+    spec.overlap = Overlap::Replace;
+    let of = |source, due| Open { source, ..open(due, None) };
+    let waits = |source, due| Waiting { due: at(due), source };
+    let (own, trigger, backfill) =
+        (FireSource::Schedule, FireSource::Trigger, FireSource::Backfill);
+    let decide = |open: &[Open], waiting: &[Waiting], is_paused, now| {
+        decide(&Sight { open, waiting, is_paused, ..sight(&spec, 20, now) })
+    };
+    // A backfill waits for what runs.
+    let filled = decide(&[of(own, 20)], &[waits(backfill, 5)], false, 25);
+    assert_eq!((told(&filled), filled.cancel), (vec![], vec![]));
+    // The schedule's own fire waits for a trigger and for a backfill's work, and goes before the rest of the backfill.
+    for source in [trigger, backfill] {
+        let held = decide(&[of(source, 22)], &[waits(backfill, 5)], false, 30);
+        assert_eq!(told(&held), [(30, Waits, Some(reason::OVERLAP))]);
+        assert_eq!(held.cancel, []);
+    }
+    let both = [waits(own, 20), waits(backfill, 5)];
+    assert_eq!(told(&decide(&[], &both, false, 25)), [(20, Fired, None)]);
+    // A released backfill is not undone by a due time of the same sight.
+    let same = decide(&[], &[waits(backfill, 5)], false, 30);
+    assert_eq!(told(&same), [(5, Fired, None), (30, Waits, Some(reason::OVERLAP))]);
+    // A later trigger goes on; while it is paused nothing is cancelled, since nothing will start.
+    let later = [of(own, 10), of(trigger, 24)];
+    let waiting = [waits(own, 20)];
+    assert_eq!(decide(&later, &waiting, false, 25).cancel, [later[0].work]);
+    assert_eq!(decide(&later, &waiting, true, 25).cancel, []);
+}
+
+/// Goal: a backfill holds back no due time but while its own work runs.
+#[test]
+fn due_times_go_before_a_backfill() {
+    let mut spec = spec();
+    let backfill: Vec<_> =
+        (0..200).map(|n| Waiting { due: at(-n), source: FireSource::Backfill }).collect();
+    let running = [Open { source: FireSource::Backfill, ..open(-300, None) }];
+    spec.overlap = Overlap::Queue;
+    let queued = decide(&Sight { open: &running, waiting: &backfill, ..sight(&spec, 10, 20) });
+    assert_eq!(told(&queued), [(20, Waits, Some(reason::OVERLAP))], "there is room for its own");
+    spec.overlap = Overlap::Skip;
+    let skipped = decide(&Sight { open: &running, waiting: &backfill, ..sight(&spec, 10, 20) });
+    assert_eq!(told(&skipped), [(20, Skipped, Some(reason::OVERLAP))]);
+}
+
 #[test]
 fn failures_in_a_row_pause_it() {
     let mut spec = spec();
@@ -203,6 +251,26 @@ fn jitter_is_steady_bounded_and_counts_as_planned() {
     // Before the rules change nothing that is due is left.
     let last = decide(&Sight { without_jitter: true, ..sight(&spec, 0, 10) });
     assert_eq!(told(&last), [(10, Fired, None)]);
+}
+
+/// Goal: a jitter that is longer than the interval does not make fires late for each other.
+#[test]
+fn jitter_keeps_the_order() {
+    let mut spec = spec();
+    spec.jitter = Some(Span(Duration::from_secs(3_600)));
+    spec.catch_up.grace = Span(Duration::ZERO);
+    let id = ScheduleId::from_uuid(Uuid::nil());
+    let planned: Vec<_> =
+        (1..500).map(|n| at(n * 10).plus(jitter(&spec, id, at(n * 10)))).collect();
+    assert!(planned.is_sorted());
+    let (mut cursor, mut outcomes) = (at(0), Vec::new());
+    for planned in planned {
+        let decision = decide(&Sight { cursor, now: planned, ..sight(&spec, 0, 0) });
+        cursor = decision.cursor;
+        outcomes.extend(decision.fires.iter().map(|fire| (fire.outcome, fire.late)));
+    }
+    assert_eq!(outcomes.len(), 499);
+    assert!(outcomes.iter().all(|told| *told == (Fired, Duration::ZERO)), "{outcomes:?}");
 }
 
 /// Goal: however far behind, each due time is decided once, in order, and the work is cut into bounded decisions.
