@@ -44,7 +44,7 @@ fn spec(n: usize, anchor: Timestamp) -> ScheduleSpec {
             max: 40,
             grace: Span(BEHIND / 2),
         },
-        jitter: (n % 2 == 0).then_some(Span(Duration::from_millis(500))),
+        jitter: n.is_multiple_of(2).then_some(Span(Duration::from_millis(500))),
         start_at: None,
         end_at: None,
         exclude: Vec::new(),
@@ -96,7 +96,7 @@ async fn act(life: &Lifecycle, name: &ScheduleName, draw: &mut StdRng, anchor: T
             let to = from.plus(EVERY * 20);
             life.backfill_schedule(&namespace, name, from, to).await.map(drop).unwrap_or_else(fine);
         }
-        _ => drop(life.look_at_schedule(&namespace, name).await.map(drop).unwrap_or_else(fine)),
+        _ => life.look_at_schedule(&namespace, name).await.map(drop).unwrap_or_else(fine),
     }
 }
 

@@ -27,7 +27,7 @@ pub struct PatternError(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
-    cron: Cron,
+    cron: Box<Cron>,
     every_hour: bool,
 }
 
@@ -86,7 +86,7 @@ impl FromStr for Pattern {
         let parser = CronParser::builder().year(Year::Disallowed).build();
         let cron = parser.parse(&fields).map_err(|error| PatternError(error.to_string()))?;
         let every_hour = words[hour].starts_with('*');
-        Ok(Self { text: text.trim().to_owned(), cron, every_hour })
+        Ok(Self { text: text.trim().to_owned(), cron: Box::new(cron), every_hour })
     }
 }
 
