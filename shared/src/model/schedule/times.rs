@@ -8,7 +8,7 @@
 //!
 //! The instants are a set: what is due twice at one instant is due once. An `every` counts seconds and knows no zone.
 
-use jiff::Timestamp as Instant;
+use jiff::Timestamp as Point;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use serde::{Deserialize, Serialize};
@@ -151,9 +151,9 @@ fn next_of(every: Span, anchor: Timestamp, after: Timestamp) -> Option<Timestamp
 }
 
 /// The second that has begun.
-fn second_of(at: Timestamp) -> Instant {
+fn second_of(at: Timestamp) -> Point {
     let second = at.micros().div_euclid(1_000_000);
-    Instant::from_second(second).unwrap_or(if second < 0 { Instant::MIN } else { Instant::MAX })
+    Point::from_second(second).unwrap_or(if second < 0 { Point::MIN } else { Point::MAX })
 }
 
 impl Pattern {
@@ -181,7 +181,7 @@ impl Search<'_> {
         while from.as_second() <= last {
             let offset = self.zone.to_offset(from);
             let change = self.zone.following(from).next();
-            let end = change.as_ref().map_or(Instant::MAX, |change| change.timestamp());
+            let end = change.as_ref().map_or(Point::MAX, |change| change.timestamp());
             let here = offset.to_datetime(from);
             let mut civil = match ahead.filter(|ahead| *ahead > here) {
                 Some(ahead) => ahead,
@@ -220,7 +220,7 @@ impl Search<'_> {
     }
 
     /// Whether the very instant of a change is due: for what its clocks show, or for what they pass over.
-    fn is_due_at(&self, at: Instant, before: Offset, after: Offset) -> bool {
+    fn is_due_at(&self, at: Point, before: Offset, after: Offset) -> bool {
         let shown = after.to_datetime(at);
         if self.has(shown) && self.counts(shown, after) {
             return true;
