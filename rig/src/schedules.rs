@@ -3,10 +3,11 @@
 //! Their jobs wait for nobody: what is looked at is that there is one for each due time, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use windlass_shared::clock::Clock;
 use windlass_shared::model::schedule::times::{Gap, Timing, Zone};
 use windlass_shared::model::time::Timestamp;
 
@@ -20,6 +21,8 @@ const NAMESPACE: &str = "cron";
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Tries of making one: the fleet may be young.
 const TRIES: usize = 10;
+/// From one try to the next.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Pages of one list; far beyond any experiment.
 const PAGES_MAX: usize = 1_000;
 
@@ -87,7 +90,7 @@ impl Schedules {
     /// # Errors
     /// The fleet does not answer.
     pub async fn figures(&self) -> anyhow::Result<Vec<Figure>> {
-        let until = now();
+        let until = Clock::System.now();
         let (mut due, mut missing, mut unfired, mut strange) = (0, 0, 0, 0);
         let (mut latest, mut named) = (Duration::ZERO, BTreeSet::new());
         for made in &self.made {
@@ -205,18 +208,13 @@ impl Made {
 }
 
 async fn make_one(client: &Client, body: &Value, key: &str) -> anyhow::Result<Value> {
-    let mut last = None;
-    for _ in 0..TRIES {
+    let mut tries = 1;
+    loop {
         match client.send("/v1/schedules", body, key).await {
             Ok(made) => return Ok(made),
-            Err(error) => last = Some(error),
+            Err(error) if tries == TRIES => return Err(error),
+            Err(_) => tries += 1,
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(PAUSE).await;
     }
-    Err(last.context("it was tried")?)
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or_default())
 }
