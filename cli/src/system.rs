@@ -16,6 +16,7 @@ use windlass_worker::handler::Handler;
 use windlass_worker::reporter::ledger::LedgerReporter;
 use windlass_worker::worker::{Worker, WorkerError};
 
+mod load_check;
 mod ping;
 
 /// Jobs that are under way at a shutdown have this long to end; then they go back, and run elsewhere. Short: a scheduler
@@ -33,6 +34,8 @@ pub struct Installation {
     pub settings: Arc<Settings>,
     /// The engine for workers in this process.
     pub source: EngineSource,
+    /// Cancelled when the process stops; a little later, jobs under way are told to stop.
+    pub stopping: CancellationToken,
 }
 
 /// A kind and what performs it.
@@ -40,14 +43,15 @@ pub type OwnKind = (&'static str, Box<dyn Handler>);
 
 /// Every kind that the installation runs itself.
 fn kinds(installation: &Installation) -> Vec<OwnKind> {
-    vec![ping::kind(installation)]
+    vec![ping::kind(installation), load_check::kind(installation)]
 }
 
-/// Works until `shutdown`, then gives back what does not end at once.
+/// Works until the process stops, then gives back what does not end at once.
 ///
 /// # Errors
 /// A part of the worker broke. An engine that cannot be opened is waited for.
-pub async fn run(installation: Installation, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(installation: Installation) -> anyhow::Result<()> {
+    let shutdown = installation.stopping.clone();
     loop {
         let worker = worker(&installation, kinds(&installation))?;
         match worker.run(shutdown.clone()).await {

@@ -85,6 +85,11 @@ pub const TABLE: &[(&str, &str, u8)] = &[
     ("POST", "/v1/schedules/{name}/backfill", OPERATE),
     ("GET", "/v1/schedules/{name}/runs", READ),
     ("GET", "/v1/schedules/{name}/next", READ),
+    // They load the whole installation.
+    ("POST", "/v1/load-checks", ADMIN | WHOLE),
+    ("GET", "/v1/load-checks", READ | WHOLE),
+    ("GET", "/v1/load-checks/{id}", READ | WHOLE),
+    ("POST", "/v1/load-checks/{id}/abort", ADMIN | WHOLE),
     ("POST", "/v1/api-keys", ADMIN),
     ("GET", "/v1/api-keys", ADMIN),
     ("DELETE", "/v1/api-keys/{id}", ADMIN),

@@ -100,9 +100,13 @@ pub async fn run(args: DevArgs) -> Outcome {
     );
     let worker = worker(&settings, source.clone(), life.clone())?;
     let worker = tokio::spawn(worker.run(shutdown.token.clone()));
-    let installation =
-        Installation { life: life.clone(), settings: Arc::new(settings.clone()), source };
-    let own = tokio::spawn(system::run(installation, shutdown.token.clone()));
+    let installation = Installation {
+        life: life.clone(),
+        settings: Arc::new(settings.clone()),
+        source,
+        stopping: shutdown.token.clone(),
+    };
+    let own = tokio::spawn(system::run(installation));
     // The scheduler outlives the others: it records what they leave.
     let last = CancellationToken::new();
     let duties = duties(&settings, &ledger);

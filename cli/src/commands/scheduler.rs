@@ -71,8 +71,9 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
         life: life.clone(),
         settings: Arc::new(settings.clone()),
         source: settings.engine()?.clone().into(),
+        stopping: shutdown.token.clone(),
     };
-    let own = tokio::spawn(system::run(installation, shutdown.token.clone()));
+    let own = tokio::spawn(system::run(installation));
     let verify = VerifySettings { grace: settings.worker.lease, ..VerifySettings::default() };
     let duties = SchedulerSettings {
         retention: settings.retention,

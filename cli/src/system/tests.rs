@@ -45,7 +45,8 @@ impl Rig {
         let duties = SchedulerSettings { verify, ..SchedulerSettings::default() };
         tokio::spawn(windlass_scheduler::run(life.clone(), duties, stop.clone()));
         let settings = Arc::new(config::load(&Inputs::default()).unwrap());
-        let installation = Installation { life, settings, source };
+        let installation =
+            Installation { life, settings, source, stopping: CancellationToken::new() };
         Self { installation, stop, _folder: folder }
     }
 
@@ -83,15 +84,14 @@ async fn own_jobs_run_and_those_of_other_namespaces_wait() {
     let rig = Rig::start().await;
     let own = Namespace::system();
     let foreign = rig.submit(Namespace::default(), "system.ping").await;
-    let shutdown = CancellationToken::new();
-    let running = tokio::spawn(run(rig.installation.clone(), shutdown.clone()));
+    let running = tokio::spawn(run(rig.installation.clone()));
     // It came first; had it been taken, it would have ended first.
     for _ in 0..3 {
         let id = rig.submit(own.clone(), "system.ping").await;
         rig.until(&own, id, JobState::Succeeded).await;
     }
     rig.until(&Namespace::default(), foreign, JobState::Ready).await;
-    shutdown.cancel();
+    rig.installation.stopping.cancel();
     running.await.unwrap().unwrap();
     rig.stop.cancel();
 }
