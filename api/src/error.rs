@@ -68,7 +68,7 @@ codes! {
     Forbidden 403 "forbidden" "The key does not allow this call"
         "The key's role does not include this call; or, where no keys are needed, a browser sent it for a page of another origin.";
     NamespaceDenied 403 "namespace_denied" "The key belongs to another namespace"
-        "`Windlass-Namespace` names a namespace that the key is not bound to.";
+        "`Windlass-Namespace` names a namespace that the key is not bound to; or the namespace is the installation's own (`system`), in which only admins change anything; or the call is about the whole installation.";
     NotFound 404 "not_found" "Not found"
         "No such thing in this namespace, or no such route. Things of other namespaces are answered in the same way.";
     MethodNotAllowed 405 "method_not_allowed" "The method is not allowed here"
@@ -81,6 +81,8 @@ codes! {
         "For example cancelling a finished job, deleting one that is not finished, or retrying a workflow that runs. `state` says which state it is in.";
     ScheduleExists 409 "schedule_exists" "There is such a schedule"
         "The name is taken: `PATCH /v1/schedules/{name}` changes it. Or the namespace has 10,000 schedules already.";
+    CheckRunning 409 "check_running" "A load check runs already"
+        "One load check runs at a time. `holder` is the id of the one that runs, or waits for its turn: wait for its end, or `POST /v1/load-checks/{id}/abort`.";
     KeyConflict 409 "replay_gone" "The first answer is no longer there"
         "The idempotency key was used before with the same body, but its job was refused then or has been forgotten since, or what it made is an API key, whose text is shown once.";
     BatchRefused 409 "batch_refused" "The batch was refused as a whole"

@@ -67,7 +67,7 @@ pub fn base() -> OpenApi {
         ("leases", "Jobs for workers that have nothing but this API."),
         ("blobs", "Values over 16 KiB."),
         ("keys", "API keys."),
-        ("operations", "Probes."),
+        ("operations", "Probes, and checks of the whole installation."),
     ];
     OpenApiBuilder::new()
         .info(

@@ -18,6 +18,7 @@ pub mod events;
 pub mod jobs;
 pub mod keys;
 pub mod leases;
+pub mod load_checks;
 pub mod logs;
 pub mod probes;
 pub mod queues;
@@ -82,6 +83,9 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(schedules::fires::backfill_schedule))
         .routes(routes!(schedules::fires::list_fires))
         .routes(routes!(schedules::fires::list_next))
+        .routes(routes!(load_checks::start_load_check, load_checks::list_load_checks))
+        .routes(routes!(load_checks::get_load_check))
+        .routes(routes!(load_checks::abort_load_check))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

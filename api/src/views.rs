@@ -8,6 +8,7 @@ pub mod definition;
 pub mod evaluate;
 pub mod job;
 pub mod key;
+pub mod load_check;
 pub mod plan;
 pub mod queue;
 pub mod schedule;

@@ -6,6 +6,7 @@ pub mod dev;
 pub mod doctor;
 pub mod job;
 pub mod key;
+pub mod load_check;
 pub mod loadtest;
 pub mod migrate;
 pub mod queue;

@@ -12,6 +12,7 @@ mod exit;
 mod input;
 mod output;
 mod setup;
+mod system;
 mod wfformat;
 
 use exit::Outcome;
@@ -65,6 +66,7 @@ enum Command {
     Config(commands::config::ConfigArgs),
     Doctor(commands::doctor::DoctorArgs),
     Loadtest(commands::loadtest::LoadtestArgs),
+    LoadCheck(commands::load_check::LoadCheckArgs),
 }
 
 fn main() -> ExitCode {
@@ -94,6 +96,7 @@ fn run(command: Command) -> Outcome {
             Command::Config(args) => commands::config::run(args),
             Command::Doctor(args) => Box::pin(commands::doctor::run(args)).await,
             Command::Loadtest(args) => Box::pin(commands::loadtest::run(args)).await,
+            Command::LoadCheck(args) => Box::pin(commands::load_check::run(args)).await,
         }
     });
     // A blocked thread (a name being resolved) must not hold up the exit.

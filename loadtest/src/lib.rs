@@ -4,6 +4,7 @@
 //! run is bounded in jobs and in time, and talks to loopback only. Wall-clock rates swing with whatever else
 //! the machine does; CPU per job is the figure to compare.
 
+pub mod check;
 pub mod cpu;
 pub mod engine;
 pub mod graph;

@@ -18,6 +18,7 @@ mod pump;
 mod rig;
 mod running;
 mod schedules;
+mod shadows;
 mod sweep;
 mod workflows;
 
@@ -38,6 +39,7 @@ pub(crate) fn start(
     tasks.spawn(workflows::run(life.clone(), shutdown.clone()));
     tasks.spawn(schedules::run(life.clone(), lead.clone(), shutdown.clone()));
     tasks.spawn(gauges::run(life.clone(), shutdown.clone()));
+    tasks.spawn(shadows::run(life.clone(), lead.clone(), shutdown.clone()));
 }
 
 /// Every shard that the ledger knows of.

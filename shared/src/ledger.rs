@@ -23,6 +23,8 @@ use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
 mod gate_calls;
+mod load_check_calls;
+pub mod load_checks;
 pub mod postgres;
 mod pulse;
 mod queue;

@@ -36,6 +36,7 @@ pub mod push;
 pub mod record;
 pub mod resume;
 pub mod schedule;
+mod shadow;
 mod submit;
 pub mod sweep;
 pub mod verify;

@@ -3,6 +3,7 @@
 pub mod evaluate;
 pub mod id;
 pub mod job;
+pub mod load_check;
 pub mod name;
 pub mod retry;
 pub mod schedule;

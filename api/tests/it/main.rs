@@ -11,6 +11,7 @@ mod idempotency;
 mod jobs;
 mod leases;
 mod lists;
+mod load_checks;
 mod logs;
 mod openapi;
 mod operations;

@@ -9,6 +9,7 @@ mod dev;
 mod docs_page;
 mod documents;
 mod hostile;
+mod load_check;
 mod metrics;
 mod schedule;
 mod usage;

@@ -2,7 +2,7 @@
 
 use crate::binary::windlass;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "dev",
     "api",
     "worker",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 13] = [
     "config",
     "doctor",
     "loadtest",
+    "load-check",
 ];
 
 #[test]
@@ -64,6 +65,8 @@ fn bad_usage_exits_2() {
         &["schedule", "create", "x", "--cron", "@daily", "--every", "5s", "--kind", "noop"],
         &["key", "create", "--name", "x", "--role", "emperor"],
         &["loadtest", "bench", "engine"],
+        &["load-check", "show", "../keys"],
+        &["load-check", "run", "--duration", "soon"],
         &["migrate", "up"],
         &["scheduler"],
         &["worker"],

@@ -45,6 +45,7 @@ mod blobs;
 mod checkpoints;
 mod definitions;
 mod keys;
+mod load_checks;
 mod logs;
 mod news;
 mod operations;

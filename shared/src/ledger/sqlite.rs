@@ -27,6 +27,7 @@ mod holds;
 mod jobs;
 mod keys;
 mod list;
+mod load_checks;
 mod place;
 mod plan;
 mod prune;

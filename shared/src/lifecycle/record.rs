@@ -59,9 +59,14 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
     // Together, so that the store is woken once.
     let engine = &life.inner.engine;
     crate::failpoint!("record.before_confirm");
-    let (confirmed, _) =
-        tokio::join!(engine.confirm(shard, &last), engine.publish(&shard.namespace, &events));
-    // Safe to drop what became of the feed: it is a convenience; the ledger has what happened.
+    // Nobody watches a shadow, and nothing would take its feed away again.
+    let publish = async {
+        if !shard.namespace.is_shadow() {
+            // Safe to drop what becomes of the feed: it is a convenience; the ledger has what happened.
+            let _ = engine.publish(&shard.namespace, &events).await;
+        }
+    };
+    let (confirmed, ()) = tokio::join!(engine.confirm(shard, &last), publish);
     life.inner.waiters.notify(&ended);
     confirmed?;
 

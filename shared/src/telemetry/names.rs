@@ -105,6 +105,14 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),
     ("windlass_queue_oldest_ready_seconds", Gauge, "Age of the first ready job of a queue"),
+    // Load checks
+    ("windlass_load_check_passed", Gauge, "Whether the latest load check passed"),
+    ("windlass_load_check_age_seconds", Gauge, "Time since the latest load check had its verdict"),
+    (
+        "windlass_load_check_start_p99_seconds",
+        Gauge,
+        "What 99 of 100 jobs of the latest load check took to start",
+    ),
     // The worker
     ("windlass_worker_slots", Gauge, "Slots of this worker, free and busy"),
     ("windlass_worker_claims_total", Counter, "Claim calls, by result"),

@@ -49,6 +49,7 @@ suite![
     definitions,
     gates,
     schedules,
+    load_checks,
 ];
 
 #[tokio::test]
