@@ -17,6 +17,7 @@ use crate::limits::WRITE_ROWS_MAX;
 use crate::model::id::LedgerId;
 use crate::model::job::OnConflict;
 
+pub(in crate::ledger) mod backup;
 mod bounds;
 mod connect;
 mod error;

@@ -19,6 +19,11 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
     (5, "schedules", include_str!("../../../../migrations/postgres/0005_schedules.sql")),
 ];
 
+/// The version of this build.
+pub(super) fn latest() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
+}
+
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
         let no_transaction = sql.starts_with("-- no-transaction");
@@ -58,7 +63,7 @@ pub(super) async fn status(connection: &mut PgConnection) -> Result<Vec<Migratio
 /// Refuses a schema that is older or newer than this build.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<()> {
     let all = status(connection).await?;
-    let ours = MIGRATIONS.last().map_or(0, |(version, ..)| *version);
+    let ours = latest();
     if let Some(newer) = all.iter().find(|m| m.version > ours) {
         let newer = newer.version;
         return Err(LedgerError::Schema(format!(

@@ -20,6 +20,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "schedules", include_str!("../../../../migrations/sqlite/0005_schedules.sql")),
 ];
 
+/// The version of this build.
+pub(super) fn latest() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
+}
+
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, text)| {
         let text = (*text).into_sql_str();
