@@ -105,6 +105,9 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),
     ("windlass_queue_oldest_ready_seconds", Gauge, "Age of the first ready job of a queue"),
+    // Backups
+    ("windlass_drills_total", Counter, "Backups that were restored for proof, by result"),
+    ("windlass_drill_rto_seconds", Gauge, "Time of the latest drill of this process"),
     // The worker
     ("windlass_worker_slots", Gauge, "Slots of this worker, free and busy"),
     ("windlass_worker_claims_total", Counter, "Claim calls, by result"),
