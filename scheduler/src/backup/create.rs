@@ -12,6 +12,7 @@ use uuid::Uuid;
 use windlass_shared::config::{BackupSettings, LedgerSettings};
 use windlass_shared::failpoint;
 use windlass_shared::ledger::backup::{self as ledger, Contents, Origin, Snapshot};
+use windlass_shared::model::time::Timestamp;
 
 use super::keys::{Signer, recipients};
 use super::manifest::{FORMAT, Manifest, Part};
@@ -93,7 +94,9 @@ async fn make(
     let packed = packing.await.expect("packing does not panic");
     // In this order: when storing ends, the others only say that nobody listens any more.
     let parts = stored?;
-    let (origin, contents) = read?;
+    let (mut origin, contents) = read?;
+    // As files say it; down, so that it stays true.
+    origin.at = Timestamp::from_millis(origin.at.millis());
     let dump_bytes = packed.map_err(BackupError::Decode)?;
     failpoint!("backup.before_manifest");
     let manifest = Manifest {

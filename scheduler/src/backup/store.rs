@@ -284,8 +284,9 @@ pub fn id_of(text: &str) -> Option<String> {
     (id.to_string() == text).then_some(id.to_string())
 }
 
+/// The time, as files say it: in whole milliseconds.
 pub(super) fn now() -> Timestamp {
-    windlass_shared::clock::Clock::System.now()
+    Timestamp::from_millis(windlass_shared::clock::Clock::System.now().millis())
 }
 
 fn folder_of(text: &str) -> Option<PathBuf> {
