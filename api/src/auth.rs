@@ -99,6 +99,11 @@ async fn admit(app: &App, request: &Parts) -> Result<Caller, ApiError> {
             format!("keys with the role {} do not include this call", roles::name(caller.role)),
         ));
     }
+    let bound_to = caller.bound_to.as_ref();
+    let refusal = roles::refusal(caller.role, &caller.namespace, bound_to, &request.method, path);
+    if let Some(why) = refusal {
+        return Err(ApiError::new(Code::NamespaceDenied, why));
+    }
     Ok(caller)
 }
 

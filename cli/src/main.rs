@@ -12,6 +12,7 @@ mod exit;
 mod input;
 mod output;
 mod setup;
+mod system;
 mod wfformat;
 
 use exit::Outcome;

@@ -93,13 +93,22 @@ pub struct WorkerBuilder {
     reporter: Option<SharedReporter>,
     registry: Registry,
     builtin: bool,
+    is_aside: bool,
     fault: Option<BuildError>,
 }
 
 impl WorkerBuilder {
     pub(crate) fn new(settings: WorkerSettings) -> Self {
         let registry = Registry::default();
-        Self { settings, source: None, reporter: None, registry, builtin: false, fault: None }
+        Self {
+            settings,
+            source: None,
+            reporter: None,
+            registry,
+            builtin: false,
+            is_aside: false,
+            fault: None,
+        }
     }
 
     /// The engine to work on, or the settings to open it with.
@@ -152,6 +161,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Says that it is not the worker that this process is for: it leaves the gauges of slots to that one.
+    #[must_use]
+    pub fn aside(mut self) -> Self {
+        self.is_aside = true;
+        self
+    }
+
     /// Checks the parts. Reads the file of command templates.
     ///
     /// # Errors
@@ -174,7 +190,9 @@ impl WorkerBuilder {
             Some(reporter) => reporter,
             None => reporter_of(&self.settings)?,
         };
-        Ok(Worker { settings: self.settings, source, reporter, registry: Arc::new(self.registry) })
+        let registry = Arc::new(self.registry);
+        let (settings, is_aside) = (self.settings, self.is_aside);
+        Ok(Worker { settings, source, reporter, registry, is_aside })
     }
 }
 

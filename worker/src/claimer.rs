@@ -53,6 +53,8 @@ pub(crate) struct Claimer {
     pub(crate) queues: Rotation,
     /// [`WEIGHT_WAIT`], but for tests.
     pub(crate) weight_wait: Duration,
+    /// Shows no gauges.
+    pub(crate) is_aside: bool,
     pub(crate) stop: CancellationToken,
 }
 
@@ -129,6 +131,9 @@ impl Claimer {
 
     /// `taken` slots are taken for jobs that are not claimed yet.
     fn show_slots(&self, taken: usize) {
+        if self.is_aside {
+            return;
+        }
         metrics::gauge!("windlass_worker_ring_settles").set(self.acks.kept() as f64);
         let free = self.slots.available_permits() + taken;
         let free = u32::try_from(free).unwrap_or(self.concurrency);
@@ -382,6 +387,7 @@ mod tests {
             },
             queues: Rotation::new(std::iter::empty()),
             weight_wait: WAIT,
+            is_aside: false,
             stop: CancellationToken::new(),
         };
         (claimer, started, acker)

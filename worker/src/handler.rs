@@ -50,6 +50,25 @@ pub trait Handler: Send + Sync + 'static {
     fn call(&self, ctx: Context) -> BoxFuture<'static, Result<Output, HandlerError>>;
 }
 
+impl Handler for Box<dyn Handler> {
+    fn call(&self, ctx: Context) -> BoxFuture<'static, Result<Output, HandlerError>> {
+        (**self).call(ctx)
+    }
+}
+
+/// An async function whose second argument is read from the payload, as a handler that can be kept in a list. A payload
+/// that does not fit fails the job for good with `invalid_payload`.
+pub fn typed<A, O, E, F, Fut>(function: F) -> Box<dyn Handler>
+where
+    F: Fn(Context, A) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<O, E>> + Send + 'static,
+    A: DeserializeOwned + Send + 'static,
+    O: Serialize + Send + 'static,
+    E: Into<HandlerError> + Send + 'static,
+{
+    Box::new(Typed::new(function))
+}
+
 /// An async function over a payload type, as a [`Handler`].
 pub(crate) struct Typed<F, A> {
     function: F,

@@ -47,6 +47,8 @@ pub struct Worker {
     pub(crate) source: EngineSource,
     pub(crate) reporter: SharedReporter,
     pub(crate) registry: Arc<Registry>,
+    /// Another worker shows the gauges of this process.
+    pub(crate) is_aside: bool,
 }
 
 /// Why a worker ended other than by its shutdown.
@@ -173,6 +175,7 @@ impl Worker {
             request: self.request(id),
             queues: self.rotation(),
             weight_wait: WEIGHT_WAIT,
+            is_aside: self.is_aside,
             stop: stop_claiming.clone(),
         };
         let pump = self.pump(id, crew, &leases, drain.clone());

@@ -2,6 +2,7 @@
 
 use http::Method;
 use windlass_shared::ledger::Role;
+use windlass_shared::model::name::Namespace;
 
 const V: u8 = 1;
 const S: u8 = 2;
@@ -17,6 +18,8 @@ const SUBMIT: u8 = S | O | A;
 const WORK: u8 = W | A;
 const OPERATE: u8 = O | A;
 const ADMIN: u8 = A;
+/// Beside the roles: of the whole installation, so not for keys that are bound to a namespace of users.
+const WHOLE: u8 = 32;
 
 /// Method, route, roles.
 pub const TABLE: &[(&str, &str, u8)] = &[
@@ -91,8 +94,6 @@ pub const TABLE: &[(&str, &str, u8)] = &[
 
 /// Whether a role includes a call.
 pub fn allows(role: Role, method: &Method, route: &str) -> bool {
-    // A HEAD shows no more than the GET beside it.
-    let method = if *method == Method::HEAD { &Method::GET } else { method };
     let bit = match role {
         Role::Viewer => V,
         Role::Submitter => S,
@@ -100,7 +101,41 @@ pub fn allows(role: Role, method: &Method, route: &str) -> bool {
         Role::Operator => O,
         Role::Admin => A,
     };
-    TABLE.iter().any(|(m, path, roles)| *path == route && *m == method.as_str() && roles & bit != 0)
+    TABLE.iter().any(|(m, path, roles)| *path == route && is_same(m, method) && roles & bit != 0)
+}
+
+/// Whether the installation itself keeps a caller from a call that their role includes; why, in words. The one place that
+/// guards the namespaces of [`Namespace::is_own`]: whoever could submit there would have the installation restore a
+/// backup, or start a load check, for them.
+///
+/// `namespace` is where they act, `bound_to` where they may act (`None`: everywhere). A caller who is bound to a namespace
+/// never acts in another.
+pub fn refusal(
+    role: Role,
+    namespace: &Namespace,
+    bound_to: Option<&Namespace>,
+    method: &Method,
+    route: &str,
+) -> Option<&'static str> {
+    let is_whole = TABLE
+        .iter()
+        .any(|(m, path, roles)| *path == route && is_same(m, method) && roles & WHOLE != 0);
+    if is_whole && bound_to.is_some_and(|bound| *bound != Namespace::system()) {
+        return Some(
+            "this call is about the whole installation, and the key is bound to a namespace",
+        );
+    }
+    if !namespace.is_own() || role == Role::Admin {
+        return None;
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD) && role != Role::Worker;
+    (!reads).then_some("the namespace is the installation's own: only admins change anything there")
+}
+
+/// A HEAD shows no more than the GET beside it.
+fn is_same(of_table: &str, method: &Method) -> bool {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    of_table == method.as_str()
 }
 
 /// The methods that a route has for anybody; HEAD where there is GET.

@@ -281,3 +281,73 @@ async fn callers_with_the_same_key_ask_once() {
     }
     panic!("150 callers with one key always take more than 100 tries");
 }
+
+/// Goal: nobody but an admin of the whole installation changes anything in its own namespaces, by whatever call: who could
+/// submit there would have it restore a backup for them. Method: every call of the table with every role, in each of them.
+#[tokio::test]
+async fn own_namespaces_are_changed_by_admins_only() {
+    let api = fixture().await;
+    let id = "01900000-0000-7000-8000-000000000000";
+    let shadow = format!("check-{id}");
+    for role in [Role::Admin, Role::Operator, Role::Submitter, Role::Worker, Role::Viewer] {
+        for namespace in ["system", shadow.as_str()] {
+            let keys = [api.key(role, None).await, api.key(role, Some(namespace)).await];
+            for (key, (method, route, _)) in
+                keys.iter().flat_map(|key| roles::TABLE.iter().map(move |call| (key, call)))
+            {
+                let method: Method = method.parse().unwrap();
+                if *route == "/v1/events" || !roles::allows(role, &method, route) {
+                    continue; // A stream without an end, or refused anyway.
+                }
+                let path = route.replace("{id}", id).replace("{queue}", "q").replace("{name}", "n");
+                let authorization = format!("Bearer {key}");
+                let headers =
+                    [("authorization", authorization.as_str()), ("windlass-namespace", namespace)];
+                let answer = api.send(request(method.clone(), &path, &headers, "")).await;
+                let reads = method == Method::GET && role != Role::Worker;
+                if reads || role == Role::Admin {
+                    assert_ne!(answer.status, 401, "{role:?} {method} {route} in {namespace}");
+                    continue;
+                }
+                answer.refused(403, "namespace_denied");
+            }
+        }
+    }
+}
+
+/// Goal: what names a namespace, queue or kind elsewhere than in the header does not lead into `system`.
+#[tokio::test]
+async fn nothing_in_a_body_leads_into_the_own_namespace() {
+    let api = fixture().await;
+    let submitter = api.key(Role::Submitter, None).await;
+    let operator = api.key(Role::Operator, None).await;
+    let admin_of_a = api.key(Role::Admin, Some("a")).await;
+    let post = async |key: &str, path: &str, body: &str| {
+        with_key(&api, key, Method::POST, path, body).await
+    };
+    let named = r#"{"kind":"backup.restore","queue":"system","namespace":"system"}"#;
+    post(&submitter, "/v1/jobs", named).await.refused(422, "invalid");
+    let batch = format!(r#"{{"jobs":[{named}]}}"#);
+    let answer = post(&submitter, "/v1/jobs/batch", &batch).await.expect(200);
+    assert_eq!(answer["accepted"], 0, "{answer}");
+    let step = r#"{"id":"s","kind":"backup.restore","namespace":"system"}"#;
+    let run = format!(r#"{{"name":"w","steps":[{step}]}}"#);
+    post(&submitter, "/v1/workflows", &run).await.refused(422, "invalid");
+    let schedule = format!(r#"{{"name":"n","every":"1h","job":{named}}}"#);
+    post(&operator, "/v1/schedules", &schedule).await.refused(422, "invalid");
+    let key = r#"{"name":"x","role":"admin","namespace":"system"}"#;
+    post(&admin_of_a, "/v1/api-keys", key).await.refused(403, "namespace_denied");
+
+    // The same names without a namespace stay in the caller's, where nobody of the installation works.
+    let job = r#"{"kind":"backup.restore","queue":"system"}"#;
+    assert_eq!(post(&submitter, "/v1/jobs", job).await.expect(201)["namespace"], "default");
+    let step = r#"{"id":"s","kind":"backup.restore","queue":"system"}"#;
+    let run = format!(r#"{{"name":"w","steps":[{step}]}}"#);
+    let run = post(&submitter, "/v1/workflows", &run).await.expect(201);
+    let path = format!("/v1/jobs?workflow_id={}", run["id"].as_str().unwrap());
+    let jobs = with_key(&api, &submitter, Method::GET, &path, "").await.expect(200);
+    assert_eq!(jobs["items"][0]["namespace"], "default");
+    let system: windlass_shared::model::name::Namespace = "system".parse().unwrap();
+    let own = api.life.ledger().queues(Some(&system)).await.unwrap();
+    assert!(own.is_empty(), "{own:?}");
+}

@@ -32,6 +32,7 @@ use crate::boot::{self, Booted};
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use crate::setup::{SettingsArgs, flag};
+use crate::system::{self, Installation};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,8 +98,11 @@ pub async fn run(args: DevArgs) -> Outcome {
         ended.clone(),
         shutdown.tasks.clone(),
     );
-    let worker = worker(&settings, source, life.clone())?;
+    let worker = worker(&settings, source.clone(), life.clone())?;
     let worker = tokio::spawn(worker.run(shutdown.token.clone()));
+    let installation =
+        Installation { life: life.clone(), settings: Arc::new(settings.clone()), source };
+    let own = tokio::spawn(system::run(installation, shutdown.token.clone()));
     // The scheduler outlives the others: it records what they leave.
     let last = CancellationToken::new();
     let duties = duties(&settings, &ledger);
@@ -118,7 +122,7 @@ pub async fn run(args: DevArgs) -> Outcome {
     let _ = output::line(&format!("windlass dev is ready: http://{address}"));
     tracing::info!(%address, "ready");
 
-    let parts = Parts { server, worker, scheduler, last, ended, ledger };
+    let parts = Parts { server, worker, own, scheduler, last, ended, ledger };
     parts.run_and_stop(&shutdown).await
 }
 
@@ -126,6 +130,8 @@ pub async fn run(args: DevArgs) -> Outcome {
 struct Parts {
     server: JoinHandle<()>,
     worker: JoinHandle<Result<(), WorkerError>>,
+    /// The worker of the installation's own jobs.
+    own: JoinHandle<anyhow::Result<()>>,
     scheduler: JoinHandle<()>,
     /// Stops the scheduler.
     last: CancellationToken,
@@ -138,8 +144,7 @@ impl Parts {
     /// Until `shutdown`, or until a part breaks; then stops them in order: no more requests and claims, then
     /// what was done is recorded, then the ledger is closed.
     async fn run_and_stop(mut self, shutdown: &Shutdown) -> Outcome {
-        let mut worked = None;
-        let mut scheduled = None;
+        let (mut worked, mut own, mut scheduled) = (None, None, None);
         tokio::select! {
             biased;
             () = shutdown.token.cancelled() => {}
@@ -147,17 +152,25 @@ impl Parts {
                 tracing::error!("the worker ended; stopping");
                 worked = Some(ended);
             }
+            ended = &mut self.own => {
+                tracing::error!("the worker of the installation's own jobs ended; stopping");
+                own = Some(ended);
+            }
             ended = &mut self.scheduler => {
                 tracing::error!("the scheduler ended; stopping");
                 scheduled = Some(ended);
             }
         }
-        let broken = worked.is_some() || scheduled.is_some();
+        let broken = worked.is_some() || own.is_some() || scheduled.is_some();
         shutdown.token.cancel();
         self.server.await.context("the server panicked")?;
         let worked = match worked {
             Some(ended) => ended,
             None => self.worker.await,
+        };
+        let own = match own {
+            Some(ended) => ended,
+            None => self.own.await,
         };
         self.last.cancel();
         let scheduled = match scheduled {
@@ -168,6 +181,7 @@ impl Parts {
         boot::finish("dev", shutdown).await?;
         self.ledger.close().await;
         worked.context("the worker panicked")?.context("the worker stopped")?;
+        own.context("the worker of the installation's own jobs panicked")??;
         scheduled.context("the scheduler panicked")?;
         if broken {
             return Err(Failure::Failed(anyhow!("a part of dev ended by itself")));

@@ -110,6 +110,7 @@ pub(super) const KNOWN: &[Known] = &[
     open("worker.drain_timeout", "30s", "time to finish on SIGTERM, 0s to 1h"),
     optional("worker.api_url", Secrecy::Url, "where logs, progress and large values go"),
     optional("worker.api_key", Secrecy::Secret, "with this key"),
+    open("scheduler.system_slots", "2", "the installation's own jobs that run at once, 1 to 16"),
     open("scheduler.retention", "7d", "finished jobs are kept this long, 1m to 3650d"),
     optional(
         "backup.store",

@@ -179,6 +179,8 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     /// The worker.
     pub worker: WorkerSettings,
+    /// The installation's own jobs that a scheduler runs at once.
+    pub system_slots: u32,
     /// Finished jobs are kept this long.
     pub retention: Duration,
     /// Backups; `None`: no store is set ([`Self::backup`] says so in words).

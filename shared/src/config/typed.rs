@@ -13,6 +13,7 @@ use super::{
     WorkerSettings, keys, values,
 };
 use crate::limits::{LEASE_MAX, LEASE_MIN};
+use crate::model::name::Namespace;
 
 const LEDGER_SCHEMES: [&str; 4] = ["postgres://", "postgresql://", "sqlite://", "sqlite:"];
 const ENGINE_SCHEMES: [&str; 5] =
@@ -66,6 +67,8 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     let api = api(r, admin_listen);
     let cursor_secret = r.read("api.cursor_secret", |t| Ok(SecretString::from(t)));
     let worker = worker(r);
+    let mut system_slots = 2;
+    r.set(&mut system_slots, "scheduler.system_slots", |t| values::whole(t, 1..=16));
     let mut retention = 7 * 24 * HOUR;
     r.set(&mut retention, "scheduler.retention", |t| {
         values::duration(t, MINUTE..=3650 * 24 * HOUR)
@@ -86,6 +89,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
         cursor_secret,
         admin_listen,
         worker,
+        system_slots,
         retention,
         backup,
         log,
@@ -161,7 +165,13 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
 fn worker(r: &mut Reader) -> WorkerSettings {
     let mut worker = WorkerSettings::default();
     r.set(&mut worker.name, "worker.name", values::label);
-    r.set(&mut worker.namespace, "worker.namespace", |t| t.parse().map_err(|why| format!("{why}")));
+    r.set(&mut worker.namespace, "worker.namespace", |t| {
+        let namespace: Namespace = t.parse().map_err(|why| format!("{why}"))?;
+        if namespace.is_own() {
+            return Err("must not be one of the installation's own: schedulers work there".into());
+        }
+        Ok(namespace)
+    });
     r.set(&mut worker.queues, "worker.queues", values::queues);
     r.set(&mut worker.concurrency, "worker.concurrency", |t| values::whole(t, 1..=10_000));
     r.set(&mut worker.lease, "worker.lease", |t| values::duration(t, LEASE_MIN..=LEASE_MAX));

@@ -113,9 +113,61 @@ impl Default for Namespace {
     }
 }
 
+/// What the names of shadow namespaces begin with; a UUID follows.
+const SHADOW: &str = "check-";
+
+impl Namespace {
+    /// `system`: where the installation's own jobs live. Only the schedulers' own worker runs them.
+    pub fn system() -> Self {
+        Self("system".into())
+    }
+
+    /// The shadow namespace of one load check.
+    pub fn shadow(check: uuid::Uuid) -> Self {
+        Self(format!("{SHADOW}{check}").into())
+    }
+
+    /// Whether it is named as [`Self::shadow`] names.
+    pub fn is_shadow(&self) -> bool {
+        let id = self.0.strip_prefix(SHADOW);
+        // As it is written, and in no other of the forms that a UUID has.
+        id.is_some_and(|id| uuid::Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id))
+    }
+
+    /// Whether it is the installation's own: [`Self::system`], or the shadow of a check. Only admins change anything in
+    /// these.
+    pub fn is_own(&self) -> bool {
+        *self == Self::system() || self.is_shadow()
+    }
+}
+
+impl QueueName {
+    /// `system`: the queue of the installation's own jobs, in the namespace of the same name.
+    pub fn system() -> Self {
+        Self("system".into())
+    }
+}
+
 impl Default for QueueName {
     /// `default`.
     fn default() -> Self {
         Self("default".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_namespaces_are_told_from_those_of_users() {
+        let id = uuid::Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_00ab);
+        assert!(Namespace::shadow(id).is_shadow() && Namespace::shadow(id).is_own());
+        assert!(Namespace::system().is_own() && !Namespace::system().is_shadow());
+        let hex = format!("check-{}", id.simple());
+        for name in ["default", "check-", "check-1", "checks", "system2", hex.as_str()] {
+            let name: Namespace = name.parse().unwrap();
+            assert!(!name.is_own() && !name.is_shadow(), "{name}");
+        }
     }
 }

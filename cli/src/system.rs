@@ -1,0 +1,88 @@
+//! The installation's own jobs: a small worker inside of every scheduler (and of `dev`) on the queue `system` of the
+//! namespace `system`, and nowhere else.
+//!
+//! They are jobs like any other: recorded, leased, retried, listed, and scheduled by schedules of that namespace. Only
+//! admins may submit them (`api/src/auth/roles.rs`). A kind is added by a line in [`kinds`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use windlass_shared::config::{Settings, WorkerSettings};
+use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_worker::builder::{BuildError, EngineSource};
+use windlass_worker::handler::Handler;
+use windlass_worker::reporter::ledger::LedgerReporter;
+use windlass_worker::worker::{Worker, WorkerError};
+
+mod ping;
+
+/// Jobs that are under way at a shutdown have this long to end; then they go back, and run elsewhere. Short: a scheduler
+/// that stops is one of several that go on, or all of `dev` waits for it.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Between two tries to open the engine.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What the handlers of the installation's own kinds are made with. Cheap to clone.
+#[derive(Clone)]
+pub struct Installation {
+    /// Ledger, engine, and the verbs of a job's life.
+    pub life: Lifecycle,
+    /// Of this process.
+    pub settings: Arc<Settings>,
+    /// The engine for workers in this process.
+    pub source: EngineSource,
+}
+
+/// A kind and what performs it.
+pub type OwnKind = (&'static str, Box<dyn Handler>);
+
+/// Every kind that the installation runs itself.
+fn kinds(installation: &Installation) -> Vec<OwnKind> {
+    vec![ping::kind(installation)]
+}
+
+/// Works until `shutdown`, then gives back what does not end at once.
+///
+/// # Errors
+/// A part of the worker broke. An engine that cannot be opened is waited for.
+pub async fn run(installation: Installation, shutdown: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        let worker = worker(&installation, kinds(&installation))?;
+        match worker.run(shutdown.clone()).await {
+            Err(WorkerError::Engine(error)) => {
+                tracing::warn!(%error, "the installation's own jobs wait for the engine");
+                let pause = tokio::time::sleep(AGAIN);
+                if shutdown.run_until_cancelled(pause).await.is_none() {
+                    return Ok(());
+                }
+            }
+            ended => return Ok(ended?),
+        }
+    }
+}
+
+fn worker(installation: &Installation, kinds: Vec<OwnKind>) -> Result<Worker, BuildError> {
+    let settings = WorkerSettings {
+        name: "system".to_owned(),
+        namespace: Namespace::system(),
+        queues: vec![(QueueName::system(), 1)],
+        concurrency: installation.settings.system_slots,
+        lease: installation.settings.worker.lease,
+        drain_timeout: DRAIN,
+        ..WorkerSettings::default()
+    };
+    let reporter = LedgerReporter::new(installation.life.clone(), Namespace::system());
+    let builder = Worker::builder(settings)
+        .engine(installation.source.clone())
+        .reporter(Arc::new(reporter))
+        .aside();
+    let add = |builder: windlass_worker::builder::WorkerBuilder, (kind, handler): OwnKind| {
+        builder.handler(kind, handler)
+    };
+    kinds.into_iter().fold(builder, add).build()
+}
+
+#[cfg(test)]
+mod tests;
