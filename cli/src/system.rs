@@ -16,6 +16,7 @@ use windlass_worker::handler::Handler;
 use windlass_worker::reporter::ledger::LedgerReporter;
 use windlass_worker::worker::{Worker, WorkerError};
 
+mod backup;
 mod ping;
 
 /// Jobs that are under way at a shutdown have this long to end; then they go back, and run elsewhere. Short: a scheduler
@@ -40,7 +41,9 @@ pub type OwnKind = (&'static str, Box<dyn Handler>);
 
 /// Every kind that the installation runs itself.
 fn kinds(installation: &Installation) -> Vec<OwnKind> {
-    vec![ping::kind(installation)]
+    let mut kinds = vec![ping::kind(installation)];
+    kinds.extend(backup::kinds(installation));
+    kinds
 }
 
 /// Works until `shutdown`, then gives back what does not end at once.
@@ -48,8 +51,19 @@ fn kinds(installation: &Installation) -> Vec<OwnKind> {
 /// # Errors
 /// A part of the worker broke. An engine that cannot be opened is waited for.
 pub async fn run(installation: Installation, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let over = shutdown.child_token();
+    let working = async {
+        let worked = work(&installation, &shutdown).await;
+        over.cancel();
+        worked
+    };
+    let (worked, ()) = tokio::join!(working, backup::keep_defaults(&installation, &over));
+    worked
+}
+
+async fn work(installation: &Installation, shutdown: &CancellationToken) -> anyhow::Result<()> {
     loop {
-        let worker = worker(&installation, kinds(&installation))?;
+        let worker = worker(installation, kinds(installation))?;
         match worker.run(shutdown.clone()).await {
             Err(WorkerError::Engine(error)) => {
                 tracing::warn!(%error, "the installation's own jobs wait for the engine");

@@ -17,6 +17,9 @@ use crate::model::time::Timestamp;
 
 pub use super::postgres::backup::Snapshot;
 
+/// What an error says first when the database was replaced under this process.
+pub const WRONG_LEDGER: &str = "wrong_ledger";
+
 /// Jobs of which a row's own sum is kept, from each end of the table.
 pub(super) const SAMPLES_EACH: u32 = 10;
 
@@ -195,12 +198,30 @@ pub fn databases<'a>(
 }
 
 impl Ledger {
-    /// What the database says now of which ledger it is: another than [`Self::id`] when it was replaced under this
-    /// process, by a restore for instance. Safe to repeat.
-    ///
-    /// # Errors
-    /// [`super::LedgerError::Failed`] also while a restore into it is under way.
+    /// Whether the database was replaced under this process, by a restore for instance. Nothing was written to the other
+    /// one, and nothing ever will be: this process can do nothing but end. `false` also where it does not answer.
+    pub fn was_replaced(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            match self.present_id().await {
+                Ok(id) => id != self.id(),
+                Err(super::LedgerError::Unfit(why)) => why.starts_with(WRONG_LEDGER),
+                Err(_) => false,
+            }
+        })
+    }
+
+    /// What the database says now of which ledger it is.
     pub fn present_id(&self) -> BoxFuture<'_, Result<LedgerId>> {
         Box::pin(async move { super::dispatch!(self, present_id()) })
+    }
+
+    /// Whether the installation was given this default once ([`Self::note_default`]).
+    pub fn has_default<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move { super::dispatch!(self, has_default(name)) })
+    }
+
+    /// Notes that the installation was given this default. Safe to repeat.
+    pub fn note_default<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { super::dispatch!(self, note_default(name)) })
     }
 }

@@ -279,4 +279,23 @@ impl super::Postgres {
         })
         .await
     }
+
+    pub async fn has_default(&self, name: &str) -> Result<bool> {
+        self.read(async {
+            let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM defaults WHERE name = $1)");
+            query.bind(name).fetch_one(&self.inner.pool).await.map_err(unchanged)
+        })
+        .await
+    }
+
+    pub async fn note_default(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.detached(move |inner| async move {
+            let sql = "INSERT INTO defaults (name, made_at) \
+                VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) ON CONFLICT DO NOTHING";
+            sqlx::query(sql).bind(name).execute(&inner.pool).await.map_err(after_write)?;
+            Ok(())
+        })
+        .await
+    }
 }

@@ -12,7 +12,9 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use super::fault::Fault;
 use super::jobs::Columns;
 use super::place::Place;
+use super::run_calls::change;
 use super::statement::{Args, composed, execute, row, rows};
+use super::writer::Tx;
 use super::{LedgerError, Result, connect, gates, read, schema};
 use crate::config::LedgerSettings;
 use crate::ledger::backup::{Contents, Origin, SAMPLES_EACH, TableSum, Target};
@@ -189,4 +191,24 @@ impl super::Sqlite {
     pub async fn present_id(&self) -> Result<LedgerId> {
         read!(self, gates::ledger_id)
     }
+
+    pub async fn has_default(&self, name: &str) -> Result<bool> {
+        read!(self, has_default, name)
+    }
+
+    pub async fn note_default(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        change!(self, |tx| note_default(tx, &name))
+    }
+}
+
+async fn has_default(connection: &mut SqliteConnection, name: &str) -> Result<bool, Fault> {
+    let sql = "SELECT 1 FROM defaults WHERE name = ?";
+    Ok(row(connection, sql, Args::default().with(name)).await?.is_some())
+}
+
+async fn note_default(tx: &mut Tx<'_>, name: &str) -> Result<(), Fault> {
+    let sql = "INSERT INTO defaults (name, made_at) VALUES (?, ?) ON CONFLICT DO NOTHING";
+    execute(tx.connection, sql, Args::default().with(name).with(tx.now.micros())).await?;
+    Ok(())
 }
