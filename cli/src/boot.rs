@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -18,6 +19,10 @@ use crate::exit::{Failure, Outcome};
 /// How long a role waits at start for a store that does not answer, as when all are started together.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// How often a process looks whether its ledger is the one that it has opened.
+const LEDGER_WATCH: Duration = Duration::from_secs(2);
+/// Whether [`watch_ledger`] has found another one: the process ends, and not well.
+static REPLACED: AtomicBool = AtomicBool::new(false);
 /// How long tasks may take to end after a drain.
 pub const TASKS_END: Duration = Duration::from_secs(15);
 
@@ -67,6 +72,25 @@ pub async fn open_ledger(settings: &Settings, shutdown: &CancellationToken) -> O
     .await
 }
 
+/// Stops this process when its ledger was replaced under it: what it knows is of another one (`wrong_ledger`).
+pub fn watch_ledger(ledger: &Ledger, shutdown: &Shutdown) {
+    let (ledger, token) = (ledger.clone(), shutdown.token.clone());
+    let stop = token.clone();
+    shutdown.tasks.spawn(stop.run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(LEDGER_WATCH).await;
+            if ledger.was_replaced().await {
+                tracing::error!(
+                    "wrong_ledger: the ledger was replaced under this process; stopping"
+                );
+                REPLACED.store(true, Ordering::SeqCst);
+                token.cancel();
+                return;
+            }
+        }
+    }));
+}
+
 /// Opens the engine; while it does not answer, tries again for a minute, or until `shutdown`.
 pub async fn open_engine(settings: &Settings, shutdown: &CancellationToken) -> Outcome<Engine> {
     patiently(
@@ -106,6 +130,10 @@ pub async fn finish(role: &'static str, shutdown: &Shutdown) -> Outcome {
     shutdown.token.cancel();
     if !shutdown.finished(TASKS_END).await {
         return Err(Failure::Failed(anyhow!("tasks of {role} did not end in time")));
+    }
+    if REPLACED.load(Ordering::SeqCst) {
+        let why = "wrong_ledger: the ledger was replaced while this process ran; start it again";
+        return Err(Failure::Failed(anyhow!(why)));
     }
     tracing::info!(role, "stopped");
     Ok(())

@@ -1,6 +1,7 @@
 //! One thin file per subcommand.
 
 pub mod api;
+pub mod backup;
 pub mod config;
 pub mod dev;
 pub mod doctor;

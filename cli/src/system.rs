@@ -16,6 +16,7 @@ use windlass_worker::handler::Handler;
 use windlass_worker::reporter::ledger::LedgerReporter;
 use windlass_worker::worker::{Worker, WorkerError};
 
+mod backup;
 mod load_check;
 mod ping;
 
@@ -43,7 +44,9 @@ pub type OwnKind = (&'static str, Box<dyn Handler>);
 
 /// Every kind that the installation runs itself.
 fn kinds(installation: &Installation) -> Vec<OwnKind> {
-    vec![ping::kind(installation), load_check::kind(installation)]
+    let mut kinds = vec![ping::kind(installation), load_check::kind(installation)];
+    kinds.extend(backup::kinds(installation));
+    kinds
 }
 
 /// Works until the process stops, then gives back what does not end at once.
@@ -51,9 +54,20 @@ fn kinds(installation: &Installation) -> Vec<OwnKind> {
 /// # Errors
 /// A part of the worker broke. An engine that cannot be opened is waited for.
 pub async fn run(installation: Installation) -> anyhow::Result<()> {
-    let shutdown = installation.stopping.clone();
+    let over = installation.stopping.child_token();
+    let working = async {
+        let worked = work(&installation).await;
+        over.cancel();
+        worked
+    };
+    let (worked, ()) = tokio::join!(working, backup::keep_defaults(&installation, &over));
+    worked
+}
+
+async fn work(installation: &Installation) -> anyhow::Result<()> {
+    let shutdown = &installation.stopping;
     loop {
-        let worker = worker(&installation, kinds(&installation))?;
+        let worker = worker(installation, kinds(installation))?;
         match worker.run(shutdown.clone()).await {
             Err(WorkerError::Engine(error)) => {
                 tracing::warn!(%error, "the installation's own jobs wait for the engine");

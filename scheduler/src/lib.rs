@@ -12,6 +12,7 @@ use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::VerifySettings;
 use windlass_shared::model::id::WorkerId;
 
+pub mod backup;
 mod due;
 mod leader;
 mod recorder;

@@ -172,6 +172,46 @@ impl Default for WorkerSettings {
     }
 }
 
+/// Where backups go, and how they are kept from others.
+#[derive(Debug, Clone)]
+pub struct BackupSettings {
+    /// A path, `file:///…`, `s3://bucket/path`, `gs://…` or `az://…`.
+    pub store: String,
+    /// Signs manifests: `windlass backup keygen` makes one.
+    pub key: SecretString,
+    /// age's public keys (`age1…`); empty: backups are not encrypted.
+    pub recipients: Vec<String>,
+    /// age's secret keys, one a line; needed to check, restore and drill encrypted backups.
+    pub identity_file: Option<PathBuf>,
+    /// The newest so many are kept.
+    pub keep: u32,
+    /// Those younger than this are kept as well.
+    pub keep_for: Duration,
+    /// Bytes of a part; two or three of them are in memory at a time.
+    pub part_bytes: usize,
+    /// A PostgreSQL address on the server where drills make their databases; the ledger's own where absent.
+    pub drill_url: Option<SecretString>,
+    /// A drill that takes longer has failed.
+    pub drill_max: Duration,
+}
+
+impl BackupSettings {
+    /// With this store and key; not encrypted, and the usual bounds.
+    pub fn new(store: impl Into<String>, key: impl Into<String>) -> Self {
+        Self {
+            store: store.into(),
+            key: SecretString::from(key.into()),
+            recipients: Vec::new(),
+            identity_file: None,
+            keep: 14,
+            keep_for: Duration::ZERO,
+            part_bytes: 32 << 20,
+            drill_url: None,
+            drill_max: Duration::from_secs(300),
+        }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone)]
 pub struct LogSettings {

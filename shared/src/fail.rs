@@ -19,13 +19,19 @@
 //! a test that hits nothing would prove nothing.
 
 /// All failpoints: a name that is not here does not compile, and one that is placed nowhere fails a test.
-pub const POINTS: [&str; 3] = [
+pub const POINTS: [&str; 6] = [
     // A submission is committed; nothing of it has been pushed.
     "submit.committed",
     // Due times of a schedule are decided and their work is committed; nothing of it has been pushed.
     "schedule.committed",
     // Outcomes are recorded; the engine does not know yet.
     "record.before_confirm",
+    // A part of a backup is stored; its manifest is not.
+    "backup.part_stored",
+    // All parts of a backup are stored; its manifest is not.
+    "backup.before_manifest",
+    // A restored database is filled; it is no ledger yet.
+    "restore.filled",
 ];
 
 /// Whether `name` is one of [`POINTS`]; asked when code is compiled.

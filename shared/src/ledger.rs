@@ -22,6 +22,7 @@ use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Prog
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
+pub mod backup;
 mod gate_calls;
 mod load_check_calls;
 pub mod load_checks;

@@ -48,6 +48,7 @@ pub async fn run(args: ApiArgs) -> Outcome {
     let public = boot::listen(settings.api.listen, "api.listen").await?;
     let private = boot::listen(admin_address, "admin.listen").await?;
     let ledger = boot::open_ledger(&settings, &shutdown.token).await?;
+    boot::watch_ledger(&ledger, &shutdown);
     let engine = boot::open_engine(&settings, &shutdown.token).await?;
 
     // Carries jobs to the engine until the last request has ended, so later than the drain begins.

@@ -46,6 +46,7 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
     let Booted { metrics, shutdown } = boot::boot("scheduler", &settings)?;
     let listener = boot::listen(address, "admin.listen").await?;
     let ledger = boot::open_ledger(&settings, &shutdown.token).await?;
+    boot::watch_ledger(&ledger, &shutdown);
     let engine = boot::open_engine(&settings, &shutdown.token).await?;
 
     let router = admin::router(Admin {

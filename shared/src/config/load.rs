@@ -12,8 +12,8 @@ use super::layers::{self, Flag, Layer, Sourced};
 use super::mask::masked_url;
 use super::typed::{self, Reader};
 use super::{
-    ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, EngineSettings,
-    LedgerSettings, LogSettings, WorkerSettings, checks, values,
+    ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, BackupSettings,
+    EngineSettings, LedgerSettings, LogSettings, WorkerSettings, checks, values,
 };
 
 /// Which command reads the settings; decides defaults and what is refused.
@@ -183,6 +183,8 @@ pub struct Settings {
     pub system_slots: u32,
     /// Finished jobs are kept this long.
     pub retention: Duration,
+    /// Backups; `None`: no store is set ([`Self::backup`] says so in words).
+    pub backup: Option<BackupSettings>,
     /// Logs.
     pub log: LogSettings,
     /// Things that look like mistakes and were ignored; to be logged.
@@ -205,6 +207,14 @@ impl Settings {
     /// When nothing says so.
     pub fn engine(&self) -> Result<&EngineSettings, ConfigError> {
         self.engine.as_ref().ok_or_else(|| missing("engine.url", "redis://host:6379"))
+    }
+
+    /// Where backups go.
+    ///
+    /// # Errors
+    /// When nothing says so.
+    pub fn backup(&self) -> Result<&BackupSettings, ConfigError> {
+        self.backup.as_ref().ok_or_else(|| missing("backup.store", "/var/backups/windlass"))
     }
 
     /// Every setting with its source, secrets masked, in a fixed order.

@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use super::layers::Layer;
 use super::load::{Inputs, Problem, Profile, Settings};
 use super::{
-    ApiSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings, WorkerSettings, keys,
-    values,
+    ApiSettings, BackupSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings,
+    WorkerSettings, keys, values,
 };
 use crate::limits::{LEASE_MAX, LEASE_MIN};
 use crate::model::name::Namespace;
@@ -73,6 +73,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     r.set(&mut retention, "scheduler.retention", |t| {
         values::duration(t, MINUTE..=3650 * 24 * HOUR)
     });
+    let backup = backup(r);
     let mut log = LogSettings::default();
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
@@ -90,6 +91,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
         worker,
         system_slots,
         retention,
+        backup,
         log,
         notes: Vec::new(),
         rows: Vec::new(),
@@ -102,6 +104,34 @@ fn ledger(r: &mut Reader) -> Option<LedgerSettings> {
     r.set(&mut ledger.pool_max, "ledger.pool_max", |t| values::whole(t, 1..=500));
     r.set(&mut ledger.writers, "ledger.writers", |t| values::whole(t, 1..=16));
     url.map(|_| ledger)
+}
+
+/// `None`: no store is set.
+fn backup(r: &mut Reader) -> Option<BackupSettings> {
+    let mut backup = BackupSettings::new(String::new(), String::new());
+    let list = |t: &str| Ok(t.split(',').map(|word| word.trim().to_owned()).collect());
+    r.set(&mut backup.recipients, "backup.recipients", list);
+    r.set(&mut backup.keep, "backup.keep", |t| values::whole(t, 1..=10_000));
+    r.set(&mut backup.keep_for, "backup.keep_for", |t| {
+        values::duration(t, Duration::ZERO..=3650 * 24 * HOUR)
+    });
+    r.set(&mut backup.drill_max, "backup.drill_max", |t| {
+        values::duration(t, Duration::from_secs(1)..=24 * HOUR)
+    });
+    backup.identity_file = r.read("backup.identity_file", |t| Ok(PathBuf::from(t)));
+    backup.drill_url = r
+        .read("backup.drill_url", |t| values::url(t, &["postgres://", "postgresql://"]))
+        .map(SecretString::from);
+    let key = r.read("backup.key", |t| Ok(SecretString::from(t)));
+    backup.store = r.read("backup.store", |t| Ok(t.to_owned()))?;
+    let Some(key) = key else {
+        let source = super::Source::Default;
+        let text = "is not set, although backup.store is; `windlass backup keygen` makes one";
+        r.problems.push(Problem::of_value("backup.key", source, text.into()));
+        return None;
+    };
+    backup.key = key;
+    Some(backup)
 }
 
 fn engine(r: &mut Reader) -> Option<EngineSettings> {

@@ -17,6 +17,7 @@ use crate::limits::WRITE_ROWS_MAX;
 use crate::model::id::LedgerId;
 use crate::model::job::OnConflict;
 
+pub(in crate::ledger) mod backup;
 mod bounds;
 mod connect;
 mod error;
@@ -63,14 +64,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The ledger on PostgreSQL.
 pub struct Postgres {
-    /// As it was when the ledger was opened.
-    id: LedgerId,
     inner: Arc<Inner>,
     stop: CancellationToken,
 }
 
 /// What calls and tasks share.
 struct Inner {
+    /// As it was when the ledger was opened.
+    id: LedgerId,
     options: PgConnectOptions,
     /// For reads and rare writes.
     pool: PgPool,
@@ -179,9 +180,10 @@ impl Postgres {
         .await?;
         let writers = usize::try_from(settings.writers.max(1)).unwrap_or(usize::MAX);
         let inner = Arc::new(Inner {
-            pool: connect::pool(&options, settings.pool_max.max(1)),
-            bulk: connect::bulk_pool(&options),
-            own: connect::bulk_pool(&options),
+            id,
+            pool: connect::pool(&options, settings.pool_max.max(1), id),
+            bulk: connect::bulk_pool(&options, id),
+            own: connect::bulk_pool(&options, id),
             silence,
             news: news::News::default(),
             options,
@@ -196,7 +198,7 @@ impl Postgres {
             inner.tasks.spawn(writer::keep(Arc::clone(&inner)));
         }
         inner.tasks.spawn(keep_partitions(Arc::clone(&inner), stop.clone()));
-        Ok(Self { id, inner, stop })
+        Ok(Self { inner, stop })
     }
 
     pub async fn migrate(settings: &crate::config::LedgerSettings) -> Result<Vec<MigrationStatus>> {

@@ -113,6 +113,9 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Gauge,
         "What 99 of 100 jobs of the latest load check took to start",
     ),
+    // Backups
+    ("windlass_drills_total", Counter, "Backups that were restored for proof, by result"),
+    ("windlass_drill_rto_seconds", Gauge, "Time of the latest drill of this process"),
     // The worker
     ("windlass_worker_slots", Gauge, "Slots of this worker, free and busy"),
     ("windlass_worker_claims_total", Counter, "Claim calls, by result"),

@@ -19,6 +19,7 @@ mod redis_rights;
 mod redis_silence;
 mod redis_strangers;
 mod redis_suite;
+mod replaced_ledger;
 mod schedules;
 mod sqlite;
 mod sqlite_faults;

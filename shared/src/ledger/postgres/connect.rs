@@ -11,6 +11,8 @@ use super::bounds;
 use super::error::unchanged;
 use super::{LedgerError, Result};
 use crate::config::LedgerSettings;
+use crate::ledger::backup::WRONG_LEDGER;
+use crate::model::id::LedgerId;
 
 /// Connections for outcomes and for submissions with a transaction of their own.
 const BULK_CONNECTIONS: u32 = 4;
@@ -56,22 +58,23 @@ pub(super) fn writer_options(options: &PgConnectOptions) -> PgConnectOptions {
 }
 
 /// For reads and rare writes.
-pub(super) fn pool(options: &PgConnectOptions, most: u32) -> PgPool {
-    pool_of(most).connect_lazy_with(options.clone())
+pub(super) fn pool(options: &PgConnectOptions, most: u32, id: LedgerId) -> PgPool {
+    pool_of(most, id).connect_lazy_with(options.clone())
 }
 
 /// For large statements that join arrays to tables: always row by row through the index, in the arrays'
 /// order, which is the order of locking.
-pub(super) fn bulk_pool(options: &PgConnectOptions) -> PgPool {
+pub(super) fn bulk_pool(options: &PgConnectOptions, id: LedgerId) -> PgPool {
     let options =
         options.clone().options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
-    pool_of(BULK_CONNECTIONS).connect_lazy_with(options)
+    pool_of(BULK_CONNECTIONS, id).connect_lazy_with(options)
 }
 
-fn pool_of(most: u32) -> PgPoolOptions {
+fn pool_of(most: u32, id: LedgerId) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(CONNECT_TIMEOUT)
+        .after_connect(move |connection, _| Box::pin(same_ledger(connection, id)))
         // One that was given back a moment ago has answered then; asking again would double every read.
         .test_before_acquire(false)
         .before_acquire(|connection, about| {
@@ -92,6 +95,27 @@ fn pool_of(most: u32) -> PgPoolOptions {
             })
         })
 }
+
+/// The database under an address can be replaced only while nobody is connected to it. So a process that looks which
+/// ledger it is on every new connection never writes to another one than it has opened.
+pub(super) async fn same_ledger(
+    connection: &mut PgConnection,
+    id: LedgerId,
+) -> Result<(), sqlx::Error> {
+    let found = sqlx::query_scalar("SELECT ledger_id FROM meta").fetch_optional(connection);
+    let found: Option<uuid::Uuid> = bounds::exchange(CONNECT_TIMEOUT, found).await?;
+    if found == Some(id.uuid()) {
+        return Ok(());
+    }
+    Err(sqlx::Error::Configuration(WrongLedger.into()))
+}
+
+/// What [`same_ledger`] finds.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{WRONG_LEDGER}: the database holds another ledger than the one that this process has opened"
+)]
+pub(super) struct WrongLedger;
 
 /// A connection of its own, outside the pools.
 pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {

@@ -1,11 +1,15 @@
 //! What a database error means for the caller of the ledger. Nothing of its text reaches users.
 
 use super::LedgerError;
+use super::connect::WrongLedger;
 
 /// For reads, and for writes that are known to have changed nothing.
 pub(super) fn unchanged(error: sqlx::Error) -> LedgerError {
     use sqlx::Error as E;
     match error {
+        E::Configuration(ref cause) if cause.is::<WrongLedger>() => {
+            LedgerError::Unfit(cause.to_string())
+        }
         E::Configuration(_) | E::InvalidArgument(_) => {
             LedgerError::Unfit("the ledger's address or its options are wrong".into())
         }

@@ -23,7 +23,7 @@ macro_rules! now {
 #[allow(missing_docs, reason = "documented once, at `Ledger`")]
 impl super::Postgres {
     pub fn id(&self) -> LedgerId {
-        self.id
+        self.inner.id
     }
 
     pub async fn lead(

@@ -11,14 +11,20 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
     (4, "gates", include_str!("../../../../migrations/postgres/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/postgres/0005_schedules.sql")),
     (8, "load_checks", include_str!("../../../../migrations/postgres/0008_load_checks.sql")),
+    (9, "backups", include_str!("../../../../migrations/postgres/0009_backups.sql")),
 ];
+
+/// The version of this build.
+pub(super) fn latest() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
+}
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
@@ -59,7 +65,7 @@ pub(super) async fn status(connection: &mut PgConnection) -> Result<Vec<Migratio
 /// Refuses a schema that is older or newer than this build.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<()> {
     let all = status(connection).await?;
-    let ours = MIGRATIONS.last().map_or(0, |(version, ..)| *version);
+    let ours = latest();
     if let Some(newer) = all.iter().find(|m| m.version > ours) {
         let newer = newer.version;
         return Err(LedgerError::Schema(format!(

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::bounds::exchange;
-use super::connect::{CONNECT_TIMEOUT, connect, writer_options};
+use super::connect::{CONNECT_TIMEOUT, connect, same_ledger, writer_options};
 use super::error::{is_bad_data, is_collision, is_locked, is_lost, unchanged};
 use super::insert::{Insert, Made, Spend, accepted, pack_ids};
 use super::unknown::{Backend, committed};
@@ -128,6 +128,7 @@ impl Writer {
 
     async fn connect(&self) -> Result<(PgConnection, Backend), sqlx::Error> {
         let mut connection = connect(&writer_options(&self.inner.options)).await?;
+        same_ledger(&mut connection, self.inner.id).await?;
         let backend = exchange(CONNECT_TIMEOUT, Backend::of(&mut connection)).await?;
         Ok((connection, backend))
     }
@@ -176,6 +177,9 @@ impl Writer {
         let Some(mut connection) = backend.outlive(&self.inner.options).await else {
             return Err(unknown);
         };
+        if same_ledger(&mut connection, self.inner.id).await.is_err() {
+            return Err(unknown);
+        }
         let jobs = group.iter().flat_map(|p| &p.submission.jobs);
         let ids: Vec<Uuid> = jobs.map(|j| j.id.uuid()).collect();
         match exchange(self.inner.silence, committed(&mut connection, &ids)).await {

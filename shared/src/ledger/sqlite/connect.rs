@@ -89,6 +89,15 @@ pub(super) async fn visitor(file: &Path) -> Result<SqliteConnection, LedgerError
     Ok(options(file).read_only(true).connect().await.map_err(Fault::from)?)
 }
 
+/// Opens a file that is nobody's ledger yet, such as a copy that is being made. Without a WAL, so that it is one file.
+pub(super) async fn private(file: &Path) -> Result<SqliteConnection, LedgerError> {
+    let options = options(file)
+        .journal_mode(SqliteJournalMode::Delete)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("cache_size", WRITER_CACHE);
+    Ok(options.connect().await.map_err(Fault::from)?)
+}
+
 /// `synchronous=NORMAL` was seen to lose more than a second of commits at a power cut; only `FULL` in WAL
 /// mode keeps all of them.
 async fn verify(connection: &mut SqliteConnection) -> Result<(), LedgerError> {

@@ -67,6 +67,22 @@ impl Place {
         Ok(lock)
     }
 
+    /// Whether a process has the lock. Makes nothing.
+    pub(super) fn is_locked(&self) -> Result<bool, LedgerError> {
+        let mut path = self.file.clone().into_os_string();
+        path.push(".lock");
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(unavailable(error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(unavailable(error)),
+        }
+    }
+
     fn take_lock(&self) -> Result<Lock, LedgerError> {
         let mut path = self.file.clone().into_os_string();
         path.push(".lock");

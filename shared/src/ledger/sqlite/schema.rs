@@ -19,7 +19,13 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "gates", include_str!("../../../../migrations/sqlite/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/sqlite/0005_schedules.sql")),
     (8, "load_checks", include_str!("../../../../migrations/sqlite/0008_load_checks.sql")),
+    (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
 ];
+
+/// The version of this build.
+pub(super) fn latest() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
+}
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, name, text)| {

@@ -1,0 +1,409 @@
+//! Proves a backup: restores it beside the ledger, rebuilds an engine from it, and runs a workflow on both to its end.
+//!
+//! Nothing of the live ledger or engine is touched, and no handler runs: the drill's own hands settle its canary.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use windlass_shared::clock::Clock;
+use windlass_shared::config::{BackupSettings, EngineSettings, LedgerSettings};
+use windlass_shared::engine::envelope::Detail;
+use windlass_shared::engine::{ClaimRequest, Engine, Held, Settle, ShardId, Verdict};
+use windlass_shared::ledger::{Ledger, LedgerError, backup as ledger};
+use windlass_shared::lifecycle::sweep::Sweeper;
+use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
+use windlass_shared::lifecycle::workflow::Order;
+use windlass_shared::lifecycle::{Lifecycle, record};
+use windlass_shared::model::id::{JobId, LeaseId, WorkerId, WorkflowId};
+use windlass_shared::model::name::Namespace;
+use windlass_shared::model::time::Timestamp;
+use windlass_shared::model::workflow::WorkflowState;
+
+use super::create::Scratch;
+use super::fetch::{check, list};
+use super::keys::Signer;
+use super::restore::fill;
+use super::store::{Store, now};
+use super::{BackupError, Progress, pg};
+
+/// Databases of drills are named so, and by when they were made.
+const PREFIX: &str = "windlass_drill_";
+/// One of a drill that was killed is dropped after this long.
+const LEFT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The drill leads its scratch ledger for longer than it lasts.
+const TERM: Duration = Duration::from_secs(24 * 3600);
+/// Due jobs of a queue that are counted.
+const COUNTED_MAX: usize = 10_000;
+const PAGE: u32 = 1_000;
+/// Pace of looking at the canary.
+const PACE: Duration = Duration::from_millis(5);
+/// A push that came too late is made good this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// What a drill has found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which backup.
+    pub backup: String,
+    /// Whether it is proven.
+    pub good: bool,
+    /// When the drill began.
+    pub started_at: Timestamp,
+    /// From the first byte fetched to the end of the canary, in ms: how long a restore takes at least.
+    pub rto_ms: u64,
+    /// Age of the backup when the drill began, in ms: what would have been lost.
+    pub rpo_ms: u64,
+    /// Time between the backup and the one before, in ms: what is lost at most; `None`: it is the first.
+    pub gap_ms: Option<u64>,
+    /// Of the parts of `rto_ms`: checking and restoring; rebuilding the engine; the canary.
+    pub restore_ms: u64,
+    /// See `restore_ms`.
+    pub rebuild_ms: u64,
+    /// See `restore_ms`.
+    pub canary_ms: u64,
+    /// Rows that were compared.
+    pub rows: u64,
+    /// Jobs of any state.
+    pub jobs: u64,
+    /// Why it is not good: a code, and words.
+    pub error: Option<(String, String)>,
+}
+
+impl Report {
+    /// As a file of the store: JSON and its signature.
+    fn encode(&self, signer: &Signer) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self).expect("its maps have texts as keys");
+        let signature = signer.sign(&text);
+        text.extend_from_slice(format!("\n{signature}\n").as_bytes());
+        text
+    }
+
+    /// `None`: it is damaged, or signed by somebody else.
+    pub(super) fn decode(bytes: &[u8], signer: &Signer) -> Option<Self> {
+        let end = bytes.iter().position(|b| *b == b'\n')?;
+        let (text, signature) = bytes.split_at(end);
+        let signature = std::str::from_utf8(signature).ok()?.trim();
+        if signer.accepts(text, signature) { serde_json::from_slice(text).ok() } else { None }
+    }
+}
+
+/// The report of the latest drill of a backup; `None`: there was none, or its report is not ours.
+pub async fn report(settings: &BackupSettings, id: &str) -> Result<Option<Report>, BackupError> {
+    let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
+    let Some(id) = super::store::id_of(id) else { return Ok(None) };
+    Ok(store.report(&id).await?.and_then(|bytes| Report::decode(&bytes, &signer)))
+}
+
+/// Proves backup `id`, and keeps the report beside it. `live`: the ledger of this installation, for its server or folder
+/// only. A drill that finds something is a report that is not good, not an error.
+///
+/// # Errors
+/// There is no such backup, or the settings are wrong.
+pub async fn drill(
+    settings: &BackupSettings,
+    live: &LedgerSettings,
+    id: &str,
+    progress: Progress<'_>,
+) -> Result<Report, BackupError> {
+    let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
+    let manifest = super::fetch::manifest(settings, id).await?;
+    let mut report = Report {
+        backup: manifest.id.clone(),
+        good: false,
+        started_at: now(),
+        rto_ms: 0,
+        rpo_ms: ms(now().since(manifest.origin.at)),
+        gap_ms: gap(settings, &manifest.id, manifest.origin.at).await?,
+        restore_ms: 0,
+        rebuild_ms: 0,
+        canary_ms: 0,
+        rows: manifest.contents.rows(),
+        jobs: manifest.contents.jobs.values().sum(),
+        error: None,
+    };
+    let started = Instant::now();
+    let scratch = Place::make(settings, live).await?;
+    let proving = prove(settings, &scratch, id, &mut report, progress);
+    let proven = tokio::time::timeout(settings.drill_max, proving).await.unwrap_or_else(|_| {
+        let most = settings.drill_max.as_secs();
+        Err(BackupError::Differs(vec![format!("the drill was not over within {most} s")]))
+    });
+    report.rto_ms = ms(started.elapsed());
+    scratch.remove().await;
+    report.good = proven.is_ok();
+    report.error = proven.err().map(|error| (error.code().to_owned(), chain(&error)));
+    metrics::counter!("windlass_drills_total", "result" => if report.good { "good" } else { "failed" })
+        .increment(1);
+    metrics::gauge!("windlass_drill_rto_seconds").set(report.rto_ms as f64 / 1000.0);
+    if let Some((code, why)) = &report.error {
+        tracing::error!(backup = id, code, why, "a backup could not be proven");
+    } else {
+        tracing::info!(
+            backup = id,
+            rto_ms = report.rto_ms,
+            rpo_ms = report.rpo_ms,
+            "proved a backup"
+        );
+    }
+    store.put_report(&report.backup, report.encode(&signer).into()).await?;
+    Ok(report)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Time from the backup before this one to it.
+async fn gap(
+    settings: &BackupSettings,
+    id: &str,
+    at: Timestamp,
+) -> Result<Option<u64>, BackupError> {
+    let all = list(settings).await?;
+    let before =
+        all.iter().filter_map(|one| one.manifest.as_ref().ok()).filter(|m| m.id.as_str() < id);
+    Ok(before.map(|m| m.origin.at).max().map(|earlier| ms(at.since(earlier))))
+}
+
+/// Where a drill restores to.
+enum Place {
+    Database { server: LedgerSettings, name: String, settings: LedgerSettings },
+    File { _folder: Scratch, settings: LedgerSettings },
+}
+
+impl Place {
+    async fn make(settings: &BackupSettings, live: &LedgerSettings) -> Result<Self, BackupError> {
+        if live.is_sqlite() {
+            let folder = Scratch::beside(&ledger::sqlite_file(live)?)?;
+            let url = format!("sqlite://{}", folder.path.join("drill.db").display());
+            return Ok(Self::File {
+                settings: LedgerSettings { url: url.into(), ..live.clone() },
+                _folder: folder,
+            });
+        }
+        let url = settings.drill_url.as_ref().unwrap_or(&live.url);
+        let server = LedgerSettings { url: url.expose_secret().to_owned().into(), ..live.clone() };
+        drop_left_overs(&server).await;
+        let name = format!(
+            "{PREFIX}{}_{}",
+            now().millis() / 1000,
+            &Uuid::new_v4().simple().to_string()[..8]
+        );
+        let settings = pg::with_database(&server, &name)?;
+        ledger::create_database(&server, &name).await?;
+        Ok(Self::Database { server, name, settings })
+    }
+
+    fn settings(&self) -> &LedgerSettings {
+        match self {
+            Self::Database { settings, .. } | Self::File { settings, .. } => settings,
+        }
+    }
+
+    async fn remove(self) {
+        if let Self::Database { server, name, .. } = self
+            && let Err(error) = ledger::drop_database(&server, &name).await
+        {
+            tracing::warn!(%error, database = name, "cannot drop the database of a drill; a later drill will");
+        }
+    }
+}
+
+/// Drops databases of drills that were killed. Failing to holds up no drill.
+async fn drop_left_overs(server: &LedgerSettings) {
+    let Ok(names) = ledger::databases(server, PREFIX).await else { return };
+    for name in names {
+        let made =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split('_').next()?.parse::<i64>().ok());
+        let is_old =
+            made.is_some_and(|made| now().since(Timestamp::from_millis(made * 1000)) > LEFT_MAX);
+        if is_old && let Err(error) = ledger::drop_database(server, &name).await {
+            tracing::warn!(%error, database = name, "cannot drop the database of an earlier drill");
+        }
+    }
+}
+
+async fn prove(
+    settings: &BackupSettings,
+    scratch: &Place,
+    id: &str,
+    report: &mut Report,
+    progress: Progress<'_>,
+) -> Result<(), BackupError> {
+    let begun = Instant::now();
+    let checked = check(settings, scratch.settings(), id, progress).await?;
+    fill(checked, scratch.settings(), progress).await?;
+    report.restore_ms = ms(begun.elapsed());
+
+    let begun = Instant::now();
+    let restored = Ledger::open(scratch.settings()).await?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let _stop = stop.clone().drop_guard();
+    let engine = Engine::open(&EngineSettings::new("embedded")).await.map_err(failed)?;
+    let life =
+        Lifecycle::start(restored.clone(), engine, Clock::System, stop.clone(), tasks.clone());
+    rebuild(&life).await?;
+    report.rebuild_ms = ms(begun.elapsed());
+    progress("rebuilt", 0);
+
+    let begun = Instant::now();
+    sing(&life).await?;
+    report.canary_ms = ms(begun.elapsed());
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    restored.close().await;
+    Ok(())
+}
+
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackupError {
+    BackupError::Ledger(LedgerError::Failed(error.into()))
+}
+
+/// Fills the engine as after a wipe, and compares it with the ledger.
+async fn rebuild(life: &Lifecycle) -> Result<(), BackupError> {
+    let lead = life.ledger().lead(WorkerId::generate(), "drill", TERM).await?;
+    let epoch = lead.ok_or_else(|| failed("somebody leads the restored ledger"))?;
+    // Nobody holds anything of this engine.
+    let times = VerifySettings {
+        window: Duration::ZERO,
+        ramp: Duration::ZERO,
+        ..VerifySettings::default()
+    };
+    let mut walk = life.ledger().walk_queues(None);
+    while let Some(queues) = walk.next().await? {
+        for queue in queues {
+            let shard = ShardId::first(queue.namespace, queue.name);
+            let verified = verify(life, &shard, epoch, &times).await.map_err(failed)?;
+            if !matches!(verified, Verified::Opened { .. }) {
+                return Err(differs(format!("queue {shard} could not be opened")));
+            }
+            compare(life, &shard).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Every job that is due is in the engine, and nothing is that the ledger does not have.
+async fn compare(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
+    let ledger = life.ledger();
+    let now = life.engine().now().await.map_err(failed)?;
+    let (mut due, mut after): (usize, Option<JobId>) = (0, None);
+    loop {
+        let page = ledger.unfinished(&shard.namespace, &shard.queue, now, now, after, PAGE).await?;
+        due += page.jobs.len();
+        after = page.next;
+        if after.is_none() || due >= COUNTED_MAX {
+            break;
+        }
+    }
+    let stats = life.engine().stats(shard).await.map_err(failed)?;
+    let there = stats.ready + stats.delayed + stats.leased;
+    let waiting = ledger.waiting(&shard.namespace, &shard.queue, there).await?;
+    if !stats.open || there < due as u64 || waiting < there {
+        return Err(differs(format!(
+            "queue {shard} has {there} jobs in the rebuilt engine, {due} due in the ledger and {waiting} of them waiting"
+        )));
+    }
+    Ok(())
+}
+
+fn differs(what: String) -> BackupError {
+    BackupError::Differs(vec![what])
+}
+
+/// Runs a workflow on the restored ledger to its end.
+async fn sing(life: &Lifecycle) -> Result<(), BackupError> {
+    let namespace: Namespace = "windlass-drill".parse().map_err(failed)?;
+    let queue: windlass_shared::model::name::QueueName = "canary".parse().map_err(failed)?;
+    let step = |id: &str, needs: &[usize]| {
+        json!({"id": id, "needs": needs, "work": {"job": {
+            "queue": "canary", "kind": "canary", "payload": {"step": id}, "is_template": false,
+            "spec": windlass_shared::model::job::JobSpec::default(),
+        }}})
+    };
+    let steps =
+        [step("first", &[]), step("left", &[0]), step("right", &[0]), step("last", &[1, 2])];
+    let spec = serde_json::from_value(json!({"name": "canary", "steps": steps})).map_err(failed)?;
+    let order = Order {
+        id: WorkflowId::generate(),
+        namespace: namespace.clone(),
+        spec,
+        definition: None,
+        input: json!(null),
+        deadline: None,
+        tags: Vec::new(),
+        rerun_of: None,
+        request_id: None,
+        traceparent: None,
+        idempotency: None,
+    };
+    let id = order.id;
+    life.submit_run(order).await?;
+    let shard = ShardId::first(namespace.clone(), queue);
+    let (mut sweeper, mut swept) = (Sweeper::default(), Instant::now());
+    loop {
+        work(life, &shard).await?;
+        let run = life.ledger().run(&namespace, id).await?;
+        match run.ok_or_else(|| differs("the canary is not on record".into()))?.state {
+            WorkflowState::Succeeded => return Ok(()),
+            state if state.is_terminal() => {
+                return Err(differs(format!("the canary ended as {state:?}")));
+            }
+            _ => {}
+        }
+        if swept.elapsed() > SWEEP_EVERY {
+            swept = Instant::now();
+            if let Some(queue) = life.ledger().queue(&namespace, &shard.queue).await? {
+                sweeper.pass(life, &queue).await.map_err(failed)?;
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// What workers and the recorder do, once.
+async fn work(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
+    let request = ClaimRequest {
+        worker: WorkerId::generate(),
+        lease_id: LeaseId::random(),
+        max: 16,
+        lease: Duration::from_secs(60),
+        kinds: Vec::new(),
+        offset: 0,
+    };
+    let claimed = life.engine().claim(shard, &request).await.map_err(failed)?;
+    let settles: Vec<Settle> = claimed
+        .jobs
+        .iter()
+        .map(|job| Settle {
+            held: Held { id: job.id, fence: job.fence, lease_id: request.lease_id },
+            verdict: Verdict::Succeeded,
+            detail: Detail::default().encode(),
+        })
+        .collect();
+    if !settles.is_empty() {
+        life.engine().settle(shard, &settles).await.map_err(failed)?;
+    }
+    record::record_outcomes(life, shard).await.map_err(failed)?;
+    for (_, run) in life.ledger().due_runs(None, 100).await? {
+        life.advance_run(run).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Reads backups, and checks all that can be checked without a database.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use windlass_shared::config::{BackupSettings, LedgerSettings};
+use windlass_shared::ledger::backup as ledger;
+
+use super::keys::{Signer, hex, identities};
+use super::manifest::{Manifest, Part};
+use super::pipe::{CHUNKS, opens, unpack};
+use super::store::{Entry, Store, id_of};
+use super::{BackupError, Progress};
+
+/// A backup of the list.
+#[derive(Debug)]
+pub struct Listed {
+    /// Where it is.
+    pub entry: Entry,
+    /// Its manifest, or why it is none that can be used.
+    pub manifest: Result<Manifest, BackupError>,
+}
+
+/// The complete ones, newest first; those with a manifest that cannot be used are among them.
+pub async fn list(settings: &BackupSettings) -> Result<Vec<Listed>, BackupError> {
+    let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
+    let mut found = Vec::new();
+    for entry in store.entries().await?.into_iter().filter(|entry| entry.complete) {
+        let manifest = read(&store, &signer, &entry.id).await;
+        found.push(Listed { entry, manifest });
+    }
+    Ok(found)
+}
+
+/// A manifest, its signature checked.
+pub async fn manifest(settings: &BackupSettings, id: &str) -> Result<Manifest, BackupError> {
+    read(&Store::open(settings)?, &Signer::of(settings)?, id).await
+}
+
+pub(super) async fn read(
+    store: &Store,
+    signer: &Signer,
+    id: &str,
+) -> Result<Manifest, BackupError> {
+    let id = id_of(id).ok_or_else(|| BackupError::NotFound("of such an id".into()))?;
+    let bytes = store.manifest(&id).await?.ok_or_else(|| BackupError::NotFound(id.clone()))?;
+    Manifest::decode(&bytes, &id, signer)
+}
+
+/// A backup that was found whole, ready to be restored.
+pub struct Checked {
+    /// What it is.
+    pub manifest: Manifest,
+    store: Store,
+    identities: Vec<age::x25519::Identity>,
+}
+
+/// Checks the signature, the schema against this build's, that it can be decrypted, and every byte of every part.
+pub async fn check(
+    settings: &BackupSettings,
+    into: &LedgerSettings,
+    id: &str,
+    progress: Progress<'_>,
+) -> Result<Checked, BackupError> {
+    let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
+    let manifest = read(&store, &signer, id).await?;
+    let (found, ours) = (manifest.origin.schema, ledger::schema_version(into));
+    let is_sqlite = manifest.origin.database == "sqlite";
+    if is_sqlite != into.is_sqlite() {
+        let other = &manifest.origin.database;
+        return Err(BackupError::OtherDatabase(format!(
+            "the backup is of a ledger on {other}; the target is another sort of database"
+        )));
+    }
+    if found != ours {
+        return Err(BackupError::OtherSchema { found, ours });
+    }
+    store.note_reader(&manifest.id).await;
+    let identities = if manifest.encrypted { identities(settings)? } else { Vec::new() };
+    let mut total = 0;
+    for (number, part) in manifest.parts.iter().enumerate() {
+        let bytes = part_of(&store, &manifest.id, number, part).await?;
+        if number == 0 && manifest.encrypted && !opens(&bytes, &identities) {
+            return Err(BackupError::ForeignRecipient);
+        }
+        total += part.bytes;
+        progress("checked", total);
+    }
+    Ok(Checked { manifest, store, identities })
+}
+
+async fn part_of(
+    store: &Store,
+    id: &str,
+    number: usize,
+    part: &Part,
+) -> Result<Bytes, BackupError> {
+    let bytes = store.part_of(id, number, part.bytes).await?;
+    let (bytes, sum) = tokio::task::spawn_blocking(move || {
+        let sum = hex(&Sha256::digest(&bytes));
+        (bytes, sum)
+    })
+    .await
+    .expect("hashing does not panic");
+    if sum != part.sha256 { Err(BackupError::PartDamaged(number)) } else { Ok(bytes) }
+}
+
+impl Checked {
+    /// The dump, in chunks. Every part is checked once more: the store may have changed since. The channel ends early
+    /// when something is wrong; what, the future says.
+    pub(super) fn dump(
+        self,
+    ) -> (Manifest, mpsc::Receiver<Bytes>, impl Future<Output = Result<(), BackupError>> + Send)
+    {
+        let Self { manifest, store, identities } = self;
+        let (sender, parts) = mpsc::channel(1);
+        let (out, dump) = mpsc::channel(CHUNKS);
+        let encrypted = manifest.encrypted;
+        let unpacking =
+            tokio::task::spawn_blocking(move || unpack(parts, &out, encrypted, &identities));
+        let (id, list) = (manifest.id.clone(), manifest.parts.clone());
+        let fetching = tokio::spawn(async move {
+            for (number, part) in list.iter().enumerate() {
+                let bytes = part_of(&store, &id, number, part).await?;
+                if sender.send(bytes).await.is_err() {
+                    // Unpacking has ended, and says why.
+                    break;
+                }
+            }
+            Ok::<_, BackupError>(())
+        });
+        let over = async move {
+            fetching.await.expect("fetching does not panic")?;
+            unpacking.await.expect("unpacking does not panic").map_err(BackupError::Decode)
+        };
+        (manifest, dump, over)
+    }
+}

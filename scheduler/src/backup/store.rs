@@ -1,0 +1,297 @@
+//! Where backups are: a folder, or any object store.
+//!
+//! Names are made of ids and numbers only: `ID/part-00000`, `ID/manifest`, and `running` beside them.
+
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use uuid::Uuid;
+use windlass_shared::model::time::Timestamp;
+
+use windlass_shared::config::BackupSettings;
+
+use super::BackupError;
+
+/// Environment variables of these beginnings say how object stores are reached.
+const CREDENTIALS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+/// Who makes a backup says so this often.
+pub(super) const CLAIM_EVERY: Duration = Duration::from_secs(20);
+/// One that has not for this long is gone.
+const CLAIM_STALE: Duration = Duration::from_secs(120);
+
+/// An open store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    prefix: Path,
+    /// Of a folder: files are kept from other users of the machine.
+    folder: Option<PathBuf>,
+}
+
+/// A folder of the store that is named like a backup.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its id.
+    pub id: String,
+    /// Whether there is a manifest.
+    pub complete: bool,
+    /// The latest change of anything in it.
+    pub changed_at: Timestamp,
+    /// Somebody began to read it last.
+    pub read_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// Opens the store of these settings; a folder is made if need be (mode 0700).
+    ///
+    /// # Errors
+    /// The address cannot be read.
+    pub fn open(settings: &BackupSettings) -> Result<Self, BackupError> {
+        let text = settings.store.as_str();
+        if let Some(folder) = folder_of(text) {
+            let what = format!("cannot make the folder of backups {}", folder.display());
+            let mut builder = std::fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(&folder).map_err(BackupError::file(what))?;
+            let objects = LocalFileSystem::new_with_prefix(&folder)?.with_fsync(true);
+            return Ok(Self {
+                objects: Arc::new(objects),
+                prefix: Path::default(),
+                folder: Some(folder),
+            });
+        }
+        let wrong = || {
+            BackupError::Settings(
+                "backup.store is not an address of a folder or an object store".into(),
+            )
+        };
+        let url: reqwest::Url = text.parse().map_err(|_| wrong())?;
+        if !matches!(url.scheme(), "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss") {
+            return Err(wrong());
+        }
+        let options = std::env::vars()
+            .filter(|(name, _)| CREDENTIALS.iter().any(|prefix| name.starts_with(prefix)))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let (objects, prefix) = object_store::parse_url_opts(&url, options)?;
+        Ok(Self { objects: objects.into(), prefix, folder: None })
+    }
+
+    fn path(&self, id: &str, name: &str) -> Path {
+        self.prefix.clone().join(id).join(name)
+    }
+
+    fn part(&self, id: &str, part: usize) -> Path {
+        self.path(id, &format!("part-{part:05}"))
+    }
+
+    async fn put(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<(), object_store::Error> {
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.objects.put_opts(path, PutPayload::from_bytes(bytes), options).await?;
+        if let Some(folder) = &self.folder {
+            // The folder keeps others out already; this is for copies that are made of it.
+            let file = folder.join(path.as_ref());
+            let _ = tokio::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).await;
+        }
+        Ok(())
+    }
+
+    /// Stores a part. Never over another one.
+    pub(super) async fn put_part(
+        &self,
+        id: &str,
+        part: usize,
+        bytes: Bytes,
+    ) -> Result<(), BackupError> {
+        Ok(self.put(&self.part(id, part), bytes, PutMode::Create).await?)
+    }
+
+    /// Stores the manifest. From then on there is a backup.
+    pub(super) async fn put_manifest(&self, id: &str, bytes: Bytes) -> Result<(), BackupError> {
+        Ok(self.put(&self.path(id, "manifest"), bytes, PutMode::Create).await?)
+    }
+
+    /// Stores the report of the latest drill of a backup.
+    pub(super) async fn put_report(&self, id: &str, bytes: Bytes) -> Result<(), BackupError> {
+        Ok(self.put(&self.path(id, "drill"), bytes, PutMode::Overwrite).await?)
+    }
+
+    /// Says that somebody begins to read a backup, so that it is not removed meanwhile.
+    pub(super) async fn note_reader(&self, id: &str) {
+        // Who may only read the store restores all the same.
+        let _ =
+            self.put(&self.path(id, "read"), Bytes::from_static(b"read"), PutMode::Overwrite).await;
+    }
+
+    /// The report of the latest drill.
+    pub(super) async fn report(&self, id: &str) -> Result<Option<Bytes>, BackupError> {
+        self.get(&self.path(id, "drill"), super::manifest::BYTES_MAX).await
+    }
+
+    /// A part of exactly so many bytes; `None`: it is not there.
+    ///
+    /// # Errors
+    /// [`BackupError::PartSize`], without reading it.
+    pub(super) async fn part_of(
+        &self,
+        id: &str,
+        part: usize,
+        expected: u64,
+    ) -> Result<Bytes, BackupError> {
+        let found = match self.objects.get(&self.part(id, part)).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(BackupError::MissingPart(part));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if found.meta.size != expected {
+            return Err(BackupError::PartSize { part, found: found.meta.size, expected });
+        }
+        Ok(found.bytes().await?)
+    }
+
+    /// The manifest; `None`: there is none.
+    pub(super) async fn manifest(&self, id: &str) -> Result<Option<Bytes>, BackupError> {
+        self.get(&self.path(id, "manifest"), super::manifest::BYTES_MAX).await
+    }
+
+    async fn get(&self, path: &Path, most: u64) -> Result<Option<Bytes>, BackupError> {
+        match self.objects.get(path).await {
+            Ok(found) if found.meta.size > most => {
+                Err(BackupError::BadManifest(format!("it has {} bytes", found.meta.size)))
+            }
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is there, newest first. Anything that is not named like a backup is left alone.
+    pub async fn entries(&self) -> Result<Vec<Entry>, BackupError> {
+        let found = self.objects.list_with_delimiter(Some(&self.prefix)).await?;
+        let mut entries = Vec::new();
+        for folder in found.common_prefixes {
+            let Some(id) = folder.filename().and_then(id_of) else { continue };
+            let objects: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
+            let complete =
+                objects.iter().any(|object| object.location.filename() == Some("manifest"));
+            let at = |object: &object_store::ObjectMeta| {
+                Timestamp::from_millis(object.last_modified.timestamp_millis())
+            };
+            let changed_at = objects.iter().map(at).max().unwrap_or_default();
+            let read_at =
+                objects.iter().find(|object| object.location.filename() == Some("read")).map(at);
+            entries.push(Entry { id, complete, changed_at, read_at });
+        }
+        entries.sort_by(|a, b| b.id.cmp(&a.id));
+        Ok(entries)
+    }
+
+    /// Removes a backup: the manifest first, so that what is left of it half-way is none.
+    pub(super) async fn remove(&self, id: &str) -> Result<(), BackupError> {
+        match self.objects.delete(&self.path(id, "manifest")).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folder = self.prefix.clone().join(id);
+        let objects: Vec<_> = self.objects.list(Some(&folder)).try_collect().await?;
+        for object in objects {
+            match self.objects.delete(&object.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(root) = &self.folder {
+            // Not empty only when somebody else put something there.
+            let _ = tokio::fs::remove_dir(root.join(id)).await;
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Path {
+        self.prefix.clone().join("running")
+    }
+
+    /// Says that this backup is being made, unless another one is.
+    ///
+    /// # Errors
+    /// [`BackupError::Busy`] with the other's id.
+    pub(super) async fn claim(&self, id: &str) -> Result<(), BackupError> {
+        let bytes = Bytes::from(id.to_owned());
+        for _ in 0..2 {
+            match self.put(&self.running(), bytes.clone(), PutMode::Create).await {
+                Ok(()) => return Ok(()),
+                Err(
+                    object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. },
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let found = match self.objects.get(&self.running()).await {
+                Ok(found) => found,
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let at = Timestamp::from_millis(found.meta.last_modified.timestamp_millis());
+            let holder = found.bytes().await?;
+            let holder = std::str::from_utf8(&holder).ok().and_then(id_of).unwrap_or_default();
+            if now().since(at) < CLAIM_STALE {
+                return Err(BackupError::Busy(holder));
+            }
+            tracing::warn!(backup = holder, "a backup was given up by who made it");
+            self.objects.delete(&self.running()).await?;
+        }
+        Err(BackupError::Busy(String::new()))
+    }
+
+    /// Says that it still is.
+    ///
+    /// # Errors
+    /// [`BackupError::Busy`]: it was taken for gone, and another one has begun.
+    pub(super) async fn extend_claim(&self, id: &str) -> Result<(), BackupError> {
+        let held = self.get(&self.running(), 1 << 10).await?.unwrap_or_default();
+        if held != id.as_bytes() {
+            return Err(BackupError::Busy(String::from_utf8_lossy(&held).into_owned()));
+        }
+        Ok(self.put(&self.running(), Bytes::from(id.to_owned()), PutMode::Overwrite).await?)
+    }
+
+    /// It is over.
+    pub(super) async fn give_up_claim(&self, id: &str) {
+        // What stays is stale in two minutes.
+        if let Ok(Some(held)) = self.get(&self.running(), 1 << 10).await
+            && held == id.as_bytes()
+        {
+            let _ = self.objects.delete(&self.running()).await;
+        }
+    }
+}
+
+/// An id, where the text is one and nothing else: what becomes part of a path.
+pub fn id_of(text: &str) -> Option<String> {
+    let id: Uuid = text.parse().ok()?;
+    (id.to_string() == text).then_some(id.to_string())
+}
+
+/// The time, as files say it: in whole milliseconds.
+pub(super) fn now() -> Timestamp {
+    Timestamp::from_millis(windlass_shared::clock::Clock::System.now().millis())
+}
+
+fn folder_of(text: &str) -> Option<PathBuf> {
+    if let Some(path) = text.strip_prefix("file://") {
+        return Some(PathBuf::from(path));
+    }
+    (!text.contains("://")).then(|| PathBuf::from(text))
+}
