@@ -27,4 +27,5 @@ pub mod table;
 pub mod target;
 pub mod tools;
 pub mod until;
+pub mod upkeep;
 pub mod worker;

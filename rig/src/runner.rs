@@ -22,6 +22,7 @@ use crate::report::Report;
 use crate::schedules::Schedules;
 use crate::stamp::Stamp;
 use crate::target::Target;
+use crate::upkeep::{self, Upkeep};
 
 /// Longest drain: part 3A.
 const DRAIN_MAX: Duration = Duration::from_secs(90);
@@ -130,6 +131,7 @@ async fn run_in<T: Target>(
     let setup = experiment.setup(settings.form);
     let mut scene = prepare(experiment, settings, &setup, folder, started).await?;
     let schedules = Schedules::make(&scene.client, setup.schedules).await?;
+    let upkeep = Upkeep::make(&scene.client).await?;
     scene.say("warm");
     let machine = Machine::watch();
     let load = Load::start(scene.client.clone(), setup.mix.clone(), settings.seed, setup.pauses);
@@ -147,7 +149,8 @@ async fn run_in<T: Target>(
     let drained = drain(&scene).await?;
     scene.history.mark("drained");
     experiment.after_drain(&mut scene).await.context("after the drain")?;
-    let due = schedules.figures().await.context("the due times of the schedules")?;
+    let mut beside = schedules.figures().await.context("the due times of the schedules")?;
+    beside.extend(upkeep.figures().await.context("backups and load checks")?);
     let evidence = gather(&scene).await?;
     let dead = scene.fleet.dead();
     scene.say("check");
@@ -158,7 +161,7 @@ async fn run_in<T: Target>(
     let mut figures = common(&seen, setup.after, dead.len(), drained, unknown);
     let stalled = machine.longest_stall().as_secs_f64();
     figures.push(Figure::told("longest stall of the machine", stalled, "s"));
-    figures.extend(due);
+    figures.extend(beside);
     figures.extend(experiment.figures(&scene, &seen));
     figures.append(&mut scene.figures);
     let name = (experiment.id(), experiment.title(), T::NAME, settings.form, settings.seed);
@@ -174,6 +177,7 @@ async fn prepare<T: Target>(
 ) -> anyhow::Result<Scene<T>> {
     let mut options = setup.fleet.clone();
     T::fill(&mut options, settings);
+    T::env(&mut options).extend(upkeep::env(folder));
     experiment.files(folder, &mut options)?;
     let fleet = T::start(folder, options).await.context("the processes do not start")?;
     let history = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);
