@@ -13,7 +13,7 @@ use windlass_shared::model::job::{JobSpec, Progress, StepRef};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, StopReason};
 use crate::checkpoint::{self, CheckpointError, ResumeError};
 
 /// How much a log line matters.
@@ -117,6 +117,12 @@ impl Context {
     /// asks is dropped at once.
     pub fn cancellation(&self) -> CancellationToken {
         self.0.stop.listen().clone()
+    }
+
+    /// Whether [`Self::cancellation`] has fired because somebody asked for the job to be cancelled, and for no other
+    /// reason. Does not change once it has fired.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.stop.reason() == Some(StopReason::Cancelled)
     }
 
     /// How far the job is: `percent` from 0 to 100, and in words. Returns at once; of several reports

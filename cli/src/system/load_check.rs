@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use windlass_loadtest::check::{self, Check, CheckError};
 use windlass_shared::ledger::LedgerError;
 use windlass_shared::ledger::load_checks::{CheckBegun, CheckEnd, LoadCheck, NewCheck};
+use windlass_shared::limits::LEASE_DEFAULT;
 use windlass_shared::model::load_check::{CheckState, KIND, Plan, Report};
 use windlass_shared::model::name::Namespace;
 use windlass_worker::context::Context;
@@ -72,7 +73,8 @@ async fn perform(
     };
     tracing::info!(check = %known.id, jobs = known.plan.jobs(), "a load check begins");
     // What a check left that died is no load of this one.
-    clean_earlier(installation, &stop).await;
+    // What does not fit into the time is cleaned by the scheduler's duty.
+    let _ = tokio::time::timeout(CLEAN_MAX, clean_earlier(installation, &stop)).await;
     let ended = load(installation, ctx, &known).await;
     end(installation, ctx, &known, ended).await
 }
@@ -103,7 +105,7 @@ async fn load(
         source: installation.source.clone(),
         plan: known.plan.clone(),
         shadow: known.shadow.clone(),
-        lease: installation.settings.worker.lease,
+        lease: installation.settings.worker.lease.min(LEASE_DEFAULT),
     };
     let stop = CancellationToken::new();
     let (asked, stopping, told) = (ctx.cancellation(), installation.stopping.clone(), stop.clone());
@@ -134,7 +136,7 @@ async fn end(
         Err(CheckError::Broken(why)) => {
             (CheckState::Failed, vec![format!("could not be carried through: {why:#}")], None)
         }
-        Err(CheckError::Stopped) if is_cancelled(installation, ctx).await => {
+        Err(CheckError::Stopped) if ctx.is_cancelled() => {
             (CheckState::Aborted, vec!["stopped on request".to_owned()], None)
         }
         Err(CheckError::Stopped) if installation.stopping.is_cancelled() => {
@@ -186,13 +188,6 @@ fn verdict(
     }
 }
 
-/// Whether somebody asked for the job to be cancelled. If the ledger cannot say, nobody did.
-async fn is_cancelled(installation: &Installation, ctx: &Context) -> bool {
-    let namespace = Namespace::system();
-    let job = last_words(|| installation.life.ledger().job(&namespace, ctx.job_id())).await;
-    job.flatten().is_some_and(|job| job.cancel_requested)
-}
-
 /// Repeats a call until the ledger answers; `None`: the attempt is to stop.
 async fn persistently<T, F>(stop: &CancellationToken, call: impl Fn() -> F) -> Option<T>
 where
@@ -219,7 +214,7 @@ where
     tokio::time::timeout(LAST_WORDS, persistently(&never, call)).await.ok().flatten()
 }
 
-/// Cleans what earlier checks have left, as far as that goes in a while.
+/// Cleans what earlier checks have left.
 async fn clean_earlier(installation: &Installation, stop: &CancellationToken) {
     // What cannot be cleaned now is cleaned by the scheduler's duty.
     let shadows = installation.life.ledger().unclean_shadows(10).await.unwrap_or_default();

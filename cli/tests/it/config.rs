@@ -206,3 +206,12 @@ fn the_example_settings_of_the_repository_are_legal() {
     }
     println!("{found} settings files");
 }
+
+#[test]
+fn workers_of_users_stay_out_of_the_installations_own_namespaces() {
+    for namespace in ["system", "check-01900000-0000-7000-8000-000000000000"] {
+        let err = refused(&[("WINDLASS_WORKER__NAMESPACE", namespace)], &[]);
+        assert!(err.contains("worker.namespace (") && err.contains("schedulers work"), "{err}");
+    }
+    assert_eq!(windlass(&["config", "check"], &[("WINDLASS_WORKER__NAMESPACE", "checks")]).code, 0);
+}

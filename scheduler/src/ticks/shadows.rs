@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use windlass_shared::ledger::LedgerError;
-use windlass_shared::ledger::load_checks::LoadCheck;
+use windlass_shared::ledger::load_checks::{CheckEnd, LoadCheck};
 use windlass_shared::lifecycle::Lifecycle;
-use windlass_shared::model::load_check::CheckState;
+use windlass_shared::model::job::JobState;
+use windlass_shared::model::load_check::{CheckState, Report};
+use windlass_shared::model::name::Namespace;
 
 use super::Tally;
 use crate::leader::Lead;
@@ -53,9 +55,30 @@ async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
             }
         }
     }
+    cleaned.add(judge_abandoned(life).await);
     let before = life.ledger().now().await?.minus(KEEP_FOR);
     cleaned.add(life.ledger().prune_checks(before, KEEP).await);
     cleaned.end()
+}
+
+/// Gives a verdict to a check that says `running`, and whose job will not come to it again: it was cancelled between two
+/// attempts, or kept killing its workers.
+async fn judge_abandoned(life: &Lifecycle) -> Result<u64, LedgerError> {
+    let checks = life.ledger().load_checks(None, LATEST).await?;
+    let mut judged = 0;
+    for check in checks.into_iter().filter(|check| check.state == CheckState::Running) {
+        let job = life.ledger().job(&Namespace::system(), check.id).await?;
+        let (state, reason) = match job.map(|job| job.state) {
+            Some(state) if !state.is_terminal() => continue,
+            Some(JobState::Cancelled) => (CheckState::Aborted, "stopped on request"),
+            _ => (CheckState::Failed, "interrupted: its job ended before it had a verdict"),
+        };
+        let report = (state == CheckState::Failed).then(Report::interrupted);
+        let reasons = vec![reason.to_owned()];
+        let end = CheckEnd { id: check.id, run: check.run, state, reasons, report };
+        judged += u64::from(life.ledger().end_check(&end).await?);
+    }
+    Ok(judged)
 }
 
 /// The latest verdict, as metrics. Nothing before the first.
@@ -77,4 +100,58 @@ async fn show(life: &Lifecycle) -> Result<(), LedgerError> {
         metrics::gauge!("windlass_load_check_start_p99_seconds").set(ms / 1_000.0);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::ledger::load_checks::{CheckBegun, NewCheck};
+    use windlass_shared::model::id::{Fence, JobId};
+    use windlass_shared::model::job::{NewJob, Value};
+    use windlass_shared::model::load_check::{KIND, Plan};
+    use windlass_shared::model::name::QueueName;
+
+    use super::*;
+    use crate::ticks::rig::Rig;
+
+    async fn begun(life: &Lifecycle, id: JobId) -> Namespace {
+        let shadow = Namespace::shadow(uuid::Uuid::now_v7());
+        let plan = Plan::default();
+        let new = NewCheck { id, run: Fence(1), plan, shadow: shadow.clone(), ids: (0, 1 << 47) };
+        let begun = life.ledger().begin_check(&new).await.unwrap();
+        assert!(matches!(begun, CheckBegun::Started(_)), "{begun:?}");
+        shadow
+    }
+
+    async fn state(life: &Lifecycle, id: JobId) -> CheckState {
+        life.ledger().load_check(id).await.unwrap().expect("it is kept").state
+    }
+
+    /// Goal: no check says `running` for ever, and none that may still run is judged or cleaned.
+    #[tokio::test]
+    async fn checks_without_a_job_get_a_verdict_and_are_cleaned() {
+        let rig = Rig::start(&[]).await;
+        let life = &rig.life;
+        let gone = JobId::generate();
+        let shadow = begun(life, gone).await;
+        tick(life).await.unwrap();
+        assert_eq!(state(life, gone).await, CheckState::Failed);
+        tick(life).await.unwrap();
+        assert_eq!(life.clean_shadow(&shadow, 9).await.unwrap(), None, "it is clean");
+
+        let kind = KIND.parse().unwrap();
+        let job = NewJob::new(Namespace::system(), QueueName::system(), kind, Value::null());
+        let id = job.id;
+        let submission = windlass_shared::ledger::Submission {
+            jobs: vec![job],
+            atomic: false,
+            idempotency: None,
+        };
+        life.submit(submission).await.unwrap();
+        begun(life, id).await;
+        tick(life).await.unwrap();
+        assert_eq!(state(life, id).await, CheckState::Running, "its job may come");
+        life.cancel(&Namespace::system(), id, "a test").await.unwrap();
+        tick(life).await.unwrap();
+        assert_eq!(state(life, id).await, CheckState::Aborted);
+    }
 }
