@@ -23,8 +23,10 @@ pub mod probes;
 pub mod queues;
 pub mod reading;
 pub mod reports;
+pub mod scale;
 pub mod schedules;
 pub mod submit;
+pub mod system;
 pub mod workers;
 pub mod workflows;
 
@@ -82,6 +84,8 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(schedules::fires::backfill_schedule))
         .routes(routes!(schedules::fires::list_fires))
         .routes(routes!(schedules::fires::list_next))
+        .routes(routes!(scale::get_scale))
+        .routes(routes!(system::list_duties))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

@@ -5,6 +5,7 @@ pub mod id;
 pub mod job;
 pub mod name;
 pub mod retry;
+pub mod scale;
 pub mod schedule;
 pub mod time;
 pub mod workflow;

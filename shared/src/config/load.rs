@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -13,7 +12,7 @@ use super::mask::masked_url;
 use super::typed::{self, Reader};
 use super::{
     ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, EngineSettings,
-    LedgerSettings, LogSettings, WorkerSettings, checks, values,
+    LedgerSettings, LogSettings, RetentionSettings, WorkerSettings, checks, values,
 };
 
 /// Which command reads the settings; decides defaults and what is refused.
@@ -179,8 +178,8 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     /// The worker.
     pub worker: WorkerSettings,
-    /// Finished jobs are kept this long.
-    pub retention: Duration,
+    /// How long what has ended is kept.
+    pub retention: RetentionSettings,
     /// Logs.
     pub log: LogSettings,
     /// Things that look like mistakes and were ignored; to be logged.
