@@ -24,8 +24,10 @@ pub mod probes;
 pub mod queues;
 pub mod reading;
 pub mod reports;
+pub mod scale;
 pub mod schedules;
 pub mod submit;
+pub mod system;
 pub mod workers;
 pub mod workflows;
 
@@ -83,6 +85,8 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(schedules::fires::backfill_schedule))
         .routes(routes!(schedules::fires::list_fires))
         .routes(routes!(schedules::fires::list_next))
+        .routes(routes!(scale::get_scale))
+        .routes(routes!(system::list_duties))
         .routes(routes!(load_checks::start_load_check, load_checks::list_load_checks))
         .routes(routes!(load_checks::get_load_check))
         .routes(routes!(load_checks::abort_load_check))

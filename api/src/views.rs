@@ -5,12 +5,14 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 pub mod definition;
+pub mod duty;
 pub mod evaluate;
 pub mod job;
 pub mod key;
 pub mod load_check;
 pub mod plan;
 pub mod queue;
+pub mod scale;
 pub mod schedule;
 pub mod submit;
 pub mod worker;

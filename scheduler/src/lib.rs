@@ -3,15 +3,15 @@
 //! Every duty is safe to run in several replicas at once, because the ledger's guards and the engine's
 //! scripts refuse what was done already. Those whose reads are dear are done by the leader only.
 
-use std::time::Duration;
-
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use windlass_shared::config::RetentionSettings;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::VerifySettings;
 use windlass_shared::model::id::WorkerId;
 
+mod board;
 pub mod backup;
 mod due;
 mod leader;
@@ -22,8 +22,8 @@ mod ticks;
 /// How a scheduler works.
 #[derive(Debug, Clone)]
 pub struct SchedulerSettings {
-    /// Terminal jobs are kept this long after their end.
-    pub retention: Duration,
+    /// How long what has ended is kept.
+    pub retention: RetentionSettings,
     /// Who stands for the lead: drawn at the start of a process that shares its ledger with others.
     pub holder: WorkerId,
     /// The process's label, for people.
@@ -36,7 +36,7 @@ impl Default for SchedulerSettings {
     /// Seven days, a fresh holder, and the usual times.
     fn default() -> Self {
         Self {
-            retention: Duration::from_secs(7 * 24 * 3600),
+            retention: RetentionSettings::default(),
             holder: WorkerId::generate(),
             name: "scheduler".to_owned(),
             verify: VerifySettings::default(),
@@ -55,11 +55,19 @@ pub fn run(
 
 async fn work(life: Lifecycle, settings: SchedulerSettings, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(recorder::run(life.clone(), shutdown.clone()));
-    let (candidate, lead) =
-        leader::Candidate::new(life.ledger().clone(), settings.holder, settings.name.clone());
+    let board = board::Board::new(settings.holder);
+    tasks.spawn(recorder::run(life.clone(), board.clone(), shutdown.clone()));
+    let ledger = life.ledger().clone();
+    let (candidate, lead) = leader::Candidate::new(
+        ledger.clone(),
+        settings.holder,
+        settings.name.clone(),
+        board.clone(),
+    );
     tasks.spawn(candidate.run(shutdown.clone()));
-    ticks::start(&mut tasks, &life, &lead, &settings, &shutdown);
+    let ticks = ticker::Ticks { lead, board: board.clone(), shutdown: shutdown.clone() };
+    ticks::start(&mut tasks, &life, &settings, &ticks);
+    tasks.spawn(board.run(ledger, settings.name.clone(), shutdown.clone()));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
             && error.is_panic()

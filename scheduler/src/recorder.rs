@@ -12,15 +12,27 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{ShardId, Signal, Signals, Topic};
 use windlass_shared::ledger::NewQueues;
+use windlass_shared::ledger::duties::{Ended, Who};
 use windlass_shared::lifecycle::PushError;
 use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::name::{Namespace, QueueName};
 
+use crate::board::{Board, Duty};
 use crate::due::Due;
 use crate::ticks;
 
 /// How often every shard is looked at although no signal came, and after a failure.
 const FALLBACK: Duration = Duration::from_millis(500);
+/// Each how many fallbacks the shards of others are looked at.
+const OTHERS_EVERY: u32 = 4;
+static DUTY: Duty = Duty {
+    name: "recorder",
+    what: "moves outcomes from the engine into the ledger, as they come",
+    interval: FALLBACK,
+    batch: record::PASS_MAX as u32,
+    longest: Duration::from_secs(60),
+    who: Who::ByShard,
+};
 /// Passes under way at once.
 const PASSES_MAX: usize = 8;
 /// How long the outbox is emptied at shutdown.
@@ -30,27 +42,35 @@ type Pass = (ShardId, Result<usize, PushError>);
 
 struct Recorder {
     life: Lifecycle,
+    board: Board,
+    /// Fallbacks so far.
+    looks: u32,
     shards: HashSet<ShardId>,
     due: Due,
     busy: HashSet<ShardId>,
     passes: JoinSet<Pass>,
     failing: bool,
+    /// Outcomes since the latest fallback.
+    recorded: u64,
 }
 
 /// Records until `shutdown`, then until the outboxes are empty or [`FLUSH_MAX`] has passed.
-pub(crate) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    run_with(life, FALLBACK, shutdown).await;
+pub(crate) async fn run(life: Lifecycle, board: Board, shutdown: CancellationToken) {
+    run_with(life, board, FALLBACK, shutdown).await;
 }
 
-async fn run_with(life: Lifecycle, fallback: Duration, shutdown: CancellationToken) {
+async fn run_with(life: Lifecycle, board: Board, fallback: Duration, shutdown: CancellationToken) {
     let mut news = life.ledger().new_queues();
     let mut recorder = Recorder {
         life,
+        board,
+        looks: 0,
         shards: HashSet::new(),
         due: Due::default(),
         busy: HashSet::new(),
         passes: JoinSet::new(),
         failing: false,
+        recorded: 0,
     };
     let mut signals = None;
     let mut fallback = tokio::time::interval(fallback);
@@ -76,7 +96,7 @@ async fn run_with(life: Lifecycle, fallback: Duration, shutdown: CancellationTok
                 if recorder.refresh().await || signals.is_none() {
                     signals = recorder.subscribe().await;
                 }
-                recorder.all_are_due();
+                recorder.look();
             }
         }
         recorder.start_due();
@@ -152,6 +172,25 @@ impl Recorder {
         fresh.iter().for_each(|shard| self.due.add(shard));
     }
 
+    /// Every shard of this process is due, and now and then those of the others: their owners may be gone.
+    fn look(&mut self) {
+        let all = self.looks.is_multiple_of(OTHERS_EVERY);
+        self.looks = self.looks.wrapping_add(1);
+        let (shards, board) = (&self.shards, &self.board);
+        shards
+            .iter()
+            .filter(|shard| all || board.owns(shard))
+            .for_each(|shard| self.due.add(shard));
+        board.begun(&DUTY, None);
+        board.ended(
+            &DUTY,
+            match self.failing {
+                false => Ok(std::mem::take(&mut self.recorded)),
+                true => Err((Ended::Failed, "outcomes cannot be recorded now".to_owned())),
+            },
+        );
+    }
+
     fn all_are_due(&mut self) {
         self.shards.iter().for_each(|shard| self.due.add(shard));
     }
@@ -164,9 +203,11 @@ impl Recorder {
 
     fn signalled(&mut self, signal: Signal) {
         match signal {
-            Signal::Outcomes(shard) => {
+            // Of two that read one outbox, one finds nothing.
+            Signal::Outcomes(shard) if self.board.owns(&shard) => {
                 self.due.add(&shard);
             }
+            Signal::Outcomes(_) => {}
             Signal::Ready(_) | Signal::Cancel(..) | Signal::Shut(_) | Signal::Unverified(_) => {}
         }
     }
@@ -175,6 +216,7 @@ impl Recorder {
         match pass {
             Ok((shard, result)) => {
                 self.busy.remove(&shard);
+                self.recorded += *result.as_ref().unwrap_or(&0) as u64;
                 match result {
                     // Every growth is signalled, also while a pass runs: only what did not fit is left.
                     Ok(count) if count >= record::PASS_MAX as usize => {
@@ -285,7 +327,12 @@ mod tests {
     async fn the_first_outcome_of_a_new_queue_is_recorded_at_once() {
         let (life, shutdown, _folder) = life().await;
         let never = Duration::from_secs(3_600);
-        let recorder = tokio::spawn(run_with(life.clone(), never, shutdown.clone()));
+        let recorder = tokio::spawn(run_with(
+            life.clone(),
+            Board::new(WorkerId::generate()),
+            never,
+            shutdown.clone(),
+        ));
         for n in 0..5 {
             let queue = format!("new-{n}").parse().unwrap();
             for _ in 0..2 {

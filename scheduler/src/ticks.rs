@@ -1,19 +1,19 @@
 //! The table of contents of what a scheduler does by itself. Each duty is one file of one shape.
 
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::ShardId;
 use windlass_shared::ledger::LedgerError;
 use windlass_shared::lifecycle::Lifecycle;
 
 use crate::SchedulerSettings;
-use crate::leader::Lead;
+use crate::ticker::Ticks;
 
 mod gates;
 mod gauges;
 mod motion;
 mod prune;
 mod pump;
+mod retention;
 #[cfg(test)]
 mod rig;
 mod running;
@@ -26,20 +26,20 @@ mod workflows;
 pub(crate) fn start(
     tasks: &mut JoinSet<()>,
     life: &Lifecycle,
-    lead: &Lead,
     settings: &SchedulerSettings,
-    shutdown: &CancellationToken,
+    ticks: &Ticks,
 ) {
-    tasks.spawn(motion::run(life.clone(), shutdown.clone()));
-    tasks.spawn(running::run(life.clone(), shutdown.clone()));
-    tasks.spawn(pump::run(life.clone(), shutdown.clone()));
-    tasks.spawn(gates::run(life.clone(), lead.clone(), settings.verify, shutdown.clone()));
-    tasks.spawn(sweep::run(life.clone(), lead.clone(), shutdown.clone()));
-    tasks.spawn(prune::run(life.clone(), settings.retention, shutdown.clone()));
-    tasks.spawn(workflows::run(life.clone(), shutdown.clone()));
-    tasks.spawn(schedules::run(life.clone(), lead.clone(), shutdown.clone()));
-    tasks.spawn(gauges::run(life.clone(), shutdown.clone()));
-    tasks.spawn(shadows::run(life.clone(), lead.clone(), shutdown.clone()));
+    tasks.spawn(motion::run(life.clone(), ticks.clone()));
+    tasks.spawn(running::run(life.clone(), ticks.clone()));
+    tasks.spawn(pump::run(life.clone(), ticks.clone()));
+    tasks.spawn(gates::run(life.clone(), settings.verify, ticks.clone()));
+    tasks.spawn(sweep::run(life.clone(), ticks.clone()));
+    tasks.spawn(prune::run(life.clone(), settings.retention.default, ticks.clone()));
+    tasks.spawn(retention::run(life.clone(), settings.retention.clone(), ticks.clone()));
+    tasks.spawn(workflows::run(life.clone(), ticks.clone()));
+    tasks.spawn(schedules::run(life.clone(), ticks.clone()));
+    tasks.spawn(gauges::run(life.clone(), ticks.clone()));
+    tasks.spawn(shadows::run(life.clone(), ticks.clone()));
 }
 
 /// Every shard that the ledger knows of.

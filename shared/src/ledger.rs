@@ -22,6 +22,7 @@ use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Prog
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
+pub mod duties;
 pub mod backup;
 mod gate_calls;
 mod load_check_calls;
@@ -30,6 +31,7 @@ pub mod postgres;
 mod pulse;
 mod queue;
 mod queue_walk;
+pub mod retention;
 mod run_calls;
 pub mod runs;
 mod schedule_calls;
@@ -379,6 +381,24 @@ pub struct Rollup {
     pub count: u64,
     /// Sum of their run times.
     pub run_ms: u64,
+}
+
+/// Attempts of one queue that ended in one minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueMinute {
+    /// Start of the minute.
+    pub minute: Timestamp,
+    /// How many.
+    pub count: u64,
+    /// Sum of their run times.
+    pub run_ms: u64,
+}
+
+/// Starts of the minutes of the hour before that instant, its own included.
+fn minutes_before(now: Timestamp) -> impl Iterator<Item = i64> {
+    const MINUTE: i64 = 60_000_000;
+    let present = now.micros().div_euclid(MINUTE);
+    (present - 60..=present).map(|minute| minute * MINUTE)
 }
 
 /// Why the ledger could not carry out a call.
@@ -744,6 +764,16 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, rollups(namespace, since)) })
     }
 
+    /// Attempts of a queue that ended, by minute, of at most the last hour: start, how many, sum of their run times in
+    /// milliseconds; oldest first. And the ledger's time. Costs the same however many jobs and queues there are.
+    pub fn queue_minutes<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        queue: &'a QueueName,
+    ) -> BoxFuture<'a, Result<(Vec<QueueMinute>, Timestamp)>> {
+        Box::pin(async move { dispatch!(self, queue_minutes(namespace, queue)) })
+    }
+
     // What workers report
 
     /// Adds lines to a job's log, up to [`crate::limits::LOG_LINES_MAX`]; `false`: no such job.
@@ -877,12 +907,13 @@ impl Ledger {
     }
 
     /// Ends operations as failed that say `running` and were put last before `silent_since` (ledger time): the
-    /// process that ran them is gone. How many. Safe to repeat.
+    /// process that ran them is gone. How many. Safe to repeat. `lead` as of [`Self::prune`].
     pub fn fail_silent_operations<'a>(
         &'a self,
+        lead: Option<Epoch>,
         silent_since: Timestamp,
     ) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(async move { dispatch!(self, fail_silent_operations(silent_since)) })
+        Box::pin(async move { dispatch!(self, fail_silent_operations(lead, silent_since)) })
     }
 
     /// An operation of a namespace.
@@ -895,13 +926,6 @@ impl Ledger {
     }
 
     // Keeping house
-
-    /// Deletes terminal jobs whose end was recorded before `before` (ledger time, whatever the outcome's own time
-    /// says), and idempotency keys, blobs and workers past their time; in bounded batches; how many rows. Repeat
-    /// until 0.
-    pub fn prune<'a>(&'a self, before: Timestamp, limit: u32) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(async move { dispatch!(self, prune(before, limit)) })
-    }
 
     /// Ledger time, and proof that it answers.
     pub fn now<'a>(&'a self) -> BoxFuture<'a, Result<Timestamp>> {

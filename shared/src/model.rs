@@ -6,6 +6,7 @@ pub mod job;
 pub mod load_check;
 pub mod name;
 pub mod retry;
+pub mod scale;
 pub mod schedule;
 pub mod time;
 pub mod workflow;

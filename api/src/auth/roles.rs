@@ -85,6 +85,9 @@ pub const TABLE: &[(&str, &str, u8)] = &[
     ("POST", "/v1/schedules/{name}/backfill", OPERATE),
     ("GET", "/v1/schedules/{name}/runs", READ),
     ("GET", "/v1/schedules/{name}/next", READ),
+    ("GET", "/v1/scale/{queue}", READ),
+    // Of keys that are bound to no namespace, says the call.
+    ("GET", "/v1/system/duties", READ),
     // They load the whole installation.
     ("POST", "/v1/load-checks", ADMIN | WHOLE),
     ("GET", "/v1/load-checks", READ | WHOLE),

@@ -14,7 +14,7 @@ use crate::views::Page;
 use crate::views::worker::{Draining, WorkerView};
 
 /// Six beats: a worker that was not heard of for so long is gone.
-const SEEN_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// List workers
 ///

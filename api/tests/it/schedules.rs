@@ -459,7 +459,7 @@ async fn a_backfill_reaches_as_far_back_as_the_rows() {
     age(&api, "s", 0).await;
     look(&api, "s").await;
     let later = api.life.ledger().now().await.unwrap().plus(std::time::Duration::from_secs(1));
-    assert_eq!(api.life.ledger().prune_fires(later, 100).await.unwrap(), 2);
+    assert_eq!(api.life.ledger().prune_fires(None, later, 100).await.unwrap(), 2);
     let refused = api.post(path, range("2026-01-04T00:00:00Z")).await.refused(422, "invalid");
     assert!(refused["detail"].as_str().unwrap().contains("not on record"), "{refused}");
 }

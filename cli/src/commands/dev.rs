@@ -205,7 +205,7 @@ fn duties(settings: &Settings, ledger: &Ledger) -> SchedulerSettings {
         usual
     };
     SchedulerSettings {
-        retention: settings.retention,
+        retention: settings.retention.clone(),
         holder: WorkerId::from_bytes(*ledger.id().as_bytes()),
         name: "dev".to_owned(),
         verify,

@@ -13,6 +13,7 @@ Examples:
   windlass queue pause mail --reason 'provider is down'
   windlass queue set mail --max-depth 100000 --default-timeout 30s
   windlass queue set mail --unset max_depth
+  windlass queue scale mail --objective 5s
   windlass queue purge mail --yes";
 
 /// Look at queues, pause them, set their limits, empty them.
@@ -37,6 +38,25 @@ enum QueueCommand {
     Set(Box<Set>),
     /// Cancel the waiting jobs of a queue
     Purge(Purge),
+    /// Ask how many workers a queue needs
+    Scale(Scale),
+}
+
+#[derive(Debug, Args)]
+struct Scale {
+    /// The queue
+    queue: String,
+    /// 95 % of its jobs are to start within this [default: 10s]
+    #[arg(long)]
+    objective: Option<String>,
+    /// Time of an attempt, where too few have ended to know [default: 1s]
+    #[arg(long)]
+    service_time: Option<String>,
+    /// Slots of a worker, where there is none [default: 16]
+    #[arg(long)]
+    slots_per_worker: Option<u32>,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(Debug, Args)]
@@ -138,7 +158,19 @@ pub async fn run(args: QueueArgs) -> Outcome {
         }
         QueueCommand::Set(args) => set(*args).await,
         QueueCommand::Purge(args) => purge(args).await,
+        QueueCommand::Scale(args) => scale(args).await,
     }
+}
+
+async fn scale(args: Scale) -> Outcome {
+    // The same names are legal in every path.
+    let path = path_of(&args.queue, "")?.replacen("/queues/", "/scale/", 1);
+    let call = Call::get(&path)
+        .query("objective", args.objective)
+        .query("service_time", args.service_time)
+        .query("slots_per_worker", args.slots_per_worker);
+    let need = Client::new(&args.client)?.call(call).await?.body;
+    show(&need, args.client.output)
 }
 
 /// A legal name needs no escaping in a path; an illegal one must not reach another path.

@@ -77,7 +77,7 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
     let own = tokio::spawn(system::run(installation));
     let verify = VerifySettings { grace: settings.worker.lease, ..VerifySettings::default() };
     let duties = SchedulerSettings {
-        retention: settings.retention,
+        retention: settings.retention.clone(),
         name: format!("{} ({})", windlass_worker::worker::host_name(), std::process::id()),
         verify,
         ..SchedulerSettings::default()

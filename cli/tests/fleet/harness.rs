@@ -1,6 +1,7 @@
 //! A fleet: servers, migrated ledger, keys, and processes that end with the test.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,15 @@ impl Role {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         // Its log goes where the test's output goes, and is shown when the test fails.
+        Self { child: command.spawn().expect("the binary starts") }
+    }
+
+    /// As [`Self::start`], with its log in a file.
+    fn start_with_log(role: &str, env: &BTreeMap<String, String>, log: &Path) -> Self {
+        let log = std::fs::File::create(log).expect("the test's folder can be written to");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_windlass"));
+        command.arg(role).current_dir(workspace()).env_clear().envs(env).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(log);
         Self { child: command.spawn().expect("the binary starts") }
     }
 
@@ -146,6 +156,22 @@ impl Fleet {
         env.insert("WINDLASS_ADMIN__LISTEN".into(), format!("127.0.0.1:{}", free_port()));
         let args: Vec<&str> = std::iter::once(role).chain(args.iter().copied()).collect();
         Role::start(&args, &env)
+    }
+
+    /// A process of this role that writes its log to a file, as JSON, with the level of `directives`.
+    pub fn role_with_log(&self, role: &str, directives: &str, log: &Path) -> Role {
+        let mut env = self.env.clone();
+        let address = format!("127.0.0.1:{}", free_port());
+        env.insert("WINDLASS_ADMIN__LISTEN".into(), address);
+        env.insert("WINDLASS_LOG__FORMAT".into(), "json".into());
+        env.insert("WINDLASS_LOG__LEVEL".into(), directives.into());
+        Role::start_with_log(role, &env, log)
+    }
+
+    /// Stops the scheduler that came with the fleet.
+    pub fn stop_scheduler(&mut self) {
+        let scheduler = self.scheduler.take().expect("it was started");
+        assert_eq!(scheduler.terminate(), 0);
     }
 
     /// Kills the scheduler, recorder and all, and starts another one.

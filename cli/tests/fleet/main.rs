@@ -2,6 +2,7 @@
 //! what a user's installation does, faults included.
 
 mod harness;
+mod leads;
 
 mod crash;
 mod examples;

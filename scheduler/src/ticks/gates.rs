@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{EngineError, ShardId, Signal, Signals, Topic};
 use windlass_shared::ledger::Epoch;
+use windlass_shared::ledger::duties::{Ended, Who};
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::lifecycle::{Lifecycle, PushError};
 
+use crate::board::Duty;
 use crate::leader::Lead;
+use crate::ticker::Ticks;
 
 /// How often some shards are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +32,7 @@ const VERIFIED_AT_ONCE: usize = 64;
 /// A verification that failed is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-type Ended = (ShardId, Result<Verified, PushError>);
+type Verification = (ShardId, Result<Verified, PushError>);
 
 struct Gates {
     life: Lifecycle,
@@ -44,16 +46,25 @@ struct Gates {
     busy: HashSet<ShardId>,
     /// Opened by this process: a foreign gate there means that another fleet has taken over.
     opened: HashSet<ShardId>,
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<Verification>,
     /// Why the store is not fit, as far as known.
     unfit: Option<String>,
 }
 
+/// It looks when it is told, too, not only at its interval.
+static DUTY: Duty = Duty {
+    name: "gates",
+    what: "finds shards that are shut and has them compared with the ledger",
+    interval: LOOK_EVERY,
+    batch: SAMPLE as u32,
+    longest: Duration::from_secs(30),
+    who: Who::Leader,
+};
+
 pub(super) async fn run(
     life: Lifecycle,
-    lead: Lead,
     settings: VerifySettings,
-    shutdown: CancellationToken,
+    Ticks { lead, board, shutdown }: Ticks,
 ) {
     let mut gates = Gates {
         life,
@@ -96,7 +107,15 @@ pub(super) async fn run(
             _ = look.tick() => gates.suspect_some(),
             () = sleep_until(due) => {}
         }
-        gates.look().await;
+        let epoch = gates.lead.epoch();
+        if epoch.is_none() {
+            board.stands_by(&DUTY);
+            gates.suspects.clear();
+            continue;
+        }
+        board.begun(&DUTY, epoch);
+        let looked = gates.look().await.map_err(|error| (Ended::Failed, error.to_string()));
+        board.ended(&DUTY, looked);
     }
 }
 
@@ -169,12 +188,9 @@ impl Gates {
         waiting.map(|(_, at)| *at).min()
     }
 
-    /// Looks at the suspects that are due, and begins to verify those that are shut.
-    async fn look(&mut self) {
-        let Some(epoch) = self.lead.epoch() else {
-            self.suspects.clear();
-            return;
-        };
+    /// Looks at the suspects that are due, and begins to verify those that are shut; how many.
+    async fn look(&mut self) -> Result<u64, PushError> {
+        let Some(epoch) = self.lead.epoch() else { return Ok(0) };
         let now = Instant::now();
         let due: Vec<ShardId> = self
             .suspects
@@ -182,16 +198,16 @@ impl Gates {
             .filter(|(shard, at)| **at <= now && !self.busy.contains(*shard))
             .map(|(shard, _)| shard.clone())
             .collect();
-        let mut found_shut = false;
+        let mut found_shut = 0;
         for shard in due {
             if self.tasks.len() >= VERIFIED_AT_ONCE {
-                return;
+                return Ok(found_shut);
             }
             match self.needs_verification(&shard).await {
                 Ok(shut) => {
                     self.suspects.remove(&shard);
                     if shut {
-                        found_shut = true;
+                        found_shut += 1;
                         self.begin(shard, epoch);
                     }
                 }
@@ -200,13 +216,14 @@ impl Gates {
                     tracing::debug!(%shard, %error, "cannot look at a shard");
                     let not_before = Instant::now() + RETRY_AFTER;
                     self.suspects.values_mut().for_each(|at| *at = (*at).max(not_before));
-                    return;
+                    return Err(error);
                 }
             }
         }
-        if found_shut {
+        if found_shut > 0 {
             self.suspect_all(Duration::ZERO);
         }
+        Ok(found_shut)
     }
 
     async fn needs_verification(&self, shard: &ShardId) -> Result<bool, PushError> {
@@ -239,7 +256,7 @@ impl Gates {
         });
     }
 
-    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<Verification, tokio::task::JoinError>) {
         let (shard, verified) = match ended {
             Ok(ended) => ended,
             Err(error) => {

@@ -1,21 +1,31 @@
-//! Queue depth and age as metrics, for the first [`QUEUES_MAX`] queues by name.
+//! Queue depth and age as metrics, for the first [`QUEUES_MAX`] queues by name, and the latest load check.
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{EngineError, ShardId};
 use windlass_shared::ledger::Queue;
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::Lifecycle;
 
 use super::Tally;
-use crate::ticker::every;
+use crate::board::Duty;
+use crate::ticker::{Ticks, every};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A bound on label values: a metric per queue is only useful while there are few.
 const QUEUES_MAX: u32 = 200;
 
-pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    every("gauges", INTERVAL, shutdown, || tick(&life)).await;
+pub(super) static DUTY: Duty = Duty {
+    name: "gauges",
+    what: "tells depth and age of queues as metrics",
+    interval: INTERVAL,
+    batch: QUEUES_MAX,
+    longest: Duration::from_secs(60),
+    who: Who::Every,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
+    every(&DUTY, &ticks, || tick(&life)).await;
 }
 
 async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
@@ -26,6 +36,7 @@ async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
             shown.add(show(life, queue).await);
         }
     }
+    shown.add(super::shadows::show(life).await.map(|()| 0));
     shown.end().map(|_| 0)
 }
 

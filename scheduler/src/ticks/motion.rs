@@ -3,18 +3,28 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::{EngineError, ShardId};
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::limits::MOVE_MAX;
 
 use super::Tally;
-use crate::ticker::every;
+use crate::board::Duty;
+use crate::ticker::{Ticks, every};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    every("motion", INTERVAL, shutdown, || tick(&life)).await;
+pub(super) static DUTY: Duty = Duty {
+    name: "motion",
+    what: "promotes due jobs and reaps lost leases",
+    interval: INTERVAL,
+    batch: 200,
+    longest: Duration::from_secs(60),
+    who: Who::Every,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
+    every(&DUTY, &ticks, || tick(&life)).await;
 }
 
 async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {

@@ -5,23 +5,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 use windlass_shared::engine::ShardId;
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::{Lifecycle, record};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::time::Timestamp;
 
 use super::Tally;
-use crate::ticker::every;
+use crate::board::Duty;
+use crate::ticker::{Ticks, every};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How far each shard's leases have been noted.
 type Noted = HashMap<ShardId, (Timestamp, JobId)>;
 
-pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
+pub(super) static DUTY: Duty = Duty {
+    name: "running",
+    what: "notes jobs that have run for a while",
+    interval: INTERVAL,
+    batch: 200,
+    longest: Duration::from_secs(60),
+    who: Who::Every,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
     let noted = Arc::new(Mutex::new(Noted::new()));
-    every("running", INTERVAL, shutdown, || {
+    every(&DUTY, &ticks, || {
         let (life, noted) = (life.clone(), noted.clone());
         async move { tick(&life, &mut *noted.lock().await).await }
     })

@@ -10,15 +10,16 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use windlass_shared::ledger::LedgerError;
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::ledger::schedules::{OpenCursor, SchedulesDue};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::model::name::{Namespace, ScheduleName};
 
 use super::Tally;
+use crate::board::Duty;
 use crate::leader::Lead;
-use crate::ticker::every;
+use crate::ticker::{Ticks, every};
 
 /// How often due times are looked for. What comes due before the next look is waited for, so that it is not late by it.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -58,10 +59,19 @@ struct Looks {
     walked: Option<Instant>,
 }
 
-pub(super) async fn run(life: Lifecycle, lead: Lead, shutdown: CancellationToken) {
+pub(super) static DUTY: Duty = Duty {
+    name: "schedules",
+    what: "fires what is due; those that do not lead, what is late",
+    interval: INTERVAL,
+    batch: PAGE as u32,
+    longest: Duration::from_secs(60),
+    who: Who::Every,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
     let looks = Arc::new(Mutex::new(Looks::default()));
-    every("schedules", INTERVAL, shutdown, || {
-        let (life, lead, looks) = (life.clone(), lead.clone(), looks.clone());
+    every(&DUTY, &ticks, || {
+        let (life, lead, looks) = (life.clone(), ticks.lead.clone(), looks.clone());
         async move {
             let (mut looks, mut fired) = (looks.lock().await, Tally::default());
             let found = life.ledger().schedules_due(looks.page()).await?;
@@ -177,11 +187,12 @@ impl Looks {
     /// within seconds.
     async fn walk_on(&mut self, life: &Lifecycle, lead: &Lead) -> Result<u64, LedgerError> {
         let is_early = self.walked.is_some_and(|walked| walked.elapsed() < WALK_EVERY);
-        if lead.epoch().is_none() || is_early {
+        let epoch = lead.epoch();
+        if epoch.is_none() || is_early {
             return Ok(0);
         }
         self.walked = Some(Instant::now());
-        self.walk = life.ledger().note_ended_fires(self.walk, WALK_PAGE).await?;
+        self.walk = life.ledger().note_ended_fires(epoch, self.walk, WALK_PAGE).await?;
         Ok(0)
     }
 }

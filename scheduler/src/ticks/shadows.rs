@@ -1,10 +1,9 @@
-//! Removes what load checks have left, and old checks; shows how the latest one ended. Leader only, for economy: all of it
-//! is safe to do twice.
+//! Removes what load checks have left, and old checks. Leader only, for economy: all of it is safe to do twice.
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use windlass_shared::ledger::LedgerError;
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::ledger::load_checks::{CheckEnd, LoadCheck};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::model::job::JobState;
@@ -12,10 +11,9 @@ use windlass_shared::model::load_check::{CheckState, Report};
 use windlass_shared::model::name::Namespace;
 
 use super::Tally;
-use crate::leader::Lead;
-use crate::ticker::every;
+use crate::board::Duty;
+use crate::ticker::{Ticks, leading};
 
-const INTERVAL: Duration = Duration::from_secs(5);
 /// Shadows of one tick.
 const SHADOWS_MAX: u32 = 10;
 /// Jobs of one step.
@@ -28,19 +26,17 @@ const KEEP_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Among so many the latest with a verdict is looked for.
 const LATEST: u32 = 20;
 
-pub(super) async fn run(life: Lifecycle, lead: Lead, shutdown: CancellationToken) {
-    every("shadows", INTERVAL, shutdown, || {
-        let (life, lead) = (life.clone(), lead.clone());
-        async move {
-            // Every replica shows it, so that it does not matter whose metrics are read.
-            show(&life).await?;
-            if lead.epoch().is_none() {
-                return Ok(0);
-            }
-            tick(&life).await
-        }
-    })
-    .await;
+static DUTY: Duty = Duty {
+    name: "shadows",
+    what: "removes what load checks have left, and old checks",
+    interval: Duration::from_secs(5),
+    batch: BATCH,
+    longest: Duration::from_secs(60),
+    who: Who::Leader,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
+    leading(&DUTY, &ticks, |_| tick(&life)).await;
 }
 
 async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
@@ -81,8 +77,9 @@ async fn judge_abandoned(life: &Lifecycle) -> Result<u64, LedgerError> {
     Ok(judged)
 }
 
-/// The latest verdict, as metrics. Nothing before the first.
-async fn show(life: &Lifecycle) -> Result<(), LedgerError> {
+/// The latest verdict of a load check, as metrics; of every replica, so that it does not matter whose are read. Nothing
+/// before the first.
+pub(super) async fn show(life: &Lifecycle) -> Result<(), LedgerError> {
     let checks = life.ledger().load_checks(None, LATEST).await?;
     let has_verdict = |check: &&LoadCheck| match check.state {
         CheckState::Passed | CheckState::Failed => true,

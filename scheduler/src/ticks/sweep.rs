@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 use windlass_shared::ledger::Queue;
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::compare::Auditor;
 use windlass_shared::lifecycle::sweep::Sweeper;
 use windlass_shared::lifecycle::{Lifecycle, PushError};
 
 use super::Tally;
-use crate::leader::Lead;
-use crate::ticker::every;
+use crate::board::Duty;
+use crate::ticker::{Ticks, leading};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -32,14 +32,20 @@ impl Walks {
     }
 }
 
-pub(super) async fn run(life: Lifecycle, lead: Lead, shutdown: CancellationToken) {
+pub(super) static DUTY: Duty = Duty {
+    name: "sweep",
+    what: "holds ledger and engine against each other",
+    interval: INTERVAL,
+    batch: 200,
+    longest: Duration::from_secs(300),
+    who: Who::Leader,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
     let walks = Arc::new(Mutex::new(Walks::default()));
-    every("sweep", INTERVAL, shutdown, || {
-        let (life, lead, walks) = (life.clone(), lead.clone(), walks.clone());
+    leading(&DUTY, &ticks, |_| {
+        let (life, walks) = (life.clone(), walks.clone());
         async move {
-            if lead.epoch().is_none() {
-                return Ok(0);
-            }
             let mut walks = walks.lock().await;
             let mut repaired = Tally::default();
             let mut walk = life.ledger().walk_queues(None);

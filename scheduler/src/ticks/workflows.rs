@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use tokio_util::sync::CancellationToken;
+use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::Lifecycle;
 
 use super::Tally;
-use crate::ticker::every;
+use crate::board::Duty;
+use crate::ticker::{Ticks, every};
 
 /// How late a timer or a deadline may be.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -16,8 +17,17 @@ const PAGE: u32 = 500;
 /// Runs carried on at once.
 const AT_ONCE: usize = 8;
 
-pub(super) async fn run(life: Lifecycle, shutdown: CancellationToken) {
-    every("workflows", INTERVAL, shutdown, || {
+pub(super) static DUTY: Duty = Duty {
+    name: "workflows",
+    what: "carries on runs that wait for a time, or were left",
+    interval: INTERVAL,
+    batch: PAGE,
+    longest: Duration::from_secs(120),
+    who: Who::Every,
+};
+
+pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
+    every(&DUTY, &ticks, || {
         let life = life.clone();
         async move {
             let mut moved = Tally::default();

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -13,7 +12,7 @@ use super::mask::masked_url;
 use super::typed::{self, Reader};
 use super::{
     ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, BackupSettings,
-    EngineSettings, LedgerSettings, LogSettings, WorkerSettings, checks, values,
+    EngineSettings, LedgerSettings, LogSettings, RetentionSettings, WorkerSettings, checks, values,
 };
 
 /// Which command reads the settings; decides defaults and what is refused.
@@ -179,10 +178,10 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     /// The worker.
     pub worker: WorkerSettings,
+    /// How long what has ended is kept.
+    pub retention: RetentionSettings,
     /// The installation's own jobs that a scheduler runs at once.
     pub system_slots: u32,
-    /// Finished jobs are kept this long.
-    pub retention: Duration,
     /// Backups; `None`: no store is set ([`Self::backup`] says so in words).
     pub backup: Option<BackupSettings>,
     /// Logs.

@@ -8,11 +8,13 @@ use secrecy::SecretString;
 
 use super::layers::Layer;
 use super::load::{Inputs, Problem, Profile, Settings};
+use super::retention::{self, LONGEST, RetentionSettings, SHORTEST};
 use super::{
     ApiSettings, BackupSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings,
     WorkerSettings, keys, values,
 };
 use crate::limits::{LEASE_MAX, LEASE_MIN};
+use crate::model::job::JobState;
 use crate::model::name::Namespace;
 
 const LEDGER_SCHEMES: [&str; 4] = ["postgres://", "postgresql://", "sqlite://", "sqlite:"];
@@ -67,12 +69,9 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     let api = api(r, admin_listen);
     let cursor_secret = r.read("api.cursor_secret", |t| Ok(SecretString::from(t)));
     let worker = worker(r);
+    let retention = retention(r);
     let mut system_slots = 2;
     r.set(&mut system_slots, "scheduler.system_slots", |t| values::whole(t, 1..=16));
-    let mut retention = 7 * 24 * HOUR;
-    r.set(&mut retention, "scheduler.retention", |t| {
-        values::duration(t, MINUTE..=3650 * 24 * HOUR)
-    });
     let backup = backup(r);
     let mut log = LogSettings::default();
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
@@ -96,6 +95,23 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
         notes: Vec::new(),
         rows: Vec::new(),
     }
+}
+
+fn retention(r: &mut Reader) -> RetentionSettings {
+    let time = |t: &str| values::duration(t, SHORTEST..=LONGEST);
+    let mut settings = RetentionSettings::default();
+    r.set(&mut settings.default, "scheduler.retention", time);
+    for (key, state) in [
+        ("retention.succeeded", JobState::Succeeded),
+        ("retention.dead", JobState::Dead),
+        ("retention.cancelled", JobState::Cancelled),
+        ("retention.expired", JobState::Expired),
+        ("retention.quarantined", JobState::Quarantined),
+    ] {
+        settings.states.extend(r.read(key, time).map(|keep| (state, keep)));
+    }
+    r.set(&mut settings.namespaces, "retention.namespaces", retention::namespaces);
+    settings
 }
 
 fn ledger(r: &mut Reader) -> Option<LedgerSettings> {

@@ -45,6 +45,7 @@ mod gates;
 mod blobs;
 mod checkpoints;
 mod definitions;
+mod duties;
 mod keys;
 mod load_checks;
 mod logs;
@@ -85,7 +86,6 @@ struct Inner {
     news: news::News,
     queue: write_queue::WriteQueue,
     known_queues: queues::KnownQueues,
-    pass: prune::Pass,
     tasks: TaskTracker,
 }
 
@@ -189,7 +189,6 @@ impl Postgres {
             options,
             queue: write_queue::WriteQueue::new(writers),
             known_queues: queues::KnownQueues::default(),
-            pass: prune::Pass::default(),
             tasks: TaskTracker::new(),
         });
         bounds::write(silence, prune::ensure_partitions(&inner.pool)).await?;
@@ -460,6 +459,14 @@ impl Postgres {
         self.read(rollups::rollups(&self.inner.pool, namespace, since)).await
     }
 
+    pub async fn queue_minutes(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+    ) -> Result<(Vec<QueueMinute>, Timestamp)> {
+        self.read(rollups::of_queue(&self.inner.pool, namespace, queue)).await
+    }
+
     pub async fn append_all_logs(
         &self,
         namespace: &Namespace,
@@ -546,9 +553,13 @@ impl Postgres {
             .await
     }
 
-    pub async fn fail_silent_operations(&self, silent_since: Timestamp) -> Result<u64> {
+    pub async fn fail_silent_operations(
+        &self,
+        lead: Option<Epoch>,
+        silent_since: Timestamp,
+    ) -> Result<u64> {
         self.detached(move |inner| async move {
-            operations::fail_silent(&inner.pool, silent_since).await
+            operations::fail_silent(&inner.pool, lead, silent_since).await
         })
         .await
     }
@@ -561,9 +572,23 @@ impl Postgres {
         self.read(operations::operation(&self.inner.pool, namespace, id)).await
     }
 
-    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
+    pub async fn prune(&self, lead: Option<Epoch>, before: Timestamp, limit: u32) -> Result<u64> {
         self.detached_for(self.inner.silence * bounds::LONG, move |inner| async move {
-            prune::prune(&inner.bulk, &inner.pass, before, limit).await
+            prune::prune(&inner.bulk, lead, before, limit).await
+        })
+        .await
+    }
+
+    pub async fn prune_jobs(
+        &self,
+        lead: Option<Epoch>,
+        aged: &retention::Aged,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<retention::Pruned> {
+        let aged = aged.clone();
+        self.detached(move |inner| async move {
+            prune::prune_jobs(&inner.bulk, lead, &aged, after, limit).await
         })
         .await
     }

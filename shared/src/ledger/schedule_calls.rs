@@ -6,7 +6,7 @@ use super::schedules::{
     FireRow, OpenCursor, Schedule, ScheduleChange, ScheduleChanged, SchedulePage, ScheduleSeen,
     SchedulesDue,
 };
-use super::{Ledger, Result, dispatch};
+use super::{Epoch, Ledger, Result, dispatch};
 use crate::model::id::ScheduleId;
 use crate::model::name::{Namespace, ScheduleName};
 use crate::model::time::Timestamp;
@@ -79,13 +79,15 @@ impl Ledger {
     }
 
     /// Looks at open fires after `after` (from the beginning: `None`), at most `limit`: schedules of those whose work
-    /// has ended have something to decide from now on. Where to go on; `None` at the end. Safe to repeat.
+    /// has ended have something to decide from now on. Where to go on; `None` at the end. Safe to repeat. `lead` as of
+    /// [`Self::prune`].
     pub fn note_ended_fires(
         &self,
+        lead: Option<Epoch>,
         after: Option<OpenCursor>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Option<OpenCursor>>> {
-        Box::pin(async move { dispatch!(self, note_ended_fires(after, limit)) })
+        Box::pin(async move { dispatch!(self, note_ended_fires(lead, after, limit)) })
     }
 
     /// Fires of a schedule, latest due time first, before `before` (exclusive); at most 500.
@@ -110,8 +112,13 @@ impl Ledger {
     }
 
     /// Forgets fires that were decided before `before` and are over, at most `limit`; how many. Their schedules note it
-    /// ([`super::schedules::Schedule::fires_from`]). Safe to repeat.
-    pub fn prune_fires(&self, before: Timestamp, limit: u32) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async move { dispatch!(self, prune_fires(before, limit)) })
+    /// ([`super::schedules::Schedule::fires_from`]). Safe to repeat. `lead` as of [`Self::prune`].
+    pub fn prune_fires(
+        &self,
+        lead: Option<Epoch>,
+        before: Timestamp,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move { dispatch!(self, prune_fires(lead, before, limit)) })
     }
 }

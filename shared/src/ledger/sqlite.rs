@@ -22,6 +22,7 @@ pub(in crate::ledger) mod backup;
 mod blobs;
 mod change;
 mod connect;
+mod duties;
 mod fault;
 mod gates;
 mod holds;
@@ -343,6 +344,16 @@ impl Sqlite {
         read!(self, queues::rollups, namespace, since)
     }
 
+    pub async fn queue_minutes(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+    ) -> Result<(Vec<QueueMinute>, Timestamp)> {
+        let now = self.clock.now();
+        let minutes: Result<Vec<QueueMinute>> = read!(self, queues::minutes, namespace, queue, now);
+        Ok((minutes?, now))
+    }
+
     pub async fn append_all_logs(
         &self,
         namespace: &Namespace,
@@ -455,9 +466,18 @@ impl Sqlite {
         change.await
     }
 
-    pub async fn fail_silent_operations(&self, silent_since: Timestamp) -> Result<u64> {
+    pub async fn fail_silent_operations(
+        &self,
+        lead: Option<Epoch>,
+        silent_since: Timestamp,
+    ) -> Result<u64> {
         let change = self.writer.change(move |tx| {
-            Box::pin(async move { keys::fail_silent_operations(tx, silent_since).await })
+            Box::pin(async move {
+                if !gates::leads(tx, lead).await? {
+                    return Ok(0);
+                }
+                keys::fail_silent_operations(tx, silent_since).await
+            })
         });
         change.await
     }
@@ -470,19 +490,43 @@ impl Sqlite {
         read!(self, keys::operation, namespace, id)
     }
 
-    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        let ids: Result<Vec<JobId>> = read!(self, prune::ended, before, limit);
-        let ids = ids?;
+    pub async fn prune(&self, lead: Option<Epoch>, before: Timestamp, limit: u32) -> Result<u64> {
         let runs: Result<Vec<WorkflowId>> = read!(self, runs::prune::ended, before, limit);
         let runs = runs?;
         let change = self.writer.change(move |tx| {
             Box::pin(async move {
-                let jobs = prune::forget(tx, &ids, prune::Cause::Old(before)).await?;
+                if !gates::leads(tx, lead).await? {
+                    return Ok(0);
+                }
                 let of_runs = runs::prune::forget(tx, &runs, before, limit).await?;
-                Ok(jobs + of_runs + prune::tidy(tx, before, limit).await?)
+                Ok(of_runs + prune::tidy(tx, before, limit).await?)
             })
         });
         change.await
+    }
+
+    pub async fn prune_jobs(
+        &self,
+        lead: Option<Epoch>,
+        aged: &retention::Aged,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<retention::Pruned> {
+        let found: Result<prune::Found> = read!(self, prune::ended, aged, after, limit);
+        let prune::Found { ids, last, at_end } = found?;
+        if ids.is_empty() {
+            return Ok(retention::Pruned { deleted: 0, last, at_end });
+        }
+        let before = aged.before;
+        let change = self.writer.change_of(ids.len(), move |tx| {
+            Box::pin(async move {
+                if !gates::leads(tx, lead).await? {
+                    return Ok(0);
+                }
+                prune::forget(tx, &ids, prune::Cause::Old(before)).await
+            })
+        });
+        Ok(retention::Pruned { deleted: change.await?, last, at_end })
     }
 
     pub async fn now(&self) -> Result<Timestamp> {

@@ -101,6 +101,13 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_duty_seconds", Histogram, "Time of one pass of a duty, by duty"),
     ("windlass_duty_done_total", Counter, "What a duty has done, by duty"),
     ("windlass_duty_failures_total", Counter, "Passes of a duty that failed, by duty"),
+    ("windlass_duty_given_up_total", Counter, "Passes of a duty that took too long, by duty"),
+    ("windlass_retention_deleted_total", Counter, "Jobs deleted because they are past their time"),
+    (
+        "windlass_retention_behind_seconds",
+        Gauge,
+        "How long the oldest job has been past its time that retention has not looked at",
+    ),
     ("windlass_queue_jobs", Gauge, "Jobs of a queue in the engine, by state"),
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),

@@ -5,6 +5,7 @@
 
 mod change;
 mod definitions;
+mod duties;
 mod gates;
 mod housekeeping;
 mod idempotency;
@@ -49,7 +50,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 21] = [
+pub const GROUPS: [Group; 22] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -70,6 +71,7 @@ pub const GROUPS: [Group; 21] = [
     Group { name: "definitions", run: definitions::run },
     Group { name: "gates", run: gates::run },
     Group { name: "schedules", run: schedules::run },
+    Group { name: "duties", run: duties::run },
     Group { name: "load_checks", run: load_checks::run },
 ];
 

@@ -49,6 +49,7 @@ suite![
     definitions,
     gates,
     schedules,
+    duties,
     load_checks,
 ];
 

@@ -70,6 +70,7 @@ suite![
     definitions,
     gates,
     schedules,
+    duties,
     load_checks,
 ];
 

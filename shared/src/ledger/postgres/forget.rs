@@ -4,8 +4,10 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::error::{after_write, is_collision};
+use super::gates::{bound, leads};
 use super::row::get;
 use super::{LedgerError, Result};
+use crate::ledger::Epoch;
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 
@@ -16,12 +18,16 @@ const TRIES_MAX: u32 = 5;
 /// that names it. The hold of a window that lasts goes with a job that is deleted by hand ($3), and stays
 /// when old jobs are pruned: its promise is about submissions, not about the job. Those of a run go with it ($4) or
 /// after it.
-const FORGET: &str = "
+const FORGET: &str = concat!(
+    "
 WITH dead AS (
     DELETE FROM jobs
     WHERE id = ANY($1) AND state >= 10 AND changed_at < $2 AND ($3::text IS NULL OR namespace = $3)
       AND ($4 OR workflow_id IS NULL
            OR $3 IS NULL AND (SELECT w.id FROM workflows w WHERE w.id = workflow_id) IS NULL)
+      AND ",
+    leads!("$5"),
+    "
     RETURNING id, namespace, queue, unique_key, payload_blob, output_blob, workflow_id, workflow_ord,
         workflow_item
 ), attempts_gone AS (
@@ -50,7 +56,8 @@ WITH dead AS (
           ) one GROUP BY namespace, id) n
     WHERE b.namespace = n.namespace AND b.id = n.id
 )
-SELECT namespace, payload_blob, output_blob FROM dead";
+SELECT namespace, payload_blob, output_blob FROM dead"
+);
 
 /// After [`FORGET`] has counted them down. What a crash in between leaves goes with age, as values do that no
 /// job ever named.
@@ -71,8 +78,8 @@ pub(super) struct Forget<'a> {
 pub(super) enum By<'a> {
     /// Somebody, in this namespace.
     Hand(&'a Namespace),
-    /// Time.
-    Age,
+    /// Time, as told by that leader.
+    Age(Option<Epoch>),
     /// Their run's end in the ledger.
     Run,
 }
@@ -85,9 +92,13 @@ pub(super) async fn forget(pool: &PgPool, what: Forget<'_>) -> Result<u64> {
             .bind(what.ended_before.micros())
             .bind(match what.by {
                 By::Hand(namespace) => Some(namespace.as_str()),
-                By::Age | By::Run => None,
+                By::Age(_) | By::Run => None,
             })
-            .bind(matches!(what.by, By::Run));
+            .bind(matches!(what.by, By::Run))
+            .bind(match what.by {
+                By::Age(lead) => bound(lead),
+                By::Hand(_) | By::Run => None,
+            });
         match query.fetch_all(pool).await {
             Ok(rows) => {
                 let named = rows.iter().map(|row| Ok((get(row, 0)?, [get(row, 1)?, get(row, 2)?])));

@@ -20,6 +20,28 @@ macro_rules! now {
     };
 }
 
+/// A condition of a statement: the epoch that is bound as this parameter leads; where NULL is bound, anybody may.
+///
+/// The leader's row stays locked until the commit, so that nobody takes the lead in between: what is written has been
+/// written before the next epoch begins. The statement should be short; renewing the term waits for it.
+macro_rules! leads {
+    ($epoch:literal) => {
+        concat!(
+            "(",
+            $epoch,
+            "::bigint IS NULL OR EXISTS (SELECT 1 FROM leader WHERE epoch = ",
+            $epoch,
+            "::bigint AND expires_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FOR SHARE))"
+        )
+    };
+}
+pub(super) use leads;
+
+/// An epoch as it is bound for [`leads`].
+pub(super) fn bound(lead: Option<Epoch>) -> Option<i64> {
+    lead.map(|epoch| int8(epoch.0))
+}
+
 #[allow(missing_docs, reason = "documented once, at `Ledger`")]
 impl super::Postgres {
     pub fn id(&self) -> LedgerId {

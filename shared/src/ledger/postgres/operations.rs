@@ -5,8 +5,9 @@ use sqlx::postgres::PgRow;
 
 use super::Result;
 use super::error::{after_write, unchanged};
+use super::gates::{bound, leads};
 use super::row::{get, int8, maybe_time, parse, time, unsigned};
-use crate::ledger::{Operation, SILENT_OPERATION, fit_text};
+use crate::ledger::{Epoch, Operation, SILENT_OPERATION, fit_text};
 use crate::model::id::OperationId;
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
@@ -36,11 +37,19 @@ pub(super) async fn put(pool: &PgPool, operation: &Operation) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn fail_silent(pool: &PgPool, silent_since: Timestamp) -> Result<u64> {
-    let sql = "UPDATE operations SET state = 'failed', error = $2, \
-                   finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
-               WHERE state = 'running' AND coalesce(changed_at, created_at) < $1";
-    let query = sqlx::query(sql).bind(silent_since.micros()).bind(SILENT_OPERATION);
+pub(super) async fn fail_silent(
+    pool: &PgPool,
+    lead: Option<Epoch>,
+    silent_since: Timestamp,
+) -> Result<u64> {
+    let sql = concat!(
+        "UPDATE operations SET state = 'failed', error = $2, \
+             finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+         WHERE state = 'running' AND coalesce(changed_at, created_at) < $1 AND ",
+        leads!("$3")
+    );
+    let query =
+        sqlx::query(sql).bind(silent_since.micros()).bind(SILENT_OPERATION).bind(bound(lead));
     Ok(query.execute(pool).await.map_err(after_write)?.rows_affected())
 }
 

@@ -5,8 +5,10 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::error::{BadColumn, after_write, unchanged};
+use super::gates::{bound, leads};
 use super::row::{get, int8, json, maybe_time, parse, small, time, unsigned};
 use super::{Postgres, Result, bounds};
+use crate::ledger::Epoch;
 use crate::ledger::schedules::{
     FireRow, OPEN_LOOK_MAX, OPEN_MAX, OpenCursor, Schedule, ScheduleChange, ScheduleChanged,
     SchedulePage, ScheduleSeen, SchedulesDue, WAITING_MAX,
@@ -107,10 +109,12 @@ impl Postgres {
 
     pub async fn note_ended_fires(
         &self,
+        lead: Option<Epoch>,
         after: Option<OpenCursor>,
         limit: u32,
     ) -> Result<Option<OpenCursor>> {
-        self.detached(move |inner| async move { note_ended(&inner.pool, after, limit).await }).await
+        self.detached(move |inner| async move { note_ended(&inner.pool, lead, after, limit).await })
+            .await
     }
 
     pub async fn fires(
@@ -132,20 +136,26 @@ impl Postgres {
         self.read(fired_between(&self.inner.pool, id, from, to, limit)).await
     }
 
-    pub async fn prune_fires(&self, before: Timestamp, limit: u32) -> Result<u64> {
+    pub async fn prune_fires(
+        &self,
+        lead: Option<Epoch>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64> {
         self.detached(move |inner| async move {
             // One that waits or runs is kept, unless its schedule is gone.
             // Its schedule notes that it is gone, and moves on: a decision that saw the row is made anew.
-            let sql = "WITH gone AS (DELETE FROM fires WHERE (schedule_id, due) IN (\
+            let sql = concat!("WITH gone AS (DELETE FROM fires WHERE (schedule_id, due) IN (\
                            SELECT f.schedule_id, f.due FROM fires f WHERE f.decided_at < $1 \
                            AND (f.outcome > 1 OR f.result IS NOT NULL \
                                 OR NOT EXISTS (SELECT FROM schedules s WHERE s.id = f.schedule_id)) \
-                           ORDER BY f.decided_at LIMIT $2) RETURNING schedule_id, due), \
+                           ORDER BY f.decided_at LIMIT $2) AND ", leads!("$3"), " RETURNING schedule_id, due), \
                        last AS (SELECT schedule_id, max(due) AS due FROM gone GROUP BY schedule_id), \
                        noted AS (UPDATE schedules s SET version = s.version + 1, \
                            fires_from = greatest(s.fires_from, l.due + 1) FROM last l WHERE s.id = l.schedule_id) \
-                       SELECT count(*) FROM gone";
+                       SELECT count(*) FROM gone");
             let query = sqlx::query_scalar(sql).bind(before.micros()).bind(i64::from(limit));
+            let query = query.bind(bound(lead));
             let gone: i64 = query.fetch_one(&inner.pool).await.map_err(after_write)?;
             Ok(u64::try_from(gone).unwrap_or_default())
         })
@@ -332,6 +342,7 @@ async fn due(pool: &PgPool, limit: u32) -> Result<SchedulesDue> {
 
 async fn note_ended(
     pool: &PgPool,
+    lead: Option<Epoch>,
     after: Option<OpenCursor>,
     limit: u32,
 ) -> Result<Option<OpenCursor>> {
@@ -349,11 +360,13 @@ async fn note_ended(
         " ORDER BY s.id FOR UPDATE OF s SKIP LOCKED), \
          woken AS (UPDATE schedules s SET look_at = ",
         now!(),
-        " FROM asleep a WHERE s.id = a.id) SELECT schedule_id, due FROM page ORDER BY schedule_id, due OFFSET $3 - 1"
+        " FROM asleep a WHERE s.id = a.id AND ",
+        leads!("$4"),
+        ") SELECT schedule_id, due FROM page ORDER BY schedule_id, due OFFSET $3 - 1"
     );
     let after = after.unwrap_or((ScheduleId::from_uuid(Uuid::nil()), Timestamp::from_micros(0)));
     let query = sqlx::query(sql).bind(after.0.uuid()).bind(after.1.micros()).bind(i64::from(limit));
-    let row = query.fetch_optional(pool).await.map_err(after_write)?;
+    let row = query.bind(bound(lead)).fetch_optional(pool).await.map_err(after_write)?;
     row.map(|row| Ok((ScheduleId::from_uuid(get(&row, 0)?), time(&row, 1)?))).transpose()
 }
 

@@ -116,6 +116,14 @@ async fn leader(connection: &mut SqliteConnection) -> Result<Option<Leader>, Fau
     row(connection, sql, Args::default()).await?.map(leader).transpose()
 }
 
+/// Whether that epoch leads, for the rest of the transaction; without one, anybody may.
+pub(super) async fn leads(tx: &mut Tx<'_>, lead: Option<Epoch>) -> Result<bool, Fault> {
+    let Some(epoch) = lead else { return Ok(true) };
+    let sql = "SELECT 1 FROM leader WHERE epoch = ?1 AND expires_at > ?2";
+    let args = Args::default().with(counted(epoch.0)).with(tx.now.micros());
+    Ok(row(tx.connection, sql, args).await?.is_some())
+}
+
 /// The three parts of a shard's key.
 fn key(shard: &ShardId) -> Args {
     Args::default()

@@ -9,9 +9,11 @@ use super::jobs::{Columns, bind_id};
 use super::statement::{Args, Bulk, execute, rows};
 use super::writer::Tx;
 use super::{blobs, holds};
+use crate::ledger::retention::Aged;
 use crate::ledger::unreadable;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
+use crate::model::job::JobState;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
 
@@ -20,23 +22,55 @@ const CLOCK_STEP_MAX: Duration = Duration::from_secs(3600);
 /// The last instant that an id can hold.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
-/// Terminal jobs of no run that is on record, whose end was recorded before `before`, oldest ids first. Reads only, however far it must look, so that
-/// the writer is not kept from its work.
+/// Ids looked at by one step.
+const SCAN_MAX: u32 = 5_000;
+
+/// What a step of a walk over jobs has found.
+pub(super) struct Found {
+    pub(super) ids: Vec<JobId>,
+    /// The last job that was looked at.
+    pub(super) last: Option<JobId>,
+    /// None behind it can be old enough.
+    pub(super) at_end: bool,
+}
+
+/// Jobs behind `after` that are past their time and of no run that is on record, oldest ids first. Reads only, however
+/// far it must look, so that the writer is not kept from its work.
 pub(super) async fn ended(
     connection: &mut SqliteConnection,
-    before: Timestamp,
+    aged: &Aged,
+    after: Option<JobId>,
     limit: u32,
-) -> Result<Vec<JobId>, Fault> {
-    let sql = "SELECT id FROM jobs WHERE id < ? AND state >= 10 AND changed_at < ? \
-               AND (workflow_id IS NULL OR NOT EXISTS \
-               (SELECT 1 FROM workflows w WHERE w.id = jobs.workflow_id)) ORDER BY id LIMIT ?";
-    let bound = u64::try_from(before.plus(CLOCK_STEP_MAX).millis()).unwrap_or(0).min(MILLIS_MAX);
+) -> Result<Found, Fault> {
+    let sql = "SELECT id, state, changed_at, workflow_id IS NOT NULL AND EXISTS \
+               (SELECT 1 FROM workflows w WHERE w.id = jobs.workflow_id), namespace FROM jobs \
+               WHERE id > ? AND id < ? ORDER BY id LIMIT ?";
+    let end = aged.before.plus(CLOCK_STEP_MAX).millis();
+    let end = JobId::first_at(u64::try_from(end).unwrap_or(0).min(MILLIS_MAX));
     let args = Args::default()
-        .with(JobId::first_at(bound).as_bytes().as_slice())
-        .with(before.micros())
-        .with(i64::from(limit));
+        .with(after.map_or([0; 16], |id| *id.as_bytes()).as_slice())
+        .with(end.as_bytes().as_slice())
+        .with(SCAN_MAX);
     let found = rows(connection, sql, args).await?;
-    found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()
+    let (mut ids, mut last, mut looked) = (Vec::new(), None, 0);
+    for row in &found {
+        if ids.len() >= limit as usize {
+            break;
+        }
+        let mut c = Columns::of(row);
+        let id = JobId::from_bytes(c.id()?);
+        (last, looked) = (Some(id), looked + 1);
+        let (state, changed_at): (i64, Timestamp) = (c.next()?, c.time()?);
+        let (of_run, namespace): (bool, &str) = (c.next()?, c.next()?);
+        let of_state = |known: &JobState| known.is_terminal() && i64::from(*known as i16) == state;
+        let (named, included) = aged.whose.parts();
+        let is_old = changed_at < aged.before && aged.states.iter().any(of_state);
+        if is_old && !of_run && named.contains(&namespace) == included {
+            ids.push(id);
+        }
+    }
+    let at_end = looked == found.len() && found.len() < SCAN_MAX as usize;
+    Ok(Found { ids, last, at_end })
 }
 
 /// Why jobs are forgotten.

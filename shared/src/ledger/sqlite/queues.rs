@@ -10,7 +10,8 @@ use super::fault::Fault;
 use super::jobs::Columns;
 use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
-use super::{Paused, Queue, QueueCursor, QueuePage, QueueSettings, Rollup};
+use super::{Paused, Queue, QueueCursor, QueueMinute, QueuePage, QueueSettings, Rollup};
+use crate::ledger::minutes_before;
 use crate::ledger::queue_walk::NEWS_MAX;
 use crate::ledger::unreadable::readable;
 use crate::limits::QUEUES_PER_NAMESPACE_MAX;
@@ -271,6 +272,30 @@ async fn change(
     execute(tx.connection, sql, args).await?;
     let found = queue(tx.connection, namespace, name).await?;
     found.ok_or_else(|| Fault::unreadable("a queue that was just written"))
+}
+
+/// Attempts of a queue that ended, by minute. Each minute is looked up by itself: a range of them would have those of
+/// all queues of the namespace.
+pub(super) async fn minutes(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    queue: &QueueName,
+    now: Timestamp,
+) -> Result<Vec<QueueMinute>, Fault> {
+    let sql = "SELECT r.minute, sum(r.count), sum(r.run_ms) FROM json_each(?) m \
+               CROSS JOIN rollups r ON r.namespace = ? AND r.minute = m.value AND r.queue = ? \
+               GROUP BY r.minute ORDER BY r.minute";
+    let minutes = serde_json::to_string(&minutes_before(now).collect::<Vec<_>>());
+    let args = Args::default()
+        .with(minutes.map_err(Fault::unreadable)?)
+        .with(namespace.as_str())
+        .with(queue.as_str());
+    let found = rows(connection, sql, args).await?;
+    let minute = |row: &SqliteRow| {
+        let mut c = Columns::of(row);
+        Ok::<_, Fault>(QueueMinute { minute: c.time()?, count: c.count()?, run_ms: c.count()? })
+    };
+    Ok(readable("a minute of a queue", &found, minute))
 }
 
 /// Roll-ups of a namespace from a time on, oldest first.

@@ -9,7 +9,8 @@ use super::jobs::Columns;
 use super::run_calls::change;
 use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
-use super::{LedgerError, Result, Sqlite, read};
+use super::{LedgerError, Result, Sqlite, gates, read};
+use crate::ledger::Epoch;
 use crate::ledger::schedules::{
     FireRow, OPEN_LOOK_MAX, OPEN_MAX, OpenCursor, Schedule, ScheduleChange, ScheduleChanged,
     SchedulePage, ScheduleSeen, SchedulesDue, WAITING_MAX,
@@ -94,12 +95,13 @@ impl Sqlite {
 
     pub async fn note_ended_fires(
         &self,
+        lead: Option<Epoch>,
         after: Option<OpenCursor>,
         limit: u32,
     ) -> Result<Option<OpenCursor>> {
         let (ended, next) = read!(self, ended, after, limit)?;
         if !ended.is_empty() {
-            change!(self, |tx| wake(tx, ended))?;
+            change!(self, |tx| wake(tx, lead, ended))?;
         }
         Ok(next)
     }
@@ -123,8 +125,13 @@ impl Sqlite {
         read!(self, fired_between, id, from, to, limit)
     }
 
-    pub async fn prune_fires(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        change!(self, limit as usize, |tx| prune(tx, before, limit))
+    pub async fn prune_fires(
+        &self,
+        lead: Option<Epoch>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64> {
+        change!(self, limit as usize, |tx| prune(tx, lead, before, limit))
     }
 }
 
@@ -354,7 +361,10 @@ async fn ended(
     Ok((ended, last.filter(|_| found.len() >= limit as usize)))
 }
 
-async fn wake(tx: &mut Tx<'_>, ids: Vec<ScheduleId>) -> Result<(), Fault> {
+async fn wake(tx: &mut Tx<'_>, lead: Option<Epoch>, ids: Vec<ScheduleId>) -> Result<(), Fault> {
+    if !gates::leads(tx, lead).await? {
+        return Ok(());
+    }
     let sql =
         "UPDATE schedules SET look_at = ?1 WHERE id = ?2 AND (look_at IS NULL OR look_at > ?1)";
     for id in ids {
@@ -421,7 +431,15 @@ async fn fired_between(
 
 /// One that waits or runs is kept, unless its schedule is gone. The schedule notes what is gone, and moves on: a decision
 /// that saw the row is made anew.
-async fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+async fn prune(
+    tx: &mut Tx<'_>,
+    lead: Option<Epoch>,
+    before: Timestamp,
+    limit: u32,
+) -> Result<u64, Fault> {
+    if !gates::leads(tx, lead).await? {
+        return Ok(0);
+    }
     let sql = "DELETE FROM fires WHERE (schedule_id, due) IN (SELECT f.schedule_id, f.due FROM fires f \
                WHERE f.decided_at < ? AND (f.outcome > 1 OR f.result IS NOT NULL \
                OR NOT EXISTS (SELECT 1 FROM schedules s WHERE s.id = f.schedule_id)) \

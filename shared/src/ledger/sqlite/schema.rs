@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "workflows", include_str!("../../../../migrations/sqlite/0003_workflows.sql")),
     (4, "gates", include_str!("../../../../migrations/sqlite/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/sqlite/0005_schedules.sql")),
+    (6, "duties", include_str!("../../../../migrations/sqlite/0006_duties.sql")),
     (8, "load_checks", include_str!("../../../../migrations/sqlite/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
 ];

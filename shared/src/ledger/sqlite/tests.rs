@@ -6,7 +6,8 @@ use futures::FutureExt;
 
 use super::statement::{Args, execute};
 use super::*;
-use crate::model::job::{NewJob, OnConflict, Unique, Value};
+use crate::ledger::retention::{Aged, Whose};
+use crate::model::job::{JobState, NewJob, OnConflict, Unique, Value};
 
 async fn ledger(folder: &tempfile::TempDir) -> (Sqlite, LedgerSettings) {
     let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
@@ -193,7 +194,9 @@ async fn pruning_looks_again_and_spares_windows() {
     });
     assert_eq!(forget.await.unwrap(), 0);
     assert_eq!(ledger.jobs(&ids).await.unwrap().len(), 2);
-    ledger.prune(later, 10).await.unwrap();
+    let states = JobState::ALL.to_vec();
+    let aged = Aged { whose: Whose::AllBut(Vec::new()), states, before: later };
+    assert_eq!(ledger.prune_jobs(None, &aged, None, 10).await.unwrap().deleted, 2);
     assert_eq!(ledger.jobs(&ids).await.unwrap(), []);
     let mut again = new_jobs(1);
     again[0].unique = Some(unique(OnConflict::Reject));
@@ -226,7 +229,7 @@ async fn operations_outlive_short_retention() {
         ledger.put_operation(&operation).await.unwrap();
         ids.push(operation.id);
     }
-    ledger.prune(now.minus(Duration::from_secs(3600)), 10).await.unwrap();
+    ledger.prune(None, now.minus(Duration::from_secs(3600)), 10).await.unwrap();
     let mut left = Vec::new();
     for id in ids {
         left.push(ledger.operation(&Namespace::default(), id).await.unwrap().is_some());

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::scene::Scene;
+use super::scene::{Scene, aged, at};
 use crate::engine::{Ended, ProcessId, ShardId};
-use crate::ledger::{Epoch, Leader, Recorded};
-use crate::model::id::WorkerId;
+use crate::ledger::retention::Whose;
+use crate::ledger::{Epoch, Leader, Operation, Recorded};
+use crate::model::id::{OperationId, WorkerId};
 use crate::model::job::JobState;
 use crate::model::time::Timestamp;
 
@@ -30,6 +31,8 @@ super::cases![
     an_opening_is_noted_for_the_latest_generation_alone,
     outcomes_of_before_a_verification_are_refused,
     the_id_does_not_change,
+    what_a_leader_deletes_is_refused_to_a_past_one,
+    a_past_leader_ends_no_operation,
 ];
 
 /// Longer than any case.
@@ -323,4 +326,65 @@ async fn outcomes_of_before_a_verification_are_refused(scene: &Scene) {
     assert_eq!(within(second).await, Some(vec![Recorded::Applied]));
     assert_eq!(scene.get(id).await.state, JobState::Succeeded);
     assert_eq!(within(second).await, Some(vec![Recorded::Stale]), "again");
+}
+
+/// Past ones: one that was followed by another, and one whose term ran out with nobody after it.
+async fn past_leaders(scene: &Scene) -> (Vec<Epoch>, Epoch) {
+    depose(scene).await;
+    let ran_out = lead(scene, WorkerId::generate(), SHORT).await.expect("nobody leads");
+    term_over(scene).await;
+    let old = new_leader(scene).await;
+    scene.ledger.resign(old).await.unwrap();
+    let new = lead(scene, WorkerId::generate(), LONG).await.expect("nobody leads");
+    (vec![ran_out, old, Epoch(new.0 + 1)], new)
+}
+
+async fn what_a_leader_deletes_is_refused_to_a_past_one(scene: &Scene) {
+    let (past, leads) = past_leaders(scene).await;
+    let id = scene.accept(scene.new_job()).await.id;
+    assert_eq!(scene.end(id, 1, Ended::Succeeded).await, Recorded::Applied);
+    let before = now(scene).await.plus(LONG);
+    let old = aged(Whose::Only(scene.namespace.clone()), before);
+    // Jobs alone: the rest is shared with the cases beside this one.
+    let step = async |lead| scene.ledger.prune_jobs(Some(lead), &old, None, 10).await.unwrap();
+    for epoch in past {
+        assert_eq!(step(epoch).await.deleted, 0, "{epoch:?}");
+        assert!(scene.find(id).await.is_some());
+        let early = Timestamp::from_micros(1);
+        assert_eq!(scene.ledger.prune(Some(epoch), early, 10).await.unwrap(), 0);
+        assert_eq!(scene.ledger.prune_fires(Some(epoch), before, 10).await.unwrap(), 0);
+    }
+    let mut after = None;
+    while scene.find(id).await.is_some() {
+        let step = scene.ledger.prune_jobs(Some(leads), &old, after, 10).await.unwrap();
+        assert!(!step.at_end || step.deleted == 1, "{step:?}");
+        after = step.last.or(after);
+    }
+}
+
+async fn a_past_leader_ends_no_operation(scene: &Scene) {
+    let (past, leads) = past_leaders(scene).await;
+    let operation = Operation {
+        id: OperationId::generate(),
+        namespace: scene.namespace.clone(),
+        action: "retry".into(),
+        state: "running".into(),
+        matched: 0,
+        changed: 0,
+        error: None,
+        created_at: at(1),
+        finished_at: None,
+    };
+    scene.ledger.put_operation(&operation).await.unwrap();
+    let later = now(scene).await.plus(LONG);
+    let state = async || {
+        let read = scene.ledger.operation(&scene.namespace, operation.id).await.unwrap();
+        read.expect("it was put").state
+    };
+    for epoch in past {
+        assert_eq!(scene.ledger.fail_silent_operations(Some(epoch), later).await.unwrap(), 0);
+        assert_eq!(state().await, "running", "{epoch:?}");
+    }
+    assert!(scene.ledger.fail_silent_operations(Some(leads), later).await.unwrap() >= 1);
+    assert_eq!(state().await, "failed");
 }

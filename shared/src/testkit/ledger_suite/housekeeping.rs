@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::scene::{Scene, at};
+use super::scene::{Scene, aged, at};
 use crate::engine::Ended;
+use crate::ledger::retention::Whose;
 use crate::ledger::{Record, Recorded, Rollup};
 use crate::model::id::{BlobId, JobId};
 use crate::model::job::{JobState, NewJob, Value};
@@ -12,6 +13,7 @@ use crate::model::time::Timestamp;
 super::cases![
     rollups_count_attempts_by_minute,
     rollups_count_what_applied_alone,
+    minutes_of_a_queue_are_its_own_and_of_the_last_hour,
     pruning_deletes_old_terminal_jobs_alone,
     pruning_is_bounded,
     pruning_takes_attempts_and_values_along,
@@ -74,6 +76,29 @@ async fn rollups_count_what_applied_alone(scene: &Scene) {
     assert_eq!(found.iter().map(|r| r.count).collect::<Vec<_>>(), [1]);
 }
 
+async fn minutes_of_a_queue_are_its_own_and_of_the_last_hour(scene: &Scene) {
+    let now = scene.ledger.now().await.unwrap();
+    let mut batch = Vec::new();
+    // Two in the present minute, one a minute ago, one long ago; and another queue's.
+    for (n, (ago, queue)) in
+        [(0, "q"), (0, "q"), (60, "q"), (7_200, "q"), (0, "z")].into_iter().enumerate()
+    {
+        let job = NewJob { queue: queue.parse().unwrap(), ..scene.new_job() };
+        let id = scene.accept(job).await.id;
+        let at = now.minus(Duration::from_secs(ago));
+        let claimed_at = Some(at.minus(Duration::from_millis(250)));
+        let ended = if n == 0 { Ended::Dead } else { Ended::Succeeded };
+        batch.push(Record { at, claimed_at, ..scene.record(id, 1, ended) });
+    }
+    scene.records(batch).await;
+    let minutes = scene.ledger.queue_minutes(&scene.namespace, &scene.queue).await.unwrap().0;
+    let found: Vec<_> = minutes.iter().map(|m| (m.count, m.run_ms)).collect();
+    assert_eq!(found, [(1, 250), (2, 500)]);
+    assert_eq!(minutes[1].minute.since(minutes[0].minute), Duration::from_secs(60));
+    let elsewhere = scene.elsewhere();
+    assert_eq!(scene.ledger.queue_minutes(&elsewhere.namespace, &scene.queue).await.unwrap().0, []);
+}
+
 /// A job with an id of the year 2001, like one that has been there for long. Each case has a day of its own,
 /// so that their prunes don't meet.
 fn old_job(scene: &Scene, day: u64) -> NewJob {
@@ -98,17 +123,6 @@ async fn recorded_at(scene: &Scene, id: JobId, at: Timestamp) {
     scene.ledger.tamper_job(id, &format!("changed_at = {}", at.micros())).await.unwrap();
 }
 
-async fn prune_all(scene: &Scene, before: Timestamp, limit: u32) -> u64 {
-    let mut pruned = 0;
-    for _ in 0..100 {
-        match scene.ledger.prune(before, limit).await.unwrap() {
-            0 => return pruned,
-            n => pruned += n,
-        }
-    }
-    panic!("pruning does not end");
-}
-
 async fn pruning_deletes_old_terminal_jobs_alone(scene: &Scene) {
     let noon = day_start(1).plus(Duration::from_secs(43_200));
     let evening = day_start(1).plus(Duration::from_secs(80_000));
@@ -119,13 +133,13 @@ async fn pruning_deletes_old_terminal_jobs_alone(scene: &Scene) {
     end_old(scene, ids[0], Ended::Succeeded, noon.minus(Duration::from_micros(1))).await;
     end_old(scene, ids[1], Ended::Dead, noon).await;
     end_old(scene, ids[2], Ended::Retry(noon), noon.minus(Duration::from_secs(9))).await;
-    assert!(prune_all(scene, noon, 100).await >= 1);
+    assert!(scene.prune_all(noon, 100).await >= 1);
     let left: Vec<_> = ids.iter().copied().filter(|id| *id != ids[0]).collect();
     let mut found: Vec<_> =
         scene.ledger.jobs(&ids).await.unwrap().into_iter().map(|j| j.id).collect();
     found.sort_by_key(|id| ids.iter().position(|i| i == id));
     assert_eq!(found, left);
-    prune_all(scene, evening, 100).await;
+    scene.prune_all(evening, 100).await;
     assert_eq!(scene.find(ids[1]).await, None);
     assert_eq!(scene.get(ids[2]).await.state, JobState::Retrying);
     assert_eq!(scene.get(ids[3]).await.state, JobState::Ready);
@@ -139,9 +153,11 @@ async fn pruning_is_bounded(scene: &Scene) {
         end_old(scene, id, Ended::Succeeded, before.minus(Duration::from_secs(60))).await;
         ids.push(id);
     }
-    scene.ledger.prune(before, 3).await.unwrap();
+    let all = aged(Whose::Only(scene.namespace.clone()), before);
+    let step = scene.ledger.prune_jobs(None, &all, None, 3).await.unwrap();
+    assert!(step.deleted == 3 && !step.at_end, "{step:?}");
     assert!(scene.ledger.jobs(&ids).await.unwrap().len() >= 4);
-    prune_all(scene, before, 3).await;
+    scene.prune_all(before, 3).await;
     assert_eq!(scene.ledger.jobs(&ids).await.unwrap(), []);
 }
 
@@ -161,7 +177,7 @@ async fn pruning_takes_attempts_and_values_along(scene: &Scene) {
     };
     scene.records(vec![record]).await;
     recorded_at(scene, id, before.minus(Duration::from_secs(30))).await;
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     assert_eq!(scene.ledger.attempts(&scene.namespace, id).await.unwrap(), None);
     for blob in [payload, output] {
         assert_eq!(scene.ledger.blob(&scene.namespace, blob).await.unwrap(), None);
@@ -186,7 +202,7 @@ async fn an_end_in_the_past_is_pruned_by_the_time_of_its_record(scene: &Scene) {
     end_old(scene, late, Ended::Succeeded, past).await;
     let ahead = before.plus(Duration::from_secs(1 << 32)).micros();
     scene.ledger.tamper_job(late, &format!("finished_at = {ahead}")).await.unwrap();
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     assert_eq!(scene.get(early).await.state, JobState::Succeeded);
     assert_eq!(scene.find(late).await, None);
 }

@@ -293,17 +293,6 @@ async fn finished_at(scene: &Scene, at: Timestamp) {
     scene.ledger.tamper(sql).await.unwrap();
 }
 
-async fn prune_all(scene: &Scene, before: Timestamp, limit: u32) -> u64 {
-    let mut pruned = 0;
-    for _ in 0..200 {
-        match scene.ledger.prune(before, limit).await.unwrap() {
-            0 => return pruned,
-            n => pruned += n,
-        }
-    }
-    panic!("pruning does not end");
-}
-
 async fn finished_runs_are_forgotten_whole(scene: &Scene) {
     let before = day_start(101);
     let run = broken(scene).await;
@@ -312,10 +301,10 @@ async fn finished_runs_are_forgotten_whole(scene: &Scene) {
     let (ledger, namespace) = (&scene.ledger, &scene.namespace);
     let line = LogLine { seq: 0, at: at(0), attempt: 1, level: "info".into(), message: "x".into() };
     assert!(ledger.append_logs(namespace, ids[1], &[line]).await.unwrap());
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     assert!(ledger.run(namespace, run).await.unwrap().is_some());
     finished_at(scene, before.minus(Duration::from_micros(1))).await;
-    assert!(prune_all(scene, before, 100).await > 0);
+    assert!(scene.prune_all(before, 100).await > 0);
     for run in [run, with_list] {
         assert_eq!(ledger.run(namespace, run).await.unwrap(), None);
         assert_eq!(ledger.steps(run, i32::MIN, 10).await.unwrap(), []);
@@ -351,14 +340,14 @@ async fn runs_that_go_on_are_kept_with_their_jobs(scene: &Scene) {
     scene.end_run(kid.id, WorkflowState::Succeeded).await;
     finished_at(scene, day_start(102)).await;
 
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     assert_eq!(scene.get(id).await.state, JobState::Succeeded);
     assert_eq!(scene.ledger.children(new.id, &[1]).await.unwrap().len(), 1);
     assert_eq!(scene.ledger.step_jobs(kid.id, &[0]).await.unwrap().len(), 1);
     // With the parent's end both go.
     scene.end_run(new.id, WorkflowState::Succeeded).await;
     finished_at(scene, day_start(102)).await;
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     assert_eq!(scene.find(id).await, None);
     for run in [new.id, kid.id] {
         assert_eq!(scene.ledger.run(&scene.namespace, run).await.unwrap(), None);
@@ -377,13 +366,13 @@ async fn pruning_of_runs_is_bounded(scene: &Scene) {
         runs.push((run, jobs));
     }
     finished_at(scene, day_start(104)).await;
-    scene.ledger.prune(before, 5).await.unwrap();
+    scene.ledger.prune(None, before, 5).await.unwrap();
     let mut left = 0;
     for (run, _) in &runs {
         left += usize::from(scene.ledger.run(&scene.namespace, *run).await.unwrap().is_some());
     }
     assert!(left >= 4, "{left} runs are left");
-    prune_all(scene, before, 5).await;
+    scene.prune_all(before, 5).await;
     for (run, jobs) in &runs {
         assert_eq!(scene.ledger.run(&scene.namespace, *run).await.unwrap(), None);
         let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
@@ -417,7 +406,7 @@ async fn values_go_with_the_last_that_names_them(scene: &Scene) {
         })
         .await;
     finished_at(scene, day_start(106)).await;
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     let mut there = Vec::new();
     for blob in &blobs {
         there.push(scene.ledger.blob(&scene.namespace, *blob).await.unwrap().is_some());
@@ -425,6 +414,6 @@ async fn values_go_with_the_last_that_names_them(scene: &Scene) {
     assert_eq!(there, [true, false, false, false]);
     scene.end_run(shared.id, WorkflowState::Cancelled).await;
     finished_at(scene, day_start(106)).await;
-    prune_all(scene, before, 100).await;
+    scene.prune_all(before, 100).await;
     assert_eq!(scene.ledger.blob(&scene.namespace, blobs[0]).await.unwrap(), None);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::engine::Ended;
+use crate::ledger::retention::{Aged, Whose};
 use crate::ledger::{
     Accepted, Changed, Idempotency, Ledger, Record, RecordRunning, Recorded, Refused, Submission,
     SubmitOutcome,
@@ -160,6 +161,23 @@ impl Scene {
         self.ledger.record_running(vec![running]).await.expect("record_running");
     }
 
+    /// Deletes all that is past its time, whoever's it is, in batches of `limit`; how many rows.
+    pub(super) async fn prune_all(&self, before: Timestamp, limit: u32) -> u64 {
+        let aged = aged(Whose::AllBut(Vec::new()), before);
+        let (mut pruned, mut after) = (0, None);
+        for _ in 0..1_000 {
+            let rest = self.ledger.prune(None, before, limit).await.expect("prune");
+            let step = self.ledger.prune_jobs(None, &aged, after, limit).await.expect("prune_jobs");
+            assert!(step.deleted <= u64::from(limit), "{step:?}");
+            pruned += rest + step.deleted;
+            if step.at_end && rest == 0 {
+                return pruned;
+            }
+            after = step.last.or(after);
+        }
+        panic!("pruning does not end");
+    }
+
     /// A job brought into `state` by the ordinary calls, with fence 10 on record where it was claimed.
     pub(super) async fn job_in(&self, state: JobState) -> Job {
         let ahead = self.ledger.now().await.expect("now").plus(Duration::from_secs(3600));
@@ -189,6 +207,12 @@ impl Scene {
         assert_eq!(job.state, state);
         job
     }
+}
+
+/// Jobs of these in every terminal state.
+pub(super) fn aged(whose: Whose, before: Timestamp) -> Aged {
+    let states = JobState::ALL.into_iter().filter(|state| state.is_terminal()).collect();
+    Aged { whose, states, before }
 }
 
 /// Every state that the ordinary calls can bring a job into.

@@ -333,7 +333,7 @@ async fn a_walk_finds_schedules_whose_work_has_ended(scene: &Scene) {
     // Two at a time; other cases have open fires too.
     let (mut after, mut steps) = (None, 0);
     loop {
-        after = scene.ledger.note_ended_fires(after, 2).await.unwrap();
+        after = scene.ledger.note_ended_fires(None, after, 2).await.unwrap();
         steps += 1;
         if after.is_none() {
             break;
@@ -421,7 +421,7 @@ async fn old_fires_are_pruned(scene: &Scene) {
     .await;
     let pruned = async |before| {
         for _ in 0..1_000 {
-            if scene.ledger.prune_fires(before, 100).await.unwrap() == 0 {
+            if scene.ledger.prune_fires(None, before, 100).await.unwrap() == 0 {
                 return;
             }
         }

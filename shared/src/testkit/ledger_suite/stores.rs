@@ -142,12 +142,12 @@ async fn an_operation_without_progress_is_ended(scene: &Scene) {
     };
     scene.ledger.put_operation(&busy).await.unwrap();
     let early = silent_since.minus(std::time::Duration::from_secs(600));
-    scene.ledger.fail_silent_operations(early).await.unwrap();
+    scene.ledger.fail_silent_operations(None, early).await.unwrap();
     let read = |id| async move {
         scene.ledger.operation(&scene.namespace, id).await.unwrap().expect("it is kept")
     };
     assert_eq!(read(silent.id).await, silent);
-    assert!(scene.ledger.fail_silent_operations(later).await.unwrap() >= 2);
+    assert!(scene.ledger.fail_silent_operations(None, later).await.unwrap() >= 2);
     assert_eq!(read(busy.id).await, busy);
     let failed = read(silent.id).await;
     assert_eq!(failed.state, "failed");
@@ -159,6 +159,6 @@ async fn an_operation_without_progress_is_ended(scene: &Scene) {
     // What an older build put has no time of progress: its beginning counts.
     scene.ledger.put_operation(&of_old_build).await.unwrap();
     scene.ledger.tamper(sql).await.unwrap();
-    scene.ledger.fail_silent_operations(at(2)).await.unwrap();
+    scene.ledger.fail_silent_operations(None, at(2)).await.unwrap();
     assert_eq!(read(of_old_build.id).await.state, "failed");
 }

@@ -6,6 +6,8 @@ use uuid::Uuid;
 use super::super::Result;
 use super::super::error::{after_write, unchanged};
 use super::super::forget::{By, Forget, forget, forget_values};
+use super::super::gates::{bound, leads};
+use crate::ledger::Epoch;
 use crate::model::time::Timestamp;
 
 /// Jobs looked up at a time.
@@ -21,9 +23,12 @@ WHERE w.state >= 10 AND w.finished_at < $1
 ORDER BY w.finished_at LIMIT $2";
 
 /// The run goes first, so that none is there in part. Its items go with their jobs.
-const FORGET: &str = "
+const FORGET: &str = concat!(
+    "
 WITH dead AS (
-    DELETE FROM workflows WHERE id = ANY($1) AND state >= 10 AND finished_at < $2
+    DELETE FROM workflows WHERE id = ANY($1) AND state >= 10 AND finished_at < $2 AND ",
+    leads!("$3"),
+    "
     RETURNING id, namespace, input_blob, output_blob
 ), steps_gone AS (
     DELETE FROM workflow_steps s USING dead d WHERE s.workflow_id = d.id
@@ -37,11 +42,17 @@ WITH dead AS (
           ) one GROUP BY namespace, id) n
     WHERE b.namespace = n.namespace AND b.id = n.id
 )
-SELECT id, namespace, input_blob, output_blob FROM dead";
+SELECT id, namespace, input_blob, output_blob FROM dead"
+);
 
 /// Forgets runs that ended before that instant, with everything that is theirs: of at most about `limit` steps, but
 /// at least one run; how many runs and jobs. Safe to repeat.
-pub(in super::super) async fn prune(pool: &PgPool, before: Timestamp, limit: u32) -> Result<u64> {
+pub(in super::super) async fn prune(
+    pool: &PgPool,
+    lead: Option<Epoch>,
+    before: Timestamp,
+    limit: u32,
+) -> Result<u64> {
     let query = sqlx::query_as(FIND).bind(before.micros()).bind(i64::from(limit));
     let found: Vec<(Uuid, i32)> = query.fetch_all(pool).await.map_err(unchanged)?;
     let (mut ids, mut steps) = (Vec::new(), 0);
@@ -55,7 +66,7 @@ pub(in super::super) async fn prune(pool: &PgPool, before: Timestamp, limit: u32
     if ids.is_empty() {
         return Ok(0);
     }
-    let query = sqlx::query_as(FORGET).bind(ids).bind(before.micros());
+    let query = sqlx::query_as(FORGET).bind(ids).bind(before.micros()).bind(bound(lead));
     let dead: Vec<(Uuid, String, Option<Uuid>, Option<Uuid>)> =
         query.fetch_all(pool).await.map_err(after_write)?;
     let ids: Vec<Uuid> = dead.iter().map(|run| run.0).collect();

@@ -1,0 +1,158 @@
+//! How long what has ended is kept: by namespace and state.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::values;
+use crate::ledger::retention::Whose;
+use crate::model::job::JobState;
+use crate::model::name::Namespace;
+
+/// Shortest and longest time.
+pub(super) const SHORTEST: Duration = Duration::from_secs(60);
+/// See [`SHORTEST`].
+pub(super) const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// Most entries about namespaces.
+const ENTRIES_MAX: usize = 100;
+
+/// How long what has ended is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// Unless something below says otherwise.
+    pub default: Duration,
+    /// Jobs that ended in that state.
+    pub states: BTreeMap<JobState, Duration>,
+    /// Jobs of that namespace: all, or those that ended in that state. Goes before [`Self::states`].
+    pub namespaces: BTreeMap<(Namespace, Option<JobState>), Duration>,
+}
+
+impl Default for RetentionSettings {
+    /// Seven days.
+    fn default() -> Self {
+        let default = Duration::from_secs(7 * 24 * 3600);
+        Self { default, states: BTreeMap::new(), namespaces: BTreeMap::new() }
+    }
+}
+
+/// Jobs that are kept equally long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// Whose.
+    pub whose: Whose,
+    /// That ended in one of these states.
+    pub states: Vec<JobState>,
+    /// For so long after their end was recorded.
+    pub keep: Duration,
+}
+
+impl RetentionSettings {
+    /// How long a job is kept that ended in that state.
+    pub fn of(&self, namespace: Option<&Namespace>, state: JobState) -> Duration {
+        let own = namespace.and_then(|namespace| {
+            let entry = |state| self.namespaces.get(&(namespace.clone(), state)).copied();
+            entry(Some(state)).or_else(|| entry(None))
+        });
+        own.or_else(|| self.states.get(&state).copied()).unwrap_or(self.default)
+    }
+
+    /// Rules that together are about every job that has ended, each about one namespace or about those that no entry
+    /// names, so that none has to wait for another's.
+    pub fn rules(&self) -> Vec<RetentionRule> {
+        let mut named: Vec<Namespace> = self.namespaces.keys().map(|(n, _)| n.clone()).collect();
+        named.dedup();
+        let mut rules = Vec::new();
+        for namespace in named.iter().map(Some).chain([None]) {
+            let mut by_time: BTreeMap<Duration, Vec<JobState>> = BTreeMap::new();
+            for state in JobState::ALL.into_iter().filter(|state| state.is_terminal()) {
+                by_time.entry(self.of(namespace, state)).or_default().push(state);
+            }
+            let whose = match namespace {
+                Some(namespace) => Whose::Only(namespace.clone()),
+                None => Whose::AllBut(named.clone()),
+            };
+            let rule = |(keep, states)| RetentionRule { whose: whose.clone(), states, keep };
+            rules.extend(by_time.into_iter().map(rule));
+        }
+        rules
+    }
+}
+
+/// `noisy=1d,audit=365d,audit/dead=10y`-like lists: a namespace, perhaps a state, and how long.
+pub(super) fn namespaces(
+    text: &str,
+) -> Result<BTreeMap<(Namespace, Option<JobState>), Duration>, String> {
+    let mut found = BTreeMap::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let wrong = || "must be a list such as noisy=1d,audit=365d,audit/dead=730d".to_owned();
+        let (what, keep) = item.split_once('=').ok_or_else(wrong)?;
+        let (namespace, state) = match what.trim().split_once('/') {
+            Some((namespace, state)) => (namespace, Some(terminal(state)?)),
+            None => (what.trim(), None),
+        };
+        let namespace: Namespace =
+            namespace.parse().map_err(|why| format!("a namespace {why}; {}", wrong()))?;
+        let keep = values::duration(keep.trim(), SHORTEST..=LONGEST)?;
+        if found.insert((namespace, state), keep).is_some() {
+            return Err("names a namespace and state twice".into());
+        }
+    }
+    if found.len() > ENTRIES_MAX {
+        return Err(format!("has more than {ENTRIES_MAX} entries"));
+    }
+    Ok(found)
+}
+
+fn terminal(word: &str) -> Result<JobState, String> {
+    let mut states = JobState::ALL.into_iter().filter(|state| state.is_terminal());
+    states.find(|state| state.as_str() == word).ok_or_else(|| {
+        "a state must be one of: succeeded, dead, cancelled, expired, quarantined".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn days(n: u64) -> Duration {
+        Duration::from_secs(n * 24 * 3600)
+    }
+
+    /// Goal: every job is in exactly one rule, with the time of the nearest entry.
+    #[test]
+    fn rules_part_all_jobs_that_ended() {
+        let settings = RetentionSettings {
+            states: [(JobState::Dead, days(30))].into(),
+            namespaces: namespaces("noisy=1d, audit=365d,audit/dead=730d,odd/dead=2d").unwrap(),
+            ..RetentionSettings::default()
+        };
+        let rules = settings.rules();
+        let expect = [
+            ("noisy", JobState::Dead, 1),
+            ("noisy", JobState::Succeeded, 1),
+            ("audit", JobState::Dead, 730),
+            ("audit", JobState::Expired, 365),
+            ("odd", JobState::Dead, 2),
+            ("odd", JobState::Cancelled, 7),
+            ("other", JobState::Dead, 30),
+            ("other", JobState::Quarantined, 7),
+        ];
+        for (namespace, state, expected) in expect {
+            let namespace: Namespace = namespace.parse().unwrap();
+            let mut about =
+                rules.iter().filter(|r| r.whose.includes(&namespace) && r.states.contains(&state));
+            assert_eq!(about.next().unwrap().keep, days(expected), "{namespace} {state:?}");
+            assert_eq!(about.next(), None, "{namespace} {state:?}");
+        }
+        // noisy 1, audit 2, odd 2, others 2.
+        assert_eq!(rules.len(), 7);
+        assert_eq!(RetentionSettings::default().rules().len(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        assert_eq!(namespaces("").unwrap().len(), 0);
+        for text in ["a", "a=", "=1d", "a=1s", "a/ready=1d", "a=1d,a=2d", "A B=1d", "a=never"] {
+            assert!(namespaces(text).is_err(), "{text}");
+        }
+    }
+}
