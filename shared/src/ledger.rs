@@ -22,6 +22,8 @@ use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Prog
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
+mod alert_calls;
+pub mod alerts;
 mod gate_calls;
 pub mod postgres;
 mod pulse;

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::LedgerSettings;
 use crate::model::id::LedgerId;
 
+mod alerts;
 mod blobs;
 mod change;
 mod connect;

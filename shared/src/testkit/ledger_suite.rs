@@ -3,6 +3,7 @@
 //! Each case works in a namespace of its own, so that the cases of a group may share a ledger. Nothing is
 //! flushed between them. A group panics at the first case that fails and has printed that case's name.
 
+mod alerts;
 mod change;
 mod definitions;
 mod gates;
@@ -48,7 +49,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 20] = [
+pub const GROUPS: [Group; 21] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -69,6 +70,7 @@ pub const GROUPS: [Group; 20] = [
     Group { name: "definitions", run: definitions::run },
     Group { name: "gates", run: gates::run },
     Group { name: "schedules", run: schedules::run },
+    Group { name: "alerts", run: alerts::run },
 ];
 
 /// The group of that name.

@@ -49,6 +49,7 @@ suite![
     definitions,
     gates,
     schedules,
+    alerts,
 ];
 
 #[tokio::test]

@@ -70,6 +70,7 @@ suite![
     definitions,
     gates,
     schedules,
+    alerts,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

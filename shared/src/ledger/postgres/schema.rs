@@ -11,12 +11,13 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
     (4, "gates", include_str!("../../../../migrations/postgres/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/postgres/0005_schedules.sql")),
+    (7, "overwatch", include_str!("../../../../migrations/postgres/0007_overwatch.sql")),
 ];
 
 fn migrator() -> Migrator {

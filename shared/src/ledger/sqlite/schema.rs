@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "workflows", include_str!("../../../../migrations/sqlite/0003_workflows.sql")),
     (4, "gates", include_str!("../../../../migrations/sqlite/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/sqlite/0005_schedules.sql")),
+    (7, "overwatch", include_str!("../../../../migrations/sqlite/0007_overwatch.sql")),
 ];
 
 fn migrator() -> Migrator {
