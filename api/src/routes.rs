@@ -25,6 +25,7 @@ pub mod reading;
 pub mod reports;
 pub mod schedules;
 pub mod submit;
+pub mod system_health;
 pub mod workers;
 pub mod workflows;
 
@@ -82,6 +83,7 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(schedules::fires::backfill_schedule))
         .routes(routes!(schedules::fires::list_fires))
         .routes(routes!(schedules::fires::list_next))
+        .routes(routes!(system_health::system_health))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

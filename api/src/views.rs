@@ -12,6 +12,7 @@ pub mod plan;
 pub mod queue;
 pub mod schedule;
 pub mod submit;
+pub mod system_health;
 pub mod worker;
 pub mod workflow;
 

@@ -12,5 +12,6 @@ pub mod queue;
 pub mod role;
 pub mod schedule;
 pub mod scheduler;
+pub mod system;
 pub mod worker;
 pub mod workflow;

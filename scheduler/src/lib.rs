@@ -8,12 +8,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use windlass_shared::config::OverwatchSettings;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::VerifySettings;
 use windlass_shared::model::id::WorkerId;
 
 mod due;
 mod leader;
+pub mod overwatch;
 mod recorder;
 mod ticker;
 mod ticks;
@@ -29,6 +31,8 @@ pub struct SchedulerSettings {
     pub name: String,
     /// Times of the verification of shards.
     pub verify: VerifySettings,
+    /// Overwatch, and who is notified.
+    pub overwatch: OverwatchSettings,
 }
 
 impl Default for SchedulerSettings {
@@ -39,6 +43,7 @@ impl Default for SchedulerSettings {
             holder: WorkerId::generate(),
             name: "scheduler".to_owned(),
             verify: VerifySettings::default(),
+            overwatch: OverwatchSettings::default(),
         }
     }
 }
@@ -58,6 +63,12 @@ async fn work(life: Lifecycle, settings: SchedulerSettings, shutdown: Cancellati
     let (candidate, lead) =
         leader::Candidate::new(life.ledger().clone(), settings.holder, settings.name.clone());
     tasks.spawn(candidate.run(shutdown.clone()));
+    tasks.spawn(overwatch::run(
+        life.clone(),
+        lead.clone(),
+        settings.overwatch.clone(),
+        shutdown.clone(),
+    ));
     ticks::start(&mut tasks, &life, &lead, &settings, &shutdown);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended

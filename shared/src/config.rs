@@ -18,6 +18,7 @@ mod keys;
 mod layers;
 mod load;
 mod mask;
+mod overwatch;
 mod typed;
 mod values;
 
@@ -25,6 +26,7 @@ pub use keys::Source;
 pub use layers::Flag;
 pub use load::{ConfigError, Inputs, Problem, Process, Profile, Row, Settings, load};
 pub use mask::masked_url;
+pub use overwatch::{Channel, Email, MailTls, OverwatchSettings, RECEIVERS_MAX, ReceiverSettings};
 
 /// Where the probes and metrics of `windlass api` are served unless a setting says otherwise.
 pub const ADMIN_LISTEN_API: SocketAddr = loopback(9090);

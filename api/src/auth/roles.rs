@@ -82,6 +82,7 @@ pub const TABLE: &[(&str, &str, u8)] = &[
     ("POST", "/v1/schedules/{name}/backfill", OPERATE),
     ("GET", "/v1/schedules/{name}/runs", READ),
     ("GET", "/v1/schedules/{name}/next", READ),
+    ("GET", "/v1/system/health", READ),
     ("POST", "/v1/api-keys", ADMIN),
     ("GET", "/v1/api-keys", ADMIN),
     ("DELETE", "/v1/api-keys/{id}", ADMIN),

@@ -21,4 +21,5 @@ mod run_changes;
 mod runs;
 mod schedules;
 mod serve;
+mod system;
 mod workflow_documents;

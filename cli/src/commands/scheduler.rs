@@ -64,6 +64,7 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
         retention: settings.retention,
         name: format!("{} ({})", windlass_worker::worker::host_name(), std::process::id()),
         verify,
+        overwatch: settings.overwatch.clone(),
         ..SchedulerSettings::default()
     };
     windlass_scheduler::run(life, duties, shutdown.token.clone()).await;

@@ -13,7 +13,7 @@ use super::mask::masked_url;
 use super::typed::{self, Reader};
 use super::{
     ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, EngineSettings,
-    LedgerSettings, LogSettings, WorkerSettings, checks, values,
+    LedgerSettings, LogSettings, OverwatchSettings, WorkerSettings, checks, overwatch, values,
 };
 
 /// Which command reads the settings; decides defaults and what is refused.
@@ -181,6 +181,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// Finished jobs are kept this long.
     pub retention: Duration,
+    /// Overwatch, and who is notified.
+    pub overwatch: OverwatchSettings,
     /// Logs.
     pub log: LogSettings,
     /// Things that look like mistakes and were ignored; to be logged.
@@ -225,9 +227,12 @@ fn missing(key: &str, example: &str) -> ConfigError {
 /// Unknown keys, values out of bounds, and unsafe combinations: all that were found.
 pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
     let (mut given, mut problems, mut notes) = (Layer::new(), Vec::new(), Vec::new());
+    let mut notify = Vec::new();
     if let Some(path) = &inputs.file {
-        layers::add_file(&mut given, &mut problems, path);
+        notify = layers::add_file(&mut given, &mut problems, path);
     }
+    let receivers =
+        overwatch::receivers(notify, inputs.file.as_deref(), &inputs.env, &mut problems);
     layers::add_env(&mut given, &mut problems, &mut notes, &inputs.env);
     layers::add_flags(&mut given, &inputs.flags);
 
@@ -239,6 +244,7 @@ pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
     if !reader.problems.is_empty() {
         return Err(ConfigError { problems: reader.problems });
     }
+    settings.overwatch.receivers = receivers;
     settings.rows = KNOWN.iter().map(|known| row(known, &reader.layer)).collect();
     settings.notes = notes;
     Ok(settings)

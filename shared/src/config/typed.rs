@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use super::layers::Layer;
 use super::load::{Inputs, Problem, Profile, Settings};
 use super::{
-    ApiSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings, WorkerSettings, keys,
-    values,
+    ApiSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings, OverwatchSettings,
+    WorkerSettings, keys, values,
 };
 use crate::limits::{LEASE_MAX, LEASE_MIN};
 
@@ -70,6 +70,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     r.set(&mut retention, "scheduler.retention", |t| {
         values::duration(t, MINUTE..=3650 * 24 * HOUR)
     });
+    let overwatch = overwatch(r);
     let mut log = LogSettings::default();
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
@@ -86,6 +87,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
         admin_listen,
         worker,
         retention,
+        overwatch,
         log,
         notes: Vec::new(),
         rows: Vec::new(),
@@ -126,6 +128,21 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
     let per_address = &mut api.connections_per_address_max;
     r.set(per_address, "api.connections_per_address_max", connections);
     api
+}
+
+fn overwatch(r: &mut Reader) -> OverwatchSettings {
+    let mut overwatch = OverwatchSettings::default();
+    let second = 10 * SOON;
+    r.set(&mut overwatch.interval, "overwatch.interval", |t| {
+        values::duration(t, second..=10 * MINUTE)
+    });
+    r.set(&mut overwatch.latency_objective, "overwatch.latency_objective", |t| {
+        values::duration(t, second..=24 * HOUR)
+    });
+    r.set(&mut overwatch.remind_every, "overwatch.remind_every", |t| {
+        values::duration(t, 5 * MINUTE..=7 * 24 * HOUR)
+    });
+    overwatch
 }
 
 fn worker(r: &mut Reader) -> WorkerSettings {

@@ -101,6 +101,12 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_duty_seconds", Histogram, "Time of one pass of a duty, by duty"),
     ("windlass_duty_done_total", Counter, "What a duty has done, by duty"),
     ("windlass_duty_failures_total", Counter, "Passes of a duty that failed, by duty"),
+    (
+        "windlass_alerts_active",
+        Gauge,
+        "Active alerts, by severity; 0 where this scheduler does not lead",
+    ),
+    ("windlass_notifications_total", Counter, "Notifications sent, by receiver and result"),
     ("windlass_queue_jobs", Gauge, "Jobs of a queue in the engine, by state"),
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),
