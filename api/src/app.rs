@@ -15,6 +15,7 @@ use crate::gates::Gates;
 use crate::health::Health;
 use crate::queue_cache::QueueCache;
 use crate::streams::Streams;
+use crate::system;
 use crate::throttle::Throttle;
 
 /// Bytes of request bodies held at once by all requests. Beyond it bodies are refused with 503.
@@ -60,6 +61,7 @@ pub struct Inner {
     pub(crate) streams: Streams,
     pub(crate) gates: Gates,
     pub(crate) health: Health,
+    pub(crate) system: system::Memory,
     pub(crate) body_budget: Arc<Semaphore>,
     /// Checks of workflows: their expressions and YAML are what callers make of them.
     pub(crate) checks: Bounded,
@@ -79,6 +81,7 @@ impl App {
             streams: Streams::default(),
             gates: Gates::default(),
             health: Health::default(),
+            system: system::Memory::default(),
             checks: Bounded::new(CHECKS_AT_ONCE),
             body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
             settings: parts.settings,

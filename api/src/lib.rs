@@ -25,6 +25,7 @@ mod routes;
 pub mod serve;
 mod streams;
 mod strict;
+mod system;
 mod throttle;
 pub mod token;
 mod values;

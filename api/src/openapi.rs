@@ -66,6 +66,7 @@ pub fn base() -> OpenApi {
         ("workers", "Who works, and what workers report."),
         ("leases", "Jobs for workers that have nothing but this API."),
         ("blobs", "Values over 16 KiB."),
+        ("system", "The installation as a whole."),
         ("keys", "API keys."),
         ("operations", "Probes, and checks of the whole installation."),
     ];

@@ -28,6 +28,7 @@ pub mod scale;
 pub mod schedules;
 pub mod submit;
 pub mod system;
+pub mod system_health;
 pub mod workers;
 pub mod workflows;
 
@@ -90,6 +91,7 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(load_checks::start_load_check, load_checks::list_load_checks))
         .routes(routes!(load_checks::get_load_check))
         .routes(routes!(load_checks::abort_load_check))
+        .routes(routes!(system_health::system_health))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

@@ -15,6 +15,7 @@ pub mod queue;
 pub mod scale;
 pub mod schedule;
 pub mod submit;
+pub mod system_health;
 pub mod worker;
 pub mod workflow;
 

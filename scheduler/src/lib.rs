@@ -6,15 +6,16 @@
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use windlass_shared::config::RetentionSettings;
+use windlass_shared::config::{OverwatchSettings, RetentionSettings};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::VerifySettings;
 use windlass_shared::model::id::WorkerId;
 
-mod board;
 pub mod backup;
+mod board;
 mod due;
 mod leader;
+pub mod overwatch;
 mod recorder;
 mod ticker;
 mod ticks;
@@ -30,6 +31,8 @@ pub struct SchedulerSettings {
     pub name: String,
     /// Times of the verification of shards.
     pub verify: VerifySettings,
+    /// Overwatch, and who is notified.
+    pub overwatch: OverwatchSettings,
 }
 
 impl Default for SchedulerSettings {
@@ -40,6 +43,7 @@ impl Default for SchedulerSettings {
             holder: WorkerId::generate(),
             name: "scheduler".to_owned(),
             verify: VerifySettings::default(),
+            overwatch: OverwatchSettings::default(),
         }
     }
 }
@@ -67,6 +71,7 @@ async fn work(life: Lifecycle, settings: SchedulerSettings, shutdown: Cancellati
     tasks.spawn(candidate.run(shutdown.clone()));
     let ticks = ticker::Ticks { lead, board: board.clone(), shutdown: shutdown.clone() };
     ticks::start(&mut tasks, &life, &settings, &ticks);
+    tasks.spawn(overwatch::run(life.clone(), settings.overwatch.clone(), ticks.clone()));
     tasks.spawn(board.run(ledger, settings.name.clone(), shutdown.clone()));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended

@@ -19,6 +19,7 @@ mod layers;
 mod load;
 mod mask;
 mod retention;
+mod overwatch;
 mod typed;
 mod values;
 
@@ -27,6 +28,7 @@ pub use layers::Flag;
 pub use load::{ConfigError, Inputs, Problem, Process, Profile, Row, Settings, load};
 pub use mask::masked_url;
 pub use retention::{RetentionRule, RetentionSettings};
+pub use overwatch::{Channel, Email, MailTls, OverwatchSettings, RECEIVERS_MAX, ReceiverSettings};
 
 /// Where the probes and metrics of `windlass api` are served unless a setting says otherwise.
 pub const ADMIN_LISTEN_API: SocketAddr = loopback(9090);

@@ -24,6 +24,8 @@ use crate::model::time::Timestamp;
 
 pub mod duties;
 pub mod backup;
+mod alert_calls;
+pub mod alerts;
 mod gate_calls;
 mod load_check_calls;
 pub mod load_checks;

@@ -1,6 +1,8 @@
 //! Plain types of the domain: no I/O, no clock, no randomness.
 
+pub mod alert;
 pub mod evaluate;
+pub mod health;
 pub mod id;
 pub mod job;
 pub mod load_check;

@@ -93,6 +93,7 @@ pub const TABLE: &[(&str, &str, u8)] = &[
     ("GET", "/v1/load-checks", READ | WHOLE),
     ("GET", "/v1/load-checks/{id}", READ | WHOLE),
     ("POST", "/v1/load-checks/{id}/abort", ADMIN | WHOLE),
+    ("GET", "/v1/system/health", READ),
     ("POST", "/v1/api-keys", ADMIN),
     ("GET", "/v1/api-keys", ADMIN),
     ("DELETE", "/v1/api-keys/{id}", ADMIN),

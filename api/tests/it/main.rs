@@ -23,4 +23,5 @@ mod runs;
 mod schedules;
 mod serve;
 mod system;
+mod system_health;
 mod workflow_documents;

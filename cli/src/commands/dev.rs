@@ -209,6 +209,7 @@ fn duties(settings: &Settings, ledger: &Ledger) -> SchedulerSettings {
         holder: WorkerId::from_bytes(*ledger.id().as_bytes()),
         name: "dev".to_owned(),
         verify,
+        overwatch: settings.overwatch.clone(),
     }
 }
 

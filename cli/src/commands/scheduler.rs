@@ -80,6 +80,7 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
         retention: settings.retention.clone(),
         name: format!("{} ({})", windlass_worker::worker::host_name(), std::process::id()),
         verify,
+        overwatch: settings.overwatch.clone(),
         ..SchedulerSettings::default()
     };
     let worked = schedule(life, duties, own, &shutdown).await;

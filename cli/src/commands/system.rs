@@ -1,18 +1,21 @@
 //! `windlass system`: the installation as a whole.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
-use crate::client::{Call, Client, ClientArgs};
 use crate::exit::Outcome;
-use crate::output::{self, Output, text};
+
+mod duties;
+mod health;
+mod notify_test;
 
 const EXAMPLES: &str = "\
 Examples:
+  windlass system health                  exit 0: healthy, 3: degraded or critical
+  windlass system health --output json
   windlass system duties
-  windlass system duties --output json";
+  windlass system notify-test --config windlass.toml";
 
-/// Look at the installation as a whole.
+/// See how the installation does, and try out who is notified.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SystemArgs {
@@ -22,63 +25,19 @@ pub struct SystemArgs {
 
 #[derive(Debug, Subcommand)]
 enum SystemCommand {
-    /// What schedulers do by themselves, and how it went last
-    Duties(Duties),
-}
-
-#[derive(Debug, Args)]
-struct Duties {
-    #[command(flatten)]
-    client: ClientArgs,
+    /// Show components, alerts, and what to do
+    Health(health::Health),
+    /// Show what schedulers do by themselves, and how it went last
+    Duties(duties::Duties),
+    /// Send a test to each receiver of the settings
+    NotifyTest(notify_test::NotifyTest),
 }
 
 /// Runs the command.
 pub async fn run(args: SystemArgs) -> Outcome {
     match args.command {
-        SystemCommand::Duties(args) => duties(args).await,
+        SystemCommand::Health(args) => health::run(args).await,
+        SystemCommand::Duties(args) => duties::run(args).await,
+        SystemCommand::NotifyTest(args) => notify_test::run(args).await,
     }
-}
-
-async fn duties(args: Duties) -> Outcome {
-    let answer = Client::new(&args.client)?.call(Call::get("/v1/system/duties")).await?.body;
-    if args.client.output == Output::Json {
-        return output::json(&answer);
-    }
-    let headings = [
-        "duty",
-        "who",
-        "every",
-        "scheduler",
-        "outcome",
-        "ended at",
-        "took",
-        "done",
-        "failures",
-        "error",
-    ];
-    output::table(&headings, items(&answer["items"]).flat_map(rows))
-}
-
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten()
-}
-
-/// One for each scheduler.
-fn rows(duty: &Value) -> Vec<Vec<String>> {
-    let late = if duty["late"] == true { " (late)" } else { "" };
-    let row = |replica: &Value| {
-        vec![
-            text(duty, "name"),
-            text(duty, "who"),
-            text(duty, "interval"),
-            text(replica, "name"),
-            format!("{}{late}", text(replica, "outcome")),
-            text(replica, "ended_at"),
-            replica["took_ms"].as_f64().map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
-            text(replica, "done"),
-            text(replica, "failures"),
-            text(replica, "error"),
-        ]
-    };
-    items(&duty["replicas"]).map(row).collect()
 }

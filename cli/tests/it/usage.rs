@@ -2,7 +2,7 @@
 
 use crate::binary::windlass;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "dev",
     "api",
     "worker",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 14] = [
     "workflow",
     "queue",
     "schedule",
+    "system",
     "config",
     "doctor",
     "loadtest",

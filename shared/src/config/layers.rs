@@ -30,23 +30,39 @@ pub(super) struct Sourced {
 /// Values by key.
 pub(super) type Layer = BTreeMap<&'static str, Sourced>;
 
-/// Adds the values of a TOML file: `profile`, and tables named like the sections.
-pub(super) fn add_file(layer: &mut Layer, problems: &mut Vec<Problem>, path: &Path) {
+/// Adds the values of a TOML file: `profile`, and tables named like the sections. Its `[[overwatch.notify]]`, which are
+/// no settings of one value.
+pub(super) fn add_file(
+    layer: &mut Layer,
+    problems: &mut Vec<Problem>,
+    path: &Path,
+) -> Vec<toml::Value> {
+    let mut notify = Vec::new();
     let source = Source::File(path.to_owned());
     let table = match read_table(path) {
         Ok(table) => table,
-        Err(why) => return problems.push(Problem::of_file(path, why)),
+        Err(why) => {
+            problems.push(Problem::of_file(path, why));
+            return notify;
+        }
     };
     for (name, value) in table {
         match value {
             toml::Value::Table(section) => {
                 for (key, value) in section {
+                    if (name.as_str(), key.as_str()) == ("overwatch", "notify")
+                        && let toml::Value::Array(items) = value
+                    {
+                        notify = items;
+                        continue;
+                    }
                     add_value(layer, problems, &format!("{name}.{key}"), &value, &source);
                 }
             }
             value => add_value(layer, problems, &name, &value, &source),
         }
     }
+    notify
 }
 
 fn read_table(path: &Path) -> Result<toml::Table, String> {

@@ -12,7 +12,8 @@ use super::mask::masked_url;
 use super::typed::{self, Reader};
 use super::{
     ADMIN_LISTEN_API, ADMIN_LISTEN_SCHEDULER, ADMIN_LISTEN_WORKER, ApiSettings, BackupSettings,
-    EngineSettings, LedgerSettings, LogSettings, RetentionSettings, WorkerSettings, checks, values,
+    EngineSettings, LedgerSettings, LogSettings, OverwatchSettings, RetentionSettings,
+    WorkerSettings, checks, overwatch, values,
 };
 
 /// Which command reads the settings; decides defaults and what is refused.
@@ -184,6 +185,8 @@ pub struct Settings {
     pub system_slots: u32,
     /// Backups; `None`: no store is set ([`Self::backup`] says so in words).
     pub backup: Option<BackupSettings>,
+    /// Overwatch, and who is notified.
+    pub overwatch: OverwatchSettings,
     /// Logs.
     pub log: LogSettings,
     /// Things that look like mistakes and were ignored; to be logged.
@@ -236,9 +239,12 @@ fn missing(key: &str, example: &str) -> ConfigError {
 /// Unknown keys, values out of bounds, and unsafe combinations: all that were found.
 pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
     let (mut given, mut problems, mut notes) = (Layer::new(), Vec::new(), Vec::new());
+    let mut notify = Vec::new();
     if let Some(path) = &inputs.file {
-        layers::add_file(&mut given, &mut problems, path);
+        notify = layers::add_file(&mut given, &mut problems, path);
     }
+    let receivers =
+        overwatch::receivers(notify, inputs.file.as_deref(), &inputs.env, &mut problems);
     layers::add_env(&mut given, &mut problems, &mut notes, &inputs.env);
     layers::add_flags(&mut given, &inputs.flags);
 
@@ -250,6 +256,7 @@ pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
     if !reader.problems.is_empty() {
         return Err(ConfigError { problems: reader.problems });
     }
+    settings.overwatch.receivers = receivers;
     settings.rows = KNOWN.iter().map(|known| row(known, &reader.layer)).collect();
     settings.notes = notes;
     Ok(settings)

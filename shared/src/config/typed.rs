@@ -11,7 +11,7 @@ use super::load::{Inputs, Problem, Profile, Settings};
 use super::retention::{self, LONGEST, RetentionSettings, SHORTEST};
 use super::{
     ApiSettings, BackupSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings,
-    WorkerSettings, keys, values,
+    OverwatchSettings, WorkerSettings, keys, values,
 };
 use crate::limits::{LEASE_MAX, LEASE_MIN};
 use crate::model::job::JobState;
@@ -73,6 +73,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     let mut system_slots = 2;
     r.set(&mut system_slots, "scheduler.system_slots", |t| values::whole(t, 1..=16));
     let backup = backup(r);
+    let overwatch = overwatch(r);
     let mut log = LogSettings::default();
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
@@ -91,6 +92,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
         system_slots,
         retention,
         backup,
+        overwatch,
         log,
         notes: Vec::new(),
         rows: Vec::new(),
@@ -176,6 +178,21 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
     let per_address = &mut api.connections_per_address_max;
     r.set(per_address, "api.connections_per_address_max", connections);
     api
+}
+
+fn overwatch(r: &mut Reader) -> OverwatchSettings {
+    let mut overwatch = OverwatchSettings::default();
+    let second = 10 * SOON;
+    r.set(&mut overwatch.interval, "overwatch.interval", |t| {
+        values::duration(t, second..=10 * MINUTE)
+    });
+    r.set(&mut overwatch.latency_objective, "overwatch.latency_objective", |t| {
+        values::duration(t, second..=24 * HOUR)
+    });
+    r.set(&mut overwatch.remind_every, "overwatch.remind_every", |t| {
+        values::duration(t, 5 * MINUTE..=7 * 24 * HOUR)
+    });
+    overwatch
 }
 
 fn worker(r: &mut Reader) -> WorkerSettings {

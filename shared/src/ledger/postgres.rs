@@ -32,6 +32,7 @@ mod unknown;
 mod write_queue;
 mod writer;
 
+mod alerts;
 mod attempts;
 mod jobs;
 mod record;

@@ -19,6 +19,7 @@ use crate::config::LedgerSettings;
 use crate::model::id::LedgerId;
 
 pub(in crate::ledger) mod backup;
+mod alerts;
 mod blobs;
 mod change;
 mod connect;

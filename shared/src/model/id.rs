@@ -110,6 +110,11 @@ uuid_id!(
     "a schedule id (a UUID)"
 );
 uuid_id!(
+    /// One time that something was wrong with a subject.
+    AlertId,
+    "an alert id (a UUID)"
+);
+uuid_id!(
     /// What one ledger is, and no copy or restored backup of it.
     LedgerId,
     "a ledger id (a UUID)"
@@ -167,6 +172,13 @@ impl OperationId {
 }
 
 impl ScheduleId {
+    /// A fresh id.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl AlertId {
     /// A fresh id.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())

@@ -108,6 +108,12 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Gauge,
         "How long the oldest job has been past its time that retention has not looked at",
     ),
+    (
+        "windlass_alerts_active",
+        Gauge,
+        "Active alerts, by severity; 0 where this scheduler does not lead",
+    ),
+    ("windlass_notifications_total", Counter, "Notifications sent, by receiver and result"),
     ("windlass_queue_jobs", Gauge, "Jobs of a queue in the engine, by state"),
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),

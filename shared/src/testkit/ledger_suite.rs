@@ -3,6 +3,7 @@
 //! Each case works in a namespace of its own, so that the cases of a group may share a ledger. Nothing is
 //! flushed between them. A group panics at the first case that fails and has printed that case's name.
 
+mod alerts;
 mod change;
 mod definitions;
 mod duties;
@@ -50,7 +51,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 22] = [
+pub const GROUPS: [Group; 23] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -73,6 +74,7 @@ pub const GROUPS: [Group; 22] = [
     Group { name: "schedules", run: schedules::run },
     Group { name: "duties", run: duties::run },
     Group { name: "load_checks", run: load_checks::run },
+    Group { name: "alerts", run: alerts::run },
 ];
 
 /// The group of that name.

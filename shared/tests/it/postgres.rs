@@ -51,6 +51,7 @@ suite![
     schedules,
     duties,
     load_checks,
+    alerts,
 ];
 
 #[tokio::test]

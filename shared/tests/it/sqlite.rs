@@ -72,6 +72,7 @@ suite![
     schedules,
     duties,
     load_checks,
+    alerts,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

@@ -61,6 +61,7 @@ WITH clock AS MATERIALIZED (
     WHERE j.id = v.id AND NOT j.namespace <> v.namespace AND j.state + 0 < 10
       AND (j.fence < v.fence OR (j.fence = v.fence AND j.state = 3))
     RETURNING j.id, j.state, j.workflow_id, j.workflow_ord, j.namespace, j.queue, j.kind, j.unique_key,
+        j.run_at AS due_at, j.created_at AS accepted_at,
         v.fence, v.at, v.claimed_at, v.attempt, v.worker, v.error_code, v.error_message,
         v.error_retryable, v.outcome, v.apart, v.usage, v.output_blob
 ), freed AS (
@@ -78,13 +79,19 @@ WITH clock AS MATERIALIZED (
         error_code = EXCLUDED.error_code, error_message = EXCLUDED.error_message,
         usage = EXCLUDED.usage
 ), counted AS (
-    INSERT INTO rollups AS r (namespace, minute, queue, kind, outcome, count, run_ms)
+    INSERT INTO rollups AS r (namespace, minute, queue, kind, outcome, count, run_ms, ended, dead,
+        wait_ms, total_ms)
     SELECT namespace, at / 60000000 * 60000000, queue, kind, outcome, count(*),
-        sum(greatest(0, at - coalesce(claimed_at, at)) / 1000)::bigint
+        sum(greatest(0, at - coalesce(claimed_at, at)) / 1000)::bigint,
+        count(*) FILTER (WHERE state >= 10), count(*) FILTER (WHERE state IN (11, 14)),
+        coalesce(sum(greatest(0, coalesce(claimed_at, at) - due_at) / 1000) FILTER (WHERE state >= 10), 0)::bigint,
+        coalesce(sum(greatest(0, at - accepted_at) / 1000) FILTER (WHERE state >= 10), 0)::bigint
     FROM moved WHERE outcome IS NOT NULL
     GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (namespace, minute, queue, kind, outcome) DO UPDATE
-        SET count = r.count + EXCLUDED.count, run_ms = r.run_ms + EXCLUDED.run_ms
+        SET count = r.count + EXCLUDED.count, run_ms = r.run_ms + EXCLUDED.run_ms,
+            ended = r.ended + EXCLUDED.ended, dead = r.dead + EXCLUDED.dead,
+            wait_ms = r.wait_ms + EXCLUDED.wait_ms, total_ms = r.total_ms + EXCLUDED.total_ms
 ), named AS (
     UPDATE blobs b SET refs = b.refs + 1 FROM moved m
     WHERE m.output_blob IS NOT NULL AND b.namespace = m.namespace AND b.id = m.output_blob

@@ -11,13 +11,14 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
     (4, "gates", include_str!("../../../../migrations/postgres/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/postgres/0005_schedules.sql")),
     (6, "duties", include_str!("../../../../migrations/postgres/0006_duties.sql")),
+    (7, "overwatch", include_str!("../../../../migrations/postgres/0007_overwatch.sql")),
     (8, "load_checks", include_str!("../../../../migrations/postgres/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/postgres/0009_backups.sql")),
 ];

@@ -13,6 +13,9 @@ use crate::ledger::{WorkerBeat, fit_text};
 use crate::model::id::WorkerId;
 use crate::model::name::Namespace;
 
+/// The columns of [`worker`], and where they are from.
+pub(super) const WORKER_COLUMNS_FROM: &str = "SELECT id, name, namespace, host, version, queues, kinds, \
+    concurrency, running, draining, started_at, seen_at FROM workers ";
 /// Most workers of one answer.
 const WORKERS_MAX: i64 = 10_000;
 
@@ -47,18 +50,18 @@ pub(super) async fn workers(
     namespace: &Namespace,
     within: Duration,
 ) -> Result<Vec<WorkerBeat>> {
-    let sql = "SELECT id, name, namespace, host, version, queues, kinds, concurrency, running, draining, \
-                   started_at, seen_at \
-               FROM workers WHERE namespace = $1 \
+    let tail = "WHERE namespace = $1 \
                    AND seen_at >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2 \
                ORDER BY name, id LIMIT $3";
     let within = i64::try_from(within.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2);
-    let query = sqlx::query(sql).bind(namespace.as_str()).bind(within).bind(WORKERS_MAX);
+    let sql = [WORKER_COLUMNS_FROM, tail].concat();
+    let query = sqlx::query(sqlx::AssertSqlSafe(sql));
+    let query = query.bind(namespace.as_str()).bind(within).bind(WORKERS_MAX);
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
     Ok(readable("a worker", &rows, worker))
 }
 
-fn worker(row: &PgRow) -> Result<WorkerBeat> {
+pub(super) fn worker(row: &PgRow) -> Result<WorkerBeat> {
     Ok(WorkerBeat {
         id: WorkerId::from_uuid(get(row, 0)?),
         name: get(row, 1)?,

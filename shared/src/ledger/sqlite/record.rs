@@ -150,6 +150,8 @@ struct Known<'r> {
     names: Names,
     state: JobState,
     fence: Fence,
+    run_at: Timestamp,
+    created_at: Timestamp,
     unique_key: Option<String>,
     cancel_reason: Option<String>,
     /// Of which run, and which step of it.
@@ -186,6 +188,10 @@ type RollupKey = (Names, i64, i16);
 struct RollupSum {
     count: i64,
     run_ms: i64,
+    ended: i64,
+    dead: i64,
+    wait_ms: i64,
+    total_ms: i64,
 }
 
 /// Everything that a batch of outcomes changes.
@@ -228,6 +234,7 @@ impl<'r> Sheet<'r> {
         job.fence = record.fence;
         let error = error_of(record, job.cancel_reason.as_deref());
         job.change.get_or_insert_default().take(record, run_at, error, is_first_success);
+        job.run_at = run_at.unwrap_or(job.run_at);
         if let Some(outcome) = outcome {
             if !is_first_success {
                 self.attempts.push((record, outcome));
@@ -238,6 +245,13 @@ impl<'r> Sheet<'r> {
             let run = record.claimed_at.map_or(0, |claimed| record.at.since(claimed).as_millis());
             sum.count += 1;
             sum.run_ms = sum.run_ms.saturating_add(i64::try_from(run).unwrap_or(i64::MAX));
+            if state.is_terminal() {
+                let begun = record.claimed_at.unwrap_or(record.at);
+                sum.ended += 1;
+                sum.dead += i64::from(matches!(state, JobState::Dead | JobState::Quarantined));
+                sum.wait_ms = sum.wait_ms.saturating_add(ms(begun, job.run_at));
+                sum.total_ms = sum.total_ms.saturating_add(ms(record.at, job.created_at));
+            }
         }
         if state.is_terminal()
             && let Some(key) = job.unique_key.take()
@@ -250,6 +264,11 @@ impl<'r> Sheet<'r> {
 }
 
 const MINUTE_US: i64 = 60_000_000;
+
+/// Whole milliseconds from `earlier` to `later`; 0 where they are the other way round.
+fn ms(later: Timestamp, earlier: Timestamp) -> i64 {
+    i64::try_from(later.since(earlier).as_millis()).unwrap_or(i64::MAX)
+}
 
 impl<'r> Change<'r> {
     /// Takes over an outcome, on top of an earlier one of the same batch.

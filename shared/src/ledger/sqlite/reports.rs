@@ -153,6 +153,18 @@ pub(super) async fn beat(tx: &mut Tx<'_>, beat: &WorkerBeat) -> Result<bool, Fau
     Columns::of(&found).next()
 }
 
+/// `SELECT` of whole workers; what follows names them.
+macro_rules! select_workers {
+    ($tail:literal) => {
+        concat!(
+            "SELECT id, name, namespace, host, version, queues, kinds, concurrency, running, draining, ",
+            "started_at, seen_at FROM workers ",
+            $tail
+        )
+    };
+}
+pub(super) use select_workers;
+
 /// Workers of a namespace seen after `since`, by name.
 pub(super) async fn workers(
     connection: &mut SqliteConnection,
@@ -160,16 +172,14 @@ pub(super) async fn workers(
     now: Timestamp,
     within: Duration,
 ) -> Result<Vec<WorkerBeat>, Fault> {
-    let sql = "SELECT id, name, namespace, host, version, queues, kinds, concurrency, running, \
-               draining, started_at, seen_at FROM workers \
-               WHERE namespace = ? AND seen_at >= ? ORDER BY name, id LIMIT ?";
+    let sql = select_workers!("WHERE namespace = ? AND seen_at >= ? ORDER BY name, id LIMIT ?");
     let args =
         Args::default().with(namespace.as_str()).with(now.minus(within).micros()).with(WORKERS_MAX);
     let found = rows(connection, sql, args).await?;
     Ok(readable("a worker", &found, worker_of))
 }
 
-fn worker_of(row: &SqliteRow) -> Result<WorkerBeat, Fault> {
+pub(super) fn worker_of(row: &SqliteRow) -> Result<WorkerBeat, Fault> {
     let mut c = Columns::of(row);
     Ok(WorkerBeat {
         id: WorkerId::from_bytes(c.id()?),

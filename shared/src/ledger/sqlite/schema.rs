@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "gates", include_str!("../../../../migrations/sqlite/0004_gates.sql")),
     (5, "schedules", include_str!("../../../../migrations/sqlite/0005_schedules.sql")),
     (6, "duties", include_str!("../../../../migrations/sqlite/0006_duties.sql")),
+    (7, "overwatch", include_str!("../../../../migrations/sqlite/0007_overwatch.sql")),
     (8, "load_checks", include_str!("../../../../migrations/sqlite/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
 ];

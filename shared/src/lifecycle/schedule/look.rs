@@ -15,7 +15,7 @@ use crate::model::time::Timestamp;
 /// Decisions of one look; what is left is looked at next.
 const ROUNDS_MAX: usize = 20;
 /// Who pauses a schedule whose fires fail.
-const PAUSED_BY: &str = "windlass";
+pub const PAUSED_BY: &str = "windlass";
 
 pub(super) async fn look(
     life: &Lifecycle,

@@ -27,7 +27,7 @@ pub(super) async fn look<'r>(
     static LOOK: Bulk = Bulk::new(
         "SELECT json_group_array(json_array(hex(id), row, namespace, queue, kind, state, fence, \
          unique_key, cancel_reason, iif(workflow_id IS NULL, NULL, hex(workflow_id)), \
-         workflow_ord)) FROM jobs WHERE id IN (VALUES",
+         workflow_ord, run_at, created_at)) FROM jobs WHERE id IN (VALUES",
         "(?)",
         ")",
     );
@@ -73,11 +73,13 @@ type Line<'j> = (
     Option<String>,
     Option<&'j str>,
     Option<i32>,
+    i64,
+    i64,
 );
 
 /// Jobs that end together mostly have the same names, which are then not made anew.
 fn known_of<'r>(
-    (id, row, namespace, queue, kind, state, fence, unique_key, cancel_reason, run, ord): Line<'_>,
+    (id, row, namespace, queue, kind, state, fence, unique_key, cancel_reason, run, ord, due, made): Line<'_>,
     latest: &mut Option<Names>,
 ) -> Result<(JobId, Known<'r>), Fault> {
     let id = uuid::Uuid::try_parse(id).map_err(Fault::unreadable)?;
@@ -101,6 +103,8 @@ fn known_of<'r>(
         names,
         state,
         fence: Fence(fence),
+        run_at: Timestamp::from_micros(due),
+        created_at: Timestamp::from_micros(made),
         unique_key,
         cancel_reason,
         step: run.map(WorkflowId::from_uuid).zip(ord),
@@ -207,9 +211,12 @@ pub(super) async fn add_rollups(
     rollups: &[(RollupKey, RollupSum)],
 ) -> Result<(), Fault> {
     static ADD: Bulk = Bulk::new(
-        "INSERT INTO rollups (namespace, minute, queue, kind, outcome, count, run_ms) VALUES",
-        "(?, ?, ?, ?, ?, ?, ?)",
-        "ON CONFLICT DO UPDATE SET count = count + excluded.count, run_ms = run_ms + excluded.run_ms",
+        "INSERT INTO rollups (namespace, minute, queue, kind, outcome, count, run_ms, ended, dead, wait_ms, \
+         total_ms) VALUES",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "ON CONFLICT DO UPDATE SET count = count + excluded.count, run_ms = run_ms + excluded.run_ms, \
+         ended = ended + excluded.ended, dead = dead + excluded.dead, \
+         wait_ms = wait_ms + excluded.wait_ms, total_ms = total_ms + excluded.total_ms",
     );
     ADD.execute(connection, rollups, |args, ((names, minute, outcome), sum)| {
         args.add(names.namespace.as_str())
@@ -218,7 +225,11 @@ pub(super) async fn add_rollups(
             .add(names.kind.as_str())
             .add(*outcome)
             .add(sum.count)
-            .add(sum.run_ms);
+            .add(sum.run_ms)
+            .add(sum.ended)
+            .add(sum.dead)
+            .add(sum.wait_ms)
+            .add(sum.total_ms);
     })
     .await?;
     Ok(())

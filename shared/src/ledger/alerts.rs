@@ -1,0 +1,83 @@
+//! What the ledger keeps of alerts, and the cheap looks that rules judge from.
+//!
+//! Only the leader writes: each write names its epoch in the same statement, and is refused whole once somebody else
+//! leads, or the term is over.
+
+use crate::model::alert::{Alert, Receiver, Severity, Stage};
+use crate::model::health::Sums;
+use crate::model::id::AlertId;
+use crate::model::name::{Namespace, QueueName, ScheduleName};
+use crate::model::time::Timestamp;
+
+/// Most live alerts, and most ended ones, of one answer.
+pub const ALERTS_MAX: u32 = 5_000;
+/// Most ended alerts that one look forgets.
+pub(super) const FORGET_MAX: i64 = 1_000;
+/// Most rows of [`super::Ledger::outcome_sums`].
+pub(super) const SUMS_MAX: i64 = 50_000;
+
+/// What a look changes.
+#[derive(Debug, Clone)]
+pub struct LookNote {
+    /// Alerts as they are now, new ones and known ones.
+    pub alerts: Vec<Alert>,
+    /// Pending ones that came to nothing.
+    pub dropped: Vec<AlertId>,
+    /// [`crate::model::health::Summary`] as JSON.
+    pub summary: String,
+    /// Alerts that ended before are forgotten, some at a time.
+    pub forget_before: Timestamp,
+}
+
+/// The latest look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// When (ledger time).
+    pub at: Timestamp,
+    /// As JSON; see [`LookNote::summary`].
+    pub summary: String,
+}
+
+/// What a receiver was told of one alert last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToldRow {
+    /// Of which.
+    pub alert: AlertId,
+    /// What.
+    pub stage: Stage,
+    /// How bad it was said to be.
+    pub severity: Severity,
+    /// When (ledger time of the caller's look).
+    pub at: Timestamp,
+}
+
+/// Jobs and attempts that ended in a stretch of time, of one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutcomeSum {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Which queue.
+    pub queue: QueueName,
+    /// How they ended.
+    pub sums: Sums,
+}
+
+/// What may be wrong with schedules. Each list is bounded by the caller's limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScheduleTroubles {
+    /// Paused, by whomever: name, the pause as JSON, failures in a row.
+    pub paused: Vec<(Namespace, ScheduleName, String, u32)>,
+    /// Those that run and should have been looked at, and when.
+    pub late: Vec<(Namespace, ScheduleName, Timestamp)>,
+    /// Those with missed due times, and how many.
+    pub missed: Vec<(Namespace, ScheduleName, u64)>,
+}
+
+/// A receiver, and what it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TellNote {
+    /// As it is now.
+    pub receiver: Receiver,
+    /// What it was told.
+    pub told: Vec<ToldRow>,
+}
