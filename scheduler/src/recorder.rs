@@ -29,7 +29,7 @@ static DUTY: Duty = Duty {
     name: "recorder",
     what: "moves outcomes from the engine into the ledger, as they come",
     interval: FALLBACK,
-    batch: record::PASS_MAX as u32,
+    batch: record::PASS_MAX,
     longest: Duration::from_secs(60),
     who: Who::ByShard,
 };

@@ -55,7 +55,7 @@ async fn what_a_process_tells_reads_back(scene: &Scene) {
         epoch: None,
         ..note("a")
     };
-    scene.ledger.note_duties(replica, "second", &[failed.clone()]).await.unwrap();
+    scene.ledger.note_duties(replica, "second", std::slice::from_ref(&failed)).await.unwrap();
     let after = scene.ledger.now().await.unwrap();
     let rows = rows_of(scene, replica).await;
     let found: Vec<_> =
