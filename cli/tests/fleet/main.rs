@@ -5,6 +5,7 @@ mod harness;
 
 mod crash;
 mod examples;
+mod load_checks;
 mod probes;
 mod submit;
 mod workflows;
