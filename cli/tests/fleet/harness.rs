@@ -143,7 +143,8 @@ impl Fleet {
         String::from_utf8(output.stdout).expect("output is text")
     }
 
-    fn make_key(&self, role: &str) -> String {
+    /// A key of this role, bound to no namespace.
+    pub fn make_key(&self, role: &str) -> String {
         let printed =
             self.run(&["key", "create", "--role", role, "--name", role, "--output", "json"]);
         let printed: Value = serde_json::from_str(&printed).expect("JSON as asked");

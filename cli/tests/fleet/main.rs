@@ -6,6 +6,7 @@ mod leads;
 
 mod crash;
 mod examples;
+mod load_checks;
 mod probes;
 mod submit;
 mod workflows;
