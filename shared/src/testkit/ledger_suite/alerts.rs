@@ -115,7 +115,7 @@ async fn a_pending_alert_that_came_to_nothing_is_gone(scene: &Scene) {
     let epoch = new_leader(scene).await;
     let pending = Alert { state: AlertState::Pending, opened_at: None, ..alert(scene, "a").await };
     assert!(scene.ledger.note_look(epoch, note(vec![pending.clone()])).await.unwrap());
-    assert_eq!(found(scene).await, [pending.clone()]);
+    assert_eq!(found(scene).await, std::slice::from_ref(&pending));
     let look = LookNote { dropped: vec![pending.id], ..note(vec![]) };
     assert!(scene.ledger.note_look(epoch, look).await.unwrap());
     assert_eq!(found(scene).await, []);
@@ -127,7 +127,7 @@ async fn a_live_alert_has_its_key_for_itself(scene: &Scene) {
     assert!(scene.ledger.note_look(epoch, note(vec![first.clone()])).await.unwrap());
     let double = alert(scene, "a").await;
     assert!(scene.ledger.note_look(epoch, note(vec![double.clone()])).await.is_err());
-    assert_eq!(found(scene).await, [first.clone()]);
+    assert_eq!(found(scene).await, std::slice::from_ref(&first));
     let over = ended(&first, first.since);
     assert!(scene.ledger.note_look(epoch, note(vec![over.clone()])).await.unwrap());
     assert!(scene.ledger.note_look(epoch, note(vec![double.clone()])).await.unwrap());
@@ -151,7 +151,7 @@ async fn ended_alerts_are_forgotten_with_what_was_told(scene: &Scene) {
     assert!(scene.ledger.note_told(epoch, tell).await.unwrap());
     let look = LookNote { forget_before: base.since.minus(LONG / 2), ..note(vec![]) };
     assert!(scene.ledger.note_look(epoch, look).await.unwrap());
-    assert_eq!(found(scene).await, [fresh.clone()]);
+    assert_eq!(found(scene).await, std::slice::from_ref(&fresh));
     assert_eq!(scene.ledger.told(&receiver).await.unwrap(), [told(fresh.id)]);
 }
 
@@ -180,7 +180,7 @@ async fn writes_nothing(scene: &Scene, epoch: Epoch, first: &Alert) {
         ..note(vec![alert(scene, "b").await])
     };
     assert!(!scene.ledger.note_look(epoch, look).await.unwrap());
-    assert_eq!(found(scene).await, [first.clone()]);
+    assert_eq!(found(scene).await, std::slice::from_ref(first));
     let receiver = format!("r-{}", scene.namespace);
     let row = ToldRow {
         alert: first.id,
