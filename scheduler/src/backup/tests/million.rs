@@ -1,4 +1,4 @@
-//! How long drills take on 1,000,000 jobs. By hand, in release: docs/backups.md says how.
+//! How long drills take on 1,000,000 jobs. By hand, in release: docs/backups.md has the command.
 
 use super::*;
 
