@@ -88,7 +88,7 @@ impl Manifest {
         let signature = std::str::from_utf8(rest).ok().map(str::trim);
         let signature = signature.and_then(|line| line.strip_prefix(SIGNATURE));
         let signature = signature.ok_or_else(|| bad("it has no signature"))?;
-        if false && !signer.accepts(text, signature) {
+        if !signer.accepts(text, signature) {
             return Err(bad("the signature does not fit"));
         }
         if head.format > FORMAT {

@@ -44,7 +44,7 @@ pub(super) async fn retain(
         kept += 1;
         let is_young = now.since(manifest.finished_at) < settings.keep_for;
         let is_read = entry.read_at.is_some_and(|at| now.since(at) < READ_MAX);
-        if kept <= settings.keep.max(1) || is_young  || is_read {
+        if kept <= settings.keep.max(1) || is_young || is_last_good || is_read {
             continue;
         }
         tracing::info!(backup = entry.id, "removing an old backup");

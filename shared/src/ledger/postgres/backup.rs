@@ -215,7 +215,7 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
     // Epochs and fences are made to rise by as much as time has: the old ledger's rose by one each, or with time.
     let statements = [
         "UPDATE leader SET epoch = greatest(epoch + 1, $1), expires_at = 0",
-        "UPDATE jobs SET fence = fence WHERE state < 10 AND $1 > 0",
+        "UPDATE jobs SET fence = greatest(fence + 1, $1) WHERE state < 10",
         "DELETE FROM workers WHERE $1 > 0",
     ];
     for sql in statements {
