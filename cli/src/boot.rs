@@ -20,7 +20,7 @@ use crate::exit::{Failure, Outcome};
 const STORE_WAIT: Duration = Duration::from_secs(60);
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a process looks whether its ledger is the one that it has opened.
-const LEDGER_WATCH: Duration = Duration::from_secs(2);
+const LEDGER_WATCH: Duration = Duration::from_secs(5);
 /// Whether [`watch_ledger`] has found another one: the process ends, and not well.
 static REPLACED: AtomicBool = AtomicBool::new(false);
 /// How long tasks may take to end after a drain.

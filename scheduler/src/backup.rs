@@ -8,6 +8,7 @@
 
 use windlass_shared::ledger::LedgerError;
 
+mod canary;
 pub mod create;
 pub mod drill;
 pub mod fetch;

@@ -2,6 +2,7 @@
 
 mod binary;
 
+mod backup;
 mod bench;
 mod client;
 mod config;

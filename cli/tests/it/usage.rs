@@ -2,7 +2,7 @@
 
 use crate::binary::windlass;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "dev",
     "api",
     "worker",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 15] = [
     "queue",
     "schedule",
     "system",
+    "backup",
     "config",
     "doctor",
     "loadtest",

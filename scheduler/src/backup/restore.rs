@@ -89,7 +89,6 @@ async fn fill_postgres(
 ) -> Result<Restored, BackupError> {
     let (manifest, dump, over) = checked.dump();
     pg::restore(into, dump, async || over.await).await?;
-    failpoint!("restore.filled");
     progress("restored", manifest.bytes());
     compare(&manifest, into).await?;
     let ledger = ledger::finish(into).await?;
@@ -119,7 +118,6 @@ async fn fill_sqlite(
     let restored = LedgerSettings::new(format!("sqlite://{}", path.display()));
     compare(&manifest, &restored).await?;
     let ledger = ledger::finish(&restored).await?;
-    failpoint!("restore.filled");
     // A link is refused where there is a file by now; a rename would replace it.
     let what = format!("cannot put the restored file to {}", target.display());
     std::fs::hard_link(&path, &target).map_err(BackupError::file(what.clone()))?;
@@ -130,6 +128,7 @@ async fn fill_sqlite(
 }
 
 async fn compare(manifest: &Manifest, restored: &LedgerSettings) -> Result<(), BackupError> {
+    failpoint!("restore.filled");
     let found = ledger::contents(restored).await?;
     let differences = manifest.contents.differences(&found);
     if differences.is_empty() { Ok(()) } else { Err(BackupError::Differs(differences)) }

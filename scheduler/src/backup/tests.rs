@@ -27,6 +27,7 @@ use windlass_shared::model::id::Fence;
 mod damage;
 mod drills;
 mod life;
+mod million;
 
 /// One server for the tests of this process; each has databases of its own.
 fn server() -> &'static PostgresServer {

@@ -271,11 +271,15 @@ pub(in crate::ledger) async fn databases(
 
 #[allow(missing_docs, reason = "documented once, at `Ledger`")]
 impl super::Postgres {
+    /// On a connection of its own: the pool makes none to another ledger.
     pub async fn present_id(&self) -> Result<LedgerId> {
         self.read(async {
-            let id =
-                sqlx::query_scalar("SELECT ledger_id FROM meta").fetch_one(&self.inner.pool).await;
-            Ok(LedgerId::from_uuid(id.map_err(unchanged)?))
+            let connecting = connect::connect(&self.inner.options).await;
+            let mut connection = connecting.map_err(unchanged)?;
+            let id = gates::ledger_id(&mut connection).await;
+            // Failing to say goodbye changes nothing.
+            let _ = connection.close().await;
+            id
         })
         .await
     }

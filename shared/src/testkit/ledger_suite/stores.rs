@@ -14,6 +14,7 @@ super::cases![
     public_parts_are_unique,
     an_operation_reads_back_as_last_put,
     an_operation_without_progress_is_ended,
+    a_default_is_noted_once,
 ];
 
 async fn a_value_reads_back_in_its_namespace(scene: &Scene) {
@@ -161,4 +162,17 @@ async fn an_operation_without_progress_is_ended(scene: &Scene) {
     scene.ledger.tamper(sql).await.unwrap();
     scene.ledger.fail_silent_operations(None, at(2)).await.unwrap();
     assert_eq!(read(of_old_build.id).await.state, "failed");
+}
+
+async fn a_default_is_noted_once(scene: &Scene) {
+    // The installation's own, whatever the namespace.
+    let name = scene.namespace.to_string();
+    assert!(!scene.ledger.has_default(&name).await.unwrap());
+    for _ in 0..2 {
+        scene.ledger.note_default(&name).await.unwrap();
+        assert!(scene.ledger.has_default(&name).await.unwrap());
+    }
+    assert!(!scene.ledger.has_default(&format!("{name}-other")).await.unwrap());
+    assert_eq!(scene.ledger.present_id().await.unwrap(), scene.ledger.id());
+    assert!(!scene.ledger.was_replaced().await);
 }
