@@ -18,8 +18,8 @@ mod keys;
 mod layers;
 mod load;
 mod mask;
-mod retention;
 mod overwatch;
+mod retention;
 mod typed;
 mod values;
 
@@ -27,8 +27,8 @@ pub use keys::Source;
 pub use layers::Flag;
 pub use load::{ConfigError, Inputs, Problem, Process, Profile, Row, Settings, load};
 pub use mask::masked_url;
-pub use retention::{RetentionRule, RetentionSettings};
 pub use overwatch::{Channel, Email, MailTls, OverwatchSettings, RECEIVERS_MAX, ReceiverSettings};
+pub use retention::{RetentionRule, RetentionSettings};
 
 /// Where the probes and metrics of `windlass api` are served unless a setting says otherwise.
 pub const ADMIN_LISTEN_API: SocketAddr = loopback(9090);

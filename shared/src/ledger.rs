@@ -22,10 +22,10 @@ use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Prog
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::time::Timestamp;
 
-pub mod duties;
-pub mod backup;
 mod alert_calls;
 pub mod alerts;
+pub mod backup;
+pub mod duties;
 mod gate_calls;
 mod load_check_calls;
 pub mod load_checks;

@@ -18,8 +18,8 @@ use crate::clock::Clock;
 use crate::config::LedgerSettings;
 use crate::model::id::LedgerId;
 
-pub(in crate::ledger) mod backup;
 mod alerts;
+pub(in crate::ledger) mod backup;
 mod blobs;
 mod change;
 mod connect;
