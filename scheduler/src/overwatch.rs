@@ -79,7 +79,7 @@ impl Watch {
     fn new(settings: &OverwatchSettings) -> Self {
         Self {
             summary: summary::Sums::default(),
-            looker: look::Looker::new(settings.latency_objective),
+            looker: look::Looker::new(settings),
             notifier: notify::Notifier::new(settings.clone()),
         }
     }

@@ -197,6 +197,8 @@ pub struct BackupSettings {
     pub drill_url: Option<SecretString>,
     /// A drill that takes longer has failed.
     pub drill_max: Duration,
+    /// When overwatch says that they are old.
+    pub ages: BackupAges,
 }
 
 impl BackupSettings {
@@ -212,7 +214,25 @@ impl BackupSettings {
             part_bytes: 32 << 20,
             drill_url: None,
             drill_max: Duration::from_secs(300),
+            ages: BackupAges::default(),
         }
+    }
+}
+
+/// How old the newest backup and the latest drill that passed may be, before overwatch says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupAges {
+    /// The newest backup.
+    pub backup_max: Duration,
+    /// The latest drill that passed.
+    pub drill_max: Duration,
+}
+
+impl Default for BackupAges {
+    /// 26 h and 8 days: what the schedules by default make, and some time for it.
+    fn default() -> Self {
+        let hour = Duration::from_secs(3600);
+        Self { backup_max: 26 * hour, drill_max: 8 * 24 * hour }
     }
 }
 

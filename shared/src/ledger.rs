@@ -41,6 +41,7 @@ pub mod schedules;
 mod settings_text;
 pub mod sqlite;
 mod unreadable;
+pub mod upkeep;
 
 pub use gate_calls::{Epoch, Leader, ShardRecord};
 pub use queue::{Paused, Queue, QueueSettings, RateLimit};

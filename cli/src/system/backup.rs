@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use windlass_scheduler::backup::{BackupError, create, drill, fetch};
 use windlass_shared::config::{BackupSettings, LedgerSettings};
+use windlass_shared::ledger::upkeep::Upkeep;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::schedule::NewSchedule;
 use windlass_shared::model::id::ScheduleId;
@@ -18,7 +19,7 @@ use windlass_shared::model::schedule::times::Timing;
 use windlass_shared::model::schedule::{
     CatchUp, CatchUpPolicy, Overlap, ScheduleSpec, ScheduledWork,
 };
-use windlass_shared::model::time::Span;
+use windlass_shared::model::time::{Span, Timestamp};
 use windlass_shared::model::workflow::JobTemplate;
 use windlass_worker::context::Context;
 use windlass_worker::error::HandlerError;
@@ -48,12 +49,13 @@ struct Which {
 pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
     let (one, other) = (installation.clone(), installation.clone());
     let creating = typed(move |ctx: Context, _: Option<Nothing>| {
-        let places = places(&one);
+        let (places, life) = (places(&one), one.life.clone());
         async move {
             let (backup, ledger) = places?;
             let progress = told(&ctx);
             let made = create::create(&backup, &ledger, &progress, &ctx.cancellation()).await;
             let manifest = made.map_err(failed)?;
+            note(&life, Upkeep::Backup, Some(manifest.origin.at)).await;
             let (rows, bytes) = (manifest.contents.rows(), manifest.bytes());
             Ok::<_, HandlerError>(
                 json!({ "backup": manifest.id, "at": manifest.origin.at, "rows": rows, "bytes": bytes }),
@@ -61,7 +63,7 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
         }
     });
     let drilling = typed(move |ctx: Context, which: Option<Which>| {
-        let places = places(&other);
+        let (places, life) = (places(&other), other.life.clone());
         async move {
             let (backup, ledger) = places?;
             let id = match which.and_then(|which| which.backup) {
@@ -73,6 +75,14 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
             let drilling = drill::drill(&backup, &ledger, &id, &progress);
             let report =
                 stop.run_until_cancelled(drilling).await.unwrap_or(Err(BackupError::Stopped));
+            let what = match &report {
+                Ok(report) if report.error.is_none() => Some(Upkeep::Drill),
+                Err(BackupError::Stopped) => None,
+                Ok(_) | Err(_) => Some(Upkeep::DrillFailed),
+            };
+            if let (Some(what), Ok(now)) = (what, life.ledger().now().await) {
+                note(&life, what, Some(now)).await;
+            }
             let report = report.map_err(failed)?;
             // One that is found bad is found bad again: somebody has to look.
             if let Some((code, why)) = report.error {
@@ -82,6 +92,13 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
         }
     });
     [("backup.create", creating), ("backup.drill", drilling)]
+}
+
+/// For the ages that overwatch holds them to. What could not be noted makes them seem older than they are, no younger.
+async fn note(life: &Lifecycle, what: Upkeep, at: Option<Timestamp>) {
+    if let Err(error) = life.ledger().note_upkeep(what, at).await {
+        tracing::warn!(%error, what = what.as_str(), "cannot note when this happened");
+    }
 }
 
 fn places(installation: &Installation) -> Result<(BackupSettings, LedgerSettings), HandlerError> {
@@ -129,6 +146,7 @@ pub(super) async fn keep_defaults(installation: &Installation, shutdown: &Cancel
     }
     let pause = Duration::from_secs(5);
     loop {
+        note(&installation.life, Upkeep::BackupsWanted, None).await;
         match make_defaults(&installation.life).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(

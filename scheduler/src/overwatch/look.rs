@@ -4,8 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use windlass_shared::config::{BackupAges, OverwatchSettings};
 use windlass_shared::engine::{EngineError, ShardId, ShardStats};
 use windlass_shared::ledger::alerts::ScheduleTroubles;
+use windlass_shared::ledger::duties::DutyRow;
+use windlass_shared::ledger::upkeep::LastUpkeep;
 use windlass_shared::ledger::{LedgerError, Queue, WorkerBeat};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::model::alert::Receiver;
@@ -54,6 +57,10 @@ pub(crate) struct Seen {
     pub(crate) recent: Result<HashMap<(Namespace, QueueName), Sums>, String>,
     pub(crate) troubles: Result<ScheduleTroubles, String>,
     pub(crate) receivers: Result<Vec<Receiver>, String>,
+    pub(crate) duties: Result<Vec<DutyRow>, String>,
+    pub(crate) upkeep: Result<LastUpkeep, String>,
+    /// How old backups and drills may be; `None`: none are wanted.
+    pub(crate) backups: Option<BackupAges>,
     /// A ready job that waits longer is late.
     pub(crate) objective: Duration,
 }
@@ -174,6 +181,7 @@ impl Seen {
 /// Looks, again and again.
 pub(crate) struct Looker {
     objective: Duration,
+    backups: Option<BackupAges>,
     /// Where the next look begins, of more queues than one look takes.
     from: usize,
     /// The same of shut queues that are looked up.
@@ -183,8 +191,9 @@ pub(crate) struct Looker {
 }
 
 impl Looker {
-    pub(crate) fn new(objective: Duration) -> Self {
-        Self { objective, from: 0, shut_from: 0, opened: HashSet::new() }
+    pub(crate) fn new(settings: &OverwatchSettings) -> Self {
+        let (objective, backups) = (settings.latency_objective, settings.backups);
+        Self { objective, backups, from: 0, shut_from: 0, opened: HashSet::new() }
     }
 
     /// One look.
@@ -205,11 +214,13 @@ impl Looker {
         };
         let (queues, listed_all) = self.queues(life, engine.is_ok()).await?;
         let said = |error: LedgerError| error.to_string();
-        let (workers, recent, troubles, receivers) = tokio::join!(
+        let (workers, recent, troubles, receivers, duties, upkeep) = tokio::join!(
             ledger.all_workers(SILENT_SEEN),
             ledger.outcome_sums(now.minus(RECENT)),
             ledger.schedule_troubles(now.minus(LATE), now.minus(RECENT), SCHEDULES_MAX),
             ledger.receivers(),
+            ledger.duties(),
+            ledger.last_upkeep(),
         );
         let by_queue = |sum: windlass_shared::ledger::alerts::OutcomeSum| {
             ((sum.namespace, sum.queue), sum.sums)
@@ -225,6 +236,9 @@ impl Looker {
             recent: recent.map(|sums| sums.into_iter().map(by_queue).collect()).map_err(said),
             troubles: troubles.map_err(said),
             receivers: receivers.map_err(said),
+            duties: duties.map(|(rows, _)| rows).map_err(said),
+            upkeep: upkeep.map_err(said),
+            backups: self.backups,
             objective: self.objective,
         })
     }

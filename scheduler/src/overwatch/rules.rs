@@ -7,8 +7,12 @@ use windlass_shared::model::name::Namespace;
 
 use super::look::Seen;
 
+mod backup_old;
 mod dead_growing;
 mod depth_reached;
+mod drill_failed;
+mod drill_old;
+mod duty_failing;
 mod engine_away;
 mod engine_unfit;
 mod lease_lost_rate;
@@ -71,6 +75,10 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { code: "shards_unverified", judge: shards_unverified::judge },
     Rule { code: "queue_full", judge: queue_full::judge },
     Rule { code: "recorder_lag", judge: recorder_lag::judge },
+    Rule { code: "duty_failing", judge: duty_failing::judge },
+    Rule { code: "backup_old", judge: backup_old::judge },
+    Rule { code: "drill_old", judge: drill_old::judge },
+    Rule { code: "drill_failed", judge: drill_failed::judge },
     Rule { code: "no_worker", judge: no_worker::judge },
     Rule { code: "queue_latency", judge: queue_latency::judge },
     Rule { code: "lease_lost_rate", judge: lease_lost_rate::judge },

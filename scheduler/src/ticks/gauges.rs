@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use windlass_shared::engine::{EngineError, ShardId};
-use windlass_shared::ledger::Queue;
 use windlass_shared::ledger::duties::Who;
+use windlass_shared::ledger::upkeep::Upkeep;
+use windlass_shared::ledger::{LedgerError, Queue};
 use windlass_shared::lifecycle::Lifecycle;
 
 use super::Tally;
@@ -37,7 +38,20 @@ async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
         }
     }
     shown.add(super::shadows::show(life).await.map(|()| 0));
+    shown.add(show_upkeep(life).await.map(|()| 0));
     shown.end().map(|_| 0)
+}
+
+async fn show_upkeep(life: &Lifecycle) -> Result<(), LedgerError> {
+    let (last, now) = (life.ledger().last_upkeep().await?, life.ledger().now().await?);
+    let age = |what| last.get(&what).map(|at| now.since(*at).as_secs_f64());
+    if let Some(age) = age(Upkeep::Backup) {
+        metrics::gauge!("windlass_backup_age_seconds").set(age);
+    }
+    if let Some(age) = age(Upkeep::Drill) {
+        metrics::gauge!("windlass_drill_age_seconds").set(age);
+    }
+    Ok(())
 }
 
 async fn show(life: &Lifecycle, queue: Queue) -> Result<u64, EngineError> {

@@ -146,6 +146,8 @@ pub(super) const KNOWN: &[Known] = &[
         "postgres://… where drills make their databases; default: the ledger's server",
     ),
     open("backup.drill_max", "5m", "a drill that takes longer has failed, 1s to 24h"),
+    open("backup.age_max", "26h", "an older newest backup is an alert, 1m to 3650d"),
+    open("backup.drill_age_max", "8d", "no drill that passed for longer is an alert, 1m to 3650d"),
     open("overwatch.interval", "10s", "how often the leader looks at the installation, 1s to 10m"),
     open("overwatch.latency_objective", "60s", "a ready job that waits longer is late, 1s to 24h"),
     open("overwatch.remind_every", "4h", "what stays critical is told again, 5m to 7d"),

@@ -26,6 +26,8 @@ pub struct OverwatchSettings {
     pub remind_every: Duration,
     /// Who is notified.
     pub receivers: Vec<ReceiverSettings>,
+    /// How old backups and drills may be; `None`: none are wanted.
+    pub backups: Option<super::BackupAges>,
 }
 
 impl Default for OverwatchSettings {
@@ -36,6 +38,7 @@ impl Default for OverwatchSettings {
             latency_objective: Duration::from_secs(60),
             remind_every: Duration::from_secs(4 * 3600),
             receivers: Vec::new(),
+            backups: None,
         }
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     let mut system_slots = 2;
     r.set(&mut system_slots, "scheduler.system_slots", |t| values::whole(t, 1..=16));
     let backup = backup(r);
-    let overwatch = overwatch(r);
+    let overwatch = overwatch(r, backup.as_ref());
     let mut log = LogSettings::default();
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     r.set(&mut log.format, "log.format", |t| values::word(t, &formats));
@@ -136,6 +136,9 @@ fn backup(r: &mut Reader) -> Option<BackupSettings> {
     r.set(&mut backup.drill_max, "backup.drill_max", |t| {
         values::duration(t, Duration::from_secs(1)..=24 * HOUR)
     });
+    let ages = MINUTE..=3650 * 24 * HOUR;
+    r.set(&mut backup.ages.backup_max, "backup.age_max", |t| values::duration(t, ages.clone()));
+    r.set(&mut backup.ages.drill_max, "backup.drill_age_max", |t| values::duration(t, ages));
     backup.identity_file = r.read("backup.identity_file", |t| Ok(PathBuf::from(t)));
     backup.drill_url = r
         .read("backup.drill_url", |t| values::url(t, &["postgres://", "postgresql://"]))
@@ -180,8 +183,9 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
     api
 }
 
-fn overwatch(r: &mut Reader) -> OverwatchSettings {
-    let mut overwatch = OverwatchSettings::default();
+fn overwatch(r: &mut Reader, backup: Option<&BackupSettings>) -> OverwatchSettings {
+    let backups = backup.map(|backup| backup.ages);
+    let mut overwatch = OverwatchSettings { backups, ..OverwatchSettings::default() };
     let second = 10 * SOON;
     r.set(&mut overwatch.interval, "overwatch.interval", |t| {
         values::duration(t, second..=10 * MINUTE)

@@ -29,6 +29,7 @@ mod insert;
 mod own;
 mod own_rows;
 mod unknown;
+mod upkeep;
 mod write_queue;
 mod writer;
 

@@ -45,6 +45,7 @@ mod statement;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod writer;
 
 use fault::{Fault, Health};

@@ -128,6 +128,8 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ),
     // Backups
     ("windlass_drills_total", Counter, "Backups that were restored for proof, by result"),
+    ("windlass_backup_age_seconds", Gauge, "Age of the newest backup"),
+    ("windlass_drill_age_seconds", Gauge, "Time since a drill has passed"),
     ("windlass_drill_rto_seconds", Gauge, "Time of the latest drill of this process"),
     // The worker
     ("windlass_worker_slots", Gauge, "Slots of this worker, free and busy"),

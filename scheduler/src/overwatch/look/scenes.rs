@@ -19,6 +19,9 @@ impl Seen {
             recent: Ok(HashMap::new()),
             troubles: Ok(ScheduleTroubles::default()),
             receivers: Ok(Vec::new()),
+            duties: Ok(Vec::new()),
+            upkeep: Ok(LastUpkeep::new()),
+            backups: None,
             objective: Duration::from_secs(60),
         }
     }

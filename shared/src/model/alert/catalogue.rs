@@ -89,6 +89,30 @@ pub const ENTRIES: &[Entry] = &[
         300,
         "See the log of the leading scheduler: a rule cannot judge.",
     ),
+    entry(
+        "duty_failing",
+        "scheduler",
+        60,
+        "`windlass system duties` says what fails; see the log of that scheduler.",
+    ),
+    entry(
+        "backup_old",
+        "backups",
+        0,
+        "`windlass job list --namespace system --kind backup.create`, and `windlass schedule runs daily-backup --namespace system`.",
+    ),
+    entry(
+        "drill_old",
+        "backups",
+        0,
+        "See whether the schedule `weekly-drill` of the namespace `system` runs; `windlass backup verify` drills by hand.",
+    ),
+    entry(
+        "drill_failed",
+        "backups",
+        0,
+        "See the error of the latest job `backup.drill` of the namespace `system`; make a new backup, and drill that.",
+    ),
     entry("no_worker", "workers", 60, "Start a worker for the queue, or resume one that drains."),
     entry("queue_latency", "workers", 60, "Add workers for the queue, or raise their concurrency."),
     entry(

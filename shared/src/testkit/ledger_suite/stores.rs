@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::scene::{Scene, at};
+use crate::ledger::upkeep::Upkeep;
 use crate::ledger::{ApiKey, Operation, Role};
 use crate::model::id::{BlobId, KeyId, OperationId};
 
@@ -15,6 +16,7 @@ super::cases![
     an_operation_reads_back_as_last_put,
     an_operation_without_progress_is_ended,
     a_default_is_noted_once,
+    upkeep_is_known_by_its_latest_time,
 ];
 
 async fn a_value_reads_back_in_its_namespace(scene: &Scene) {
@@ -175,4 +177,19 @@ async fn a_default_is_noted_once(scene: &Scene) {
     assert!(!scene.ledger.has_default(&format!("{name}-other")).await.unwrap());
     assert_eq!(scene.ledger.present_id().await.unwrap(), scene.ledger.id());
     assert!(!scene.ledger.was_replaced().await);
+}
+
+/// The only case that notes any: upkeep is the installation's, and cases share a ledger.
+async fn upkeep_is_known_by_its_latest_time(scene: &Scene) {
+    let ledger = &scene.ledger;
+    for (time, latest) in [(5, 5), (3, 5), (8, 8)] {
+        ledger.note_upkeep(Upkeep::Backup, Some(at(time))).await.unwrap();
+        let last = ledger.last_upkeep().await.unwrap();
+        assert_eq!(last.get(&Upkeep::Backup), Some(&at(latest)), "{last:?}");
+        assert_eq!(last.get(&Upkeep::Drill), None);
+    }
+    ledger.note_upkeep(Upkeep::BackupsWanted, None).await.unwrap();
+    let first = ledger.last_upkeep().await.unwrap()[&Upkeep::BackupsWanted];
+    ledger.note_upkeep(Upkeep::BackupsWanted, None).await.unwrap();
+    assert_eq!(ledger.last_upkeep().await.unwrap()[&Upkeep::BackupsWanted], first, "once");
 }
