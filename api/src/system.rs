@@ -26,8 +26,17 @@ const LOOKS_MISSED_MAX: u64 = 4;
 const FRESH: Duration = Duration::from_secs(30);
 /// Most alerts of an answer, the worst first.
 const ALERTS_MAX: usize = 500;
-const COMPONENTS: [&str; 8] =
-    ["ledger", "engine", "recorder", "scheduler", "workers", "jobs", "schedules", "notifier"];
+const COMPONENTS: [&str; 9] = [
+    "ledger",
+    "engine",
+    "recorder",
+    "scheduler",
+    "backups",
+    "workers",
+    "jobs",
+    "schedules",
+    "notifier",
+];
 
 /// What this process remembers.
 #[derive(Default)]
@@ -214,4 +223,18 @@ fn windows(summary: &Summary, bound_to: Option<&Namespace>) -> Vec<WindowView> {
         WindowView { hours: window.hours, overall: (&overall).into(), queues: queues.collect() }
     });
     windows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::model::alert::catalogue::ENTRIES;
+
+    use super::*;
+
+    #[test]
+    fn every_alert_is_about_a_component() {
+        for entry in ENTRIES {
+            assert!(COMPONENTS.contains(&entry.component), "{}", entry.code);
+        }
+    }
 }

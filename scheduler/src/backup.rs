@@ -111,6 +111,9 @@ pub enum BackupError {
         #[source]
         source: std::io::Error,
     },
+    /// A drill was not over in its time.
+    #[error("the drill was not over within {0} s")]
+    TooLong(u64),
     /// It was asked to stop.
     #[error("stopped before it was complete")]
     Stopped,
@@ -140,7 +143,20 @@ impl BackupError {
             Self::Differs(_) => "differs",
             Self::Tool(_) => "tool",
             Self::File { .. } => "file",
+            Self::TooLong(_) => "too_long",
             Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether it says nothing of a backup: the same may go well the next time.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(_)
+            | Self::Ledger(_)
+            | Self::Busy(_)
+            | Self::File { .. }
+            | Self::Stopped => true,
+            _ => false,
         }
     }
 

@@ -77,17 +77,26 @@ struct Restore {
     common: Common,
 }
 
+/// Cancelled by Ctrl-C: what is under way then gives back what it holds, and ends.
+fn interrupted() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        // Without a signal handler, Ctrl-C ends the process at once.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            told.cancel();
+        }
+    });
+    stop
+}
+
 /// Runs the command.
 pub async fn run(args: BackupArgs) -> Outcome {
     match args.command {
         BackupCommand::Create(args) => {
             let settings = load(&args)?;
-            let stop = CancellationToken::new();
-            let making = create::create(settings.backup()?, settings.ledger()?, &silent, &stop);
-            let made = tokio::select! {
-                made = making => made,
-                _ = tokio::signal::ctrl_c() => Err(BackupError::Stopped),
-            };
+            let stop = interrupted();
+            let made = create::create(settings.backup()?, settings.ledger()?, &silent, &stop).await;
             shown(args.output, &of(&made.map_err(failure)?))
         }
         BackupCommand::List(args) => list(&args).await,
@@ -103,8 +112,9 @@ pub async fn run(args: BackupArgs) -> Outcome {
         }
         BackupCommand::Verify(args) => {
             let settings = load(&args.common)?;
-            let drilling = drill::drill(settings.backup()?, settings.ledger()?, &args.id, &silent);
-            let report = drilling.await.map_err(failure)?;
+            let (backup, ledger, stop) = (settings.backup()?, settings.ledger()?, interrupted());
+            let report = drill::drill(backup, ledger, &args.id, &silent, &stop).await;
+            let report = report.map_err(failure)?;
             shown(args.common.output, &to_value(&report).context("a report is JSON")?)?;
             match report.error {
                 None => Ok(()),

@@ -15,6 +15,7 @@ use windlass_shared::lifecycle::schedule::NewSchedule;
 use windlass_shared::model::id::ScheduleId;
 use windlass_shared::model::job::{JobSpec, Priority};
 use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::schedule::times::Timing;
 use windlass_shared::model::schedule::{
     CatchUp, CatchUpPolicy, Overlap, ScheduleSpec, ScheduledWork,
@@ -29,6 +30,8 @@ use super::{Installation, OwnKind};
 
 /// Progress is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(2);
+/// Before it is looked again whether another backup is still being made.
+const BUSY_PAUSE: Duration = Duration::from_secs(30);
 /// Longest a backup or a drill may take as a job.
 const TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
@@ -72,12 +75,10 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
             };
             let progress = told(&ctx);
             let stop = ctx.cancellation();
-            let drilling = drill::drill(&backup, &ledger, &id, &progress);
-            let report =
-                stop.run_until_cancelled(drilling).await.unwrap_or(Err(BackupError::Stopped));
+            let report = drill::drill(&backup, &ledger, &id, &progress, &stop).await;
             let what = match &report {
                 Ok(report) if report.error.is_none() => Some(Upkeep::Drill),
-                Err(BackupError::Stopped) => None,
+                Err(error) if error.is_passing() => None,
                 Ok(_) | Err(_) => Some(Upkeep::DrillFailed),
             };
             if let (Some(what), Ok(now)) = (what, life.ledger().now().await) {
@@ -117,13 +118,13 @@ async fn newest(settings: &BackupSettings) -> Result<String, HandlerError> {
 
 /// What passes is tried again; the rest needs somebody to look.
 fn failed(error: BackupError) -> HandlerError {
-    let (code, text) = (error.code(), format!("{:#}", anyhow::Error::new(error)));
-    match code {
-        "store" | "ledger" | "busy" | "stopped" | "file" | "tool" => {
-            HandlerError::retryable(code, text)
-        }
-        _ => HandlerError::permanent(code, text),
+    if matches!(error, BackupError::Busy(_)) {
+        // Of a process that died it is known after two minutes: no attempt is to be spent on that.
+        return HandlerError::snooze(BUSY_PAUSE);
     }
+    let passes = error.is_passing() || matches!(error, BackupError::Tool(_));
+    let (code, text) = (error.code(), format!("{:#}", anyhow::Error::new(error)));
+    if passes { HandlerError::retryable(code, text) } else { HandlerError::permanent(code, text) }
 }
 
 /// Tells the job's progress in words: how much there will be is not known before.
@@ -183,7 +184,11 @@ async fn make_defaults(life: &Lifecycle) -> anyhow::Result<()> {
 }
 
 fn spec(cron: &str, kind: &str) -> anyhow::Result<ScheduleSpec> {
-    let spec = JobSpec { timeout: Span(TIMEOUT), max_attempts: 3, ..JobSpec::default() };
+    // Through an outage of an hour or so.
+    let minute = Duration::from_secs(60);
+    let retry =
+        RetryPolicy { initial: Span(minute), max: Span(15 * minute), ..RetryPolicy::default() };
+    let spec = JobSpec { timeout: Span(TIMEOUT), max_attempts: 8, retry, ..JobSpec::default() };
     Ok(ScheduleSpec {
         timing: Timing::Cron {
             pattern: cron.parse().ok().context("a pattern of ours is one")?,

@@ -137,9 +137,9 @@ type Read = Result<(Origin, Contents), BackupError>;
 /// The snapshot stays open until `pg_dump` has ended, and both see the same.
 async fn read_postgres(from: &LedgerSettings, dump: mpsc::Sender<Bytes>) -> Read {
     let mut snapshot = Snapshot::open(from).await?;
-    pg::check_version("pg_dump", snapshot.origin().version).await?;
+    let pg_dump = pg::client("pg_dump", snapshot.origin().version).await?;
     let (origin, name) = (snapshot.origin().clone(), snapshot.name().to_owned());
-    let dumping = pg::dump(from, &name, dump);
+    let dumping = pg::dump(&pg_dump, from, &name, dump);
     let ((), contents) = tokio::try_join!(dumping, async { Ok(snapshot.contents().await?) })?;
     snapshot.end().await;
     Ok((origin, contents))

@@ -92,15 +92,18 @@ pub async fn report(settings: &BackupSettings, id: &str) -> Result<Option<Report
 }
 
 /// Proves backup `id`, and keeps the report beside it. `live`: the ledger of this installation, for its server or folder
-/// only. A drill that finds something is a report that is not good, not an error.
+/// only. A drill that finds something is a report that is not good, not an error. At `stop` the scratch database is removed
+/// first.
 ///
 /// # Errors
-/// There is no such backup, or the settings are wrong.
+/// There is no such backup, the settings are wrong, or something failed that says nothing of the backup
+/// ([`BackupError::is_passing`]): then there is no report.
 pub async fn drill(
     settings: &BackupSettings,
     live: &LedgerSettings,
     id: &str,
     progress: Progress<'_>,
+    stop: &CancellationToken,
 ) -> Result<Report, BackupError> {
     let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
     let manifest = super::fetch::manifest(settings, id).await?;
@@ -121,12 +124,20 @@ pub async fn drill(
     let started = Instant::now();
     let scratch = Place::make(settings, live).await?;
     let proving = prove(settings, &scratch, id, &mut report, progress);
-    let proven = tokio::time::timeout(settings.drill_max, proving).await.unwrap_or_else(|_| {
-        let most = settings.drill_max.as_secs();
-        Err(BackupError::Differs(vec![format!("the drill was not over within {most} s")]))
-    });
+    let proven = tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(BackupError::Stopped),
+        proven = tokio::time::timeout(settings.drill_max, proving) => {
+            proven.unwrap_or(Err(BackupError::TooLong(settings.drill_max.as_secs())))
+        }
+    };
     report.rto_ms = ms(started.elapsed());
     scratch.remove().await;
+    let proven = match proven {
+        // What an earlier drill has found stays.
+        Err(error) if error.is_passing() => return Err(error),
+        proven => proven,
+    };
     report.good = proven.is_ok();
     report.error = proven.err().map(|error| (error.code().to_owned(), chain(&error)));
     metrics::counter!("windlass_drills_total", "result" => if report.good { "good" } else { "failed" })

@@ -106,19 +106,21 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The newest installation of a program; else whichever is on the path.
-fn program(name: &str) -> PathBuf {
+/// The oldest installation of a program that is not older than the server, since newer ones may ask servers for what
+/// they do not know; else whichever is on the path.
+fn program(name: &str, server: i32) -> PathBuf {
     let versions = std::fs::read_dir(INSTALLED).into_iter().flatten().flatten();
-    let number = |dir: &Path| dir.file_name()?.to_str()?.parse::<u32>().ok();
-    let newest = versions
+    let number = |dir: &Path| dir.file_name()?.to_str()?.parse::<i32>().ok();
+    let fit = versions
         .map(|version| version.path())
         .filter(|version| version.join("bin").join(name).exists())
-        .max_by_key(|version| number(version));
-    newest.map_or_else(|| PathBuf::from(name), |version| version.join("bin").join(name))
+        .filter(|version| number(version).is_some_and(|number| number >= server))
+        .min_by_key(|version| number(version));
+    fit.map_or_else(|| PathBuf::from(name), |version| version.join("bin").join(name))
 }
 
-fn command(name: &str) -> Command {
-    let mut command = Command::new(program(name));
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C");
     // To be found, and to find each other.
     if let Some(path) = std::env::var_os("PATH") {
@@ -130,10 +132,17 @@ fn command(name: &str) -> Command {
     command
 }
 
+/// From this version on `pg_restore` sets `transaction_timeout`, which older servers do not know.
+const SETS_TRANSACTION_TIMEOUT: i32 = 17;
+
+/// The program to use with a server of this version.
+///
 /// # Errors
-/// The program is missing, or older than the server: it would refuse, or misread, what it does not know.
-pub(super) async fn check_version(name: &str, server: i32) -> Result<(), BackupError> {
-    let output = command(name).arg("--version").stdout(Stdio::piped()).output().await;
+/// It is missing, or older than the server: it would refuse, or misread, what it does not know. Or it is `pg_restore`, and
+/// too new for the server.
+pub(super) async fn client(name: &str, server: i32) -> Result<PathBuf, BackupError> {
+    let program = program(name, server);
+    let output = command(&program).arg("--version").stdout(Stdio::piped()).output().await;
     let output = output.map_err(|error| {
         BackupError::Tool(format!(
             "cannot run {name} ({error}): install PostgreSQL's client, version {server} or later"
@@ -144,7 +153,16 @@ pub(super) async fn check_version(name: &str, server: i32) -> Result<(), BackupE
         word.split(['.', 'b', 'r', 'd']).next().and_then(|major| major.parse::<i32>().ok())
     });
     match numbers {
-        Some(found) if found >= server => Ok(()),
+        Some(found)
+            if name == "pg_restore"
+                && server < SETS_TRANSACTION_TIMEOUT
+                && found >= SETS_TRANSACTION_TIMEOUT =>
+        {
+            Err(BackupError::Tool(format!(
+                "{name} is of version {found}, which cannot restore into a server of version {server}: install the client of version {server}"
+            )))
+        }
+        Some(found) if found >= server => Ok(program),
         Some(found) => Err(BackupError::Tool(format!(
             "{name} is of version {found}, older than the server's {server}: install the client of version {server} or later"
         ))),
@@ -194,11 +212,12 @@ async fn last_of(mut from: impl AsyncRead + Unpin) -> String {
 
 /// Dumps what a snapshot sees, all but the row of `meta`. When dropped, the program is killed.
 pub(super) async fn dump(
+    program: &Path,
     settings: &LedgerSettings,
     snapshot: &str,
     to: Sender<Bytes>,
 ) -> Result<(), BackupError> {
-    let mut command = command("pg_dump");
+    let mut command = command(program);
     command.envs(environment(settings)?).env("PGAPPNAME", "windlass backup");
     command.args([
         "--format=custom",
@@ -232,6 +251,7 @@ pub(super) async fn dump(
 ///
 /// The dump ends where `from` does, whether it was whole or not: who feeds it must say so to `whole` before.
 pub(super) async fn restore(
+    program: &Path,
     settings: &LedgerSettings,
     mut from: Receiver<Bytes>,
     whole: impl AsyncFnOnce() -> Result<(), BackupError>,
@@ -239,7 +259,7 @@ pub(super) async fn restore(
     let environment = environment(settings)?;
     let database = environment.iter().find(|(name, _)| *name == "PGDATABASE");
     let database = database.map(|(_, value)| value.replace('\\', "\\\\").replace('\'', "\\'"));
-    let mut command = command("pg_restore");
+    let mut command = command(program);
     command.envs(environment).env("PGAPPNAME", "windlass restore");
     command.env("PGOPTIONS", "-c maintenance_work_mem=256MB -c client_min_messages=error");
     command.args([
@@ -252,14 +272,23 @@ pub(super) async fn restore(
     command.arg(format!("--dbname=dbname='{}'", database.unwrap_or_default()));
     let mut running = Running::start("pg_restore", command.stdin(Stdio::piped()))?;
     let mut stdin = running.child.stdin.take().expect("it was asked for");
+    let mut ended_early = false;
     while let Some(chunk) = from.recv().await {
-        if stdin.write_all(&chunk).await.is_err() {
-            // It ended early, and says why.
+        ended_early = stdin.write_all(&chunk).await.is_err();
+        if ended_early {
             break;
         }
     }
-    // Its input is still open, so that it cannot have committed: killed now, it never will.
-    if let Err(error) = whole().await {
+    // Whoever feeds it would wait for ever for somebody to listen.
+    drop(from);
+    let fed = whole().await;
+    if ended_early {
+        // It says why; that nobody listened is only what came of it.
+        running.end().await?;
+        return Err(BackupError::Tool("pg_restore ended before it had read all".into()));
+    }
+    // Its input is still open, so that it does not know yet that this was all: killed now, it never will.
+    if let Err(error) = fed {
         let _ = running.child.kill().await;
         return Err(error);
     }

@@ -5,6 +5,8 @@
 //! id, a new one, in the transaction that makes everything of before stale. A process that opens the target earlier finds
 //! no ledger.
 
+use std::path::PathBuf;
+
 use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt as _;
 use windlass_shared::config::{BackupSettings, LedgerSettings};
@@ -44,7 +46,7 @@ pub async fn restore(
     look(into).await?;
     let checked = check(settings, into, id, progress).await?;
     if !into.is_sqlite() {
-        check_server(into, &checked.manifest).await?;
+        pg_restore_for(into, &checked.manifest).await?;
     }
     // Once more: checking takes its time.
     look(into).await?;
@@ -59,14 +61,18 @@ async fn look(into: &LedgerSettings) -> Result<(), BackupError> {
     }
 }
 
-async fn check_server(into: &LedgerSettings, manifest: &Manifest) -> Result<(), BackupError> {
+/// The program that restores into this server.
+async fn pg_restore_for(
+    into: &LedgerSettings,
+    manifest: &Manifest,
+) -> Result<PathBuf, BackupError> {
     let (there, was) = (ledger::server_version(into).await?, manifest.origin.version);
     if there < was {
         return Err(BackupError::OtherDatabase(format!(
             "the target is PostgreSQL {there}, older than the {was} that was backed up"
         )));
     }
-    pg::check_version("pg_restore", there.max(was)).await
+    pg::client("pg_restore", there).await
 }
 
 /// Restores into a target that was looked at.
@@ -87,8 +93,9 @@ async fn fill_postgres(
     into: &LedgerSettings,
     progress: Progress<'_>,
 ) -> Result<Restored, BackupError> {
+    let pg_restore = pg_restore_for(into, &checked.manifest).await?;
     let (manifest, dump, over) = checked.dump();
-    pg::restore(into, dump, async || over.await).await?;
+    pg::restore(&pg_restore, into, dump, async || over.await).await?;
     progress("restored", manifest.bytes());
     compare(&manifest, into).await?;
     let ledger = ledger::finish(into).await?;

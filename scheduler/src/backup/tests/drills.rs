@@ -10,7 +10,10 @@ async fn a_good_backup_is_proven_and_nothing_is_left() {
         let scene = Scene::new(sort).await;
         let first = scene.create().await;
         let manifest = scene.create().await;
-        let report = drill(&scene.settings, &scene.live, &manifest.id, &silent).await.unwrap();
+        let report =
+            drill(&scene.settings, &scene.live, &manifest.id, &silent, &CancellationToken::new())
+                .await
+                .unwrap();
         assert!(report.good, "{report:?}");
         assert_eq!(report.jobs, 21);
         assert!(report.rto_ms >= report.restore_ms + report.rebuild_ms + report.canary_ms);
@@ -61,7 +64,10 @@ async fn a_bad_backup_is_reported_and_is_not_proven() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[10] ^= 4;
     std::fs::write(&path, bytes).unwrap();
-    let report = drill(&scene.settings, &scene.live, &manifest.id, &silent).await.unwrap();
+    let report =
+        drill(&scene.settings, &scene.live, &manifest.id, &silent, &CancellationToken::new())
+            .await
+            .unwrap();
     assert!(!report.good);
     assert_eq!(report.error.unwrap().0, "part_damaged");
 }
@@ -71,7 +77,10 @@ async fn a_drill_that_takes_too_long_has_failed() {
     let mut scene = Scene::new(Sort::Sqlite).await;
     let manifest = scene.create().await;
     scene.settings.drill_max = std::time::Duration::from_millis(1);
-    let report = drill(&scene.settings, &scene.live, &manifest.id, &silent).await.unwrap();
+    let report =
+        drill(&scene.settings, &scene.live, &manifest.id, &silent, &CancellationToken::new())
+            .await
+            .unwrap();
     assert!(!report.good, "{report:?}");
 }
 
@@ -80,7 +89,9 @@ async fn databases_of_killed_drills_are_dropped_after_a_day() {
     let scene = Scene::new(Sort::Postgres).await;
     let manifest = scene.create().await;
     ledger::create_database(&scene.live, "windlass_drill_1000_dead").await.unwrap();
-    drill(&scene.settings, &scene.live, &manifest.id, &silent).await.unwrap();
+    drill(&scene.settings, &scene.live, &manifest.id, &silent, &CancellationToken::new())
+        .await
+        .unwrap();
     let left = ledger::databases(&scene.live, "windlass_drill_1000").await.unwrap();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -107,7 +107,12 @@ async fn the_newest_stay_and_so_does_the_last_proven_one() {
     let mut scene = Scene::new(Sort::Sqlite).await;
     scene.settings.keep = 2;
     let first = scene.create().await;
-    assert!(drill(&scene.settings, &scene.live, &first.id, &silent).await.unwrap().good);
+    assert!(
+        drill(&scene.settings, &scene.live, &first.id, &silent, &CancellationToken::new())
+            .await
+            .unwrap()
+            .good
+    );
     // The drill has read it: so long ago that it does not count.
     std::fs::remove_file(scene.file(&first.id, "read")).unwrap();
     let second = scene.create().await;

@@ -136,16 +136,26 @@ fn hash(text: &str) -> u128 {
 
 pub(in crate::ledger) fn target(settings: &LedgerSettings) -> Result<Target> {
     let place = Place::of(settings)?;
-    let shown = place.file().display().to_string();
-    let size = match std::fs::symlink_metadata(place.file()) {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Target::Empty),
-        Err(error) => return Err(LedgerError::Unavailable(error.into())),
-    };
+    // Also where the file is gone: a process may have the one that was there.
     if place.is_locked()? {
+        let shown = place.file().display();
         return Ok(Target::Live(format!("a process has {shown} open")));
     }
-    Ok(Target::NotEmpty(format!("{shown} is there, with {size} bytes")))
+    // A journal that an earlier file has left would be played back into the new one.
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut path = place.file().as_os_str().to_owned();
+        path.push(suffix);
+        let path = PathBuf::from(path);
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) => {
+                let (shown, size) = (path.display(), found.len());
+                return Ok(Target::NotEmpty(format!("{shown} is there, with {size} bytes")));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(LedgerError::Unavailable(error.into())),
+        }
+    }
+    Ok(Target::Empty)
 }
 
 pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<LedgerId> {
