@@ -10,6 +10,7 @@ use crate::error::{ApiError, Code};
 use crate::{auth, observe, openapi};
 
 pub mod actions;
+pub mod backups;
 pub mod blobs;
 pub mod changes;
 pub mod definitions;
@@ -92,6 +93,10 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(load_checks::get_load_check))
         .routes(routes!(load_checks::abort_load_check))
         .routes(routes!(system_health::system_health))
+        .routes(routes!(backups::create_backup, backups::list_backups))
+        .routes(routes!(backups::get_backup))
+        .routes(routes!(backups::verify_backup))
+        .routes(routes!(backups::restore_backup))
         .routes(routes!(keys::create_key, keys::list_keys))
         .routes(routes!(keys::delete_key))
 }

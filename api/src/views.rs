@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+pub mod backup;
 pub mod definition;
 pub mod duty;
 pub mod evaluate;

@@ -150,14 +150,10 @@ impl BackupError {
 
     /// Whether it says nothing of a backup: the same may go well the next time.
     pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Store(_)
-            | Self::Ledger(_)
-            | Self::Busy(_)
-            | Self::File { .. }
-            | Self::Stopped => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Store(_) | Self::Ledger(_) | Self::Busy(_) | Self::File { .. } | Self::Stopped
+        )
     }
 
     fn file(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {

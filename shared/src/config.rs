@@ -117,6 +117,8 @@ pub struct ApiSettings {
     pub connections_max: usize,
     /// Most open connections of one address. A proxy in front is one address.
     pub connections_per_address_max: usize,
+    /// Whether `backup.restore_url` is set: the API needs no more of it.
+    pub can_restore: bool,
 }
 
 impl Default for ApiSettings {
@@ -130,6 +132,7 @@ impl Default for ApiSettings {
             body_timeout: Duration::from_secs(30),
             connections_max: 4096,
             connections_per_address_max: 1024,
+            can_restore: false,
         }
     }
 }
@@ -195,6 +198,8 @@ pub struct BackupSettings {
     pub part_bytes: usize,
     /// A PostgreSQL address on the server where drills make their databases; the ledger's own where absent.
     pub drill_url: Option<SecretString>,
+    /// The empty database that the job `backup.restore` restores into; none where absent.
+    pub restore_url: Option<SecretString>,
     /// A drill that takes longer has failed.
     pub drill_max: Duration,
     /// When overwatch says that they are old.
@@ -213,6 +218,7 @@ impl BackupSettings {
             keep_for: Duration::ZERO,
             part_bytes: 32 << 20,
             drill_url: None,
+            restore_url: None,
             drill_max: Duration::from_secs(300),
             ages: BackupAges::default(),
         }

@@ -25,6 +25,7 @@ use crate::model::time::Timestamp;
 mod alert_calls;
 pub mod alerts;
 pub mod backup;
+pub mod backups;
 pub mod duties;
 mod gate_calls;
 mod load_check_calls;

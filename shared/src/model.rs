@@ -1,6 +1,7 @@
 //! Plain types of the domain: no I/O, no clock, no randomness.
 
 pub mod alert;
+pub mod backup;
 pub mod evaluate;
 pub mod health;
 pub mod id;

@@ -2,6 +2,7 @@
 
 mod actions;
 mod auth;
+mod backups;
 mod bad_input;
 mod batch;
 mod events;

@@ -1,4 +1,4 @@
-//! `backup.create` and `backup.drill`, and the schedules by which they come by themselves.
+//! `backup.create`, `backup.drill` and `backup.restore`, and the schedules by which they come by themselves.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ use windlass_shared::config::{BackupSettings, LedgerSettings};
 use windlass_shared::ledger::upkeep::Upkeep;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::schedule::NewSchedule;
+use windlass_shared::model::backup::{CREATE, DRILL, job_spec};
 use windlass_shared::model::id::ScheduleId;
-use windlass_shared::model::job::{JobSpec, Priority};
+use windlass_shared::model::job::Priority;
 use windlass_shared::model::name::{Namespace, QueueName};
-use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::schedule::times::Timing;
 use windlass_shared::model::schedule::{
     CatchUp, CatchUpPolicy, Overlap, ScheduleSpec, ScheduledWork,
 };
-use windlass_shared::model::time::{Span, Timestamp};
+use windlass_shared::model::time::Timestamp;
 use windlass_shared::model::workflow::JobTemplate;
 use windlass_worker::context::Context;
 use windlass_worker::error::HandlerError;
@@ -28,12 +28,13 @@ use windlass_worker::handler::typed;
 
 use super::{Installation, OwnKind};
 
+mod listing;
+mod restoring;
+
 /// Progress is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 /// Before it is looked again whether another backup is still being made.
 const BUSY_PAUSE: Duration = Duration::from_secs(30);
-/// Longest a backup or a drill may take as a job.
-const TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
 /// Takes nothing: `null` or `{}`.
 #[derive(Deserialize)]
@@ -49,7 +50,7 @@ struct Which {
 }
 
 /// The kinds; without a store they say that there is none.
-pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
+pub(super) fn kinds(installation: &Installation) -> [OwnKind; 3] {
     let (one, other) = (installation.clone(), installation.clone());
     let creating = typed(move |ctx: Context, _: Option<Nothing>| {
         let (places, life) = (places(&one), one.life.clone());
@@ -59,6 +60,7 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
             let made = create::create(&backup, &ledger, &progress, &ctx.cancellation()).await;
             let manifest = made.map_err(failed)?;
             note(&life, Upkeep::Backup, Some(manifest.origin.at)).await;
+            listing::note_made(life.ledger(), &backup, &manifest).await;
             let (rows, bytes) = (manifest.contents.rows(), manifest.bytes());
             Ok::<_, HandlerError>(
                 json!({ "backup": manifest.id, "at": manifest.origin.at, "rows": rows, "bytes": bytes }),
@@ -85,6 +87,7 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
                 note(&life, what, Some(now)).await;
             }
             let report = report.map_err(failed)?;
+            listing::note_drill(life.ledger(), &backup, &report).await;
             // One that is found bad is found bad again: somebody has to look.
             if let Some((code, why)) = report.error {
                 return Err(HandlerError::permanent(&code, why));
@@ -92,7 +95,7 @@ pub(super) fn kinds(installation: &Installation) -> [OwnKind; 2] {
             Ok(json!(report))
         }
     });
-    [("backup.create", creating), ("backup.drill", drilling)]
+    [(CREATE, creating), (DRILL, drilling), restoring::kind(installation)]
 }
 
 /// For the ages that overwatch holds them to. What could not be noted makes them seem older than they are, no younger.
@@ -162,10 +165,9 @@ pub(super) async fn keep_defaults(installation: &Installation, shutdown: &Cancel
 }
 
 async fn make_defaults(life: &Lifecycle) -> anyhow::Result<()> {
-    for (name, cron, kind) in [
-        ("daily-backup", "17 2 * * *", "backup.create"),
-        ("weekly-drill", "41 4 * * 0", "backup.drill"),
-    ] {
+    for (name, cron, kind) in
+        [("daily-backup", "17 2 * * *", CREATE), ("weekly-drill", "41 4 * * 0", DRILL)]
+    {
         if life.ledger().has_default(name).await? {
             continue;
         }
@@ -184,11 +186,6 @@ async fn make_defaults(life: &Lifecycle) -> anyhow::Result<()> {
 }
 
 fn spec(cron: &str, kind: &str) -> anyhow::Result<ScheduleSpec> {
-    // Through an outage of an hour or so.
-    let minute = Duration::from_secs(60);
-    let retry =
-        RetryPolicy { initial: Span(minute), max: Span(15 * minute), ..RetryPolicy::default() };
-    let spec = JobSpec { timeout: Span(TIMEOUT), max_attempts: 8, retry, ..JobSpec::default() };
     Ok(ScheduleSpec {
         timing: Timing::Cron {
             pattern: cron.parse().ok().context("a pattern of ours is one")?,
@@ -212,7 +209,7 @@ fn spec(cron: &str, kind: &str) -> anyhow::Result<ScheduleSpec> {
             is_template: false,
             delay: None,
             ttl: None,
-            spec,
+            spec: job_spec(),
             tags: Vec::new(),
             meta: None,
         }),

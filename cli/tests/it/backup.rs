@@ -62,6 +62,30 @@ impl Place {
     }
 }
 
+/// Asks the API as any client does: the status and the body.
+fn ask(dev: &Dev, method: &str, path: &str) -> (u16, Value) {
+    let url = format!("{}{path}", dev.url);
+    let own = "windlass-namespace: system";
+    let said = std::process::Command::new("curl")
+        .args(["-s", "-X", method, "-H", own, "-w", "\n%{http_code}", &url])
+        .output()
+        .expect("curl runs");
+    let text = String::from_utf8(said.stdout).expect("text");
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    (status.parse().expect("a number"), serde_json::from_str(body).unwrap_or_default())
+}
+
+/// Starts a job of backups; how it ended.
+fn carried_out(dev: &Dev, path: &str) -> Value {
+    let (status, job) = ask(dev, "POST", path);
+    assert_eq!(status, 201, "{path}: {job}");
+    let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
+    until("the job has ended", || {
+        let (_, job) = ask(dev, "GET", &path);
+        job["finished_at"].is_string().then_some(job)
+    })
+}
+
 fn listed(place: &Place) -> Vec<Value> {
     json(&place.run(&["list", "--output", "json"])).as_array().expect("a list").clone()
 }
@@ -173,4 +197,51 @@ fn the_default_schedules_are_made_once_and_their_jobs_run() {
         ["job", "submit", "system.ping", "--namespace", "system", "--queue", "system", "--wait"];
     assert_eq!(dev.run(&ping).code, 0);
     assert_eq!(names(&dev), ["weekly-drill"], "an operator is not overruled");
+}
+
+#[test]
+fn backups_are_made_listed_proven_and_restored_over_http() {
+    let place = Place::new();
+    let target = place.folder.path().join("elsewhere.db");
+    let into = format!("sqlite://{}", target.display());
+    let mut env = place.env();
+    env[2] = ("WINDLASS_BACKUP__RESTORE_URL", &into);
+    let env = [&env[..], &[("WINDLASS_BACKUP__KEEP", "2")]].concat();
+    let dev = Dev::start(&place.folder.path().join("data"), &env);
+    // Made by the command line: the list has it once a job makes the next.
+    let first = json(&place.run(&["create", "--output", "json"]))["id"].clone();
+    assert_eq!(ask(&dev, "GET", "/v1/backups").1["items"], serde_json::json!([]));
+
+    let made = carried_out(&dev, "/v1/backups");
+    assert_eq!(made["state"], "succeeded", "{made}");
+    let id = made["output"]["backup"].as_str().expect("an id").to_owned();
+    let items = || ask(&dev, "GET", "/v1/backups").1["items"].as_array().expect("a list").clone();
+    let ids = || items().iter().map(|item| item["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(), [Value::from(id.as_str()), first]);
+    let newest = items().remove(0);
+    assert_eq!((&newest["rows"], &newest["verified_at"]), (&made["output"]["rows"], &Value::Null));
+
+    let path = format!("/v1/backups/{id}");
+    let drilled = carried_out(&dev, &format!("{path}/verify"));
+    assert_eq!(drilled["state"], "succeeded", "{drilled}");
+    let (_, shown) = ask(&dev, "GET", &path);
+    assert!(shown["verified_at"].is_string(), "{shown}");
+    assert_eq!(shown["rto_ms"], drilled["output"]["rto_ms"]);
+
+    let restore = format!("{path}/restore");
+    let restored = carried_out(&dev, &restore);
+    assert_eq!(restored["state"], "succeeded", "{restored}");
+    assert!(target.exists());
+    let again = carried_out(&dev, &restore);
+    assert_eq!(
+        (&again["state"], &again["error"]["code"]),
+        (&"dead".into(), &"target_not_empty".into())
+    );
+    for job in [&restored, &again] {
+        assert!(!job.to_string().contains("elsewhere"), "the target is a secret: {job}");
+    }
+
+    // Two are kept: the third has the first removed, and the list says so.
+    let third = carried_out(&dev, "/v1/backups")["output"]["backup"].clone();
+    assert_eq!(ids(), [third, Value::from(id)]);
 }

@@ -145,6 +145,11 @@ pub(super) const KNOWN: &[Known] = &[
         Secrecy::Url,
         "postgres://… where drills make their databases; default: the ledger's server",
     ),
+    optional(
+        "backup.restore_url",
+        Secrecy::Secret,
+        "an empty database that the API may have backups restored into: postgres://… or sqlite://…",
+    ),
     open("backup.drill_max", "5m", "a drill that takes longer has failed, 1s to 24h"),
     open("backup.age_max", "26h", "an older newest backup is an alert, 1m to 3650d"),
     open("backup.drill_age_max", "8d", "no drill that passed for longer is an alert, 1m to 3650d"),

@@ -66,13 +66,15 @@ pub(super) fn typed(r: &mut Reader, inputs: &Inputs, profile: Profile) -> Settin
     let ledger = ledger(r);
     let engine = engine(r);
     let admin_listen = r.read("admin.listen", values::address);
-    let api = api(r, admin_listen);
+    let mut api = api(r, admin_listen);
     let cursor_secret = r.read("api.cursor_secret", |t| Ok(SecretString::from(t)));
     let worker = worker(r);
     let retention = retention(r);
     let mut system_slots = 2;
     r.set(&mut system_slots, "scheduler.system_slots", |t| values::whole(t, 1..=16));
-    let backup = backup(r);
+    let restore_url = r.read("backup.restore_url", |t| values::url(t, &LEDGER_SCHEMES));
+    api.can_restore = restore_url.is_some();
+    let backup = backup(r, restore_url.map(SecretString::from));
     let overwatch = overwatch(r, backup.as_ref());
     let mut log = LogSettings::default();
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
@@ -125,7 +127,7 @@ fn ledger(r: &mut Reader) -> Option<LedgerSettings> {
 }
 
 /// `None`: no store is set.
-fn backup(r: &mut Reader) -> Option<BackupSettings> {
+fn backup(r: &mut Reader, restore_url: Option<SecretString>) -> Option<BackupSettings> {
     let mut backup = BackupSettings::new(String::new(), String::new());
     let list = |t: &str| Ok(t.split(',').map(|word| word.trim().to_owned()).collect());
     r.set(&mut backup.recipients, "backup.recipients", list);
@@ -143,6 +145,7 @@ fn backup(r: &mut Reader) -> Option<BackupSettings> {
     backup.drill_url = r
         .read("backup.drill_url", |t| values::url(t, &["postgres://", "postgresql://"]))
         .map(SecretString::from);
+    backup.restore_url = restore_url;
     let key = r.read("backup.key", |t| Ok(SecretString::from(t)));
     backup.store = r.read("backup.store", |t| Ok(t.to_owned()))?;
     let Some(key) = key else {

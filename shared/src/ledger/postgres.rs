@@ -44,6 +44,7 @@ mod change;
 mod forget;
 mod gates;
 
+mod backups;
 mod blobs;
 mod checkpoints;
 mod definitions;

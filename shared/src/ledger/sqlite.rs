@@ -20,6 +20,7 @@ use crate::model::id::LedgerId;
 
 mod alerts;
 pub(in crate::ledger) mod backup;
+mod backups;
 mod blobs;
 mod change;
 mod connect;

@@ -115,6 +115,11 @@ uuid_id!(
     "an alert id (a UUID)"
 );
 uuid_id!(
+    /// A backup of the ledger. UUIDv7, so that ids sort by when they were made.
+    BackupId,
+    "a backup id (a UUID)"
+);
+uuid_id!(
     /// What one ledger is, and no copy or restored backup of it.
     LedgerId,
     "a ledger id (a UUID)"

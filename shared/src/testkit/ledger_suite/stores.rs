@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::scene::{Scene, at};
+use crate::ledger::backups::{Backup, Drilled, Made};
 use crate::ledger::upkeep::Upkeep;
 use crate::ledger::{ApiKey, Operation, Role};
-use crate::model::id::{BlobId, KeyId, OperationId};
+use crate::model::id::{BackupId, BlobId, KeyId, OperationId};
 
 super::cases![
     a_value_reads_back_in_its_namespace,
@@ -17,6 +18,7 @@ super::cases![
     an_operation_without_progress_is_ended,
     a_default_is_noted_once,
     upkeep_is_known_by_its_latest_time,
+    backups_are_listed_with_their_latest_drill,
 ];
 
 async fn a_value_reads_back_in_its_namespace(scene: &Scene) {
@@ -192,4 +194,61 @@ async fn upkeep_is_known_by_its_latest_time(scene: &Scene) {
     let first = ledger.last_upkeep().await.unwrap()[&Upkeep::BackupsWanted];
     ledger.note_upkeep(Upkeep::BackupsWanted, None).await.unwrap();
     assert_eq!(ledger.last_upkeep().await.unwrap()[&Upkeep::BackupsWanted], first, "once");
+}
+
+/// The only case that notes any: backups are the installation's, and cases share a ledger.
+async fn backups_are_listed_with_their_latest_drill(scene: &Scene) {
+    let ledger = &scene.ledger;
+    let made = |n: i64| Made {
+        id: BackupId::from_uuid(uuid::Uuid::now_v7()),
+        at: at(n),
+        made_at: at(n + 1),
+        rows: 7,
+        bytes: 1 << 40,
+        encrypted: n == 2,
+    };
+    let all = [made(0), made(1), made(2)];
+    for made in &all {
+        ledger.note_backup(made).await.unwrap();
+        // What is on record stays as it was made.
+        ledger.note_backup(&Made { rows: 8, ..*made }).await.unwrap();
+    }
+    let [oldest, middle, newest] = all.map(|made| Backup {
+        made,
+        verified_at: None,
+        rto_ms: None,
+        rpo_ms: None,
+        drill_error: None,
+    });
+    let listed = ledger.backups(None, 2).await.unwrap();
+    assert_eq!(listed, [newest.clone(), middle.clone()]);
+    let rest = ledger.backups(Some(middle.made.id), 500).await.unwrap();
+    assert_eq!(rest, [oldest]);
+    assert_eq!(ledger.backup(newest.made.id).await.unwrap(), Some(newest));
+
+    let id = middle.made.id;
+    let good = Drilled { at: at(20), rto_ms: 30, rpo_ms: 40, error: None };
+    let bad = Drilled { at: at(30), rto_ms: 1, rpo_ms: 2, error: Some("part_damaged".into()) };
+    let proven =
+        Backup { verified_at: Some(at(20)), rto_ms: Some(30), rpo_ms: Some(40), ..middle.clone() };
+    let doubted = Backup { drill_error: bad.error.clone(), ..proven.clone() };
+    let again = Drilled { at: at(40), ..good.clone() };
+    let proven_again = Backup { verified_at: Some(at(40)), ..proven.clone() };
+    // The third comes late: it began before the second.
+    let late = Drilled { at: at(25), rto_ms: 9, ..good.clone() };
+    for (drilled, then) in
+        [(&good, &proven), (&bad, &doubted), (&late, &doubted), (&again, &proven_again)]
+    {
+        ledger.note_drill(id, drilled).await.unwrap();
+        assert_eq!(ledger.backup(id).await.unwrap().as_ref(), Some(then), "{drilled:?}");
+    }
+    let unknown = BackupId::from_uuid(uuid::Uuid::now_v7());
+    ledger.note_drill(unknown, &good).await.unwrap();
+    assert_eq!(ledger.backup(unknown).await.unwrap(), None);
+
+    for _ in 0..2 {
+        ledger.forget_backup(id).await.unwrap();
+        assert_eq!(ledger.backup(id).await.unwrap(), None);
+    }
+    assert_eq!(ledger.backups(None, 500).await.unwrap().len(), 2);
 }
