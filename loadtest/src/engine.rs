@@ -301,6 +301,7 @@ async fn claim_and_settle(shared: &Shared) -> Result<Times> {
             lease: Duration::from_secs(60),
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let started = Instant::now();
         let claimed = shared.engine.claim(&shared.shard, &request).await?.jobs;

@@ -307,6 +307,7 @@ mod tests {
             lease: SOON,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let claimed = loop {
             if let Some(claimed) = life.engine().claim(&shard, &request).await.unwrap().jobs.pop() {

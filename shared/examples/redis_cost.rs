@@ -75,6 +75,7 @@ impl Bench {
             lease: Duration::from_secs(600),
             kinds: vec!["email.send".parse().expect("a legal kind")],
             offset: 0,
+            ledger: None,
         };
         let reply = self.engine.claim(&self.shard, &request).await.expect("redis answers");
         assert_eq!(reply.jobs.len(), count);

@@ -152,6 +152,8 @@ pub struct ClaimRequest {
     pub kinds: Vec<Kind>,
     /// With a kind filter: how many of the ready to skip, as [`ClaimReply::next_offset`] said.
     pub offset: u32,
+    /// Only jobs of this ledger ([`ClaimState::Foreign`]); `None`: of whichever, for a worker that doesn't know its own.
+    pub ledger: Option<LedgerId>,
 }
 
 /// Why a claim gave nothing although jobs may be ready.
@@ -167,6 +169,8 @@ pub enum ClaimState {
     Braked,
     /// The gate was opened a moment ago: leases are bounded until the fleet is at work again. Ask again soon.
     Warming,
+    /// The shard holds jobs of another ledger than the one asked for.
+    Foreign,
 }
 
 /// Answer to [`Engine::claim`].

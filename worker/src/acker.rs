@@ -341,6 +341,7 @@ mod tests {
             crashes: 0,
             claimed_at: Timestamp::default(),
             at: Timestamp::default(),
+            ledger: None,
             told: false,
         }
     }
@@ -357,6 +358,7 @@ mod tests {
             lease: PATIENCE,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let claimed = engine.claim(shard, &request).await.unwrap().jobs.remove(0);
         success(claimed.id, claimed.fence, request.lease_id)

@@ -28,7 +28,7 @@ use windlass_shared::engine::{
     Adopted, Adoption, Engine, EngineError, Gate, Position, ProcessId, Report,
 };
 use windlass_shared::limits::ENGINE_BATCH_MAX;
-use windlass_shared::model::id::WorkerId;
+use windlass_shared::model::id::{LedgerId, WorkerId};
 
 use crate::attempt::{Attempt, StopReason};
 use crate::boot_time::boot_ms;
@@ -103,7 +103,8 @@ impl Watch<'_> {
         if let Some(gate) = verified.filter(|_| !view.present.contains(&self.worker)) {
             self.report(&gate, Report::Present).await?;
         }
-        self.adopt(self.adopted != Some(found)).await?;
+        let ledger = view.gate.map(|gate| gate.ledger);
+        self.adopt(ledger, self.adopted != Some(found)).await?;
         self.adopted = Some(found);
         if open.is_some() {
             // What is to be replayed is, whether anybody waits for it or not.
@@ -123,8 +124,8 @@ impl Watch<'_> {
         self.engine.report(shard, gate.ledger, gate.generation, worker, report).await
     }
 
-    /// Adopts all leases of the shard, or only those that the engine has said not to know.
-    async fn adopt(&self, all: bool) -> Result<(), EngineError> {
+    /// Adopts all leases of the shard, or only those that the engine has said not to know; of its ledger.
+    async fn adopt(&self, ledger: Option<LedgerId>, all: bool) -> Result<(), EngineError> {
         if !all && !self.leases.any_unknown(&self.ring.shard) {
             return Ok(());
         }
@@ -132,7 +133,7 @@ impl Watch<'_> {
         if turn.is_err() {
             tracing::warn!(queue = %self.ring.shard.queue, "adopting while a settle hangs");
         }
-        let attempts = self.leases.to_adopt(&self.ring.shard, all);
+        let attempts = self.leases.to_adopt(&self.ring.shard, ledger, all);
         for batch in attempts.chunks(ENGINE_BATCH_MAX) {
             let adoptions: Vec<Adoption> = batch.iter().map(|attempt| attempt.adoption()).collect();
             let sent_ms = boot_ms();

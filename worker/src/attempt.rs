@@ -10,11 +10,12 @@ use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
 use windlass_shared::engine::{Adoption, Claimed, Held, Push, Settle, ShardId, Verdict};
 use windlass_shared::gate::Gate;
 use windlass_shared::model::evaluate::Evaluation;
-use windlass_shared::model::id::LeaseId;
+use windlass_shared::model::id::{LeaseId, LedgerId};
 use windlass_shared::model::job::Value;
 use windlass_shared::model::time::Timestamp;
 
 use crate::boot_time::boot_ms;
+use crate::home::Home;
 use crate::reporter::buffer::Reports;
 use crate::reporter::{Left, SharedReporter};
 use crate::ring::Done;
@@ -86,6 +87,8 @@ pub(crate) struct Crew {
     pub(crate) reporter: SharedReporter,
     /// Checks of what submitters shape.
     pub(crate) gate: Gate,
+    /// Whose jobs it takes.
+    pub(crate) home: Home,
 }
 
 /// One attempt: the job, the lease that it runs under, and how it is told to stop.
@@ -132,6 +135,8 @@ pub(crate) struct Claim {
     pub(crate) sent_ms: u64,
     /// Engine time of its answer.
     pub(crate) at: Timestamp,
+    /// The ledger that was asked for; `None`: not known.
+    pub(crate) ledger: Option<LedgerId>,
 }
 
 impl Claim {
@@ -166,6 +171,7 @@ impl Claim {
             crashes,
             claimed_at: self.at,
             at: self.engine_time(),
+            ledger: self.ledger,
             told: false,
         }
     }
@@ -251,6 +257,11 @@ impl Attempt {
     /// Notes that the engine does not know the lease.
     pub(crate) fn miss(&self) {
         self.unknown.store(true, Ordering::Release);
+    }
+
+    /// Whether the job is known to be of another ledger than this.
+    pub(crate) fn is_foreign_to(&self, ledger: LedgerId) -> bool {
+        self.claim.ledger.is_some_and(|own| own != ledger)
     }
 
     /// Whether the engine does not know the lease, as it said last.

@@ -69,6 +69,7 @@ struct Ear {
 impl Claimer {
     /// Claims until it is stopped. Never ends because of the engine: it waits and asks again.
     pub(crate) async fn run(mut self) {
+        self.crew.home.tried().await;
         let mut ear = Ear::default();
         let mut pause = Pause::default();
         while !self.stop.is_cancelled() {
@@ -152,6 +153,7 @@ impl Claimer {
         let max = u32::try_from(slots.num_permits()).expect("a batch is small");
         self.request.lease_id = LeaseId::random();
         self.request.max = max;
+        self.request.ledger = self.crew.home.ledger();
         self.request.offset = self.queues.offset(queue);
         let (sent_ms, started) = (boot_ms(), Instant::now());
         let reply = self.engine.claim(&shard, &self.request).await;
@@ -161,8 +163,12 @@ impl Claimer {
         let reply = reply?;
         self.acks.note(&shard, &reply.position);
         self.queues.note(queue, max, &reply, Instant::now());
+        if reply.state == ClaimState::Foreign && self.crew.home.ask() {
+            tracing::error!(queue = %shard.queue, "wrong_ledger: the queue store holds jobs of another ledger here than the API's; none is taken");
+        }
         if !reply.jobs.is_empty() {
-            let claim = Claim { lease_id: self.request.lease_id, sent_ms, at: reply.now };
+            let Self { request: ClaimRequest { lease_id, ledger, .. }, .. } = self;
+            let claim = Claim { lease_id: *lease_id, sent_ms, at: reply.now, ledger: *ledger };
             self.start(&shard, claim, reply.jobs, slots).await;
         }
         Ok(())
@@ -327,6 +333,7 @@ fn claim_label(reply: &ClaimReply) -> &'static str {
         ClaimState::Paused => "paused",
         ClaimState::Braked => "braked",
         ClaimState::Warming => "warming",
+        ClaimState::Foreign => "foreign",
     }
 }
 
@@ -384,6 +391,7 @@ mod tests {
                 lease: WAIT,
                 kinds: Vec::new(),
                 offset: 0,
+                ledger: None,
             },
             queues: Rotation::new(std::iter::empty()),
             weight_wait: WAIT,
@@ -417,7 +425,12 @@ mod tests {
         let light = claimed(1);
         let jobs = vec![claimed(4), claimed(4), claimed(99), claimed(4), light.clone()];
         let began = Instant::now();
-        let claim = Claim { lease_id: LeaseId::random(), sent_ms: 0, at: Timestamp::default() };
+        let claim = Claim {
+            lease_id: LeaseId::random(),
+            sent_ms: 0,
+            at: Timestamp::default(),
+            ledger: None,
+        };
         claimer.start(&Arc::new(shard), claim, jobs, pot).await;
         assert!(began.elapsed() >= WAIT, "the slots might have become free");
         assert!(began.elapsed() < 3 * WAIT, "{:?}", began.elapsed());

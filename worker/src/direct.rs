@@ -12,6 +12,7 @@ use windlass_shared::engine::{Engine, Held, Settle};
 use windlass_shared::limits::{ENGINE_BATCH_MAX, LEASE_MIN};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, WorkerId};
 
+use crate::attempt::Crew;
 use crate::pause::Pause;
 use crate::reporter::pump::chain;
 use crate::reporter::{DirectOutcome, DirectReply, ReportError, SharedReporter};
@@ -38,6 +39,7 @@ pub(crate) struct Direct {
     pub(crate) rings: Arc<Rings>,
     pub(crate) engine: Engine,
     pub(crate) reporter: SharedReporter,
+    pub(crate) crew: Arc<Crew>,
     pub(crate) worker: WorkerId,
     /// Outcomes of the next call: halved when none answers, doubled when one does.
     pub(crate) most: usize,
@@ -107,6 +109,10 @@ impl Direct {
                 self.drop_all(ring, &batch);
                 Sent::Over
             }
+            Err(ReportError::WrongLedger) => {
+                self.forget_foreign(ring, &batch);
+                Sent::Over
+            }
             // One of them may be what the API cannot take: it must not hold up the others.
             Err(error) if is_about_content(&error) => self.send_singly(ring, batch).await,
             Err(error) => {
@@ -160,8 +166,20 @@ impl Direct {
                 detail: done.settle.detail.clone(),
             })
             .collect();
-        // Replies of the engine do not say yet which ledger filled it.
-        self.reporter.record(None, outcomes).await
+        // All of a batch are of one ledger.
+        let ledger = batch.first().and_then(|first| first.done.ledger);
+        self.reporter.record(ledger, outcomes).await
+    }
+
+    /// The ledger was replaced since: it holds their jobs as of before, or not at all.
+    fn forget_foreign(&mut self, ring: &ShardRing, batch: &[Replay]) {
+        let outcomes = batch.len();
+        tracing::error!(queue = %ring.shard.queue, outcomes, "wrong_ledger: the API has another ledger than the one that these outcomes are of; they are dropped");
+        metrics::counter!("windlass_direct_outcomes_total", "reply" => "foreign")
+            .increment(outcomes as u64);
+        self.crew.home.ask();
+        self.lost += batch.iter().filter(|replay| replay.then == Then::Abandoned).count();
+        ring.replayed(batch, false);
     }
 
     /// Settles at the engine once more what asks for it, and notes that all are over.
@@ -240,7 +258,7 @@ pub(crate) async fn flush(rings: &Rings, engine: &Engine, deadline: Instant) {
 
 /// Whether the same would be refused again. A key or an address may be put right.
 fn is_about_content(error: &ReportError) -> bool {
-    matches!(error, ReportError::Refused(400 | 409 | 413 | 422))
+    matches!(error, ReportError::Refused(400 | 413 | 422))
 }
 
 fn count(replies: &[DirectReply]) {

@@ -350,7 +350,8 @@ mod tests {
     fn attempt(shard: ShardId, sent_ms: u64) -> Arc<Attempt> {
         let envelope = sample::envelope(KIND, 1);
         let claimed = sample::claimed(&envelope);
-        let claim = Claim { lease_id: LeaseId::random(), sent_ms, at: Timestamp::default() };
+        let claim =
+            Claim { lease_id: LeaseId::random(), sent_ms, at: Timestamp::default(), ledger: None };
         Arc::new(Attempt::new(&sample::crew(), &Arc::new(shard), claim, (&claimed, envelope)))
     }
 

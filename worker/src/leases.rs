@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use windlass_shared::engine::{Held, ShardId};
-use windlass_shared::model::id::JobId;
+use windlass_shared::model::id::{JobId, LedgerId};
 
 use crate::attempt::{Attempt, StopReason};
 
@@ -51,10 +51,30 @@ impl Leases {
         self.lock().values().any(|attempt| is_to_adopt(attempt, shard, false))
     }
 
-    /// The leases of a shard that are not lost for good: all, or those that the engine does not know.
-    pub(crate) fn to_adopt(&self, shard: &ShardId, all: bool) -> Vec<Arc<Attempt>> {
+    /// The leases of a shard that are not lost for good, nor known to be of another ledger than the one whose jobs the
+    /// shard holds: all, or those that the engine does not know.
+    pub(crate) fn to_adopt(
+        &self,
+        shard: &ShardId,
+        ledger: Option<LedgerId>,
+        all: bool,
+    ) -> Vec<Arc<Attempt>> {
+        let is_foreign = |attempt: &Attempt| ledger.is_some_and(|id| attempt.is_foreign_to(id));
         let held = self.lock();
-        held.values().filter(|attempt| is_to_adopt(attempt, shard, all)).cloned().collect()
+        let found = held.values().filter(|attempt| is_to_adopt(attempt, shard, all));
+        found.filter(|attempt| !is_foreign(attempt)).cloned().collect()
+    }
+
+    /// Gives up the jobs that are known to be of another ledger than this, and tells their attempts to stop; how many.
+    pub(crate) fn stop_foreign(&self, ledger: LedgerId) -> usize {
+        let mut stopped = 0;
+        for attempt in self.lock().values().filter(|attempt| attempt.is_foreign_to(ledger)) {
+            if attempt.lose() {
+                stopped += 1;
+            }
+            attempt.stop.stop(StopReason::LeaseLost);
+        }
+        stopped
     }
 
     /// Tells the attempts of one job to stop.
@@ -93,4 +113,39 @@ impl Leases {
 
 fn is_to_adopt(attempt: &Attempt, shard: &ShardId, all: bool) -> bool {
     (all || attempt.is_unknown()) && !attempt.is_lost() && *attempt.shard == *shard
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::model::id::LeaseId;
+    use windlass_shared::model::name::Namespace;
+    use windlass_shared::model::time::Timestamp;
+
+    use super::*;
+    use crate::attempt::Claim;
+    use crate::sample;
+
+    #[test]
+    fn leases_of_another_ledger_are_not_put_back_and_can_be_stopped() {
+        let shard = Arc::new(ShardId::first(Namespace::default(), "q".parse().unwrap()));
+        let [one, other] = [1, 2].map(|n| LedgerId::from_bytes([n; 16]));
+        let attempt = |ledger| {
+            let envelope = sample::envelope("k", 1);
+            let claimed = sample::claimed(&envelope);
+            let (lease_id, at) = (LeaseId::random(), Timestamp::default());
+            let claim = Claim { lease_id, sent_ms: 0, at, ledger };
+            Arc::new(Attempt::new(&sample::crew(), &shard, claim, (&claimed, envelope)))
+        };
+        let [ours, unsaid, foreign] = [Some(one), None, Some(other)].map(attempt);
+        let leases = Leases::default();
+        leases.add([&ours, &unsaid, &foreign].into_iter().cloned());
+        let adopted = leases.to_adopt(&shard, Some(one), true);
+        assert_eq!(adopted.len(), 2);
+        assert!(adopted.iter().all(|attempt| attempt.held != foreign.held));
+        assert_eq!(leases.to_adopt(&shard, None, true).len(), 3, "a shard that has no gate");
+
+        assert_eq!((leases.stop_foreign(one), leases.stop_foreign(one)), (1, 0));
+        assert!(foreign.is_lost() && foreign.stop.reason() == Some(StopReason::LeaseLost));
+        assert!([&ours, &unsaid].iter().all(|it| !it.is_lost() && it.stop.reason().is_none()));
+    }
 }

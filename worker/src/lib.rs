@@ -3,7 +3,7 @@
 //! Read in this order: [`worker`] (the process), `claimer` (slots first, then jobs), `runtime` (all that
 //! knows apalis), `executor` (one attempt, top to bottom), `outcome` (what becomes of the job), `acker`
 //! (settles in batches), `keeper` (leases, from a thread of its own); and for an engine that forgets: `ring` (settles
-//! until they are recorded), `direct` (to the ledger past the engine), `adoption` (leases put back).
+//! until they are recorded), `direct` (to the ledger past the engine), `adoption` (leases put back), `home` (whose jobs).
 //!
 //! A worker with a handler of its own:
 //!
@@ -42,6 +42,7 @@ mod claimer;
 mod direct;
 mod executor;
 mod gating;
+mod home;
 mod keeper;
 mod leases;
 mod metrics;

@@ -90,6 +90,9 @@ pub struct ReportReply {
     /// An operator wants the worker to finish what it has and take nothing new.
     #[serde(default)]
     pub drain: bool,
+    /// The ledger that has it; `None` of an API that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerId>,
 }
 
 /// The end of an attempt, for the ledger: the engine has lost it, or does not answer.
@@ -150,6 +153,9 @@ pub enum ReportError {
     /// It understood and said no; the same again would be refused again.
     #[error("the receiver of reports refused with status {0}")]
     Refused(u16),
+    /// It has another ledger than the one that the outcomes are of.
+    #[error("wrong_ledger: the receiver of reports has another ledger")]
+    WrongLedger,
     /// The worker has none: no API address is set.
     #[error("the worker has no API address to report to")]
     Unconfigured,
@@ -192,8 +198,8 @@ pub trait Reporter: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Left, ReportError>>;
 
     /// Records the ends of attempts past the engine; at most [`DIRECT_MAX`]. One reply per outcome, in order: then it
-    /// is durable, or the ledger knows better. `ledger`: by which the engine was filled, where the worker knows; one
-    /// that is another's is refused with 409.
+    /// is durable, or the ledger knows better. `ledger`: whose jobs they are, where the worker knows;
+    /// [`ReportError::WrongLedger`] if it is another.
     fn record(
         &self,
         ledger: Option<LedgerId>,

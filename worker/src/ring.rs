@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use windlass_shared::engine::{Held, Position, Settle, ShardId};
+use windlass_shared::model::id::LedgerId;
 use windlass_shared::model::time::Timestamp;
 
 /// Settles that one worker keeps before it claims no more.
@@ -31,6 +32,8 @@ pub(crate) struct Done {
     pub(crate) claimed_at: Timestamp,
     /// Its end, in engine time as far as the worker knows it.
     pub(crate) at: Timestamp,
+    /// Of whose job it is; `None`: not known.
+    pub(crate) ledger: Option<LedgerId>,
     /// The direct path was asked to record it although the engine has not answered.
     pub(crate) told: bool,
 }
@@ -271,15 +274,16 @@ impl ShardRing {
         self.replays.notify_one();
     }
 
-    /// The oldest replays, up to these bounds, at least one if there are any. They count until
+    /// The oldest replays that are of one ledger, up to these bounds, at least one if there are any. They count until
     /// [`Self::replayed`].
     pub(crate) fn take(&self, entries_max: usize, bytes_max: usize) -> Vec<Replay> {
         let mut state = self.lock();
         let mut bytes = 0;
+        let ledger = state.replays.front().and_then(|first| first.done.ledger);
         let fits = state.replays.iter().take(entries_max).take_while(|replay| {
             let first = bytes == 0;
             bytes += replay.done.bytes();
-            first || bytes <= bytes_max
+            replay.done.ledger == ledger && (first || bytes <= bytes_max)
         });
         let fits = fits.count();
         state.replays.drain(..fits).collect()

@@ -138,7 +138,10 @@ impl Rotation {
                 now + due.map_or_else(poll, |due| due.min(poll()))
             }
             ClaimState::Warming => now + WARMING,
-            ClaimState::Unverified | ClaimState::Paused | ClaimState::Braked => now + poll(),
+            ClaimState::Unverified
+            | ClaimState::Paused
+            | ClaimState::Braked
+            | ClaimState::Foreign => now + poll(),
         };
     }
 }

@@ -44,6 +44,7 @@ pub(crate) fn claimed(envelope: &Envelope) -> Claimed {
 /// A crew that reports to nobody.
 pub(crate) fn crew() -> Arc<Crew> {
     Arc::new(Crew {
+        home: crate::home::Home::default(),
         worker_name: "w".into(),
         reports: Reports::default(),
         reporter: Arc::new(Nowhere),

@@ -22,6 +22,7 @@ use crate::builder::{EngineSource, WorkerBuilder};
 use crate::claimer::{Claimer, WEIGHT_WAIT};
 use crate::direct::{self, Direct};
 use crate::executor::Executor;
+use crate::home::Home;
 use crate::keeper::{Keeper, KeeperThread};
 use crate::leases::Leases;
 use crate::metrics::{self, MetricsByKind};
@@ -144,11 +145,12 @@ impl Worker {
             reports: Reports::default(),
             reporter: Arc::clone(&self.reporter),
             gate: gate.clone(),
+            home: Home::default(),
         });
         let last_try = Arc::new(AtomicBool::new(false));
         let waiting_max = (self.settings.concurrency as usize).max(ENGINE_BATCH_MAX);
         let (acks, acker) = Acker::new(&engine, &leases, &rings, waiting_max, &last_try);
-        let direct = self.direct(id, &rings, &engine);
+        let direct = self.direct(id, &crew, &rings, &engine);
         let executor = Arc::new(Executor {
             registry: Arc::clone(&self.registry),
             reporter: Arc::clone(&self.reporter),
@@ -220,14 +222,22 @@ impl Worker {
             lease: self.settings.lease,
             kinds: self.registry.kinds(),
             offset: 0,
+            ledger: None,
         }
     }
 
-    fn direct(&self, worker: WorkerId, rings: &Arc<Rings>, engine: &Engine) -> Direct {
+    fn direct(
+        &self,
+        worker: WorkerId,
+        crew: &Arc<Crew>,
+        rings: &Arc<Rings>,
+        engine: &Engine,
+    ) -> Direct {
         Direct {
             rings: Arc::clone(rings),
             engine: engine.clone(),
             reporter: Arc::clone(&self.reporter),
+            crew: Arc::clone(crew),
             worker,
             most: direct::CALL_MAX,
             alone: false,
@@ -254,8 +264,7 @@ impl Worker {
             started_at: Clock::System.now(),
         };
         let leases = Arc::clone(leases);
-        let running = Box::new(move || u32::try_from(leases.len()).unwrap_or(u32::MAX));
-        Pump { reporter: Arc::clone(&self.reporter), crew, beat, running, drain }
+        Pump { reporter: Arc::clone(&self.reporter), crew, beat, leases, drain }
     }
 }
 

@@ -111,7 +111,8 @@ pub async fn report(
         None => false,
     };
     let resume = look_back(&app, &caller, &request.resume).await?;
-    Ok(Json(ReportResult { drain, outcomes, checkpoints, resume }))
+    let ledger = app.life.ledger().id().to_string();
+    Ok(Json(ReportResult { drain, ledger, outcomes, checkpoints, resume }))
 }
 
 async fn store_checkpoints(

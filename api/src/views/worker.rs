@@ -157,6 +157,9 @@ pub struct SettledItem {
 pub struct ReportResult {
     /// An operator has asked this worker to drain.
     pub drain: bool,
+    /// The id of this ledger. Outcomes of jobs that were claimed under another are of no use here.
+    #[schema(format = Uuid)]
+    pub ledger: String,
     /// What became of each outcome, in order: `applied`, `stale` or `unknown`.
     pub outcomes: Vec<&'static str>,
     /// What became of each partial result, in order: `stored` (it is durable), or `stale` (the lease is not the job's any

@@ -48,6 +48,19 @@ impl Role {
         self.child.id()
     }
 
+    /// Waits for it to end by itself; its exit code.
+    pub async fn ended(&mut self) -> i32 {
+        let child = &mut self.child;
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(status) = child.try_wait().expect("it can be waited for") {
+                return status.code().expect("it was not killed by a signal");
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub fn kill_9(&mut self) {
         self.child.kill().expect("it was running");
         self.child.wait().expect("it can be waited for");
@@ -78,7 +91,7 @@ impl Drop for Role {
 
 pub struct Fleet {
     pub redis: RedisServer,
-    _postgres: PostgresServer,
+    pub postgres: PostgresServer,
     env: BTreeMap<String, String>,
     pub url: String,
     pub submitter_key: String,
@@ -112,7 +125,7 @@ impl Fleet {
         set("PATH", std::env::var("PATH").unwrap_or_default());
         let mut fleet = Self {
             redis,
-            _postgres: postgres,
+            postgres,
             env,
             url,
             submitter_key: String::new(),
@@ -131,7 +144,8 @@ impl Fleet {
         fleet
     }
 
-    fn run(&self, args: &[&str]) -> String {
+    /// A command of the binary; what it prints.
+    pub fn run(&self, args: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_windlass"))
             .args(args)
             .env_clear()
@@ -181,9 +195,33 @@ impl Fleet {
         self.scheduler = Some(self.role("scheduler", &[]));
     }
 
+    /// Sets a setting of what is started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Waits until the API and the scheduler that came with the fleet have ended by themselves; their exit codes.
+    pub async fn ended(&mut self) -> [i32; 2] {
+        let api = self.api.as_mut().expect("it was started").ended().await;
+        [api, self.scheduler.as_mut().expect("it was started").ended().await]
+    }
+
+    /// Starts an API and a scheduler in the place of those that have ended.
+    pub async fn start_again(&mut self) {
+        self.api = Some(self.role("api", &[]));
+        self.scheduler = Some(self.role("scheduler", &[]));
+        self.wait_ready().await;
+    }
+
     /// The ledger itself, past the API.
     pub fn ledger(&self) -> LedgerSettings {
         LedgerSettings::new(self.env["WINDLASS_LEDGER__URL"].clone())
+    }
+
+    /// The name of its database.
+    pub fn database(&self) -> String {
+        let url: reqwest::Url = self.env["WINDLASS_LEDGER__URL"].parse().expect("an address");
+        url.path().trim_start_matches('/').to_owned()
     }
 
     pub fn worker(&self, concurrency: u32) -> Role {
@@ -218,6 +256,12 @@ impl Fleet {
         let answer = request.send().await.expect("the API answers");
         assert!(answer.status().is_success(), "GET {path}: {}", answer.status());
         answer.json().await.unwrap_or(Value::Null)
+    }
+
+    /// How a GET is answered.
+    pub async fn status(&self, path: &str) -> u16 {
+        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.submitter_key);
+        request.send().await.expect("the API answers").status().as_u16()
     }
 
     /// Submits `count` equal jobs; their ids.

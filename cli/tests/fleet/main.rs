@@ -8,5 +8,6 @@ mod crash;
 mod examples;
 mod load_checks;
 mod probes;
+mod restored;
 mod submit;
 mod workflows;

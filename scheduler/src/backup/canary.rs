@@ -81,6 +81,7 @@ async fn work(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
         lease: Duration::from_secs(60),
         kinds: Vec::new(),
         offset: 0,
+        ledger: None,
     };
     let claimed = life.engine().claim(shard, &request).await.map_err(failed)?;
     let settles: Vec<Settle> = claimed

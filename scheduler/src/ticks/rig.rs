@@ -127,6 +127,7 @@ impl Rig {
                 lease: PATIENCE,
                 kinds: Vec::new(),
                 offset: 0,
+                ledger: None,
             };
             self.life.engine().claim(shard, &request).await.unwrap().jobs.pop()
         })

@@ -411,6 +411,7 @@ mod tests {
             lease: Duration::from_secs(1),
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         assert_eq!(shard.claim(now, &request).jobs.len(), limits::ENGINE_BATCH_MAX);
         assert_eq!(shard.claim(now, &request).jobs.len(), limits::ENGINE_BATCH_MAX);

@@ -435,6 +435,7 @@ async fn pass(
                 lease: take.lease,
                 kinds: take.kinds.clone(),
                 offset,
+                ledger: Some(life.inner.ledger.id()),
             };
             let reply = match life.inner.engine.claim(shard, &request).await {
                 Ok(reply) => reply,

@@ -154,6 +154,7 @@ impl Rig {
             lease: LEASE,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         }
     }
 
@@ -444,6 +445,7 @@ macro_rules! engine_cases {
             a_jump_of_engine_time_spares_leases
             signs_of_life_tell_a_jump_from_passing_time
             the_ramp_bounds_leases
+            jobs_are_given_to_those_of_their_ledger
             replies_tell_what_is_recorded
         );
         $crate::engine_cases!(@ $mode $rig, adopt:

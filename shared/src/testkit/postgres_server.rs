@@ -134,6 +134,31 @@ impl PostgresServer {
         run(&mut psql).trim_end().to_owned()
     }
 
+    /// Puts the database `other` into the place of `live`, whoever uses that one: as somebody does who restores under the
+    /// same name. `live` is called `gone` from then on, and takes no connection.
+    ///
+    /// # Panics
+    /// When its connections do not end.
+    pub fn replace(&self, live: &str, other: &str) {
+        self.sql("postgres", &format!("ALTER DATABASE {live} ALLOW_CONNECTIONS false"));
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{live}'"
+        );
+        let rename = format!("ALTER DATABASE {live} RENAME TO gone");
+        let started = Instant::now();
+        loop {
+            self.sql("postgres", &end);
+            let mut psql = self.program("psql");
+            psql.args(self.address()).args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", &rename]);
+            // A connection that was told to go needs a moment.
+            if psql.arg("postgres").output().expect("psql runs").status.success() {
+                break;
+            }
+            assert!(started.elapsed() < READY_MAX, "its connections do not end");
+        }
+        self.sql("postgres", &format!("ALTER DATABASE {other} RENAME TO {live}"));
+    }
+
     /// Kills the postmaster without warning. Its children notice and end.
     pub fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {

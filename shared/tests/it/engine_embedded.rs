@@ -82,6 +82,7 @@ async fn work(engine: Engine, shard: ShardId) -> usize {
             lease: LEASE,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let jobs = engine.claim(&shard, &request).await.unwrap().jobs;
         if jobs.is_empty() {

@@ -101,6 +101,7 @@ impl World {
             lease: LEASE,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let mut reply = self.life.engine().claim(&self.shard, &request).await.unwrap();
         for job in &mut reply.jobs {
@@ -186,6 +187,7 @@ async fn a_job_goes_in_runs_and_is_on_record() {
         lease: LEASE,
         kinds: vec!["echo".parse().unwrap()],
         offset: 0,
+        ledger: None,
     };
     let claimed = soon("a claimable job", || async {
         world.life.engine().claim(&world.shard, &request).await.unwrap().jobs.pop()

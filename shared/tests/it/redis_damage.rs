@@ -81,6 +81,7 @@ impl Scene {
             lease: LEASE,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let reply = self.engine().claim(self.shard(), &request).await.unwrap();
         reply.jobs.iter().map(|job| proof(&request, job)).collect()

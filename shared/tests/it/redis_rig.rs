@@ -198,6 +198,7 @@ pub fn request() -> ClaimRequest {
         lease: Duration::from_secs(60),
         kinds: Vec::new(),
         offset: 0,
+        ledger: None,
     }
 }
 

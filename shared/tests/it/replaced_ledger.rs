@@ -22,26 +22,7 @@ async fn a_process_never_writes_to_a_database_that_took_the_place_of_its_own() {
     ledger.submit(submission()).await.unwrap();
     assert!(!ledger.was_replaced().await);
 
-    // Under the same name, as whoever restores does it. All connections have to go for that.
-    let swap = [
-        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{live}'"),
-        format!("ALTER DATABASE {live} ALLOW_CONNECTIONS false"),
-        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{live}'"),
-        format!("ALTER DATABASE {live} RENAME TO gone"),
-        format!("ALTER DATABASE {other} RENAME TO {live}"),
-    ];
-    for sql in swap {
-        // A backend that was told to go needs a moment.
-        let mut tries = 0;
-        while std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            server.sql("postgres", &sql)
-        }))
-        .is_err()
-        {
-            tries += 1;
-            assert!(tries < 100, "{sql}");
-        }
-    }
+    server.replace(&live, &other);
 
     {
         let refused = ledger.submit(submission()).await;

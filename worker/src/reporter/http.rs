@@ -168,7 +168,12 @@ impl Reporter for HttpReporter {
         outcomes: Vec<DirectOutcome>,
     ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>> {
         Box::pin(async move {
-            let recorded: Recorded = self.ask(direct::body(ledger, &outcomes)).await?;
+            let recorded = self.ask(direct::body(ledger, &outcomes)).await;
+            let recorded: Recorded = recorded.map_err(|error| match error {
+                // Of a call that carries nothing but outcomes it can mean nothing else.
+                ReportError::Refused(409) => ReportError::WrongLedger,
+                error => error,
+            })?;
             if recorded.outcomes.len() == outcomes.len() {
                 Ok(recorded.outcomes)
             } else {

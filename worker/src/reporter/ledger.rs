@@ -83,7 +83,7 @@ impl Reporter for LedgerReporter {
                     .await
                     .map_err(unavailable)?;
             }
-            Ok(ReportReply { drain })
+            Ok(ReportReply { drain, ledger: Some(self.ledger.id()) })
         })
     }
 
@@ -121,7 +121,7 @@ impl Reporter for LedgerReporter {
     ) -> BoxFuture<'_, Result<Vec<DirectReply>, ReportError>> {
         Box::pin(async move {
             if ledger.is_some_and(|ledger| ledger != self.ledger.id()) {
-                return Err(ReportError::Refused(409));
+                return Err(ReportError::WrongLedger);
             }
             let direct = |outcome: &DirectOutcome| Direct {
                 record: self.to_record(outcome),

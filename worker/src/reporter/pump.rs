@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use windlass_shared::model::id::LedgerId;
 
 use crate::attempt::Crew;
+use crate::leases::Leases;
 use crate::pause::Pause;
 use crate::reporter::buffer::Parcel;
 use crate::reporter::{Beat, Report, ReportError, SharedReporter};
@@ -26,8 +28,8 @@ pub(crate) struct Pump {
     pub(crate) crew: Arc<Crew>,
     /// The beat but for the number of running jobs.
     pub(crate) beat: Beat,
-    /// Jobs running now.
-    pub(crate) running: Box<dyn Fn() -> u32 + Send + Sync>,
+    /// Of the jobs running now.
+    pub(crate) leases: Arc<Leases>,
     /// Fired when an operator wants the worker to take nothing new.
     pub(crate) drain: CancellationToken,
 }
@@ -66,6 +68,7 @@ impl Pump {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep_until(next_beat) => return,
+                () = self.crew.home.asked() => return,
                 () = self.crew.reports.arrived() => {}
             }
         }
@@ -96,10 +99,13 @@ impl Pump {
     /// Sends one report. A report that is refused for what it says is dropped: it would be refused again.
     async fn send(&self) -> Result<(), ReportError> {
         let Parcel { logs, progress } = self.crew.reports.take();
-        let worker = Beat { running: (self.running)(), ..self.beat.clone() };
+        let running = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
+        let worker = Beat { running, ..self.beat.clone() };
         let report = Report { worker, logs: logs.clone(), progress: progress.clone() };
         self.count_dropped();
-        match self.reporter.report(report).await {
+        let answer = self.reporter.report(report).await;
+        self.note_home(answer.as_ref().ok().and_then(|reply| reply.ledger));
+        match answer {
             Ok(reply) => {
                 if reply.drain && !self.drain.is_cancelled() {
                     tracing::info!("an operator asked this worker to take no more jobs");
@@ -119,6 +125,16 @@ impl Pump {
                 self.crew.reports.put_back(Parcel { logs, progress });
                 Err(error)
             }
+        }
+    }
+
+    /// What is under way of another ledger than the API's is stopped: its end would be taken by nobody.
+    fn note_home(&self, ledger: Option<LedgerId>) {
+        let before = self.crew.home.note(ledger);
+        if let (Some(before), Some(ledger)) = (before, ledger) {
+            let stopped = self.leases.stop_foreign(ledger);
+            metrics::counter!("windlass_lease_lost_total").increment(stopped as u64);
+            tracing::error!(%before, now = %ledger, stopped, "wrong_ledger: the API has another ledger than before; its jobs are taken from now on, those of the other are stopped");
         }
     }
 

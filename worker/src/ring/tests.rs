@@ -19,6 +19,7 @@ fn dones(count: usize) -> Vec<Done> {
             crashes: 0,
             claimed_at: Timestamp::default(),
             at: Timestamp::default(),
+            ledger: None,
             told: false,
         }
     };

@@ -102,9 +102,17 @@ fn reporter(url: &str) -> HttpReporter {
 
 #[tokio::test]
 async fn a_report_has_the_agreed_shape_and_carries_the_key() {
-    let (url, asked) = server(vec![(200, r#"{"drain": true, "outcomes": []}"#)]).await;
+    let (url, asked) = server(vec![(
+        200,
+        r#"{"drain": true, "outcomes": [], "ledger": "09090909-0909-0909-0909-090909090909"}"#,
+    )])
+    .await;
     let report = report();
-    assert_eq!(reporter(&url).report(report.clone()).await.unwrap(), ReportReply { drain: true });
+    let ledger = LedgerId::from_bytes([9; 16]);
+    assert_eq!(
+        reporter(&url).report(report.clone()).await.unwrap(),
+        ReportReply { drain: true, ledger: Some(ledger) }
+    );
     let asked = asked.await.unwrap().remove(0);
     let (head, body) = asked.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("POST /v1/worker/reports HTTP/1.1\r\n"), "{head}");
@@ -211,14 +219,15 @@ async fn in_one_process_reports_go_to_the_ledger() {
         Arc::new(LedgerReporter::new(life(&ledger), Namespace::default()));
     let report = report();
     let id = report.worker.id;
-    assert_eq!(reporter.report(report).await.unwrap(), ReportReply { drain: false });
+    let own = Some(ledger.id());
+    assert_eq!(reporter.report(report).await.unwrap(), ReportReply { drain: false, ledger: own });
     let within = std::time::Duration::from_secs(60);
     let workers = ledger.workers(&Namespace::default(), within).await.unwrap();
     assert_eq!(workers.iter().map(|w| (w.id, w.running)).collect::<Vec<_>>(), [(id, 1)]);
     assert!(ledger.drain_worker(&Namespace::default(), id).await.unwrap());
     let again =
         Report { worker: Beat { id, ..self::report().worker }, logs: vec![], progress: vec![] };
-    assert_eq!(reporter.report(again).await.unwrap(), ReportReply { drain: true });
+    assert_eq!(reporter.report(again).await.unwrap(), ReportReply { drain: true, ledger: own });
     let blob = BlobId::generate();
     reporter.put_blob(blob, Bytes::from_static(b"7")).await.unwrap();
     assert_eq!(reporter.blob(blob).await.unwrap(), Some(Bytes::from_static(b"7")));
@@ -273,7 +282,7 @@ async fn outcomes_go_by_the_direct_path_with_all_that_the_engine_would_carry() {
     let fewer = reporter.record(None, outcomes[..1].to_vec()).await.unwrap_err();
     assert!(fewer.is_transient(), "an answer about something else is no answer");
     let foreign = reporter.record(Some(ledger), outcomes.clone()).await.unwrap_err();
-    assert!(matches!(foreign, ReportError::Refused(409)), "{foreign:?}");
+    assert!(matches!(foreign, ReportError::WrongLedger), "{foreign:?}");
     let bodies: Vec<Json> = asked
         .await
         .unwrap()

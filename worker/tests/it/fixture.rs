@@ -74,7 +74,7 @@ impl Reporter for Memory {
                 return Err(ReportError::Unavailable("away".into()));
             }
             self.reports.send_modify(|reports| reports.push(report));
-            Ok(ReportReply { drain: *self.drain.lock().unwrap() })
+            Ok(ReportReply { drain: *self.drain.lock().unwrap(), ledger: None })
         })
     }
     fn put_blob(&self, id: BlobId, bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>> {

@@ -184,6 +184,7 @@ async fn a_job_that_another_worker_holds_is_stopped() {
         lease: Duration::from_secs(600),
         kinds: Vec::new(),
         offset: 0,
+        ledger: None,
     };
     // Its only slot is taken, so the worker cannot claim it back.
     let claimed = rig.engine.claim(&rig.shard, &request).await.unwrap().jobs.remove(0);

@@ -34,18 +34,29 @@ use windlass_worker::worker::Worker;
 
 use crate::fixture::{PATIENCE, Running, spec};
 
-/// The ledger's reporter, behind an API that can be away.
+/// The ledger's reporter, behind an API that can be away, and can become another ledger's.
 struct Flaky {
-    ledger: LedgerReporter,
+    ledger: Mutex<Arc<LedgerReporter>>,
     away: Mutex<bool>,
     /// Calls of the direct path that found it away, and outcomes that were answered.
     refused: AtomicU32,
     direct: watch::Sender<Vec<(JobId, DirectReply)>>,
 }
 
+impl Flaky {
+    fn ledger(&self) -> Arc<LedgerReporter> {
+        Arc::clone(&self.ledger.lock().unwrap())
+    }
+}
+
+fn reporter_of(life: &Lifecycle) -> Arc<LedgerReporter> {
+    Arc::new(LedgerReporter::new(life.clone(), Namespace::default()))
+}
+
 impl Reporter for Flaky {
     fn report(&self, report: Report) -> BoxFuture<'_, Result<ReportReply, ReportError>> {
-        self.ledger.report(report)
+        let ledger = self.ledger();
+        Box::pin(async move { ledger.report(report).await })
     }
     fn record(
         &self,
@@ -58,7 +69,7 @@ impl Reporter for Flaky {
                 return Err(ReportError::Unavailable("away".into()));
             }
             let ids: Vec<JobId> = outcomes.iter().map(|outcome| outcome.job_id).collect();
-            let replies = self.ledger.record(ledger, outcomes).await?;
+            let replies = self.ledger().record(ledger, outcomes).await?;
             let answered = ids.into_iter().zip(replies.iter().copied());
             self.direct.send_modify(|direct| direct.extend(answered));
             Ok(replies)
@@ -70,7 +81,8 @@ impl Reporter for Flaky {
         fence: Fence,
         data: Bytes,
     ) -> BoxFuture<'_, Result<bool, ReportError>> {
-        self.ledger.put_checkpoint(job_id, fence, data)
+        let ledger = self.ledger();
+        Box::pin(async move { ledger.put_checkpoint(job_id, fence, data).await })
     }
     fn left(
         &self,
@@ -78,13 +90,16 @@ impl Reporter for Flaky {
         fence: Fence,
         attempt: u32,
     ) -> BoxFuture<'_, Result<Left, ReportError>> {
-        self.ledger.left(job_id, fence, attempt)
+        let ledger = self.ledger();
+        Box::pin(async move { ledger.left(job_id, fence, attempt).await })
     }
     fn put_blob(&self, id: BlobId, bytes: Bytes) -> BoxFuture<'_, Result<(), ReportError>> {
-        self.ledger.put_blob(id, bytes)
+        let ledger = self.ledger();
+        Box::pin(async move { ledger.put_blob(id, bytes).await })
     }
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Bytes>, ReportError>> {
-        self.ledger.blob(id)
+        let ledger = self.ledger();
+        Box::pin(async move { ledger.blob(id).await })
     }
 }
 
@@ -103,12 +118,16 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::on(Arc::new(Embedded::new(Clock::System))).await
+    }
+
+    /// With a ledger of its own.
+    async fn on(embedded: Arc<Embedded>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
         let settings = LedgerSettings::new(url);
         Ledger::migrate(&settings).await.unwrap();
         let ledger = Ledger::open(&settings).await.unwrap();
-        let embedded = Arc::new(Embedded::new(Clock::System));
         let life = Lifecycle::start(
             ledger,
             Engine::Embedded(Arc::clone(&embedded)),
@@ -117,7 +136,7 @@ impl World {
             TaskTracker::new(),
         );
         let reporter = Flaky {
-            ledger: LedgerReporter::new(life.clone(), Namespace::default()),
+            ledger: Mutex::new(reporter_of(&life)),
             away: Mutex::new(false),
             refused: AtomicU32::new(0),
             direct: watch::Sender::default(),
@@ -482,4 +501,59 @@ async fn a_worker_that_ends_brings_its_last_outcomes_home() {
         assert_eq!(world.job(*id).await.state, JobState::Succeeded);
         assert_eq!(world.live(*id).await, None);
     }
+}
+
+/// Goal: a worker whose API has become another ledger's stops what it has of the one before, has none of it put back, and
+/// takes the other's jobs, without a restart. Method: two ledgers on one engine.
+#[tokio::test]
+async fn a_worker_follows_its_api_to_another_ledger() {
+    let old = World::new().await;
+    let worker = old.start().await;
+    let held = old.submit("held", json!(null), spec(3), 5).await;
+    old.started(&held, 1).await;
+    let new = World::on(Arc::clone(&old.embedded)).await;
+    *old.reporter.ledger.lock().unwrap() = reporter_of(&new.life);
+    // Nobody has reported anything yet: the worker learns it from the shard, which is the new ledger's.
+    let ids = new.submit("count", json!("plain"), spec(3), 5).await;
+    new.verify().await;
+    until(async || {
+        new.record_all().await;
+        let mut ended = 0;
+        for id in &ids {
+            ended += usize::from(new.job(*id).await.state.is_terminal());
+        }
+        ended == ids.len()
+    })
+    .await;
+    assert_eq!(old.starts(&ids), vec![1; ids.len()]);
+    let engine = new.life.engine();
+    assert_eq!(engine.stats(&new.shard).await.unwrap().leased, 0);
+    // Their handlers are gone: nobody waits for a permit any more.
+    until(async || Arc::strong_count(&old.go) == 3).await;
+    new.life.ledger().clone().close().await;
+    old.stop(worker).await;
+}
+
+/// Goal: as long as the API stays with its ledger, jobs of another one are not taken, whoever has filled the store, and
+/// what runs goes on and is recorded.
+#[tokio::test]
+async fn a_worker_takes_no_job_of_another_ledger() {
+    let own = World::new().await;
+    let worker = own.start().await;
+    let held = own.submit("held", json!(null), spec(3), 2).await;
+    own.started(&held, 1).await;
+    let other = World::on(Arc::clone(&own.embedded)).await;
+    let ids = other.submit("count", json!("plain"), spec(3), 3).await;
+    other.verify().await;
+    let engine = other.life.engine();
+    until(async || engine.stats(&other.shard).await.unwrap().ready == ids.len() as u64).await;
+    own.go.add_permits(held.len());
+    own.replayed(held.len()).await;
+    for id in &held {
+        assert_eq!(own.job(*id).await.state, JobState::Succeeded);
+    }
+    assert_eq!((own.starts(&held), own.starts(&ids)), (vec![1; 2], vec![0; 3]));
+    assert_eq!(engine.stats(&other.shard).await.unwrap().ready, ids.len() as u64);
+    other.life.ledger().clone().close().await;
+    own.stop(worker).await;
 }

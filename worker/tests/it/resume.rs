@@ -183,6 +183,7 @@ async fn a_crash_keeps_what_was_stored_and_its_lease_stores_no_more() {
         lease: Duration::from_millis(100),
         kinds: Vec::new(),
         offset: 0,
+        ledger: None,
     };
     let (engine, shard) = (&flow.rig.engine, &flow.rig.shard);
     let first = async {

@@ -22,7 +22,7 @@ impl Shard {
         let woken_before = self.wake.ready;
         let moved = self.promote(now, u32::MAX) + self.reap(now, u32::MAX);
         let left = self.ramp_leaves(now);
-        let state = self.claim_state(left);
+        let state = self.claim_state(request.ledger, left);
         self.wake.unverified |= state == ClaimState::Unverified;
         let mut jobs = Vec::new();
         let mut next_offset = 0;
@@ -46,9 +46,11 @@ impl Shard {
     }
 
     /// `left`: how many leases the ramp allows.
-    fn claim_state(&self, left: u64) -> ClaimState {
+    fn claim_state(&self, ledger: Option<LedgerId>, left: u64) -> ClaimState {
+        let is_foreign = |state: GateState| ledger.is_some_and(|id| id != state.gate.ledger);
         match &self.settings {
             _ if !self.is_verified() => ClaimState::Unverified,
+            _ if self.gate.is_some_and(is_foreign) => ClaimState::Foreign,
             Some(settings) if settings.paused => ClaimState::Paused,
             _ if self.is_braked() => ClaimState::Braked,
             _ if left == 0 => ClaimState::Warming,

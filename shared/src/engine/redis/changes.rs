@@ -87,7 +87,9 @@ impl Redis {
             .change(&self.scripts.claim, shard, |cmd| {
                 cmd.arg(max).arg(layout::length_us(request.lease));
                 cmd.arg([*request.worker.as_bytes(), *request.lease_id.as_bytes()].as_flattened());
-                cmd.arg(request.offset).arg(request.kinds.len());
+                cmd.arg(request.offset);
+                cmd.arg(request.ledger.as_ref().map_or(&[][..], |id| id.as_bytes()));
+                cmd.arg(request.kinds.len());
                 for kind in &request.kinds {
                     cmd.arg(kind.as_str());
                 }
@@ -288,6 +290,7 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
     let state = match word.as_str() {
         "open" => ClaimState::Open,
         "unverified" => ClaimState::Unverified,
+        "foreign" => ClaimState::Foreign,
         "paused" => ClaimState::Paused,
         "braked" => ClaimState::Braked,
         "warming" => ClaimState::Warming,

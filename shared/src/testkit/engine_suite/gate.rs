@@ -286,6 +286,22 @@ pub async fn the_ramp_bounds_leases(rig: &Rig) {
     assert_eq!(rig.state_of_claims().await, ClaimState::Warming, "twenty are held");
 }
 
+/// Whoever asks for jobs of another ledger gets none, and no other answer says that the ledger is another.
+pub async fn jobs_are_given_to_those_of_their_ledger(rig: &Rig) {
+    let of = |ledger| ClaimRequest { ledger, ..rig.request(1) };
+    let state = async |ledger| rig.claim_as(&of(ledger)).await.state;
+    assert_eq!(state(Some(OTHER)).await, ClaimState::Unverified, "it has no gate yet");
+    rig.open_with(3).await;
+    let refused = rig.claim_as(&of(Some(OTHER))).await;
+    assert_eq!((refused.state, refused.jobs.len()), (ClaimState::Foreign, 0));
+    assert_eq!(rig.claim_as(&of(Some(LEDGER))).await.jobs.len(), 1);
+    assert_eq!(rig.claim_as(&of(None)).await.jobs.len(), 1, "one that doesn't know its ledger");
+    rig.shut(2).await;
+    assert_eq!(state(Some(OTHER)).await, ClaimState::Unverified);
+    rig.reopen(3, LEASE).await;
+    assert_eq!(state(Some(OTHER)).await, ClaimState::Foreign);
+}
+
 /// Workers forget what is recorded, and learn that the gate is shut.
 pub async fn replies_tell_what_is_recorded(rig: &Rig) {
     assert_eq!(rig.position().await, Position::default());

@@ -258,6 +258,8 @@ impl Player {
             lease: Duration::from_micros(lease_us),
             kinds: kinds.iter().map(|n| kind(*n)).collect(),
             offset: if go_on { self.next_offset } else { 0 },
+            // Some know their ledger, and one thinks that it is the one before.
+            ledger: (worker > 0).then(|| ledger(self.ledger.saturating_sub(worker - 1))),
         }
     }
 

@@ -156,6 +156,7 @@ impl Rig {
             lease,
             kinds: Vec::new(),
             offset: 0,
+            ledger: None,
         };
         let reply = self.life.engine().claim(&self.shard, &request).await.unwrap();
         let at = reply.now;

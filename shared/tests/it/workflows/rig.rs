@@ -164,6 +164,7 @@ impl Rig {
             lease: Duration::from_secs(15),
             kinds: vec!["do".parse().unwrap()],
             offset: 0,
+            ledger: None,
         };
         let reply = self.life.engine().claim(&self.shard, &request).await.unwrap();
         let settles: Vec<Settle> = reply

@@ -4,16 +4,18 @@
 -- ARGV[3] length of the leases, µs
 -- ARGV[4] worker and lease token, 32 bytes
 -- ARGV[5] how many of the ready to skip
--- ARGV[6] number of kinds; 0: any
--- ARGV[7…] the kinds
+-- ARGV[6] the ledger whose jobs they must be, 16 bytes; empty: any
+-- ARGV[7] number of kinds; 0: any
+-- ARGV[8…] the kinds
 --
--- Returns {"open", "unverified", "paused", "braked" or "warming", now, next due ms or -1, next offset, end of the
+-- Returns {"open", "unverified", "foreign", "paused", "braked" or "warming", now, next due ms or -1, next offset, end of the
 -- leases ms, members found that are no jobs, position, then for each lease: id, fence u64, crashes u32 and attempt
 -- u32 in one string, and the job}.
 -- Writes the moved jobs first, then the leased and the expired ones with the outcomes of the latter.
 local leases_max, lease_us, holder, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local filtered, kinds = tonumber(ARGV[6]) > 0, {}
-for i = 1, tonumber(ARGV[6]) do kinds[ARGV[6 + i]] = true end
+local ledger = ARGV[6]
+local filtered, kinds = tonumber(ARGV[7]) > 0, {}
+for i = 1, tonumber(ARGV[7]) do kinds[ARGV[7 + i]] = true end
 
 local moved = promote(MOVE_MAX)
 local reaped = reap(MOVE_MAX)
@@ -37,6 +39,8 @@ end
 local state = "open"
 if not verified() then
   state = "unverified"
+elseif ledger ~= "" and ledger ~= sub(rest, 25, 40) then
+  state = "foreign"
 elseif paused ~= 0 then
   state = "paused"
 elseif braked() then

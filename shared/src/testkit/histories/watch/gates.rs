@@ -66,9 +66,14 @@ pub(super) fn holds_back(seen: &Seen<'_>, wrong: &mut Vec<String>) {
             wrong.push("reaped right after engine time jumped".into());
         }
     }
-    if let Reply::Claim(reply) = seen.reply {
+    if let (Call::Claim(request), Reply::Claim(reply)) = (seen.call, seen.reply) {
         if (reply.state == ClaimState::Unverified) == open {
             wrong.push(format!("{:?}, open: {open}", reply.state));
+        }
+        let holds = seen.before.gate.map(|state| state.gate.ledger);
+        let other = request.ledger.is_some_and(|own| holds.is_some_and(|holds| own != holds));
+        if (reply.state == ClaimState::Foreign) != (open && other) {
+            wrong.push(format!("{:?} to one of {:?}, of {holds:?}", reply.state, request.ledger));
         }
         ramp(seen, reply, wrong);
         let open = reply.position.generation.is_some();
