@@ -54,7 +54,8 @@
 //! `claimed_at` are cleared), its tombstones go, it is placed → `Added`. Outcomes in the outbox stay.
 //!
 //! **claim**: promotes ≤ `move_max`, reaps ≤ `move_max`, in any state of the shard. Then the state, first that
-//! holds: `Unverified` (the gate's process is not the one that serves), `Paused`, `Braked` (outbox ≥
+//! holds: `Unverified` (the gate's process is not the one that serves), `Foreign` (the gate is of another ledger than the one asked
+//! for), `Paused`, `Braked` (outbox ≥
 //! `outbox_entries_max` entries or `outbox_bytes` ≥ `outbox_bytes_max`), `Warming` (while the ramp lasts the bound
 //! of leases, `max(1, slots × (ramp + 9 × elapsed) div (10 × ramp))`, is reached), `Open`. Only `Open` goes on:
 //! walks `ready` in order as it now stands, from rank
