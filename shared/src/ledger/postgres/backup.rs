@@ -1,11 +1,12 @@
 //! See [`crate::ledger::backup`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::error::{after_write, unchanged};
+use super::error::{after_write, is_lost, unchanged};
 use super::{LedgerError, Result, connect, gates, schema};
 use crate::config::LedgerSettings;
 use crate::ledger::backup::{Contents, Origin, SAMPLES_EACH, TableSum, Target};
@@ -15,6 +16,9 @@ use crate::model::time::Timestamp;
 
 /// A process that showed itself this lately is alive, in microseconds.
 const FRESH_US: i64 = 60_000_000;
+/// It is asked so often, with this pause, what became of a restored ledger.
+const ASKED_MAX: u32 = 30;
+const ASKED_PAUSE: Duration = Duration::from_secs(1);
 /// How far generations of shards jump: further than verifications can have counted since the backup.
 const GENERATIONS: i64 = 1_000_000;
 
@@ -229,10 +233,48 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
         .map_err(unchanged)?;
     let id = sqlx::query_scalar("INSERT INTO meta DEFAULT VALUES RETURNING ledger_id");
     let id = id.fetch_one(&mut *tx).await.map_err(unchanged)?;
-    tx.commit().await.map_err(after_write)?;
+    let id = LedgerId::from_uuid(id);
+    if let Err(error) = tx.commit().await {
+        if !is_lost(&error) || !became(settings, id).await? {
+            return Err(unchanged(error));
+        }
+    }
+    // There is a ledger by now. Without this its first plans are worse, until the server does it by itself.
+    if let Err(error) = analyse(settings).await {
+        tracing::warn!(%error, "the restored ledger could not be analysed");
+    }
+    Ok(id)
+}
+
+async fn analyse(settings: &LedgerSettings) -> Result<()> {
+    let mut connection = connect(settings).await?;
     sqlx::query("ANALYZE").execute(&mut connection).await.map_err(unchanged)?;
+    // Failing to say goodbye changes nothing.
     let _ = connection.close().await;
-    Ok(LedgerId::from_uuid(id))
+    Ok(())
+}
+
+/// Whether a commit whose answer was lost has made the database this ledger.
+///
+/// # Errors
+/// [`LedgerError::OutcomeUnknown`]: that cannot be found out either.
+async fn became(settings: &LedgerSettings, id: LedgerId) -> Result<bool> {
+    for _ in 0..ASKED_MAX {
+        let Ok(mut connection) = connect(settings).await else {
+            tokio::time::sleep(ASKED_PAUSE).await;
+            continue;
+        };
+        // The lost backend may still be at it: this waits for its end.
+        let sql = "LOCK TABLE meta IN SHARE MODE";
+        let Ok(mut tx) = connection.begin().await else { continue };
+        let locked = sqlx::query(sql).execute(&mut *tx).await;
+        let found = sqlx::query_scalar("SELECT ledger_id FROM meta").fetch_optional(&mut *tx).await;
+        if let (Ok(_), Ok(found)) = (locked, found) {
+            return Ok(found.map(LedgerId::from_uuid) == Some(id));
+        }
+        tokio::time::sleep(ASKED_PAUSE).await;
+    }
+    Err(LedgerError::OutcomeUnknown)
 }
 
 /// Makes an empty database beside that of `settings`.
