@@ -95,11 +95,11 @@ pub async fn report(settings: &BackupSettings, id: &str) -> Result<Option<Report
 }
 
 /// What tests change, so that a drill has something to find.
-struct Faults {
+pub(super) struct Faults {
     /// Between a queue's rebuild and its comparison.
-    rebuilt: for<'a> fn(&'a Lifecycle, &'a ShardId) -> BoxFuture<'a, ()>,
+    pub(super) rebuilt: for<'a> fn(&'a Lifecycle, &'a ShardId) -> BoxFuture<'a, ()>,
     /// How the canary's jobs end.
-    canary: fn() -> Verdict,
+    pub(super) canary: fn() -> Verdict,
 }
 
 impl Default for Faults {
@@ -126,7 +126,7 @@ pub async fn drill(
     with(Faults::default(), settings, live, id, progress, stop).await
 }
 
-async fn with(
+pub(super) async fn with(
     faults: Faults,
     settings: &BackupSettings,
     live: &LedgerSettings,

@@ -68,5 +68,7 @@ pub(super) async fn retain(
 
 async fn is_good(store: &Store, signer: &Signer, id: &str) -> Result<bool, BackupError> {
     let report = store.report(id).await?;
-    Ok(report.and_then(|bytes| Report::decode(&bytes, id, signer)).is_some_and(|report| report.good))
+    Ok(report
+        .and_then(|bytes| Report::decode(&bytes, id, signer))
+        .is_some_and(|report| report.good))
 }

@@ -347,7 +347,8 @@ async fn a_partition_is_not_locked_before_its_table() {
             let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
             while !is_over.load(Ordering::SeqCst)
                 && sqlx::query_scalar::<_, i64>(asleep).fetch_one(&mut rival).await.unwrap() == 0
-            {}
+            {
+            }
             rival.execute("BEGIN").await.unwrap();
             rival.execute("LOCK TABLE ONLY jobs IN ROW EXCLUSIVE MODE").await.unwrap();
             let mut seen = (0, 0);
