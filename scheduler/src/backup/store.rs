@@ -23,6 +23,8 @@ pub(super) mod claim;
 
 /// Environment variables of these beginnings say how object stores are reached.
 const CREDENTIALS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+/// Of those, where S3 is.
+const ENDPOINTS: [&str; 3] = ["aws_endpoint_url", "aws_endpoint_url_s3", "aws_endpoint"];
 /// A request that takes longer has failed: for a part of the usual size on a line of 2.5 Mbit/s. `AWS_TIMEOUT` and its
 /// like say otherwise.
 const REQUEST_MAX: Duration = Duration::from_secs(120);
@@ -79,10 +81,21 @@ impl Store {
         let options = std::env::vars()
             .filter(|(name, _)| CREDENTIALS.iter().any(|prefix| name.starts_with(prefix)))
             .map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let options: Vec<(String, String)> = options.collect();
+        if url.scheme().starts_with("s3") {
+            refuse_plain_http(&options)?;
+        }
         let timeout = ("timeout".to_owned(), format!("{} s", REQUEST_MAX.as_secs()));
         let options = std::iter::once(timeout).chain(options);
         let (objects, prefix) = object_store::parse_url_opts(&url, options)?;
         Ok(Self { objects: objects.into(), prefix, folder: None })
+    }
+
+    /// One in memory, which replaces on conditions as object stores do.
+    #[cfg(test)]
+    pub(super) fn in_memory() -> Self {
+        let objects = Arc::new(object_store::memory::InMemory::new());
+        Self { objects, prefix: Path::from("of/ours"), folder: None }
     }
 
     fn path(&self, id: &str, name: &str) -> Path {
@@ -192,7 +205,11 @@ impl Store {
 
     /// What is there, in the order of ids, the latest first. Anything that is not named like a backup is left alone.
     pub async fn entries(&self) -> Result<Vec<Entry>, BackupError> {
-        let found = self.objects.list_with_delimiter(Some(&self.prefix)).await?;
+        let found = match self.objects.list_with_delimiter(Some(&self.prefix)).await {
+            Ok(found) => found,
+            // A list does not say that it was refused; a read does.
+            Err(error) => return Err(self.claimed().await.err().unwrap_or(error.into())),
+        };
         let mut entries = Vec::new();
         for folder in found.common_prefixes {
             let Some(id) = folder.filename().and_then(id_of) else { continue };
@@ -242,6 +259,25 @@ pub fn id_of(text: &str) -> Option<String> {
 /// The time, as files say it: in whole milliseconds.
 pub(super) fn now() -> Timestamp {
     Timestamp::from_millis(windlass_shared::clock::Clock::System.now().millis())
+}
+
+/// An endpoint of S3 without TLS must be meant: without that, every request would fail, again and again.
+fn refuse_plain_http(options: &[(String, String)]) -> Result<(), BackupError> {
+    let is_plain = |(name, value): &&(String, String)| {
+        ENDPOINTS.contains(&name.as_str()) && value.starts_with("http://")
+    };
+    let is_meant = |(name, value): &(String, String)| {
+        let yes = ["1", "true", "on", "yes", "y"];
+        name == "aws_allow_http" && yes.contains(&value.to_ascii_lowercase().as_str())
+    };
+    let Some((name, _)) = options.iter().find(is_plain) else { return Ok(()) };
+    if options.iter().any(is_meant) {
+        return Ok(());
+    }
+    let name = name.to_ascii_uppercase();
+    Err(BackupError::Settings(format!(
+        "{name} is plain http: set AWS_ALLOW_HTTP=true where that is meant"
+    )))
 }
 
 fn folder_of(text: &str) -> Option<PathBuf> {

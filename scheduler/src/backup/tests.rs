@@ -95,6 +95,14 @@ impl Scene {
         create(&self.settings, &self.live, &silent, &CancellationToken::new()).await.unwrap()
     }
 
+    /// Gives every job of PostgreSQL a larger payload: this expression for a text.
+    async fn enlarge(&self, text: &str) {
+        let ledger = Ledger::open(&self.live).await.unwrap();
+        let sql = format!("UPDATE jobs SET payload = convert_to('\"' || {text} || '\"', 'UTF8')");
+        ledger.tamper(sql).await.unwrap();
+        ledger.close().await;
+    }
+
     /// An empty target.
     fn target(&self) -> LedgerSettings {
         match self.sort {

@@ -23,11 +23,13 @@ pub(in super::super) const EVERY: Duration = Duration::from_secs(10);
 pub(in super::super) const STALE: Duration = Duration::from_secs(120);
 /// A claim is looked at this often while it may be stale.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A call whose answer was lost is repeated so often.
+const TRIES: u32 = 2;
 /// Longest claim that is read.
 const BYTES_MAX: u64 = 1 << 10;
 
 /// A claim as it was seen.
-struct Claim {
+pub(super) struct Claim {
     text: Bytes,
     version: UpdateVersion,
 }
@@ -49,7 +51,7 @@ impl Store {
         self.prefix.clone().join("running")
     }
 
-    async fn claimed(&self) -> Result<Option<Claim>, BackupError> {
+    pub(super) async fn claimed(&self) -> Result<Option<Claim>, BackupError> {
         let found = match self.objects.get(&self.running()).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => return Ok(None),
@@ -102,14 +104,19 @@ impl Store {
 
     /// Where there is no claim; whether that is so.
     async fn begin(&self, id: &str) -> Result<bool, BackupError> {
-        match self.put(&self.running(), text_of(id, 0), PutMode::Create).await {
-            Ok(()) => Ok(true),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
-            // It may have come to pass all the same.
-            Err(error) => match self.claimed().await {
-                Ok(Some(found)) if found.id() == id => Ok(true),
-                _ => Err(error.into()),
-            },
+        let mut tries = 0;
+        loop {
+            match self.put(&self.running(), text_of(id, 0), PutMode::Create).await {
+                Ok(()) => return Ok(true),
+                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => return Ok(false),
+                Err(error) if tries == TRIES => return Err(error.into()),
+                // The client repeats nothing that may have come to pass.
+                Err(error) => match self.claimed().await? {
+                    Some(found) => return Ok(found.id() == id),
+                    None => tracing::debug!(%error, "once more"),
+                },
+            }
+            tries += 1;
         }
     }
 
@@ -164,10 +171,14 @@ impl Store {
     /// It is over.
     pub(in super::super) async fn give_up_claim(&self, id: &str) {
         // What stays is stale in a while.
-        if let Ok(Some(found)) = self.claimed().await
-            && found.id() == id
-        {
-            let _ = self.objects.delete(&self.running()).await;
+        for _ in 0..=TRIES {
+            match self.claimed().await {
+                Ok(Some(found)) if found.id() == id => {}
+                _ => return,
+            }
+            if self.objects.delete(&self.running()).await.is_ok() {
+                return;
+            }
         }
     }
 }

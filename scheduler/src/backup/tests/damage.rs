@@ -56,6 +56,24 @@ async fn one_flipped_bit() {
     on_both(flip, |error| matches!(error, BackupError::PartDamaged(1..))).await;
 }
 
+/// Goal: everything is checked first: `pg_restore` would have made tables by the time that it comes to the last part.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_flipped_bit_far_behind() {
+    let mut scene = Scene::new(Sort::Postgres).await;
+    let random = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 5000))";
+    scene.enlarge(random).await;
+    scene.settings.part_bytes = 100_000;
+    let manifest = scene.create().await;
+    let last = manifest.parts.len() - 1;
+    assert!(manifest.dump_bytes > 5 << 20 && last > 8, "{manifest:?}");
+    edit(&scene.file(&manifest.id, &format!("part-{last:05}")), |bytes| bytes[0] ^= 1);
+    let target = scene.target();
+    let before = look(&target);
+    let refused = scene.restore(&manifest.id, &target).await;
+    assert!(matches!(refused, Err(BackupError::PartDamaged(part)) if part == last), "{refused:?}");
+    assert_eq!(look(&target), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_part() {
     let cut = async |scene: &mut Scene, manifest: &Manifest| {
@@ -212,10 +230,7 @@ async fn a_sqlite_file_that_left_a_journal_or_its_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pg_restore_that_ends_early_hangs_nobody() {
     let scene = Scene::new(Sort::Postgres).await;
-    let open = Ledger::open(&scene.live).await.unwrap();
-    let large = "UPDATE jobs SET payload = convert_to('\"' || repeat('x', 300000) || '\"', 'UTF8')";
-    open.tamper(large.into()).await.unwrap();
-    open.close().await;
+    scene.enlarge("repeat('x', 300000)").await;
     let manifest = scene.create().await;
     assert!(manifest.dump_bytes > 5 << 20, "{}", manifest.dump_bytes);
     let name = server().empty_database();

@@ -1,7 +1,7 @@
 //! See [`crate::ledger::backup`].
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -16,6 +16,9 @@ use crate::model::time::Timestamp;
 
 /// A process that showed itself this lately is alive, in microseconds.
 const FRESH_US: i64 = 60_000_000;
+/// A connection that was closed is gone from the server within this.
+const CLOSED_MAX: Duration = Duration::from_secs(2);
+const CLOSED_PAUSE: Duration = Duration::from_millis(50);
 /// It is asked so often, with this pause, what became of a restored ledger.
 const ASKED_MAX: u32 = 30;
 const ASKED_PAUSE: Duration = Duration::from_secs(1);
@@ -158,10 +161,7 @@ fn state_word(number: i16) -> String {
 pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Target> {
     let mut connection = connect(settings).await?;
     connect::check_fitness(&mut connection).await?;
-    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name = 'windlass' AND pid <> pg_backend_pid()";
-    let others: i64 =
-        sqlx::query_scalar(others).fetch_one(&mut connection).await.map_err(unchanged)?;
+    let others = others(&mut connection).await?;
     if others > 0 {
         return Ok(Target::Live(format!("{others} connections of Windlass processes are open")));
     }
@@ -182,6 +182,22 @@ pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Targe
     // Failing to say goodbye changes nothing.
     let _ = connection.close().await;
     Ok(thing.map_or(Target::Empty, Target::NotEmpty))
+}
+
+/// Connections of Windlass processes but this one. The server forgets those that were closed a moment ago, as by an
+/// earlier look, only after a moment.
+async fn others(connection: &mut PgConnection) -> Result<i64> {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name = 'windlass' AND pid <> pg_backend_pid()";
+    let until = Instant::now() + CLOSED_MAX;
+    loop {
+        let found: i64 =
+            sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(unchanged)?;
+        if found == 0 || Instant::now() >= until {
+            return Ok(found);
+        }
+        tokio::time::sleep(CLOSED_PAUSE).await;
+    }
 }
 
 /// A leader whose term runs, or a worker that was seen lately.
