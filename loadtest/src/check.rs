@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, ensure};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use windlass_shared::config::WorkerSettings;
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::lifecycle::Lifecycle;
@@ -82,7 +83,7 @@ impl Default for Faults {
 }
 
 /// Carries a check out; `tell` hears how far it is, from 0 to 100. Leaves the shadow full: see [`Lifecycle::clean_shadow`].
-/// Not to be dropped before its end.
+/// When dropped before its end, or where it panics, its worker ends all the same: leases that it leaves run out.
 ///
 /// # Errors
 /// It was stopped, or could not be carried through. What it found wrong is in the report.
@@ -103,7 +104,8 @@ async fn with(
     let effects = Arc::new(Effects::default());
     let worker = worker(check, (faults.wrap)(Arc::clone(&effects))).map_err(CheckError::Broken)?;
     let working_stop = CancellationToken::new();
-    let mut working = tokio::spawn(worker.run(working_stop.clone()));
+    // A worker that is dropped claims no more.
+    let mut working = AbortOnDropHandle::new(tokio::spawn(worker.run(working_stop.clone())));
     let most = check.plan.duration.0 + check.plan.delay.0 + faults.settle + check.lease + MARGIN;
     let checked = {
         let whole = Box::pin(tokio::time::timeout(most, whole(check, &faults, &effects, tell)));

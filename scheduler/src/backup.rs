@@ -18,6 +18,7 @@ mod pg;
 mod pipe;
 pub mod restore;
 pub mod retain;
+mod scratch;
 pub mod store;
 
 #[cfg(test)]
@@ -33,7 +34,10 @@ pub enum BackupError {
     Settings(String),
     /// The store of backups.
     #[error("the store of backups failed")]
-    Store(#[from] object_store::Error),
+    Store(#[source] object_store::Error),
+    /// The store does not let us in, or not do this.
+    #[error("the store of backups refuses: look at its credentials, and at what they may do there")]
+    StoreDenied(#[source] object_store::Error),
     /// The database.
     #[error("the ledger failed")]
     Ledger(#[from] LedgerError),
@@ -125,6 +129,7 @@ impl BackupError {
         match self {
             Self::Settings(_) => "settings",
             Self::Store(_) => "store",
+            Self::StoreDenied(_) => "store_denied",
             Self::Ledger(_) => "ledger",
             Self::Busy(_) => "busy",
             Self::NotFound(_) => "not_found",
@@ -143,22 +148,39 @@ impl BackupError {
             Self::Differs(_) => "differs",
             Self::Tool(_) => "tool",
             Self::File { .. } => "file",
-            Self::TooLong(_) => "too_long",
+            Self::TooLong(_) => "timeout",
             Self::Stopped => "stopped",
         }
     }
 
     /// Whether it says nothing of a backup: the same may go well the next time.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(_) | Self::Ledger(_) | Self::Busy(_) | Self::File { .. } | Self::Stopped
-        )
+        match self {
+            // What does not fit or is damaged is so the next time, too.
+            Self::Ledger(LedgerError::Unfit(_) | LedgerError::Schema(_)) => false,
+            Self::Store(_)
+            | Self::StoreDenied(_)
+            | Self::Ledger(_)
+            | Self::Busy(_)
+            | Self::File { .. }
+            | Self::Stopped => true,
+            _ => false,
+        }
     }
 
     fn file(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::File { what, source }
+    }
+}
+
+impl From<object_store::Error> for BackupError {
+    fn from(error: object_store::Error) -> Self {
+        use object_store::Error as E;
+        match error {
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::StoreDenied(error),
+            error => Self::Store(error),
+        }
     }
 }
 

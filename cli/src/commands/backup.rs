@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use windlass_scheduler::backup::manifest::Manifest;
 use windlass_scheduler::backup::{BackupError, create, drill, fetch, new_key, restore, silent};
 use windlass_shared::config::{LedgerSettings, Process, Settings};
+use windlass_shared::shutdown::Shutdown;
 
 use crate::exit::{Failure, Outcome};
 use crate::output::{self, Output, text};
@@ -77,17 +78,10 @@ struct Restore {
     common: Common,
 }
 
-/// Cancelled by Ctrl-C: what is under way then gives back what it holds, and ends.
-fn interrupted() -> CancellationToken {
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        // Without a signal handler, Ctrl-C ends the process at once.
-        if tokio::signal::ctrl_c().await.is_ok() {
-            told.cancel();
-        }
-    });
-    stop
+/// Cancelled by Ctrl-C and SIGTERM: what is under way then gives back what it holds, and ends. A second one ends the process
+/// at once.
+fn interrupted() -> Outcome<CancellationToken> {
+    Ok(Shutdown::on_signals().context("signals cannot be listened for")?.token)
 }
 
 /// Runs the command.
@@ -95,7 +89,7 @@ pub async fn run(args: BackupArgs) -> Outcome {
     match args.command {
         BackupCommand::Create(args) => {
             let settings = load(&args)?;
-            let stop = interrupted();
+            let stop = interrupted()?;
             let made = create::create(settings.backup()?, settings.ledger()?, &silent, &stop).await;
             shown(args.output, &of(&made.map_err(failure)?))
         }
@@ -112,7 +106,7 @@ pub async fn run(args: BackupArgs) -> Outcome {
         }
         BackupCommand::Verify(args) => {
             let settings = load(&args.common)?;
-            let (backup, ledger, stop) = (settings.backup()?, settings.ledger()?, interrupted());
+            let (backup, ledger, stop) = (settings.backup()?, settings.ledger()?, interrupted()?);
             let report = drill::drill(backup, ledger, &args.id, &silent, &stop).await;
             let report = report.map_err(failure)?;
             shown(args.common.output, &to_value(&report).context("a report is JSON")?)?;

@@ -114,15 +114,14 @@ fn places(installation: &Installation) -> Result<(BackupSettings, LedgerSettings
 }
 
 async fn newest(settings: &BackupSettings) -> Result<String, HandlerError> {
-    let all = fetch::list(settings).await.map_err(failed)?;
-    let newest = all.into_iter().next().map(|one| one.entry.id);
+    let newest = fetch::newest(settings).await.map_err(failed)?.map(|manifest| manifest.id);
     newest.ok_or_else(|| HandlerError::permanent("not_found", "there is no backup yet"))
 }
 
 /// What passes is tried again; the rest needs somebody to look.
 fn failed(error: BackupError) -> HandlerError {
     if matches!(error, BackupError::Busy(_)) {
-        // Of a process that died it is known after two minutes: no attempt is to be spent on that.
+        // No attempt is to be spent on waiting for the other one's end.
         return HandlerError::snooze(BUSY_PAUSE);
     }
     let passes = error.is_passing() || matches!(error, BackupError::Tool(_));

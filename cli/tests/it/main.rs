@@ -1,6 +1,7 @@
 //! The command line, from outside: the real binary as a child process.
 
 mod binary;
+mod s3;
 
 mod backup;
 mod bench;
@@ -12,6 +13,7 @@ mod documents;
 mod hostile;
 mod load_check;
 mod metrics;
+mod object_store;
 mod schedule;
 mod usage;
 mod workflow;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 use windlass_shared::ledger::Ledger;
 use windlass_shared::model::id::JobId;
 
@@ -55,20 +55,21 @@ impl Open {
 pub(super) struct Ends {
     /// Where accepted jobs are told.
     pub(super) open: Arc<Open>,
-    _stop: DropGuard,
+    _asking: AbortOnDropHandle<()>,
 }
 
 impl Ends {
     pub(super) fn start(ledger: Ledger) -> Self {
-        let (open, stop) = (Arc::new(Open::default()), CancellationToken::new());
-        let (asked, stopped) = (Arc::clone(&open), stop.clone());
-        tokio::spawn(async move {
-            let pause = || tokio::time::sleep(ASK_EVERY);
-            while stopped.run_until_cancelled(pause()).await.is_some() {
+        let open = Arc::new(Open::default());
+        let asked = Arc::clone(&open);
+        // It only reads, so that it may be dropped anywhere.
+        let asking = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ASK_EVERY).await;
                 asked.ask(&ledger).await;
             }
         });
-        Self { open, _stop: stop.drop_guard() }
+        Self { open, _asking: AbortOnDropHandle::new(asking) }
     }
 
     /// Waits until none is open, for at most this long; whether that came to pass.

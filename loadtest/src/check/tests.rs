@@ -256,6 +256,37 @@ async fn a_check_that_is_stopped_says_so_at_once() {
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
+/// Goal: nothing of a check that is dropped works on. What its worker holds is gone, so that the worker is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_that_is_dropped_takes_its_worker_along() {
+    static HELD: Mutex<std::sync::Weak<Effects>> = Mutex::new(std::sync::Weak::new());
+    let wrap = |effects: Arc<Effects>| {
+        *HELD.lock().unwrap() = Arc::downgrade(&effects);
+        effects::handler(effects)
+    };
+    let rig = Rig::embedded().await;
+    let check = rig.check.clone();
+    let (tell, mut told) = tokio::sync::watch::channel(());
+    let checking = tokio::spawn(async move {
+        let under_load = |_: f64, what: &str| {
+            if what == "under load" {
+                tell.send_replace(());
+            }
+        };
+        let faults = Faults { wrap, ..Faults::default() };
+        let _ = with(&check, faults, &under_load, &CancellationToken::new()).await;
+    });
+    told.changed().await.expect("it comes under load");
+    checking.abort();
+    assert!(checking.await.is_err_and(|error| error.is_cancelled()));
+    let gone = async {
+        while HELD.lock().unwrap().strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("its worker ends");
+}
+
 /// Goal: what the ledger says of a job counts, also where the handler saw nothing odd.
 #[tokio::test]
 async fn lost_leases_ghosts_and_early_starts_on_record_count() {

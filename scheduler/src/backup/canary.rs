@@ -22,8 +22,8 @@ const PACE: Duration = Duration::from_millis(5);
 /// A push that came too late is made good this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
-/// Runs a workflow on the restored ledger to its end.
-pub(super) async fn sing(life: &Lifecycle) -> Result<(), BackupError> {
+/// Runs a workflow on the restored ledger to its end; all is well where its jobs, which end as `verdict` says, and it have succeeded.
+pub(super) async fn sing(life: &Lifecycle, verdict: &fn() -> Verdict) -> Result<(), BackupError> {
     let namespace: Namespace = "windlass-drill".parse().map_err(failed)?;
     let queue: windlass_shared::model::name::QueueName = "canary".parse().map_err(failed)?;
     let step = |id: &str, needs: &[usize]| {
@@ -53,7 +53,7 @@ pub(super) async fn sing(life: &Lifecycle) -> Result<(), BackupError> {
     let shard = ShardId::first(namespace.clone(), queue);
     let (mut sweeper, mut swept) = (Sweeper::default(), Instant::now());
     loop {
-        work(life, &shard).await?;
+        work(life, &shard, verdict).await?;
         let run = life.ledger().run(&namespace, id).await?;
         match run.ok_or_else(|| differs("the canary is not on record".into()))?.state {
             WorkflowState::Succeeded => return Ok(()),
@@ -73,7 +73,11 @@ pub(super) async fn sing(life: &Lifecycle) -> Result<(), BackupError> {
 }
 
 /// What workers and the recorder do, once.
-async fn work(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
+async fn work(
+    life: &Lifecycle,
+    shard: &ShardId,
+    verdict: &fn() -> Verdict,
+) -> Result<(), BackupError> {
     let request = ClaimRequest {
         worker: WorkerId::generate(),
         lease_id: LeaseId::random(),
@@ -89,7 +93,7 @@ async fn work(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
         .iter()
         .map(|job| Settle {
             held: Held { id: job.id, fence: job.fence, lease_id: request.lease_id },
-            verdict: Verdict::Succeeded,
+            verdict: verdict(),
             detail: Detail::default().encode(),
         })
         .collect();

@@ -1,7 +1,5 @@
 //! Makes a backup.
 
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,11 +15,14 @@ use windlass_shared::model::time::Timestamp;
 use super::keys::{Signer, recipients};
 use super::manifest::{FORMAT, Manifest, Part};
 use super::pipe::{CHUNK, CHUNKS, Cut, pack};
-use super::store::{CLAIM_EVERY, Store, now};
-use super::{BackupError, Progress, pg, retain};
+use super::scratch::Scratch;
+use super::store::claim::{EVERY, STALE};
+use super::store::{Store, now};
+use super::{BackupError, Progress, drill, pg, retain};
 
-/// Makes a backup of the ledger, which may be in use, and removes old ones. When dropped or stopped half-way, what is
-/// left has no manifest, and is removed after a day.
+/// Makes a backup of the ledger, which may be in use, and removes old ones, and what drills have left. At `stop` it gives
+/// back the claim and ends; when dropped, the claim holds up the next backup for a while. What is left of one that was not
+/// completed has no manifest, and is removed after a day.
 ///
 /// # Errors
 /// [`BackupError::Busy`]: another one is being made.
@@ -33,39 +34,53 @@ pub async fn create(
 ) -> Result<Manifest, BackupError> {
     let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
     let id = Uuid::now_v7().to_string();
-    store.claim(&id).await?;
-    let making = make(settings, from, &store, &signer, &id, progress);
-    let made = tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(BackupError::Stopped),
-        made = making => made,
-        lost = keep_claim(&store, &id) => Err(lost),
+    let working = async {
+        store.claim(&id, STALE).await?;
+        let working = async {
+            let made = make(settings, from, &store, &signer, &id, progress).await?;
+            // Here, since nobody else makes one meanwhile.
+            clear_up(settings, from, &store, &signer, &made).await;
+            Ok(made)
+        };
+        tokio::select! {
+            made = working => made,
+            lost = keep_claim(&store, &id) => Err(lost),
+        }
     };
+    let made = stop.run_until_cancelled(working).await.unwrap_or(Err(BackupError::Stopped));
     store.give_up_claim(&id).await;
-    let manifest = made?;
-    tracing::info!(
-        backup = id,
-        bytes = manifest.bytes(),
-        rows = manifest.contents.rows(),
-        "made a backup"
-    );
-    // The backup is made; what could not be removed now is removed after the next one.
-    if let Err(error) = retain::retain(settings, &store, &signer).await {
+    made
+}
+
+/// The backup is made; what cannot be removed now is removed after the next one.
+async fn clear_up(
+    settings: &BackupSettings,
+    from: &LedgerSettings,
+    store: &Store,
+    signer: &Signer,
+    made: &Manifest,
+) {
+    let (bytes, rows) = (made.bytes(), made.contents.rows());
+    tracing::info!(backup = made.id, bytes, rows, "made a backup");
+    if let Err(error) = retain::retain(settings, store, signer, made).await {
         tracing::warn!(%error, "old backups could not be removed");
     }
-    Ok(manifest)
+    if !from.is_sqlite() {
+        drill::drop_left_overs(&drill::server(settings, from)).await;
+    }
 }
 
 /// Until it is lost. One that cannot be extended for a while is not lost yet.
 async fn keep_claim(store: &Store, id: &str) -> BackupError {
-    loop {
-        tokio::time::sleep(CLAIM_EVERY).await;
-        match store.extend_claim(id).await {
+    for said in 1.. {
+        tokio::time::sleep(EVERY).await;
+        match store.extend_claim(id, said).await {
             Err(error @ BackupError::Busy(_)) => return error,
             Err(error) => tracing::warn!(%error, "cannot say that a backup is still being made"),
             Ok(()) => {}
         }
     }
+    unreachable!("the numbers do not end")
 }
 
 async fn make(
@@ -165,55 +180,6 @@ async fn read_sqlite(from: &LedgerSettings, dump: mpsc::Sender<Bytes>) -> Read {
         }
         if dump.send(buffer.split().freeze()).await.is_err() {
             return Err(BackupError::Stopped);
-        }
-    }
-}
-
-/// A folder (mode 0700) that goes when it is dropped; what a killed process leaves, the next one removes.
-pub(super) struct Scratch {
-    pub(super) path: PathBuf,
-}
-
-const SCRATCH: &str = ".windlass-backup-";
-
-impl Scratch {
-    /// Beside this file.
-    pub(super) fn beside(file: &Path) -> Result<Self, BackupError> {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        Self::within(folder.unwrap_or(Path::new(".")))
-    }
-
-    /// In this folder, which is made if need be.
-    pub(super) fn within(folder: &Path) -> Result<Self, BackupError> {
-        let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700).recursive(true);
-        let what = format!("cannot make a folder in {}", folder.display());
-        builder.create(folder).map_err(BackupError::file(what.clone()))?;
-        sweep(folder);
-        let path =
-            folder.join(format!("{SCRATCH}{}-{}", std::process::id(), Uuid::new_v4().simple()));
-        builder.recursive(false).create(&path).map_err(BackupError::file(what))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is swept by the next one.
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Removes what processes that are gone have left.
-fn sweep(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(SCRATCH)?.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Another one may sweep it at the same time.
-            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{BackupSettings, EngineSettings, LedgerSettings};
-use windlass_shared::engine::{Engine, ShardId};
+use windlass_shared::engine::{Engine, ShardId, Verdict};
 use windlass_shared::ledger::{Ledger, LedgerError, backup as ledger};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
@@ -20,17 +21,17 @@ use windlass_shared::model::id::{JobId, WorkerId};
 use windlass_shared::model::time::Timestamp;
 
 use super::canary::sing;
-use super::create::Scratch;
 use super::fetch::{check, list};
 use super::keys::Signer;
 use super::restore::fill;
+use super::scratch::Scratch;
 use super::store::{Store, now};
 use super::{BackupError, Progress, pg};
 
 /// Databases of drills are named so, and by when they were made.
 const PREFIX: &str = "windlass_drill_";
-/// One of a drill that was killed is dropped after this long.
-const LEFT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// One of a drill that was killed is dropped after this long: longer than a drill may take.
+const LEFT_MAX: Duration = Duration::from_secs(25 * 3600);
 /// The drill leads its scratch ledger for longer than it lasts.
 const TERM: Duration = Duration::from_secs(24 * 3600);
 /// Due jobs of a queue that are counted.
@@ -70,17 +71,19 @@ impl Report {
     /// As a file of the store: JSON and its signature.
     fn encode(&self, signer: &Signer) -> Vec<u8> {
         let mut text = serde_json::to_vec(self).expect("its maps have texts as keys");
-        let signature = signer.sign(&text);
+        let signature = signer.of_reports().sign(&text);
         text.extend_from_slice(format!("\n{signature}\n").as_bytes());
         text
     }
 
-    /// `None`: it is damaged, or signed by somebody else.
-    pub(super) fn decode(bytes: &[u8], signer: &Signer) -> Option<Self> {
+    /// One that is said to be of backup `id`. `None`: it is another's, damaged, or signed by somebody else.
+    pub(super) fn decode(bytes: &[u8], id: &str, signer: &Signer) -> Option<Self> {
         let end = bytes.iter().position(|b| *b == b'\n')?;
         let (text, signature) = bytes.split_at(end);
         let signature = std::str::from_utf8(signature).ok()?.trim();
-        if signer.accepts(text, signature) { serde_json::from_slice(text).ok() } else { None }
+        let is_ours = signer.of_reports().accepts(text, signature);
+        let report: Self = is_ours.then(|| serde_json::from_slice(text).ok())??;
+        (report.backup == id).then_some(report)
     }
 }
 
@@ -88,17 +91,43 @@ impl Report {
 pub async fn report(settings: &BackupSettings, id: &str) -> Result<Option<Report>, BackupError> {
     let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
     let Some(id) = super::store::id_of(id) else { return Ok(None) };
-    Ok(store.report(&id).await?.and_then(|bytes| Report::decode(&bytes, &signer)))
+    Ok(store.report(&id).await?.and_then(|bytes| Report::decode(&bytes, &id, &signer)))
+}
+
+/// What tests change, so that a drill has something to find.
+pub(super) struct Faults {
+    /// Between a queue's rebuild and its comparison.
+    pub(super) rebuilt: for<'a> fn(&'a Lifecycle, &'a ShardId) -> BoxFuture<'a, ()>,
+    /// How the canary's jobs end.
+    pub(super) canary: fn() -> Verdict,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { rebuilt: |_, _| Box::pin(async {}), canary: || Verdict::Succeeded }
+    }
 }
 
 /// Proves backup `id`, and keeps the report beside it. `live`: the ledger of this installation, for its server or folder
-/// only. A drill that finds something is a report that is not good, not an error. At `stop` the scratch database is removed
-/// first.
+/// only. A drill that finds something is a report that is not good, not an error. Where it was not over in time, or a tool
+/// failed, that says little of a backup that was proven before, of the same bytes: the earlier report stays. At `stop` the
+/// scratch database is removed first; when dropped, it is left to a later drill or backup.
 ///
 /// # Errors
 /// There is no such backup, the settings are wrong, or something failed that says nothing of the backup
 /// ([`BackupError::is_passing`]): then there is no report.
 pub async fn drill(
+    settings: &BackupSettings,
+    live: &LedgerSettings,
+    id: &str,
+    progress: Progress<'_>,
+    stop: &CancellationToken,
+) -> Result<Report, BackupError> {
+    with(Faults::default(), settings, live, id, progress, stop).await
+}
+
+pub(super) async fn with(
+    faults: Faults,
     settings: &BackupSettings,
     live: &LedgerSettings,
     id: &str,
@@ -113,7 +142,7 @@ pub async fn drill(
         started_at: now(),
         rto_ms: 0,
         rpo_ms: ms(now().since(manifest.origin.at)),
-        gap_ms: gap(settings, &manifest.id, manifest.origin.at).await?,
+        gap_ms: gap(settings, manifest.origin.at).await?,
         restore_ms: 0,
         rebuild_ms: 0,
         canary_ms: 0,
@@ -123,7 +152,7 @@ pub async fn drill(
     };
     let started = Instant::now();
     let scratch = Place::make(settings, live).await?;
-    let proving = prove(settings, &scratch, id, &mut report, progress);
+    let proving = prove(&faults, settings, &scratch, id, &mut report, progress);
     let proven = tokio::select! {
         biased;
         () = stop.cancelled() => Err(BackupError::Stopped),
@@ -133,13 +162,16 @@ pub async fn drill(
     };
     report.rto_ms = ms(started.elapsed());
     scratch.remove().await;
-    let proven = match proven {
+    let mut says_little = false;
+    if let Err(error) = proven {
         // What an earlier drill has found stays.
-        Err(error) if error.is_passing() => return Err(error),
-        proven => proven,
-    };
-    report.good = proven.is_ok();
-    report.error = proven.err().map(|error| (error.code().to_owned(), chain(&error)));
+        if error.is_passing() {
+            return Err(error);
+        }
+        says_little = matches!(error, BackupError::TooLong(_) | BackupError::Tool(_));
+        report.error = Some((error.code().to_owned(), chain(&error)));
+    }
+    report.good = report.error.is_none();
     metrics::counter!("windlass_drills_total", "result" => if report.good { "good" } else { "failed" })
         .increment(1);
     metrics::gauge!("windlass_drill_rto_seconds").set(report.rto_ms as f64 / 1000.0);
@@ -153,7 +185,11 @@ pub async fn drill(
             "proved a backup"
         );
     }
-    store.put_report(&report.backup, report.encode(&signer).into()).await?;
+    let earlier = store.report(&manifest.id).await?;
+    let earlier = earlier.and_then(|bytes| Report::decode(&bytes, &manifest.id, &signer));
+    if !says_little || earlier.is_none_or(|earlier| !earlier.good) {
+        store.put_report(&manifest.id, report.encode(&signer).into()).await?;
+    }
     Ok(report)
 }
 
@@ -172,15 +208,10 @@ fn ms(time: Duration) -> u64 {
 }
 
 /// Time from the backup before this one to it.
-async fn gap(
-    settings: &BackupSettings,
-    id: &str,
-    at: Timestamp,
-) -> Result<Option<u64>, BackupError> {
+async fn gap(settings: &BackupSettings, at: Timestamp) -> Result<Option<u64>, BackupError> {
     let all = list(settings).await?;
-    let before =
-        all.iter().filter_map(|one| one.manifest.as_ref().ok()).filter(|m| m.id.as_str() < id);
-    Ok(before.map(|m| m.origin.at).max().map(|earlier| ms(at.since(earlier))))
+    let instants = all.iter().filter_map(|one| Some(one.manifest.as_ref().ok()?.origin.at));
+    Ok(instants.filter(|one| *one < at).max().map(|earlier| ms(at.since(earlier))))
 }
 
 /// Where a drill restores to.
@@ -199,8 +230,7 @@ impl Place {
                 _folder: folder,
             });
         }
-        let url = settings.drill_url.as_ref().unwrap_or(&live.url);
-        let server = LedgerSettings { url: url.expose_secret().to_owned().into(), ..live.clone() };
+        let server = server(settings, live);
         drop_left_overs(&server).await;
         let name = format!(
             "{PREFIX}{}_{}",
@@ -227,8 +257,14 @@ impl Place {
     }
 }
 
-/// Drops databases of drills that were killed. Failing to holds up no drill.
-async fn drop_left_overs(server: &LedgerSettings) {
+/// Where drills make their databases.
+pub(super) fn server(settings: &BackupSettings, live: &LedgerSettings) -> LedgerSettings {
+    let url = settings.drill_url.as_ref().unwrap_or(&live.url);
+    LedgerSettings { url: url.expose_secret().to_owned().into(), ..live.clone() }
+}
+
+/// Drops databases of drills that were killed. Failing to holds up nothing.
+pub(super) async fn drop_left_overs(server: &LedgerSettings) {
     let Ok(names) = ledger::databases(server, PREFIX).await else { return };
     for name in names {
         let made =
@@ -242,6 +278,7 @@ async fn drop_left_overs(server: &LedgerSettings) {
 }
 
 async fn prove(
+    faults: &Faults,
     settings: &BackupSettings,
     scratch: &Place,
     id: &str,
@@ -260,12 +297,12 @@ async fn prove(
     let engine = Engine::open(&EngineSettings::new("embedded")).await.map_err(failed)?;
     let life =
         Lifecycle::start(restored.clone(), engine, Clock::System, stop.clone(), tasks.clone());
-    rebuild(&life).await?;
+    rebuild(&life, faults).await?;
     report.rebuild_ms = ms(begun.elapsed());
     progress("rebuilt", 0);
 
     let begun = Instant::now();
-    sing(&life).await?;
+    sing(&life, &faults.canary).await?;
     report.canary_ms = ms(begun.elapsed());
     stop.cancel();
     tasks.close();
@@ -279,7 +316,7 @@ pub(super) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 }
 
 /// Fills the engine as after a wipe, and compares it with the ledger.
-async fn rebuild(life: &Lifecycle) -> Result<(), BackupError> {
+async fn rebuild(life: &Lifecycle, faults: &Faults) -> Result<(), BackupError> {
     let lead = life.ledger().lead(WorkerId::generate(), "drill", TERM).await?;
     let epoch = lead.ok_or_else(|| failed("somebody leads the restored ledger"))?;
     // Nobody holds anything of this engine.
@@ -296,6 +333,7 @@ async fn rebuild(life: &Lifecycle) -> Result<(), BackupError> {
             if !matches!(verified, Verified::Opened { .. }) {
                 return Err(differs(format!("queue {shard} could not be opened")));
             }
+            (faults.rebuilt)(life, &shard).await;
             compare(life, &shard).await?;
         }
     }

@@ -1,5 +1,7 @@
 //! Reads backups, and checks all that can be checked without a database.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -21,15 +23,25 @@ pub struct Listed {
     pub manifest: Result<Manifest, BackupError>,
 }
 
-/// The complete ones, newest first; those with a manifest that cannot be used are among them.
+/// The complete ones, newest first by the instant of the ledger that they hold; then those with a manifest that cannot be
+/// used.
 pub async fn list(settings: &BackupSettings) -> Result<Vec<Listed>, BackupError> {
     let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
     let mut found = Vec::new();
     for entry in store.entries().await?.into_iter().filter(|entry| entry.complete) {
-        let manifest = read(&store, &signer, &entry.id).await;
+        let manifest = match read(&store, &signer, &entry.id).await {
+            Err(error) if error.is_passing() => return Err(error),
+            manifest => manifest,
+        };
         found.push(Listed { entry, manifest });
     }
+    found.sort_by_key(|one| Reverse(one.manifest.as_ref().ok().map(|manifest| manifest.origin.at)));
     Ok(found)
+}
+
+/// The newest one that is ours, if there is one.
+pub async fn newest(settings: &BackupSettings) -> Result<Option<Manifest>, BackupError> {
+    Ok(list(settings).await?.into_iter().find_map(|one| one.manifest.ok()))
 }
 
 /// A manifest, its signature checked.

@@ -21,9 +21,15 @@ pub fn new_key() -> SecretString {
     SecretString::from(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
+/// What manifests are signed as.
+const MANIFEST: &[u8] = b"windlass backup manifest v1\0";
+/// What reports of drills are signed as, so that none passes for a manifest.
+const REPORT: &[u8] = b"windlass backup drill v1\0";
+
 /// Signs and checks manifests.
 pub(super) struct Signer {
     key: [u8; 32],
+    what: &'static [u8],
 }
 
 impl Signer {
@@ -37,7 +43,12 @@ impl Signer {
         };
         let text = settings.key.expose_secret().strip_prefix(PREFIX).ok_or_else(wrong)?;
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
-        Ok(Self { key: bytes.try_into().map_err(|_| wrong())? })
+        Ok(Self { key: bytes.try_into().map_err(|_| wrong())?, what: MANIFEST })
+    }
+
+    /// One of the same key that signs and checks reports of drills.
+    pub(super) fn of_reports(&self) -> Self {
+        Self { what: REPORT, ..*self }
     }
 
     /// A short name that tells keys apart and gives nothing of them away.
@@ -60,7 +71,7 @@ impl Signer {
     fn mac(&self, bytes: &[u8]) -> Hmac<Sha256> {
         let mut mac =
             <Hmac<Sha256>>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
-        mac.update(b"windlass backup manifest v1\0");
+        mac.update(self.what);
         mac.update(bytes);
         mac
     }

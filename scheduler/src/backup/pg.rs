@@ -287,7 +287,8 @@ pub(super) async fn restore(
         running.end().await?;
         return Err(BackupError::Tool("pg_restore ended before it had read all".into()));
     }
-    // Its input is still open, so that it does not know yet that this was all: killed now, it never will.
+    // It may have committed by now, since it does not read to the end of its input. Without the row of `meta` it is no
+    // ledger all the same.
     if let Err(error) = fed {
         let _ = running.child.kill().await;
         return Err(error);

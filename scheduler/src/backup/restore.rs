@@ -14,9 +14,9 @@ use windlass_shared::failpoint;
 use windlass_shared::ledger::backup::{self as ledger, Target};
 use windlass_shared::model::id::LedgerId;
 
-use super::create::Scratch;
 use super::fetch::{Checked, check};
 use super::manifest::Manifest;
+use super::scratch::Scratch;
 use super::{BackupError, Progress, pg};
 
 /// What was restored.
@@ -32,7 +32,10 @@ pub struct Restored {
 ///
 /// # Errors
 /// Whatever is wrong with the backup or the target, found before the target is touched; a failure after that leaves a
-/// target that is empty, or one that is no ledger.
+/// target that is empty, or one that is no ledger. Only where PostgreSQL is lost at the very end, for longer than a while,
+/// it is not known whether there is a ledger ([`LedgerError::OutcomeUnknown`]).
+///
+/// [`LedgerError::OutcomeUnknown`]: windlass_shared::ledger::LedgerError::OutcomeUnknown
 pub async fn restore(
     settings: &BackupSettings,
     live: Option<&LedgerSettings>,
@@ -130,7 +133,11 @@ async fn fill_sqlite(
     std::fs::hard_link(&path, &target).map_err(BackupError::file(what.clone()))?;
     let folder = scratch.path.parent().expect("the scratch folder is in one");
     let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(BackupError::file(what))?;
+    if let Err(error) = synced {
+        // What is said to have failed must not be there. A file that stays is whole.
+        let _ = std::fs::remove_file(&target);
+        return Err(BackupError::file(what)(error));
+    }
     Ok(Restored { manifest, ledger })
 }
 

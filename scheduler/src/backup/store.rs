@@ -1,6 +1,6 @@
 //! Where backups are: a folder, or any object store.
 //!
-//! Names are made of ids and numbers only: `ID/part-00000`, `ID/manifest`, and `running` beside them.
+//! Names are made of ids and numbers only: `ID/part-00000`, `ID/manifest`, and `running` beside them (`claim`).
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -19,12 +19,15 @@ use windlass_shared::config::BackupSettings;
 
 use super::BackupError;
 
+pub(super) mod claim;
+
 /// Environment variables of these beginnings say how object stores are reached.
 const CREDENTIALS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
-/// Who makes a backup says so this often.
-pub(super) const CLAIM_EVERY: Duration = Duration::from_secs(20);
-/// One that has not for this long is gone.
-const CLAIM_STALE: Duration = Duration::from_secs(120);
+/// Of those, where S3 is.
+const ENDPOINTS: [&str; 3] = ["aws_endpoint_url", "aws_endpoint_url_s3", "aws_endpoint"];
+/// A request that takes longer has failed: for a part of the usual size on a line of 2.5 Mbit/s. `AWS_TIMEOUT` and its
+/// like say otherwise.
+const REQUEST_MAX: Duration = Duration::from_secs(120);
 
 /// An open store. Cheap to clone.
 #[derive(Clone)]
@@ -78,8 +81,21 @@ impl Store {
         let options = std::env::vars()
             .filter(|(name, _)| CREDENTIALS.iter().any(|prefix| name.starts_with(prefix)))
             .map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let options: Vec<(String, String)> = options.collect();
+        if url.scheme().starts_with("s3") {
+            refuse_plain_http(&options)?;
+        }
+        let timeout = ("timeout".to_owned(), format!("{} s", REQUEST_MAX.as_secs()));
+        let options = std::iter::once(timeout).chain(options);
         let (objects, prefix) = object_store::parse_url_opts(&url, options)?;
         Ok(Self { objects: objects.into(), prefix, folder: None })
+    }
+
+    /// One in memory, which replaces on conditions as object stores do.
+    #[cfg(test)]
+    pub(super) fn in_memory() -> Self {
+        let objects = Arc::new(object_store::memory::InMemory::new());
+        Self { objects, prefix: Path::from("of/ours"), folder: None }
     }
 
     fn path(&self, id: &str, name: &str) -> Path {
@@ -90,6 +106,11 @@ impl Store {
         self.path(id, &format!("part-{part:05}"))
     }
 
+    /// Of a store that is a folder: the file of an object.
+    fn file(&self, path: &Path) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(path.as_ref()))
+    }
+
     async fn put(
         &self,
         path: &Path,
@@ -97,28 +118,33 @@ impl Store {
         mode: PutMode,
     ) -> Result<(), object_store::Error> {
         let options = PutOptions { mode, ..PutOptions::default() };
+        if let Some(file) = self.file(path) {
+            let folder = file.parent().expect("an object is in a folder");
+            let mut builder = tokio::fs::DirBuilder::new();
+            // Where it fails, so does what follows, and says why.
+            let _ = builder.recursive(true).mode(0o700).create(folder).await;
+        }
         self.objects.put_opts(path, PutPayload::from_bytes(bytes), options).await?;
-        if let Some(folder) = &self.folder {
+        if let Some(file) = self.file(path) {
             // The folder keeps others out already; this is for copies that are made of it.
-            let file = folder.join(path.as_ref());
             let _ = tokio::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).await;
         }
         Ok(())
     }
 
-    /// Stores a part. Never over another one.
+    /// Stores a part. Ids are given once: what it may replace is the same part, whose answer was lost.
     pub(super) async fn put_part(
         &self,
         id: &str,
         part: usize,
         bytes: Bytes,
     ) -> Result<(), BackupError> {
-        Ok(self.put(&self.part(id, part), bytes, PutMode::Create).await?)
+        Ok(self.put(&self.part(id, part), bytes, PutMode::Overwrite).await?)
     }
 
-    /// Stores the manifest. From then on there is a backup.
+    /// Stores the manifest. From then on there is a backup. May be repeated.
     pub(super) async fn put_manifest(&self, id: &str, bytes: Bytes) -> Result<(), BackupError> {
-        Ok(self.put(&self.path(id, "manifest"), bytes, PutMode::Create).await?)
+        Ok(self.put(&self.path(id, "manifest"), bytes, PutMode::Overwrite).await?)
     }
 
     /// Stores the report of the latest drill of a backup.
@@ -177,9 +203,13 @@ impl Store {
         }
     }
 
-    /// What is there, newest first. Anything that is not named like a backup is left alone.
+    /// What is there, in the order of ids, the latest first. Anything that is not named like a backup is left alone.
     pub async fn entries(&self) -> Result<Vec<Entry>, BackupError> {
-        let found = self.objects.list_with_delimiter(Some(&self.prefix)).await?;
+        let found = match self.objects.list_with_delimiter(Some(&self.prefix)).await {
+            Ok(found) => found,
+            // A list does not say that it was refused; a read does.
+            Err(error) => return Err(self.claimed().await.err().unwrap_or(error.into())),
+        };
         let mut entries = Vec::new();
         for folder in found.common_prefixes {
             let Some(id) = folder.filename().and_then(id_of) else { continue };
@@ -218,64 +248,6 @@ impl Store {
         }
         Ok(())
     }
-
-    fn running(&self) -> Path {
-        self.prefix.clone().join("running")
-    }
-
-    /// Says that this backup is being made, unless another one is.
-    ///
-    /// # Errors
-    /// [`BackupError::Busy`] with the other's id.
-    pub(super) async fn claim(&self, id: &str) -> Result<(), BackupError> {
-        let bytes = Bytes::from(id.to_owned());
-        for _ in 0..2 {
-            match self.put(&self.running(), bytes.clone(), PutMode::Create).await {
-                Ok(()) => return Ok(()),
-                Err(
-                    object_store::Error::AlreadyExists { .. }
-                    | object_store::Error::Precondition { .. },
-                ) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let found = match self.objects.get(&self.running()).await {
-                Ok(found) => found,
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let at = Timestamp::from_millis(found.meta.last_modified.timestamp_millis());
-            let holder = found.bytes().await?;
-            let holder = std::str::from_utf8(&holder).ok().and_then(id_of).unwrap_or_default();
-            if now().since(at) < CLAIM_STALE {
-                return Err(BackupError::Busy(holder));
-            }
-            tracing::warn!(backup = holder, "a backup was given up by who made it");
-            self.objects.delete(&self.running()).await?;
-        }
-        Err(BackupError::Busy(String::new()))
-    }
-
-    /// Says that it still is.
-    ///
-    /// # Errors
-    /// [`BackupError::Busy`]: it was taken for gone, and another one has begun.
-    pub(super) async fn extend_claim(&self, id: &str) -> Result<(), BackupError> {
-        let held = self.get(&self.running(), 1 << 10).await?.unwrap_or_default();
-        if held != id.as_bytes() {
-            return Err(BackupError::Busy(String::from_utf8_lossy(&held).into_owned()));
-        }
-        Ok(self.put(&self.running(), Bytes::from(id.to_owned()), PutMode::Overwrite).await?)
-    }
-
-    /// It is over.
-    pub(super) async fn give_up_claim(&self, id: &str) {
-        // What stays is stale in two minutes.
-        if let Ok(Some(held)) = self.get(&self.running(), 1 << 10).await
-            && held == id.as_bytes()
-        {
-            let _ = self.objects.delete(&self.running()).await;
-        }
-    }
 }
 
 /// An id, where the text is one and nothing else: what becomes part of a path.
@@ -287,6 +259,25 @@ pub fn id_of(text: &str) -> Option<String> {
 /// The time, as files say it: in whole milliseconds.
 pub(super) fn now() -> Timestamp {
     Timestamp::from_millis(windlass_shared::clock::Clock::System.now().millis())
+}
+
+/// An endpoint of S3 without TLS must be meant: without that, every request would fail, again and again.
+fn refuse_plain_http(options: &[(String, String)]) -> Result<(), BackupError> {
+    let is_plain = |(name, value): &&(String, String)| {
+        ENDPOINTS.contains(&name.as_str()) && value.starts_with("http://")
+    };
+    let is_meant = |(name, value): &(String, String)| {
+        let yes = ["1", "true", "on", "yes", "y"];
+        name == "aws_allow_http" && yes.contains(&value.to_ascii_lowercase().as_str())
+    };
+    let Some((name, _)) = options.iter().find(is_plain) else { return Ok(()) };
+    if options.iter().any(is_meant) {
+        return Ok(());
+    }
+    let name = name.to_ascii_uppercase();
+    Err(BackupError::Settings(format!(
+        "{name} is plain http: set AWS_ALLOW_HTTP=true where that is meant"
+    )))
 }
 
 fn folder_of(text: &str) -> Option<PathBuf> {

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::config::{BackupSettings, LedgerSettings};
+use windlass_shared::ledger::backup as ledger;
 use windlass_shared::ledger::{
     Accepted, JobFilter, Ledger, LedgerError, Record, Submission, SubmitOutcome,
 };
@@ -15,7 +16,7 @@ use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::testkit::postgres_server::PostgresServer;
 
 use super::create::create;
-use super::drill::drill;
+use super::drill::{Report, drill};
 use super::keys::{Signer, new_key};
 use super::manifest::{FORMAT, Manifest};
 use super::restore::{Restored, restore};
@@ -24,15 +25,17 @@ use secrecy::ExposeSecret;
 use windlass_shared::engine::Ended;
 use windlass_shared::model::id::Fence;
 
+mod claims;
 mod damage;
 mod drills;
 mod life;
 mod million;
+mod retention;
 
-/// One server for the tests of this process; each has databases of its own.
+/// One server for the tests of this process; each has databases of its own. Nothing writes by itself.
 fn server() -> &'static PostgresServer {
     static SERVER: OnceLock<PostgresServer> = OnceLock::new();
-    SERVER.get_or_init(PostgresServer::start)
+    SERVER.get_or_init(|| PostgresServer::start_with(&["autovacuum=off"]))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -92,6 +95,14 @@ impl Scene {
         create(&self.settings, &self.live, &silent, &CancellationToken::new()).await.unwrap()
     }
 
+    /// Gives every job of PostgreSQL a larger payload: this expression for a text.
+    async fn enlarge(&self, text: &str) {
+        let ledger = Ledger::open(&self.live).await.unwrap();
+        let sql = format!("UPDATE jobs SET payload = convert_to('\"' || {text} || '\"', 'UTF8')");
+        ledger.tamper(sql).await.unwrap();
+        ledger.close().await;
+    }
+
     /// An empty target.
     fn target(&self) -> LedgerSettings {
         match self.sort {
@@ -105,6 +116,33 @@ impl Scene {
 
     async fn restore(&self, id: &str, into: &LedgerSettings) -> Result<Restored, BackupError> {
         restore(&self.settings, Some(&self.live), into, id, &silent).await
+    }
+
+    async fn drill(&self, id: &str) -> Report {
+        let stop = CancellationToken::new();
+        drill(&self.settings, &self.live, id, &silent, &stop).await.unwrap()
+    }
+
+    /// Databases of drills; the server is this test's own.
+    async fn left_databases(&self) -> Vec<String> {
+        match self.sort {
+            Sort::Sqlite => Vec::new(),
+            Sort::Postgres => ledger::databases(&self.live, "windlass_drill_").await.unwrap(),
+        }
+    }
+
+    /// Signs a changed manifest as its owner would.
+    fn resign(&self, manifest: &Manifest, change: impl FnOnce(&mut Manifest)) {
+        let mut changed = manifest.clone();
+        change(&mut changed);
+        let signer = Signer::of(&self.settings).unwrap();
+        std::fs::write(self.file(&manifest.id, "manifest"), changed.encode(&signer)).unwrap();
+    }
+
+    /// Ids of the complete ones, newest first.
+    async fn listed(&self) -> Vec<String> {
+        let listed = fetch::list(&self.settings).await.unwrap();
+        listed.into_iter().map(|one| one.entry.id).collect()
     }
 
     fn file(&self, id: &str, name: &str) -> PathBuf {

@@ -160,7 +160,7 @@ pub fn look_at_target(settings: &LedgerSettings) -> BoxFuture<'_, Result<Target>
 /// fences of jobs that have not ended are past whatever the old ledger has given out; the ledger gets an id.
 ///
 /// # Errors
-/// [`super::LedgerError::Unfit`]: it has an id already.
+/// [`super::LedgerError::Unfit`]: it has an id already. But for [`super::LedgerError::OutcomeUnknown`], it is no ledger.
 pub fn finish(settings: &LedgerSettings) -> BoxFuture<'_, Result<LedgerId>> {
     Box::pin(async move {
         if settings.is_sqlite() {

@@ -20,6 +20,7 @@ mod redis_silence;
 mod redis_strangers;
 mod redis_suite;
 mod replaced_ledger;
+mod restored_ledger;
 mod schedules;
 mod sqlite;
 mod sqlite_faults;

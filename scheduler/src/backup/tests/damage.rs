@@ -8,13 +8,16 @@ fn look(target: &LedgerSettings) -> String {
     match url.strip_prefix("sqlite://") {
         Some(path) => format!("{:?}", std::fs::read(path).ok()),
         None => {
-            let name = url.rsplit_once("localhost/").unwrap().1.split('?').next().unwrap();
-            // Transactions that wrote anything, and whatever is there.
-            let sql = "SELECT count(*), (SELECT count(*) FROM pg_proc), \
-                (SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables) FROM pg_class";
-            server().sql(name, sql)
+            // Whoever writes takes a number, also where all is undone again. Nobody else is on this server.
+            let sql =
+                "SELECT pg_snapshot_xmax(pg_current_snapshot()), (SELECT count(*) FROM pg_class)";
+            server().sql(database(url), sql)
         }
     }
+}
+
+fn database(url: &str) -> &str {
+    url.rsplit_once("localhost/").unwrap().1.split('?').next().unwrap()
 }
 
 /// Does something to a backup, and tries to restore it.
@@ -44,14 +47,6 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Signs a changed manifest as its owner would.
-fn resign(scene: &Scene, manifest: &Manifest, change: impl FnOnce(&mut Manifest)) {
-    let mut changed = manifest.clone();
-    change(&mut changed);
-    let signer = Signer::of(&scene.settings).unwrap();
-    std::fs::write(scene.file(&manifest.id, "manifest"), changed.encode(&signer)).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn one_flipped_bit() {
     let flip = async |scene: &mut Scene, manifest: &Manifest| {
@@ -59,6 +54,24 @@ async fn one_flipped_bit() {
         edit(&scene.file(&manifest.id, &last), |bytes| bytes[0] ^= 1);
     };
     on_both(flip, |error| matches!(error, BackupError::PartDamaged(1..))).await;
+}
+
+/// Goal: everything is checked first: `pg_restore` would have made tables by the time that it comes to the last part.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_flipped_bit_far_behind() {
+    let mut scene = Scene::new(Sort::Postgres).await;
+    let random = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 5000))";
+    scene.enlarge(random).await;
+    scene.settings.part_bytes = 100_000;
+    let manifest = scene.create().await;
+    let last = manifest.parts.len() - 1;
+    assert!(manifest.dump_bytes > 5 << 20 && last > 8, "{manifest:?}");
+    edit(&scene.file(&manifest.id, &format!("part-{last:05}")), |bytes| bytes[0] ^= 1);
+    let target = scene.target();
+    let before = look(&target);
+    let refused = scene.restore(&manifest.id, &target).await;
+    assert!(matches!(refused, Err(BackupError::PartDamaged(part)) if part == last), "{refused:?}");
+    assert_eq!(look(&target), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,11 +112,19 @@ async fn no_manifest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_schema() {
     let older = async |scene: &mut Scene, manifest: &Manifest| {
-        resign(scene, manifest, |manifest| manifest.origin.schema -= 1);
+        scene.resign(manifest, |manifest| manifest.origin.schema -= 1);
     };
     on_both(
         older,
         |error| matches!(error, BackupError::OtherSchema { found, ours } if found < ours),
+    )
+    .await;
+    let newer = async |scene: &mut Scene, manifest: &Manifest| {
+        scene.resign(manifest, |manifest| manifest.origin.schema += 1);
+    };
+    on_both(
+        newer,
+        |error| matches!(error, BackupError::OtherSchema { found, ours } if found > ours),
     )
     .await;
 }
@@ -111,7 +132,7 @@ async fn another_schema() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_format() {
     let newer = async |scene: &mut Scene, manifest: &Manifest| {
-        resign(scene, manifest, |manifest| manifest.format = FORMAT + 1);
+        scene.resign(manifest, |manifest| manifest.format = FORMAT + 1);
     };
     on_both(newer, |error| matches!(error, BackupError::NewerFormat(n) if *n == FORMAT + 1)).await;
 }
@@ -151,7 +172,7 @@ async fn rows_that_differ_make_no_ledger() {
     for sort in [Sort::Sqlite, Sort::Postgres] {
         let scene = Scene::new(sort).await;
         let manifest = scene.create().await;
-        resign(&scene, &manifest, |manifest| {
+        scene.resign(&manifest, |manifest| {
             manifest.contents.tables.get_mut("jobs").unwrap().sum = "1".into();
         });
         let target = scene.target();
@@ -160,9 +181,69 @@ async fn rows_that_differ_make_no_ledger() {
             matches!(&refused, Err(BackupError::Differs(what)) if what == &["rows of table jobs differ"]),
             "{refused:?}"
         );
+        let url = target.url.expose_secret();
+        let there = url.strip_prefix("sqlite://").is_none_or(|path| Path::new(path).exists());
         let opened = Ledger::open(&target).await.err().expect("it is no ledger");
-        assert!(!matches!(opened, LedgerError::OutcomeUnknown));
+        match url.strip_prefix("sqlite://") {
+            Some(_) => assert!(!there && matches!(opened, LedgerError::Schema(_)), "{opened:?}"),
+            None => {
+                assert!(matches!(opened, LedgerError::Failed(_)), "{opened:?}");
+                let rows = "SELECT (SELECT count(*) FROM meta), (SELECT count(*) FROM jobs)";
+                assert_eq!(server().sql(database(url), rows), "0|21", "filled, but no ledger");
+            }
+        }
     }
+}
+
+/// Goal: what an earlier file has left is not played back into the restored one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_file_that_left_a_journal_or_its_process() {
+    let scene = Scene::new(Sort::Sqlite).await;
+    let manifest = scene.create().await;
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let target = scene.target();
+        let path = target.url.expose_secret().strip_prefix("sqlite://").unwrap();
+        let left = format!("{path}{suffix}");
+        std::fs::write(&left, "left").unwrap();
+        let refused = scene.restore(&manifest.id, &target).await;
+        assert!(
+            matches!(&refused, Err(BackupError::TargetNotEmpty(what)) if what.contains(&left)),
+            "{refused:?}"
+        );
+        assert!(!Path::new(path).exists());
+        std::fs::remove_file(&left).unwrap();
+        scene.restore(&manifest.id, &target).await.unwrap();
+    }
+    // A process works on in a file that was deleted.
+    let elsewhere = Scene::new(Sort::Sqlite).await;
+    let open = Ledger::open(&elsewhere.live).await.unwrap();
+    let path = elsewhere.live.url.expose_secret().strip_prefix("sqlite://").unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{path}{suffix}"));
+    }
+    let refused = scene.restore(&manifest.id, &elsewhere.live).await;
+    assert!(matches!(refused, Err(BackupError::TargetLive(_))), "{refused:?}");
+    open.close().await;
+}
+
+/// Goal: where `pg_restore` ends before it has read all, that is said, and soon. More is left than all channels hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pg_restore_that_ends_early_hangs_nobody() {
+    let scene = Scene::new(Sort::Postgres).await;
+    scene.enlarge("repeat('x', 300000)").await;
+    let manifest = scene.create().await;
+    assert!(manifest.dump_bytes > 5 << 20, "{}", manifest.dump_bytes);
+    let name = server().empty_database();
+    server().sql(&name, "CREATE ROLE poor LOGIN");
+    let poor = server().url(&name).replace("windlass@", "poor@");
+    let target = LedgerSettings::new(poor);
+    let restoring = scene.restore(&manifest.id, &target);
+    let refused = tokio::time::timeout(std::time::Duration::from_secs(60), restoring).await;
+    let refused = refused.expect("it says so in time");
+    assert!(
+        matches!(&refused, Err(BackupError::Tool(why)) if why.contains("permission denied")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

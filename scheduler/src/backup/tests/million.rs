@@ -41,10 +41,7 @@ async fn measure(sort: Sort) {
     let began = std::time::Instant::now();
     let manifest = scene.create().await;
     let made = began.elapsed();
-    let report =
-        drill(&scene.settings, &scene.live, &manifest.id, &silent, &CancellationToken::new())
-            .await
-            .unwrap();
+    let report = scene.drill(&manifest.id).await;
     println!(
         "{} jobs on {}: made in {} ms, {} bytes in {} parts; RTO {} ms (restore {}, rebuild {}, canary {}), RPO {} ms",
         report.jobs,

@@ -1,11 +1,12 @@
 //! See [`crate::ledger::backup`].
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::error::{after_write, unchanged};
+use super::error::{after_write, is_lost, unchanged};
 use super::{LedgerError, Result, connect, gates, schema};
 use crate::config::LedgerSettings;
 use crate::ledger::backup::{Contents, Origin, SAMPLES_EACH, TableSum, Target};
@@ -15,6 +16,12 @@ use crate::model::time::Timestamp;
 
 /// A process that showed itself this lately is alive, in microseconds.
 const FRESH_US: i64 = 60_000_000;
+/// A connection that was closed is gone from the server within this.
+const CLOSED_MAX: Duration = Duration::from_secs(2);
+const CLOSED_PAUSE: Duration = Duration::from_millis(50);
+/// It is asked so often, with this pause, what became of a restored ledger.
+const ASKED_MAX: u32 = 30;
+const ASKED_PAUSE: Duration = Duration::from_secs(1);
 /// How far generations of shards jump: further than verifications can have counted since the backup.
 const GENERATIONS: i64 = 1_000_000;
 
@@ -154,10 +161,7 @@ fn state_word(number: i16) -> String {
 pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Target> {
     let mut connection = connect(settings).await?;
     connect::check_fitness(&mut connection).await?;
-    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name = 'windlass' AND pid <> pg_backend_pid()";
-    let others: i64 =
-        sqlx::query_scalar(others).fetch_one(&mut connection).await.map_err(unchanged)?;
+    let others = others(&mut connection).await?;
     if others > 0 {
         return Ok(Target::Live(format!("{others} connections of Windlass processes are open")));
     }
@@ -178,6 +182,22 @@ pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Targe
     // Failing to say goodbye changes nothing.
     let _ = connection.close().await;
     Ok(thing.map_or(Target::Empty, Target::NotEmpty))
+}
+
+/// Connections of Windlass processes but this one. The server forgets those that were closed a moment ago, as by an
+/// earlier look, only after a moment.
+async fn others(connection: &mut PgConnection) -> Result<i64> {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name = 'windlass' AND pid <> pg_backend_pid()";
+    let until = Instant::now() + CLOSED_MAX;
+    loop {
+        let found: i64 =
+            sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(unchanged)?;
+        if found == 0 || Instant::now() >= until {
+            return Ok(found);
+        }
+        tokio::time::sleep(CLOSED_PAUSE).await;
+    }
 }
 
 /// A leader whose term runs, or a worker that was seen lately.
@@ -229,10 +249,48 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
         .map_err(unchanged)?;
     let id = sqlx::query_scalar("INSERT INTO meta DEFAULT VALUES RETURNING ledger_id");
     let id = id.fetch_one(&mut *tx).await.map_err(unchanged)?;
-    tx.commit().await.map_err(after_write)?;
+    let id = LedgerId::from_uuid(id);
+    if let Err(error) = tx.commit().await {
+        if !is_lost(&error) || !became(settings, id).await? {
+            return Err(unchanged(error));
+        }
+    }
+    // There is a ledger by now. Without this its first plans are worse, until the server does it by itself.
+    if let Err(error) = analyse(settings).await {
+        tracing::warn!(%error, "the restored ledger could not be analysed");
+    }
+    Ok(id)
+}
+
+async fn analyse(settings: &LedgerSettings) -> Result<()> {
+    let mut connection = connect(settings).await?;
     sqlx::query("ANALYZE").execute(&mut connection).await.map_err(unchanged)?;
+    // Failing to say goodbye changes nothing.
     let _ = connection.close().await;
-    Ok(LedgerId::from_uuid(id))
+    Ok(())
+}
+
+/// Whether a commit whose answer was lost has made the database this ledger.
+///
+/// # Errors
+/// [`LedgerError::OutcomeUnknown`]: that cannot be found out either.
+async fn became(settings: &LedgerSettings, id: LedgerId) -> Result<bool> {
+    for _ in 0..ASKED_MAX {
+        let Ok(mut connection) = connect(settings).await else {
+            tokio::time::sleep(ASKED_PAUSE).await;
+            continue;
+        };
+        // The lost backend may still be at it: this waits for its end.
+        let sql = "LOCK TABLE meta IN SHARE MODE";
+        let Ok(mut tx) = connection.begin().await else { continue };
+        let locked = sqlx::query(sql).execute(&mut *tx).await;
+        let found = sqlx::query_scalar("SELECT ledger_id FROM meta").fetch_optional(&mut *tx).await;
+        if let (Ok(_), Ok(found)) = (locked, found) {
+            return Ok(found.map(LedgerId::from_uuid) == Some(id));
+        }
+        tokio::time::sleep(ASKED_PAUSE).await;
+    }
+    Err(LedgerError::OutcomeUnknown)
 }
 
 /// Makes an empty database beside that of `settings`.
