@@ -94,17 +94,13 @@ impl Upkeep {
         });
         let drill = ended.await.context("the drill does not end")?;
 
-        let (backups, failed) = self.backups().await?;
-        let mut figures = vec![
-            Figure::at_least("backups made", count(backups), "", 1.0),
-            Figure::at_most("backups that failed", count(failed), "", 0.0),
-            Figure::at_least(
-                "drills of the newest that passed",
-                count(usize::from(drill["state"] == "succeeded")),
-                "",
-                1.0,
-            ),
-        ];
+        let mut figures = backups(&self.backups().await?);
+        figures.extend([Figure::at_least(
+            "drills of the newest that passed",
+            count(usize::from(drill["state"] == "succeeded")),
+            "",
+            1.0,
+        )]);
         figures.extend(self.checks().await?);
         Ok(figures)
     }
@@ -116,15 +112,11 @@ impl Upkeep {
         Some(jobs["items"].as_array()?.len())
     }
 
-    async fn backups(&self) -> anyhow::Result<(usize, usize)> {
+    /// The jobs of backups; all have ended.
+    async fn backups(&self) -> anyhow::Result<Vec<Value>> {
         let path = "/v1/jobs?limit=500&kind=backup.create";
         let jobs = self.client.get(path).await.context("jobs cannot be listed")?;
-        let jobs = jobs["items"].as_array().context("a list")?;
-        for failed in jobs.iter().filter(|job| job["state"] != "succeeded") {
-            eprintln!("a backup failed: {} {}", failed["state"], failed["error"]);
-        }
-        let made = jobs.iter().filter(|job| job["state"] == "succeeded").count();
-        Ok((made, jobs.len() - made))
+        Ok(jobs["items"].as_array().context("jobs come in a list")?.clone())
     }
 
     async fn checks(&self) -> anyhow::Result<Vec<Figure>> {
@@ -160,7 +152,38 @@ impl Upkeep {
     }
 }
 
+/// What is demanded of backups.
+fn backups(jobs: &[Value]) -> Vec<Figure> {
+    let (made, failed): (Vec<&Value>, Vec<&Value>) =
+        jobs.iter().partition(|job| job["state"] == "succeeded");
+    for job in &failed {
+        eprintln!("a backup failed: {} {}", job["state"], job["error"]);
+    }
+    vec![
+        Figure::at_least("backups made", count(made.len()), "", 1.0),
+        Figure::at_most("backups that failed", count(failed.len()), "", 0.0),
+    ]
+}
+
 fn measured(check: &Value, verdict: &str) -> Option<f64> {
     let mut verdicts = check["verdicts"].as_array()?.iter();
     verdicts.find(|one| one["name"] == verdict)?["measured"].as_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_that_ends_in_any_other_way_than_well_fails_the_experiment() {
+        let hold = |states: &[&str]| {
+            let jobs: Vec<Value> = states.iter().map(|state| json!({ "state": state })).collect();
+            backups(&jobs).iter().all(Figure::holds)
+        };
+        assert!(hold(&["succeeded", "succeeded"]));
+        assert!(!hold(&[]), "none was made");
+        for state in ["dead", "quarantined", "expired", "cancelled"] {
+            assert!(!hold(&["succeeded", state]), "{state}");
+        }
+    }
 }

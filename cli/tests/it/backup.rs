@@ -144,7 +144,7 @@ fn what_a_killed_process_leaves_is_no_backup_and_no_ledger() {
     for point in ["backup.part_stored", "backup.before_manifest"] {
         assert_eq!(place.run_failing(&["create"], &format!("{point}=abort")), None);
         assert!(listed(&place).is_empty(), "{point}");
-        // Nobody waits two minutes for the dead here.
+        // Nobody waits two minutes for the dead here; that one need not do this is tested with the claims.
         std::fs::remove_file(Path::new(&place.store).join("running")).expect("it was being made");
     }
     let made = json(&place.run(&["create", "--output", "json"]));
@@ -154,14 +154,24 @@ fn what_a_killed_process_leaves_is_no_backup_and_no_ledger() {
     let args = ["restore", id, "--into", &into];
     assert_eq!(place.run_failing(&args, "restore.filled=abort"), None);
     assert!(!file.exists());
+    let left = |folder: &Path| -> Vec<_> {
+        std::fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .filter(|name| name.to_string_lossy().starts_with(".windlass-backup-"))
+            .collect()
+    };
+    assert_eq!(left(place.folder.path()).len(), 1, "what it had restored by then");
     let restored = place.run(&args);
     assert_eq!(restored.code, 0, "{restored:?}");
-    let left: Vec<_> = std::fs::read_dir(place.folder.path())
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry").file_name())
-        .filter(|name| name.to_string_lossy().starts_with(".windlass-backup-"))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(left(place.folder.path()).is_empty());
+
+    // A drill leaves its copy beside the ledger; the next backup finds it.
+    let data = place.folder.path().join("data");
+    assert_eq!(place.run_failing(&["verify", id], "restore.filled=abort"), None);
+    assert_eq!(left(&data).len(), 1);
+    assert_eq!(place.run(&["create"]).code, 0);
+    assert!(left(&data).is_empty());
 }
 
 #[test]

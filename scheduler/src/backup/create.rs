@@ -16,7 +16,7 @@ use super::keys::{Signer, recipients};
 use super::manifest::{FORMAT, Manifest, Part};
 use super::pipe::{CHUNK, CHUNKS, Cut, pack};
 use super::scratch::Scratch;
-use super::store::claim::{EVERY, STALE};
+use super::store::claim::EVERY;
 use super::store::{Store, now};
 use super::{BackupError, Progress, drill, pg, retain};
 
@@ -34,20 +34,22 @@ pub async fn create(
 ) -> Result<Manifest, BackupError> {
     let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
     let id = Uuid::now_v7().to_string();
-    let working = async {
-        store.claim(&id, STALE).await?;
-        let working = async {
-            let made = make(settings, from, &store, &signer, &id, progress).await?;
-            // Here, since nobody else makes one meanwhile.
-            clear_up(settings, from, &store, &signer, &made).await;
-            Ok(made)
-        };
+    let making = async {
+        store.claim(&id).await?;
         tokio::select! {
-            made = working => made,
+            made = make(settings, from, &store, &signer, &id, progress) => made,
             lost = keep_claim(&store, &id) => Err(lost),
         }
     };
-    let made = stop.run_until_cancelled(working).await.unwrap_or(Err(BackupError::Stopped));
+    let made = stop.run_until_cancelled(making).await.unwrap_or(Err(BackupError::Stopped));
+    if let Ok(made) = &made {
+        // As long as nobody else makes one.
+        tokio::select! {
+            () = clear_up(settings, from, &store, &signer, made) => {}
+            _ = keep_claim(&store, &id) => {}
+            () = stop.cancelled() => {}
+        }
+    }
     store.give_up_claim(&id).await;
     made
 }
@@ -72,15 +74,14 @@ async fn clear_up(
 
 /// Until it is lost. One that cannot be extended for a while is not lost yet.
 async fn keep_claim(store: &Store, id: &str) -> BackupError {
-    for said in 1.. {
+    loop {
         tokio::time::sleep(EVERY).await;
-        match store.extend_claim(id, said).await {
+        match store.extend_claim(id).await {
             Err(error @ BackupError::Busy(_)) => return error,
             Err(error) => tracing::warn!(%error, "cannot say that a backup is still being made"),
             Ok(()) => {}
         }
     }
-    unreachable!("the numbers do not end")
 }
 
 async fn make(

@@ -185,9 +185,12 @@ pub(super) async fn with(
             "proved a backup"
         );
     }
-    let earlier = store.report(&manifest.id).await?;
-    let earlier = earlier.and_then(|bytes| Report::decode(&bytes, &manifest.id, &signer));
-    if !says_little || earlier.is_none_or(|earlier| !earlier.good) {
+    let was_proven = async || {
+        let earlier = store.report(&manifest.id).await?;
+        let earlier = earlier.and_then(|bytes| Report::decode(&bytes, &manifest.id, &signer));
+        Ok::<_, BackupError>(earlier.is_some_and(|earlier| earlier.good))
+    };
+    if !says_little || !was_proven().await? {
         store.put_report(&manifest.id, report.encode(&signer).into()).await?;
     }
     Ok(report)

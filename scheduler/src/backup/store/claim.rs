@@ -1,7 +1,7 @@
 //! Who makes a backup: one at a time.
 //!
-//! The claim is the object `running`: a backup's id, and how often its maker has said that it is still being made. No clock
-//! is compared with another one: a claim that has not changed for [`STALE`] of the taker's own time is of a process that
+//! The claim is the object `running`: a backup's id, and a number that changes whenever its maker says that it is still being
+//! made. No clock is compared with another one: a claim that has not changed for [`STALE`] of the taker's own time is of a process that
 //! died, and is replaced where it still is what was seen. Ids differ, so that two who make a backup at once, as by a claim
 //! that was removed by hand, do each other no harm.
 
@@ -14,13 +14,15 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt as _, PutMode, UpdateVersion};
 use tokio::time::Instant;
 
+use windlass_shared::clock::Clock;
+
 use super::super::BackupError;
 use super::{Store, id_of};
 
 /// Who makes a backup says so this often.
 pub(in super::super) const EVERY: Duration = Duration::from_secs(10);
 /// Who has not for this long is gone.
-pub(in super::super) const STALE: Duration = Duration::from_secs(120);
+const STALE: Duration = Duration::from_secs(120);
 /// A claim is looked at this often while it may be stale.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A call whose answer was lost is repeated so often.
@@ -42,8 +44,9 @@ impl Claim {
     }
 }
 
-fn text_of(id: &str, said: u64) -> Bytes {
-    Bytes::from(format!("{id} {said}"))
+/// Another one each time. The time in it is no more than that.
+fn text_of(id: &str) -> Bytes {
+    Bytes::from(format!("{id} {}", Clock::System.now().micros()))
 }
 
 impl Store {
@@ -65,16 +68,21 @@ impl Store {
     }
 
     /// Says that this backup is being made, unless another one is. Where there is a claim, it is watched: until it changes,
-    /// or for `stale`. When dropped, it may have been taken.
+    /// or is stale. When dropped, it may have been taken.
     ///
     /// # Errors
     /// [`BackupError::Busy`] with the other's id.
-    pub(in super::super) async fn claim(
+    pub(in super::super) async fn claim(&self, id: &str) -> Result<(), BackupError> {
+        self.claim_after(id, STALE).await
+    }
+
+    /// The same, with another time after which a claim is stale.
+    pub(in super::super) async fn claim_after(
         &self,
         id: &str,
         stale: Duration,
     ) -> Result<(), BackupError> {
-        let (mut seen, until) = (None::<(Claim, Instant)>, Instant::now() + 2 * stale);
+        let (mut seen, until) = (None::<(Claim, Instant)>, Instant::now() + stale + STALE);
         while Instant::now() < until {
             match (self.claimed().await?, &seen) {
                 (None, _) => {
@@ -106,7 +114,7 @@ impl Store {
     async fn begin(&self, id: &str) -> Result<bool, BackupError> {
         let mut tries = 0;
         loop {
-            match self.put(&self.running(), text_of(id, 0), PutMode::Create).await {
+            match self.put(&self.running(), text_of(id), PutMode::Create).await {
                 Ok(()) => return Ok(true),
                 Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => return Ok(false),
                 Err(error) if tries == TRIES => return Err(error.into()),
@@ -122,9 +130,9 @@ impl Store {
 
     /// Replaces a claim; `false`: it is not what was seen any more.
     async fn replace(&self, seen: &Claim, id: &str) -> Result<bool, BackupError> {
-        let Some(folder) = &self.folder else {
+        let Some(running) = self.file(&self.running()) else {
             let mode = PutMode::Update(seen.version.clone());
-            return match self.put(&self.running(), text_of(id, 0), mode).await {
+            return match self.put(&self.running(), text_of(id), mode).await {
                 Ok(()) => Ok(true),
                 Err(
                     Error::AlreadyExists { .. }
@@ -138,7 +146,7 @@ impl Store {
         let what = || BackupError::file("cannot lock the folder of backups");
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
-        let lock = options.open(folder.join("running.lock")).map_err(what())?;
+        let lock = options.open(running.with_extension("lock")).map_err(what())?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(false),
@@ -147,25 +155,21 @@ impl Store {
         if self.claimed().await?.is_none_or(|found| found.text != seen.text) {
             return Ok(false);
         }
-        self.put(&self.running(), text_of(id, 0), PutMode::Overwrite).await?;
+        self.put(&self.running(), text_of(id), PutMode::Overwrite).await?;
         Ok(true)
     }
 
-    /// Says for the so manieth time that it still is.
+    /// Says that it still is.
     ///
     /// # Errors
     /// [`BackupError::Busy`]: it was taken for gone, and another one has begun.
-    pub(in super::super) async fn extend_claim(
-        &self,
-        id: &str,
-        said: u64,
-    ) -> Result<(), BackupError> {
+    pub(in super::super) async fn extend_claim(&self, id: &str) -> Result<(), BackupError> {
         if let Some(found) = self.claimed().await?
             && found.id() != id
         {
             return Err(BackupError::Busy(found.id()));
         }
-        Ok(self.put(&self.running(), text_of(id, said), PutMode::Overwrite).await?)
+        Ok(self.put(&self.running(), text_of(id), PutMode::Overwrite).await?)
     }
 
     /// It is over.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::backup::store::Store;
-use crate::backup::store::claim::STALE;
 
 fn other() -> String {
     uuid::Uuid::now_v7().to_string()
@@ -14,21 +13,21 @@ fn other() -> String {
 async fn of_two_backups_at_once_one_says_that_the_other_is_being_made() {
     let scene = Scene::new(Sort::Sqlite).await;
     let (store, other) = (Store::open(&scene.settings).unwrap(), other());
-    store.claim(&other, STALE).await.unwrap();
+    store.claim(&other).await.unwrap();
     let at_work = async {
-        for said in 1.. {
-            store.extend_claim(&other, said).await.unwrap();
+        loop {
+            store.extend_claim(&other).await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let stop = CancellationToken::new();
     let refused = tokio::select! {
         refused = create(&scene.settings, &scene.live, &silent, &stop) => refused,
-        () = at_work => unreachable!("it does not end"),
+        () = at_work => unreachable!("it works on"),
     };
     assert!(matches!(&refused, Err(BackupError::Busy(id)) if *id == other), "{refused:?}");
     // Nor was the other's claim taken away.
-    store.extend_claim(&other, 0).await.unwrap();
+    store.extend_claim(&other).await.unwrap();
     store.give_up_claim(&other).await;
     scene.create().await;
 }
@@ -38,20 +37,20 @@ async fn of_two_backups_at_once_one_says_that_the_other_is_being_made() {
 async fn a_claim_that_nobody_extends_is_taken_over() {
     let scene = Scene::new(Sort::Sqlite).await;
     let (store, dead, next) = (Store::open(&scene.settings).unwrap(), other(), other());
-    store.claim(&dead, STALE).await.unwrap();
+    store.claim(&dead).await.unwrap();
     let running = Path::new(&scene.settings.store).join("running");
     let file = std::fs::File::options().write(true).open(running).unwrap();
     let long_ago = std::time::SystemTime::now() - Duration::from_secs(9_999);
     file.set_modified(long_ago).unwrap();
     let began = std::time::Instant::now();
     let stale = Duration::from_millis(300);
-    store.claim(&next, stale).await.unwrap();
+    store.claim_after(&next, stale).await.unwrap();
     assert!(began.elapsed() >= stale, "it was watched for {:?}", began.elapsed());
     // Who comes back learns of it.
-    let lost = store.extend_claim(&dead, 7).await;
+    let lost = store.extend_claim(&dead).await;
     assert!(matches!(&lost, Err(BackupError::Busy(id)) if *id == next), "{lost:?}");
     store.give_up_claim(&dead).await;
-    store.extend_claim(&next, 1).await.unwrap();
+    store.extend_claim(&next).await.unwrap();
 }
 
 /// Goal: of many that see the same stale claim, one gets it.
@@ -61,11 +60,11 @@ async fn one_takes_a_stale_claim_over() {
     let (folder, other_store) = (Store::open(&scene.settings).unwrap(), Store::in_memory());
     for store in [folder, other_store].iter().cycle().take(40) {
         let dead = other();
-        store.claim(&dead, STALE).await.unwrap();
+        store.claim(&dead).await.unwrap();
         let ids: Vec<String> = (0..4).map(|_| other()).collect();
         let claims = ids.iter().map(|id| {
             let (store, id) = (store.clone(), id.clone());
-            tokio::spawn(async move { store.claim(&id, Duration::from_millis(20)).await })
+            tokio::spawn(async move { store.claim_after(&id, Duration::from_millis(20)).await })
         });
         let taken = futures::future::join_all(claims).await;
         let taken: Vec<_> = taken.into_iter().map(Result::unwrap).collect();
@@ -80,7 +79,7 @@ async fn one_takes_a_stale_claim_over() {
 async fn a_backup_that_waits_for_a_claim_can_be_stopped() {
     let scene = Scene::new(Sort::Sqlite).await;
     let store = Store::open(&scene.settings).unwrap();
-    store.claim(&other(), STALE).await.unwrap();
+    store.claim(&other()).await.unwrap();
     let stop = CancellationToken::new();
     let (stopped, ()) = tokio::join!(create(&scene.settings, &scene.live, &silent, &stop), async {
         tokio::task::yield_now().await;

@@ -60,7 +60,7 @@ async fn one_flipped_bit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_flipped_bit_far_behind() {
     let mut scene = Scene::new(Sort::Postgres).await;
-    let random = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 5000))";
+    let random = "(SELECT string_agg(md5(id::text || n), '') FROM generate_series(1, 5000) AS n)";
     scene.enlarge(random).await;
     scene.settings.part_bytes = 100_000;
     let manifest = scene.create().await;
