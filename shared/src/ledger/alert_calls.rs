@@ -17,7 +17,8 @@ impl Ledger {
     }
 
     /// Alerts that have not ended, pending ones among them, and those that ended at or after `ended_since`, oldest
-    /// first; at most [`super::alerts::ALERTS_MAX`] of either.
+    /// first; at most [`super::alerts::ALERTS_MAX`] of either, of ended ones the latest. One whose record this build
+    /// cannot read comes as [`Alert::in_outline`].
     pub fn alerts<'a>(&'a self, ended_since: Timestamp) -> BoxFuture<'a, Result<Vec<Alert>>> {
         Box::pin(async move { dispatch!(self, alerts(ended_since)) })
     }
@@ -48,12 +49,13 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, outcome_sums(since)) })
     }
 
-    /// Workers of every namespace seen within `within`; at most 10,000.
+    /// Workers of every namespace seen within `within`, those that were seen last first; at most
+    /// [`super::alerts::WORKERS_MAX`].
     pub fn all_workers<'a>(&'a self, within: Duration) -> BoxFuture<'a, Result<Vec<WorkerBeat>>> {
         Box::pin(async move { dispatch!(self, all_workers(within)) })
     }
 
-    /// Schedules that are paused, those that run and were to be looked at before `late_before`, and those of which due
+    /// Schedules that their failures have paused, those that run and were to be looked at before `late_before`, and those of which due
     /// times were noted as missed at or after `missed_since`; at most `limit` of each.
     pub fn schedule_troubles<'a>(
         &'a self,

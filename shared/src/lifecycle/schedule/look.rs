@@ -1,7 +1,7 @@
 //! What is due is decided over, and submitted.
 
 use super::{seen, work};
-use crate::ledger::schedules::{
+use crate::ledger::schedules::{PAUSED_BY,
     NewFire, NewWork, Schedule, ScheduleChange, ScheduleChanged, ScheduleSeen,
 };
 use crate::ledger::{LedgerError, Paused};
@@ -14,8 +14,6 @@ use crate::model::time::Timestamp;
 
 /// Decisions of one look; what is left is looked at next.
 const ROUNDS_MAX: usize = 20;
-/// Who pauses a schedule whose fires fail.
-pub const PAUSED_BY: &str = "windlass";
 
 pub(super) async fn look(
     life: &Lifecycle,
