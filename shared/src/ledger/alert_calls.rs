@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::alerts::{Judged, LookNote, OutcomeSum, ScheduleTroubles, TellNote, ToldRow};
+use super::alerts::{Judged, LookNote, OutcomeSum, ScheduleTroubles, Space, TellNote, ToldRow};
 use super::{Epoch, Ledger, Result, WorkerBeat, dispatch};
 use crate::model::alert::{Alert, Receiver};
 use crate::model::time::Timestamp;
@@ -47,6 +47,12 @@ impl Ledger {
     /// Sums of the roll-ups from `since` on by queue, busiest first; bounded.
     pub fn outcome_sums<'a>(&'a self, since: Timestamp) -> BoxFuture<'a, Result<Vec<OutcomeSum>>> {
         Box::pin(async move { dispatch!(self, outcome_sums(since)) })
+    }
+
+    /// How much room the ledger takes, and how much is left to it. Cheap, but not free: PostgreSQL looks at each of its
+    /// files.
+    pub fn space<'a>(&'a self) -> BoxFuture<'a, Result<Space>> {
+        Box::pin(async move { dispatch!(self, space()) })
     }
 
     /// Workers of every namespace seen within `within`, those that were seen last first; at most

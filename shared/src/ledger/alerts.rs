@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::Epoch;
 use super::schedules::PAUSED_BY;
 use crate::model::alert::{Alert, Receiver, Severity, Stage};
 use crate::model::health::Sums;
@@ -41,6 +42,8 @@ pub struct LookNote {
 /// The latest look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
+    /// Of the leader that looked.
+    pub epoch: Epoch,
     /// When (ledger time).
     pub at: Timestamp,
     /// As JSON; see [`LookNote::summary`].
@@ -58,6 +61,16 @@ pub struct ToldRow {
     pub severity: Severity,
     /// When (ledger time of the caller's look).
     pub at: Timestamp,
+}
+
+/// How much room a ledger takes, and how much is left to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of the database with its indexes; on SQLite with the log of writes beside it.
+    pub used: u64,
+    /// Bytes that this process may still write on the volume of a SQLite ledger. `None` on PostgreSQL, which does not
+    /// say what is free on the volumes of its server.
+    pub free: Option<u64>,
 }
 
 /// Jobs and attempts that ended in a stretch of time, of one queue.

@@ -13,7 +13,7 @@ use super::workers::{WORKER_COLUMNS_FROM, worker};
 use super::{Postgres, Result};
 use crate::ledger::alerts::{
     ALERTS_MAX, FORGET_MAX, Judged, LookNote, OutcomeSum, RECEIVER_SEEN_EVERY, SUMS_MAX,
-    ScheduleTroubles, TellNote, ToldRow, WORKERS_MAX, paused_by_failures,
+    ScheduleTroubles, Space, TellNote, ToldRow, WORKERS_MAX, paused_by_failures,
 };
 use crate::ledger::unreadable::readable;
 use crate::ledger::{Epoch, Paused, WorkerBeat};
@@ -101,6 +101,10 @@ impl Postgres {
         self.read(outcome_sums(&self.inner.pool, since)).await
     }
 
+    pub async fn space(&self) -> Result<Space> {
+        self.read(space(&self.inner.pool)).await
+    }
+
     pub async fn all_workers(&self, within: Duration) -> Result<Vec<WorkerBeat>> {
         self.read(all_workers(&self.inner.pool, within)).await
     }
@@ -164,9 +168,13 @@ fn outline(row: &PgRow) -> Result<Alert> {
 }
 
 async fn judged(pool: &PgPool) -> Result<Option<Judged>> {
-    let query = sqlx::query("SELECT judged_at, summary FROM overwatch");
+    let query = sqlx::query("SELECT epoch, judged_at, summary FROM overwatch");
     let row = query.fetch_optional(pool).await.map_err(unchanged)?;
-    row.map(|row| Ok(Judged { at: time(&row, 0)?, summary: get(&row, 1)? })).transpose()
+    let judged = |row: PgRow| {
+        let epoch = Epoch(unsigned(&row, 0, "epoch")?);
+        Ok(Judged { epoch, at: time(&row, 1)?, summary: get(&row, 2)? })
+    };
+    row.map(judged).transpose()
 }
 
 async fn receivers(pool: &PgPool) -> Result<Vec<Receiver>> {
@@ -238,6 +246,12 @@ fn outcome_sum(row: &PgRow) -> Result<OutcomeSum> {
             total_ms: n(9)?,
         },
     })
+}
+
+async fn space(pool: &PgPool) -> Result<Space> {
+    let query = sqlx::query("SELECT pg_database_size(current_database())");
+    let row = query.fetch_one(pool).await.map_err(unchanged)?;
+    Ok(Space { used: unsigned(&row, 0, "size")?, free: None })
 }
 
 async fn all_workers(pool: &PgPool, within: Duration) -> Result<Vec<WorkerBeat>> {

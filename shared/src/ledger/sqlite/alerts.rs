@@ -14,7 +14,7 @@ use super::writer::Tx;
 use super::{LedgerError, Result, Sqlite, read};
 use crate::ledger::alerts::{
     ALERTS_MAX, FORGET_MAX, Judged, LookNote, OutcomeSum, RECEIVER_SEEN_EVERY, SUMS_MAX,
-    ScheduleTroubles, TellNote, ToldRow, WORKERS_MAX, paused_by_failures,
+    ScheduleTroubles, Space, TellNote, ToldRow, WORKERS_MAX, paused_by_failures,
 };
 use crate::ledger::unreadable::readable;
 use crate::ledger::{Epoch, Paused, WorkerBeat};
@@ -54,6 +54,10 @@ impl Sqlite {
 
     pub async fn outcome_sums(&self, since: Timestamp) -> Result<Vec<OutcomeSum>> {
         read!(self, outcome_sums, since)
+    }
+
+    pub async fn space(&self) -> Result<Space> {
+        self.place.space()
     }
 
     pub async fn all_workers(&self, within: Duration) -> Result<Vec<WorkerBeat>> {
@@ -179,10 +183,10 @@ fn outline(row: &SqliteRow) -> Result<Alert, Fault> {
 }
 
 async fn judged(connection: &mut SqliteConnection) -> Result<Option<Judged>, Fault> {
-    let sql = "SELECT judged_at, summary FROM overwatch";
+    let sql = "SELECT epoch, judged_at, summary FROM overwatch";
     let judged = |row: SqliteRow| {
         let mut c = Columns::of(&row);
-        Ok(Judged { at: c.time()?, summary: c.next()? })
+        Ok(Judged { epoch: Epoch(c.count()?), at: c.time()?, summary: c.next()? })
     };
     row(connection, sql, Args::default()).await?.map(judged).transpose()
 }
