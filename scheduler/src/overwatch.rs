@@ -39,12 +39,7 @@ pub(crate) async fn run(life: Lifecycle, settings: OverwatchSettings, ticks: Tic
     work(life, settings, ticks, LOOK_LONGEST).await;
 }
 
-async fn work(
-    life: Lifecycle,
-    settings: OverwatchSettings,
-    ticks: Ticks,
-    look_longest: Duration,
-) {
+async fn work(life: Lifecycle, settings: OverwatchSettings, ticks: Ticks, look_longest: Duration) {
     let watch = tokio::sync::Mutex::new(Watch::new(&settings));
     // Once in a process, whose settings stay.
     let duty: &'static Duty = Box::leak(Box::new(Duty {

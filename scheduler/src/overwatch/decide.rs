@@ -182,13 +182,7 @@ fn over_all(code: &str, held: &[Finding], is_whole: bool) -> (Finding, BTreeMap<
     (finding, most.into_iter().collect())
 }
 
-fn fresh(
-    key: AlertKey,
-    finding: &Finding,
-    flaps: u32,
-    since: Timestamp,
-    now: Timestamp,
-) -> Alert {
+fn fresh(key: AlertKey, finding: &Finding, flaps: u32, since: Timestamp, now: Timestamp) -> Alert {
     Alert {
         id: AlertId::generate(),
         key,

@@ -77,8 +77,7 @@ async fn a_look_that_does_not_end_keeps_nobody_from_being_told() {
     };
     let (holder, shutdown) = (WorkerId::generate(), CancellationToken::new());
     let (board, tasks) = (Board::new(holder), TaskTracker::new());
-    let (candidate, lead) =
-        Candidate::new(ledger.clone(), holder, "present".into(), board.clone());
+    let (candidate, lead) = Candidate::new(ledger.clone(), holder, "present".into(), board.clone());
     let engine = Engine::Tapped(Arc::new(Silent));
     let life = Lifecycle::start(ledger, engine, Clock::System, shutdown.clone(), tasks);
     let ticks = Ticks { lead, board, shutdown: shutdown.clone() };

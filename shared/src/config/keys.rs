@@ -154,7 +154,11 @@ pub(super) const KNOWN: &[Known] = &[
     open("backup.age_max", "26h", "an older newest backup is an alert, 1m to 3650d"),
     open("backup.drill_age_max", "8d", "no drill that passed for longer is an alert, 1m to 3650d"),
     open("overwatch.interval", "10s", "how often the leader looks at the installation, 1s to 10m"),
-    open("overwatch.latency_objective", "60s", "a ready job that waits longer is late, unless its queue has its own, 1s to 24h"),
+    open(
+        "overwatch.latency_objective",
+        "60s",
+        "a ready job that waits longer is late, unless its queue has its own, 1s to 24h",
+    ),
     open(
         "overwatch.ledger_free_min",
         "1GiB",

@@ -198,11 +198,8 @@ fn alerts_of_single_subjects_go_on_in_the_one_over_all() {
     let names = names(SUBJECTS_MAX + 1);
     story.after(Duration::from_secs(1));
     story.bad(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let all = [
-        is("", AlertState::Active),
-        is("q0", AlertState::Ended),
-        is("well", AlertState::Active),
-    ];
+    let all =
+        [is("", AlertState::Active), is("q0", AlertState::Ended), is("well", AlertState::Active)];
     assert_eq!(story.states(), all, "one of a subject that is well ends in its own time");
     let row = |subject: &str| story.rows.iter().find(|row| row.key.subject == subject).unwrap();
     assert_eq!(row("q0").end_reason, Some(EndReason::Grouped));

@@ -174,18 +174,22 @@ impl Looker {
         self.asked.sort(&mut all, |queue| queue);
         all.truncate(self.bounds.queues);
         let until = Instant::now() + self.bounds.queues_time;
-        let asked = futures::stream::iter(all.into_iter().enumerate()).map(|(n, queue)| async move {
-            let reached = engine_answers && Instant::now() < until;
-            let stats = match reached {
-                true => {
-                    let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
-                    // Dropped half-way it has changed nothing.
-                    timeout(ANSWER_MAX, life.engine().stats(&shard)).await.ok().and_then(Result::ok)
-                }
-                false => None,
-            };
-            (reached.then_some(n), QueueSeen { queue, stats, waiting: None, was_opened: None })
-        });
+        let asked =
+            futures::stream::iter(all.into_iter().enumerate()).map(|(n, queue)| async move {
+                let reached = engine_answers && Instant::now() < until;
+                let stats = match reached {
+                    true => {
+                        let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
+                        // Dropped half-way it has changed nothing.
+                        timeout(ANSWER_MAX, life.engine().stats(&shard))
+                            .await
+                            .ok()
+                            .and_then(Result::ok)
+                    }
+                    false => None,
+                };
+                (reached.then_some(n), QueueSeen { queue, stats, waiting: None, was_opened: None })
+            });
         let asked: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
         if let Some((_, last)) = asked.iter().max_by_key(|(n, _)| *n).filter(|(n, _)| n.is_some()) {
             self.asked.took(&last.queue);

@@ -58,7 +58,8 @@ async fn watch(life: Lifecycle, settings: OverwatchSettings, name: String, bound
         let now = life.clock().now();
         watch.see(sight, Instant::now(), now);
         watch.forget(now.minus(TOLD_WITHIN));
-        let telling = receivers.iter_mut().map(|receiver| receiver.tell(&life, watch.alerts(), now));
+        let telling =
+            receivers.iter_mut().map(|receiver| receiver.tell(&life, watch.alerts(), now));
         futures::future::join_all(telling).await;
     }
 }
@@ -131,7 +132,8 @@ impl Telling {
         (self.failures, self.next_try) = (0, None);
         for item in items {
             let stage = stage_of(item.what);
-            let row = ToldRow { alert: item.alert.id, stage, severity: item.alert.severity, at: now };
+            let row =
+                ToldRow { alert: item.alert.id, stage, severity: item.alert.severity, at: now };
             self.told.insert(row.alert, row);
         }
     }

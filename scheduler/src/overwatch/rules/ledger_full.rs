@@ -22,8 +22,7 @@ pub(super) fn judge(seen: &Seen) -> Judged {
         (Severity::Warning, text)
     });
     Ok(Judgement::of_all(little.or(large).map(|(severity, message)| {
-        let finding =
-            Finding::new(whole(), severity, message).with("used_bytes", space.used);
+        let finding = Finding::new(whole(), severity, message).with("used_bytes", space.used);
         match space.free {
             Some(free) => finding.with("free_bytes", free),
             None => finding,

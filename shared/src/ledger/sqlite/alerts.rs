@@ -275,8 +275,7 @@ async fn all_workers(
     connection: &mut SqliteConnection,
     since: Timestamp,
 ) -> Result<Vec<WorkerBeat>, Fault> {
-    let sql =
-        super::reports::select_workers!("WHERE seen_at >= ? ORDER BY seen_at DESC LIMIT ?");
+    let sql = super::reports::select_workers!("WHERE seen_at >= ? ORDER BY seen_at DESC LIMIT ?");
     let most = i64::try_from(WORKERS_MAX).unwrap_or(i64::MAX);
     let found = rows(connection, sql, Args::default().with(since.micros()).with(most)).await?;
     Ok(readable("a worker", &found, worker_of))

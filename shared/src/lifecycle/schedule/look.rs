@@ -1,8 +1,8 @@
 //! What is due is decided over, and submitted.
 
 use super::{seen, work};
-use crate::ledger::schedules::{PAUSED_BY,
-    NewFire, NewWork, Schedule, ScheduleChange, ScheduleChanged, ScheduleSeen,
+use crate::ledger::schedules::{
+    NewFire, NewWork, PAUSED_BY, Schedule, ScheduleChange, ScheduleChanged, ScheduleSeen,
 };
 use crate::ledger::{LedgerError, Paused};
 use crate::lifecycle::Lifecycle;

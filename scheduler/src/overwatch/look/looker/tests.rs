@@ -177,8 +177,7 @@ async fn receivers_out_of_the_settings_are_not_seen() {
         min_severity: Severity::Info,
         channel: Channel::Slack { url: SecretString::from("http://127.0.0.1:9/") },
     };
-    let settings =
-        OverwatchSettings { receivers: vec![receiver], ..OverwatchSettings::default() };
+    let settings = OverwatchSettings { receivers: vec![receiver], ..OverwatchSettings::default() };
     rig.looker = Looker::new(&settings);
     let seen = rig.looker.look(&rig.life).await.unwrap();
     let names: Vec<_> = seen.receivers.unwrap().into_iter().map(|r| r.name).collect();
