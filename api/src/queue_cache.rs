@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use windlass_shared::engine::{ShardId, ShardStats};
+use windlass_shared::engine::ShardId;
 use windlass_shared::ledger::{LedgerError, QueueSettings};
+use windlass_shared::lifecycle::depth::Depth;
 use windlass_shared::model::name::{Namespace, QueueName};
 
 use crate::app::App;
@@ -153,31 +154,15 @@ async fn waiting(app: &App, namespace: &Namespace, queue: &QueueName, max: u64) 
     let shard = ShardId::first(namespace.clone(), queue.clone());
     // A quota that cannot be checked must not stop submissions, which the engine has no part in.
     let Ok(stats) = app.life.engine().stats(&shard).await else { return 0 };
-    let here = stats.ready + stats.delayed;
-    if here >= max || !may_hold_back(&stats) {
-        return here;
+    let depth = Depth::of(&stats);
+    if depth.here >= max || !depth.may_be_more {
+        return depth.here;
     }
-    // Jobs that run or have just ended are on record as waiting; the engine knows better.
-    let on_the_way = stats.leased + stats.outbox;
-    match app.life.ledger().waiting(namespace, queue, max.saturating_add(on_the_way)).await {
-        Ok(recorded) => recorded.saturating_sub(on_the_way).max(here),
-        Err(_) => here,
-    }
-}
-
-/// Whether the ledger may keep jobs of the queue that the engine has no room for. The pump fills the head up to
-/// its bound, so that a head with a tenth free has all there is.
-fn may_hold_back(stats: &ShardStats) -> bool {
-    let Some(settings) = &stats.settings else { return true };
-    let held = stats.ready + stats.leased + stats.outbox;
-    held.max(stats.delayed) >= settings.jobs_max / 10 * 9
-        || stats.bytes >= settings.bytes_max / 10 * 9
+    depth.recorded(app.life.ledger(), namespace, queue, max).await.unwrap_or(depth.here)
 }
 
 #[cfg(test)]
 mod tests {
-    use windlass_shared::engine::ShardSettings;
-
     use super::*;
 
     #[test]
@@ -190,17 +175,5 @@ mod tests {
         }
         drop(turn);
         assert!(Turn::take(&known).is_some());
-    }
-
-    #[test]
-    fn the_ledger_is_asked_once_the_head_is_nearly_full() {
-        let settings =
-            ShardSettings { jobs_max: 100, bytes_max: 1_000, ..ShardSettings::default() };
-        let stats = ShardStats { settings: Some(settings), ..ShardStats::default() };
-        assert!(!may_hold_back(&ShardStats { ready: 89, delayed: 50, ..stats.clone() }));
-        assert!(may_hold_back(&ShardStats { ready: 80, leased: 10, ..stats.clone() }));
-        assert!(may_hold_back(&ShardStats { delayed: 90, ..stats.clone() }));
-        assert!(may_hold_back(&ShardStats { bytes: 900, ..stats }));
-        assert!(may_hold_back(&ShardStats::default()));
     }
 }

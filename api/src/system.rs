@@ -20,10 +20,6 @@ use crate::views::system_health::{
 
 /// The ledger has to answer within this.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Looks that may fall out before what they wrote counts as old.
-const LOOKS_MISSED_MAX: u64 = 4;
-/// What is not older than this is never old: a change of leader takes a term.
-const FRESH: Duration = Duration::from_secs(30);
 /// Most alerts of an answer, the worst first.
 const ALERTS_MAX: usize = 500;
 const COMPONENTS: [&str; 9] = [
@@ -74,10 +70,10 @@ pub async fn look(app: &App, bound_to: Option<&Namespace>) -> SystemHealthView {
     let known = app.system.note(read.map(|(_, record)| record), engine_ok, now);
 
     let latency = |name: &str| probe(name).map(|component| component.latency_ms);
-    let summary = known.record.judged.as_ref().and_then(summary_of).unwrap_or_default();
-    let judged_at = known.record.judged.as_ref().map(|judged| judged.at);
-    let most = FRESH.max(Duration::from_millis(summary.every_ms.saturating_mul(LOOKS_MISSED_MAX)));
-    let stale = judged_at.is_none_or(|at| now.since(at) > most);
+    let judged = known.record.judged.as_ref();
+    let summary = judged.map(|judged| Summary::read(&judged.summary)).unwrap_or_default();
+    let judged_at = judged.map(|judged| judged.at);
+    let stale = judged_at.is_none_or(|at| now.since(at) > summary.fresh_for());
 
     let active = known.record.alerts.iter().filter(|alert| alert.state == AlertState::Active);
     let mut alerts: Vec<AlertView> =
@@ -127,11 +123,6 @@ async fn read(app: &App) -> Option<(Timestamp, Record)> {
     let (now, alerts, judged) =
         tokio::try_join!(ledger.now(), ledger.alerts(never), ledger.judged()).ok()?;
     Some((now, Record { alerts, judged }))
-}
-
-fn summary_of(judged: &Judged) -> Option<Summary> {
-    // One that a newer build wrote may not read: its figures are left out.
-    serde_json::from_str(&judged.summary).ok()
 }
 
 impl Memory {

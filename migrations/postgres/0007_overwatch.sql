@@ -23,8 +23,9 @@ CREATE TABLE overwatch (
 );
 
 CREATE TABLE receivers (
-    name TEXT NOT NULL PRIMARY KEY,
-    body TEXT NOT NULL                             -- Receiver as JSON
+    seen_at BIGINT NOT NULL,                      -- ledger time at which it was in a leader's settings, to the hour
+    name    TEXT   NOT NULL PRIMARY KEY,
+    body    TEXT   NOT NULL                       -- Receiver as JSON
 );
 
 -- What a receiver was told of an alert last.

@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use tokio::time::timeout;
 use windlass_shared::config::OverwatchSettings;
 use windlass_shared::ledger::alerts::LookNote;
 use windlass_shared::ledger::duties::Who;
@@ -23,8 +25,10 @@ pub mod notify;
 mod rules;
 mod summary;
 
-/// Longest look.
+/// Longest tick.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Longest look of it: what earlier looks found is told within the tick as well.
+const LOOK_LONGEST: Duration = Duration::from_secs(50);
 /// Ended alerts are kept for so long.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// An alert that ended so short a time ago has come back when its rule holds again.
@@ -32,6 +36,10 @@ const CAME_BACK: Duration = Duration::from_secs(3600);
 
 /// Looks at the installation while this process leads, until `shutdown`.
 pub(crate) async fn run(life: Lifecycle, settings: OverwatchSettings, ticks: Ticks) {
+    work(life, settings, ticks, LOOK_LONGEST).await;
+}
+
+async fn work(life: Lifecycle, settings: OverwatchSettings, ticks: Ticks, look_longest: Duration) {
     let watch = tokio::sync::Mutex::new(Watch::new(&settings));
     // Once in a process, whose settings stay.
     let duty: &'static Duty = Box::leak(Box::new(Duty {
@@ -46,10 +54,10 @@ pub(crate) async fn run(life: Lifecycle, settings: OverwatchSettings, ticks: Tic
         let (life, settings, watch, lead) = (&life, &settings, &watch, &ticks.lead);
         async move {
             let mut watch = watch.lock().await;
-            let changed = watch.look(life, epoch, settings).await;
+            let looked = timeout(look_longest, watch.look(life, epoch, settings)).await;
             // What an earlier look found is told, however this one went.
             watch.notifier.start(life, lead, epoch).await;
-            changed
+            looked.with_context(|| format!("the look took longer than {look_longest:?}"))?
         }
     });
     let mut lead = ticks.lead.clone();
@@ -108,6 +116,7 @@ impl Watch {
             alerts: decision.write,
             dropped: decision.dropped,
             summary: serde_json::to_string(&summary)?,
+            receivers: settings.receivers.iter().map(|receiver| receiver.name.clone()).collect(),
             forget_before: seen.now.minus(KEPT),
         };
         if !life.ledger().note_look(epoch, note).await? {
@@ -124,3 +133,6 @@ fn gauges(active: &HashMap<&str, u64>) {
         metrics::gauge!("windlass_alerts_active", "severity" => severity).set(count as f64);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ mod actions;
 mod change;
 pub mod compare;
 mod delivery;
+pub mod depth;
 mod ended;
 mod engine_time;
 pub mod explain;

@@ -54,6 +54,10 @@ pub const LEASE_DEFAULT: Duration = Duration::from_secs(15);
 pub const LEASE_MIN: Duration = Duration::from_secs(3);
 /// Longest lease.
 pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// Shortest objective of how long a ready job may wait.
+pub const LATENCY_OBJECTIVE_MIN: Duration = Duration::from_secs(1);
+/// Longest one.
+pub const LATENCY_OBJECTIVE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Most log lines kept per job.
 pub const LOG_LINES_MAX: u64 = 10_000;
 /// Longest log line, in bytes; longer ones are cut.

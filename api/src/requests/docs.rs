@@ -48,6 +48,11 @@ duration!(
     "A duration from 3 s to 1 h: `\"1m30s\"`, or a number of seconds."
 );
 duration!(
+    /// How long a ready job may wait.
+    ObjectiveText 1.0..=86_400.0
+    "A duration from 1 s to 1 day: `\"1m30s\"`, or a number of seconds."
+);
+duration!(
     /// A long poll of a worker.
     PollText 0.0..=50.0
     "A duration of at most 50 s: `\"30s\"`, or a number of seconds."

@@ -8,7 +8,7 @@ use windlass_shared::model::job::{JobState, Priority};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::Span;
 
-use super::docs::{DayText, LeaseText, Tag, TimeoutText};
+use super::docs::{DayText, LeaseText, ObjectiveText, Tag, TimeoutText};
 use super::retry::RetryDocs;
 use super::{Change, Faults, retry};
 use crate::error::ApiError;
@@ -33,6 +33,10 @@ pub struct QueuePatch {
     #[serde(default)]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000)]
     max_depth: Change<u64>,
+    /// A ready job that waits longer is late: an alert, and what `GET /v1/scale/{queue}` reckons with. 1 s to 1 day.
+    #[serde(default)]
+    #[schema(value_type = Option<ObjectiveText>)]
+    latency_objective: Change<Span>,
     /// Lease of its jobs: 3 s to 1 h.
     #[serde(default)]
     #[schema(value_type = Option<LeaseText>)]
@@ -103,6 +107,10 @@ impl QueuePatch {
         if self.lease.value().is_some_and(|s| s.0 < limits::LEASE_MIN || s.0 > limits::LEASE_MAX) {
             faults.wrong("/lease", "must be from 3s to 1h");
         }
+        let objective = limits::LATENCY_OBJECTIVE_MIN..=limits::LATENCY_OBJECTIVE_MAX;
+        if self.latency_objective.value().is_some_and(|span| !objective.contains(&span.0)) {
+            faults.wrong("/latency_objective", "must be from 1s to 1 day");
+        }
         if self.priority_unit.value().is_some_and(|span| span.0.is_zero() || span.0 > DAY) {
             faults.wrong("/priority_unit", "must be longer than 0 and at most 1 day");
         }
@@ -125,6 +133,7 @@ impl QueuePatch {
         self.rate_limit.apply(&mut settings.rate_limit);
         self.per_key_concurrency.apply(&mut settings.per_key_concurrency);
         self.max_depth.apply(&mut settings.max_depth);
+        self.latency_objective.apply(&mut settings.latency_objective);
         self.lease.apply(&mut settings.lease);
         self.priority_unit.apply(&mut settings.priority_unit);
         self.default_max_attempts.apply(&mut settings.default_max_attempts);

@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::extract::{Id, Params};
 use crate::views::scale::{Of, ScaleView};
 
-/// Jobs are to start within this, unless the call says otherwise.
+/// Jobs are to start within this, unless the call or the queue says otherwise.
 const OBJECTIVE_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest objective and service time.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -31,7 +31,7 @@ const MINUTE: Duration = Duration::from_secs(60);
     get, path = "/v1/scale/{queue}", tag = "queues",
     params(
         ("queue" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
-        ("objective" = Option<String>, Query, description = "Jobs are to start within this: `10s` if not given, at most a day.", max_length = 40),
+        ("objective" = Option<String>, Query, description = "Jobs are to start within this, at most a day; if not given the queue's `latency_objective`, or `10s`.", max_length = 40),
         ("service_time" = Option<String>, Query, description = "Time of an attempt, where too few have ended to know: `1s` if not given.", max_length = 40),
         ("slots_per_worker" = Option<u32>, Query, description = "Slots of a worker, where there is none: 16 if not given.", minimum = 1, maximum = 10_000),
     ),
@@ -43,12 +43,14 @@ pub async fn get_scale(
     Id(name): Id<QueueName>,
     mut params: Params,
 ) -> Result<Json<ScaleView>, ApiError> {
-    let start_within = params.parsed("objective", span).unwrap_or(OBJECTIVE_DEFAULT);
+    let start_within = params.parsed("objective", span);
     let service = params.parsed("service_time", span).unwrap_or(SERVICE_DEFAULT);
     let slots = params.number("slots_per_worker", 1..=10_000);
     params.finish()?;
     let (ledger, namespace) = (app.life.ledger(), &caller.namespace);
     let queue = ledger.queue(namespace, &name).await?.ok_or_else(ApiError::not_found)?;
+    let own = queue.settings.latency_objective.map(|span| span.0);
+    let start_within = start_within.or(own).unwrap_or(OBJECTIVE_DEFAULT);
     let (minutes, now) = ledger.queue_minutes(namespace, &name).await?;
     let workers = ledger.workers(namespace, SEEN_WITHIN).await?;
     let stats = app.life.engine().stats(&ShardId::first(namespace.clone(), name.clone())).await?;

@@ -29,6 +29,8 @@ async fn settings_are_set_kept_and_removed() {
     for bad in [
         json!({"max_concurrency": 0}),
         json!({"lease": "1s"}),
+        json!({"latency_objective": "999ms"}),
+        json!({"latency_objective": "1d1s"}),
         json!({"rate_limit": {"limit": 1}}),
         json!({"default_retry": {"multiplier": 0.5}}),
         json!({"default_timeout": 0}),
@@ -36,6 +38,22 @@ async fn settings_are_set_kept_and_removed() {
     ] {
         patch(&api, "mail", bad).await.refused(422, "invalid");
     }
+}
+
+/// Goal: what a queue's jobs may wait is what its workers are reckoned by, unless a call says otherwise.
+#[tokio::test]
+async fn a_queues_objective_is_the_default_of_its_scale() {
+    let api = Fixture::new().await;
+    let objective = async |query: &str| {
+        let answer = api.get(&format!("/v1/scale/mail{query}")).await.expect(200);
+        answer["objective"].clone()
+    };
+    let queue = patch(&api, "mail", json!({"latency_objective": "2s"})).await.expect(200);
+    assert_eq!(queue["settings"]["latency_objective"], "2s");
+    assert_eq!(objective("").await, "2s");
+    assert_eq!(objective("?objective=20s").await, "20s");
+    patch(&api, "mail", json!({"latency_objective": null})).await.expect(200);
+    assert_eq!(objective("").await, "10s");
 }
 
 #[tokio::test]

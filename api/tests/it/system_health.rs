@@ -72,6 +72,7 @@ async fn judged(fixture: &Fixture, alerts: impl FnOnce(Timestamp) -> Vec<Alert>)
     };
     let summary = Summary { every_ms: 10_000, windows: vec![window], ..Summary::default() };
     let note = LookNote {
+        receivers: Vec::new(),
         alerts: alerts(now),
         dropped: Vec::new(),
         summary: serde_json::to_string(&summary).unwrap(),

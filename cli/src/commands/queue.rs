@@ -46,7 +46,7 @@ enum QueueCommand {
 struct Scale {
     /// The queue
     queue: String,
-    /// 95 % of its jobs are to start within this [default: 10s]
+    /// 95 % of its jobs are to start within this [default: the queue's latency_objective, or 10s]
     #[arg(long)]
     objective: Option<String>,
     /// Time of an attempt, where too few have ended to know [default: 1s]
@@ -111,6 +111,9 @@ struct Set {
     /// Starts per time as JSON: {"limit": 100, "per": "1m", "burst": 10}
     #[arg(long, value_name = "JSON")]
     rate_limit: Option<String>,
+    /// A ready job that waits longer is late
+    #[arg(long)]
+    latency_objective: Option<String>,
     /// Lease of its jobs
     #[arg(long)]
     lease: Option<String>,
@@ -211,6 +214,7 @@ async fn set(args: Set) -> Outcome {
         })
     });
     put("rate_limit", rate.transpose()?);
+    put("latency_objective", args.latency_objective.map(Value::from));
     put("lease", args.lease.map(Value::from));
     put("priority_unit", args.priority_unit.map(Value::from));
     put("default_max_attempts", args.default_max_attempts.map(Value::from));

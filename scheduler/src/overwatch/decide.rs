@@ -1,16 +1,19 @@
 //! What becomes of alerts, given what rules judged. Pure.
 //!
 //! * An alert opens when its rule has held for the rule's time, and ends when its very subject was judged well for
-//!   [`CLEAR_AFTER`]. A look that has not judged a subject says nothing of it.
+//!   [`CLEAR_AFTER`]. A look that has not judged a subject says nothing of it: of many, each has its turn.
 //! * A subject that could not be judged for [`UNJUDGED_MAX`] ends as unknown.
 //! * A rule that fails ends nothing, and is a subject itself.
 //! * A subject that comes back soon after its end must stay well for twice as long each time.
-//! * Above [`SUBJECTS_MAX`] subjects a rule has one alert over all of them, until they are half as many.
+//! * Above [`SUBJECTS_MAX`] subjects a rule has one alert over all of them, until they are half as many. It goes on
+//!   where theirs end: there is no look at which the rule has none.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use windlass_shared::model::alert::catalogue::{CLEAR_AFTER, RULE_FAILING, UNJUDGED_MAX, entry_of};
+use windlass_shared::model::alert::catalogue::{
+    CLEAR_AFTER, RULE_FAILING, UNJUDGED_MAX, UNWATCHED_MAX, entry_of,
+};
 use windlass_shared::model::alert::{
     Alert, AlertKey, AlertState, EVIDENCE_MAX, EndReason, MESSAGE_CHARS_MAX, Severity,
 };
@@ -18,7 +21,7 @@ use windlass_shared::model::id::AlertId;
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::time::Timestamp;
 
-use super::rules::{Coverage, Finding, Judged, Judgement, whole};
+use super::rules::{Coverage, Finding, Judged, Judgement, Subject, whole};
 
 /// Most alerts of one rule.
 pub(super) const SUBJECTS_MAX: usize = 50;
@@ -27,6 +30,8 @@ const FLAPS_MAX: u32 = 5;
 /// Most subjects that the alert over all of them names, and most namespaces that it counts.
 const NAMED_MAX: usize = 5;
 const NAMESPACES_MAX: usize = 100;
+/// The figure that the alert over all of them has, and no other.
+const SUBJECTS: &str = "subjects";
 
 /// What a look changes.
 #[derive(Debug, Default)]
@@ -95,35 +100,48 @@ fn decide_rule(
         return of_rule.into_iter().for_each(|alert| unjudged(alert, now, decision));
     };
     let group = AlertKey { code: code.to_owned(), namespace: None, subject: String::new() };
-    let grouped_before = of_rule.iter().any(|a| a.key == group && !a.of_namespaces.is_empty());
+    let grouped_before =
+        of_rule.iter().any(|a| a.key == group && a.evidence.contains_key(SUBJECTS));
     let is_whole = judgement.judged == Coverage::All;
-    let many = judgement.held.len();
+    let bad: HashSet<Subject> = judgement.held.iter().map(|f| f.subject.clone()).collect();
+    let was_judged = |subject: &Subject| match &judgement.judged {
+        Coverage::All => true,
+        Coverage::Only(subjects) => subjects.contains(subject),
+    };
+    // Those of single subjects of which the rule holds, as far as anybody knows.
+    let holds_on = |alert: &Alert| {
+        let subject = subject_of(alert);
+        alert.key != group && (bad.contains(&subject) || !was_judged(&subject))
+    };
+    let hold_on: Vec<&Alert> = of_rule.iter().copied().filter(|alert| holds_on(alert)).collect();
+    let unseen = hold_on.iter().filter(|alert| !bad.contains(&subject_of(alert))).count();
+    let many = judgement.held.len() + unseen;
     // With some subjects unjudged nobody knows whether there are few again.
-    let grouped =
-        many > SUBJECTS_MAX || grouped_before && many > 0 && (!is_whole || many > SUBJECTS_MAX / 2);
+    let grouped = !judgement.held.is_empty()
+        && (many > SUBJECTS_MAX || grouped_before && (!is_whole || many > SUBJECTS_MAX / 2));
 
     let mut held: HashMap<AlertKey, (Finding, BTreeMap<Namespace, u64>)> = HashMap::new();
+    let mut since = now;
     if grouped {
-        let (finding, counts) = over_all(code, &judgement.held);
+        let (mut finding, counts) = over_all(code, &judgement.held, is_whole);
+        for alert in &hold_on {
+            since = since.min(alert.since);
+            finding.severity = finding.severity.max(alert.severity);
+        }
         held.insert(group.clone(), (finding, counts));
     } else {
-        for finding in judgement.held {
+        for finding in &judgement.held {
             let (namespace, subject) = finding.subject.clone();
             let key = AlertKey { code: code.to_owned(), namespace, subject };
-            held.insert(key, (finding, BTreeMap::new()));
+            held.insert(key, (finding.clone(), BTreeMap::new()));
         }
     }
     for alert in of_rule {
-        let subject = (alert.key.namespace.clone(), alert.key.subject.clone());
-        let was_judged = match &judgement.judged {
-            Coverage::All => true,
-            Coverage::Only(subjects) => subjects.contains(&subject),
-        };
         if let Some((finding, counts)) = held.remove(&alert.key) {
             holds(alert, finding, counts, now, decision);
-        } else if grouped {
+        } else if grouped && holds_on(alert) {
             end(alert, EndReason::Grouped, now, decision);
-        } else if was_judged {
+        } else if was_judged(&subject_of(alert)) {
             is_well(alert, now, decision);
         } else {
             unjudged(alert, now, decision);
@@ -131,13 +149,17 @@ fn decide_rule(
     }
     for (key, (finding, counts)) in held {
         let flaps = flaps.get(&key).copied().unwrap_or_default();
-        let alert = fresh(key, &finding, flaps, now);
+        let alert = fresh(key, &finding, flaps, since, now);
         holds(&alert, finding, counts, now, decision);
     }
 }
 
+fn subject_of(alert: &Alert) -> Subject {
+    (alert.key.namespace.clone(), alert.key.subject.clone())
+}
+
 /// One finding over many.
-fn over_all(code: &str, held: &[Finding]) -> (Finding, BTreeMap<Namespace, u64>) {
+fn over_all(code: &str, held: &[Finding], is_whole: bool) -> (Finding, BTreeMap<Namespace, u64>) {
     let mut counts: BTreeMap<Namespace, u64> = BTreeMap::new();
     for namespace in held.iter().filter_map(|finding| finding.subject.0.as_ref()) {
         *counts.entry(namespace.clone()).or_default() += 1;
@@ -145,10 +167,14 @@ fn over_all(code: &str, held: &[Finding]) -> (Finding, BTreeMap<Namespace, u64>)
     let named: Vec<&str> =
         held.iter().take(NAMED_MAX).map(|finding| finding.subject.1.as_str()).collect();
     let severity = held.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Warning);
-    let message =
-        format!("{code} holds for {} subjects, among them {}", held.len(), named.join(", "));
+    let at_least = if is_whole { "" } else { "at least " };
+    let message = format!(
+        "{code} holds for {at_least}{} subjects, among them {}",
+        held.len(),
+        named.join(", ")
+    );
     let finding = Finding::new(whole(), severity, message)
-        .with("subjects", held.len())
+        .with(SUBJECTS, held.len())
         .with("namespaces", counts.len());
     let mut most: Vec<(Namespace, u64)> = counts.into_iter().collect();
     most.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -156,7 +182,7 @@ fn over_all(code: &str, held: &[Finding]) -> (Finding, BTreeMap<Namespace, u64>)
     (finding, most.into_iter().collect())
 }
 
-fn fresh(key: AlertKey, finding: &Finding, flaps: u32, now: Timestamp) -> Alert {
+fn fresh(key: AlertKey, finding: &Finding, flaps: u32, since: Timestamp, now: Timestamp) -> Alert {
     Alert {
         id: AlertId::generate(),
         key,
@@ -165,7 +191,7 @@ fn fresh(key: AlertKey, finding: &Finding, flaps: u32, now: Timestamp) -> Alert 
         message: String::new(),
         evidence: BTreeMap::new(),
         of_namespaces: BTreeMap::new(),
-        since: now,
+        since,
         opened_at: None,
         last_seen: now,
         judged_at: now,
@@ -227,7 +253,7 @@ fn unjudged(alert: &Alert, now: Timestamp, decision: &mut Decision) {
     }
     decision.live.push(alert.clone());
     // A stretch of well-being that was not watched does not count.
-    if alert.clear_since.is_some() {
+    if alert.clear_since.is_some() && now.since(alert.judged_at) >= UNWATCHED_MAX {
         decision.write.push(Alert { clear_since: None, ..alert.clone() });
     }
 }

@@ -1,8 +1,8 @@
 //! Tells receivers of alerts, from what is on record alone: the alerts, and what each receiver was told last.
 //!
 //! Each receiver has a task of its own, so a slow one holds up no other. A message goes out, and then what it told is
-//! written under the leader's epoch: a crash in between sends it again, under the same id. While a receiver cannot be
-//! reached, nothing is written as told, so that it hears of what opened and ended meanwhile, in one item.
+//! written under the leader's epoch: a crash in between sends it again, under the same id where nothing else is to be
+//! told meanwhile. While a receiver cannot be reached, nothing is written as told, so that it hears of what opened and ended meanwhile, in one item.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,10 @@ use windlass_shared::model::time::Timestamp;
 use crate::leader::Lead;
 
 mod email;
+#[cfg(test)]
+pub(super) mod hook;
 mod message;
+pub(crate) mod outage;
 mod plan;
 mod send;
 
@@ -82,7 +85,7 @@ impl Notifier {
     /// Waits for what is under way; for a while.
     pub(super) async fn stop(self) {
         let ending = futures::future::join_all(self.tasks.into_values());
-        // What was not written down is sent again, under the same id.
+        // What was not written down is sent again.
         let _ = tokio::time::timeout(STOP_MAX, ending).await;
     }
 }

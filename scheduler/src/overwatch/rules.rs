@@ -16,6 +16,7 @@ mod duty_failing;
 mod engine_away;
 mod engine_unfit;
 mod lease_lost_rate;
+mod ledger_full;
 mod ledger_slow;
 mod no_worker;
 mod notifier_failing;
@@ -70,6 +71,7 @@ pub(crate) struct Rule {
 /// Every rule that the leader judges by.
 pub(crate) const RULES: &[Rule] = &[
     Rule { code: "ledger_slow", judge: ledger_slow::judge },
+    Rule { code: "ledger_full", judge: ledger_full::judge },
     Rule { code: "engine_away", judge: engine_away::judge },
     Rule { code: "engine_unfit", judge: engine_unfit::judge },
     Rule { code: "shards_unverified", judge: shards_unverified::judge },

@@ -154,7 +154,21 @@ pub(super) const KNOWN: &[Known] = &[
     open("backup.age_max", "26h", "an older newest backup is an alert, 1m to 3650d"),
     open("backup.drill_age_max", "8d", "no drill that passed for longer is an alert, 1m to 3650d"),
     open("overwatch.interval", "10s", "how often the leader looks at the installation, 1s to 10m"),
-    open("overwatch.latency_objective", "60s", "a ready job that waits longer is late, 1s to 24h"),
+    open(
+        "overwatch.latency_objective",
+        "60s",
+        "a ready job that waits longer is late, unless its queue has its own, 1s to 24h",
+    ),
+    open(
+        "overwatch.ledger_free_min",
+        "1GiB",
+        "less free space on the volume of a SQLite ledger is an alert; 0: never",
+    ),
+    optional(
+        "overwatch.ledger_size_max",
+        Secrecy::Open,
+        "a larger database of the ledger is an alert, such as 500GiB",
+    ),
     open("overwatch.remind_every", "4h", "what stays critical is told again, 5m to 7d"),
     open("log.format", "auto", "json, text, or auto: text on a terminal, else json"),
     open("log.level", "info", "filter directives, such as warn,windlass_worker=debug"),

@@ -20,8 +20,12 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub struct OverwatchSettings {
     /// How often the leader looks.
     pub interval: Duration,
-    /// A ready job that waits longer is late.
+    /// A ready job that waits longer is late, where its queue has no objective of its own.
     pub latency_objective: Duration,
+    /// Less free space on the volume of a SQLite ledger is an alert, in bytes.
+    pub ledger_free_min: u64,
+    /// A larger database is an alert, in bytes; `None`: none is.
+    pub ledger_size_max: Option<u64>,
     /// How often an alert that stays critical is told again.
     pub remind_every: Duration,
     /// Who is notified.
@@ -31,11 +35,13 @@ pub struct OverwatchSettings {
 }
 
 impl Default for OverwatchSettings {
-    /// Every 10 s, a minute, 4 h, nobody.
+    /// Every 10 s, a minute, 1 GiB and no bound, 4 h, nobody.
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(10),
             latency_objective: Duration::from_secs(60),
+            ledger_free_min: 1 << 30,
+            ledger_size_max: None,
             remind_every: Duration::from_secs(4 * 3600),
             receivers: Vec::new(),
             backups: None,

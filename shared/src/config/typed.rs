@@ -13,7 +13,7 @@ use super::{
     ApiSettings, BackupSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings,
     OverwatchSettings, WorkerSettings, keys, values,
 };
-use crate::limits::{LEASE_MAX, LEASE_MIN};
+use crate::limits::{LATENCY_OBJECTIVE_MAX, LATENCY_OBJECTIVE_MIN, LEASE_MAX, LEASE_MIN};
 use crate::model::job::JobState;
 use crate::model::name::Namespace;
 
@@ -189,13 +189,14 @@ fn api(r: &mut Reader, admin_listen: Option<SocketAddr>) -> ApiSettings {
 fn overwatch(r: &mut Reader, backup: Option<&BackupSettings>) -> OverwatchSettings {
     let backups = backup.map(|backup| backup.ages);
     let mut overwatch = OverwatchSettings { backups, ..OverwatchSettings::default() };
-    let second = 10 * SOON;
     r.set(&mut overwatch.interval, "overwatch.interval", |t| {
-        values::duration(t, second..=10 * MINUTE)
+        values::duration(t, 10 * SOON..=10 * MINUTE)
     });
     r.set(&mut overwatch.latency_objective, "overwatch.latency_objective", |t| {
-        values::duration(t, second..=24 * HOUR)
+        values::duration(t, LATENCY_OBJECTIVE_MIN..=LATENCY_OBJECTIVE_MAX)
     });
+    r.set(&mut overwatch.ledger_free_min, "overwatch.ledger_free_min", values::bytes);
+    overwatch.ledger_size_max = r.read("overwatch.ledger_size_max", values::bytes);
     r.set(&mut overwatch.remind_every, "overwatch.remind_every", |t| {
         values::duration(t, 5 * MINUTE..=7 * 24 * HOUR)
     });

@@ -40,6 +40,16 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
     if range.contains(&parsed) { Ok(parsed) } else { Err(wrong()) }
 }
 
+/// `"512MiB"`, `"1GiB"`, or a bare number of bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let found = units.iter().find_map(|(unit, power)| Some((text.strip_suffix(unit)?, *power)));
+    let (number, power) = found.unwrap_or((text, 0));
+    let read = number.trim_end().parse::<u64>().ok();
+    read.and_then(|n| n.checked_mul(1u64 << power))
+        .ok_or_else(|| "must be a number of bytes, such as 512MiB, 1GiB or 2TiB".into())
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let numeric = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
@@ -112,6 +122,23 @@ pub(super) fn url(text: &str, schemes: &[&str]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [
+            ("0", 0),
+            ("4096", 4_096),
+            ("512MiB", 512 << 20),
+            ("1 GiB", 1 << 30),
+            ("3TiB", 3 << 40),
+            ("1KiB", 1 << 10),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GiB", "-1", "1GB", "1.5GiB", "99999999999TiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn queues_take_weights_and_names_with_colons() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::alerts::{Judged, LookNote, OutcomeSum, ScheduleTroubles, TellNote, ToldRow};
+use super::alerts::{Judged, LookNote, OutcomeSum, ScheduleTroubles, Space, TellNote, ToldRow};
 use super::{Epoch, Ledger, Result, WorkerBeat, dispatch};
 use crate::model::alert::{Alert, Receiver};
 use crate::model::time::Timestamp;
@@ -17,7 +17,8 @@ impl Ledger {
     }
 
     /// Alerts that have not ended, pending ones among them, and those that ended at or after `ended_since`, oldest
-    /// first; at most [`super::alerts::ALERTS_MAX`] of either.
+    /// first; at most [`super::alerts::ALERTS_MAX`] of either, of ended ones the latest. One whose record this build
+    /// cannot read comes as [`Alert::in_outline`].
     pub fn alerts<'a>(&'a self, ended_since: Timestamp) -> BoxFuture<'a, Result<Vec<Alert>>> {
         Box::pin(async move { dispatch!(self, alerts(ended_since)) })
     }
@@ -48,12 +49,19 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, outcome_sums(since)) })
     }
 
-    /// Workers of every namespace seen within `within`; at most 10,000.
+    /// How much room the ledger takes, and how much is left to it. Cheap, but not free: PostgreSQL looks at each of its
+    /// files.
+    pub fn space<'a>(&'a self) -> BoxFuture<'a, Result<Space>> {
+        Box::pin(async move { dispatch!(self, space()) })
+    }
+
+    /// Workers of every namespace seen within `within`, those that were seen last first; at most
+    /// [`super::alerts::WORKERS_MAX`].
     pub fn all_workers<'a>(&'a self, within: Duration) -> BoxFuture<'a, Result<Vec<WorkerBeat>>> {
         Box::pin(async move { dispatch!(self, all_workers(within)) })
     }
 
-    /// Schedules that are paused, those that run and were to be looked at before `late_before`, and those of which due
+    /// Schedules that their failures have paused, those that run and were to be looked at before `late_before`, and those of which due
     /// times were noted as missed at or after `missed_since`; at most `limit` of each.
     pub fn schedule_troubles<'a>(
         &'a self,

@@ -55,6 +55,9 @@ pub struct QueueSettings {
     /// Most waiting jobs; beyond it submissions answer 429.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_depth: Option<u64>,
+    /// A ready job that waits longer is late; `None` is the installation's setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_objective: Option<Span>,
     /// Lease of its jobs; `None` is the worker's setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Span>,

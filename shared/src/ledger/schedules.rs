@@ -13,6 +13,9 @@ use crate::model::schedule::decide::{Decision, Fire, Open, Submitted, Waiting};
 use crate::model::schedule::{FireOutcome, FireResult, FireSource, ScheduleSpec};
 use crate::model::time::Timestamp;
 
+/// Who pauses a schedule whose fires fail.
+pub const PAUSED_BY: &str = "windlass";
+
 /// A schedule on record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {

@@ -59,6 +59,7 @@ pub struct Sqlite {
     id: LedgerId,
     writer: Writer,
     readers: SqlitePool,
+    place: Place,
     health: Arc<Health>,
     clock: Clock,
 }
@@ -92,7 +93,7 @@ impl Sqlite {
         let health = Arc::new(Health::default());
         let clock = Clock::System;
         let writer = Writer::start(connection, lock, Arc::clone(&health), clock.clone());
-        Ok(Self { id, writer, readers, health, clock })
+        Ok(Self { id, writer, readers, place, health, clock })
     }
 
     /// Makes the database if there is none, and applies the migrations that are missing; which. Refused while

@@ -18,7 +18,6 @@ mod change;
 mod look;
 mod work;
 
-pub use look::PAUSED_BY;
 pub use work::check_templates;
 
 /// A schedule as it is asked for.

@@ -60,6 +60,18 @@ pub enum AlertState {
     Ended = 2,
 }
 
+impl AlertState {
+    /// From the ledger's number; `None` for a number that this build does not know.
+    pub const fn from_number(n: i16) -> Option<Self> {
+        match n {
+            0 => Some(Self::Pending),
+            1 => Some(Self::Active),
+            2 => Some(Self::Ended),
+            _ => None,
+        }
+    }
+}
+
 /// Why an alert is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,6 +142,36 @@ pub struct Alert {
     /// How often the same subject has come back shortly before.
     #[serde(default)]
     pub flaps: u32,
+}
+
+impl Alert {
+    /// What can be said of one whose record this build cannot read, because another one wrote it: that it is there. So
+    /// its key stays taken, and the next look that judges its subject writes it anew, or ends it.
+    pub fn in_outline(
+        id: AlertId,
+        key: AlertKey,
+        state: AlertState,
+        ended_at: Option<Timestamp>,
+    ) -> Self {
+        let since = id.drawn_at().unwrap_or_default();
+        Self {
+            id,
+            key,
+            severity: Severity::Warning,
+            state,
+            message: "on record in a form that this build cannot read".to_owned(),
+            evidence: BTreeMap::new(),
+            of_namespaces: BTreeMap::new(),
+            since,
+            opened_at: (state != AlertState::Pending).then_some(since),
+            last_seen: since,
+            judged_at: since,
+            clear_since: None,
+            ended_at,
+            end_reason: None,
+            flaps: 0,
+        }
+    }
 }
 
 /// What a receiver was told of an alert last. Later stages are larger.

@@ -1,5 +1,7 @@
 //! What a look of overwatch came to, as the ledger keeps it for those who ask.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::name::{Namespace, QueueName};
@@ -61,6 +63,11 @@ pub struct Window {
     pub queues: Vec<(Namespace, QueueName, Sums)>,
 }
 
+/// Looks that may fall out before what they wrote counts as old.
+const LOOKS_MISSED_MAX: u32 = 4;
+/// What is not older than this is never old: a change of leader takes a term.
+const FRESH: Duration = Duration::from_secs(30);
+
 /// What a look came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -81,4 +88,16 @@ pub struct Summary {
     pub engine_us: Option<u64>,
     /// Over an hour, and over a day.
     pub windows: Vec<Window>,
+}
+
+impl Summary {
+    /// As a look has written it; nothing where a newer build wrote it in another form.
+    pub fn read(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// When the look is older than this, nobody looks any more.
+    pub fn fresh_for(&self) -> Duration {
+        FRESH.max(Duration::from_millis(self.every_ms).saturating_mul(LOOKS_MISSED_MAX))
+    }
 }

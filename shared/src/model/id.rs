@@ -149,10 +149,14 @@ impl JobId {
 impl JobId {
     /// When the id was drawn, by the clock of the host that drew it; `None` for ids that hold no time.
     pub fn drawn_at(self) -> Option<super::time::Timestamp> {
-        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
-        let micros = seconds.checked_mul(1_000_000)?.checked_add(u64::from(nanos / 1_000))?;
-        Some(super::time::Timestamp::from_micros(i64::try_from(micros).ok()?))
+        drawn_at(self.0)
     }
+}
+
+fn drawn_at(id: Uuid) -> Option<super::time::Timestamp> {
+    let (seconds, nanos) = id.get_timestamp()?.to_unix();
+    let micros = seconds.checked_mul(1_000_000)?.checked_add(u64::from(nanos / 1_000))?;
+    Some(super::time::Timestamp::from_micros(i64::try_from(micros).ok()?))
 }
 
 impl BlobId {
@@ -187,6 +191,11 @@ impl AlertId {
     /// A fresh id.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// As [`JobId::drawn_at`].
+    pub fn drawn_at(self) -> Option<super::time::Timestamp> {
+        drawn_at(self.0)
     }
 }
 

@@ -63,6 +63,12 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Counter,
         "Rows of the ledger that this build cannot read and passes over",
     ),
+    ("windlass_ledger_bytes", Gauge, "Size of the ledger's database, as the leader saw it last"),
+    (
+        "windlass_ledger_free_bytes",
+        Gauge,
+        "Free space of a SQLite ledger's volume, as the leader saw it last",
+    ),
     ("windlass_ledger_call_seconds", Histogram, "Time of a call to the ledger, by call"),
     ("windlass_ledger_errors_total", Counter, "Calls to the ledger that failed, by call"),
     (

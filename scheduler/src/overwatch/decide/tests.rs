@@ -1,5 +1,3 @@
-use std::collections::HashSet;
-
 use super::*;
 
 /// Looks one after the other, with what the ledger would keep between them.
@@ -140,8 +138,23 @@ fn one_that_is_unjudged_for_long_ends_as_unknown() {
 #[test]
 fn well_being_that_nobody_watched_does_not_count() {
     let mut story = Story::opened(&["a"]);
-    story.bad(&[]).only(&[]).after(CLEAR_AFTER).bad(&[]);
+    story.bad(&[]).after(UNWATCHED_MAX).only(&[]).after(CLEAR_AFTER).bad(&[]);
     assert_eq!(story.states(), [is("a", AlertState::Active)]);
+    story.after(CLEAR_AFTER).bad(&[]);
+    assert_eq!(story.states(), [is("a", AlertState::Ended)]);
+}
+
+/// Goal: of more subjects than one look takes, each ends when it is well although looks in between pass it over.
+#[test]
+fn a_subject_whose_turn_comes_now_and_then_ends_as_well() {
+    let mut story = Story::opened(&["a", "b"]);
+    let step = CLEAR_AFTER / 4;
+    for turn in [["a"], ["b"], ["c"], ["a"], ["b"], ["c"], ["a"]] {
+        story.after(step).only(&turn);
+    }
+    assert_eq!(story.states(), [is("a", AlertState::Ended), is("b", AlertState::Active)]);
+    story.after(step).only(&["b"]);
+    assert_eq!(story.states(), [is("a", AlertState::Ended), is("b", AlertState::Ended)]);
 }
 
 #[test]
@@ -171,13 +184,59 @@ fn ten_thousand_subjects_are_one_alert() {
     assert_eq!(story.states(), [is("", AlertState::Ended), is("q0", AlertState::Active)]);
 }
 
+fn names(n: usize) -> Vec<String> {
+    (0..n).map(|n| format!("q{n}")).collect()
+}
+
+/// Goal: there is no look at which a rule that holds has no active alert, and nothing of the single ones is lost.
 #[test]
-fn alerts_of_single_subjects_go_into_the_one_over_all() {
-    let mut story = Story::opened(&["a"]);
-    let names: Vec<String> = (0..=SUBJECTS_MAX).map(|n| format!("q{n}")).collect();
+fn alerts_of_single_subjects_go_on_in_the_one_over_all() {
+    let mut story = Story::opened(&["q0", "well"]);
+    let since = story.rows[0].since;
+    let worse = Finding { severity: Severity::Critical, ..finding("q0") };
+    story.look(Ok(Judgement::of_all([worse, finding("well")])));
+    let names = names(SUBJECTS_MAX + 1);
+    story.after(Duration::from_secs(1));
     story.bad(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(story.states(), [is("", AlertState::Pending), is("a", AlertState::Ended)]);
-    assert_eq!(story.rows[0].end_reason, Some(EndReason::Grouped));
+    let all =
+        [is("", AlertState::Active), is("q0", AlertState::Ended), is("well", AlertState::Active)];
+    assert_eq!(story.states(), all, "one of a subject that is well ends in its own time");
+    let row = |subject: &str| story.rows.iter().find(|row| row.key.subject == subject).unwrap();
+    assert_eq!(row("q0").end_reason, Some(EndReason::Grouped));
+    assert_eq!((row("").since, row("").severity), (since, Severity::Critical));
+}
+
+/// Goal: what pends for a while already does not begin anew.
+#[test]
+fn the_time_that_single_subjects_have_pended_counts() {
+    let names = names(SUBJECTS_MAX + 1);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut story = Story::new();
+    story.bad(&names[..1]).after(hold() - Duration::from_micros(1)).bad(&names);
+    assert_eq!(story.states(), [is("", AlertState::Pending)]);
+    story.after(Duration::from_micros(1)).bad(&names);
+    assert_eq!(story.states(), [is("", AlertState::Active)]);
+}
+
+/// Goal: a rule does not have more alerts than its bound because each look sees a part of the subjects.
+#[test]
+fn subjects_that_other_looks_have_found_count() {
+    let names = names(SUBJECTS_MAX + 1);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (first, second) = names.split_at(SUBJECTS_MAX / 2);
+    let look = |story: &mut Story, subjects: &[&str]| {
+        let held: Vec<Finding> = subjects.iter().map(|subject| finding(subject)).collect();
+        let judged = held.iter().map(|finding| finding.subject.clone()).collect();
+        story.look(Ok(Judgement { held, judged: Coverage::Only(judged) }));
+    };
+    let mut story = Story::opened(first);
+    look(&mut story, second);
+    assert_eq!(story.states()[0], is("", AlertState::Active));
+    assert!(story.states()[1..].iter().all(|(_, state)| *state == AlertState::Ended));
+    assert!(story.rows.last().unwrap().message.contains("at least 26 subjects"));
+    look(&mut story, first);
+    assert_eq!(story.states()[0], is("", AlertState::Active));
+    assert_eq!(story.rows.len(), first.len() + 1);
 }
 
 #[test]

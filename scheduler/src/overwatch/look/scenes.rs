@@ -22,6 +22,9 @@ impl Seen {
             duties: Ok(Vec::new()),
             upkeep: Ok(LastUpkeep::new()),
             backups: None,
+            space: Ok(Space { used: 1 << 20, free: None }),
+            free_min: 1 << 30,
+            size_max: None,
             objective: Duration::from_secs(60),
         }
     }

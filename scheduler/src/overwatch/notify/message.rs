@@ -21,7 +21,8 @@ const LINES_MAX: usize = 20;
 /// What is sent.
 #[derive(Debug, Serialize)]
 pub(super) struct Message {
-    /// The same whenever the same is told, so that a repeat can be told from news.
+    /// The same whenever the same items are told together, so that a repeat can be told from news. Where others have come
+    /// to them or gone since, it differs: then the items' own ids and events tell.
     pub(super) id: String,
     #[serde(rename = "type")]
     sort: &'static str,

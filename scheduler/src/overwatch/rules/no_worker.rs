@@ -14,6 +14,9 @@ const UNTAKEN: Duration = Duration::from_secs(30);
 
 pub(super) fn judge(seen: &Seen) -> Judged {
     let workers = seen.workers.as_ref().map_err(Clone::clone)?;
+    if seen.lacks_workers() && workers.iter().all(|worker| seen.is_alive(worker)) {
+        return Err("there are more workers than a look reads".to_owned());
+    }
     seen.judge_queues(|queue, stats| {
         let (namespace, name) = (&queue.queue.namespace, queue.name());
         let served = workers.iter().any(|worker| {
@@ -40,6 +43,9 @@ pub(super) fn judge(seen: &Seen) -> Judged {
 
 #[cfg(test)]
 mod tests {
+    use windlass_shared::ledger::WorkerBeat;
+    use windlass_shared::ledger::alerts::WORKERS_MAX;
+
     use super::*;
 
     fn seen(waits: Duration) -> Seen {
@@ -62,9 +68,21 @@ mod tests {
         assert!(!holds(&running));
     }
 
+    /// Goal: no queue is said to have no worker because its worker did not fit into the list.
+    #[test]
+    fn nothing_is_said_where_workers_that_live_were_left_out() {
+        let mut seen = seen(UNTAKEN);
+        let worker = Seen::worker("w", seen.now);
+        seen.workers = Ok(vec![worker.clone(); WORKERS_MAX]);
+        assert!(judge(&seen).is_err());
+        let silent = WorkerBeat { seen_at: seen.now.minus(Duration::from_secs(61)), ..worker };
+        *seen.workers.as_mut().unwrap().last_mut().unwrap() = silent;
+        assert!(holds(&seen), "those that live are listed first");
+    }
+
     #[test]
     fn a_worker_counts_that_lives_serves_the_queue_and_does_not_drain() {
-        let with = |change: &dyn Fn(&mut windlass_shared::ledger::WorkerBeat)| {
+        let with = |change: &dyn Fn(&mut WorkerBeat)| {
             let mut seen = seen(UNTAKEN);
             let mut worker = Seen::worker("w", seen.now);
             worker.queues = vec!["q".into()];

@@ -1,7 +1,5 @@
 //! A schedule was paused because its work kept failing. Pauses by people are theirs to end.
 
-use windlass_shared::ledger::Paused;
-use windlass_shared::lifecycle::schedule::PAUSED_BY;
 use windlass_shared::model::alert::Severity;
 
 use super::{Finding, Judged};
@@ -10,16 +8,14 @@ use crate::overwatch::look::Seen;
 pub(super) fn judge(seen: &Seen) -> Judged {
     seen.judge_schedules(
         |troubles| &troubles.paused,
-        |(namespace, name, paused, failures)| {
-            let paused: Paused = serde_json::from_str(paused).ok()?;
+        |(namespace, name, since, failures)| {
             let subject = (Some(namespace.clone()), name.to_string());
-            (paused.by == PAUSED_BY).then(|| {
-                let message =
-                    format!("schedule {name} is paused: {failures} fires in a row failed");
+            let message = format!("schedule {name} is paused: {failures} fires in a row failed");
+            Some(
                 Finding::new(subject, Severity::Warning, message)
                     .with("failures", failures)
-                    .with("paused_since", paused.since)
-            })
+                    .with("paused_since", since),
+            )
         },
     )
 }
@@ -27,17 +23,25 @@ pub(super) fn judge(seen: &Seen) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overwatch::look::SCHEDULES_MAX;
+    use crate::overwatch::rules::Coverage;
 
     #[test]
-    fn holds_for_pauses_by_failures_alone() {
-        let held = |by: &str| {
+    fn holds_for_each_and_a_full_list_says_nothing_of_others() {
+        let judge = |n: u32| {
             let mut seen = Seen::nothing();
-            let paused = Paused { since: seen.now, by: by.into(), reason: None };
-            let text = serde_json::to_string(&paused).unwrap();
-            let row = ("default".parse().unwrap(), "nightly".parse().unwrap(), text, 3);
-            seen.troubles.as_mut().unwrap().paused.push(row);
-            judge(&seen).unwrap().held.len()
+            let rows = (0..n).map(|n| {
+                let name = format!("nightly-{n}").parse().unwrap();
+                ("default".parse().unwrap(), name, seen.now, 3)
+            });
+            let rows = rows.collect();
+            seen.troubles.as_mut().unwrap().paused = rows;
+            judge(&seen).unwrap()
         };
-        assert_eq!((held(PAUSED_BY), held("somebody")), (1, 0));
+        let few = judge(2);
+        assert_eq!((few.held.len(), few.judged), (2, Coverage::All));
+        let full = judge(SCHEDULES_MAX);
+        assert_eq!(full.held.len(), SCHEDULES_MAX as usize);
+        assert_ne!(full.judged, Coverage::All);
     }
 }

@@ -12,12 +12,12 @@ use super::row::{get, int8, json, parse, small, time, to_json, unsigned};
 use super::workers::{WORKER_COLUMNS_FROM, worker};
 use super::{Postgres, Result};
 use crate::ledger::alerts::{
-    ALERTS_MAX, FORGET_MAX, Judged, LookNote, OutcomeSum, SUMS_MAX, ScheduleTroubles, TellNote,
-    ToldRow,
+    ALERTS_MAX, FORGET_MAX, Judged, LookNote, OutcomeSum, RECEIVER_SEEN_EVERY, SUMS_MAX,
+    ScheduleTroubles, Space, TellNote, ToldRow, WORKERS_MAX, paused_by_failures,
 };
 use crate::ledger::unreadable::readable;
-use crate::ledger::{Epoch, WorkerBeat};
-use crate::model::alert::{Alert, Receiver, Severity, Stage};
+use crate::ledger::{Epoch, Paused, WorkerBeat};
+use crate::model::alert::{Alert, AlertKey, AlertState, Receiver, Severity, Stage};
 use crate::model::health::Sums;
 use crate::model::id::AlertId;
 use crate::model::job::AttemptOutcome;
@@ -44,6 +44,13 @@ const NOTE_LOOK: &str = ", lost AS MATERIALIZED (
     SELECT v.* FROM lead, unnest($5::uuid[], $6::bigint[], $7::smallint[], $8::text[], $9::text[], $10::text[],
         $11::text[]) AS v(id, ended_at, state, code, namespace, subject, body)
     ON CONFLICT (id) DO UPDATE SET ended_at = EXCLUDED.ended_at, state = EXCLUDED.state, body = EXCLUDED.body
+), known AS (
+    UPDATE receivers r SET seen_at = clock.now FROM lead, clock
+    WHERE r.name = ANY($13) AND r.seen_at < clock.now - $14
+), former AS (
+    DELETE FROM receivers r USING lead WHERE r.seen_at < $3 AND NOT r.name = ANY($13) RETURNING r.name
+), untold_to AS (
+    DELETE FROM alert_told t USING former WHERE t.receiver = former.name
 ), noted AS (
     INSERT INTO overwatch (epoch, judged_at, summary) SELECT $1, clock.now, $12 FROM lead, clock
     ON CONFLICT (one) DO UPDATE SET epoch = EXCLUDED.epoch, judged_at = EXCLUDED.judged_at,
@@ -52,8 +59,8 @@ const NOTE_LOOK: &str = ", lost AS MATERIALIZED (
 SELECT count(*) FROM lead";
 
 const NOTE_TOLD: &str = ", kept AS (
-    INSERT INTO receivers (name, body) SELECT $2, $3 FROM lead
-    ON CONFLICT (name) DO UPDATE SET body = EXCLUDED.body
+    INSERT INTO receivers (seen_at, name, body) SELECT clock.now, $2, $3 FROM lead, clock
+    ON CONFLICT (name) DO UPDATE SET seen_at = EXCLUDED.seen_at, body = EXCLUDED.body
 ), noted AS (
     INSERT INTO alert_told AS t (receiver, alert_id, stage, severity, told_at)
     SELECT $2, v.* FROM lead, unnest($4::uuid[], $5::smallint[], $6::smallint[], $7::bigint[])
@@ -94,6 +101,10 @@ impl Postgres {
         self.read(outcome_sums(&self.inner.pool, since)).await
     }
 
+    pub async fn space(&self) -> Result<Space> {
+        self.read(space(&self.inner.pool)).await
+    }
+
     pub async fn all_workers(&self, within: Duration) -> Result<Vec<WorkerBeat>> {
         self.read(all_workers(&self.inner.pool, within)).await
     }
@@ -126,6 +137,8 @@ async fn note_look(pool: &PgPool, epoch: Epoch, note: &LookNote) -> Result<bool>
         .bind(alerts.iter().map(|a| a.key.subject.as_str()).collect::<Vec<_>>())
         .bind(bodies)
         .bind(&note.summary)
+        .bind(&note.receivers)
+        .bind(i64::try_from(RECEIVER_SEEN_EVERY.as_micros()).unwrap_or(i64::MAX))
         .fetch_one(pool)
         .await
         .map_err(after_write)?;
@@ -133,18 +146,35 @@ async fn note_look(pool: &PgPool, epoch: Epoch, note: &LookNote) -> Result<bool>
 }
 
 async fn alerts(pool: &PgPool, ended_since: Timestamp) -> Result<Vec<Alert>> {
-    let sql = "(SELECT body, id FROM alerts WHERE state < 2 ORDER BY id LIMIT $2) UNION ALL \
-               (SELECT body, id FROM alerts WHERE state = 2 AND ended_at >= $1 ORDER BY ended_at LIMIT $2) \
+    let sql = "(SELECT body, id, state, ended_at, code, namespace, subject FROM alerts \
+                    WHERE state < 2 ORDER BY id LIMIT $2) UNION ALL \
+               (SELECT body, id, state, ended_at, code, namespace, subject FROM alerts \
+                    WHERE state = 2 AND ended_at >= $1 ORDER BY ended_at DESC LIMIT $2) \
                ORDER BY id";
     let query = sqlx::query(sql).bind(ended_since.micros()).bind(i64::from(ALERTS_MAX));
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    Ok(readable("an alert", &rows, |row| json(get(row, 0)?, "body")))
+    Ok(readable("an alert", &rows, |row| json(get(row, 0)?, "body").or_else(|_| outline(row))))
+}
+
+fn outline(row: &PgRow) -> Result<Alert> {
+    let state = AlertState::from_number(get(row, 2)?).ok_or(BadColumn { column: "state" })?;
+    let namespace = match get::<&str>(row, 5)? {
+        "" => None,
+        _ => Some(parse(row, 5, "namespace")?),
+    };
+    let key = AlertKey { code: get(row, 4)?, namespace, subject: get(row, 6)? };
+    let ended_at = get::<Option<i64>>(row, 3)?.map(Timestamp::from_micros);
+    Ok(Alert::in_outline(AlertId::from_uuid(get(row, 1)?), key, state, ended_at))
 }
 
 async fn judged(pool: &PgPool) -> Result<Option<Judged>> {
-    let query = sqlx::query("SELECT judged_at, summary FROM overwatch");
+    let query = sqlx::query("SELECT epoch, judged_at, summary FROM overwatch");
     let row = query.fetch_optional(pool).await.map_err(unchanged)?;
-    row.map(|row| Ok(Judged { at: time(&row, 0)?, summary: get(&row, 1)? })).transpose()
+    let judged = |row: PgRow| {
+        let epoch = Epoch(unsigned(&row, 0, "epoch")?);
+        Ok(Judged { epoch, at: time(&row, 1)?, summary: get(&row, 2)? })
+    };
+    row.map(judged).transpose()
 }
 
 async fn receivers(pool: &PgPool) -> Result<Vec<Receiver>> {
@@ -218,15 +248,22 @@ fn outcome_sum(row: &PgRow) -> Result<OutcomeSum> {
     })
 }
 
+async fn space(pool: &PgPool) -> Result<Space> {
+    let query = sqlx::query("SELECT pg_database_size(current_database())");
+    let row = query.fetch_one(pool).await.map_err(unchanged)?;
+    Ok(Space { used: unsigned(&row, 0, "size")?, free: None })
+}
+
 async fn all_workers(pool: &PgPool, within: Duration) -> Result<Vec<WorkerBeat>> {
     let sql = [
         WORKER_COLUMNS_FROM,
         "WHERE seen_at >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1 \
-         ORDER BY seen_at DESC LIMIT 10000",
+         ORDER BY seen_at DESC LIMIT $2",
     ]
     .concat();
     let within = i64::try_from(within.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2);
-    let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(within);
+    let most = i64::try_from(WORKERS_MAX).unwrap_or(i64::MAX);
+    let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(within).bind(most);
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
     Ok(readable("a worker", &rows, worker))
 }
@@ -238,12 +275,14 @@ async fn troubles(
     limit: i64,
 ) -> Result<ScheduleTroubles> {
     let mut found = ScheduleTroubles::default();
-    let sql = "SELECT namespace, name, paused, failures FROM schedules WHERE paused IS NOT NULL \
-               ORDER BY namespace, name LIMIT $1";
-    let rows = sqlx::query(sql).bind(limit).fetch_all(pool).await.map_err(unchanged)?;
+    let sql = "SELECT namespace, name, paused, failures FROM schedules \
+               WHERE paused IS NOT NULL AND strpos(paused, $2) > 0 ORDER BY namespace, name LIMIT $1";
+    let query = sqlx::query(sql).bind(limit).bind(paused_by_failures());
+    let rows = query.fetch_all(pool).await.map_err(unchanged)?;
     found.paused = readable("a schedule", &rows, |row| {
         let (namespace, name) = (parse(row, 0, "namespace")?, parse(row, 1, "name")?);
-        Ok::<_, super::LedgerError>((namespace, name, get(row, 2)?, small(row, 3, "failures")?))
+        let paused: Paused = json(get(row, 2)?, "paused")?;
+        Ok::<_, super::LedgerError>((namespace, name, paused.since, small(row, 3, "failures")?))
     });
     let sql = "SELECT namespace, name, look_at FROM schedules \
                WHERE look_at IS NOT NULL AND look_at < $1 AND paused IS NULL ORDER BY look_at LIMIT $2";

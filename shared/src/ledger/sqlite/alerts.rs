@@ -6,19 +6,19 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::fault::Fault;
-use super::jobs::Columns;
+use super::jobs::{Columns, name};
 use super::reports::worker_of;
 use super::run_calls::change;
 use super::statement::{Args, Bulk, execute, row, rows};
 use super::writer::Tx;
 use super::{LedgerError, Result, Sqlite, read};
 use crate::ledger::alerts::{
-    ALERTS_MAX, FORGET_MAX, Judged, LookNote, OutcomeSum, SUMS_MAX, ScheduleTroubles, TellNote,
-    ToldRow,
+    ALERTS_MAX, FORGET_MAX, Judged, LookNote, OutcomeSum, RECEIVER_SEEN_EVERY, SUMS_MAX,
+    ScheduleTroubles, Space, TellNote, ToldRow, WORKERS_MAX, paused_by_failures,
 };
 use crate::ledger::unreadable::readable;
-use crate::ledger::{Epoch, WorkerBeat};
-use crate::model::alert::{Alert, Receiver, Severity, Stage};
+use crate::ledger::{Epoch, Paused, WorkerBeat};
+use crate::model::alert::{Alert, AlertKey, AlertState, Receiver, Severity, Stage};
 use crate::model::health::Sums;
 use crate::model::id::AlertId;
 use crate::model::job::AttemptOutcome;
@@ -54,6 +54,10 @@ impl Sqlite {
 
     pub async fn outcome_sums(&self, since: Timestamp) -> Result<Vec<OutcomeSum>> {
         read!(self, outcome_sums, since)
+    }
+
+    pub async fn space(&self) -> Result<Space> {
+        self.place.space()
     }
 
     pub async fn all_workers(&self, within: Duration) -> Result<Vec<WorkerBeat>> {
@@ -120,6 +124,7 @@ async fn note_look(tx: &mut Tx<'_>, epoch: Epoch, note: &LookNote) -> Result<boo
             .add(body.as_str());
     })
     .await?;
+    note_receivers(tx, note).await?;
     let sql = "INSERT INTO overwatch (one, epoch, judged_at, summary) VALUES (1, ?, ?, ?) \
                ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch, judged_at = excluded.judged_at, \
                summary = excluded.summary";
@@ -131,24 +136,57 @@ async fn note_look(tx: &mut Tx<'_>, epoch: Epoch, note: &LookNote) -> Result<boo
     Ok(true)
 }
 
+/// Notes which receivers are in the settings, and forgets those that have not been for long.
+async fn note_receivers(tx: &mut Tx<'_>, note: &LookNote) -> Result<(), Fault> {
+    let (names, now) = (text(&note.receivers)?, tx.now);
+    let sql = "UPDATE receivers SET seen_at = ?1 \
+               WHERE name IN (SELECT value FROM json_each(?2)) AND seen_at < ?3";
+    let args = Args::default().with(now.micros()).with(names.as_str());
+    execute(tx.connection, sql, args.with(now.minus(RECEIVER_SEEN_EVERY).micros())).await?;
+    let sql = "DELETE FROM receivers \
+               WHERE seen_at < ?2 AND name NOT IN (SELECT value FROM json_each(?1))";
+    let args = Args::default().with(names).with(note.forget_before.micros());
+    if execute(tx.connection, sql, args).await? > 0 {
+        let sql = "DELETE FROM alert_told WHERE receiver NOT IN (SELECT name FROM receivers)";
+        execute(tx.connection, sql, Args::default()).await?;
+    }
+    Ok(())
+}
+
 async fn alerts(
     connection: &mut SqliteConnection,
     ended_since: Timestamp,
 ) -> Result<Vec<Alert>, Fault> {
-    let sql = "SELECT body FROM (\
-               SELECT * FROM (SELECT body, id FROM alerts WHERE state < 2 ORDER BY id LIMIT ?2) UNION ALL \
-               SELECT * FROM (SELECT body, id FROM alerts WHERE state = 2 AND ended_at >= ?1 \
-               ORDER BY ended_at LIMIT ?2)) ORDER BY id";
+    let sql = "SELECT body, id, state, ended_at, code, namespace, subject FROM (\
+               SELECT * FROM (SELECT * FROM alerts WHERE state < 2 ORDER BY id LIMIT ?2) UNION ALL \
+               SELECT * FROM (SELECT * FROM alerts WHERE state = 2 AND ended_at >= ?1 \
+               ORDER BY ended_at DESC LIMIT ?2)) ORDER BY id";
     let args = Args::default().with(ended_since.micros()).with(i64::from(ALERTS_MAX));
     let found = rows(connection, sql, args).await?;
-    Ok(readable("an alert", &found, |row| Columns::of(row).json()))
+    let read = |row: &SqliteRow| Columns::of(row).json().or_else(|_| outline(row));
+    Ok(readable("an alert", &found, read))
+}
+
+fn outline(row: &SqliteRow) -> Result<Alert, Fault> {
+    let mut c = Columns::of(row);
+    let _body: &str = c.next()?;
+    let id = AlertId::from_bytes(c.id()?);
+    let state = AlertState::from_number(c.count()?);
+    let state = state.ok_or_else(|| Fault::unreadable("a state"))?;
+    let (ended_at, code) = (c.maybe_time()?, c.next()?);
+    let namespace = match c.next::<&str>()? {
+        "" => None,
+        text => Some(name(text)?),
+    };
+    let key = AlertKey { code, namespace, subject: c.next()? };
+    Ok(Alert::in_outline(id, key, state, ended_at))
 }
 
 async fn judged(connection: &mut SqliteConnection) -> Result<Option<Judged>, Fault> {
-    let sql = "SELECT judged_at, summary FROM overwatch";
+    let sql = "SELECT epoch, judged_at, summary FROM overwatch";
     let judged = |row: SqliteRow| {
         let mut c = Columns::of(&row);
-        Ok(Judged { at: c.time()?, summary: c.next()? })
+        Ok(Judged { epoch: Epoch(c.count()?), at: c.time()?, summary: c.next()? })
     };
     row(connection, sql, Args::default()).await?.map(judged).transpose()
 }
@@ -178,11 +216,11 @@ async fn note_told(tx: &mut Tx<'_>, epoch: Epoch, note: &TellNote) -> Result<boo
     if !leads(tx, epoch).await? {
         return Ok(false);
     }
-    let sql = "INSERT INTO receivers (name, body) VALUES (?, ?) \
-               ON CONFLICT (name) DO UPDATE SET body = excluded.body";
+    let sql = "INSERT INTO receivers (seen_at, name, body) VALUES (?, ?, ?) \
+               ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, body = excluded.body";
     let body = text(&note.receiver)?;
-    execute(tx.connection, sql, Args::default().with(note.receiver.name.as_str()).with(body))
-        .await?;
+    let args = Args::default().with(tx.now.micros()).with(note.receiver.name.as_str()).with(body);
+    execute(tx.connection, sql, args).await?;
     let sql = "INSERT INTO alert_told (receiver, alert_id, stage, severity, told_at) \
                SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM alerts WHERE id = ?2) \
                ON CONFLICT (receiver, alert_id) DO UPDATE SET stage = max(stage, excluded.stage), \
@@ -237,9 +275,9 @@ async fn all_workers(
     connection: &mut SqliteConnection,
     since: Timestamp,
 ) -> Result<Vec<WorkerBeat>, Fault> {
-    let sql =
-        super::reports::select_workers!("WHERE seen_at >= ? ORDER BY seen_at DESC LIMIT 10000");
-    let found = rows(connection, sql, Args::default().with(since.micros())).await?;
+    let sql = super::reports::select_workers!("WHERE seen_at >= ? ORDER BY seen_at DESC LIMIT ?");
+    let most = i64::try_from(WORKERS_MAX).unwrap_or(i64::MAX);
+    let found = rows(connection, sql, Args::default().with(since.micros()).with(most)).await?;
     Ok(readable("a worker", &found, worker_of))
 }
 
@@ -250,12 +288,15 @@ async fn troubles(
     limit: i64,
 ) -> Result<ScheduleTroubles, Fault> {
     let mut troubles = ScheduleTroubles::default();
-    let sql = "SELECT namespace, name, paused, failures FROM schedules WHERE paused IS NOT NULL \
-               ORDER BY namespace, name LIMIT ?";
-    let found = rows(connection, sql, Args::default().with(limit)).await?;
+    let sql = "SELECT namespace, name, paused, failures FROM schedules \
+               WHERE paused IS NOT NULL AND instr(paused, ?) > 0 ORDER BY namespace, name LIMIT ?";
+    let args = Args::default().with(paused_by_failures()).with(limit);
+    let found = rows(connection, sql, args).await?;
     troubles.paused = readable("a schedule", &found, |row| {
         let mut c = Columns::of(row);
-        Ok::<_, Fault>((c.parsed()?, c.parsed()?, c.next()?, c.count()?))
+        let (namespace, name) = (c.parsed()?, c.parsed()?);
+        let paused: Paused = c.json()?;
+        Ok::<_, Fault>((namespace, name, paused.since, c.count()?))
     });
     let sql = "SELECT namespace, name, look_at FROM schedules \
                WHERE look_at IS NOT NULL AND look_at < ? AND paused IS NULL ORDER BY look_at LIMIT ?";

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 
 use super::LedgerError;
 use crate::config::LedgerSettings;
+use crate::ledger::alerts::Space;
 
 /// A database file on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,27 @@ impl Place {
     /// The database file.
     pub(super) fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// What the database takes, and what its volume has left for this process.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: the operating system does not say.
+    pub(super) fn space(&self) -> Result<Space, LedgerError> {
+        let mut used = self.file.metadata().map_err(unavailable)?.len();
+        let mut log = self.file.clone().into_os_string();
+        log.push("-wal");
+        match std::fs::metadata(log) {
+            Ok(log) => used += log.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unavailable(error)),
+        }
+        if crate::tap::simulated() {
+            // A world that is to come out the same again knows nothing of this machine's.
+            return Ok(Space { used, free: None });
+        }
+        let volume = rustix::fs::statvfs(&self.file).map_err(|error| unavailable(error.into()))?;
+        Ok(Space { used, free: Some(volume.f_bavail.saturating_mul(volume.f_frsize)) })
     }
 
     /// Takes the lock, and makes folder (mode 0700) and file (mode 0600) where they are missing. SQLite gives

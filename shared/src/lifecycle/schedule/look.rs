@@ -2,7 +2,7 @@
 
 use super::{seen, work};
 use crate::ledger::schedules::{
-    NewFire, NewWork, Schedule, ScheduleChange, ScheduleChanged, ScheduleSeen,
+    NewFire, NewWork, PAUSED_BY, Schedule, ScheduleChange, ScheduleChanged, ScheduleSeen,
 };
 use crate::ledger::{LedgerError, Paused};
 use crate::lifecycle::Lifecycle;
@@ -14,8 +14,6 @@ use crate::model::time::Timestamp;
 
 /// Decisions of one look; what is left is looked at next.
 const ROUNDS_MAX: usize = 20;
-/// Who pauses a schedule whose fires fail.
-pub const PAUSED_BY: &str = "windlass";
 
 pub(super) async fn look(
     life: &Lifecycle,

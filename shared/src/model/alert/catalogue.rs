@@ -28,6 +28,8 @@ const fn entry(
 
 /// An alert ends once its subject was judged well for this long; longer where it keeps coming back.
 pub const CLEAR_AFTER: Duration = Duration::from_secs(120);
+/// A subject that was not judged for this long was not well meanwhile, as far as anybody knows.
+pub const UNWATCHED_MAX: Duration = Duration::from_secs(600);
 /// One whose subject could not be judged for this long ends as unknown.
 pub const UNJUDGED_MAX: Duration = Duration::from_secs(3600);
 
@@ -51,6 +53,12 @@ pub const ENTRIES: &[Entry] = &[
         "ledger",
         60,
         "Look for long transactions, a full disk or a starved server.",
+    ),
+    entry(
+        "ledger_full",
+        "ledger",
+        60,
+        "Give the ledger's volume more room, or keep jobs for a shorter time (`scheduler.retention`).",
     ),
     entry(
         "engine_away",

@@ -1,12 +1,11 @@
-//! What overwatch writes, under the leader's epoch alone, and the looks that its rules judge from.
+//! What overwatch writes, under the leader's epoch alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::scene::Scene;
-use crate::engine::Ended;
-use crate::ledger::alerts::{LookNote, TellNote, ToldRow};
-use crate::ledger::{Epoch, Record, WorkerBeat};
+use crate::ledger::Epoch;
+use crate::ledger::alerts::{ALERTS_MAX, LookNote, TellNote, ToldRow};
 use crate::model::alert::{Alert, AlertKey, AlertState, EndReason, Receiver, Severity, Stage};
 use crate::model::id::{AlertId, WorkerId};
 use crate::model::time::Timestamp;
@@ -18,9 +17,10 @@ super::cases![
     ended_alerts_are_forgotten_with_what_was_told,
     a_deposed_leader_writes_nothing,
     a_leader_whose_term_is_over_writes_nothing,
+    one_that_does_not_read_is_there_in_outline,
+    of_too_many_ends_the_latest_are_seen,
     what_was_told_is_kept_and_its_stage_never_falls,
-    sums_count_jobs_and_attempts_by_queue,
-    workers_of_every_namespace_are_seen,
+    a_receiver_out_of_the_settings_is_forgotten_in_time,
 ];
 
 const LONG: Duration = Duration::from_secs(600);
@@ -82,6 +82,7 @@ fn note(alerts: Vec<Alert>) -> LookNote {
         alerts,
         dropped: Vec::new(),
         summary: "{}".into(),
+        receivers: Vec::new(),
         forget_before: Timestamp::default(),
     }
 }
@@ -194,6 +195,86 @@ async fn writes_nothing(scene: &Scene, epoch: Epoch, first: &Alert) {
     assert!(scene.ledger.receivers().await.unwrap().iter().all(|r| r.name != receiver));
 }
 
+/// Goal: the record of another build keeps its key and its id, and the next look may write it anew.
+async fn one_that_does_not_read_is_there_in_outline(scene: &Scene) {
+    let epoch = new_leader(scene).await;
+    let first = alert(scene, "a").await;
+    let over = ended(&alert(scene, "b").await, first.since);
+    let look = note(vec![first.clone(), over.clone()]);
+    assert!(scene.ledger.note_look(epoch, look).await.unwrap());
+    let sql = "UPDATE alerts SET body = '{\"id\":7}' WHERE namespace = ";
+    scene.ledger.tamper(format!("{sql}'{}'", scene.namespace)).await.unwrap();
+    let read = found(scene).await;
+    let [live, gone] = &read[..] else { panic!("{read:?}") };
+    assert_eq!((live.id, &live.key, live.state), (first.id, &first.key, AlertState::Active));
+    assert!(live.since <= first.since.plus(LONG) && live.since >= first.since.minus(LONG));
+    assert_eq!((gone.id, gone.state, gone.ended_at), (over.id, over.state, over.ended_at));
+    assert!(scene.ledger.note_look(epoch, note(vec![first.clone(), over.clone()])).await.unwrap());
+    assert_eq!(found(scene).await, [first, over]);
+}
+
+async fn of_too_many_ends_the_latest_are_seen(scene: &Scene) {
+    let epoch = new_leader(scene).await;
+    let base = alert(scene, "").await;
+    // In the future, so that those of other cases do not count.
+    let at = |n: u32| base.since.plus(LONG + Duration::from_millis(u64::from(n)));
+    let alerts = (0..=ALERTS_MAX).map(|n| {
+        let id = AlertId::generate();
+        ended(&Alert { id, ..base.clone() }, at(n))
+    });
+    assert!(scene.ledger.note_look(epoch, note(alerts.collect())).await.unwrap());
+    let seen = scene.ledger.alerts(at(0)).await.unwrap();
+    let ends = || seen.iter().filter_map(|alert| alert.ended_at);
+    assert_eq!(ends().count(), ALERTS_MAX as usize);
+    assert_eq!((ends().min(), ends().max()), (Some(at(1)), Some(at(ALERTS_MAX))));
+    let look = LookNote { forget_before: at(ALERTS_MAX + 1), ..note(vec![]) };
+    while !scene.ledger.alerts(at(0)).await.unwrap().iter().all(|a| a.ended_at.is_none()) {
+        assert!(scene.ledger.note_look(epoch, look.clone()).await.unwrap());
+    }
+}
+
+/// Goal: a receiver is kept while a leader's settings have it, and for a while after, with what it was told.
+async fn a_receiver_out_of_the_settings_is_forgotten_in_time(scene: &Scene) {
+    let epoch = new_leader(scene).await;
+    let first = alert(scene, "a").await;
+    assert!(scene.ledger.note_look(epoch, note(vec![first.clone()])).await.unwrap());
+    let (kept, gone) = (format!("k-{}", scene.namespace), format!("g-{}", scene.namespace));
+    let row = ToldRow {
+        alert: first.id,
+        stage: Stage::Opened,
+        severity: Severity::Warning,
+        at: first.since,
+    };
+    for name in [&kept, &gone] {
+        let tell = TellNote { receiver: Receiver::new(name, first.since), told: vec![row] };
+        assert!(scene.ledger.note_told(epoch, tell).await.unwrap());
+    }
+    let known = async || {
+        let all = scene.ledger.receivers().await.unwrap();
+        let names = all.into_iter().map(|receiver| receiver.name);
+        names.filter(|name| *name == kept || *name == gone).collect::<Vec<_>>()
+    };
+    let look = |receivers: &[&String], forget_before| LookNote {
+        receivers: receivers.iter().map(|name| (*name).clone()).collect(),
+        forget_before,
+        ..note(vec![])
+    };
+    // Heard of just now, it is kept although nobody has it in the settings.
+    let day = Duration::from_secs(24 * 3600);
+    let day_ago = first.since.minus(day);
+    assert!(scene.ledger.note_look(epoch, look(&[], day_ago)).await.unwrap());
+    assert_eq!(known().await, [gone.clone(), kept.clone()]);
+    // As if that had been for long; a look whose settings have it says so.
+    let names = format!("('{kept}', '{gone}')");
+    let sql = format!("UPDATE receivers SET seen_at = 1 WHERE name IN {names}");
+    scene.ledger.tamper(sql).await.unwrap();
+    assert!(scene.ledger.note_look(epoch, look(&[&kept], Timestamp::default())).await.unwrap());
+    assert!(scene.ledger.note_look(epoch, look(&[], day_ago)).await.unwrap());
+    assert_eq!(known().await, std::slice::from_ref(&kept));
+    assert_eq!(scene.ledger.told(&kept).await.unwrap(), [row]);
+    assert_eq!(scene.ledger.told(&gone).await.unwrap(), []);
+}
+
 async fn what_was_told_is_kept_and_its_stage_never_falls(scene: &Scene) {
     let epoch = new_leader(scene).await;
     let first = alert(scene, "a").await;
@@ -219,61 +300,4 @@ async fn what_was_told_is_kept_and_its_stage_never_falls(scene: &Scene) {
     assert_eq!(scene.ledger.told(&name).await.unwrap(), [expected]);
     assert!(scene.ledger.receivers().await.unwrap().contains(&receiver));
     assert_eq!(scene.ledger.told("nobody").await.unwrap(), []);
-}
-
-async fn sums_count_jobs_and_attempts_by_queue(scene: &Scene) {
-    let now = scene.ledger.now().await.unwrap();
-    let second = Duration::from_secs(1);
-    let mut records = Vec::new();
-    let endings =
-        [Ended::Succeeded, Ended::Retry(now), Ended::Dead, Ended::Lost, Ended::Quarantined];
-    for ended in endings {
-        let job = scene.accept(scene.new_job()).await;
-        let claimed = job.run_at.max(job.created_at).plus(second * 2);
-        records.push(Record {
-            claimed_at: Some(claimed),
-            at: claimed.plus(second * 3),
-            ..scene.record(job.id, 1, ended)
-        });
-    }
-    scene.records(records).await;
-    let sums = scene.ledger.outcome_sums(now.minus(second * 60)).await.unwrap();
-    let ours: Vec<_> = sums.iter().filter(|s| s.namespace == scene.namespace).collect();
-    let [one] = ours[..] else { panic!("{ours:?}") };
-    assert_eq!(one.queue, scene.queue);
-    let sums = one.sums;
-    assert_eq!((sums.ended, sums.succeeded, sums.dead), (3, 1, 2));
-    assert_eq!((sums.attempts, sums.lost, sums.run_ms), (5, 2, 15_000));
-    // Accepted and due at nearly one instant, of which the columns keep the microseconds.
-    assert!((5_900..=6_100).contains(&sums.wait_ms), "{sums:?}");
-    assert!((14_900..=15_100).contains(&sums.total_ms), "{sums:?}");
-    let later = scene.ledger.outcome_sums(now.plus(LONG)).await.unwrap();
-    assert!(later.iter().all(|s| s.namespace != scene.namespace));
-}
-
-async fn workers_of_every_namespace_are_seen(scene: &Scene) {
-    let elsewhere = scene.elsewhere();
-    for (namespace, name) in [(&scene.namespace, "a"), (&elsewhere.namespace, "b")] {
-        let beat = WorkerBeat {
-            id: WorkerId::generate(),
-            name: name.into(),
-            namespace: namespace.clone(),
-            host: "h".into(),
-            version: "1".into(),
-            queues: vec!["q".into()],
-            kinds: Vec::new(),
-            concurrency: 1,
-            running: 0,
-            draining: false,
-            started_at: Timestamp::default(),
-            seen_at: Timestamp::default(),
-        };
-        scene.ledger.beat(&beat).await.unwrap();
-    }
-    let seen = scene.ledger.all_workers(LONG).await.unwrap();
-    for namespace in [&scene.namespace, &elsewhere.namespace] {
-        assert!(seen.iter().any(|w| w.namespace == *namespace));
-    }
-    let troubles = scene.ledger.schedule_troubles(Timestamp::default(), Timestamp::default(), 10);
-    assert!(troubles.await.unwrap().late.is_empty(), "nothing was due so long ago");
 }

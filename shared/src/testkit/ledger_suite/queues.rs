@@ -38,6 +38,7 @@ fn settings() -> QueueSettings {
         }),
         per_key_concurrency: Some(1),
         max_depth: Some(1 << 40),
+        latency_objective: Some(Span(Duration::from_millis(2_500))),
         lease: Some(Span(Duration::from_secs(20))),
         priority_unit: Some(Span(Duration::from_secs(30))),
         default_max_attempts: Some(9),

@@ -52,7 +52,7 @@ fn spec() -> ScheduleSpec {
     }
 }
 
-fn schedule(scene: &Scene, name: &str) -> Schedule {
+pub(super) fn schedule(scene: &Scene, name: &str) -> Schedule {
     Schedule {
         id: ScheduleId::generate(),
         namespace: scene.namespace.clone(),
@@ -80,7 +80,7 @@ async fn seen(scene: &Scene, schedule: &Schedule) -> ScheduleSeen {
     found.expect("it is there")
 }
 
-fn fire(due: i64, outcome: FireOutcome) -> Fire {
+pub(super) fn fire(due: i64, outcome: FireOutcome) -> Fire {
     Fire {
         due: at(due),
         source: FireSource::Schedule,
@@ -91,7 +91,7 @@ fn fire(due: i64, outcome: FireOutcome) -> Fire {
     }
 }
 
-fn without_work(fire: Fire) -> NewFire {
+pub(super) fn without_work(fire: Fire) -> NewFire {
     NewFire { fire, detail: None, work: None }
 }
 
@@ -100,7 +100,7 @@ fn with_job(fire: Fire, job: NewJob) -> NewFire {
 }
 
 /// Makes a change of what is there now; what it came to.
-async fn change(
+pub(super) async fn change(
     scene: &Scene,
     schedule: &Schedule,
     make: impl FnOnce(&mut ScheduleChange),
