@@ -15,7 +15,7 @@ mod prune;
 mod pump;
 mod retention;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
 mod running;
 mod schedules;
 mod shadows;
