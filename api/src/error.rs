@@ -114,7 +114,7 @@ codes! {
     Overloaded 503 "overloaded" "Too much at once"
         "Too many writes or too many bytes are under way. Nothing was changed. Try again after `Retry-After`.";
     Unavailable 503 "unavailable" "A store does not answer"
-        "The ledger, or for lease calls the queue store, cannot be reached. Nothing was promised. Try again after `Retry-After`.";
+        "The ledger, or for lease calls and `GET /v1/scale` the queue store, cannot be reached, or has lost something and is being compared with the ledger. Nothing was promised. Try again after `Retry-After`.";
     OutcomeUnknown 503 "outcome_unknown" "Whether the write was made is not known"
         "The connection to the ledger broke while it was committing, or the answer took too long. What was asked for may be done or not. Repeat the request with the same `Idempotency-Key`: it is then accepted at most once.";
 }

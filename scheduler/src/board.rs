@@ -71,7 +71,7 @@ impl Board {
         work(&mut self.inner.lock().expect("no holder of this lock panics"))
     }
 
-    fn change(&self, duty: &'static Duty, work: impl FnOnce(&mut Going)) {
+    fn change<T>(&self, duty: &'static Duty, work: impl FnOnce(&mut Going) -> T) -> T {
         self.with(|inner| {
             work(inner.going.entry(duty.name).or_insert_with(|| Going {
                 duty,
@@ -84,8 +84,8 @@ impl Board {
                 failures: 0,
                 error: None,
                 epoch: None,
-            }));
-        });
+            }))
+        })
     }
 
     /// A tick begins.
@@ -94,6 +94,7 @@ impl Board {
             going.started = Some(Instant::now());
             going.epoch = epoch;
         });
+        tracing::debug!(duty = duty.name, epoch = epoch.map(|epoch| epoch.0), "duty begins");
     }
 
     /// The leader's duty is not this process's now.
@@ -104,12 +105,37 @@ impl Board {
         });
     }
 
-    /// The tick that began has ended: how many things were done, or how it failed and why.
+    /// The tick that began has ended: how many things were done, or how it failed and why. Measured and logged.
     pub(crate) fn ended(&self, duty: &'static Duty, result: Result<u64, (Ended, String)>) {
-        self.change(duty, |going| {
-            let now = Instant::now();
-            going.took = going.started.map_or(Duration::ZERO, |started| now - started);
-            going.ended = Some(now);
+        let started = self.change(duty, |going| going.started);
+        let took = started.map_or(Duration::ZERO, |started| started.elapsed());
+        self.ended_after(duty, took, result);
+    }
+
+    /// As [`Self::ended`], of a duty whose work does not lie between the two calls.
+    pub(crate) fn ended_after(
+        &self,
+        duty: &'static Duty,
+        took: Duration,
+        result: Result<u64, (Ended, String)>,
+    ) {
+        let name = duty.name;
+        metrics::histogram!("windlass_duty_seconds", "duty" => name).record(took);
+        match &result {
+            Ok(done) => {
+                metrics::counter!("windlass_duty_done_total", "duty" => name).increment(*done);
+            }
+            Err((outcome, _)) => {
+                metrics::counter!("windlass_duty_failures_total", "duty" => name).increment(1);
+                if *outcome == Ended::GivenUp {
+                    metrics::counter!("windlass_duty_given_up_total", "duty" => name).increment(1);
+                }
+            }
+        }
+        let done = result.as_ref().ok().copied();
+        let epoch = self.change(duty, |going| {
+            going.took = took;
+            going.ended = Some(Instant::now());
             going.ticks += 1;
             match result {
                 Ok(done) => {
@@ -121,7 +147,15 @@ impl Board {
                     going.failures += 1;
                 }
             }
+            going.epoch
         });
+        tracing::debug!(
+            duty = name,
+            epoch = epoch.map(|epoch| epoch.0),
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            done,
+            "duty ticked"
+        );
     }
 
     /// Whether a shard is this process's to look at first: each has one owner among the living.

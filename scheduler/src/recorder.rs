@@ -21,6 +21,10 @@ use crate::board::{Board, Duty};
 use crate::due::Due;
 use crate::ticks;
 
+mod failing;
+
+use failing::Failing;
+
 /// How often every shard is looked at although no signal came, and after a failure.
 const FALLBACK: Duration = Duration::from_millis(500);
 /// Each how many fallbacks the shards of others are looked at.
@@ -38,7 +42,8 @@ const PASSES_MAX: usize = 8;
 /// How long the outbox is emptied at shutdown.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-type Pass = (ShardId, Result<usize, PushError>);
+/// Of a shard: how long it took, and how many outcomes were recorded.
+type Pass = (ShardId, Duration, Result<usize, PushError>);
 
 struct Recorder {
     life: Lifecycle,
@@ -49,9 +54,11 @@ struct Recorder {
     due: Due,
     busy: HashSet<ShardId>,
     passes: JoinSet<Pass>,
-    failing: bool,
+    failing: Failing,
     /// Outcomes since the latest fallback.
     recorded: u64,
+    /// The longest pass since then.
+    longest: Duration,
 }
 
 /// Records until `shutdown`, then until the outboxes are empty or [`FLUSH_MAX`] has passed.
@@ -69,8 +76,9 @@ async fn run_with(life: Lifecycle, board: Board, fallback: Duration, shutdown: C
         due: Due::default(),
         busy: HashSet::new(),
         passes: JoinSet::new(),
-        failing: false,
+        failing: Failing::default(),
         recorded: 0,
+        longest: Duration::ZERO,
     };
     let mut signals = None;
     let mut fallback = tokio::time::interval(fallback);
@@ -124,10 +132,12 @@ impl Recorder {
                 let shards: HashSet<ShardId> = shards.into_iter().collect();
                 let changed = shards != self.shards;
                 self.shards = shards;
+                self.failing.list(Ok(()));
+                self.failing.keep(&self.shards);
                 changed
             }
             Err(error) => {
-                self.failed(&error);
+                self.failing.list(Err(&error));
                 false
             }
         }
@@ -182,13 +192,9 @@ impl Recorder {
             .filter(|shard| all || board.owns(shard))
             .for_each(|shard| self.due.add(shard));
         board.begun(&DUTY, None);
-        board.ended(
-            &DUTY,
-            match self.failing {
-                false => Ok(std::mem::take(&mut self.recorded)),
-                true => Err((Ended::Failed, "outcomes cannot be recorded now".to_owned())),
-            },
-        );
+        let recorded = std::mem::take(&mut self.recorded);
+        let result = self.failing.told().map_or(Ok(recorded), |why| Err((Ended::Failed, why)));
+        board.ended_after(&DUTY, std::mem::take(&mut self.longest), result);
     }
 
     fn all_are_due(&mut self) {
@@ -214,16 +220,19 @@ impl Recorder {
 
     fn ended(&mut self, pass: Result<Pass, tokio::task::JoinError>) {
         match pass {
-            Ok((shard, result)) => {
+            Ok((shard, took, result)) => {
                 self.busy.remove(&shard);
-                self.recorded += *result.as_ref().unwrap_or(&0) as u64;
+                self.longest = self.longest.max(took);
                 match result {
-                    // Every growth is signalled, also while a pass runs: only what did not fit is left.
-                    Ok(count) if count >= record::PASS_MAX as usize => {
-                        self.due.add(&shard);
+                    Ok(count) => {
+                        self.recorded += count as u64;
+                        self.failing.works(&shard);
+                        // Every growth is signalled, also while a pass runs: only what did not fit is left.
+                        if count >= record::PASS_MAX as usize {
+                            self.due.add(&shard);
+                        }
                     }
-                    Ok(_) => self.failing = false,
-                    Err(error) => self.failed(&error),
+                    Err(error) => self.failing.shard(shard, &error),
                 }
             }
             Err(error) => {
@@ -234,14 +243,6 @@ impl Recorder {
         }
     }
 
-    fn failed(&mut self, error: &dyn std::error::Error) {
-        metrics::counter!("windlass_recorder_failures_total").increment(1);
-        if !self.failing {
-            tracing::warn!(error = %error, "outcomes cannot be recorded now; they are kept and repeated");
-        }
-        self.failing = true;
-    }
-
     fn start_due(&mut self) {
         while self.passes.len() < PASSES_MAX
             && let Some(shard) = self.due.take(|shard| self.busy.contains(shard))
@@ -249,8 +250,9 @@ impl Recorder {
             self.busy.insert(shard.clone());
             let life = self.life.clone();
             self.passes.spawn(async move {
+                let began = Instant::now();
                 let result = record::record_outcomes(&life, &shard).await;
-                (shard, result)
+                (shard, began.elapsed(), result)
             });
         }
     }
@@ -320,6 +322,34 @@ mod tests {
         let settle = Settle { held, verdict: Verdict::Succeeded, detail: Default::default() };
         life.engine().settle(&shard, &[settle]).await.unwrap();
         claimed.id
+    }
+
+    /// Goal: a shard whose outcomes cannot be recorded is told of, by name, for as long as that lasts, whatever else is
+    /// recorded meanwhile; and no longer.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_shard_that_fails_is_not_hidden_by_the_others() {
+        let rig = crate::ticks::rig::Rig::start(&["a-broken", "b-sound"]).await;
+        let board = Board::new(WorkerId::generate());
+        let shutdown = CancellationToken::new();
+        rig.damage("a-broken", "outbox");
+        let fallback = Duration::from_millis(20);
+        let recorder = run_with(rig.life.clone(), board.clone(), fallback, shutdown.clone());
+        let recorder = tokio::spawn(recorder);
+        let sound = "b-sound".parse().unwrap();
+        let mut going = rig
+            .until("it fails again and again", async || {
+                let id = run_one(&rig.life, &sound).await;
+                rig.life.wait(&Namespace::default(), id, SOON).await.unwrap();
+                board.one("recorder").filter(|going| going.failures >= 20)
+            })
+            .await;
+        let told = going.error.take().unwrap();
+        assert!(told.contains("default/a-broken") && !told.contains("b-sound"), "{told}");
+        rig.mend("a-broken", "outbox");
+        let works = async || board.one("recorder").filter(|going| going.outcome == Ended::Ok);
+        rig.until("it works again", works).await;
+        shutdown.cancel();
+        recorder.await.unwrap();
     }
 
     /// Goal: the first outcome of a queue that is made while the recorder runs does not wait for the fallback,

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use windlass_shared::ledger::Epoch;
@@ -83,39 +82,19 @@ async fn run(
     let name = duty.name;
     let span = tracing::debug_span!("duty", duty = name, epoch = epoch.map(|epoch| epoch.0));
     ticks.board.begun(duty, epoch);
-    let started = Instant::now();
     let result = match tokio::time::timeout(duty.longest, tick.instrument(span)).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err((Ended::Failed, format!("{error:#}"))),
         Err(_) => Err((Ended::GivenUp, format!("took longer than {:?}", duty.longest))),
     };
-    let took = started.elapsed();
-    metrics::histogram!("windlass_duty_seconds", "duty" => name).record(took);
-    tracing::debug!(
-        duty = name,
-        epoch = epoch.map(|epoch| epoch.0),
-        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        done = result.as_ref().ok(),
-        "duty ticked"
-    );
     let failed = result.is_err();
     match &result {
-        Ok(done) => {
-            metrics::counter!("windlass_duty_done_total", "duty" => name).increment(*done);
-            if failing {
-                tracing::info!(duty = name, "duty works again");
-            }
+        Ok(_) if failing => tracing::info!(duty = name, "duty works again"),
+        // Once per outage, not once per tick.
+        Err((_, error)) if !failing => {
+            tracing::warn!(duty = name, error, "duty failed; will repeat")
         }
-        Err((outcome, error)) => {
-            metrics::counter!("windlass_duty_failures_total", "duty" => name).increment(1);
-            if *outcome == Ended::GivenUp {
-                metrics::counter!("windlass_duty_given_up_total", "duty" => name).increment(1);
-            }
-            // Once per outage, not once per tick.
-            if !failing {
-                tracing::warn!(duty = name, error, "duty failed; will repeat");
-            }
-        }
+        Ok(_) | Err(_) => {}
     }
     ticks.board.ended(duty, result);
     failed
@@ -123,6 +102,7 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
     use windlass_shared::ledger::duties::Who;
 
     use super::*;

@@ -13,7 +13,7 @@ use windlass_shared::model::time::{Span, Timestamp};
 use super::workers::SEEN_WITHIN;
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, Code};
 use crate::extract::{Id, Params};
 use crate::views::scale::{Of, ScaleView};
 
@@ -21,6 +21,8 @@ use crate::views::scale::{Of, ScaleView};
 const OBJECTIVE_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest objective and service time.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// A shard that is shut is open again after some seconds.
+const COMPARED_WITHIN: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Ask how many workers a queue needs
@@ -53,7 +55,14 @@ pub async fn get_scale(
     let start_within = start_within.or(own).unwrap_or(OBJECTIVE_DEFAULT);
     let (minutes, now) = ledger.queue_minutes(namespace, &name).await?;
     let workers = ledger.workers(namespace, SEEN_WITHIN).await?;
-    let stats = app.life.engine().stats(&ShardId::first(namespace.clone(), name.clone())).await?;
+    let shard = ShardId::first(namespace.clone(), name.clone());
+    let stats = app.life.engine().stats(&shard).await?;
+    // What is in a shard that is shut is what came since the store lost the rest; whoever believed it would stop workers
+    // that hold jobs. One that was never opened has nothing.
+    if !stats.open && ledger.shard(&shard).await?.generation > 0 {
+        let why = "the queue store has to be compared with the ledger first";
+        return Err(ApiError::new(Code::Unavailable, why).retry_after(COMPARED_WITHIN));
+    }
     let seen = Seen {
         minutes: minutes.iter().map(|minute| before(*minute, now)).collect(),
         into_minute: Duration::from_micros(now.micros().rem_euclid(60_000_000).unsigned_abs()),

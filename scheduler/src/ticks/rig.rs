@@ -60,6 +60,12 @@ impl Rig {
         RedisServer::shared().command(&["SET", &key, "?"]).expect_ok();
     }
 
+    /// Takes it away again, and what it took the place of stays gone.
+    pub(crate) fn mend(&self, queue: &str, key: &str) {
+        let key = format!("{}:{{{}}}:{key}", self.prefix, self.shard(queue));
+        RedisServer::shared().command(&["DEL", &key]).expect_ok();
+    }
+
     /// Pushes a job that is due in a moment.
     pub(crate) async fn push_later(&self, shard: &ShardId) {
         let now = self.life.engine().now().await.unwrap();

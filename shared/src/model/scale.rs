@@ -30,7 +30,7 @@ const BETA: f64 = 1.645;
 /// Bounds of the peakedness: smoother than chance is not relied on, and a measured one is noisy.
 const PEAK_MAX: f64 = 20.0;
 /// Minutes without which peakedness says nothing.
-const PEAK_MINUTES_MIN: usize = 10;
+const PEAK_MINUTES_MIN: u32 = 10;
 
 /// Attempts that ended in one minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,17 +141,20 @@ fn rate(seen: &Seen) -> f64 {
     over(5).max(over(1))
 }
 
-/// Variance over mean of the counts of whole minutes, and of that what slots with exponential service times feel
+/// Variance over mean of the counts of whole minutes, from the oldest with an end on, and of that what slots with exponential service times feel
 /// (Fredericks): half of what is above chance.
 fn peakedness(seen: &Seen) -> f64 {
-    let whole: Vec<f64> =
-        seen.minutes.iter().filter(|m| m.ago >= 1).map(|m| m.count as f64).collect();
-    if whole.len() < PEAK_MINUTES_MIN {
+    let whole = || seen.minutes.iter().filter(|m| m.ago >= 1);
+    let oldest = whole().map(|m| m.ago).max().unwrap_or(0);
+    if oldest < PEAK_MINUTES_MIN {
         return 1.0;
     }
-    let n = whole.len() as f64;
-    let mean = whole.iter().sum::<f64>() / n;
-    let variance = whole.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let n = f64::from(oldest);
+    let mean = whole().map(|m| m.count as f64).sum::<f64>() / n;
+    let off = |count: f64| (count - mean).powi(2);
+    let empty = (n - whole().count() as f64).max(0.0);
+    let sum = whole().map(|m| off(m.count as f64)).sum::<f64>() + empty * off(0.0);
+    let variance = sum / (n - 1.0);
     if mean <= 0.0 {
         return 1.0;
     }
@@ -240,6 +243,30 @@ mod tests {
     fn a_paused_queue_needs_no_more_than_what_runs() {
         let seen = Seen { waiting: 1_000, running: 3, paused: true, ..steadily(600, 1_000) };
         assert_eq!(need(&seen, objective(10)).slots, 3);
+    }
+
+    /// Goal: minutes without ends, which nobody names, count as such.
+    #[test]
+    fn idle_minutes_are_minutes_too() {
+        let seen = |every: u32| {
+            let minute = |n| Minute { ago: 1 + n * every, count: 600, run_ms: 600_000 };
+            Seen {
+                minutes: (0..12).map(minute).take_while(|m| m.ago <= 60).collect(),
+                ..Seen::default()
+            }
+        };
+        assert_eq!(peakedness(&seen(1)), 1.0, "the same each minute");
+        // Of 56 minutes 12 with 600 each: mean 128.6, variance 61,714.
+        assert_eq!(peakedness(&seen(5)), PEAK_MAX);
+        let few = |count| Minute { count, ..seen(5).minutes[0] };
+        let minutes = (0..12).map(|n| Minute { ago: 1 + n * 5, ..few(6) }).collect();
+        let found = peakedness(&Seen { minutes, ..Seen::default() });
+        assert!((found - 2.9).abs() < 0.05, "{found}");
+        let lone = Seen {
+            minutes: vec![Minute { ago: PEAK_MINUTES_MIN - 1, ..few(600) }],
+            ..Seen::default()
+        };
+        assert_eq!(peakedness(&lone), 1.0, "too short a time");
     }
 
     #[test]

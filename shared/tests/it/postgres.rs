@@ -53,6 +53,7 @@ suite![
     load_checks,
     alerts,
     looks,
+    retention,
 ];
 
 #[tokio::test]

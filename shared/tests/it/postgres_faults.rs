@@ -8,6 +8,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use windlass_shared::config::LedgerSettings;
 use windlass_shared::engine::{Ended, ShardId};
 use windlass_shared::ledger::postgres::Postgres;
+use windlass_shared::ledger::retention::Tidy;
 use windlass_shared::ledger::{
     Accepted, Ledger, LedgerError, Record, Recorded, Refused, Submission, SubmitOutcome,
 };
@@ -46,6 +47,10 @@ fn success(id: JobId) -> Record {
 fn keyed(key: &str) -> NewJob {
     let unique = Unique { key: key.into(), window: None, on_conflict: OnConflict::Reject };
     NewJob { unique: Some(unique), ..new_jobs("default", 1).remove(0) }
+}
+
+fn tidy(now: Timestamp) -> Tidy {
+    Tidy { now, before: now }
 }
 
 async fn rival(server: &PostgresServer, database: &str) -> PgConnection {
@@ -162,7 +167,9 @@ async fn vanish_at(server: &PostgresServer, database: &str, marker: &str) {
     let call = async {
         match marker {
             "INSERT INTO rollups" => ledger.record(vec![success(id)]).await.err(),
-            "FROM idempotency" => ledger.prune(None, Timestamp::from_micros(0), 10).await.err(),
+            "FROM idempotency" => {
+                ledger.prune(None, tidy(Timestamp::from_micros(0)), 10).await.err()
+            }
             "BEGIN" => ledger.redrive(&namespace, id).await.err(),
             _ => ledger.job(&namespace, id).await.err(),
         }
@@ -297,7 +304,7 @@ async fn a_busy_table_puts_off_the_drop_of_its_partitions_alone() {
     let started = Instant::now();
     let is_over = AtomicBool::new(false);
     let pruning = async {
-        let pruned = ledger.prune(None, before, 100).await;
+        let pruned = ledger.prune(None, tidy(before), 100).await;
         is_over.store(true, Ordering::SeqCst);
         pruned
     };
@@ -315,7 +322,7 @@ async fn a_busy_table_puts_off_the_drop_of_its_partitions_alone() {
     rival.execute("ROLLBACK").await.unwrap();
     // One a call: whoever submits waits for the lock no longer than that.
     for left in ["1", "0"] {
-        ledger.prune(None, before, 100).await.unwrap();
+        ledger.prune(None, tidy(before), 100).await.unwrap();
         assert_eq!(old(), left);
     }
     ledger.close().await;
@@ -338,7 +345,7 @@ async fn a_partition_is_not_locked_before_its_table() {
     for _ in 0..20 {
         let is_over = AtomicBool::new(false);
         let pruning = async {
-            let pruned = ledger.prune(None, before, 100).await;
+            let pruned = ledger.prune(None, tidy(before), 100).await;
             is_over.store(true, Ordering::SeqCst);
             pruned
         };

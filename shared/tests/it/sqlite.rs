@@ -74,6 +74,7 @@ suite![
     load_checks,
     alerts,
     looks,
+    retention,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

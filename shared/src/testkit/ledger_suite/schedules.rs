@@ -70,7 +70,7 @@ pub(super) fn schedule(scene: &Scene, name: &str) -> Schedule {
     }
 }
 
-async fn made(scene: &Scene, name: &str) -> Schedule {
+pub(super) async fn made(scene: &Scene, name: &str) -> Schedule {
     let new = schedule(scene, name);
     scene.ledger.create_schedule(&new).await.unwrap().expect("the name is free")
 }
