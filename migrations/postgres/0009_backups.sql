@@ -24,3 +24,6 @@ CREATE TABLE backups (
     rpo_ms      BIGINT,
     drill_error TEXT                               -- why the latest did not pass
 );
+
+-- The timeline of the server when the ledger was adopted after a recovery of its files; NULL: it never was.
+ALTER TABLE meta ADD COLUMN adopted_timeline INTEGER;

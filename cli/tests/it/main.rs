@@ -12,6 +12,7 @@ mod documents;
 mod hostile;
 mod load_check;
 mod metrics;
+mod point_in_time;
 mod schedule;
 mod usage;
 mod workflow;

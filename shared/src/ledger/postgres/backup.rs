@@ -69,7 +69,7 @@ impl Snapshot {
 }
 
 /// A connection for statements that take as long as they take.
-async fn connect(settings: &LedgerSettings) -> Result<PgConnection> {
+pub(super) async fn connect(settings: &LedgerSettings) -> Result<PgConnection> {
     let options: PgConnectOptions = connect::options(settings)?;
     let options = options.options([
         ("statement_timeout", "0"),
@@ -89,7 +89,8 @@ pub(in crate::ledger) fn schema_version() -> i64 {
     schema::latest()
 }
 
-async fn now(connection: &mut PgConnection) -> Result<Timestamp> {
+/// Ledger time.
+pub(super) async fn now(connection: &mut PgConnection) -> Result<Timestamp> {
     let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let micros = sqlx::query_scalar(sql).fetch_one(connection).await.map_err(unchanged)?;
     Ok(Timestamp::from_micros(micros))
@@ -154,14 +155,11 @@ fn state_word(number: i16) -> String {
 pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Target> {
     let mut connection = connect(settings).await?;
     connect::check_fitness(&mut connection).await?;
-    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name = 'windlass' AND pid <> pg_backend_pid()";
-    let others: i64 =
-        sqlx::query_scalar(others).fetch_one(&mut connection).await.map_err(unchanged)?;
-    if others > 0 {
-        return Ok(Target::Live(format!("{others} connections of Windlass processes are open")));
-    }
-    if let Some(who) = alive(&mut connection).await? {
+    let user = match others(&mut connection).await? {
+        None => alive(&mut connection).await?,
+        user => user,
+    };
+    if let Some(who) = user {
         return Ok(Target::Live(who));
     }
     // Everything that somebody made, in whatever schema; what extensions brought along is none of it.
@@ -180,8 +178,17 @@ pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Targe
     Ok(thing.map_or(Target::Empty, Target::NotEmpty))
 }
 
+/// Connections of Windlass processes to this database.
+pub(super) async fn others(connection: &mut PgConnection) -> Result<Option<String>> {
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name = 'windlass' AND pid <> pg_backend_pid()";
+    let others: i64 = sqlx::query_scalar(others).fetch_one(connection).await.map_err(unchanged)?;
+    let open = || format!("{others} connections of Windlass processes are open");
+    Ok((others > 0).then(open))
+}
+
 /// A leader whose term runs, or a worker that was seen lately.
-async fn alive(connection: &mut PgConnection) -> Result<Option<String>> {
+pub(super) async fn alive(connection: &mut PgConnection) -> Result<Option<String>> {
     let sql = "SELECT to_regclass('leader') IS NOT NULL AND to_regclass('workers') IS NOT NULL";
     let has: bool = sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(unchanged)?;
     if !has {
@@ -204,7 +211,6 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
     let mut connection = connect(settings).await?;
     schema::check(&mut connection).await?;
     let mut tx = connection.begin().await.map_err(unchanged)?;
-    let now = now(&mut tx).await?.micros();
     let held: i64 = sqlx::query_scalar("SELECT count(*) FROM meta")
         .fetch_one(&mut *tx)
         .await
@@ -212,6 +218,18 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
     if held > 0 {
         return Err(LedgerError::Unfit("the database is a ledger already".into()));
     }
+    outdate(&mut tx).await?;
+    let id = sqlx::query_scalar("INSERT INTO meta DEFAULT VALUES RETURNING ledger_id");
+    let id = id.fetch_one(&mut *tx).await.map_err(unchanged)?;
+    tx.commit().await.map_err(after_write)?;
+    sqlx::query("ANALYZE").execute(&mut connection).await.map_err(unchanged)?;
+    let _ = connection.close().await;
+    Ok(LedgerId::from_uuid(id))
+}
+
+/// Makes everything stale that the ledger gave out before: nobody leads, no shard is open, no worker is known.
+pub(super) async fn outdate(tx: &mut PgConnection) -> Result<()> {
+    let now = now(&mut *tx).await?.micros();
     // Epochs and fences are made to rise by as much as time has: the old ledger's rose by one each, or with time.
     let statements = [
         "UPDATE leader SET epoch = greatest(epoch + 1, $1), expires_at = 0",
@@ -227,12 +245,7 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
         .execute(&mut *tx)
         .await
         .map_err(unchanged)?;
-    let id = sqlx::query_scalar("INSERT INTO meta DEFAULT VALUES RETURNING ledger_id");
-    let id = id.fetch_one(&mut *tx).await.map_err(unchanged)?;
-    tx.commit().await.map_err(after_write)?;
-    sqlx::query("ANALYZE").execute(&mut connection).await.map_err(unchanged)?;
-    let _ = connection.close().await;
-    Ok(LedgerId::from_uuid(id))
+    Ok(())
 }
 
 /// Makes an empty database beside that of `settings`.
