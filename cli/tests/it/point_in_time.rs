@@ -369,6 +369,8 @@ async fn damage_and_gaps_are_no_end_of_the_archive() {
     scene.config("key.toml", &other, scene.identity.as_ref(), scene.store());
     let stranger = age::x25519::Identity::generate();
     scene.config("identity.toml", &scene.key, Some(&stranger), scene.store());
+    // A folder that is not mounted.
+    scene.config("empty.toml", &scene.key, scene.identity.as_ref(), scene.at("empty"));
     std::fs::write(scene.at("file"), "x").expect("writable");
     scene.config("away.toml", &scene.key, scene.identity.as_ref(), scene.at("file/store"));
     let to = scene.at("fetched").display().to_string();
@@ -379,6 +381,7 @@ async fn damage_and_gaps_are_no_end_of_the_archive() {
         ("identity.toml", "somebody else"),
         ("away.toml", "folder of backups"),
         ("none.toml", "none.toml"),
+        ("empty.toml", "holds nothing of this server"),
     ] {
         said(&fetch(&scene, config, &last), 200, words);
     }

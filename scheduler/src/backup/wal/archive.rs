@@ -68,12 +68,12 @@ impl Archive {
         Ok(Self { store, signer, settings: settings.clone(), system: system.to_string() })
     }
 
-    fn folder(&self, timeline: u32) -> Path {
-        self.store.prefix.clone().join(self.system.as_str()).join(format!("{timeline:08X}"))
+    fn folder(&self) -> Path {
+        self.store.prefix.clone().join(self.system.as_str())
     }
 
     fn path(&self, name: &Name) -> Path {
-        self.folder(name.timeline).join(name.as_str())
+        self.folder().join(format!("{:08X}", name.timeline)).join(name.as_str())
     }
 
     fn damaged(name: &Name, why: impl Into<String>) -> BackupError {
@@ -214,23 +214,12 @@ impl Archive {
 
     /// The names of all files.
     pub(super) async fn names(&self) -> Result<BTreeSet<Name>, BackupError> {
-        let folder = self.store.prefix.clone().join(self.system.as_str());
-        self.names_in(folder).await
-    }
-
-    async fn names_in(&self, folder: Path) -> Result<BTreeSet<Name>, BackupError> {
-        let found = self.store.objects.list(Some(&folder));
+        let found = self.store.objects.list(Some(&self.folder()));
         // Anything else is not ours.
         let names = found.try_filter_map(|object| async move {
             Ok(object.location.filename().and_then(Name::parse))
         });
         Ok(names.try_collect().await?)
-    }
-
-    /// Whether a later segment of the same timeline is there, although this one is not.
-    pub(super) async fn goes_on_after(&self, name: &Name) -> Result<bool, BackupError> {
-        let names = self.names_in(self.folder(name.timeline)).await?;
-        Ok(names.iter().any(|other| other.is_segment() && other > name))
     }
 
     /// Removes a file. Safe to repeat.

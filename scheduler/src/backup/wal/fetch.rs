@@ -22,8 +22,9 @@ pub enum Fetched {
 /// Writes file `name` of the archive of the server with the data directory `data` to `to`, replacing what is there.
 ///
 /// # Errors
-/// The file is damaged or the store does not answer; [`BackupError::WalGap`]: it is not there, although later WAL is. To
-/// PostgreSQL none of these may look like [`Fetched::NotThere`].
+/// The file is damaged, or the store does not answer; [`BackupError::WalGap`]: it is not there, although later WAL is;
+/// [`BackupError::Server`]: nothing of this server is there, as of a folder that is not mounted. To PostgreSQL none of these
+/// may look like [`Fetched::NotThere`].
 pub async fn fetch(
     settings: &BackupSettings,
     data: &Path,
@@ -34,7 +35,15 @@ pub async fn fetch(
         .ok_or_else(|| BackupError::Settings(format!("no file of WAL is named {name:?}")))?;
     let archive = Archive::open(settings, system_of(data)?)?;
     let Some((_, raw)) = archive.get(&name).await? else {
-        if name.is_segment() && archive.goes_on_after(&name).await? {
+        let names = archive.names().await?;
+        if names.is_empty() {
+            return Err(BackupError::Server(
+                "the archive holds nothing of this server: is it the right store, and is it mounted?".into(),
+            ));
+        }
+        let goes_on =
+            |other: &Name| other.is_segment() && other.timeline == name.timeline && *other > name;
+        if name.is_segment() && names.iter().any(goes_on) {
             return Err(BackupError::WalGap(name.to_string()));
         }
         return Ok(Fetched::NotThere);
