@@ -3,10 +3,11 @@
 # project of its own, submits jobs over HTTP, scales the worker to four and back
 # while jobs run, stops everything and removes it.
 #
-#   deploy/smoke.sh [--image NAME] [--keep]
+#   deploy/smoke.sh [--image NAME --pg-image NAME] [--keep]
 #
-#   --image NAME   use this image and build none
-#   --keep         leave it running, and say how to remove it
+#   --image NAME      use this image and build none
+#   --pg-image NAME   with it: the scheduler's, which has PostgreSQL's tools
+#   --keep            leave it running, and say how to remove it
 #
 # Needs docker with a running daemon, docker compose (v2 or 1.29), curl and
 # python3. Without an image registry run deploy/docker/offline-images.sh first.
@@ -16,16 +17,22 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 readonly here
 readonly project="windlass-smoke-$$"
 readonly image_built="windlass:smoke"
+readonly pg_image_built="windlass-pg:smoke"
 readonly replicas=4
 readonly ready_timeout_s=120
 readonly jobs_timeout_s=120
 
 image=""
+pg_image=""
 keep=0
 while [ $# -gt 0 ]; do
     case "$1" in
         --image)
             image="${2:?--image needs a name}"
+            shift
+            ;;
+        --pg-image)
+            pg_image="${2:?--pg-image needs a name}"
             shift
             ;;
         --keep) keep=1 ;;
@@ -40,6 +47,11 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+if [ -n "$image$pg_image" ] && { [ -z "$image" ] || [ -z "$pg_image" ]; }; then
+    echo "smoke: --image and --pg-image come together; see --help" >&2
+    exit 2
+fi
 
 started=$SECONDS
 say() { printf '\n==> [%3d s] %s\n' "$((SECONDS - started))" "$*"; }
@@ -182,20 +194,26 @@ cat >"$work/env" <<ENV
 POSTGRES_PASSWORD=$(secret)
 REDIS_PASSWORD=$(secret)
 WINDLASS_WORKER_API_KEY=
+WINDLASS_BACKUP_KEY=
 WINDLASS_IMAGE=${image:-$image_built}
+WINDLASS_PG_IMAGE=${pg_image:-$pg_image_built}
 WINDLASS_PORT=$port
 ENV
 chmod 600 "$work/env"
 api_key=""
 
 if [ -z "$image" ]; then
-    say "Build the image"
+    say "Build the images"
     docker build --file "$here/docker/Dockerfile" --tag "$image_built" "$here/.."
+    docker build --file "$here/docker/Dockerfile" --target with-pg-tools --tag "$pg_image_built" "$here/.."
     image="$image_built"
+    pg_image="$pg_image_built"
 fi
-user="$(docker image inspect --format '{{.Config.User}}' "$image")"
-case "$user" in "" | 0 | 0:* | root | root:*) fail "the image runs as root" ;; esac
-ok "$image runs as user $user, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB"
+for one in "$image" "$pg_image"; do
+    user="$(docker image inspect --format '{{.Config.User}}' "$one")"
+    case "$user" in "" | 0 | 0:* | root | root:*) fail "$one runs as root" ;; esac
+    ok "$one runs as user $user, $(($(docker image inspect --format '{{.Size}}' "$one") / 1000000)) MB"
+done
 
 say "Start Redis and PostgreSQL, migrate"
 compose up -d redis postgres
@@ -214,6 +232,10 @@ for key in "$worker_key" "$api_key"; do
 done
 set_env WINDLASS_WORKER_API_KEY "$worker_key"
 ok "a worker's and an admin's"
+backup_key="$(compose run --rm -T --no-deps migrate backup keygen 2>"$work/key.log" </dev/null | tr -d '[:space:]')"
+case "$backup_key" in wlbk_*) ;; *) fail "backup keygen printed no key: $(cat "$work/key.log")" ;; esac
+set_env WINDLASS_BACKUP_KEY "$backup_key"
+ok "one that signs backups"
 
 say "Start api, worker, scheduler"
 compose up -d
@@ -230,6 +252,18 @@ job="$(api GET "/v1/jobs/$id/wait?timeout=30s")"
 [ "$(field state <<<"$job")" = succeeded ] || fail "job $id: $job"
 [ "$(field output hello <<<"$job")" = world ] || fail "job $id has another output: $job"
 ok "$id succeeded with its output"
+
+say "Back up, and prove it"
+job="$(api POST /v1/backups --data '{}')"
+# Of the installation's own namespace.
+own() { api GET "/v1/jobs/$1/wait?timeout=60s" --header 'Windlass-Namespace: system'; }
+job="$(own "$(field id <<<"$job")")"
+[ "$(field state <<<"$job")" = succeeded ] || fail "the backup: $job"
+backup="$(field output backup <<<"$job")"
+job="$(api POST "/v1/backups/$backup/verify" --data '{}')"
+job="$(own "$(field id <<<"$job")")"
+[ "$(field state <<<"$job")" = succeeded ] || fail "the drill: $job"
+ok "$backup was made and restored beside the ledger"
 
 say "Scale the worker to $replicas"
 compose up -d --no-recreate --scale "worker=$replicas"

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use windlass_shared::config::ConfigError;
 
+/// The status of [`Failure::Halt`]; no signal has it.
+pub const HALT: u8 = 200;
+
 /// Why a command did not end well.
 #[derive(Debug)]
 pub enum Failure {
@@ -14,6 +17,9 @@ pub enum Failure {
     Failed(anyhow::Error),
     /// It worked, and the answer is no.
     Check(String),
+    /// It did not work, and who runs it must not go on: PostgreSQL takes a status over 125 so, and any other for the end of
+    /// the archive.
+    Halt(anyhow::Error),
     /// The reader of our output has gone away; nothing to say, and nobody to say it to.
     PipeClosed,
 }
@@ -26,7 +32,9 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             Self::PipeClosed => return ExitCode::SUCCESS,
-            Self::Usage(_) | Self::Failed(_) | Self::Check(_) => eprintln!("{self}"),
+            Self::Usage(_) | Self::Failed(_) | Self::Check(_) | Self::Halt(_) => {
+                eprintln!("{self}")
+            }
         }
         ExitCode::from(self.code())
     }
@@ -37,6 +45,7 @@ impl Failure {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::Check(_) => 3,
+            Self::Halt(_) => HALT,
         }
     }
 }
@@ -45,7 +54,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(text) | Self::Check(text) => f.write_str(text),
-            Self::Failed(error) => write!(f, "error: {error:#}"),
+            Self::Failed(error) | Self::Halt(error) => write!(f, "error: {error:#}"),
             Self::PipeClosed => Ok(()),
         }
     }

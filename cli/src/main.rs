@@ -74,7 +74,8 @@ enum Command {
 fn main() -> ExitCode {
     // Before any TLS configuration is made. It fails only when one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(Cli::parse().command) {
+    let cli = Cli::try_parse().unwrap_or_else(|error| commands::backup::end(&error));
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

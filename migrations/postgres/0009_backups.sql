@@ -71,3 +71,6 @@ BEGIN
     END LOOP;
     RETURN dropped;
 END $$;
+
+-- The timeline of the server when the ledger was adopted after a recovery of its files; NULL: it never was.
+ALTER TABLE meta ADD COLUMN adopted_timeline INTEGER;

@@ -19,7 +19,9 @@ mod pipe;
 pub mod restore;
 pub mod retain;
 mod scratch;
+mod seal;
 pub mod store;
+pub mod wal;
 
 #[cfg(test)]
 mod tests;
@@ -106,6 +108,28 @@ pub enum BackupError {
     /// `pg_dump` or `pg_restore`.
     #[error("{0}")]
     Tool(String),
+    /// The server does not allow base backups, or its archive does not work; what to do about it.
+    #[error("{0}")]
+    Server(String),
+    /// WAL of this name is in the archive, with other content.
+    #[error(
+        "{0} is in the archive already, with other content: two servers must not archive to one place under one identity"
+    )]
+    WalConflict(String),
+    /// What is in the archive is not what was put there.
+    #[error("{name} of the archive is damaged: {why}")]
+    WalDamaged {
+        /// Of the WAL file.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Later WAL is there.
+    #[error("{0} is missing in the archive, although later WAL is there")]
+    WalGap(String),
+    /// An instant, or a timeline, to which a base cannot be recovered.
+    #[error("{0}")]
+    OutOfReach(String),
     /// A file of this machine.
     #[error("{what}")]
     File {
@@ -147,6 +171,11 @@ impl BackupError {
             Self::OtherDatabase(_) => "other_database",
             Self::Differs(_) => "differs",
             Self::Tool(_) => "tool",
+            Self::Server(_) => "server",
+            Self::WalConflict(_) => "wal_conflict",
+            Self::WalDamaged { .. } => "wal_damaged",
+            Self::WalGap(_) => "wal_gap",
+            Self::OutOfReach(_) => "out_of_reach",
             Self::File { .. } => "file",
             Self::TooLong(_) => "timeout",
             Self::Stopped => "stopped",

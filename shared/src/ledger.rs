@@ -43,6 +43,7 @@ mod settings_text;
 pub mod sqlite;
 mod unreadable;
 pub mod upkeep;
+pub mod wal;
 
 pub use gate_calls::{Epoch, Leader, ShardRecord, TERM_MAX};
 pub use queue::{Paused, Queue, QueueSettings, RateLimit};

@@ -10,9 +10,11 @@ use windlass_scheduler::backup::{BackupError, create, drill, fetch, new_key, res
 use windlass_shared::config::{LedgerSettings, Process, Settings};
 use windlass_shared::shutdown::Shutdown;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{Failure, HALT, Outcome};
 use crate::output::{self, Output, text};
 use crate::setup::SettingsArgs;
+
+mod physical;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +24,12 @@ Examples:
   windlass backup verify ID                       restore it beside the ledger and prove it; exit 3 if it is not good
   windlass backup restore ID --into postgres://windlass@db/windlass_restored
   windlass backup restore ID --into sqlite:///var/lib/windlass/restored.db
+
+To an instant, on a PostgreSQL server of your own (docs/point-in-time.md):
+  windlass backup base                            all files of the server, where it archives by wal-push
+  windlass backup bases                           what they can be recovered to
+  windlass backup restore-base ID --into-dir /var/lib/postgresql/15/new --to-time 2026-11-22T08:00:00Z
+  windlass backup adopt --ledger postgres://postgres@localhost/windlass
 
 Needs WINDLASS_BACKUP__STORE and WINDLASS_BACKUP__KEY. On PostgreSQL pg_dump and pg_restore of the server's \
 version, or later, must be installed.";
@@ -46,6 +54,18 @@ enum BackupCommand {
     Verify(One),
     /// Restore a backup into an empty database
     Restore(Restore),
+    /// Make a base backup: all files of the ledger's PostgreSQL server, to recover it to an instant
+    Base(physical::BaseArgs),
+    /// List base backups, newest first, and to which instants each can be recovered
+    Bases(Common),
+    /// Archive one file of WAL, for PostgreSQL's archive_command
+    WalPush(physical::PushArgs),
+    /// Bring one file of WAL back, for PostgreSQL's restore_command
+    WalFetch(physical::FetchArgs),
+    /// Make a data directory of a base backup, on which PostgreSQL recovers to an instant
+    RestoreBase(physical::RestoreBaseArgs),
+    /// Make the ledger of a recovered server a new one, and let processes write to it
+    Adopt(physical::AdoptArgs),
     /// Print a fresh key for backup.key
     Keygen,
 }
@@ -131,8 +151,28 @@ pub async fn run(args: BackupArgs) -> Outcome {
             });
             shown(args.common.output, &view)
         }
+        BackupCommand::Base(args) => physical::base(args).await,
+        BackupCommand::Bases(args) => physical::bases(&args).await,
+        BackupCommand::WalPush(args) => physical::push(args).await,
+        BackupCommand::WalFetch(args) => physical::fetch(args).await,
+        BackupCommand::RestoreBase(args) => physical::restore(args).await,
+        BackupCommand::Adopt(args) => physical::adopt(args).await,
         BackupCommand::Keygen => output::line(new_key().expose_secret()),
     }
+}
+
+/// Ends with what is wrong with the command line. PostgreSQL must not take a mistake in `restore_command` for the end of
+/// the archive.
+pub fn end(error: &clap::Error) -> ! {
+    let mut words = std::env::args().skip(1);
+    let fetches =
+        words.next().as_deref() == Some("backup") && words.next().as_deref() == Some("wal-fetch");
+    if error.use_stderr() && fetches {
+        // Where nobody listens, the status says enough.
+        let _ = error.print();
+        std::process::exit(HALT.into());
+    }
+    error.exit()
 }
 
 fn load(args: &Common) -> Outcome<Settings> {

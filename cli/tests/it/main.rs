@@ -14,6 +14,7 @@ mod hostile;
 mod load_check;
 mod metrics;
 mod object_store;
+mod point_in_time;
 mod schedule;
 mod usage;
 mod workflow;

@@ -73,7 +73,7 @@ async fn clear_up(
 }
 
 /// Until it is lost. One that cannot be extended for a while is not lost yet.
-async fn keep_claim(store: &Store, id: &str) -> BackupError {
+pub(super) async fn keep_claim(store: &Store, id: &str) -> BackupError {
     loop {
         tokio::time::sleep(EVERY).await;
         match store.extend_claim(id).await {
@@ -131,7 +131,7 @@ async fn make(
     Ok(manifest)
 }
 
-async fn store_parts(
+pub(super) async fn store_parts(
     store: &Store,
     id: &str,
     mut parts: mpsc::Receiver<Cut>,

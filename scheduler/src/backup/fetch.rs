@@ -63,8 +63,7 @@ pub(super) async fn read(
 pub struct Checked {
     /// What it is.
     pub manifest: Manifest,
-    store: Store,
-    identities: Vec<age::x25519::Identity>,
+    parts: Parts,
 }
 
 /// Checks the signature, the schema against this build's, that it can be decrypted, and every byte of every part.
@@ -87,18 +86,81 @@ pub async fn check(
     if found != ours {
         return Err(BackupError::OtherSchema { found, ours });
     }
-    store.note_reader(&manifest.id).await;
-    let identities = if manifest.encrypted { identities(settings)? } else { Vec::new() };
-    let mut total = 0;
-    for (number, part) in manifest.parts.iter().enumerate() {
-        let bytes = part_of(&store, &manifest.id, number, part).await?;
-        if number == 0 && manifest.encrypted && !opens(&bytes, &identities) {
-            return Err(BackupError::ForeignRecipient);
-        }
-        total += part.bytes;
-        progress("checked", total);
+    let (id, list) = (manifest.id.clone(), manifest.parts.clone());
+    let parts = Parts::check(settings, store, id, list, manifest.encrypted, progress).await?;
+    Ok(Checked { manifest, parts })
+}
+
+impl Checked {
+    /// See [`Parts::dump`].
+    pub(super) fn dump(
+        self,
+    ) -> (Manifest, mpsc::Receiver<Bytes>, impl Future<Output = Result<(), BackupError>> + Send)
+    {
+        let (dump, over) = self.parts.dump();
+        (self.manifest, dump, over)
     }
-    Ok(Checked { manifest, store, identities })
+}
+
+/// Parts that were found whole.
+pub(super) struct Parts {
+    store: Store,
+    id: String,
+    list: Vec<Part>,
+    encrypted: bool,
+    identities: Vec<age::x25519::Identity>,
+}
+
+impl Parts {
+    /// Checks that they can be decrypted, and every byte of each.
+    pub(super) async fn check(
+        settings: &BackupSettings,
+        store: Store,
+        id: String,
+        list: Vec<Part>,
+        encrypted: bool,
+        progress: Progress<'_>,
+    ) -> Result<Self, BackupError> {
+        store.note_reader(&id).await;
+        let identities = if encrypted { identities(settings)? } else { Vec::new() };
+        let mut total = 0;
+        for (number, part) in list.iter().enumerate() {
+            let bytes = part_of(&store, &id, number, part).await?;
+            if number == 0 && encrypted && !opens(&bytes, &identities) {
+                return Err(BackupError::ForeignRecipient);
+            }
+            total += part.bytes;
+            progress("checked", total);
+        }
+        Ok(Self { store, id, list, encrypted, identities })
+    }
+
+    /// What is in them, in chunks. Every part is checked once more: the store may have changed since. The channel ends
+    /// early when something is wrong; what, the future says.
+    pub(super) fn dump(
+        self,
+    ) -> (mpsc::Receiver<Bytes>, impl Future<Output = Result<(), BackupError>> + Send) {
+        let Self { store, id, list, encrypted, identities } = self;
+        let (sender, parts) = mpsc::channel(1);
+        let (out, dump) = mpsc::channel(CHUNKS);
+        let unpacking =
+            tokio::task::spawn_blocking(move || unpack(parts, &out, encrypted, &identities));
+        let fetching = tokio::spawn(async move {
+            for (number, part) in list.iter().enumerate() {
+                let bytes = part_of(&store, &id, number, part).await?;
+                if sender.send(bytes).await.is_err() {
+                    // Unpacking has ended, and says why.
+                    break;
+                }
+            }
+            Ok::<_, BackupError>(())
+        });
+        let over = async move {
+            fetching.await.expect("fetching does not panic")?;
+            unpacking.await.expect("unpacking does not panic").map_err(BackupError::Decode)
+        };
+        (dump, over)
+    }
 }
 
 async fn part_of(
@@ -115,36 +177,4 @@ async fn part_of(
     .await
     .expect("hashing does not panic");
     if sum != part.sha256 { Err(BackupError::PartDamaged(number)) } else { Ok(bytes) }
-}
-
-impl Checked {
-    /// The dump, in chunks. Every part is checked once more: the store may have changed since. The channel ends early
-    /// when something is wrong; what, the future says.
-    pub(super) fn dump(
-        self,
-    ) -> (Manifest, mpsc::Receiver<Bytes>, impl Future<Output = Result<(), BackupError>> + Send)
-    {
-        let Self { manifest, store, identities } = self;
-        let (sender, parts) = mpsc::channel(1);
-        let (out, dump) = mpsc::channel(CHUNKS);
-        let encrypted = manifest.encrypted;
-        let unpacking =
-            tokio::task::spawn_blocking(move || unpack(parts, &out, encrypted, &identities));
-        let (id, list) = (manifest.id.clone(), manifest.parts.clone());
-        let fetching = tokio::spawn(async move {
-            for (number, part) in list.iter().enumerate() {
-                let bytes = part_of(&store, &id, number, part).await?;
-                if sender.send(bytes).await.is_err() {
-                    // Unpacking has ended, and says why.
-                    break;
-                }
-            }
-            Ok::<_, BackupError>(())
-        });
-        let over = async move {
-            fetching.await.expect("fetching does not panic")?;
-            unpacking.await.expect("unpacking does not panic").map_err(BackupError::Decode)
-        };
-        (manifest, dump, over)
-    }
 }

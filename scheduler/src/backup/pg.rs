@@ -119,7 +119,7 @@ fn program(name: &str, server: i32) -> PathBuf {
     fit.map_or_else(|| PathBuf::from(name), |version| version.join("bin").join(name))
 }
 
-fn command(program: &Path) -> Command {
+pub(super) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C");
     // To be found, and to find each other.
@@ -171,19 +171,39 @@ pub(super) async fn client(name: &str, server: i32) -> Result<PathBuf, BackupErr
 }
 
 /// A program that runs, and the end of its complaints.
-struct Running {
+pub(super) struct Running {
     name: &'static str,
     child: Child,
     complaints: JoinHandle<String>,
 }
 
 impl Running {
-    fn start(name: &'static str, command: &mut Command) -> Result<Self, BackupError> {
+    pub(super) fn start(name: &'static str, command: &mut Command) -> Result<Self, BackupError> {
         let child = command.spawn();
         let mut child =
             child.map_err(|error| BackupError::Tool(format!("cannot run {name}: {error}")))?;
         let stderr = child.stderr.take().expect("it was asked for");
         Ok(Self { name, child, complaints: tokio::spawn(last_of(stderr)) })
+    }
+
+    /// Sends all that it writes to its standard output, which was asked for, and waits for its end. Until that is known
+    /// to be a good one, what was read is not known to be all: `to` ends after that.
+    pub(super) async fn pump(mut self, to: &Sender<Bytes>) -> Result<(), BackupError> {
+        let mut stdout = self.child.stdout.take().expect("it was asked for");
+        let mut buffer = bytes::BytesMut::new();
+        loop {
+            buffer.reserve(CHUNK);
+            let read = stdout.read_buf(&mut buffer).await;
+            let read = read.map_err(|error| {
+                BackupError::Tool(format!("cannot read from {}: {error}", self.name))
+            })?;
+            if read > 0 && to.send(buffer.split().freeze()).await.is_err() {
+                return Err(BackupError::Stopped);
+            }
+            if read == 0 {
+                return self.end().await;
+            }
+        }
     }
 
     /// Waits for its end.
@@ -228,23 +248,7 @@ pub(super) async fn dump(
     ]);
     command.args(["--lock-wait-timeout=10000", "--exclude-table-data=meta"]);
     command.arg(format!("--snapshot={snapshot}")).stdout(Stdio::piped());
-    let mut running = Running::start("pg_dump", &mut command)?;
-    let mut stdout = running.child.stdout.take().expect("it was asked for");
-    let mut buffer = bytes::BytesMut::new();
-    loop {
-        buffer.reserve(CHUNK);
-        let read = stdout.read_buf(&mut buffer).await;
-        let read =
-            read.map_err(|error| BackupError::Tool(format!("cannot read from pg_dump: {error}")))?;
-        if read > 0 && to.send(buffer.split().freeze()).await.is_err() {
-            return Err(BackupError::Stopped);
-        }
-        if read == 0 {
-            break;
-        }
-    }
-    // Until it is known to have ended well, what was read is not known to be all: `to` ends after that.
-    running.end().await
+    Running::start("pg_dump", &mut command)?.pump(&to).await
 }
 
 /// Restores a dump in one transaction. When dropped, the program is killed, and nothing was done.

@@ -1,6 +1,7 @@
 //! Where backups are: a folder, or any object store.
 //!
-//! Names are made of ids and numbers only: `ID/part-00000`, `ID/manifest`, and `running` beside them (`claim`).
+//! Names are made of ids and numbers only: `ID/part-00000`, `ID/manifest`, and `running` beside them (`claim`). Base
+//! backups and WAL have folders of their own ([`super::wal`]).
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -32,8 +33,8 @@ const REQUEST_MAX: Duration = Duration::from_secs(120);
 /// An open store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
-    prefix: Path,
+    pub(super) objects: Arc<dyn ObjectStore>,
+    pub(super) prefix: Path,
     /// Of a folder: files are kept from other users of the machine.
     folder: Option<PathBuf>,
 }
@@ -98,6 +99,11 @@ impl Store {
         Self { objects, prefix: Path::from("of/ours"), folder: None }
     }
 
+    /// A part of it, with names of its own.
+    pub(super) fn under(self, name: &str) -> Self {
+        Self { prefix: self.prefix.join(name), ..self }
+    }
+
     fn path(&self, id: &str, name: &str) -> Path {
         self.prefix.clone().join(id).join(name)
     }
@@ -111,7 +117,8 @@ impl Store {
         Some(self.folder.as_ref()?.join(path.as_ref()))
     }
 
-    async fn put(
+    /// Stores an object durably.
+    pub(super) async fn put(
         &self,
         path: &Path,
         bytes: Bytes,
@@ -244,7 +251,7 @@ impl Store {
         }
         if let Some(root) = &self.folder {
             // Not empty only when somebody else put something there.
-            let _ = tokio::fs::remove_dir(root.join(id)).await;
+            let _ = tokio::fs::remove_dir(root.join(self.prefix.as_ref()).join(id)).await;
         }
         Ok(())
     }

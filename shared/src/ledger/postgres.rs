@@ -24,6 +24,7 @@ mod error;
 mod row;
 mod schedules;
 mod schema;
+pub(in crate::ledger) mod wal;
 
 mod insert;
 mod own;

@@ -31,6 +31,7 @@ const TEMPLATE: &str = "windlass_template";
 /// One private server.
 pub struct PostgresServer {
     folder: PathBuf,
+    data: PathBuf,
     programs: PathBuf,
     settings: Vec<String>,
     process: Option<Process>,
@@ -59,6 +60,18 @@ impl PostgresServer {
     /// # Panics
     /// As [`Self::start`].
     pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_as(settings, &[])
+    }
+
+    /// A server that archives WAL in segments of 1 MiB, once `archive_command` is set.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_archiving() -> Self {
+        Self::start_as(&["archive_mode=on"], &["--wal-segsize=1"])
+    }
+
+    fn start_as(settings: &[&str], initdb: &[&str]) -> Self {
         sweep();
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let n = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -70,6 +83,7 @@ impl PostgresServer {
                 .expect("root may give a folder away");
         }
         let mut server = Self {
+            data: folder.join("data"),
             folder,
             programs: programs(),
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
@@ -77,9 +91,8 @@ impl PostgresServer {
             databases: AtomicU32::new(0),
             template: tokio::sync::OnceCell::new(),
         };
-        let data = server.folder.join("data");
         let options = ["-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
-        run(server.program("initdb").arg("-D").arg(data).args(options));
+        run(server.program("initdb").arg("-D").arg(&server.data).args(options).args(initdb));
         server.restart();
         server
     }
@@ -171,8 +184,8 @@ impl PostgresServer {
     /// Ends the server as a crash does: no checkpoint, nothing flushed that was not flushed before.
     pub fn stop_immediately(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let data = self.folder.join("data");
-            run(self.program("pg_ctl").arg("-D").arg(data).args(["-m", "immediate", "-w", "stop"]));
+            let mut stop = self.program("pg_ctl");
+            run(stop.arg("-D").arg(&self.data).args(["-m", "immediate", "-w", "stop"]));
             process.child.wait().expect("a child that was asked to end can be awaited");
         }
     }
@@ -190,15 +203,49 @@ impl PostgresServer {
         }
     }
 
+    /// Whether it is not running any more, for whatever reason.
+    pub fn has_ended(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_none_or(|process| matches!(process.child.try_wait(), Ok(Some(_)) | Err(_)))
+    }
+
+    /// As [`Self::sql`]; `None`: the server did not take it, or is not there.
+    pub fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
+        let mut psql = self.program("psql");
+        psql.args(self.address()).args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql, database]);
+        let output = psql.stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        output.status.success().then_some(text)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Lets the next start be on another data directory, which its user must own.
+    pub fn use_data(&mut self, data: PathBuf) {
+        self.data = data;
+    }
+
+    /// Another program, as the server's user.
+    pub fn as_its_user(&self, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        self.as_user(&mut command);
+        command.arg(program).current_dir("/");
+        command
+    }
+
     /// One try; `false` when the process ended instead of answering.
-    fn try_start(&mut self) -> bool {
+    pub fn try_start(&mut self) -> bool {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.folder.join("log"))
             .expect("the temporary folder is writable");
         let mut command = self.program("postgres");
-        command.arg("-D").arg(self.folder.join("data"));
+        command.arg("-D").arg(&self.data);
         command.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         for setting in ["listen_addresses=", "max_connections=60", "shared_buffers=64MB"] {
             command.args(["-c", setting]);
@@ -225,7 +272,8 @@ impl PostgresServer {
         }
     }
 
-    fn log(&self) -> String {
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
@@ -238,12 +286,17 @@ impl PostgresServer {
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "QUIT"]);
+        self.as_user(&mut command);
+        command.arg(self.programs.join(name)).current_dir("/");
+        command
+    }
+
+    /// Arguments of `setpriv`.
+    fn as_user(&self, command: &mut Command) {
         if is_root() {
             let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
             command.args(ids).arg("--clear-groups");
         }
-        command.arg(self.programs.join(name)).current_dir("/");
-        command
     }
 }
 
@@ -251,9 +304,8 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         // Asked first: a postmaster that is killed leaves its shared memory behind.
         if self.process.is_some() {
-            let data = self.folder.join("data");
             let mut stop = self.program("pg_ctl");
-            stop.arg("-D").arg(data).args(["-m", "immediate", "-w", "-t", "5", "stop"]);
+            stop.arg("-D").arg(&self.data).args(["-m", "immediate", "-w", "-t", "5", "stop"]);
             let _ = stop.stdin(Stdio::null()).output();
         }
         self.kill_9();

@@ -76,7 +76,7 @@ impl Snapshot {
 }
 
 /// A connection for statements that take as long as they take.
-async fn connect(settings: &LedgerSettings) -> Result<PgConnection> {
+pub(super) async fn connect(settings: &LedgerSettings) -> Result<PgConnection> {
     let options: PgConnectOptions = connect::options(settings)?;
     let options = options.options([
         ("statement_timeout", "0"),
@@ -96,7 +96,8 @@ pub(in crate::ledger) fn schema_version() -> i64 {
     schema::latest()
 }
 
-async fn now(connection: &mut PgConnection) -> Result<Timestamp> {
+/// Ledger time.
+pub(super) async fn now(connection: &mut PgConnection) -> Result<Timestamp> {
     let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let micros = sqlx::query_scalar(sql).fetch_one(connection).await.map_err(unchanged)?;
     Ok(Timestamp::from_micros(micros))
@@ -161,11 +162,11 @@ fn state_word(number: i16) -> String {
 pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Target> {
     let mut connection = connect(settings).await?;
     connect::check_fitness(&mut connection).await?;
-    let others = others(&mut connection).await?;
-    if others > 0 {
-        return Ok(Target::Live(format!("{others} connections of Windlass processes are open")));
-    }
-    if let Some(who) = alive(&mut connection).await? {
+    let user = match others(&mut connection).await? {
+        None => alive(&mut connection).await?,
+        user => user,
+    };
+    if let Some(who) = user {
         return Ok(Target::Live(who));
     }
     // Everything that somebody made, in whatever schema; what extensions brought along is none of it.
@@ -184,24 +185,27 @@ pub(in crate::ledger) async fn target(settings: &LedgerSettings) -> Result<Targe
     Ok(thing.map_or(Target::Empty, Target::NotEmpty))
 }
 
-/// Connections of Windlass processes but this one. The server forgets those that were closed a moment ago, as by an
-/// earlier look, only after a moment.
-async fn others(connection: &mut PgConnection) -> Result<i64> {
+/// Connections of Windlass processes to this database but this one, in words. The server forgets those that were closed a
+/// moment ago, as by an earlier look, only after a moment.
+pub(super) async fn others(connection: &mut PgConnection) -> Result<Option<String>> {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name = 'windlass' AND pid <> pg_backend_pid()";
     let until = Instant::now() + CLOSED_MAX;
     loop {
         let found: i64 =
             sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(unchanged)?;
-        if found == 0 || Instant::now() >= until {
-            return Ok(found);
+        if found == 0 {
+            return Ok(None);
+        }
+        if Instant::now() >= until {
+            return Ok(Some(format!("{found} connections of Windlass processes are open")));
         }
         tokio::time::sleep(CLOSED_PAUSE).await;
     }
 }
 
 /// A leader whose term runs, or a worker that was seen lately.
-async fn alive(connection: &mut PgConnection) -> Result<Option<String>> {
+pub(super) async fn alive(connection: &mut PgConnection) -> Result<Option<String>> {
     let sql = "SELECT to_regclass('leader') IS NOT NULL AND to_regclass('workers') IS NOT NULL";
     let has: bool = sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(unchanged)?;
     if !has {
@@ -224,7 +228,6 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
     let mut connection = connect(settings).await?;
     schema::check(&mut connection).await?;
     let mut tx = connection.begin().await.map_err(unchanged)?;
-    let now = now(&mut tx).await?.micros();
     let held: i64 = sqlx::query_scalar("SELECT count(*) FROM meta")
         .fetch_one(&mut *tx)
         .await
@@ -232,21 +235,7 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
     if held > 0 {
         return Err(LedgerError::Unfit("the database is a ledger already".into()));
     }
-    // Epochs and fences are made to rise by as much as time has: the old ledger's rose by one each, or with time.
-    let statements = [
-        "UPDATE leader SET epoch = greatest(epoch + 1, $1), expires_at = 0",
-        "UPDATE jobs SET fence = greatest(fence + 1, $1) WHERE state < 10",
-        "DELETE FROM workers WHERE $1 > 0",
-    ];
-    for sql in statements {
-        sqlx::query(sql).bind(now).execute(&mut *tx).await.map_err(unchanged)?;
-    }
-    sqlx::query("UPDATE shards SET generation = generation + $2, process = NULL, changed_at = $1")
-        .bind(now)
-        .bind(GENERATIONS)
-        .execute(&mut *tx)
-        .await
-        .map_err(unchanged)?;
+    outdate(&mut tx).await?;
     let id = sqlx::query_scalar("INSERT INTO meta DEFAULT VALUES RETURNING ledger_id");
     let id = id.fetch_one(&mut *tx).await.map_err(unchanged)?;
     let id = LedgerId::from_uuid(id);
@@ -291,6 +280,27 @@ async fn became(settings: &LedgerSettings, id: LedgerId) -> Result<bool> {
         tokio::time::sleep(ASKED_PAUSE).await;
     }
     Err(LedgerError::OutcomeUnknown)
+}
+
+/// Makes everything stale that the ledger gave out before: nobody leads, no shard is open, no worker is known.
+pub(super) async fn outdate(tx: &mut PgConnection) -> Result<()> {
+    let now = now(&mut *tx).await?.micros();
+    // Epochs and fences are made to rise by as much as time has: the old ledger's rose by one each, or with time.
+    let statements = [
+        "UPDATE leader SET epoch = greatest(epoch + 1, $1), expires_at = 0",
+        "UPDATE jobs SET fence = greatest(fence + 1, $1) WHERE state < 10",
+        "DELETE FROM workers WHERE $1 > 0",
+    ];
+    for sql in statements {
+        sqlx::query(sql).bind(now).execute(&mut *tx).await.map_err(unchanged)?;
+    }
+    sqlx::query("UPDATE shards SET generation = generation + $2, process = NULL, changed_at = $1")
+        .bind(now)
+        .bind(GENERATIONS)
+        .execute(&mut *tx)
+        .await
+        .map_err(unchanged)?;
+    Ok(())
 }
 
 /// Makes an empty database beside that of `settings`.

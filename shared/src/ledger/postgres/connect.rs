@@ -130,9 +130,15 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
 pub(super) async fn check_fitness(connection: &mut PgConnection) -> Result<()> {
     let sql = "SELECT current_setting('server_version_num')::int, current_setting('fsync'), \
                current_setting('synchronous_commit'), current_setting('full_page_writes'), \
-               current_setting('server_encoding')";
-    let (version, fsync, commit, full_pages, encoding): (i32, String, String, String, String) =
-        sqlx::query_as(sql).fetch_one(connection).await.map_err(unchanged)?;
+               current_setting('server_encoding'), current_setting('default_transaction_read_only')";
+    let (version, fsync, commit, full_pages, encoding, read_only): (
+        i32,
+        String,
+        String,
+        String,
+        String,
+        String,
+    ) = sqlx::query_as(sql).fetch_one(connection).await.map_err(unchanged)?;
     let fault = if version < VERSION_MIN * 10_000 {
         Some(format!("PostgreSQL {VERSION_MIN} or later is needed"))
     } else if fsync != "on" {
@@ -143,6 +149,8 @@ pub(super) async fn check_fitness(connection: &mut PgConnection) -> Result<()> {
         Some("the server runs with full_page_writes=off: a power cut can damage it".into())
     } else if encoding != "UTF8" {
         Some(format!("the database's encoding is {encoding}; UTF8 is needed"))
+    } else if read_only == "on" {
+        Some("the server is read-only (default_transaction_read_only): one that was recovered to a point in time is until `windlass backup adopt`".into())
     } else {
         None
     };

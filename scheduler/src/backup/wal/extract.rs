@@ -1,0 +1,183 @@
+//! Writes the files of a base backup, and compares each with PostgreSQL's own list of them.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::CONTROL;
+use super::name::Lsn;
+use super::tar::{Entry, Sink};
+use crate::backup::BackupError;
+use crate::backup::keys::hex;
+
+/// PostgreSQL's list of what is in a base backup.
+pub(super) const MANIFEST: &str = "backup_manifest";
+
+/// That list.
+#[derive(Deserialize)]
+pub(super) struct FileManifest {
+    #[serde(rename = "Files")]
+    files: Vec<FileLine>,
+    #[serde(rename = "WAL-Ranges")]
+    ranges: Vec<Range>,
+}
+
+#[derive(Deserialize)]
+struct FileLine {
+    #[serde(rename = "Path")]
+    path: Option<String>,
+    #[serde(rename = "Size")]
+    size: u64,
+    #[serde(rename = "Checksum")]
+    checksum: Option<String>,
+}
+
+/// The WAL that a base needs.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Range {
+    #[serde(rename = "Timeline")]
+    pub(super) timeline: u32,
+    #[serde(rename = "Start-LSN")]
+    pub(super) start: Lsn,
+    #[serde(rename = "End-LSN")]
+    pub(super) end: Lsn,
+}
+
+impl FileManifest {
+    pub(super) fn decode(text: &[u8]) -> Result<Self, BackupError> {
+        serde_json::from_slice(text).map_err(|error| BackupError::Decode(error.into()))
+    }
+
+    /// `None`: there are several, or none. A base of a primary has one.
+    pub(super) fn range(&self) -> Option<Range> {
+        match self.ranges.as_slice() {
+            [range] => Some(range.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Writes into a folder. The control file, without which no server starts, is kept back until [`Extracted::complete`].
+pub(super) struct Extract {
+    folder: PathBuf,
+    /// The file that is being written.
+    open: Option<(String, Output, Sha256, u64)>,
+    /// Sizes and sums of what was written.
+    written: BTreeMap<String, (u64, String)>,
+    control: Vec<u8>,
+    manifest: Vec<u8>,
+}
+
+enum Output {
+    File(File),
+    Control,
+    Manifest,
+}
+
+impl Extract {
+    pub(super) fn into(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            open: None,
+            written: BTreeMap::new(),
+            control: Vec::new(),
+            manifest: Vec::new(),
+        }
+    }
+
+    /// Compares what was written with the list.
+    ///
+    /// # Errors
+    /// [`BackupError::Differs`].
+    pub(super) fn check(self) -> Result<Extracted, BackupError> {
+        let manifest = FileManifest::decode(&self.manifest)?;
+        let mut differences = Vec::new();
+        for line in &manifest.files {
+            // Names that are no text are refused when they are read from the stream.
+            let path = line.path.as_deref().unwrap_or_default();
+            match self.written.get(path) {
+                None => differences.push(format!("file {path} is missing")),
+                Some((size, sum))
+                    if *size != line.size || line.checksum.as_ref().is_some_and(|c| c != sum) =>
+                {
+                    differences.push(format!("file {path} differs"));
+                }
+                Some(_) => {}
+            }
+        }
+        if manifest.files.is_empty() || self.control.is_empty() {
+            differences.push("there is no server in it".into());
+        }
+        differences.truncate(20);
+        if !differences.is_empty() {
+            return Err(BackupError::Differs(differences));
+        }
+        Ok(Extracted { folder: self.folder, control: self.control, manifest: self.manifest })
+    }
+}
+
+/// A data directory that lacks its control file.
+pub(super) struct Extracted {
+    folder: PathBuf,
+    control: Vec<u8>,
+    manifest: Vec<u8>,
+}
+
+impl Extracted {
+    /// Makes it one that a server starts on.
+    pub(super) fn complete(self) -> io::Result<()> {
+        create(&self.folder.join(MANIFEST))?.write_all(&self.manifest)?;
+        let mut file = create(&self.folder.join(CONTROL))?;
+        file.write_all(&self.control)?;
+        file.sync_all()
+    }
+}
+
+/// A file for its owner alone, as PostgreSQL demands.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// A folder for its owner alone; one that is there stays.
+pub(super) fn create_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+impl Sink for Extract {
+    fn begin(&mut self, entry: &Entry) -> io::Result<()> {
+        let path = self.folder.join(&entry.path);
+        if entry.bytes.is_none() {
+            return create_folder(&path);
+        }
+        let output = match entry.path.as_str() {
+            CONTROL => Output::Control,
+            MANIFEST => Output::Manifest,
+            _ => Output::File(create(&path)?),
+        };
+        self.open = Some((entry.path.clone(), output, Sha256::new(), 0));
+        Ok(())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (_, output, sum, size) = self.open.as_mut().expect("a file began");
+        match output {
+            Output::File(file) => file.write_all(bytes)?,
+            Output::Control => self.control.extend_from_slice(bytes),
+            Output::Manifest => self.manifest.extend_from_slice(bytes),
+        }
+        sum.update(bytes);
+        *size += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let (path, _, sum, size) = self.open.take().expect("a file began");
+        self.written.insert(path, (size, hex(&sum.finalize())));
+        Ok(())
+    }
+}
