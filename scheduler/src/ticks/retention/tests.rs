@@ -214,8 +214,7 @@ async fn jobs_go_soon_after_their_time_has_come(scene: &Scene) {
     let quick = scene.took("a", Ended::Succeeded, 0, 2, secs(5)).await;
     let usual = scene.took("a", Ended::Succeeded, 10, 2, secs(300)).await;
     let long = scene.took("a", Ended::Succeeded, 20, 2, secs(1_800)).await;
-    let mut settings = RetentionSettings::default();
-    settings.default = HOUR;
+    let settings = RetentionSettings { default: HOUR, ..RetentionSettings::default() };
     let mut walks = walks(&settings);
     let mut gone = [None; 3];
     let mut n = HOUR - secs(100);
