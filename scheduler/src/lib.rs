@@ -17,6 +17,7 @@ mod due;
 mod leader;
 pub mod overwatch;
 mod recorder;
+mod steady;
 mod ticker;
 mod ticks;
 

@@ -6,6 +6,7 @@ use windlass_shared::ledger::LedgerError;
 use windlass_shared::lifecycle::Lifecycle;
 
 use crate::SchedulerSettings;
+use crate::steady::Steady;
 use crate::ticker::Ticks;
 
 mod gates;
@@ -34,12 +35,13 @@ pub(crate) fn start(
     tasks.spawn(pump::run(life.clone(), ticks.clone()));
     tasks.spawn(gates::run(life.clone(), settings.verify, ticks.clone()));
     tasks.spawn(sweep::run(life.clone(), ticks.clone()));
-    tasks.spawn(prune::run(life.clone(), settings.retention.default, ticks.clone()));
-    tasks.spawn(retention::run(life.clone(), settings.retention.clone(), ticks.clone()));
+    let (retention, steady) = (&settings.retention, Steady::after(settings.retention.clock_wait));
+    tasks.spawn(prune::run(life.clone(), retention.default, steady.clone(), ticks.clone()));
+    tasks.spawn(retention::run(life.clone(), retention.clone(), steady.clone(), ticks.clone()));
     tasks.spawn(workflows::run(life.clone(), ticks.clone()));
     tasks.spawn(schedules::run(life.clone(), ticks.clone()));
     tasks.spawn(gauges::run(life.clone(), ticks.clone()));
-    tasks.spawn(shadows::run(life.clone(), ticks.clone()));
+    tasks.spawn(shadows::run(life.clone(), steady, ticks.clone()));
 }
 
 /// Every shard that the ledger knows of.

@@ -28,7 +28,7 @@ pub use layers::Flag;
 pub use load::{ConfigError, Inputs, Problem, Process, Profile, Row, Settings, load};
 pub use mask::masked_url;
 pub use overwatch::{Channel, Email, MailTls, OverwatchSettings, RECEIVERS_MAX, ReceiverSettings};
-pub use retention::{RetentionRule, RetentionSettings};
+pub use retention::{RetentionRule, RetentionSettings, RunRule};
 
 /// Where the probes and metrics of `windlass api` are served unless a setting says otherwise.
 pub const ADMIN_LISTEN_API: SocketAddr = loopback(9090);

@@ -44,7 +44,7 @@ pub mod sqlite;
 mod unreadable;
 pub mod upkeep;
 
-pub use gate_calls::{Epoch, Leader, ShardRecord};
+pub use gate_calls::{Epoch, Leader, ShardRecord, TERM_MAX};
 pub use queue::{Paused, Queue, QueueSettings, RateLimit};
 pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
 

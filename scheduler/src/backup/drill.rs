@@ -13,7 +13,7 @@ use uuid::Uuid;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{BackupSettings, EngineSettings, LedgerSettings};
 use windlass_shared::engine::{Engine, ShardId};
-use windlass_shared::ledger::{Ledger, LedgerError, backup as ledger};
+use windlass_shared::ledger::{Ledger, LedgerError, TERM_MAX, backup as ledger};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::model::id::{JobId, WorkerId};
@@ -31,8 +31,6 @@ use super::{BackupError, Progress, pg};
 const PREFIX: &str = "windlass_drill_";
 /// One of a drill that was killed is dropped after this long.
 const LEFT_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The drill leads its scratch ledger for longer than it lasts.
-const TERM: Duration = Duration::from_secs(24 * 3600);
 /// Due jobs of a queue that are counted.
 const COUNTED_MAX: usize = 10_000;
 const PAGE: u32 = 1_000;
@@ -280,8 +278,7 @@ pub(super) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 
 /// Fills the engine as after a wipe, and compares it with the ledger.
 async fn rebuild(life: &Lifecycle) -> Result<(), BackupError> {
-    let lead = life.ledger().lead(WorkerId::generate(), "drill", TERM).await?;
-    let epoch = lead.ok_or_else(|| failed("somebody leads the restored ledger"))?;
+    let holder = WorkerId::generate();
     // Nobody holds anything of this engine.
     let times = VerifySettings {
         window: Duration::ZERO,
@@ -292,6 +289,8 @@ async fn rebuild(life: &Lifecycle) -> Result<(), BackupError> {
     while let Some(queues) = walk.next().await? {
         for queue in queues {
             let shard = ShardId::first(queue.namespace, queue.name);
+            let lead = life.ledger().lead(holder, "drill", TERM_MAX).await?;
+            let epoch = lead.ok_or_else(|| failed("somebody leads the restored ledger"))?;
             let verified = verify(life, &shard, epoch, &times).await.map_err(failed)?;
             if !matches!(verified, Verified::Opened { .. }) {
                 return Err(differs(format!("queue {shard} could not be opened")));

@@ -12,6 +12,7 @@ use windlass_shared::model::name::Namespace;
 
 use super::Tally;
 use crate::board::Duty;
+use crate::steady::{Reading, Steady};
 use crate::ticker::{Ticks, leading};
 
 /// Shadows of one tick.
@@ -35,11 +36,11 @@ static DUTY: Duty = Duty {
     who: Who::Leader,
 };
 
-pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
-    leading(&DUTY, &ticks, |_| tick(&life)).await;
+pub(super) async fn run(life: Lifecycle, steady: Steady, ticks: Ticks) {
+    leading(&DUTY, &ticks, |_| tick(&life, &steady)).await;
 }
 
-async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
+async fn tick(life: &Lifecycle, steady: &Steady) -> anyhow::Result<u64> {
     let mut cleaned = Tally::default();
     for shadow in life.ledger().unclean_shadows(SHADOWS_MAX).await? {
         for _ in 0..STEPS_MAX {
@@ -52,8 +53,10 @@ async fn tick(life: &Lifecycle) -> anyhow::Result<u64> {
         }
     }
     cleaned.add(judge_abandoned(life).await);
-    let before = life.ledger().now().await?.minus(KEEP_FOR);
-    cleaned.add(life.ledger().prune_checks(before, KEEP).await);
+    let now = Reading::of(life.ledger()).await?;
+    if steady.trusts(now) {
+        cleaned.add(life.ledger().prune_checks(now.ledger.minus(KEEP_FOR), KEEP).await);
+    }
     cleaned.end()
 }
 
@@ -127,12 +130,12 @@ mod tests {
     #[tokio::test]
     async fn checks_without_a_job_get_a_verdict_and_are_cleaned() {
         let rig = Rig::start(&[]).await;
-        let life = &rig.life;
+        let (life, steady) = (&rig.life, Steady::after(Duration::ZERO));
         let gone = JobId::generate();
         let shadow = begun(life, gone).await;
-        tick(life).await.unwrap();
+        tick(life, &steady).await.unwrap();
         assert_eq!(state(life, gone).await, CheckState::Failed);
-        tick(life).await.unwrap();
+        tick(life, &steady).await.unwrap();
         assert_eq!(life.clean_shadow(&shadow, 9).await.unwrap(), None, "it is clean");
 
         let kind = KIND.parse().unwrap();
@@ -145,10 +148,10 @@ mod tests {
         };
         life.submit(submission).await.unwrap();
         begun(life, id).await;
-        tick(life).await.unwrap();
+        tick(life, &steady).await.unwrap();
         assert_eq!(state(life, id).await, CheckState::Running, "its job may come");
         life.cancel(&Namespace::system(), id, "a test").await.unwrap();
-        tick(life).await.unwrap();
+        tick(life, &steady).await.unwrap();
         assert_eq!(state(life, id).await, CheckState::Aborted);
     }
 }

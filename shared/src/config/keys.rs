@@ -121,6 +121,11 @@ pub(super) const KNOWN: &[Known] = &[
         Secrecy::Open,
         "jobs of namespaces, before the settings above, such as noisy=1d,audit=365d,audit/dead=730d",
     ),
+    open(
+        "retention.clock_wait",
+        "10m",
+        "nothing is deleted before the ledger's clock has run evenly for so long, 0s to 1h",
+    ),
     open("scheduler.system_slots", "2", "the installation's own jobs that run at once, 1 to 16"),
     optional(
         "backup.store",

@@ -115,6 +115,9 @@ fn retention(r: &mut Reader) -> RetentionSettings {
         settings.states.extend(r.read(key, time).map(|keep| (state, keep)));
     }
     r.set(&mut settings.namespaces, "retention.namespaces", retention::namespaces);
+    r.set(&mut settings.clock_wait, "retention.clock_wait", |t| {
+        values::duration(t, Duration::ZERO..=HOUR)
+    });
     settings
 }
 

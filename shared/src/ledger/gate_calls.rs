@@ -10,9 +10,13 @@ use crate::engine::{ProcessId, ShardId};
 use crate::model::id::{LedgerId, WorkerId};
 use crate::model::time::Timestamp;
 
-/// A term as the stores count it, in microseconds; one without an end becomes one of very many years.
+/// Longest term. One on record that ends later than this from now was given by a clock that has been set back since,
+/// and is not believed.
+pub const TERM_MAX: Duration = Duration::from_secs(60);
+
+/// A duration as the stores count it, in microseconds; at most [`TERM_MAX`].
 pub(super) fn term_micros(term: Duration) -> i64 {
-    i64::try_from(term.as_micros()).unwrap_or(i64::MAX).min(i64::MAX / 2)
+    i64::try_from(term.min(TERM_MAX).as_micros()).expect("the bound fits")
 }
 
 /// One turn of a leader; rises with every turn of anybody. What carries a lower one is refused.
@@ -62,8 +66,10 @@ impl Ledger {
     }
 
     /// Takes the lead if nobody has it or its term is over, or prolongs the caller's own term to ledger time +
-    /// `term`. `None`: somebody else leads. The epoch rises whenever the lead is taken, by whomever, and stays when
-    /// it is prolonged; a holder whose term is over and was not taken by others takes it anew.
+    /// `term` (at most [`TERM_MAX`]). `None`: somebody else leads. The epoch rises whenever the lead is taken, by whomever,
+    /// and stays when it is prolonged; a holder whose term is over and was not taken by others takes it anew. So does
+    /// anybody where the clock was set back, so that the term on record ends later than any can. A process that opens a
+    /// ledger on SQLite ends the term on record: nobody else has the file.
     ///
     /// The caller may trust its lead until `term` after the *sending* of the call, less a margin.
     ///

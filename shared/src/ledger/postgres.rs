@@ -575,9 +575,28 @@ impl Postgres {
         self.read(operations::operation(&self.inner.pool, namespace, id)).await
     }
 
-    pub async fn prune(&self, lead: Option<Epoch>, before: Timestamp, limit: u32) -> Result<u64> {
+    pub async fn prune(
+        &self,
+        lead: Option<Epoch>,
+        tidy: retention::Tidy,
+        limit: u32,
+    ) -> Result<u64> {
         self.detached_for(self.inner.silence * bounds::LONG, move |inner| async move {
-            prune::prune(&inner.bulk, lead, before, limit).await
+            prune::prune(&inner.bulk, lead, tidy, limit).await
+        })
+        .await
+    }
+
+    pub async fn prune_runs(
+        &self,
+        lead: Option<Epoch>,
+        aged: &retention::AgedRuns,
+        after: Option<retention::RunPlace>,
+        limit: u32,
+    ) -> Result<Option<retention::Pruned<retention::RunPlace>>> {
+        let aged = aged.clone();
+        self.detached_for(self.inner.silence * bounds::LONG, move |inner| async move {
+            runs::prune(&inner.bulk, lead, &aged, after, limit).await
         })
         .await
     }
@@ -588,7 +607,7 @@ impl Postgres {
         aged: &retention::Aged,
         after: Option<JobId>,
         limit: u32,
-    ) -> Result<retention::Pruned> {
+    ) -> Result<Option<retention::Pruned<JobId>>> {
         let aged = aged.clone();
         self.detached(move |inner| async move {
             prune::prune_jobs(&inner.bulk, lead, &aged, after, limit).await

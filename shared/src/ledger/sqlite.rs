@@ -7,7 +7,7 @@
 //! A full disk fails writes until there is room again. An error of the disk or a damaged file ends acceptance
 //! until the process is started anew ([`fault`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqlitePool;
@@ -61,6 +61,8 @@ pub struct Sqlite {
     readers: SqlitePool,
     health: Arc<Health>,
     clock: Clock,
+    /// How far values have been looked at whether somebody names them.
+    values_at: Mutex<prune::ValuePlace>,
 }
 
 /// Reads with a connection of the pool, and notes what an error says about the file.
@@ -88,11 +90,12 @@ impl Sqlite {
         let mut connection = connect::writer(place.file()).await?;
         schema::check(&mut connection).await?;
         let id = gates::ledger_id(&mut connection).await?;
+        gates::nobody_leads(&mut connection).await?;
         let readers = connect::readers(place.file(), settings.pool_max).await?;
         let health = Arc::new(Health::default());
         let clock = Clock::System;
         let writer = Writer::start(connection, lock, Arc::clone(&health), clock.clone());
-        Ok(Self { id, writer, readers, health, clock })
+        Ok(Self { id, writer, readers, health, clock, values_at: Mutex::default() })
     }
 
     /// Makes the database if there is none, and applies the migrations that are missing; which. Refused while
@@ -493,19 +496,43 @@ impl Sqlite {
         read!(self, keys::operation, namespace, id)
     }
 
-    pub async fn prune(&self, lead: Option<Epoch>, before: Timestamp, limit: u32) -> Result<u64> {
-        let runs: Result<Vec<WorkflowId>> = read!(self, runs::prune::ended, before, limit);
-        let runs = runs?;
-        let change = self.writer.change(move |tx| {
+    pub async fn prune(
+        &self,
+        lead: Option<Epoch>,
+        tidy: retention::Tidy,
+        limit: u32,
+    ) -> Result<u64> {
+        let after = *self.values_at.lock().expect("no holder of this lock panics");
+        let strays: Result<prune::Strays> = read!(self, prune::strays, tidy, after, limit);
+        let strays = strays?;
+        let values_at = strays.values_at;
+        let change = self.writer.change_of(limit as usize, move |tx| {
             Box::pin(async move {
                 if !gates::leads(tx, lead).await? {
                     return Ok(0);
                 }
-                let of_runs = runs::prune::forget(tx, &runs, before, limit).await?;
-                Ok(of_runs + prune::tidy(tx, before, limit).await?)
+                prune::tidy(tx, tidy, &strays, limit).await
             })
         });
-        change.await
+        let deleted = change.await?;
+        *self.values_at.lock().expect("no holder of this lock panics") = values_at;
+        Ok(deleted)
+    }
+
+    pub async fn prune_runs(
+        &self,
+        lead: Option<Epoch>,
+        aged: &retention::AgedRuns,
+        after: Option<retention::RunPlace>,
+        limit: u32,
+    ) -> Result<Option<retention::Pruned<retention::RunPlace>>> {
+        let found: Result<runs::prune::Found> = read!(self, runs::prune::ended, aged, after, limit);
+        let runs::prune::Found { ids, last, at_end } = found?;
+        let aged = aged.clone();
+        let deleted = self.if_leading(lead, ids, limit as usize, move |tx, ids| {
+            Box::pin(async move { runs::prune::forget(tx, &ids, &aged, limit).await })
+        });
+        Ok(deleted.await?.map(|deleted| retention::Pruned { deleted, last, at_end }))
     }
 
     pub async fn prune_jobs(
@@ -514,22 +541,42 @@ impl Sqlite {
         aged: &retention::Aged,
         after: Option<JobId>,
         limit: u32,
-    ) -> Result<retention::Pruned> {
+    ) -> Result<Option<retention::Pruned<JobId>>> {
         let found: Result<prune::Found> = read!(self, prune::ended, aged, after, limit);
         let prune::Found { ids, last, at_end } = found?;
-        if ids.is_empty() {
-            return Ok(retention::Pruned { deleted: 0, last, at_end });
+        let (before, rows) = (aged.before, ids.len());
+        let deleted = self.if_leading(lead, ids, rows, move |tx, ids| {
+            Box::pin(async move { prune::forget(tx, &ids, prune::Cause::Old(before)).await })
+        });
+        Ok(deleted.await?.map(|deleted| retention::Pruned { deleted, last, at_end }))
+    }
+
+    /// Deletes what was found, if anything was; how much, or `None`: the epoch leads no more.
+    async fn if_leading<T, F>(
+        &self,
+        lead: Option<Epoch>,
+        found: Vec<T>,
+        rows: usize,
+        forget: F,
+    ) -> Result<Option<u64>>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut writer::Tx<'_>, Vec<T>) -> BoxFuture<'t, Result<u64, Fault>>
+            + Send
+            + 'static,
+    {
+        if found.is_empty() {
+            return Ok(Some(0));
         }
-        let before = aged.before;
-        let change = self.writer.change_of(ids.len(), move |tx| {
+        let change = self.writer.change_of(rows, move |tx| {
             Box::pin(async move {
                 if !gates::leads(tx, lead).await? {
-                    return Ok(0);
+                    return Ok(None);
                 }
-                prune::forget(tx, &ids, prune::Cause::Old(before)).await
+                forget(tx, found).await.map(Some)
             })
         });
-        Ok(retention::Pruned { deleted: change.await?, last, at_end })
+        change.await
     }
 
     pub async fn now(&self) -> Result<Timestamp> {

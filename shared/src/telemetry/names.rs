@@ -102,11 +102,20 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_duty_done_total", Counter, "What a duty has done, by duty"),
     ("windlass_duty_failures_total", Counter, "Passes of a duty that failed, by duty"),
     ("windlass_duty_given_up_total", Counter, "Passes of a duty that took too long, by duty"),
-    ("windlass_retention_deleted_total", Counter, "Jobs deleted because they are past their time"),
+    (
+        "windlass_retention_deleted_total",
+        Counter,
+        "Jobs and runs deleted because they are past their time",
+    ),
     (
         "windlass_retention_behind_seconds",
         Gauge,
-        "How long the oldest job has been past its time that retention has not looked at",
+        "How long the oldest job or run has been past its time that retention has not looked at",
+    ),
+    (
+        "windlass_prune_behind_seconds",
+        Gauge,
+        "How long ago prune had nothing left to delete last; 0 where its last pass came to that",
     ),
     (
         "windlass_alerts_active",

@@ -15,6 +15,7 @@ mod queues;
 mod reading;
 mod record;
 mod reports;
+mod retention;
 mod run_advance;
 mod run_record;
 mod run_retry;
@@ -51,7 +52,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 23] = [
+pub const GROUPS: [Group; 24] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -75,6 +76,7 @@ pub const GROUPS: [Group; 23] = [
     Group { name: "duties", run: duties::run },
     Group { name: "load_checks", run: load_checks::run },
     Group { name: "alerts", run: alerts::run },
+    Group { name: "retention", run: retention::run },
 ];
 
 /// The group of that name.

@@ -52,6 +52,7 @@ suite![
     duties,
     load_checks,
     alerts,
+    retention,
 ];
 
 #[tokio::test]

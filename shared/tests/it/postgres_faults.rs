@@ -7,6 +7,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use windlass_shared::config::LedgerSettings;
 use windlass_shared::engine::{Ended, ShardId};
 use windlass_shared::ledger::postgres::Postgres;
+use windlass_shared::ledger::retention::Tidy;
 use windlass_shared::ledger::{
     Accepted, Ledger, LedgerError, Record, Recorded, Refused, Submission, SubmitOutcome,
 };
@@ -45,6 +46,10 @@ fn success(id: JobId) -> Record {
 fn keyed(key: &str) -> NewJob {
     let unique = Unique { key: key.into(), window: None, on_conflict: OnConflict::Reject };
     NewJob { unique: Some(unique), ..new_jobs("default", 1).remove(0) }
+}
+
+fn tidy(now: Timestamp) -> Tidy {
+    Tidy { now, before: now }
 }
 
 async fn rival(server: &PostgresServer, database: &str) -> PgConnection {
@@ -154,7 +159,9 @@ async fn vanish_at(server: &PostgresServer, database: &str, marker: &str) {
     let call = async {
         match marker {
             "INSERT INTO rollups" => ledger.record(vec![success(id)]).await.err(),
-            "FROM idempotency" => ledger.prune(None, Timestamp::from_micros(0), 10).await.err(),
+            "FROM idempotency" => {
+                ledger.prune(None, tidy(Timestamp::from_micros(0)), 10).await.err()
+            }
             "BEGIN" => ledger.redrive(&namespace, id).await.err(),
             _ => ledger.job(&namespace, id).await.err(),
         }
@@ -287,13 +294,13 @@ async fn a_busy_table_puts_off_the_drop_of_its_partitions_alone() {
 
     let before = ledger.now().await.unwrap();
     let started = Instant::now();
-    assert_eq!(ledger.prune(None, before, 100).await.unwrap(), 1, "the old key is pruned");
+    assert_eq!(ledger.prune(None, tidy(before), 100).await.unwrap(), 1, "the old key is pruned");
     assert!(started.elapsed() < Duration::from_millis(1_500), "{:?}", started.elapsed());
     assert_eq!(old(), "2");
     rival.execute("ROLLBACK").await.unwrap();
     // One a call: whoever submits waits for the lock no longer than that.
     for left in ["1", "0"] {
-        ledger.prune(None, before, 100).await.unwrap();
+        ledger.prune(None, tidy(before), 100).await.unwrap();
         assert_eq!(old(), left);
     }
     ledger.close().await;
@@ -314,7 +321,7 @@ async fn a_partition_is_not_locked_before_its_table() {
     rival.execute("BEGIN").await.unwrap();
     rival.execute("LOCK TABLE ONLY jobs IN ROW EXCLUSIVE MODE").await.unwrap();
     let before = ledger.now().await.unwrap();
-    let (pruned, child) = tokio::join!(ledger.prune(None, before, 100), async {
+    let (pruned, child) = tokio::join!(ledger.prune(None, tidy(before), 100), async {
         // While the drop waits for the parent the child is free: this would be a deadlock otherwise.
         let sql = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
                    WHERE c.relname = 'jobs_20010101' AND l.mode = 'AccessExclusiveLock'";

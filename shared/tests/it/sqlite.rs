@@ -73,6 +73,7 @@ suite![
     duties,
     load_checks,
     alerts,
+    retention,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

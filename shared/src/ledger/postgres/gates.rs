@@ -10,7 +10,7 @@ use super::error::{BadColumn, after_write, unchanged};
 use super::row::{get, int8, time, unsigned};
 use crate::engine::{ProcessId, ShardId};
 use crate::ledger::gate_calls::term_micros;
-use crate::ledger::{Epoch, Leader, ShardRecord, fit_text};
+use crate::ledger::{Epoch, Leader, ShardRecord, TERM_MAX, fit_text};
 use crate::model::id::{LedgerId, WorkerId};
 
 /// Ledger time, anew wherever it stands: a statement that has waited for a row does not go by the time before.
@@ -40,6 +40,12 @@ pub(super) use leads;
 /// An epoch as it is bound for [`leads`].
 pub(super) fn bound(lead: Option<Epoch>) -> Option<i64> {
     lead.map(|epoch| int8(epoch.0))
+}
+
+/// Whether what names this epoch was refused for that: for a statement that came to nothing.
+pub(super) async fn is_past(pool: &PgPool, lead: Option<Epoch>) -> Result<bool> {
+    let sql = concat!("SELECT NOT ", leads!("$1"));
+    sqlx::query_scalar(sql).bind(bound(lead)).fetch_one(pool).await.map_err(unchanged)
 }
 
 #[allow(missing_docs, reason = "documented once, at `Ledger`")]
@@ -119,9 +125,12 @@ async fn lead(
         now!(),
         " + $3 WHERE l.holder = EXCLUDED.holder OR l.expires_at <= ",
         now!(),
-        " RETURNING epoch"
+        " OR l.expires_at > ",
+        now!(),
+        " + $4 RETURNING epoch"
     );
     let query = sqlx::query(sql).bind(holder.uuid()).bind(name).bind(term_micros(term));
+    let query = query.bind(term_micros(TERM_MAX));
     epoch_or_none(query.fetch_optional(pool).await.map_err(after_write)?.as_ref())
 }
 

@@ -1,16 +1,16 @@
 //! Deleting what is past its time, in bounded steps, and the daily partitions of jobs.
 
 use sqlx::PgPool;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use super::Result;
 use super::error::{after_write, unchanged};
 use super::forget::{By, Forget, forget};
-use super::gates::{bound, leads};
+use super::gates::{bound, is_past, leads};
 use super::row::get;
-use super::{Result, runs};
 use crate::ledger::Epoch;
-use crate::ledger::retention::{Aged, Pruned};
-use crate::limits::IDEMPOTENCY_TTL;
+use crate::ledger::retention::{Aged, Pruned, Tidy};
 use crate::model::id::JobId;
 use crate::model::time::Timestamp;
 
@@ -25,27 +25,25 @@ const DROPS_MAX: i32 = 1;
 pub(super) async fn prune(
     pool: &PgPool,
     lead: Option<Epoch>,
-    before: Timestamp,
+    tidy: Tidy,
     limit: u32,
 ) -> Result<u64> {
-    let mut pruned = runs::prune(pool, lead, before, limit).await?;
-    let now = super::now(pool).await?;
+    let mut pruned = 0;
     for (sql, until) in [
-        (IDEMPOTENCY, now.minus(IDEMPOTENCY_TTL)),
-        (HOLDS, now),
+        (IDEMPOTENCY, tidy.keys_before()),
+        (HOLDS, tidy.now),
         // A value may wait for the submission or outcome that names it.
-        (BLOBS, before.min(now.minus(IDEMPOTENCY_TTL))),
-        (WORKERS, before),
-        // A repeat of the call that started it finds it by its key for that long.
-        (OPERATIONS, before.min(now.minus(IDEMPOTENCY_TTL))),
-        (ROLLUPS, before),
+        (BLOBS, tidy.keyed_before()),
+        (WORKERS, tidy.before),
+        (OPERATIONS, tidy.keyed_before()),
+        (ROLLUPS, tidy.before),
     ] {
         let query = sqlx::query(sql).bind(until.micros()).bind(i64::from(limit));
         let query = query.bind(bound(lead));
         pruned += query.execute(pool).await.map_err(after_write)?.rows_affected();
     }
     // An empty partition costs little; a busy table is asked again in the next call.
-    if let Err(error) = drop_empty_partitions(pool, lead, before).await {
+    if let Err(error) = drop_empty_partitions(pool, lead, tidy.before).await {
         tracing::debug!(%error, "an empty partition of the ledger could not be dropped now");
     }
     Ok(pruned)
@@ -97,9 +95,43 @@ pub(super) async fn prune_jobs(
     aged: &Aged,
     after: Option<JobId>,
     limit: u32,
-) -> Result<Pruned> {
-    // A job that ended before that instant was made before it, so its id is below.
-    let end = JobId::first_at(u64::try_from(aged.before.millis()).unwrap_or(0) + 1).uuid();
+) -> Result<Option<Pruned<JobId>>> {
+    let (mut ids, mut last, mut at_end): (Vec<Uuid>, Option<Uuid>, bool) =
+        (Vec::new(), None, false);
+    // First as many as may be deleted: where all are old, no more are looked at.
+    for most in [i64::from(limit).min(SCAN_MAX), SCAN_MAX] {
+        let rows = look(pool, aged, last.or(after.map(JobId::uuid)), most).await?;
+        let mut looked = 0;
+        for row in &rows {
+            if ids.len() >= limit as usize {
+                break;
+            }
+            last = Some(get(row, 0)?);
+            looked += 1;
+            if get::<Option<bool>>(row, 1)? == Some(true) {
+                ids.extend(last);
+            }
+        }
+        at_end = looked == rows.len() && rows.len() < most as usize;
+        if at_end || ids.len() >= limit as usize {
+            break;
+        }
+    }
+    let deleted = if ids.is_empty() {
+        0
+    } else {
+        let ended_before = aged.before;
+        let deleted = forget(pool, Forget { ids, ended_before, by: By::Age(lead) }).await?;
+        if deleted == 0 && is_past(pool, lead).await? {
+            return Ok(None);
+        }
+        deleted
+    };
+    Ok(Some(Pruned { deleted, last: last.map(JobId::from_uuid), at_end }))
+}
+
+/// Jobs in the order of their ids, and whether each is past its time and of no run that is on record.
+async fn look(pool: &PgPool, aged: &Aged, after: Option<Uuid>, most: i64) -> Result<Vec<PgRow>> {
     let sql = "SELECT id, state = ANY($3) AND state >= 10 AND changed_at < $4 \
                    AND (namespace = ANY($5)) = $6 AND (workflow_id IS NULL \
                    OR (SELECT w.id FROM workflows w WHERE w.id = workflow_id) IS NULL) FROM jobs \
@@ -107,33 +139,14 @@ pub(super) async fn prune_jobs(
     let states: Vec<i16> = aged.states.iter().map(|state| *state as i16).collect();
     let (namespaces, included) = aged.whose.parts();
     let query = sqlx::query(sql)
-        .bind(after.map_or(Uuid::nil(), JobId::uuid))
-        .bind(end)
+        .bind(after.unwrap_or_default())
+        .bind(aged.end().uuid())
         .bind(states)
         .bind(aged.before.micros())
         .bind(namespaces)
         .bind(included)
-        .bind(SCAN_MAX);
-    let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    let (mut ids, mut last, mut looked): (Vec<Uuid>, Option<Uuid>, usize) = (Vec::new(), None, 0);
-    for row in &rows {
-        if ids.len() >= limit as usize {
-            break;
-        }
-        last = Some(get(row, 0)?);
-        looked += 1;
-        if get::<Option<bool>>(row, 1)? == Some(true) {
-            ids.extend(last);
-        }
-    }
-    let at_end = looked == rows.len() && rows.len() < SCAN_MAX as usize;
-    let deleted = if ids.is_empty() {
-        0
-    } else {
-        let ended_before = aged.before;
-        forget(pool, Forget { ids, ended_before, by: By::Age(lead) }).await?
-    };
-    Ok(Pruned { deleted, last: last.map(JobId::from_uuid), at_end })
+        .bind(most);
+    query.fetch_all(pool).await.map_err(unchanged)
 }
 
 async fn drop_empty_partitions(

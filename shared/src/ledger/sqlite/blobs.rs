@@ -10,6 +10,27 @@ use super::writer::Tx;
 use crate::model::id::BlobId;
 use crate::model::name::Namespace;
 
+/// A condition: no job and no run names the value of this table.
+macro_rules! unnamed {
+    ($blobs:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM jobs WHERE payload_blob = ",
+            $blobs,
+            ".id) \
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = ",
+            $blobs,
+            ".id) \
+             AND NOT EXISTS (SELECT 1 FROM workflows WHERE input_blob = ",
+            $blobs,
+            ".id) \
+             AND NOT EXISTS (SELECT 1 FROM workflows WHERE output_blob = ",
+            $blobs,
+            ".id)"
+        )
+    };
+}
+pub(super) use unnamed;
+
 /// Keeps a value; the first one of an id stays.
 pub(super) async fn put(
     tx: &mut Tx<'_>,
@@ -45,11 +66,7 @@ pub(super) async fn forget_unnamed(
     connection: &mut SqliteConnection,
     values: &[(Namespace, [u8; 16])],
 ) -> Result<(), Fault> {
-    let sql = "DELETE FROM blobs WHERE namespace = ? AND id = ? \
-               AND NOT EXISTS (SELECT 1 FROM jobs WHERE payload_blob = blobs.id) \
-               AND NOT EXISTS (SELECT 1 FROM jobs WHERE output_blob = blobs.id) \
-               AND NOT EXISTS (SELECT 1 FROM workflows WHERE input_blob = blobs.id) \
-               AND NOT EXISTS (SELECT 1 FROM workflows WHERE output_blob = blobs.id)";
+    let sql = concat!("DELETE FROM blobs WHERE namespace = ? AND id = ? AND ", unnamed!("blobs"));
     for (namespace, id) in values {
         let args = Args::default().with(namespace.as_str()).with(id.as_slice());
         execute(connection, sql, args).await?;

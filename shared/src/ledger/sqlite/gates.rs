@@ -12,7 +12,7 @@ use super::writer::Tx;
 use super::{LedgerError, Result, read};
 use crate::engine::{ProcessId, ShardId};
 use crate::ledger::gate_calls::term_micros;
-use crate::ledger::{Epoch, Leader, ShardRecord, fit_text};
+use crate::ledger::{Epoch, Leader, ShardRecord, TERM_MAX, fit_text};
 use crate::model::id::{LedgerId, WorkerId};
 
 #[expect(missing_docs, reason = "said once, at the enum that dispatches to them")]
@@ -84,15 +84,24 @@ async fn lead(
 ) -> Result<Option<Epoch>, Fault> {
     let sql = "INSERT INTO leader (one, holder, name, epoch, expires_at) VALUES (1, ?1, ?2, 1, ?3 + ?4) \
                ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, name = excluded.name, \
-               epoch = epoch + (leader.expires_at <= ?3), expires_at = excluded.expires_at \
-               WHERE leader.holder = excluded.holder OR leader.expires_at <= ?3 RETURNING epoch";
+               epoch = epoch + (leader.expires_at <= ?3 OR leader.holder <> excluded.holder), \
+               expires_at = excluded.expires_at \
+               WHERE leader.holder = excluded.holder OR leader.expires_at <= ?3 \
+               OR leader.expires_at > ?3 + ?5 RETURNING epoch";
     let args = Args::default()
         .with(holder.as_bytes().as_slice())
         .with(name)
         .with(tx.now.micros())
-        .with(term_micros(term));
+        .with(term_micros(term))
+        .with(term_micros(TERM_MAX));
     let found = row(tx.connection, sql, args).await?;
     found.map(|row| Ok(Epoch(Columns::of(&row).count()?))).transpose()
+}
+
+/// Ends the term on record, whoever's it is: for a process that has just become the only one of its ledger.
+pub(super) async fn nobody_leads(connection: &mut SqliteConnection) -> Result<(), Fault> {
+    execute(connection, "UPDATE leader SET expires_at = 0", Args::default()).await?;
+    Ok(())
 }
 
 async fn resign(tx: &mut Tx<'_>, epoch: Epoch) -> Result<(), Fault> {

@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use super::statement::{Args, execute};
 use super::*;
-use crate::ledger::retention::{Aged, Whose};
+use crate::ledger::retention::{Aged, Tidy, Whose};
 use crate::model::job::{JobState, NewJob, OnConflict, Unique, Value};
 
 async fn ledger(folder: &tempfile::TempDir) -> (Sqlite, LedgerSettings) {
@@ -171,6 +171,19 @@ async fn a_dropped_ledger_lets_go_of_its_file() {
     reopened.await.expect("the lock is given up").unwrap().close().await;
 }
 
+/// Goal: whoever opens the file leads at once, whatever term a process before it has left; its epoch counts no more.
+#[tokio::test]
+async fn the_term_of_the_process_before_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, settings) = ledger(&folder).await;
+    let old = first.lead(WorkerId::generate(), "old", TERM_MAX).await.unwrap().unwrap();
+    first.close().await;
+    let second = Sqlite::open(&settings).await.unwrap();
+    let new = second.lead(WorkerId::generate(), "new", TERM_MAX).await.unwrap();
+    assert_eq!(new, Some(Epoch(old.0 + 1)));
+    second.close().await;
+}
+
 /// Goal: old jobs go, but not one that is old no longer, and not the window of a unique key that lasts.
 #[tokio::test]
 async fn pruning_looks_again_and_spares_windows() {
@@ -195,8 +208,10 @@ async fn pruning_looks_again_and_spares_windows() {
     assert_eq!(forget.await.unwrap(), 0);
     assert_eq!(ledger.jobs(&ids).await.unwrap().len(), 2);
     let states = JobState::ALL.to_vec();
-    let aged = Aged { whose: Whose::AllBut(Vec::new()), states, before: later };
-    assert_eq!(ledger.prune_jobs(None, &aged, None, 10).await.unwrap().deleted, 2);
+    let whose = Whose::AllBut(Vec::new());
+    let aged = Aged { whose, states, before: later, made_before: later };
+    let pruned = ledger.prune_jobs(None, &aged, None, 10).await.unwrap().unwrap();
+    assert_eq!((pruned.deleted, pruned.at_end), (2, true));
     assert_eq!(ledger.jobs(&ids).await.unwrap(), []);
     let mut again = new_jobs(1);
     again[0].unique = Some(unique(OnConflict::Reject));
@@ -229,12 +244,51 @@ async fn operations_outlive_short_retention() {
         ledger.put_operation(&operation).await.unwrap();
         ids.push(operation.id);
     }
-    ledger.prune(None, now.minus(Duration::from_secs(3600)), 10).await.unwrap();
+    let before = now.minus(Duration::from_secs(3600));
+    ledger.prune(None, Tidy { now, before }, 10).await.unwrap();
     let mut left = Vec::new();
     for id in ids {
         left.push(ledger.operation(&Namespace::default(), id).await.unwrap().is_some());
     }
     assert_eq!(left, [true, false]);
+    ledger.close().await;
+}
+
+/// Goal: however many old values are kept, a call looks at so many of them and no more, the next goes on behind them,
+/// and what somebody has come to name meanwhile is spared.
+#[tokio::test]
+async fn values_are_looked_at_bit_by_bit() {
+    const VALUES: &str = "INSERT INTO blobs (namespace, id, created_at, bytes) \
+        WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 5002) \
+        SELECT 'default', unhex(printf('%032x', n)), n, x'00' FROM s";
+    const JOBS: &str = "INSERT INTO jobs (id, state, fence, namespace, queue, kind, run_at, created_at, \
+        changed_at, priority, spec, payload_blob) \
+        SELECT id, 2, 1, 'default', 'q', 'k', 0, 0, 0, 0, '{}', id FROM blobs WHERE created_at <= 5000";
+    const ONE_MORE: &str = "UPDATE jobs SET output_blob = unhex(printf('%032x', 5002)) \
+        WHERE id = unhex(printf('%032x', 1))";
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _) = ledger(&folder).await;
+    write(&ledger, VALUES).await.unwrap();
+    write(&ledger, JOBS).await.unwrap();
+    let now = ledger.now().await.unwrap();
+    let tidy = Tidy { now, before: now };
+    let at = || *ledger.values_at.lock().unwrap();
+    let begin = at();
+    assert_eq!(ledger.prune(None, tidy, 10).await.unwrap(), 0);
+    let middle = at();
+    assert_ne!(middle, begin);
+    let mut reader = ledger.reader().await.unwrap();
+    let found = prune::strays(&mut reader, tidy, middle, 10).await.unwrap();
+    write(&ledger, ONE_MORE).await.unwrap();
+    let delete = ledger
+        .writer
+        .change(move |tx| async move { prune::tidy(tx, tidy, &found, 10).await }.boxed());
+    assert_eq!(delete.await.unwrap(), 1, "of two that were found");
+    assert_eq!(ledger.prune(None, tidy, 10).await.unwrap(), 0);
+    assert_eq!(at(), begin, "it begins anew");
+    let left = write(&ledger, "UPDATE blobs SET bytes = x'01'").await.unwrap();
+    assert_eq!(left, 5001);
+    drop(reader);
     ledger.close().await;
 }
 

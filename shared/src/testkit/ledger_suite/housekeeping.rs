@@ -154,7 +154,7 @@ async fn pruning_is_bounded(scene: &Scene) {
         ids.push(id);
     }
     let all = aged(Whose::Only(scene.namespace.clone()), before);
-    let step = scene.ledger.prune_jobs(None, &all, None, 3).await.unwrap();
+    let step = scene.ledger.prune_jobs(None, &all, None, 3).await.unwrap().unwrap();
     assert!(step.deleted == 3 && !step.at_end, "{step:?}");
     assert!(scene.ledger.jobs(&ids).await.unwrap().len() >= 4);
     scene.prune_all(before, 3).await;

@@ -133,7 +133,7 @@ async fn a_redriven_job_has_no_progress(scene: &Scene) {
     assert_eq!(scene.get(job.id).await.progress, None);
 }
 
-fn beat(scene: &Scene) -> WorkerBeat {
+pub(super) fn beat(scene: &Scene) -> WorkerBeat {
     WorkerBeat {
         id: WorkerId::generate(),
         name: "w-1".into(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::run_scene::{child, fails, many, moves, plain, signal, step_names, templated};
-use super::scene::{Scene, at};
+use super::scene::{Scene, aged_runs, at};
 use crate::engine::Ended;
 use crate::ledger::runs::{END, Items, NewRun, Release, Reset};
 use crate::ledger::{LogLine, Record, Recorded};
@@ -366,7 +366,8 @@ async fn pruning_of_runs_is_bounded(scene: &Scene) {
         runs.push((run, jobs));
     }
     finished_at(scene, day_start(104)).await;
-    scene.ledger.prune(None, before, 5).await.unwrap();
+    let step = scene.ledger.prune_runs(None, &aged_runs(before), None, 5).await.unwrap().unwrap();
+    assert!(!step.at_end && step.last.is_some(), "{step:?}");
     let mut left = 0;
     for (run, _) in &runs {
         left += usize::from(scene.ledger.run(&scene.namespace, *run).await.unwrap().is_some());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::engine::Ended;
-use crate::ledger::retention::{Aged, Whose};
+use crate::ledger::retention::{Aged, AgedRuns, Tidy, Whose};
 use crate::ledger::{
     Accepted, Changed, Idempotency, Ledger, Record, RecordRunning, Recorded, Refused, Submission,
     SubmitOutcome,
@@ -15,6 +15,7 @@ use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError, JobState, NewJob, OnConflict, Unique, Value};
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
+use crate::model::workflow::WorkflowState;
 
 /// One case's corner of the ledger.
 pub(super) struct Scene {
@@ -163,17 +164,23 @@ impl Scene {
 
     /// Deletes all that is past its time, whoever's it is, in batches of `limit`; how many rows.
     pub(super) async fn prune_all(&self, before: Timestamp, limit: u32) -> u64 {
-        let aged = aged(Whose::AllBut(Vec::new()), before);
-        let (mut pruned, mut after) = (0, None);
+        let now = self.ledger.now().await.expect("now");
+        let (jobs, runs) = (aged(Whose::AllBut(Vec::new()), before), aged_runs(before));
+        let (mut pruned, mut after, mut after_run) = (0, None, None);
         for _ in 0..1_000 {
-            let rest = self.ledger.prune(None, before, limit).await.expect("prune");
-            let step = self.ledger.prune_jobs(None, &aged, after, limit).await.expect("prune_jobs");
-            assert!(step.deleted <= u64::from(limit), "{step:?}");
-            pruned += rest + step.deleted;
-            if step.at_end && rest == 0 {
+            let rest = self.ledger.prune(None, Tidy { now, before }, limit).await.expect("prune");
+            let run = self.ledger.prune_runs(None, &runs, after_run, limit).await;
+            let run = run.expect("prune_runs").expect("nobody need lead");
+            let job = self.ledger.prune_jobs(None, &jobs, after, limit).await;
+            let job = job.expect("prune_jobs").expect("nobody need lead");
+            assert!(job.deleted <= u64::from(limit), "{job:?}");
+            pruned += rest + run.deleted + job.deleted;
+            if job.at_end && run.at_end && rest == 0 && run.deleted == 0 {
                 return pruned;
             }
-            after = step.last.or(after);
+            // A job of a run that has gone meanwhile was passed over.
+            after = job.last.or(after).filter(|_| run.deleted == 0);
+            after_run = run.last.or(after_run);
         }
         panic!("pruning does not end");
     }
@@ -209,10 +216,25 @@ impl Scene {
     }
 }
 
-/// Jobs of these in every terminal state.
+/// Jobs of these in every terminal state, made whenever.
 pub(super) fn aged(whose: Whose, before: Timestamp) -> Aged {
-    let states = JobState::ALL.into_iter().filter(|state| state.is_terminal()).collect();
-    Aged { whose, states, before }
+    let states = terminal_states().collect();
+    Aged { whose, states, before, made_before: before.plus(Duration::from_secs(3600)) }
+}
+
+/// Everybody's runs in every terminal state, with all jobs that have ended.
+pub(super) fn aged_runs(before: Timestamp) -> AgedRuns {
+    let ever = Timestamp::from_micros(i64::MAX);
+    AgedRuns {
+        whose: Whose::AllBut(Vec::new()),
+        states: WorkflowState::ALL.into_iter().filter(|state| state.is_terminal()).collect(),
+        before,
+        jobs: terminal_states().map(|state| (state, ever)).collect(),
+    }
+}
+
+fn terminal_states() -> impl Iterator<Item = JobState> {
+    JobState::ALL.into_iter().filter(|state| state.is_terminal())
 }
 
 /// Every state that the ordinary calls can bring a job into.

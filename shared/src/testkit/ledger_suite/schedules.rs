@@ -70,7 +70,7 @@ fn schedule(scene: &Scene, name: &str) -> Schedule {
     }
 }
 
-async fn made(scene: &Scene, name: &str) -> Schedule {
+pub(super) async fn made(scene: &Scene, name: &str) -> Schedule {
     let new = schedule(scene, name);
     scene.ledger.create_schedule(&new).await.unwrap().expect("the name is free")
 }
@@ -80,7 +80,7 @@ async fn seen(scene: &Scene, schedule: &Schedule) -> ScheduleSeen {
     found.expect("it is there")
 }
 
-fn fire(due: i64, outcome: FireOutcome) -> Fire {
+pub(super) fn fire(due: i64, outcome: FireOutcome) -> Fire {
     Fire {
         due: at(due),
         source: FireSource::Schedule,
@@ -91,7 +91,7 @@ fn fire(due: i64, outcome: FireOutcome) -> Fire {
     }
 }
 
-fn without_work(fire: Fire) -> NewFire {
+pub(super) fn without_work(fire: Fire) -> NewFire {
     NewFire { fire, detail: None, work: None }
 }
 
@@ -100,7 +100,7 @@ fn with_job(fire: Fire, job: NewJob) -> NewFire {
 }
 
 /// Makes a change of what is there now; what it came to.
-async fn change(
+pub(super) async fn change(
     scene: &Scene,
     schedule: &Schedule,
     make: impl FnOnce(&mut ScheduleChange),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sqlx::Row;
 
 use super::*;
-use crate::ledger::retention::{Aged, Whose};
+use crate::ledger::retention::{Aged, AgedRuns, Whose};
 use crate::model::job::JobState;
 
 /// Goal: runs of the largest size go through, wide ones and deep ones, and go whole when their time is over.
@@ -39,10 +39,17 @@ async fn the_largest_runs_go_through() {
     let started = Instant::now();
     let mut calls = 0;
     let states = JobState::ALL.to_vec();
-    let aged = Aged { whose: Whose::AllBut(Vec::new()), states, before: later };
+    let whose = Whose::AllBut(Vec::new());
+    let runs = AgedRuns {
+        whose: whose.clone(),
+        states: WorkflowState::ALL.to_vec(),
+        before: later,
+        jobs: states.iter().map(|state| (*state, later)).collect(),
+    };
+    let aged = Aged { whose, states, before: later, made_before: later };
     // What does not go with its run goes as old jobs do.
-    while ledger.prune(None, later, 5_000).await.unwrap()
-        + ledger.prune_jobs(None, &aged, None, 5_000).await.unwrap().deleted
+    while ledger.prune_runs(None, &runs, None, 5_000).await.unwrap().unwrap().deleted
+        + ledger.prune_jobs(None, &aged, None, 5_000).await.unwrap().unwrap().deleted
         > 0
     {
         calls += 1;
