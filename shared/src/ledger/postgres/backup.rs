@@ -250,10 +250,10 @@ pub(in crate::ledger) async fn finish(settings: &LedgerSettings) -> Result<Ledge
     let id = sqlx::query_scalar("INSERT INTO meta DEFAULT VALUES RETURNING ledger_id");
     let id = id.fetch_one(&mut *tx).await.map_err(unchanged)?;
     let id = LedgerId::from_uuid(id);
-    if let Err(error) = tx.commit().await {
-        if !is_lost(&error) || !became(settings, id).await? {
-            return Err(unchanged(error));
-        }
+    if let Err(error) = tx.commit().await
+        && !(is_lost(&error) && became(settings, id).await?)
+    {
+        return Err(unchanged(error));
     }
     // There is a ledger by now. Without this its first plans are worse, until the server does it by itself.
     if let Err(error) = analyse(settings).await {
