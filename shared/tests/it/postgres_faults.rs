@@ -355,6 +355,7 @@ async fn a_partition_is_not_locked_before_its_table() {
             while !is_over.load(Ordering::SeqCst)
                 && sqlx::query_scalar::<_, i64>(asleep).fetch_one(&mut rival).await.unwrap() == 0
             {
+                tokio::task::yield_now().await;
             }
             rival.execute("BEGIN").await.unwrap();
             rival.execute("LOCK TABLE ONLY jobs IN ROW EXCLUSIVE MODE").await.unwrap();

@@ -186,3 +186,28 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windlass_shared::config::BackupSettings;
+
+    use super::*;
+
+    /// Goal: who was slow, and not gone, keeps the claim.
+    #[tokio::test]
+    async fn a_claim_that_has_changed_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = BackupSettings::new(folder.path().display().to_string(), "");
+        for store in [Store::open(&settings).unwrap(), Store::in_memory()] {
+            let [one, other] = [(); 2].map(|()| uuid::Uuid::now_v7().to_string());
+            store.claim(&one).await.unwrap();
+            let seen = store.claimed().await.unwrap().unwrap();
+            store.extend_claim(&one).await.unwrap();
+            assert!(!store.replace(&seen, &other).await.unwrap());
+            store.extend_claim(&one).await.unwrap();
+            let seen = store.claimed().await.unwrap().unwrap();
+            assert!(store.replace(&seen, &other).await.unwrap());
+            assert!(matches!(store.extend_claim(&one).await, Err(BackupError::Busy(_))));
+        }
+    }
+}

@@ -57,8 +57,8 @@ async fn a_claim_that_nobody_extends_is_taken_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_takes_a_stale_claim_over() {
     let scene = Scene::new(Sort::Sqlite).await;
-    let (folder, other_store) = (Store::open(&scene.settings).unwrap(), Store::in_memory());
-    for store in [folder, other_store].iter().cycle().take(40) {
+    let store = Store::open(&scene.settings).unwrap();
+    for _ in 0..20 {
         let dead = other();
         store.claim(&dead).await.unwrap();
         let ids: Vec<String> = (0..4).map(|_| other()).collect();
