@@ -2,7 +2,8 @@
 //!
 //! Each receiver has a task of its own, so a slow one holds up no other. A message goes out, and then what it told is
 //! written under the leader's epoch: a crash in between sends it again, under the same id where nothing else is to be
-//! told meanwhile. While a receiver cannot be reached, nothing is written as told, so that it hears of what opened and ended meanwhile, in one item.
+//! told meanwhile. While a receiver cannot be reached, nothing is written as told, so that it hears of what opened and
+//! ended meanwhile, in one item.
 
 use std::collections::HashMap;
 use std::time::Duration;
