@@ -182,7 +182,7 @@ impl State {
         let asked =
             self.asked.entry(format!("{} {}", request.method(), request.uri())).or_default();
         *asked += 1;
-        if !self.is_unwell || (*asked).is_multiple_of(2) {
+        if !self.is_unwell || asked.is_multiple_of(2) {
             return None;
         }
         let is_list = request.uri().query().is_some();
