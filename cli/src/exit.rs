@@ -1,12 +1,22 @@
 //! How a command ends: 0 fine, 1 failed, 2 bad usage or settings, 3 a check or threshold did not hold.
 
 use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use windlass_shared::config::ConfigError;
 
 /// The status of [`Failure::Halt`]; no signal has it.
 pub const HALT: u8 = 200;
+
+/// Lets a panic end the process by a signal, whichever thread it is in: its usual status says too little.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        // Another panic, of a closed pipe for instance, would end in the same way.
+        let _ = writeln!(std::io::stderr(), "{panic}");
+        std::process::abort();
+    }));
+}
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -17,6 +27,8 @@ pub enum Failure {
     Failed(anyhow::Error),
     /// It worked, and the answer is no.
     Check(String),
+    /// What was asked for is not there, which is an answer: of PostgreSQL's `restore_command`, that the archive has ended.
+    NotThere(String),
     /// It did not work, and who runs it must not go on: PostgreSQL takes a status over 125 so, and any other for the end of
     /// the archive.
     Halt(anyhow::Error),
@@ -32,17 +44,26 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             Self::PipeClosed => return ExitCode::SUCCESS,
-            Self::Usage(_) | Self::Failed(_) | Self::Check(_) | Self::Halt(_) => {
-                eprintln!("{self}")
-            }
+            // Where nobody listens, the status says enough.
+            _ => drop(writeln!(std::io::stderr(), "{self}")),
         }
         ExitCode::from(self.code())
+    }
+
+    /// Of a command whose failure must stop who runs it: only that something is not there stays what it is.
+    pub fn or_halt(self) -> Self {
+        match self {
+            Self::NotThere(_) | Self::Halt(_) => self,
+            Self::Failed(error) => Self::Halt(error),
+            Self::PipeClosed => Self::Halt(anyhow::anyhow!("a pipe was closed")),
+            Self::Usage(text) | Self::Check(text) => Self::Halt(anyhow::anyhow!(text)),
+        }
     }
 
     fn code(&self) -> u8 {
         match self {
             Self::PipeClosed => 0,
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::NotThere(_) => 1,
             Self::Usage(_) => 2,
             Self::Check(_) => 3,
             Self::Halt(_) => HALT,
@@ -53,7 +74,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Check(text) => f.write_str(text),
+            Self::Usage(text) | Self::Check(text) | Self::NotThere(text) => f.write_str(text),
             Self::Failed(error) | Self::Halt(error) => write!(f, "error: {error:#}"),
             Self::PipeClosed => Ok(()),
         }

@@ -72,11 +72,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything can fail.
+    let must_halt = commands::backup::fetches_wal();
+    if must_halt {
+        exit::abort_on_panic();
+    }
     // Before any TLS configuration is made. It fails only when one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::try_parse().unwrap_or_else(|error| commands::backup::end(&error));
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if must_halt => failure.or_halt().report(),
         Err(failure) => failure.report(),
     }
 }

@@ -161,13 +161,15 @@ pub async fn run(args: BackupArgs) -> Outcome {
     }
 }
 
-/// Ends with what is wrong with the command line. PostgreSQL must not take a mistake in `restore_command` for the end of
+/// Whether this process was started as `wal-fetch`, however well: PostgreSQL must take none of its failures for the end of
 /// the archive.
+pub fn fetches_wal() -> bool {
+    std::env::args_os().skip(1).take(2).eq(["backup", "wal-fetch"])
+}
+
+/// Ends with what is wrong with the command line.
 pub fn end(error: &clap::Error) -> ! {
-    let mut words = std::env::args().skip(1);
-    let fetches =
-        words.next().as_deref() == Some("backup") && words.next().as_deref() == Some("wal-fetch");
-    if error.use_stderr() && fetches {
+    if error.use_stderr() && fetches_wal() {
         // Where nobody listens, the status says enough.
         let _ = error.print();
         std::process::exit(HALT.into());

@@ -108,3 +108,29 @@ fn roles_say_which_setting_is_missing_and_refuse_what_only_dev_can_use() {
         assert!(said.err.contains("engine.url (env WINDLASS_ENGINE__URL) is embedded"), "{said:?}");
     }
 }
+
+/// PostgreSQL takes a status of up to 125 for the end of the archive: whatever goes wrong, however early, has another one.
+#[test]
+fn no_failure_of_wal_fetch_looks_like_the_end_of_the_archive() {
+    let run = |before: &str, args: &str| {
+        let binary = env!("CARGO_BIN_EXE_windlass");
+        let script = format!("{before} '{binary}' backup wal-fetch {args}; exit $?");
+        let mut command = std::process::Command::new("/bin/sh");
+        let output = command.args(["-c", &script]).env_clear().output().expect("sh runs");
+        (output.status.code().expect("sh was not killed"), output.stderr)
+    };
+    for (before, args) in [
+        ("", "000000010000000000000001 to"),
+        ("", "000000010000000000000001"),
+        ("", "$(printf '\\377') to"),
+        // No room for what the runtime waits with.
+        ("ulimit -n 4;", "000000010000000000000001 to"),
+        // No room for a thread: it panics.
+        ("RUST_MIN_STACK=1000000000000000000", "000000010000000000000001 to"),
+        // Nobody hears why.
+        ("2>/dev/full", "000000010000000000000001 to"),
+    ] {
+        let (status, said) = run(before, args);
+        assert!(status > 125, "{before:?} {args:?}: {status}, {}", String::from_utf8_lossy(&said));
+    }
+}

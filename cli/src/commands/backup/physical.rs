@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json, to_value};
 use windlass_scheduler::backup::wal::base::{self, Base};
@@ -171,22 +171,15 @@ pub(super) async fn push(args: PushArgs) -> Outcome {
     Ok(())
 }
 
-/// Says [`Failure::Failed`] only of a file that is not there, and dies of a panic by a signal.
+/// Every failure but [`Failure::NotThere`] ends as [`Failure::or_halt`] says; so it is for the whole process.
 pub(super) async fn fetch(args: FetchArgs) -> Outcome {
-    std::panic::set_hook(Box::new(|panic| {
-        eprintln!("{panic}");
-        std::process::abort();
-    }));
-    let halt = |failure: Failure| Failure::Halt(anyhow!("{failure}"));
-    let settings = args.settings.load(Process::Tool, Vec::new()).map_err(halt)?;
-    let backup = settings.backup().map_err(|error| halt(error.into()))?;
+    let settings = args.settings.load(Process::Tool, Vec::new())?;
     let here = std::path::Path::new("");
-    match fetch::fetch(backup, here, &args.name, &args.to).await {
-        Ok(Fetched::Written) => Ok(()),
-        Ok(Fetched::NotThere) => {
-            Err(Failure::Failed(anyhow!("{} is not in the archive", args.name)))
+    match fetch::fetch(settings.backup()?, here, &args.name, &args.to).await.map_err(failure)? {
+        Fetched::Written => Ok(()),
+        Fetched::NotThere => {
+            Err(Failure::NotThere(format!("{} is not in the archive", args.name)))
         }
-        Err(error) => Err(Failure::Halt(error.into())),
     }
 }
 
