@@ -124,7 +124,7 @@ pub enum BackupError {
         /// What is wrong.
         why: String,
     },
-    /// Later WAL is there.
+    /// It must have been there: later WAL is, or a timeline that began later.
     #[error("{0} is missing in the archive, although later WAL is there")]
     WalGap(String),
     /// An instant, or a timeline, to which a base cannot be recovered.

@@ -12,8 +12,10 @@
 
 mod archive;
 pub mod base;
+mod commits;
 mod extract;
 pub mod fetch;
+mod history;
 mod name;
 pub mod push;
 mod reach;

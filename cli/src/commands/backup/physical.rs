@@ -177,9 +177,7 @@ pub(super) async fn fetch(args: FetchArgs) -> Outcome {
     let here = std::path::Path::new("");
     match fetch::fetch(settings.backup()?, here, &args.name, &args.to).await.map_err(failure)? {
         Fetched::Written => Ok(()),
-        Fetched::NotThere => {
-            Err(Failure::NotThere(format!("{} is not in the archive", args.name)))
-        }
+        Fetched::NotThere => Err(Failure::NotThere(format!("{} is not in the archive", args.name))),
     }
 }
 

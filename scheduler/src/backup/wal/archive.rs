@@ -206,6 +206,16 @@ impl Archive {
         Ok(Some((head, raw.freeze())))
     }
 
+    /// Bytes of a segment; `None`: there is none.
+    pub(super) async fn segment_bytes(
+        &self,
+        names: &BTreeSet<Name>,
+    ) -> Result<Option<u64>, BackupError> {
+        let Some(name) = names.iter().rfind(|name| name.is_segment()) else { return Ok(None) };
+        let object = self.object_of(name).await?.unwrap_or_default();
+        Ok(Some(self.read(name, &object)?.0.bytes.max(1)))
+    }
+
     /// When the server wrote to a file last.
     pub(super) async fn written_at(&self, name: &Name) -> Result<Timestamp, BackupError> {
         let object = self.object_of(name).await?.unwrap_or_default();

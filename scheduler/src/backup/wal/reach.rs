@@ -6,6 +6,7 @@ use windlass_shared::model::time::Timestamp;
 
 use super::archive::Archive;
 use super::base::Base;
+use super::history::{self, Histories, histories, went_on};
 use super::name::{Lsn, Name};
 use crate::backup::BackupError;
 
@@ -22,25 +23,28 @@ pub struct Reach {
     pub gap: Option<String>,
     /// Timelines that left this base's after it was made.
     pub later_timelines: Vec<u32>,
+    /// The segments, in order.
+    pub(super) names: Vec<Name>,
 }
 
 /// How far `base` can be recovered along `timeline`; `None`: its own.
 ///
 /// # Errors
 /// [`BackupError::OutOfReach`]: the timeline does not come from that of the base, or left it before the base was made.
+/// [`BackupError::WalGap`]: the history of a timeline is not there, although its WAL is: a server that recovers would begin
+/// it once more.
 pub(super) async fn reach_of(
     base: &Base,
     archive: &Archive,
     timeline: Option<u32>,
 ) -> Result<Reach, BackupError> {
     let names = archive.names().await?;
-    let mut paths = BTreeMap::new();
-    for other in names.iter().filter(|name| **name == Name::history(name.timeline)) {
-        let Some((_, text)) = archive.get(other).await? else { continue };
-        if let Some(path) = path_of(base, other.timeline, &text) {
-            paths.insert(other.timeline, path);
-        }
+    if let Some(lost) = history::lost(&names).range(base.timeline..).next() {
+        return Err(BackupError::WalGap(Name::history(*lost).to_string()));
     }
+    let histories = histories(archive, &names).await?;
+    let path = |(other, left): (&u32, &Vec<_>)| Some((*other, path_of(base, *other, left)?));
+    let paths: BTreeMap<_, _> = histories.iter().filter_map(path).collect();
     let timeline = timeline.unwrap_or(base.timeline);
     let own = vec![(base.timeline, 0)];
     let path = if timeline == base.timeline { Some(&own) } else { paths.get(&timeline) };
@@ -50,27 +54,28 @@ pub(super) async fn reach_of(
             base.timeline
         ))
     })?;
-    let (last, segments, gap) = walk(base, path, &names);
+    let (reached, gap) = walk(base, path, &names, &histories);
     let whole = base.needed().all(|name| names.contains(&name));
-    let until = match last {
-        Some(last) if whole => Some(archive.written_at(&last).await?),
+    let until = match reached.last() {
+        Some(last) if whole => Some(archive.written_at(last).await?),
         _ => None,
     };
-    let gap = gap.map(|name| name.to_string());
-    Ok(Reach { timeline, until, segments, gap, later_timelines: paths.into_keys().collect() })
+    Ok(Reach {
+        timeline,
+        until,
+        segments: reached.len() as u64,
+        gap: gap.map(|name| name.to_string()),
+        later_timelines: paths.into_keys().collect(),
+        names: reached,
+    })
 }
 
 /// The timelines from that of the base to this one, each with the first segment that is its; `None`: it did not leave
 /// that of the base, or before the base was complete.
-fn path_of(base: &Base, timeline: u32, history: &[u8]) -> Option<Vec<(u32, u64)>> {
+fn path_of(base: &Base, timeline: u32, history: &[(u32, Lsn)]) -> Option<Vec<(u32, u64)>> {
     let mut path = vec![(base.timeline, 0)];
     let mut left: Option<Lsn> = None;
-    for line in String::from_utf8_lossy(history).lines() {
-        let mut words = line.split_whitespace();
-        let parent = words.next().and_then(|word| word.parse::<u32>().ok());
-        let (Some(parent), Some(at)) = (parent, words.next().and_then(|at| at.parse().ok())) else {
-            continue;
-        };
+    for &(parent, at) in history {
         if let Some(left) = left {
             path.push((parent, left.0 / base.segment_bytes));
         }
@@ -85,31 +90,39 @@ fn path_of(base: &Base, timeline: u32, history: &[u8]) -> Option<Vec<(u32, u64)>
     Some(path)
 }
 
-/// The last segment before one is missing, how many there are, and what is missing before later ones.
+/// The segments before one is missing, and what is missing although WAL went on: later ones are there, or a timeline left
+/// later, or the one before went on by itself, which PostgreSQL would follow instead.
 fn walk(
     base: &Base,
     path: &[(u32, u64)],
     names: &BTreeSet<Name>,
-) -> (Option<Name>, u64, Option<Name>) {
+    histories: &Histories,
+) -> (Vec<Name>, Option<Name>) {
     let size = base.segment_bytes;
     let name_of = |number: u64| {
         // Of the newest timeline that has begun by then, as PostgreSQL looks for it.
         let newest = path.iter().rev().find(|(_, begin)| *begin <= number);
         Name::of(newest.map_or(base.timeline, |(timeline, _)| *timeline), number, size)
     };
-    let (mut last, mut number) = (None, base.first_segment());
+    let (mut reached, mut number) = (Vec::new(), base.first_segment());
     let missing = loop {
         let name = name_of(number);
         if !names.contains(&name) {
             break name;
         }
-        last = Some(name);
+        reached.push(name);
         number += 1;
     };
-    let goes_on = names.iter().filter(|name| name.is_segment()).any(|name| {
+    let is_later = |name: &Name| {
         name.number(size).is_some_and(|later| later > number && name_of(later) == *name)
-    });
-    (last, number - base.first_segment(), goes_on.then_some(missing))
+    };
+    let has_other = |(timeline, _): &(u32, u64)| {
+        *timeline < missing.timeline && names.contains(&Name::of(*timeline, number, size))
+    };
+    let goes_on = names.iter().any(|name| name.is_segment() && is_later(name))
+        || went_on(histories, missing.timeline, number, size)
+        || path.iter().any(has_other);
+    (reached, goes_on.then_some(missing))
 }
 
 #[cfg(test)]
@@ -131,9 +144,17 @@ mod tests {
     }
 
     fn walked(path: &[(u32, u64)], all: &[(u32, u64)]) -> (Option<u64>, Option<u64>) {
-        let (last, _, gap) = walk(&base(1, 2, 3), path, &names(all));
+        walked_with(path, all, &Histories::new())
+    }
+
+    fn walked_with(
+        path: &[(u32, u64)],
+        all: &[(u32, u64)],
+        histories: &Histories,
+    ) -> (Option<u64>, Option<u64>) {
+        let (reached, gap) = walk(&base(1, 2, 3), path, &names(all), histories);
         let number = |name: Name| name.number(16 << 20).unwrap();
-        (last.map(number), gap.map(number))
+        (reached.last().cloned().map(number), gap.map(number))
     }
 
     #[test]
@@ -153,12 +174,24 @@ mod tests {
         assert_eq!(walked(&path, &[(1, 2), (1, 3), (2, 4), (2, 5)]), (Some(5), None));
         // The old timeline went on by itself: that does not count.
         assert_eq!(walked(&path, &[(1, 2), (1, 3), (1, 4), (2, 5)]), (Some(3), Some(4)));
+        assert_eq!(walked(&path, &[(1, 2), (1, 3), (1, 4)]), (Some(3), Some(4)));
+        assert_eq!(walked(&path, &[(1, 2), (1, 3)]), (Some(3), None));
+    }
+
+    #[test]
+    fn a_timeline_does_not_end_before_another_one_left_it() {
+        let left = Histories::from([(2, vec![(1, Lsn(6 << 24))])]);
+        let own = [(1, 0)];
+        assert_eq!(walked_with(&own, &[(1, 2), (1, 3), (1, 4)], &left), (Some(4), Some(5)));
+        assert_eq!(walked_with(&own, &[(1, 2), (1, 3), (1, 4), (1, 5)], &left), (Some(5), None));
+        let path = [(1, 0), (2, 6)];
+        assert_eq!(walked_with(&path, &[(1, 2), (1, 3), (1, 4)], &left), (Some(4), Some(5)));
     }
 
     #[test]
     fn histories_say_where_timelines_left() {
         let base = base(2, 5, 6);
-        let of = |timeline, text: &str| path_of(&base, timeline, text.as_bytes());
+        let of = |timeline, text: &str| path_of(&base, timeline, &history::decode(text.as_bytes()));
         assert_eq!(
             of(3, "1\t0/3000000\twhy\n\n2\t0/8000100\tno recovery target\n"),
             Some(vec![(2, 0), (3, 8)])

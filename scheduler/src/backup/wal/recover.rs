@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use windlass_shared::config::BackupSettings;
 use windlass_shared::model::time::Timestamp;
 
+use super::archive::Archive;
 use super::base::{Base, read};
+use super::commits::ends_after;
 use super::extract::{Extract, create, create_folder};
 use super::reach::{Reach, reach_of};
 use super::tar::Reader;
@@ -25,7 +27,8 @@ const SETTINGS: &str = "postgresql.auto.conf";
 /// Tells a server to recover when it starts.
 const SIGNAL: &str = "recovery.signal";
 /// What [`SETTINGS`] may have of an earlier recovery.
-const STALE: [&str; 3] = ["recovery_", "restore_command", "default_transaction_read_only"];
+const STALE: [&str; 4] =
+    ["recovery_", "restore_command", "archive_cleanup_command", "default_transaction_read_only"];
 
 /// Where to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,7 @@ pub async fn restore(
     let archive = base.archive(settings)?;
     let reach = reach_of(&base, &archive, order.timeline).await?;
     allows(&base, &reach, order)?;
+    let stop = stop_of(&archive, &reach, order.target).await?;
     for name in base.needed() {
         if archive.get(&name).await?.is_none() {
             return Err(BackupError::WalGap(name.to_string()));
@@ -77,7 +81,7 @@ pub async fn restore(
     }
     let (id, list) = (base.id.clone(), base.parts.clone());
     let parts = Parts::check(settings, store, id, list, base.encrypted, progress).await?;
-    let lines = lines(order, &reach, base.timeline)?;
+    let lines = lines(order, stop, &reach, base.timeline)?;
     // Once more: checking takes its time.
     look(order.into)?;
     let (dump, over) = parts.dump();
@@ -148,6 +152,22 @@ fn allows(base: &Base, reach: &Reach, order: &Order<'_>) -> Result<(), BackupErr
     }
 }
 
+/// The time at which PostgreSQL stops; `None`: it takes all that there is. That is the same where nothing was committed
+/// after the time that is asked for, and then the only way: PostgreSQL does not end a recovery to a time that it has not
+/// seen pass.
+async fn stop_of(
+    archive: &Archive,
+    reach: &Reach,
+    target: Target,
+) -> Result<Option<Timestamp>, BackupError> {
+    let Target::Time(at) = target else { return Ok(None) };
+    if ends_after(archive, &reach.names, at).await? {
+        return Ok(Some(at));
+    }
+    // It would not get past the gap.
+    reach.gap.as_ref().map_or(Ok(None), |gap| Err(BackupError::WalGap(gap.clone())))
+}
+
 /// Blocks.
 fn write(folder: &Path, mut dump: mpsc::Receiver<Bytes>) -> Result<Extract, BackupError> {
     let what = format!("cannot write into {}", folder.display());
@@ -163,9 +183,14 @@ fn write(folder: &Path, mut dump: mpsc::Receiver<Bytes>) -> Result<Extract, Back
 }
 
 /// Settings of the recovery.
-fn lines(order: &Order<'_>, reach: &Reach, own: u32) -> Result<Vec<String>, BackupError> {
+fn lines(
+    order: &Order<'_>,
+    stop: Option<Timestamp>,
+    reach: &Reach,
+    own: u32,
+) -> Result<Vec<String>, BackupError> {
     let mut lines = vec![format!("restore_command = {}", quoted(&command(order)?))];
-    if let Target::Time(at) = order.target {
+    if let Some(at) = stop {
         let at = jiff::Timestamp::from_microsecond(at.micros())
             .map_err(|_| BackupError::OutOfReach("there is no such time".into()))?;
         lines.push(format!("recovery_target_time = '{}'", at.strftime("%Y-%m-%d %H:%M:%S%.6f+00")));
@@ -259,14 +284,21 @@ mod tests {
         let order = Order {
             id: "",
             into: Path::new("/data"),
-            target: Target::Time("2026-11-22T08:00:00.25Z".parse().unwrap()),
+            target: Target::Latest,
             timeline: None,
             binary: Path::new("/opt/it's 100%/windlass"),
             config: Some(Path::new("/etc/windlass.toml")),
         };
-        let reach =
-            Reach { timeline: 3, until: None, segments: 0, gap: None, later_timelines: Vec::new() };
-        let lines = lines(&order, &reach, 2).unwrap();
+        let reach = Reach {
+            timeline: 3,
+            until: None,
+            segments: 0,
+            gap: None,
+            later_timelines: Vec::new(),
+            names: Vec::new(),
+        };
+        let stop = "2026-11-22T08:00:00.25Z".parse().ok();
+        let lines = lines(&order, stop, &reach, 2).unwrap();
         assert_eq!(
             lines[0],
             r#"restore_command = '''/opt/it''\\''''s 100%%/windlass'' backup wal-fetch --config ''/etc/windlass.toml'' %f "%p"'"#
