@@ -11,6 +11,7 @@ use windlass_shared::ledger::LedgerError;
 mod canary;
 pub mod create;
 pub mod drill;
+mod durable;
 pub mod fetch;
 mod keys;
 pub mod manifest;

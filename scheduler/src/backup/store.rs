@@ -3,7 +3,7 @@
 //! Names are made of ids and numbers only: `ID/part-00000`, `ID/manifest`, and `running` beside them (`claim`). Base
 //! backups and WAL have folders of their own ([`super::wal`]).
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use windlass_shared::model::time::Timestamp;
 
 use windlass_shared::config::BackupSettings;
 
-use super::BackupError;
+use super::{BackupError, durable};
 
 pub(super) mod claim;
 
@@ -61,14 +61,8 @@ impl Store {
         let text = settings.store.as_str();
         if let Some(folder) = folder_of(text) {
             let what = format!("cannot make the folder of backups {}", folder.display());
-            let mut builder = std::fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(&folder).map_err(BackupError::file(what))?;
-            let objects = LocalFileSystem::new_with_prefix(&folder)?.with_fsync(true);
-            return Ok(Self {
-                objects: Arc::new(objects),
-                prefix: Path::default(),
-                folder: Some(folder),
-            });
+            durable::make(&folder).map_err(BackupError::file(what))?;
+            return Self::in_folder(folder);
         }
         let wrong = || {
             BackupError::Settings(
@@ -79,7 +73,8 @@ impl Store {
         if !matches!(url.scheme(), "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss") {
             return Err(wrong());
         }
-        let options = std::env::vars()
+        let options = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| CREDENTIALS.iter().any(|prefix| name.starts_with(prefix)))
             .map(|(name, value)| (name.to_ascii_lowercase(), value));
         let options: Vec<(String, String)> = options.collect();
@@ -90,6 +85,48 @@ impl Store {
         let options = std::iter::once(timeout).chain(options);
         let (objects, prefix) = object_store::parse_url_opts(&url, options)?;
         Ok(Self { objects: objects.into(), prefix, folder: None })
+    }
+
+    fn in_folder(folder: PathBuf) -> Result<Self, BackupError> {
+        let objects = LocalFileSystem::new_with_prefix(&folder)?.with_fsync(true);
+        Ok(Self { objects: Arc::new(objects), prefix: Path::default(), folder: Some(folder) })
+    }
+
+    /// Opens a part of the store, with names of its own. In a folder it is not made ([`Self::make_part`]): where the folder
+    /// is not mounted, everything would go to the disk below, and be gone from sight later.
+    ///
+    /// # Errors
+    /// [`BackupError::Server`]: it is not there.
+    pub(super) fn open_part(settings: &BackupSettings, name: &str) -> Result<Self, BackupError> {
+        let Some(folder) = folder_of(&settings.store) else {
+            return Ok(Self::open(settings)?.under(name));
+        };
+        if !folder.is_absolute() {
+            return Err(BackupError::Settings(
+                "backup.store must begin with a slash: PostgreSQL runs commands in its data directory"
+                    .into(),
+            ));
+        }
+        let part = folder.join(name);
+        match std::fs::metadata(&part) {
+            Ok(_) => Ok(Self::in_folder(folder)?.under(name)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(BackupError::Server(format!(
+                    "there is no folder {}: is it mounted? `windlass backup base` makes it, once",
+                    part.display()
+                )))
+            }
+            Err(error) => {
+                Err(BackupError::file(format!("cannot look into {}", part.display()))(error))
+            }
+        }
+    }
+
+    /// Makes a part of a store that is a folder, where it is not there.
+    pub(super) fn make_part(&self, name: &str) -> Result<(), BackupError> {
+        let Some(part) = self.file(&self.prefix.clone().join(name)) else { return Ok(()) };
+        let what = format!("cannot make the folder {}", part.display());
+        durable::make(&part).map_err(BackupError::file(what))
     }
 
     /// One in memory, which replaces on conditions as object stores do.
@@ -126,10 +163,8 @@ impl Store {
     ) -> Result<(), object_store::Error> {
         let options = PutOptions { mode, ..PutOptions::default() };
         if let Some(file) = self.file(path) {
-            let folder = file.parent().expect("an object is in a folder");
-            let mut builder = tokio::fs::DirBuilder::new();
-            // Where it fails, so does what follows, and says why.
-            let _ = builder.recursive(true).mode(0o700).create(folder).await;
+            let folder = file.parent().expect("an object is in a folder").to_owned();
+            on_disk(move || durable::make(&folder)).await?;
         }
         self.objects.put_opts(path, PutPayload::from_bytes(bytes), options).await?;
         if let Some(file) = self.file(path) {
@@ -137,6 +172,35 @@ impl Store {
             let _ = tokio::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).await;
         }
         Ok(())
+    }
+
+    /// Of a store that is a folder: writes to disk an object that is there, and the way to it. Who has put it may have been
+    /// killed before.
+    pub(super) async fn settle(&self, path: &Path) -> Result<(), object_store::Error> {
+        let (Some(file), Some(root)) = (self.file(path), self.folder.clone()) else {
+            return Ok(());
+        };
+        on_disk(move || {
+            let way = file.ancestors().take_while(|path| path.starts_with(&root));
+            way.into_iter().try_for_each(durable::sync)
+        })
+        .await
+    }
+
+    /// Of a store that is a folder: removes what writers that were killed have left under `path`; `until`: what is younger
+    /// stays.
+    pub(super) async fn sweep(&self, path: &Path, until: Option<Timestamp>) {
+        let Some(folder) = self.file(path) else { return };
+        let until = until.map(|at| {
+            let since_1970 = at.since(Timestamp::default());
+            std::time::SystemTime::UNIX_EPOCH + since_1970
+        });
+        // What stays is in nobody's way.
+        let _ = on_disk(move || {
+            durable::sweep(&folder, until);
+            Ok(())
+        })
+        .await;
     }
 
     /// Stores a part. Ids are given once: what it may replace is the same part, whose answer was lost.
@@ -151,7 +215,9 @@ impl Store {
 
     /// Stores the manifest. From then on there is a backup. May be repeated.
     pub(super) async fn put_manifest(&self, id: &str, bytes: Bytes) -> Result<(), BackupError> {
-        Ok(self.put(&self.path(id, "manifest"), bytes, PutMode::Overwrite).await?)
+        let path = self.path(id, "manifest");
+        self.put(&path, bytes, PutMode::Overwrite).await?;
+        Ok(self.settle(&path).await?)
     }
 
     /// Stores the report of the latest drill of a backup.
@@ -249,12 +315,21 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.sweep(&folder, None).await;
         if let Some(root) = &self.folder {
             // Not empty only when somebody else put something there.
             let _ = tokio::fs::remove_dir(root.join(self.prefix.as_ref()).join(id)).await;
         }
         Ok(())
     }
+}
+
+/// Does what blocks elsewhere.
+async fn on_disk(
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> Result<(), object_store::Error> {
+    let done = tokio::task::spawn_blocking(work).await.expect("it does not panic");
+    done.map_err(|error| object_store::Error::Generic { store: "folder", source: error.into() })
 }
 
 /// An id, where the text is one and nothing else: what becomes part of a path.

@@ -23,6 +23,8 @@ use crate::backup::store::Store;
 
 /// The format of heads.
 const FORMAT: u32 = 1;
+/// Longest object that is read: PostgreSQL's longest segment, where nothing of it can be compressed.
+const BYTES_MAX: u64 = (1 << 30) + (16 << 20);
 /// Before the content, where it is signed: it is not told what it hashes to without the key.
 const CONTENT: &[u8] = b"windlass wal content v1\0";
 
@@ -62,8 +64,10 @@ pub(super) struct Archive {
 }
 
 impl Archive {
+    /// # Errors
+    /// [`BackupError::Server`]: the store is a folder, and holds no archive at all.
     pub(super) fn open(settings: &BackupSettings, system: u64) -> Result<Self, BackupError> {
-        let store = Store::open(settings)?.under(WAL);
+        let store = Store::open_part(settings, WAL)?;
         let signer = Signer::of(settings)?;
         Ok(Self { store, signer, settings: settings.clone(), system: system.to_string() })
     }
@@ -92,24 +96,39 @@ impl Archive {
     ) -> Result<Pushed, BackupError> {
         let content = self.content_of(&raw);
         let object = self.object(name, raw, &content, written_at).await?;
-        match self.store.put(&self.path(name), object.clone(), PutMode::Create).await {
-            Ok(()) => return Ok(Pushed::New),
+        let path = self.path(name);
+        match self.store.put(&path, object.clone(), PutMode::Create).await {
+            Ok(()) => {
+                self.store.settle(&path).await?;
+                return Ok(Pushed::New);
+            }
             Err(
                 object_store::Error::AlreadyExists { .. }
                 | object_store::Error::Precondition { .. },
             ) => {}
             Err(error) => return Err(error.into()),
         }
+        match self.is_of(name, &content).await {
+            Ok(true) => {}
+            // What nobody can use any more is lost by nobody.
+            Ok(false) | Err(BackupError::WalDamaged { .. }) => {
+                tracing::warn!(wal = name.as_str(), "replacing a damaged file of the archive");
+                self.store.put(&path, object, PutMode::Overwrite).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.store.settle(&path).await?;
+        Ok(Pushed::Same)
+    }
+
+    /// Whether the file that is there is whole. It must have this content.
+    async fn is_of(&self, name: &Name, content: &str) -> Result<bool, BackupError> {
         let there = self.object_of(name).await?.unwrap_or_default();
         let (head, stored) = self.read(name, &there)?;
         if head.content != content {
             return Err(BackupError::WalConflict(name.to_string()));
         }
-        if !is_whole(&head, stored) {
-            tracing::warn!(wal = name.as_str(), "replacing a damaged file of the archive");
-            self.store.put(&self.path(name), object, PutMode::Overwrite).await?;
-        }
-        Ok(Pushed::Same)
+        Ok(is_whole(&head, stored))
     }
 
     fn content_of(&self, raw: &[u8]) -> String {
@@ -152,6 +171,9 @@ impl Archive {
 
     async fn object_of(&self, name: &Name) -> Result<Option<Bytes>, BackupError> {
         match self.store.objects.get(&self.path(name)).await {
+            Ok(found) if found.meta.size > BYTES_MAX => {
+                Err(Self::damaged(name, format!("it has {} bytes", found.meta.size)))
+            }
             Ok(found) => Ok(Some(found.bytes().await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -230,6 +252,11 @@ impl Archive {
             Ok(object.location.filename().and_then(Name::parse))
         });
         Ok(names.try_collect().await?)
+    }
+
+    /// Removes what writers that were killed have left before `until`.
+    pub(super) async fn sweep(&self, until: Timestamp) {
+        self.store.sweep(&self.folder(), Some(until)).await;
     }
 
     /// Removes a file. Safe to repeat.

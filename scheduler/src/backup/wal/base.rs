@@ -1,5 +1,6 @@
 //! Makes base backups: all files of a PostgreSQL server, copied by `pg_basebackup` while it runs.
 
+use std::cmp::Reverse;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::extract::{FileManifest, MANIFEST};
 use super::name::{Lsn, Name};
 use super::reach::{Reach, reach_of};
 use super::tar::{Entry, Reader, Sink};
-use super::{BASES, CONTROL, retain, server, system_in};
+use super::{BASES, CONTROL, WAL, history, retain, server, system_in};
 use crate::backup::create::{keep_claim, store_parts};
 use crate::backup::keys::{Signer, recipients};
 use crate::backup::manifest::{PARTS_MAX, Part};
@@ -118,7 +119,7 @@ pub struct Listed {
     pub base: Result<(Base, Reach), BackupError>,
 }
 
-/// The complete ones, newest first.
+/// The complete ones, newest first by the earliest instant that they lead to; then those that cannot be used.
 pub async fn list(settings: &BackupSettings) -> Result<Vec<Listed>, BackupError> {
     let (store, signer) = (Store::open(settings)?.under(BASES), Signer::of(settings)?);
     let mut found = Vec::new();
@@ -131,6 +132,7 @@ pub async fn list(settings: &BackupSettings) -> Result<Vec<Listed>, BackupError>
         let base = reached.await;
         found.push(Listed { id: entry.id, base });
     }
+    found.sort_by_key(|one| Reverse(one.base.as_ref().ok().map(|(base, _)| base.from)));
     Ok(found)
 }
 
@@ -154,26 +156,37 @@ pub async fn create(
     progress: Progress<'_>,
     stop: &CancellationToken,
 ) -> Result<Base, BackupError> {
-    let (store, signer) = (Store::open(settings)?.under(BASES), Signer::of(settings)?);
+    let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
+    // Nothing can be archived before.
+    store.make_part(WAL)?;
+    let store = store.under(BASES);
     let server = ledger::look_at_server(from).await?;
     server::allows(&server)?;
     let id = Uuid::now_v7().to_string();
-    store.claim(&id).await?;
-    let making = make(settings, from, &server, &store, &signer, &id, progress);
-    let made = tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(BackupError::Stopped),
-        made = making => made,
-        lost = keep_claim(&store, &id) => Err(lost),
+    let making = async {
+        store.claim(&id).await?;
+        tokio::select! {
+            made = make(settings, from, &server, &store, &signer, &id, progress) => made,
+            lost = keep_claim(&store, &id) => Err(lost),
+        }
     };
-    store.give_up_claim(&id).await;
-    let base = made?;
-    tracing::info!(backup = id, bytes = base.bytes(), "made a base backup");
-    // The backup is made; what could not be removed now is removed after the next one.
-    if let Err(error) = retain::retain(settings, &store, &signer).await {
-        tracing::warn!(%error, "old base backups or their WAL could not be removed");
+    let made = stop.run_until_cancelled(making).await.unwrap_or(Err(BackupError::Stopped));
+    if let Ok(base) = &made {
+        tracing::info!(backup = id, bytes = base.bytes(), "made a base backup");
+        // As long as nobody else makes one: its WAL must not go before its manifest is there.
+        tokio::select! {
+            retained = retain::retain(settings, &store, &signer, base) => {
+                // What could not be removed now is removed after the next one.
+                if let Err(error) = retained {
+                    tracing::warn!(%error, "old base backups or their WAL could not be removed");
+                }
+            }
+            _ = keep_claim(&store, &id) => {}
+            () = stop.cancelled() => {}
+        }
     }
-    Ok(base)
+    store.give_up_claim(&id).await;
+    made
 }
 
 async fn make(
@@ -227,6 +240,12 @@ async fn make(
     if let Some(missing) = base.needed().find(|name| !there.contains(name)) {
         return Err(BackupError::Server(format!(
             "PostgreSQL has archived its WAL, but {missing} is not in this store: archive_command must be `windlass backup wal-push %p` with the same backup.store"
+        )));
+    }
+    if history::lost(&there).contains(&base.timeline) {
+        let lost = Name::history(base.timeline);
+        return Err(BackupError::Server(format!(
+            "{lost} is not in this store, although WAL of older timelines is: archive it on the server, in its data directory, by `windlass backup wal-push pg_wal/{lost}`"
         )));
     }
     store.put_manifest(id, seal(&base, signer).into()).await?;

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::CONTROL;
 use super::name::Lsn;
 use super::tar::{Entry, Sink};
-use crate::backup::BackupError;
 use crate::backup::keys::hex;
+use crate::backup::{BackupError, durable};
 
 /// PostgreSQL's list of what is in a base backup.
 pub(super) const MANIFEST: &str = "backup_manifest";
@@ -129,12 +129,18 @@ pub(super) struct Extracted {
 }
 
 impl Extracted {
-    /// Makes it one that a server starts on.
+    /// Makes it one that a server starts on. Everything else is on disk before: a server that starts on less than all of it
+    /// would not notice.
     pub(super) fn complete(self) -> io::Result<()> {
         create(&self.folder.join(MANIFEST))?.write_all(&self.manifest)?;
-        let mut file = create(&self.folder.join(CONTROL))?;
+        durable::sync_all(&self.folder)?;
+        let above = self.folder.parent().filter(|above| !above.as_os_str().is_empty());
+        durable::sync(above.unwrap_or(Path::new(".")))?;
+        let control = self.folder.join(CONTROL);
+        let mut file = create(&control)?;
         file.write_all(&self.control)?;
-        file.sync_all()
+        file.sync_all()?;
+        durable::sync(control.parent().unwrap_or(&self.folder))
     }
 }
 

@@ -70,6 +70,8 @@ pub async fn restore(
     let was_there = look(order.into)?;
     let (store, signer) = (Store::open(settings)?.under(BASES), Signer::of(settings)?);
     let base = read(&store, &signer, order.id).await?;
+    // It stays, and so does its WAL, while it is read.
+    store.note_reader(&base.id).await;
     let archive = base.archive(settings)?;
     let reach = reach_of(&base, &archive, order.timeline).await?;
     allows(&base, &reach, order)?;

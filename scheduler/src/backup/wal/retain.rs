@@ -1,6 +1,6 @@
 //! Removes old base backups, and the WAL that only they needed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use windlass_shared::config::BackupSettings;
@@ -9,69 +9,82 @@ use super::archive::Archive;
 use super::base::{Base, read};
 use crate::backup::BackupError;
 use crate::backup::keys::Signer;
-use crate::backup::store::{Store, now};
+use crate::backup::store::Store;
+
+#[cfg(test)]
+mod tests;
 
 /// What is not complete after this long never will be.
 const INCOMPLETE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Who began to read one is done with its WAL after this long.
 const READ_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Of each server, keeps the newest and the young ones, and those that somebody reads; then removes its WAL from before
-/// the oldest that is left. Histories of timelines stay. Of a server without a base nothing is removed, and no WAL where
-/// a manifest cannot be read: it is not known what that needs.
+/// Of the server of `made`, the base that was just made, keeps that one, the newest and the young ones, and those that
+/// somebody reads; then removes its WAL from before the oldest that is left. Histories of timelines stay. What is not ours
+/// or of another server stays, and where a manifest cannot be read, so does all WAL: it is not known what that needs. For
+/// who holds the claim.
+///
+/// No host is asked for the time: what the store stored last tells its own, and `made` tells the server's.
 pub(super) async fn retain(
     settings: &BackupSettings,
     store: &Store,
     signer: &Signer,
+    made: &Base,
 ) -> Result<(), BackupError> {
-    let mut kept: BTreeMap<String, Vec<Base>> = BTreeMap::new();
-    let mut is_all_known = true;
-    for entry in store.entries().await? {
+    let entries = store.entries().await?;
+    let Some(stored_at) = entries.iter().find(|e| e.id == made.id).map(|e| e.changed_at) else {
+        return Ok(());
+    };
+    let (mut ours, mut is_all_known) = (Vec::new(), true);
+    for entry in entries {
         if !entry.complete {
-            if now().since(entry.changed_at) > INCOMPLETE_MAX {
-                tracing::info!(
-                    backup = entry.id,
-                    "removing a base backup that was never completed"
-                );
+            if stored_at.since(entry.changed_at) > INCOMPLETE_MAX {
+                let backup = entry.id.as_str();
+                tracing::info!(backup, "removing a base backup that was never completed");
                 store.remove(&entry.id).await?;
             }
             continue;
         }
-        let base = match read(store, signer, &entry.id).await {
-            Ok(base) => base,
-            Err(error @ BackupError::Store(_)) => return Err(error),
+        match read(store, signer, &entry.id).await {
+            Ok(base) if base.system == made.system => ours.push((entry, base)),
+            Ok(_) => {}
+            Err(error) if error.is_passing() => return Err(error),
             Err(error) => {
                 tracing::warn!(backup = entry.id, %error, "no WAL is removed: a base backup cannot be read");
                 is_all_known = false;
-                continue;
             }
-        };
-        let those = kept.entry(base.system.clone()).or_default();
-        let is_read = entry.read_at.is_some_and(|at| now().since(at) < READ_MAX);
-        let is_young = now().since(base.from) < settings.keep_for;
-        if those.len() < settings.keep.max(1) as usize || is_young || is_read {
-            those.push(base);
+        }
+    }
+    ours.sort_by_key(|(_, base)| Reverse(base.from));
+    let mut oldest = made.first_segment();
+    for (newer, (entry, base)) in ours.into_iter().enumerate() {
+        let is_new = newer < settings.keep.max(1) as usize || entry.id == made.id;
+        let is_young = made.from.since(base.from) < settings.keep_for;
+        let is_read = entry.read_at.is_some_and(|at| stored_at.since(at) < READ_MAX);
+        if is_new || is_young || is_read {
+            oldest = oldest.min(base.first_segment());
             continue;
         }
         tracing::info!(backup = entry.id, "removing an old base backup");
         store.remove(&entry.id).await?;
     }
-    if !is_all_known {
-        return Ok(());
-    }
-    for bases in kept.values() {
-        let Some(oldest) = bases.iter().min_by_key(|base| base.start) else { continue };
-        forget_before(oldest, &oldest.archive(settings)?).await?;
+    let archive = made.archive(settings)?;
+    archive.sweep(stored_at.minus(INCOMPLETE_MAX)).await;
+    if is_all_known {
+        forget_before(oldest, made.segment_bytes, &archive).await?;
     }
     Ok(())
 }
 
 /// Whatever the timeline: a position of WAL comes once in the life of a server, or in lives that left each other there.
-async fn forget_before(oldest: &Base, archive: &Archive) -> Result<(), BackupError> {
-    let first = oldest.first_segment();
-    let (mut removed, size) = (0_u64, oldest.segment_bytes);
+async fn forget_before(
+    first: u64,
+    segment_bytes: u64,
+    archive: &Archive,
+) -> Result<(), BackupError> {
+    let mut removed = 0_u64;
     for name in archive.names().await? {
-        if name.number(size).is_some_and(|number| number < first) {
+        if name.number(segment_bytes).is_some_and(|number| number < first) {
             archive.remove(&name).await?;
             removed += 1;
         }
