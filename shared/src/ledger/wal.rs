@@ -71,6 +71,9 @@ pub struct Adopted {
     pub timeline: Option<i32>,
     /// It was read-only until now.
     pub was_read_only: bool,
+    /// It still is: the other ledgers of the server, by database, that are to be adopted first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
 }
 
 /// Looks at the server of a ledger. Changes nothing.
@@ -82,8 +85,8 @@ pub fn look_at_server(settings: &LedgerSettings) -> BoxFuture<'_, Result<Server>
 }
 
 /// Makes the ledger of a server that was recovered from files a new one, as [`super::backup::finish`] does for one that
-/// was restored from a dump, and then lets others write to it, where nobody could. In this order, so that nobody ever
-/// writes to it under its old id. Safe to repeat after an error.
+/// was restored from a dump, and then lets others write to the server, where nobody could and every ledger of it was
+/// adopted. In this order, so that nobody ever writes to one under its old id. Safe to repeat after an error.
 ///
 /// # Errors
 /// [`super::LedgerError::Unfit`]: the server still recovers, somebody uses it, it was adopted since it was recovered, or

@@ -222,7 +222,9 @@ fn next(args: &RestoreBaseArgs, settings: &Settings, has_config: bool) -> String
         "windlass backup adopt --ledger URL, as a superuser: a new ledger, that can be written to"
             .into(),
     );
-    next.push(format!("rm {dir}/{NOT_ADOPTED}: archiving begins"));
+    next.push(format!(
+        "rm {dir}/{NOT_ADOPTED}, then SELECT pg_switch_wal(): archiving begins, see pg_stat_archiver"
+    ));
     next.push("windlass backup base, then start the fleet on it".into());
     next.join("\n")
 }
@@ -234,10 +236,17 @@ pub(super) async fn adopt(args: AdoptArgs) -> Outcome {
     let mut next = vec![
         "windlass backup base: bases of before do not reach what is written from now on".to_owned(),
     ];
-    if adopted.was_read_only {
+    if !adopted.waits_for.is_empty() {
+        next = vec![format!(
+            "the server stays read-only until its other ledgers were adopted too, or their databases dropped: {}",
+            adopted.waits_for.join(", ")
+        )];
+    } else if adopted.was_read_only {
         next.insert(
             0,
-            format!("remove {NOT_ADOPTED} from the server's data directory: archiving begins"),
+            format!(
+                "remove {NOT_ADOPTED} from the server's data directory, then SELECT pg_switch_wal(): archiving begins, see pg_stat_archiver"
+            ),
         );
     }
     view["next"] = json!(next.join("\n"));

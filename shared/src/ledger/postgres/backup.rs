@@ -77,7 +77,15 @@ impl Snapshot {
 
 /// A connection for statements that take as long as they take.
 pub(super) async fn connect(settings: &LedgerSettings) -> Result<PgConnection> {
-    let options: PgConnectOptions = connect::options(settings)?;
+    connect_with(connect::options(settings)?).await
+}
+
+/// One to another database of its server.
+pub(super) async fn connect_to(settings: &LedgerSettings, database: &str) -> Result<PgConnection> {
+    connect_with(connect::options(settings)?.database(database)).await
+}
+
+async fn connect_with(options: PgConnectOptions) -> Result<PgConnection> {
     let options = options.options([
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),

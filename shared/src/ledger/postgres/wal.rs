@@ -3,7 +3,7 @@
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use super::backup::{alive, connect, now, others, outdate};
+use super::backup::{alive, connect, connect_to, now, others, outdate};
 use super::error::{after_write, unchanged};
 use super::{LedgerError, Result, gates, schema};
 use crate::config::LedgerSettings;
@@ -92,16 +92,20 @@ pub(in crate::ledger) async fn adopt(settings: &LedgerSettings) -> Result<Adopte
         ));
     }
     let mut connection = connect(settings).await?;
-    let adopted = adopt_on(&mut connection).await;
+    let adopted = adopt_on(&mut connection, settings).await;
     let _ = connection.close().await;
     adopted
 }
 
-async fn adopt_on(connection: &mut PgConnection) -> Result<Adopted> {
+async fn adopt_on(connection: &mut PgConnection, settings: &LedgerSettings) -> Result<Adopted> {
     let sql = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on', \
         (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)";
-    let (recovers, was_read_only, is_superuser): (bool, bool, bool) =
+    let (recovers, mut was_read_only, is_superuser): (bool, bool, bool) =
         sqlx::query_as(sql).fetch_one(&mut *connection).await.map_err(unchanged)?;
+    if is_superuser {
+        // A role may be let write to a server on which nobody else can.
+        was_read_only |= is_set_read_only(connection).await?;
+    }
     if recovers {
         let why = "the server still recovers, or is a standby: wait until it has been promoted";
         return Err(LedgerError::Unfit(why.into()));
@@ -122,19 +126,80 @@ async fn adopt_on(connection: &mut PgConnection) -> Result<Adopted> {
     let was = gates::ledger_id(connection).await?;
     let ledger = replace_id(connection, timeline).await?;
     if ledger.is_none() && !was_read_only {
-        let why = "the ledger was adopted already since its server was recovered";
-        return Err(LedgerError::Unfit(why.into()));
+        return Err(LedgerError::Unfit(format!(
+            "the ledger was adopted already since its server was recovered: it is {was} now"
+        )));
     }
+    let mut waits_for = Vec::new();
     if was_read_only {
-        open(connection).await?;
+        waits_for = others_to_adopt(connection, settings, timeline).await?;
+        if waits_for.is_empty() {
+            open(connection).await?;
+        }
     }
-    let was = ledger.map(|_| was);
     Ok(Adopted {
-        ledger: ledger.unwrap_or(gates::ledger_id(connection).await?),
-        was,
+        ledger: ledger.unwrap_or(was),
+        was: ledger.map(|_| was),
         timeline,
         was_read_only,
+        waits_for,
     })
+}
+
+/// Whether the server's settings say so, whatever they are for this session. For superusers.
+async fn is_set_read_only(connection: &mut PgConnection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_file_settings \
+        WHERE name = 'default_transaction_read_only' AND applied AND setting::bool)";
+    sqlx::query_scalar(sql).fetch_one(connection).await.map_err(unchanged)
+}
+
+/// Databases of the server with a ledger that has not been adopted on this timeline. They are on it under their old ids,
+/// and whoever uses them could write as soon as this one can be written to. Those that a drill has left are no ledger of
+/// anybody's.
+async fn others_to_adopt(
+    connection: &mut PgConnection,
+    settings: &LedgerSettings,
+    timeline: Option<i32>,
+) -> Result<Vec<String>> {
+    // A server that does not say its timeline cannot be asked which were adopted on it.
+    let Some(timeline) = timeline else { return Ok(Vec::new()) };
+    let sql = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate \
+        AND NOT starts_with(datname::text, 'windlass_drill_') ORDER BY 1";
+    let databases: Vec<String> =
+        sqlx::query_scalar(sql).fetch_all(&mut *connection).await.map_err(unchanged)?;
+    let mut found = Vec::new();
+    for database in databases {
+        let mut there = connect_to(settings, &database).await?;
+        let waits = waits(&mut there, timeline).await;
+        let _ = there.close().await;
+        if waits? {
+            found.push(database);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a database has a ledger, in whatever schema, that has not been adopted on this timeline.
+async fn waits(connection: &mut PgConnection, timeline: i32) -> Result<bool> {
+    let sql = "SELECT format('%I.%I', n.nspname, c.relname), EXISTS (SELECT FROM pg_attribute a \
+        WHERE a.attrelid = c.oid AND a.attname = 'adopted_timeline' AND NOT a.attisdropped) \
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+        JOIN pg_attribute l ON l.attrelid = c.oid AND l.attname = 'ledger_id' AND NOT l.attisdropped \
+        WHERE c.relname = 'meta' AND c.relkind = 'r'";
+    let tables: Vec<(String, bool)> =
+        sqlx::query_as(sql).fetch_all(&mut *connection).await.map_err(unchanged)?;
+    for (table, can_tell) in tables {
+        // An older build's cannot have been adopted; an empty one is no ledger.
+        let adopted = if can_tell { "adopted_timeline" } else { "NULL" };
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM {table} WHERE {adopted} IS DISTINCT FROM {timeline})"
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
+        if query.fetch_one(&mut *connection).await.map_err(unchanged)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Who uses the ledger. What rows say of workers and leaders of a read-only server is as old as what was recovered.
