@@ -9,6 +9,9 @@ use windlass_shared::model::time::Timestamp;
 
 use crate::binary::windlass;
 
+mod branches;
+mod instants;
+mod ledgers;
 mod scene;
 
 use scene::{
@@ -158,6 +161,9 @@ async fn damage_and_gaps_are_no_end_of_the_archive() {
     scene.config("identity.toml", &scene.key, Some(&stranger), scene.store());
     // A folder that is not mounted.
     scene.config("empty.toml", &scene.key, scene.identity.as_ref(), scene.at("empty"));
+    scene.make_folder("other/wal");
+    scene.config("other.toml", &scene.key, scene.identity.as_ref(), scene.at("other"));
+    scene.config("relative.toml", &scene.key, scene.identity.as_ref(), "store".into());
     std::fs::write(scene.at("file"), "x").expect("writable");
     scene.config("away.toml", &scene.key, scene.identity.as_ref(), scene.at("file/store"));
     let to = scene.at("fetched").display().to_string();
@@ -166,12 +172,15 @@ async fn damage_and_gaps_are_no_end_of_the_archive() {
     for (config, words) in [
         ("key.toml", "another key"),
         ("identity.toml", "somebody else"),
-        ("away.toml", "folder of backups"),
+        ("away.toml", "cannot look into"),
         ("none.toml", "none.toml"),
-        ("empty.toml", "holds nothing of this server"),
+        ("empty.toml", "is it mounted"),
+        ("other.toml", "holds nothing of this server"),
+        ("relative.toml", "must begin with a slash"),
     ] {
         said(&fetch(&scene, config, &last), 200, words);
     }
+    assert!(!scene.at("empty").exists(), "nothing is made where it would be mounted");
     said(
         &scene.run_with("key.toml", &["restore-base", &id, "--into-dir", &to, "--to-latest"]),
         1,
@@ -229,10 +238,19 @@ async fn the_same_may_be_archived_again_and_nothing_else_under_its_name() {
     let push = ["wal-push", &file];
     assert_eq!(scene.run(&push).code, 0, "{:?}", scene.run(&push));
     assert_eq!(std::fs::read(scene.wal(&name)).expect("a file"), there);
-    // One that the store has damaged is put anew.
+    scene.config("unmounted.toml", &scene.key, None, scene.at("unmounted"));
+    said(&scene.run_with("unmounted.toml", &push), 1, "is it mounted");
+    assert!(!scene.at("unmounted").exists(), "it would have gone to the disk below");
+    // One that the store has damaged is put anew, whatever is left of it.
     flip(&scene.wal(&name));
     assert_eq!(scene.run(&push).code, 0);
     assert_eq!(scene.run(&["wal-fetch", &name, &file]).code, 0);
+    for left in ["", "{\"format\":1", "no head at all\nand nothing else\n"] {
+        std::fs::write(scene.wal(&name), left).expect("writable");
+        said(&scene.run(&["wal-fetch", &name, &file]), 200, "is damaged");
+        assert_eq!(scene.run(&push).code, 0, "{left:?}");
+        assert_eq!(scene.run(&["wal-fetch", &name, &file]).code, 0);
+    }
 
     flip(Path::new(&file));
     said(&scene.run(&push), 1, "with other content");

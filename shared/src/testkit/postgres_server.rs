@@ -118,6 +118,8 @@ impl PostgresServer {
             run(self.program("createdb").args(self.address()).arg(TEMPLATE));
             let settings = LedgerSettings::new(self.url(TEMPLATE));
             Ledger::migrate(&settings).await.expect("the schema can be applied");
+            // It is nobody's ledger.
+            self.sql("postgres", &format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE true"));
         };
         self.template.get_or_init(make).await;
         let name = self.make_database(TEMPLATE);

@@ -35,6 +35,8 @@ impl Scene {
         let identity = encrypted.then(age::x25519::Identity::generate);
         server.sql("postgres", "CREATE ROLE plain LOGIN");
         let scene = Self { server, database, key, identity };
+        // Nothing makes the archive's folder by itself.
+        scene.make_folder("store/wal");
         let config =
             scene.config("config.toml", &scene.key, scene.identity.as_ref(), scene.store());
         let command = format!("{BINARY} backup wal-push --config {} %p", config.display());
@@ -44,6 +46,12 @@ impl Scene {
 
     pub(super) fn at(&self, name: &str) -> PathBuf {
         self.server.folder().join(name)
+    }
+
+    /// For the server's user.
+    pub(super) fn make_folder(&self, name: &str) {
+        let mut make = self.server.as_its_user(Path::new("mkdir"));
+        assert!(make.arg("-p").arg(self.at(name)).status().expect("mkdir").success());
     }
 
     pub(super) fn store(&self) -> PathBuf {

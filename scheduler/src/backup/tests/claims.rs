@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::backup::store::Store;
 
+/// Shorter than it takes until a claim is stale.
+const SOON: Duration = Duration::from_secs(60);
+
 fn other() -> String {
     uuid::Uuid::now_v7().to_string()
 }
@@ -80,10 +83,30 @@ async fn a_backup_that_waits_for_a_claim_can_be_stopped() {
     let scene = Scene::new(Sort::Sqlite).await;
     let store = Store::open(&scene.settings).unwrap();
     store.claim(&other()).await.unwrap();
-    let stop = CancellationToken::new();
+    let (stop, began) = (CancellationToken::new(), std::time::Instant::now());
     let (stopped, ()) = tokio::join!(create(&scene.settings, &scene.live, &silent, &stop), async {
         tokio::task::yield_now().await;
         stop.cancel();
     });
     assert!(matches!(stopped, Err(BackupError::Stopped)), "{stopped:?}");
+    assert!(began.elapsed() < SOON, "it has waited for the claim: {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_can_a_base_backup() {
+    let scene = Scene::new(Sort::Sqlite).await;
+    let server = PostgresServer::start_archiving();
+    server.sql("postgres", "ALTER SYSTEM SET archive_command = 'true'");
+    server.sql("postgres", "SELECT pg_reload_conf()");
+    let live = LedgerSettings::new(server.url(&server.database().await));
+    let store = Store::open(&scene.settings).unwrap().under("base");
+    store.claim(&other()).await.unwrap();
+    let (stop, began) = (CancellationToken::new(), std::time::Instant::now());
+    let making = crate::backup::wal::base::create(&scene.settings, &live, &silent, &stop);
+    let (stopped, ()) = tokio::join!(making, async {
+        tokio::task::yield_now().await;
+        stop.cancel();
+    });
+    assert!(matches!(stopped, Err(BackupError::Stopped)), "{stopped:?}");
+    assert!(began.elapsed() < SOON, "it has waited for the claim: {:?}", began.elapsed());
 }

@@ -187,3 +187,63 @@ impl Sink for Extract {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extract(folder: &Path, files: &[(&str, &[u8])]) -> Extract {
+        let mut extract = Extract::into(folder);
+        for (path, bytes) in files {
+            let bytes_of = Some(bytes.len() as u64);
+            extract.begin(&Entry { path: (*path).to_owned(), bytes: bytes_of }).unwrap();
+            extract.bytes(bytes).unwrap();
+            extract.end().unwrap();
+        }
+        extract
+    }
+
+    fn manifest(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let line = |(path, bytes): &(&str, &[u8])| {
+            serde_json::json!({
+                "Path": path, "Size": bytes.len(), "Checksum": hex(&Sha256::digest(bytes)),
+            })
+        };
+        let files: Vec<_> = files.iter().map(line).collect();
+        serde_json::json!({ "Files": files, "WAL-Ranges": [] }).to_string().into_bytes()
+    }
+
+    /// Goal: whenever a restore is killed, no server starts on what it leaves: the control file comes last.
+    #[test]
+    fn the_control_file_comes_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: [(&str, &[u8]); 2] = [(CONTROL, b"control"), ("PG_VERSION", b"15")];
+        std::fs::create_dir(folder.path().join("global")).unwrap();
+        let list = manifest(&files);
+        let extract = extract(folder.path(), &[files[0], files[1], (MANIFEST, &list)]);
+        let extracted = extract.check().unwrap();
+        let control = folder.path().join(CONTROL);
+        assert!(!control.exists() && folder.path().join("PG_VERSION").exists());
+        extracted.complete().unwrap();
+        assert_eq!(std::fs::read(control).unwrap(), b"control");
+    }
+
+    #[test]
+    fn what_is_missing_or_differs_is_refused() {
+        let there: [(&str, &[u8]); 2] = [(CONTROL, b"control"), ("PG_VERSION", b"15")];
+        let missing: [(&str, &[u8]); 3] = [there[0], there[1], ("base/1/1", b"")];
+        let differs: [(&str, &[u8]); 2] = [there[0], ("PG_VERSION", b"16")];
+        let longer: [(&str, &[u8]); 2] = [there[0], ("PG_VERSION", b"15 ")];
+        for (listed, what) in [
+            (&missing[..], "base/1/1 is missing"),
+            (&differs, "PG_VERSION differs"),
+            (&longer, "PG_VERSION differs"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let list = manifest(listed);
+            let extract = extract(folder.path(), &[there[0], there[1], (MANIFEST, &list)]);
+            let refused = extract.check().err().unwrap().to_string();
+            assert!(refused.contains(what), "{refused}");
+        }
+    }
+}

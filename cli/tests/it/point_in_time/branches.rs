@@ -1,0 +1,52 @@
+//! An archive with several timelines.
+
+use super::scene::{Scene, jobs, said, some};
+
+/// Goal: neither WAL that is missing before a timeline left, nor a history that is missing, is the end of anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_before_a_branch_is_a_gap() {
+    let mut scene = Scene::new(false).await;
+    let ledger = scene.open().await.expect("it opens");
+    let id = scene.base();
+    some(&ledger).await;
+    let last = scene.archive();
+    ledger.close().await;
+    assert_eq!(scene.restore(&id, "new", &["--to-latest"]).code, 0);
+    scene.replace("new");
+    scene.json(&["adopt", "--ledger", &scene.url()]);
+    std::fs::remove_file(scene.at("new/windlass.not-adopted")).expect("it is there");
+    let ledger = scene.open().await.expect("it opens");
+    some(&ledger).await;
+    let all = jobs(&ledger).await;
+    ledger.close().await;
+    let newest = scene.archive();
+    assert!(newest.starts_with("00000002"), "{newest}");
+
+    let (aside, to) = (scene.at("aside"), scene.at("fetched").display().to_string());
+    let along = |timeline| ["--to-latest", "--timeline", timeline];
+    // No later segment of the first timeline is there; but the second one left it later.
+    std::fs::rename(scene.wal(&last), &aside).expect("movable");
+    said(&scene.run(&["wal-fetch", &last, &to]), 200, "is missing in the archive");
+    for timeline in ["1", "2"] {
+        said(&scene.restore(&id, "no", &along(timeline)), 1, "is missing in the archive");
+    }
+    std::fs::rename(&aside, scene.wal(&last)).expect("movable");
+
+    let history = "00000002.history";
+    std::fs::rename(scene.wal(history), &aside).expect("movable");
+    said(&scene.run(&["wal-fetch", history, &to]), 200, "is missing in the archive");
+    for more in [&["--to-latest"][..], &along("1"), &along("2")] {
+        said(&scene.restore(&id, "no", more), 1, "00000002.history is missing");
+    }
+    said(&scene.run(&["base"]), 1, "wal-push pg_wal/00000002.history");
+    let again = format!("pg_wal/{history}");
+    assert_eq!(scene.run(&["wal-push", &again]).code, 0);
+    assert!(scene.wal(history).exists() && !scene.at("no").exists());
+    // What nobody has begun yet is not there, and that is all.
+    said(&scene.run(&["wal-fetch", "00000003.history", &to]), 1, "not in the archive");
+
+    assert_eq!(scene.restore(&id, "branch", &along("2")).code, 0);
+    scene.replace("branch");
+    let found = scene.server.sql(&scene.database, "SELECT count(*) FROM jobs");
+    assert_eq!(found, all.len().to_string());
+}
