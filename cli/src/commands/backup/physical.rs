@@ -37,8 +37,8 @@ Needs backup.store and backup.key, and backup.recipients where WAL is to be encr
 const FETCH_HELP: &str = "\
   restore_command = 'windlass backup wal-fetch --config /etc/windlass/backup.toml %f \"%p\"'
 
-Exit codes: 0 it was written; 1 it is not in the archive, and nothing after it; 200 whatever else is wrong, upon which \
-PostgreSQL stops and does not take the archive for ended.";
+Exit codes: 0 it was written; 1 it is not in the archive, and nothing says that it has been; 200 whatever else is wrong, \
+upon which PostgreSQL stops and does not take the archive for ended.";
 
 const RESTORE_HELP: &str = "\
 Run it as the user that the server will run as. The server must be of the version that was backed up.
