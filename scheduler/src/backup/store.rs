@@ -181,8 +181,8 @@ impl Store {
             return Ok(());
         };
         on_disk(move || {
-            let way = file.ancestors().take_while(|path| path.starts_with(&root));
-            way.into_iter().try_for_each(durable::sync)
+            let mut way = file.ancestors().take_while(|path| path.starts_with(&root));
+            way.try_for_each(durable::sync)
         })
         .await
     }

@@ -180,15 +180,15 @@ impl Run {
 fn time_of(record: &[u8]) -> Option<Timestamp> {
     let mut at = RECORD_HEADER;
     loop {
-        at += match record.get(at)? {
+        match record.get(at)? {
+            // Where it came from; of which transaction it is a part.
+            253 => at += 3,
+            252 => at += 5,
             // The data, with one byte or four that say its length.
             255 => break at += 2,
             254 => break at += 5,
-            // Where it came from; of which transaction it is a part.
-            253 => 3,
-            252 => 5,
             _ => return None,
-        };
+        }
     }
     let micros = i64::from_ne_bytes(field(record, at)?);
     Some(Timestamp::from_micros(micros.checked_add(EPOCH)?))
@@ -310,8 +310,8 @@ mod tests {
             let mut wal = Writer::new(&[]);
             while wal.raw.len() < 16 * BLOCK - kept {
                 let left = 16 * BLOCK - kept - wal.raw.len();
-                // Whole steps of 8, and a page's header where one begins.
-                wal.put(10, 0, &vec![1; if left > 400 { 104 } else { 0 }]);
+                // The last one, within the last page, fills it up to there.
+                wal.put(10, 0, &vec![1; if left > 400 { 104 } else { left - RECORD_HEADER }]);
             }
             let room = 16 * BLOCK - wal.raw.len();
             let record = wal.record(OF_TRANSACTIONS, 0, &ended(30));

@@ -40,8 +40,8 @@ pub(super) fn went_on(
     number: u64,
     segment_bytes: u64,
 ) -> bool {
-    let lefts = histories.values().flatten();
-    lefts.into_iter().any(|(parent, at)| *parent == timeline && at.0 / segment_bytes > number)
+    let mut left = histories.values().flatten();
+    left.any(|(parent, at)| *parent == timeline && at.0 / segment_bytes > number)
 }
 
 /// Timelines that began when there was an archive, and whose history is not in it: a server that asks for it would take
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_history_is_lost_where_its_timeline_began_in_the_archive() {
-        let of = |all: &[&str]| {
+        let of = |all: &[&str]| -> Vec<u32> {
             lost(&all.iter().map(|text| Name::parse(text).unwrap()).collect()).into_iter().collect()
         };
         let (one, two, three) = (

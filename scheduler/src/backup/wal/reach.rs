@@ -116,8 +116,11 @@ fn walk(
     let is_later = |name: &Name| {
         name.number(size).is_some_and(|later| later > number && name_of(later) == *name)
     };
+    // PostgreSQL goes back to no timeline that is older than what it has read.
+    let begun = reached.last().map_or(base.timeline, |last: &Name| last.timeline);
     let has_other = |(timeline, _): &(u32, u64)| {
-        *timeline < missing.timeline && names.contains(&Name::of(*timeline, number, size))
+        (begun..missing.timeline).contains(timeline)
+            && names.contains(&Name::of(*timeline, number, size))
     };
     let goes_on = names.iter().any(|name| name.is_segment() && is_later(name))
         || went_on(histories, missing.timeline, number, size)
@@ -176,6 +179,8 @@ mod tests {
         assert_eq!(walked(&path, &[(1, 2), (1, 3), (1, 4), (2, 5)]), (Some(3), Some(4)));
         assert_eq!(walked(&path, &[(1, 2), (1, 3), (1, 4)]), (Some(3), Some(4)));
         assert_eq!(walked(&path, &[(1, 2), (1, 3)]), (Some(3), None));
+        let both = [(1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (2, 4), (2, 5)];
+        assert_eq!(walked(&path, &both), (Some(5), None));
     }
 
     #[test]

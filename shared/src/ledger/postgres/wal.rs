@@ -149,7 +149,7 @@ async fn adopt_on(connection: &mut PgConnection, settings: &LedgerSettings) -> R
 /// Whether the server's settings say so, whatever they are for this session. For superusers.
 async fn is_set_read_only(connection: &mut PgConnection) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_file_settings \
-        WHERE name = 'default_transaction_read_only' AND applied AND setting::bool)";
+        WHERE name = 'default_transaction_read_only' AND applied AND setting IN ('on', 'true', 'yes', '1'))";
     sqlx::query_scalar(sql).fetch_one(connection).await.map_err(unchanged)
 }
 
@@ -195,7 +195,8 @@ async fn waits(connection: &mut PgConnection, timeline: i32) -> Result<bool> {
             "SELECT EXISTS (SELECT FROM {table} WHERE {adopted} IS DISTINCT FROM {timeline})"
         );
         let query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
-        if query.fetch_one(&mut *connection).await.map_err(unchanged)? {
+        let waits: bool = query.fetch_one(&mut *connection).await.map_err(unchanged)?;
+        if waits {
             return Ok(true);
         }
     }
