@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use windlass_shared::config::{BackupSettings, LedgerSettings};
-use windlass_shared::ledger::wal::{self as ledger, Server};
+use windlass_shared::ledger::wal::{self as ledger, Archiver, Server};
 use windlass_shared::model::id::LedgerId;
 use windlass_shared::model::time::Timestamp;
 
@@ -31,7 +31,8 @@ use crate::backup::{BackupError, Progress, pg};
 
 /// The format of manifests.
 const FORMAT: u32 = 1;
-/// Longest time without a byte: PostgreSQL then waits for a checkpoint, or for its archive, for too long.
+/// Longest time without a byte and without a file that was archived: PostgreSQL then waits for a checkpoint, or for its
+/// archive, for too long.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
 /// Longest of the files that are looked into.
 const KEPT_MAX: usize = 512 << 20;
@@ -271,14 +272,19 @@ async fn copy(
     let pumping = async move { running.pump(&out).await };
     let watching = async {
         let mut reader = Reader::new(Kept::default());
+        let mut archiver = server.archiver.clone();
         loop {
-            let next = tokio::time::timeout(SILENCE_MAX, chunks.recv()).await;
-            let next = next.map_err(|_| {
-                BackupError::Server(format!(
-                    "PostgreSQL sent nothing for {} s: see in its log whether archive_command works",
-                    SILENCE_MAX.as_secs()
-                ))
-            })?;
+            let Ok(next) = tokio::time::timeout(SILENCE_MAX, chunks.recv()).await else {
+                let now = ledger::look_at_server(from).await?.archiver;
+                if !goes_on(&archiver, &now) {
+                    return Err(BackupError::Server(format!(
+                        "PostgreSQL sent nothing for {} s: see in its log whether archive_command works",
+                        SILENCE_MAX.as_secs()
+                    )));
+                }
+                archiver = now;
+                continue;
+            };
             let Some(chunk) = next else { break };
             reader.feed(&chunk).map_err(BackupError::Decode)?;
             if to.send(chunk).await.is_err() {
@@ -289,6 +295,11 @@ async fn copy(
     };
     let (_, reader) = tokio::try_join!(pumping, watching).map_err(with_hint)?;
     reader.finish().map_err(BackupError::Decode)
+}
+
+/// Whether there is progress in what PostgreSQL waits for: it may have much to archive.
+fn goes_on(before: &Archiver, now: &Archiver) -> bool {
+    now.fails_at().is_none() && now.last_archived > before.last_archived
 }
 
 /// The one setting that nobody but a superuser can look up.
@@ -330,5 +341,21 @@ impl Sink for Kept {
 
     fn end(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archiving_goes_on_while_files_are_archived_and_the_latest_did_not_fail() {
+        let of = |archived: i64, failed: Option<i64>| Archiver {
+            last_archived: Some(Timestamp::from_millis(archived)),
+            last_failed: failed.map(|at| (Timestamp::from_millis(at), "x".to_owned())),
+        };
+        let before = of(5, Some(3));
+        assert!(goes_on(&before, &of(6, Some(3))));
+        assert!(!goes_on(&before, &of(5, Some(3))) && !goes_on(&before, &of(6, Some(7))));
     }
 }

@@ -26,6 +26,8 @@ use crate::backup::{BackupError, Progress};
 const SETTINGS: &str = "postgresql.auto.conf";
 /// Tells a server to recover when it starts.
 const SIGNAL: &str = "recovery.signal";
+/// There while a restore is under way. What else is in the folder is its, then.
+const RESTORING: &str = "windlass.restoring";
 /// What [`SETTINGS`] may have of an earlier recovery.
 const STALE: [&str; 4] =
     ["recovery_", "restore_command", "archive_cleanup_command", "default_transaction_read_only"];
@@ -86,6 +88,7 @@ pub async fn restore(
     let lines = lines(order, stop, &reach, base.timeline)?;
     // Once more: checking takes its time.
     look(order.into)?;
+    begin(order.into)?;
     let (dump, over) = parts.dump();
     let into = order.into.to_owned();
     let writing = tokio::task::spawn_blocking(move || write(&into, dump));
@@ -96,6 +99,7 @@ pub async fn restore(
         let extracted = written?.check()?;
         let what = format!("cannot write into {}", order.into.display());
         finish(order.into, &lines)
+            .and_then(|()| std::fs::remove_file(order.into.join(RESTORING)))
             .and_then(|()| extracted.complete())
             .map_err(BackupError::file(what))
     };
@@ -118,6 +122,20 @@ fn look(folder: &Path) -> Result<bool, BackupError> {
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(BackupError::file(format!("cannot read {}", folder.display()))(error)),
+    }
+}
+
+/// Makes the folder, and keeps a second restore out of it.
+fn begin(folder: &Path) -> Result<(), BackupError> {
+    match create_folder(folder).and_then(|()| create(&folder.join(RESTORING))) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let why = format!("something else is restored into {}", folder.display());
+            Err(BackupError::TargetNotEmpty(why))
+        }
+        Err(error) => {
+            Err(BackupError::file(format!("cannot write into {}", folder.display()))(error))
+        }
     }
 }
 
@@ -174,7 +192,6 @@ async fn stop_of(
 fn write(folder: &Path, mut dump: mpsc::Receiver<Bytes>) -> Result<Extract, BackupError> {
     let what = format!("cannot write into {}", folder.display());
     let mut write = || {
-        create_folder(folder)?;
         let mut reader = Reader::new(Extract::into(folder));
         while let Some(chunk) = dump.blocking_recv() {
             reader.feed(&chunk)?;
@@ -310,12 +327,21 @@ mod tests {
     }
 
     #[test]
+    fn of_two_restores_into_one_folder_one_leaves_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let into = folder.path().join("new");
+        begin(&into).unwrap();
+        assert!(matches!(begin(&into), Err(BackupError::TargetNotEmpty(_))));
+        assert!(matches!(look(&into), Err(BackupError::TargetNotEmpty(_))));
+    }
+
+    #[test]
     fn settings_of_an_earlier_recovery_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SETTINGS);
         std::fs::write(
             &path,
-            "work_mem = '8MB'\nrecovery_target_time = 'then'\nrestore_command = 'x'\n",
+            "work_mem = '8MB'\nrecovery_target_time = 'then'\nrestore_command = 'x'\narchive_cleanup_command = 'rm'\n",
         )
         .unwrap();
         finish(folder.path(), &["restore_command = 'y'".to_owned()]).unwrap();
