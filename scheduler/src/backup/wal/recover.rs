@@ -86,8 +86,6 @@ pub async fn restore(
     let (id, list) = (base.id.clone(), base.parts.clone());
     let parts = Parts::check(settings, store, id, list, base.encrypted, progress).await?;
     let lines = lines(order, stop, &reach, base.timeline)?;
-    // Once more: checking takes its time.
-    look(order.into)?;
     begin(order.into)?;
     let (dump, over) = parts.dump();
     let into = order.into.to_owned();
@@ -127,12 +125,19 @@ fn look(folder: &Path) -> Result<bool, BackupError> {
 
 /// Makes the folder, and keeps a second restore out of it.
 fn begin(folder: &Path) -> Result<(), BackupError> {
-    match create_folder(folder).and_then(|()| create(&folder.join(RESTORING))) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let why = format!("something else is restored into {}", folder.display());
-            Err(BackupError::TargetNotEmpty(why))
+    let mark = folder.join(RESTORING);
+    let taken = || {
+        let why = format!("something was put into {} meanwhile", folder.display());
+        Err(BackupError::TargetNotEmpty(why))
+    };
+    let count = || Ok(std::fs::read_dir(folder)?.count());
+    match create_folder(folder).and_then(|()| create(&mark)).and_then(|_| count()) {
+        Ok(1) => Ok(()),
+        Ok(_) => {
+            let _ = std::fs::remove_file(&mark);
+            taken()
         }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => taken(),
         Err(error) => {
             Err(BackupError::file(format!("cannot write into {}", folder.display()))(error))
         }
@@ -333,6 +338,10 @@ mod tests {
         begin(&into).unwrap();
         assert!(matches!(begin(&into), Err(BackupError::TargetNotEmpty(_))));
         assert!(matches!(look(&into), Err(BackupError::TargetNotEmpty(_))));
+        // The first one was over in between.
+        std::fs::rename(into.join(RESTORING), into.join("PG_VERSION")).unwrap();
+        assert!(matches!(begin(&into), Err(BackupError::TargetNotEmpty(_))));
+        assert!(!into.join(RESTORING).exists());
     }
 
     #[test]
