@@ -52,7 +52,7 @@ async fn there_and_back(encrypted: bool) {
     let failing =
         "SELECT failed_count > 0 FROM pg_stat_archiver WHERE last_failed_wal = '00000002.history'";
     until_sql(&scene, failing);
-    assert!(!scene.wal(history).exists());
+    assert!(!scene.wal(history).parent().expect("a folder").exists(), "of the new timeline");
 
     let url = scene.url();
     let adopt = ["adopt", "--ledger", &url];

@@ -158,8 +158,9 @@ pub async fn create(
     stop: &CancellationToken,
 ) -> Result<Base, BackupError> {
     let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
-    // Nothing can be archived before.
+    // Nothing can be archived before, nor where PostgreSQL's commands would not find it.
     store.make_part(WAL)?;
+    Store::open_part(settings, WAL)?;
     let store = store.under(BASES);
     let server = ledger::look_at_server(from).await?;
     server::allows(&server)?;

@@ -70,7 +70,7 @@ pub async fn restore(
     progress: Progress<'_>,
 ) -> Result<(Base, Reach), BackupError> {
     let was_there = look(order.into)?;
-    let (store, signer) = (Store::open(settings)?.under(BASES), Signer::of(settings)?);
+    let (store, signer) = (Store::open_part(settings, BASES)?, Signer::of(settings)?);
     let base = read(&store, &signer, order.id).await?;
     // It stays, and so does its WAL, while it is read.
     store.note_reader(&base.id).await;
