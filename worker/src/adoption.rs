@@ -104,6 +104,7 @@ impl Watch<'_> {
             self.report(&gate, Report::Present).await?;
         }
         let ledger = view.gate.map(|gate| gate.ledger);
+        self.ring.note_holds(ledger);
         self.adopt(ledger, self.adopted != Some(found)).await?;
         self.adopted = Some(found);
         if open.is_some() {

@@ -259,9 +259,9 @@ impl Attempt {
         self.unknown.store(true, Ordering::Release);
     }
 
-    /// Whether the job is known to be of another ledger than this.
-    pub(crate) fn is_foreign_to(&self, ledger: LedgerId) -> bool {
-        self.claim.ledger.is_some_and(|own| own != ledger)
+    /// Of which ledger the job is; `None`: not known.
+    pub(crate) fn ledger(&self) -> Option<LedgerId> {
+        self.claim.ledger
     }
 
     /// Whether the engine does not know the lease, as it said last.

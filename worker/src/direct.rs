@@ -109,10 +109,7 @@ impl Direct {
                 self.drop_all(ring, &batch);
                 Sent::Over
             }
-            Err(ReportError::WrongLedger) => {
-                self.forget_foreign(ring, &batch);
-                Sent::Over
-            }
+            Err(ReportError::WrongLedger) => self.send_home(ring, batch),
             // One of them may be what the API cannot take: it must not hold up the others.
             Err(error) if is_about_content(&error) => self.send_singly(ring, batch).await,
             Err(error) => {
@@ -171,15 +168,22 @@ impl Direct {
         self.reporter.record(ledger, outcomes).await
     }
 
-    /// The ledger was replaced since: it holds their jobs as of before, or not at all.
-    fn forget_foreign(&mut self, ring: &ShardRing, batch: &[Replay]) {
+    /// The API has another ledger than the one that these are of. If it is not just one replica of it, that holds their
+    /// jobs as of before, or not at all.
+    fn send_home(&mut self, ring: &ShardRing, batch: Vec<Replay>) -> Sent {
+        self.crew.home.ask();
+        let ledger = batch.first().and_then(|first| first.done.ledger);
+        if !ledger.is_some_and(|ledger| self.crew.home.disowns(ledger, ring.holds())) {
+            ring.put_back(batch);
+            return Sent::Away;
+        }
         let outcomes = batch.len();
         tracing::error!(queue = %ring.shard.queue, outcomes, "wrong_ledger: the API has another ledger than the one that these outcomes are of; they are dropped");
         metrics::counter!("windlass_direct_outcomes_total", "reply" => "foreign")
             .increment(outcomes as u64);
-        self.crew.home.ask();
         self.lost += batch.iter().filter(|replay| replay.then == Then::Abandoned).count();
-        ring.replayed(batch, false);
+        ring.replayed(&batch, false);
+        Sent::Over
     }
 
     /// Settles at the engine once more what asks for it, and notes that all are over.

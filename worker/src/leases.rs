@@ -8,6 +8,8 @@ use windlass_shared::engine::{Held, ShardId};
 use windlass_shared::model::id::{JobId, LedgerId};
 
 use crate::attempt::{Attempt, StopReason};
+use crate::home::Home;
+use crate::ring::Rings;
 
 /// The table. Its lock is held for moments, by the claimer, the acker and the keeper.
 #[derive(Default)]
@@ -59,16 +61,22 @@ impl Leases {
         ledger: Option<LedgerId>,
         all: bool,
     ) -> Vec<Arc<Attempt>> {
-        let is_foreign = |attempt: &Attempt| ledger.is_some_and(|id| attempt.is_foreign_to(id));
+        let is_foreign = |attempt: &Attempt| {
+            ledger.is_some_and(|id| attempt.ledger().is_some_and(|own| own != id))
+        };
         let held = self.lock();
         let found = held.values().filter(|attempt| is_to_adopt(attempt, shard, all));
         found.filter(|attempt| !is_foreign(attempt)).cloned().collect()
     }
 
-    /// Gives up the jobs that are known to be of another ledger than this, and tells their attempts to stop; how many.
-    pub(crate) fn stop_foreign(&self, ledger: LedgerId) -> usize {
+    /// Gives up the jobs of ledgers that are not the API's any more, and tells their attempts to stop; how many.
+    pub(crate) fn stop_disowned(&self, home: &Home, rings: &Rings) -> usize {
+        let is_disowned = |attempt: &Attempt| {
+            let holds = rings.get(&attempt.shard).and_then(|ring| ring.holds());
+            attempt.ledger().is_some_and(|ledger| home.disowns(ledger, holds))
+        };
         let mut stopped = 0;
-        for attempt in self.lock().values().filter(|attempt| attempt.is_foreign_to(ledger)) {
+        for attempt in self.lock().values().filter(|attempt| is_disowned(attempt)) {
             if attempt.lose() {
                 stopped += 1;
             }
@@ -144,7 +152,13 @@ mod tests {
         assert!(adopted.iter().all(|attempt| attempt.held != foreign.held));
         assert_eq!(leases.to_adopt(&shard, None, true).len(), 3, "a shard that has no gate");
 
-        assert_eq!((leases.stop_foreign(one), leases.stop_foreign(one)), (1, 0));
+        let (home, rings) = (Home::default(), Rings::new(std::iter::once((*shard).clone())));
+        let stopped = || leases.stop_disowned(&home, &rings);
+        home.note(Some(other));
+        home.note(Some(one));
+        assert_eq!(stopped(), 0, "it may be the API's still");
+        rings.get(&shard).unwrap().note_holds(Some(one));
+        assert_eq!((stopped(), stopped()), (1, 0));
         assert!(foreign.is_lost() && foreign.stop.reason() == Some(StopReason::LeaseLost));
         assert!([&ours, &unsaid].iter().all(|it| !it.is_lost() && it.stop.reason().is_none()));
     }

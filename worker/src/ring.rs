@@ -110,6 +110,7 @@ impl Rings {
                 shard: Arc::new(shard.clone()),
                 turn: tokio::sync::Mutex::new(()),
                 state: Mutex::default(),
+                holds: Mutex::default(),
                 room: Arc::clone(&room),
                 alarm: Notify::new(),
                 replays: Arc::clone(&replays),
@@ -175,6 +176,8 @@ pub(crate) struct ShardRing {
     /// Held while a settle is under way until its answer is noted, and while leases are adopted: see `adoption`.
     pub(crate) turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    /// Of which ledger its jobs are, as it said last.
+    holds: Mutex<Option<LedgerId>>,
     room: Arc<Room>,
     alarm: Notify,
     replays: Arc<Notify>,
@@ -349,6 +352,16 @@ impl ShardRing {
     /// Settles that the engine never answered, were given up, and are not in the ledger yet.
     pub(crate) fn abandoned(&self) -> usize {
         self.lock().abandoned
+    }
+
+    /// Of which ledger the shard's jobs are, as it said last.
+    pub(crate) fn holds(&self) -> Option<LedgerId> {
+        *self.holds.lock().expect("nobody panics while holding it")
+    }
+
+    /// Notes of which ledger the shard's jobs are.
+    pub(crate) fn note_holds(&self, ledger: Option<LedgerId>) {
+        *self.holds.lock().expect("nobody panics while holding it") = ledger;
     }
 
     /// Says that the gate is to be looked at.

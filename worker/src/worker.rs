@@ -180,7 +180,7 @@ impl Worker {
             is_aside: self.is_aside,
             stop: stop_claiming.clone(),
         };
-        let pump = self.pump(id, crew, &leases, drain.clone());
+        let pump = self.pump(id, crew, (&leases, &rings), drain.clone());
         let (name, stop) = (self.settings.name.clone(), stop_runtime.clone());
         let runtime =
             tokio::spawn(async move { runtime::run(&name, starts_rx, executor, stop).await });
@@ -249,7 +249,7 @@ impl Worker {
         &self,
         id: WorkerId,
         crew: Arc<Crew>,
-        leases: &Arc<Leases>,
+        (leases, rings): (&Arc<Leases>, &Arc<Rings>),
         drain: CancellationToken,
     ) -> Pump {
         let beat = Beat {
@@ -263,8 +263,8 @@ impl Worker {
             running: 0,
             started_at: Clock::System.now(),
         };
-        let leases = Arc::clone(leases);
-        Pump { reporter: Arc::clone(&self.reporter), crew, beat, leases, drain }
+        let (leases, rings) = (Arc::clone(leases), Arc::clone(rings));
+        Pump { reporter: Arc::clone(&self.reporter), crew, beat, leases, rings, drain }
     }
 }
 

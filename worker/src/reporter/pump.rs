@@ -12,6 +12,7 @@ use crate::leases::Leases;
 use crate::pause::Pause;
 use crate::reporter::buffer::Parcel;
 use crate::reporter::{Beat, Report, ReportError, SharedReporter};
+use crate::ring::Rings;
 
 /// A worker says this often that it is alive.
 const BEAT_EVERY: Duration = Duration::from_secs(10);
@@ -30,6 +31,7 @@ pub(crate) struct Pump {
     pub(crate) beat: Beat,
     /// Of the jobs running now.
     pub(crate) leases: Arc<Leases>,
+    pub(crate) rings: Arc<Rings>,
     /// Fired when an operator wants the worker to take nothing new.
     pub(crate) drain: CancellationToken,
 }
@@ -128,13 +130,20 @@ impl Pump {
         }
     }
 
-    /// What is under way of another ledger than the API's is stopped: its end would be taken by nobody.
+    /// What is under way of a ledger that is not the API's any more is stopped: its end would be taken by nobody.
     fn note_home(&self, ledger: Option<LedgerId>) {
         let before = self.crew.home.note(ledger);
         if let (Some(before), Some(ledger)) = (before, ledger) {
-            let stopped = self.leases.stop_foreign(ledger);
+            tracing::error!(%before, now = %ledger, "wrong_ledger: the API has another ledger than before; its jobs are taken from now on");
+        }
+        // Each time: a claim that was under way brings some later.
+        let stopped = self.leases.stop_disowned(&self.crew.home, &self.rings);
+        if stopped > 0 {
             metrics::counter!("windlass_lease_lost_total").increment(stopped as u64);
-            tracing::error!(%before, now = %ledger, stopped, "wrong_ledger: the API has another ledger than before; its jobs are taken from now on, those of the other are stopped");
+            tracing::error!(
+                stopped,
+                "wrong_ledger: jobs of a ledger that is not the API's any more are stopped"
+            );
         }
     }
 

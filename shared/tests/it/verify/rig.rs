@@ -218,7 +218,25 @@ impl Rig {
 
     /// Verifies while the worker adopts.
     pub async fn verify_with(&self, mine: &[Mine]) {
-        let (verified, ()) = tokio::join!(self.verify(), self.adopt_and_report(mine));
+        // A verification that begins anew, since somebody else has begun one, is reported to anew.
+        let reporting = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(1));
+            let mut reported = None;
+            loop {
+                pace.tick().await;
+                let view = self.life.engine().gate(&self.shard).await.unwrap();
+                let shut = view.gate.filter(|gate| gate.process.is_none());
+                let generation = shut.map(|gate| gate.generation);
+                if generation.is_some() && generation != reported {
+                    self.adopt_and_report(mine).await;
+                    reported = generation;
+                }
+            }
+        };
+        let verified = tokio::select! {
+            verified = self.verify() => verified,
+            () = reporting => unreachable!("it does not end"),
+        };
         assert!(matches!(verified, Verified::Opened { missing: 0, .. }), "{verified:?}");
     }
 

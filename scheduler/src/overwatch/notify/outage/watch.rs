@@ -49,6 +49,8 @@ pub(super) struct Watch {
     /// Of the latest look that is known.
     epoch: Epoch,
     looked_at: Timestamp,
+    /// Times that the ledger was away since this epoch began: a leader that comes back in time keeps its epoch.
+    aways: u64,
     away: Condition,
     absent: Condition,
     alerts: Vec<Alert>,
@@ -70,6 +72,7 @@ impl Watch {
             bounds,
             epoch: Epoch(0),
             looked_at: Timestamp::default(),
+            aways: 0,
             away: Condition::default(),
             absent: Condition::default(),
             alerts: Vec::new(),
@@ -89,6 +92,9 @@ impl Watch {
     /// Takes in what was seen at `at`, which is `now` by the process's clock.
     pub(super) fn see(&mut self, sight: Sight, at: Instant, now: Timestamp) {
         if let Sight::Looked { epoch, at, .. } = sight {
+            if epoch != self.epoch {
+                self.aways = 0;
+            }
             (self.epoch, self.looked_at) = (epoch, at);
         }
         let is_away = matches!(sight, Sight::Away);
@@ -102,8 +108,9 @@ impl Watch {
             Change::None => {}
             Change::Opened(since) => {
                 let message = format!("scheduler {} has no answer from the ledger", self.scheduler);
-                let key = i64::try_from(self.epoch.0).unwrap_or(i64::MAX);
+                let key = (self.epoch.0, self.aways);
                 let id = self.open(LEDGER_AWAY, Severity::Critical, message, key, since, now);
+                self.aways += 1;
                 self.away.open = Some(id);
             }
             Change::Ended(id) => self.end(id, now),
@@ -114,7 +121,7 @@ impl Watch {
                 let (name, since) = (&self.scheduler, self.looked_at);
                 let message =
                     format!("scheduler {name} sees that nobody looks at the installation");
-                let key = since.micros();
+                let key = (since.micros().unsigned_abs(), 0);
                 let id = self.open(LEADER_ABSENT, Severity::Warning, message, key, since, now);
                 self.absent.open = Some(id);
             }
@@ -128,14 +135,15 @@ impl Watch {
         code: &str,
         severity: Severity,
         message: String,
-        key: i64,
+        key: (u64, u64),
         since: Timestamp,
         now: Timestamp,
     ) -> AlertId {
         let mut hash = Sha256::new();
         hash.update(self.ledger.as_bytes());
         hash.update(code.as_bytes());
-        hash.update(key.to_be_bytes());
+        hash.update(key.0.to_be_bytes());
+        hash.update(key.1.to_be_bytes());
         let digest = hash.finalize();
         let bytes = digest.first_chunk().expect("a digest has 32 bytes");
         let id = AlertId::from_uuid(uuid::Builder::from_custom_bytes(*bytes).into_uuid());
@@ -290,6 +298,12 @@ mod tests {
             let next = if matches!(sight, Sight::Away) { sight } else { looked(2, false) };
             first.sees(next, 61);
             assert_ne!(first.watch.alerts()[1].id, id);
+            if matches!(sight, Sight::Away) {
+                // The leader has come back in time, and leads on.
+                let id = first.watch.alerts()[1].id;
+                first.sees(looked(2, true), 31).sees(sight, 61);
+                assert_ne!(first.watch.alerts()[2].id, id);
+            }
         }
     }
 }
