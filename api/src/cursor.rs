@@ -39,15 +39,40 @@ impl CursorKey {
         text: &str,
     ) -> Result<Vec<u8>, ApiError> {
         use subtle::ConstantTimeEq as _;
-        let wrong = || ApiError::new(Code::InvalidCursor, "not a cursor of this list");
         if text.len() > TEXT_MAX {
-            return Err(wrong());
+            return Err(not_one());
         }
-        let mut bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
-        let split = bytes.len().checked_sub(SIGNATURE_LEN).ok_or_else(wrong)?;
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| not_one())?;
+        let split = bytes.len().checked_sub(SIGNATURE_LEN).ok_or_else(not_one)?;
         let given = bytes.split_off(split);
         let expected = self.signature(namespace, scope, &bytes);
-        if bool::from(given.ct_eq(&expected)) { Ok(bytes) } else { Err(wrong()) }
+        if bool::from(given.ct_eq(&expected)) { Ok(bytes) } else { Err(not_one()) }
+    }
+
+    /// As [`Self::open`], of a list whose positions are `N` bytes long.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_bytes<const N: usize>(
+        &self,
+        namespace: &Namespace,
+        scope: &str,
+        text: &str,
+    ) -> Result<[u8; N], ApiError> {
+        self.open(namespace, scope, text)?.try_into().map_err(|_| not_one())
+    }
+
+    /// As [`Self::open`], of a list whose positions are names.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_name(
+        &self,
+        namespace: &Namespace,
+        scope: &str,
+        text: &str,
+    ) -> Result<String, ApiError> {
+        String::from_utf8(self.open(namespace, scope, text)?).map_err(|_| not_one())
     }
 
     fn signature(
@@ -66,6 +91,11 @@ impl CursorKey {
         let full = mac.finalize().into_bytes();
         full[..SIGNATURE_LEN].try_into().expect("a SHA-256 is longer than the signature")
     }
+}
+
+/// 422 for a cursor that is none of the list.
+pub fn not_one() -> ApiError {
+    ApiError::new(Code::InvalidCursor, "not a cursor of this list")
 }
 
 #[cfg(test)]

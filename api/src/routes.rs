@@ -1,7 +1,10 @@
 //! Every route, mounted once for the router and for its documentation.
 
-use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -32,6 +35,15 @@ pub mod system;
 pub mod system_health;
 pub mod workers;
 pub mod workflows;
+
+/// An answer that says where what it shows is found.
+fn located(status: StatusCode, location: &str, view: impl Serialize) -> Response {
+    let mut response = (status, Json(view)).into_response();
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
 
 /// The calls that need a key.
 pub fn api() -> OpenApiRouter<App> {

@@ -3,11 +3,12 @@
 use axum::Json;
 use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use windlass_shared::ledger::{JobFilter, Operation};
 use windlass_shared::lifecycle::Action;
 use windlass_shared::model::id::OperationId;
 
+use super::located;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::claims::{self, Key};
@@ -82,11 +83,7 @@ pub async fn start(
 /// 202 with where to follow it.
 fn accepted(operation: Operation) -> Response {
     let location = format!("/v1/operations/{}", operation.id);
-    let mut response = (StatusCode::ACCEPTED, Json(OperationView::from(operation))).into_response();
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
+    located(StatusCode::ACCEPTED, &location, OperationView::from(operation))
 }
 
 /// Get an operation

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::{OriginalUri, State};
-use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::json;
 use windlass_shared::ledger::{Accepted, Submission, SubmitOutcome};
 use windlass_shared::model::backup::{CREATE, DRILL, RESTORE, job_spec};
@@ -12,6 +12,7 @@ use windlass_shared::model::job::{NewJob, OnConflict, Unique, Value};
 use windlass_shared::model::name::{Namespace, QueueName};
 
 use super::jobs::{idempotency, key_reused, refusal};
+use super::located;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::claims;
@@ -175,11 +176,7 @@ fn gone() -> ApiError {
 
 fn created(view: JobView) -> Response {
     let location = format!("/v1/jobs/{}", view.id());
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
+    located(StatusCode::CREATED, &location, view)
 }
 
 /// List backups
@@ -204,11 +201,7 @@ pub async fn list_backups(
     params.finish()?;
     let namespace = Namespace::system();
     let before = match cursor {
-        Some(text) => {
-            let bytes = app.cursors.open(&namespace, SCOPE, &text)?;
-            let not_one = |_| ApiError::new(Code::InvalidCursor, "not a cursor of this list");
-            Some(BackupId::from_bytes(bytes.try_into().map_err(not_one)?))
-        }
+        Some(text) => Some(BackupId::from_bytes(app.cursors.open_bytes(&namespace, SCOPE, &text)?)),
         None => None,
     };
     let found = app.life.ledger().backups(before, limit).await?;

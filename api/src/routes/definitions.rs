@@ -109,10 +109,7 @@ pub async fn list_definitions(
     let cursor = params.one("cursor");
     params.finish()?;
     let after = match cursor {
-        Some(text) => {
-            let bytes = app.cursors.open(&caller.namespace, SCOPE, &text)?;
-            Some(String::from_utf8(bytes).map_err(|_| not_a_cursor())?)
-        }
+        Some(text) => Some(app.cursors.open_name(&caller.namespace, SCOPE, &text)?),
         None => None,
     };
     let namespace = &caller.namespace;
@@ -121,10 +118,6 @@ pub async fn list_definitions(
     let next_cursor = last.map(|last| app.cursors.seal(namespace, SCOPE, last.name.as_bytes()));
     let items = found.into_iter().map(DefinitionView::listed).collect();
     Ok(Json(Page { items, next_cursor }))
-}
-
-fn not_a_cursor() -> ApiError {
-    ApiError::new(Code::InvalidCursor, "not a cursor of this list")
 }
 
 /// Get a definition
@@ -168,9 +161,7 @@ pub async fn list_versions(
     let scope = format!("{SCOPE}\u{1f}{name}");
     let before = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(&caller.namespace, &scope, &text)?;
-            let bytes = <[u8; 4]>::try_from(bytes.as_slice()).map_err(|_| not_a_cursor())?;
-            Some(u32::from_be_bytes(bytes))
+            Some(u32::from_be_bytes(app.cursors.open_bytes(&caller.namespace, &scope, &text)?))
         }
         None => None,
     };

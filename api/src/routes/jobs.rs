@@ -1,17 +1,18 @@
 //! `POST /v1/jobs`: one job.
 
-use axum::Json;
 use axum::extract::{OriginalUri, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sha2::{Digest, Sha256};
 use windlass_shared::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::Job;
 
+use super::located;
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims;
 use crate::error::{ApiError, Code};
 use crate::extract::{self, NoParams, ONE_JOB, RawBody};
 use crate::observe::RequestContext;
@@ -117,14 +118,8 @@ fn view_of(job: Job, large: Option<Bytes>) -> JobView {
 
 fn created(view: JobView, replayed: bool) -> Response {
     let location = format!("/v1/jobs/{}", view.id());
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    if replayed {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    response
+    let response = located(StatusCode::CREATED, &location, view);
+    if replayed { claims::replayed(response) } else { response }
 }
 
 async fn existing(

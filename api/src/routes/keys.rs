@@ -168,10 +168,7 @@ pub async fn list_keys(
     params.finish()?;
     let after = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(&caller.namespace, SCOPE, &text)?;
-            let id = <[u8; 16]>::try_from(bytes.as_slice())
-                .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
-            Some(KeyId::from_bytes(id))
+            Some(KeyId::from_bytes(app.cursors.open_bytes(&caller.namespace, SCOPE, &text)?))
         }
         None => None,
     };

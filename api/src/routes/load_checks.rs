@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use windlass_shared::ledger::{Accepted, Changed, Refused, Submission, SubmitOutcome};
 use windlass_shared::lifecycle::Cancelled;
 use windlass_shared::model::id::JobId;
@@ -13,6 +13,7 @@ use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Span;
 
 use super::jobs::{idempotency, key_reused, refusal};
+use super::located;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::claims;
@@ -120,11 +121,7 @@ fn job_of(plan: &Plan) -> Result<NewJob, ApiError> {
 
 fn created(view: LoadCheckView) -> Response {
     let location = format!("/v1/load-checks/{}", view.id());
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
+    located(StatusCode::CREATED, &location, view)
 }
 
 /// The job of a check.
@@ -161,11 +158,7 @@ pub async fn list_load_checks(
     params.finish()?;
     let namespace = Namespace::system();
     let before = match cursor {
-        Some(text) => {
-            let bytes = app.cursors.open(&namespace, SCOPE, &text)?;
-            let not_one = |_| ApiError::new(Code::InvalidCursor, "not a cursor of this list");
-            Some(JobId::from_bytes(bytes.try_into().map_err(not_one)?))
-        }
+        Some(text) => Some(JobId::from_bytes(app.cursors.open_bytes(&namespace, SCOPE, &text)?)),
         None => None,
     };
     let found = app.life.ledger().load_checks(before, limit).await?;

@@ -52,9 +52,7 @@ pub async fn list_queues(
     params.finish()?;
     let after = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(&caller.namespace, SCOPE, &text)?;
-            let name = String::from_utf8(bytes)
-                .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
+            let name = app.cursors.open_name(&caller.namespace, SCOPE, &text)?;
             Some(QueueCursor::behind(&caller.namespace, &name))
         }
         None => None,

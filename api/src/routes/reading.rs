@@ -9,7 +9,7 @@ use windlass_shared::model::time::Span;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::{ApiError, Code};
+use crate::error::ApiError;
 use crate::extract::{Id, NoParams, Params};
 use crate::requests::filter::{self, FilterParams};
 use crate::resume;
@@ -46,10 +46,7 @@ pub async fn list_jobs(
     let scope = filter::scope(&filter);
     let before = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(&caller.namespace, &scope, &text)?;
-            let id = <[u8; 16]>::try_from(bytes.as_slice())
-                .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
-            Some(JobId::from_bytes(id))
+            Some(JobId::from_bytes(app.cursors.open_bytes(&caller.namespace, &scope, &text)?))
         }
         None => None,
     };

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::{OriginalUri, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use windlass_shared::ledger::Paused;
 use windlass_shared::ledger::schedules::Schedule;
 use windlass_shared::lifecycle::schedule::{NewSchedule, Scheduled};
@@ -14,6 +14,7 @@ use windlass_shared::model::id::ScheduleId;
 use windlass_shared::model::name::{Namespace, ScheduleName};
 use windlass_shared::model::time::Timestamp;
 
+use super::located;
 use super::workflows::documents::bounded;
 use crate::app::App;
 use crate::auth::Caller;
@@ -72,10 +73,8 @@ pub async fn create_schedule(
         key.note_done(&app, namespace).await;
     }
     tracing::info!(schedule = %name, by = %caller.name, replayed, "a schedule was made");
-    let mut response = (StatusCode::CREATED, Json(ScheduleView::from(made))).into_response();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/schedules/{name}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
+    let view = ScheduleView::from(made);
+    let response = located(StatusCode::CREATED, &format!("/v1/schedules/{name}"), view);
     Ok(if replayed { claims::replayed(response) } else { response })
 }
 
@@ -168,12 +167,10 @@ pub async fn list_schedules(
     let cursor = params.one("cursor");
     params.finish()?;
     let namespace = &caller.namespace;
-    let not_one = || ApiError::new(Code::InvalidCursor, "not a cursor of this list");
     let after = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(namespace, SCOPE, &text)?;
-            let name = String::from_utf8(bytes).map_err(|_| not_one())?;
-            Some(name.parse::<ScheduleName>().map_err(|_| not_one())?)
+            let name = app.cursors.open_name(namespace, SCOPE, &text)?;
+            Some(name.parse::<ScheduleName>().map_err(|_| crate::cursor::not_one())?)
         }
         None => None,
     };

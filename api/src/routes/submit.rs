@@ -8,7 +8,7 @@ use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -18,9 +18,10 @@ use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{JobState, NewJob};
 use windlass_shared::model::name::{Namespace, QueueName};
 
-use super::jobs::{REPLAYED, idempotency, key_reused, origin, refusal};
+use super::jobs::{idempotency, key_reused, origin, refusal};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims;
 use crate::error::{ApiError, Code, FieldError};
 use crate::extract::{self, MANY, MediaType, Params, RawBody};
 use crate::observe::RequestContext;
@@ -121,11 +122,8 @@ pub async fn submit_batch(
     };
     let rejected = items.iter().filter(|item| item.error.is_some()).count();
     let result = BatchResult { accepted: total - rejected, rejected, results: items };
-    let mut response = (StatusCode::OK, Json(result)).into_response();
-    if replayed {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    let response = (StatusCode::OK, Json(result)).into_response();
+    Ok(if replayed { claims::replayed(response) } else { response })
 }
 
 fn empty_item(index: usize) -> BatchItem {

@@ -2,19 +2,21 @@
 
 use axum::Json;
 use axum::extract::{OriginalUri, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use windlass_shared::ledger::runs::{CreateOutcome, Run};
 use windlass_shared::lifecycle::workflow::Order;
 use windlass_shared::model::id::WorkflowId;
 use windlass_shared::model::workflow::WorkflowSpec;
 
-use super::jobs::{REPLAYED, idempotency, key_reused};
+use super::jobs::{idempotency, key_reused};
+use super::located;
 use crate::app::App;
 use crate::auth::Caller;
+use crate::claims;
 use crate::error::{ApiError, Code, FieldError};
 use crate::extract::{self, DOCUMENT, Id, NoParams, Params, RawBody};
 use crate::observe::RequestContext;
@@ -171,14 +173,8 @@ async fn existing(
     })?;
     let view = reading::view(app, run).await?;
     let location = format!("/v1/workflows/{}", view.id());
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    if replayed {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    let response = located(StatusCode::CREATED, &location, view);
+    Ok(if replayed { claims::replayed(response) } else { response })
 }
 
 /// List runs
@@ -204,9 +200,7 @@ pub async fn list_workflows(
     params.finish()?;
     let before = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(&caller.namespace, &query.scope, &text)?;
-            let id = <[u8; 16]>::try_from(bytes.as_slice())
-                .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
+            let id = app.cursors.open_bytes(&caller.namespace, &query.scope, &text)?;
             Some(WorkflowId::from_bytes(id))
         }
         None => None,

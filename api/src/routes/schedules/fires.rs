@@ -49,9 +49,7 @@ pub async fn list_fires(
     let (namespace, scope) = (&caller.namespace, format!("fires\u{1f}{}", schedule.id));
     let before = match cursor {
         Some(text) => {
-            let bytes = app.cursors.open(namespace, &scope, &text)?;
-            let micros = <[u8; 8]>::try_from(bytes.as_slice())
-                .map_err(|_| ApiError::new(Code::InvalidCursor, "not a cursor of this list"))?;
+            let micros = app.cursors.open_bytes(namespace, &scope, &text)?;
             Some(Timestamp::from_micros(i64::from_be_bytes(micros)))
         }
         None => None,
