@@ -1,24 +1,37 @@
-//! Work that submitters shape, on threads of its own: bounded in time, in number and in stack.
+//! Work that submitters shape, on threads of its own: bounded in processor time, in number and in stack.
+//!
+//! The time of a clock on the wall would blame the work for what others do on a busy machine, and a check that took too
+//! long ends a step for good.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
-/// Longest time that a caller waits for one piece of work.
+mod processor;
+
+/// Longest processor time of one piece of work. Where the system does not tell it (it is read on Linux), time passed
+/// counts.
 pub const TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for a place.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// A caller waits so many times the processor time that its work may use.
+const BUSY_FACTOR: u32 = 10;
+/// Shortest time between two looks at what a thread has used, of which the system counts hundredths of a second.
+const LOOK: Duration = Duration::from_millis(10);
 /// Expressions and schemas may nest; the default stack of a thread is too small for the deepest.
 pub(super) const STACK_BYTES: usize = 16 << 20;
 
 /// Why work yielded nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfinished {
-    /// No place came free in time, or no thread could be started: nothing was done.
+    /// No place came free in time, no thread could be started, or the machine was too busy to give it its time: try again
+    /// later.
     #[error("too many checks at once")]
     Crowded,
-    /// It took longer than it may, and goes on without anybody listening.
+    /// It used more time than it may, and goes on without anybody listening.
     #[error("the check took too long")]
     TooSlow,
     /// It panicked.
@@ -26,7 +39,7 @@ pub enum Unfinished {
     Broke,
 }
 
-/// Runs `work` on a thread of its own, for at most [`TIME_MAX`]. It holds the places until its end, which cannot be
+/// Runs `work` on a thread of its own, for at most [`TIME_MAX`] of processor time. It holds the places until its end, which cannot be
 /// brought about from outside. May be dropped; the work then runs on.
 ///
 /// # Errors
@@ -56,11 +69,14 @@ where
         return std::panic::catch_unwind(work).map_err(|_| Unfinished::Broke);
     }
     let (answer_tx, answer) = oneshot::channel();
+    let thread = Arc::new(OnceLock::new());
+    let own = Arc::clone(&thread);
     let spawned = std::thread::Builder::new()
         .name("windlass-check".into())
         .stack_size(STACK_BYTES)
         .spawn(move || {
             let _places = places;
+            let _ = own.set(processor::this_thread());
             // Nobody waits any more when it took too long.
             let _ = answer_tx.send(work());
         });
@@ -68,10 +84,39 @@ where
         tracing::warn!(%error, "no thread for a check");
         return Err(Unfinished::Crowded);
     }
-    match tokio::time::timeout(limit, answer).await {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(_)) => Err(Unfinished::Broke),
-        Err(_) => Err(Unfinished::TooSlow),
+    wait(limit, answer, || match thread.get() {
+        Some(thread) => processor::used_by(*thread),
+        None => Some(Duration::ZERO),
+    })
+    .await
+}
+
+/// The answer, as long as the thread has `used` less than the limit; `None`: nobody knows.
+async fn wait<T>(
+    limit: Duration,
+    mut answer: oneshot::Receiver<T>,
+    used: impl Fn() -> Option<Duration>,
+) -> Result<T, Unfinished> {
+    let started = Instant::now();
+    let mut left = limit;
+    loop {
+        match tokio::time::timeout(left, &mut answer).await {
+            Ok(Ok(result)) => return Ok(result),
+            Ok(Err(_)) => return Err(Unfinished::Broke),
+            Err(_) => match used().and_then(|used| limit.checked_sub(used)) {
+                // A thread that just ended has no times any more.
+                None | Some(Duration::ZERO) => {
+                    return answer.try_recv().map_err(|error| match error {
+                        TryRecvError::Empty => Unfinished::TooSlow,
+                        TryRecvError::Closed => Unfinished::Broke,
+                    });
+                }
+                Some(_) if started.elapsed() >= limit * BUSY_FACTOR => {
+                    return Err(Unfinished::Crowded);
+                }
+                Some(more) => left = more.max(LOOK),
+            },
+        }
     }
 }
 
@@ -105,7 +150,7 @@ impl Bounded {
         self.run_within(TIME_MAX, work).await
     }
 
-    /// As [`Self::run`], waiting so long instead of [`TIME_MAX`].
+    /// As [`Self::run`], with so much processor time instead of [`TIME_MAX`].
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -125,16 +170,42 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_answers_breaks_or_is_given_up() {
+    async fn work_answers_or_breaks() {
         let bounded = Bounded::new(1);
         assert_eq!(bounded.run(|| 7).await, Ok(7));
         assert_eq!(bounded.run(|| panic!("planted")).await, Err::<(), _>(Unfinished::Broke));
+        assert_eq!(bounded.run(|| 8).await, Ok(8));
+    }
+
+    #[tokio::test]
+    async fn work_that_keeps_the_processor_is_given_up() {
+        let bounded = Bounded::new(1);
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let slow = bounded.run(move || held.recv().is_ok()).await;
+        let spins = move || while held.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {};
+        let slow = bounded.run_within(Duration::from_millis(50), spins).await;
         assert_eq!(slow, Err(Unfinished::TooSlow));
         // Its place is taken until it ends.
         assert_eq!(bounded.places.available_permits(), 0);
         release.send(()).expect("the work still listens");
         assert_eq!(bounded.run(|| 8).await, Ok(8));
+    }
+
+    /// As on a machine that is busy with others.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn work_that_does_not_get_the_processor_is_not_to_blame() {
+        let bounded = Bounded::new(2);
+        let limit = Duration::from_millis(500);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let late = tokio::time::sleep(limit + limit / 5);
+        let waits = bounded.run_within(limit, move || held.recv().is_ok());
+        let (answer, ()) = tokio::join!(waits, async {
+            late.await;
+            release.send(()).expect("the work still listens");
+        });
+        assert_eq!(answer, Ok(true));
+        let (_kept, held) = std::sync::mpsc::channel::<()>();
+        let never = bounded.run_within(limit / 20, move || held.recv().is_ok()).await;
+        assert_eq!(never, Err(Unfinished::Crowded));
     }
 }
