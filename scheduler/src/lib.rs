@@ -71,10 +71,11 @@ async fn work(life: Lifecycle, settings: SchedulerSettings, shutdown: Cancellati
     );
     tasks.spawn(candidate.run(shutdown.clone()));
     let ticks = ticker::Ticks { lead, board: board.clone(), shutdown: shutdown.clone() };
-    ticks::start(&mut tasks, &life, &settings, &ticks);
+    let steady = steady::Steady::after(settings.retention.clock_wait);
+    ticks::start(&mut tasks, &life, &settings, steady.clone(), &ticks);
     let (own, name) = (settings.overwatch.clone(), settings.name.clone());
     tasks.spawn(overwatch::notify::outage::run(life.clone(), own, name, shutdown.clone()));
-    tasks.spawn(overwatch::run(life.clone(), settings.overwatch.clone(), ticks.clone()));
+    tasks.spawn(overwatch::run(life.clone(), settings.overwatch.clone(), steady, ticks.clone()));
     tasks.spawn(board.run(ledger, settings.name.clone(), shutdown.clone()));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended

@@ -15,8 +15,10 @@ use windlass_shared::ledger::alerts::LookNote;
 use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::model::alert::AlertState;
+use windlass_shared::model::time::Timestamp;
 
 use crate::board::Duty;
+use crate::steady::{Reading, Steady};
 use crate::ticker::{Ticks, leading};
 
 mod decide;
@@ -35,12 +37,23 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const CAME_BACK: Duration = Duration::from_secs(3600);
 
 /// Looks at the installation while this process leads, until `shutdown`.
-pub(crate) async fn run(life: Lifecycle, settings: OverwatchSettings, ticks: Ticks) {
-    work(life, settings, ticks, LOOK_LONGEST).await;
+pub(crate) async fn run(
+    life: Lifecycle,
+    settings: OverwatchSettings,
+    steady: Steady,
+    ticks: Ticks,
+) {
+    work(life, settings, steady, ticks, LOOK_LONGEST).await;
 }
 
-async fn work(life: Lifecycle, settings: OverwatchSettings, ticks: Ticks, look_longest: Duration) {
-    let watch = tokio::sync::Mutex::new(Watch::new(&settings));
+async fn work(
+    life: Lifecycle,
+    settings: OverwatchSettings,
+    steady: Steady,
+    ticks: Ticks,
+    look_longest: Duration,
+) {
+    let watch = tokio::sync::Mutex::new(Watch::new(&settings, steady));
     // Once in a process, whose settings stay.
     let duty: &'static Duty = Box::leak(Box::new(Duty {
         name: "overwatch",
@@ -81,14 +94,16 @@ struct Watch {
     summary: summary::Sums,
     looker: look::Looker,
     notifier: notify::Notifier,
+    steady: Steady,
 }
 
 impl Watch {
-    fn new(settings: &OverwatchSettings) -> Self {
+    fn new(settings: &OverwatchSettings, steady: Steady) -> Self {
         Self {
             summary: summary::Sums::default(),
             looker: look::Looker::new(settings),
             notifier: notify::Notifier::new(settings.clone()),
+            steady,
         }
     }
 
@@ -104,6 +119,7 @@ impl Watch {
         let known = life.ledger().alerts(seen.now.minus(CAME_BACK)).await?;
         let judged = rules::RULES.iter().map(|rule| (rule.code, (rule.judge)(&seen))).collect();
         let decision = decide::decide(&known, judged, seen.now);
+        let is_steady = self.steady.trusts(Reading::of(life.ledger()).await?);
         self.summary.refresh(life, seen.now).await?;
         let summary = self.summary.of(&seen, settings.interval, started.elapsed());
         let changed = decision.changed;
@@ -117,7 +133,7 @@ impl Watch {
             dropped: decision.dropped,
             summary: serde_json::to_string(&summary)?,
             receivers: settings.receivers.iter().map(|receiver| receiver.name.clone()).collect(),
-            forget_before: seen.now.minus(KEPT),
+            forget_before: if is_steady { seen.now.minus(KEPT) } else { Timestamp::default() },
         };
         if !life.ledger().note_look(epoch, note).await? {
             tracing::info!("another scheduler leads: what this look found is left to it");

@@ -28,6 +28,7 @@ pub(crate) fn start(
     tasks: &mut JoinSet<()>,
     life: &Lifecycle,
     settings: &SchedulerSettings,
+    steady: Steady,
     ticks: &Ticks,
 ) {
     tasks.spawn(motion::run(life.clone(), ticks.clone()));
@@ -35,7 +36,7 @@ pub(crate) fn start(
     tasks.spawn(pump::run(life.clone(), ticks.clone()));
     tasks.spawn(gates::run(life.clone(), settings.verify, ticks.clone()));
     tasks.spawn(sweep::run(life.clone(), ticks.clone()));
-    let (retention, steady) = (&settings.retention, Steady::after(settings.retention.clock_wait));
+    let retention = &settings.retention;
     tasks.spawn(prune::run(life.clone(), retention.default, steady.clone(), ticks.clone()));
     tasks.spawn(retention::run(life.clone(), retention.clone(), steady.clone(), ticks.clone()));
     tasks.spawn(workflows::run(life.clone(), ticks.clone()));

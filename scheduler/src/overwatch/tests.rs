@@ -83,7 +83,13 @@ async fn a_look_that_does_not_end_keeps_nobody_from_being_told() {
     let ticks = Ticks { lead, board, shutdown: shutdown.clone() };
     let mut set = tokio::task::JoinSet::new();
     set.spawn(candidate.run(shutdown.clone()));
-    set.spawn(work(life, settings, ticks.clone(), Duration::from_millis(50)));
+    set.spawn(work(
+        life,
+        settings,
+        Steady::after(Duration::ZERO),
+        ticks.clone(),
+        Duration::from_millis(50),
+    ));
     assert_eq!(taken.next().await.1, "opened queue_latency");
     let failed = async {
         while ticks.board.one("overwatch").is_none_or(|note| note.failures == 0) {

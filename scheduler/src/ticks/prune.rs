@@ -52,7 +52,7 @@ struct Prune {
 }
 
 impl Prune {
-    /// Deletes until nothing is left or `budget` has passed; how much. Nothing, where the reading is not to be trusted.
+    /// Ends what is silent and deletes what is old until nothing is left or `budget` has passed; how much. Nothing, where the reading is not to be trusted.
     async fn tick(
         &mut self,
         ledger: &Ledger,
@@ -60,12 +60,12 @@ impl Prune {
         now: Reading,
         budget: Duration,
     ) -> anyhow::Result<u64> {
+        if !self.steady.trusts(now) {
+            return Ok(0);
+        }
         let lead = Some(epoch);
         let silent_since = now.ledger.minus(OPERATION_SILENCE_MAX);
         let mut total = ledger.fail_silent_operations(lead, silent_since).await?;
-        if !self.steady.trusts(now) {
-            return Ok(total);
-        }
         let tidy = Tidy { now: now.ledger, before: now.ledger.minus(self.keep) };
         // A trigger is known by its row as long as its idempotency key is.
         let fires_before = tidy.before.min(now.ledger.minus(IDEMPOTENCY_TTL));

@@ -55,9 +55,4 @@ impl Taken {
         let word = |name: &str| alert[name].as_str().unwrap().to_owned();
         (id, format!("{} {}", word("event"), word("code")))
     }
-
-    /// Nothing has come since.
-    pub(in crate::overwatch) fn is_empty(&mut self) -> bool {
-        self.0.try_recv().is_err()
-    }
 }

@@ -72,7 +72,9 @@ async fn look(ledger: &Ledger) -> Sight {
     match judged {
         None => Sight::Unlooked,
         Some(judged) => {
-            let is_fresh = now.since(judged.at) <= Summary::read(&judged.summary).fresh_for();
+            // One that looked later than now did so by a clock that was set back since.
+            let age = now.since(judged.at).max(judged.at.since(now));
+            let is_fresh = age <= Summary::read(&judged.summary).fresh_for();
             Sight::Looked { epoch: judged.epoch, at: judged.at, is_fresh }
         }
     }

@@ -34,7 +34,8 @@ ORDER BY w.finished_at, w.id LIMIT $7";
 const FORGET: &str = concat!(
     "
 WITH dead AS (
-    DELETE FROM workflows WHERE id = ANY($1) AND state >= 10 AND finished_at < $2 AND ",
+    DELETE FROM workflows w WHERE w.id = ANY($1) AND w.state >= 10 AND w.finished_at < $2
+      AND (SELECT p.id FROM workflows p WHERE p.id = w.parent_id AND p.state + 0 < 10) IS NULL AND ",
     leads!("$3"),
     "
     RETURNING id, namespace, input_blob, output_blob
