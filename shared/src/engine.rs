@@ -27,6 +27,7 @@ use crate::model::time::Timestamp;
 pub mod embedded;
 pub mod envelope;
 pub mod feed;
+pub mod flow;
 pub mod gate;
 pub mod model;
 pub mod redis;
@@ -84,6 +85,8 @@ pub struct Push {
     pub expires_at: Option<Timestamp>,
     /// For claims with a kind filter.
     pub kind: Kind,
+    /// What its start is held to beside the limits of its queue and kind.
+    pub flow: Option<flow::Flow>,
     /// What the worker needs to run it ([`envelope`]); opaque to the engine.
     pub envelope: Bytes,
 }
@@ -103,6 +106,7 @@ impl Push {
             run_at,
             expires_at: None,
             kind,
+            flow: None,
             envelope,
         }
     }
@@ -171,6 +175,8 @@ pub enum ClaimState {
     Warming,
     /// The shard holds jobs of another ledger than the one asked for.
     Foreign,
+    /// The queue's own concurrency or rate is used up.
+    Limited,
 }
 
 /// Answer to [`Engine::claim`].
@@ -180,7 +186,7 @@ pub struct ClaimReply {
     pub state: ClaimState,
     /// The leases given, in ready order.
     pub jobs: Vec<Claimed>,
-    /// The earliest `run_at` of the delayed: when asking again is worth it.
+    /// The earliest `run_at` of the delayed, or when a rate allows the next start: when asking again is worth it.
     pub next_due: Option<Timestamp>,
     /// With a kind filter: non-zero when the scan stopped at its bound before the end of the ready.
     pub next_offset: u32,
@@ -453,6 +459,8 @@ pub struct ShardSettings {
     pub bytes_max: u64,
     /// What one level of priority is worth in waiting.
     pub priority_unit: Duration,
+    /// Limits and shares.
+    pub flow: flow::FlowSettings,
 }
 
 impl Default for ShardSettings {
@@ -464,6 +472,7 @@ impl Default for ShardSettings {
             jobs_max: 50_000,
             bytes_max: 256 << 20,
             priority_unit: Duration::from_secs(60),
+            flow: flow::FlowSettings::default(),
         }
     }
 }
@@ -483,7 +492,7 @@ pub struct ShardStats {
     pub bytes: u64,
     /// Ready since when, of the first in ready order.
     pub oldest_ready: Option<Timestamp>,
-    /// `None`: nobody has given it any.
+    /// `None`: nobody has given it any. Without limits of kinds, and weights.
     pub settings: Option<ShardSettings>,
     /// Whether its [`gate`] is open.
     pub open: bool,

@@ -227,7 +227,7 @@ impl Embedded {
         shard: &ShardId,
         settings: &ShardSettings,
     ) -> Result<bool, EngineError> {
-        Ok(self.change(shard, |state, _| state.configure(settings)))
+        Ok(self.change(shard, |state, now| state.configure(now, settings)))
     }
 
     pub async fn cancel(

@@ -130,9 +130,10 @@
 //! when confirm lifts the brake over ready jobs; `outcomes` when the outbox grew; `cancels` for each flag set or set again;
 //! `shut` when a gate was shut; `unverified` when a claim found it shut.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::flow::{Flow, FlowKey, Limits};
 use super::gate::*;
 use super::*;
 use crate::limits;
@@ -143,6 +144,7 @@ mod cancel;
 mod claim;
 mod dump;
 mod entry;
+mod flow;
 mod gate;
 mod look;
 mod outbox;
@@ -154,6 +156,7 @@ mod withdraw;
 
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
+pub use flow::{FlowState, Scope, ScopeKind, Share};
 pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
@@ -222,6 +225,9 @@ pub struct Shard {
     claims: BTreeSet<(Timestamp, JobId)>,
     outbox: Outbox,
     tombstones: Tombstones,
+    flow: FlowState,
+    /// Of `settings`, by the keys of the kinds.
+    kind_limits: BTreeMap<FlowKey, Limits>,
     /// Σ envelope lengths of `entries`.
     envelope_bytes: u64,
     wake: Wake,
@@ -246,6 +252,8 @@ impl Shard {
             claims: BTreeSet::new(),
             outbox: Outbox::default(),
             tombstones: Tombstones::default(),
+            flow: FlowState::default(),
+            kind_limits: BTreeMap::new(),
             envelope_bytes: 0,
             wake: Wake::default(),
         }
@@ -262,13 +270,14 @@ impl Shard {
     }
 
     /// Gives the shard its settings; see the module's rules.
-    pub fn configure(&mut self, settings: &ShardSettings) -> bool {
+    pub fn configure(&mut self, now: Timestamp, settings: &ShardSettings) -> bool {
         if self.settings.as_ref().is_some_and(|present| settings.version < present.version) {
             return false;
         }
         let was_open = self.is_open();
         self.settings = Some(settings.clone());
-        if !was_open && !self.ready.is_empty() {
+        self.limit_flow(now);
+        if !was_open && self.has_ready() {
             self.wake_ready();
         }
         true
@@ -286,6 +295,11 @@ impl Shard {
 
     fn bytes(&self) -> u64 {
         self.envelope_bytes + self.outbox.bytes()
+    }
+
+    /// Whether a claim might find something.
+    fn has_ready(&self) -> bool {
+        !self.ready.is_empty() || self.flow.has_any_turn()
     }
 
     fn wake_ready(&mut self) {
@@ -306,28 +320,46 @@ impl Shard {
     fn place(&mut self, now: Timestamp, id: JobId) {
         let entry = self.entries.get_mut(&id).expect("only entries are placed");
         if entry.run_at <= now {
-            entry.status = Status::Ready;
-            self.ready.insert((entry.score, id));
-            self.wake_ready();
+            self.make_ready(now, id);
         } else {
             entry.status = Status::Delayed;
             self.delayed.insert((ceil_ms(entry.run_at), id));
         }
     }
 
+    /// Puts an entry that is in no order back to its old place among the ready.
+    fn make_ready(&mut self, now: Timestamp, id: JobId) {
+        let entry = self.entries.get_mut(&id).expect("only entries become ready");
+        entry.status = Status::Ready;
+        let (score, flow) = (entry.score, entry.flow);
+        match flow {
+            Some(flow) => self.enter_lane(now, id, &flow, score),
+            None => {
+                self.ready.insert((score, id));
+                self.wake_ready();
+            }
+        }
+    }
+
     /// Takes an entry out of the orders that its status says it is in.
-    fn unplace(&mut self, id: JobId) {
-        let entry = &self.entries[&id];
-        let removed = match entry.status {
-            Status::Ready => self.ready.remove(&(entry.score, id)),
-            Status::Delayed => self.delayed.remove(&(ceil_ms(entry.run_at), id)),
+    fn unplace(&mut self, now: Timestamp, id: JobId) {
+        let Entry { status, score, run_at, claimed_at, flow, .. } = self.entries[&id];
+        let removed = match status {
+            Status::Ready => match flow {
+                Some(flow) => self.leave_lane(now, id, &flow, score),
+                None => self.ready.remove(&(score, id)),
+            },
+            Status::Delayed => self.delayed.remove(&(ceil_ms(run_at), id)),
             Status::Leased { until_ms } => {
-                let claimed_at = entry.claimed_at.expect("a leased entry was claimed");
-                self.leases.remove(&(until_ms, id)) && self.claims.remove(&(claimed_at, id))
+                let claimed_at = claimed_at.expect("a leased entry was claimed");
+                let removed =
+                    self.leases.remove(&(until_ms, id)) && self.claims.remove(&(claimed_at, id));
+                self.end_flow(now, id, flow.as_ref(), claimed_at);
+                removed
             }
             Status::Finishing => true,
         };
-        debug_assert!(removed, "{id} was not where its status says: {:?}", entry.status);
+        debug_assert!(removed, "{id} was not where its status says: {status:?}");
     }
 
     /// Appends the outcome of the entry as it now stands; `lease` is whether a lease ended.

@@ -48,6 +48,7 @@ mod dump;
 mod fault;
 mod feeds;
 mod fitness;
+mod flow;
 mod gates;
 mod interest;
 mod keys;

@@ -234,6 +234,7 @@ pub(super) fn push_of(job: &Job) -> Push {
         run_at: job.run_at,
         expires_at: job.expires_at,
         kind: job.kind.clone(),
+        flow: job.spec.flow(&job.kind),
         envelope: envelope.encode(),
     }
 }

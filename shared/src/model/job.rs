@@ -10,6 +10,7 @@ use super::id::{BlobId, Fence, JobId, WorkflowId};
 use super::name::{Kind, Namespace, QueueName};
 use super::retry::RetryPolicy;
 use super::time::{Span, Timestamp};
+use crate::engine::flow::{Flow, Keys};
 
 /// What a job is doing. The ledger stores the number; never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,9 +191,36 @@ pub struct JobSpec {
     /// Jobs of one key share a rate. Kept; enforced by flow control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_key: Option<String>,
+    /// Jobs of one key together get one share of the queue; `None`: see [`Self::fairness_key()`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fairness_key: Option<String>,
+    /// What a start costs of rates; at least 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub rate_limit_units: u32,
     /// The named dependency whose breaker holds the job. Kept; enforced by flow control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<String>,
+}
+
+impl JobSpec {
+    /// What the engine holds its start to; `None`: nothing but the limits of its queue and kind.
+    pub fn flow(&self, kind: &Kind) -> Option<Flow> {
+        let keys = Keys {
+            share: self.fairness_key(),
+            concurrency: self.concurrency_key.as_deref(),
+            rate: self.rate_limit_key.as_deref(),
+            units: self.rate_limit_units,
+            weight: 1,
+        };
+        let flow = Flow::new(kind, keys)?;
+        Some(Flow { weight: self.weight.max(1), ..flow })
+    }
+
+    /// With whom the job shares what it gets: its own key, or else that of its limits.
+    pub fn fairness_key(&self) -> Option<&str> {
+        let own = self.fairness_key.as_deref();
+        own.or(self.concurrency_key.as_deref()).or(self.rate_limit_key.as_deref())
+    }
 }
 
 fn one() -> u32 {
@@ -215,6 +243,8 @@ impl Default for JobSpec {
             order_key: None,
             concurrency_key: None,
             rate_limit_key: None,
+            fairness_key: None,
+            rate_limit_units: 1,
             circuit: None,
         }
     }

@@ -25,7 +25,10 @@ mod player;
 pub mod shrink;
 pub mod watch;
 
-pub use draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, WithdrawalPick, draw};
+pub use draw::{
+    FencePick, FlowPick, FlowSettingsPick, HeldPick, JobPick, LimitsPick, SettingsPick, Step,
+    Tamper, WithdrawalPick, draw,
+};
 pub use player::Player;
 
 /// Bounds that a short history reaches. The engine under test must run with them.
@@ -137,7 +140,7 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Settle(settles) => Reply::Settle(shard.settle(now, settles)),
         Call::Promote(max) => Reply::Promote(shard.promote(now, *max)),
         Call::Reap(max) => Reply::Reap(shard.reap(now, *max)),
-        Call::Configure(settings) => Reply::Configure(shard.configure(settings)),
+        Call::Configure(settings) => Reply::Configure(shard.configure(now, settings)),
         Call::Cancel { jobs, how } => Reply::Cancel(shard.cancel(now, jobs, *how)),
         Call::Outcomes(max) => Reply::Outcomes(shard.outcomes(*max)),
         Call::Confirm(last) => {

@@ -1,6 +1,5 @@
 //! adopt: leases that the shard has lost and their holders have not.
 
-use super::push::fresh;
 use super::*;
 
 impl Shard {
@@ -36,7 +35,7 @@ impl Shard {
             self.note_seen(now);
             return Adopted::Held { expires_at };
         }
-        self.put_lease(wanted_ms, worker, adoption);
+        self.put_lease(now, wanted_ms, worker, adoption);
         self.note_seen(now);
         Adopted::Held { expires_at: Timestamp::from_millis(wanted_ms) }
     }
@@ -66,10 +65,10 @@ impl Shard {
     }
 
     /// Writes the entry as leased, in place of what is there.
-    fn put_lease(&mut self, until_ms: i64, worker: WorkerId, adoption: &Adoption) {
+    fn put_lease(&mut self, now: Timestamp, until_ms: i64, worker: WorkerId, adoption: &Adoption) {
         let id = adoption.job.id;
         if self.entries.contains_key(&id) {
-            self.unplace(id);
+            self.unplace(now, id);
             self.forget(id);
         }
         self.tombstones.remove(id);
@@ -80,9 +79,11 @@ impl Shard {
             lease_id: Some(adoption.lease_id),
             worker: Some(worker),
             claimed_at: Some(adoption.claimed_at),
-            ..fresh(&adoption.job, score)
+            ..self.fresh(&adoption.job, score)
         };
+        let flow = entry.flow;
         self.entries.insert(id, entry);
+        self.start_flow(now, id, flow.as_ref());
         self.leases.insert((until_ms, id));
         self.claims.insert((adoption.claimed_at, id));
     }

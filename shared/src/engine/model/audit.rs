@@ -25,14 +25,14 @@ impl Shard {
     /// Takes jobs out; see the module's rules.
     pub fn drop_jobs(&mut self, now: Timestamp, jobs: &[(JobId, Fence)], bury: bool) -> Vec<bool> {
         self.tombstones.turn(now);
-        jobs.iter().map(|(id, fence)| self.drop_one(*id, *fence, bury)).collect()
+        jobs.iter().map(|(id, fence)| self.drop_one(now, *id, *fence, bury)).collect()
     }
 
-    fn drop_one(&mut self, id: JobId, fence: Fence, bury: bool) -> bool {
+    fn drop_one(&mut self, now: Timestamp, id: JobId, fence: Fence, bury: bool) -> bool {
         if self.entries.get(&id).is_none_or(|entry| entry.fence != fence) {
             return false;
         }
-        self.unplace(id);
+        self.unplace(now, id);
         self.forget(id);
         if bury {
             self.tombstones.raise(id, Tombstone::whole(fence));

@@ -11,10 +11,16 @@ impl Shard {
         how: Withdraw,
     ) -> Vec<CancelReply> {
         self.tombstones.turn(now);
-        jobs.iter().map(|(id, fence)| self.cancel_one(*id, *fence, how)).collect()
+        jobs.iter().map(|(id, fence)| self.cancel_one(now, *id, *fence, how)).collect()
     }
 
-    fn cancel_one(&mut self, id: JobId, fence: Fence, how: Withdraw) -> CancelReply {
+    fn cancel_one(
+        &mut self,
+        now: Timestamp,
+        id: JobId,
+        fence: Fence,
+        how: Withdraw,
+    ) -> CancelReply {
         let Some(entry) = self.entries.get_mut(&id) else {
             self.tombstones.raise(id, Tombstone::whole(fence));
             return CancelReply::Absent;
@@ -22,7 +28,7 @@ impl Shard {
         match entry.status {
             Status::Ready | Status::Delayed => {
                 let fence = fence.max(entry.fence);
-                self.unplace(id);
+                self.unplace(now, id);
                 self.forget(id);
                 self.tombstones.raise(id, Tombstone::whole(fence));
                 CancelReply::Removed

@@ -1,48 +1,93 @@
 //! claim.
 
+use super::flow::Permit;
 use super::*;
 
-/// What a walk over the ready jobs decided, before anything is changed.
-struct Walk {
-    /// To be leased or expired, in ready order.
-    taken: Vec<(JobId, Take)>,
-    /// Rank among the ready that remain where the next walk goes on; 0: from the start.
-    next_offset: u32,
+/// What one claim has done so far, and may do yet.
+struct Walk<'a> {
+    request: &'a ClaimRequest,
+    leases_max: u32,
+    looked: u32,
+    expired: u32,
+    jobs: Vec<Claimed>,
+    /// How many of the ready were passed over, those before the offset included.
+    rank: u32,
+    /// Lanes whose first job is of another kind.
+    aside: BTreeSet<FlowKey>,
+    /// Shares that have no other lanes.
+    shares_aside: BTreeSet<FlowKey>,
+    /// The queue's rate allows the next start at this instant, in µs.
+    until: Option<i64>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Take {
-    Lease,
-    Expire,
+/// What a claim looks at next.
+enum Next {
+    Ready(JobId),
+    Lane(JobId, Flow),
+}
+
+impl Walk<'_> {
+    fn is_over(&self, bounds: &Bounds) -> bool {
+        self.jobs.len() as u32 == self.leases_max || self.is_stopped(bounds)
+    }
+
+    fn is_stopped(&self, bounds: &Bounds) -> bool {
+        self.looked == bounds.scan_max || self.expired == bounds.move_max
+    }
+
+    fn fits(&self, kind: &Kind) -> bool {
+        self.request.kinds.is_empty() || self.request.kinds.contains(kind)
+    }
 }
 
 impl Shard {
     /// Leases ready jobs; see the module's rules.
     pub fn claim(&mut self, now: Timestamp, request: &ClaimRequest) -> ClaimReply {
-        let woken_before = self.wake.ready;
+        let woken_before = std::mem::take(&mut self.wake.ready);
         let moved = self.promote(now, u32::MAX) + self.reap(now, u32::MAX);
-        let left = self.ramp_leaves(now);
-        let state = self.claim_state(request.ledger, left);
+        let (ramp, limit) = (self.ramp_leaves(now), self.limit_leaves());
+        let mut state = self.claim_state(request.ledger, ramp);
         self.wake.unverified |= state == ClaimState::Unverified;
-        let mut jobs = Vec::new();
+        let left = u32::try_from(ramp.min(limit)).unwrap_or(u32::MAX);
+        let mut walk = Walk {
+            request,
+            leases_max: request.max.min(limits::ENGINE_BATCH_MAX as u32).min(left),
+            looked: 0,
+            expired: 0,
+            jobs: Vec::new(),
+            rank: if request.kinds.is_empty() { 0 } else { request.offset },
+            aside: BTreeSet::new(),
+            shares_aside: BTreeSet::new(),
+            until: None,
+        };
         let mut next_offset = 0;
         if state == ClaimState::Open {
-            let walk = self.walk(now, request, left);
-            next_offset = walk.next_offset;
-            for (id, take) in walk.taken {
-                match take {
-                    Take::Lease => jobs.push(self.lease(now, id, request)),
-                    Take::Expire => self.expire(now, id),
-                }
+            self.walk(now, &mut walk);
+            let stopped =
+                (walk.jobs.len() as u32) < walk.leases_max && walk.is_stopped(&self.bounds);
+            let goes_on = stopped && !request.kinds.is_empty();
+            if goes_on && u64::from(walk.rank) < self.ready.len() as u64 {
+                next_offset = walk.rank;
+            }
+            if walk.jobs.is_empty() && (limit == 0 || walk.until.is_some()) {
+                state = ClaimState::Limited;
             }
         }
         // The claimer itself is awake: others are woken only for what it left.
-        self.wake.ready = woken_before || (moved > 0 && self.is_open() && !self.ready.is_empty());
-        if !jobs.is_empty() {
+        let moved = moved > 0 || self.wake.ready;
+        self.wake.ready = woken_before || (moved && self.is_open() && self.has_ready());
+        if !walk.jobs.is_empty() {
             self.seen = now;
         }
-        let next_due = self.delayed.first().map(|(due_ms, _)| Timestamp::from_millis(*due_ms));
-        ClaimReply { state, jobs, next_due, next_offset, now, position: self.position() }
+        let next_due = self.next_due(walk.until);
+        let position = self.position();
+        ClaimReply { state, jobs: walk.jobs, next_due, next_offset, now, position }
+    }
+
+    /// How many leases the queue's own concurrency allows.
+    fn limit_leaves(&self) -> u64 {
+        let limit = self.settings.as_ref().and_then(|settings| settings.flow.queue.concurrency);
+        limit.map_or(u64::MAX, |limit| u64::from(limit).saturating_sub(self.leases.len() as u64))
     }
 
     /// `left`: how many leases the ramp allows.
@@ -58,40 +103,128 @@ impl Shard {
         }
     }
 
-    fn walk(&self, now: Timestamp, request: &ClaimRequest, left: u64) -> Walk {
-        let filtered = !request.kinds.is_empty();
-        let offset = if filtered { request.offset } else { 0 };
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        let leases_max = request.max.min(limits::ENGINE_BATCH_MAX as u32).min(left);
-        let (mut looked, mut leased, mut expired) = (0, 0, 0);
-        let mut taken = Vec::new();
-        for (_, id) in self.ready.iter().skip(offset as usize) {
-            if leased == leases_max
-                || looked == self.bounds.scan_max
-                || expired == self.bounds.move_max
-            {
-                break;
-            }
-            looked += 1;
-            let entry = &self.entries[id];
-            if entry.expires_at.is_some_and(|at| at <= now) {
-                expired += 1;
-                taken.push((*id, Take::Expire));
-            } else if !filtered || request.kinds.contains(&entry.kind) {
-                leased += 1;
-                taken.push((*id, Take::Lease));
+    /// In whole ms, rounded up.
+    fn next_due(&self, until: Option<i64>) -> Option<Timestamp> {
+        let up = |us: i64| ceil_ms(Timestamp::from_micros(us));
+        let delayed = self.delayed.first().map(|(due_ms, _)| *due_ms);
+        let timer = self.flow.next_timer().map(up);
+        [delayed, timer, until.map(up)].into_iter().flatten().min().map(Timestamp::from_millis)
+    }
+
+    fn walk(&mut self, now: Timestamp, walk: &mut Walk<'_>) {
+        while !walk.is_over(&self.bounds) {
+            let Some(next) = self.choose(now, walk) else { break };
+            match next {
+                Next::Ready(id) => {
+                    if !self.visit_ready(now, id, walk) {
+                        break;
+                    }
+                }
+                Next::Lane(id, flow) => {
+                    if !self.visit_lane(now, id, &flow, walk) {
+                        break;
+                    }
+                }
             }
         }
-        let stopped = leased < leases_max
-            && (looked == self.bounds.scan_max || expired == self.bounds.move_max);
-        let next = offset.saturating_add(looked - leased - expired);
-        let remain = self.ready.len() as u64 - u64::from(leased + expired);
-        let goes_on = filtered && stopped && u64::from(next) < remain;
-        Walk { taken, next_offset: if goes_on { next } else { 0 } }
+    }
+
+    /// The first of the ready that was not passed over.
+    fn next_ready(&self, walk: &Walk<'_>) -> Option<(i64, JobId)> {
+        self.ready.iter().nth(walk.rank as usize).copied()
+    }
+
+    /// Who is next: the share with the smallest tag, and of that the lane whose first job is first in ready order. Those
+    /// without keys are one share.
+    fn choose(&mut self, now: Timestamp, walk: &mut Walk<'_>) -> Option<Next> {
+        let ready = self.next_ready(walk);
+        loop {
+            let share = self.first_share(now, &walk.shares_aside);
+            let unkeyed = (self.tag(now, FlowKey::NONE), FlowKey::NONE);
+            let share = match (share, ready) {
+                (None, None) => return None,
+                (None, Some((_, id))) => return Some(Next::Ready(id)),
+                (Some(share), Some((_, id))) if unkeyed < share => {
+                    self.flow.virtual_ms = self.flow.virtual_ms.max(unkeyed.0);
+                    return Some(Next::Ready(id));
+                }
+                (Some(share), _) => share,
+            };
+            let Some((score, lane)) = self.flow.first_lane(share.1, &walk.aside) else {
+                walk.shares_aside.insert(share.1);
+                continue;
+            };
+            self.flow.virtual_ms = self.flow.virtual_ms.max(share.0);
+            if let Some((first, id)) = ready.filter(|_| share.1.is_none())
+                && first <= score
+            {
+                return Some(Next::Ready(id));
+            }
+            let (_, id) = self.flow.first(lane).expect("lanes with a turn have jobs");
+            let flow = self.entries[&id].flow.expect("what waits in a lane has a flow");
+            return Some(Next::Lane(id, flow));
+        }
+    }
+
+    /// Looks at a job that waits in no lane; whether the walk goes on.
+    fn visit_ready(&mut self, now: Timestamp, id: JobId, walk: &mut Walk<'_>) -> bool {
+        let entry = &self.entries[&id];
+        if entry.expires_at.is_some_and(|at| at <= now) {
+            walk.expired += 1;
+            self.expire(now, id);
+        } else if self.is_limited(&entry.kind) {
+            let flow = Flow::of_kind(&entry.kind);
+            self.unplace(now, id);
+            self.entries.get_mut(&id).expect("it was looked at").flow = Some(flow);
+            self.make_ready(now, id);
+        } else if !walk.fits(&entry.kind) {
+            walk.rank += 1;
+        } else if let Permit::Until(until) = self.permit(now, Scope::QUEUE_RATE, 1) {
+            walk.until = Some(until);
+            return false;
+        } else {
+            self.spend(now, Scope::QUEUE_RATE, 1);
+            let claimed = self.lease(now, id, walk.request);
+            walk.jobs.push(claimed);
+        }
+        walk.looked += 1;
+        true
+    }
+
+    /// Looks at the first job of a lane; whether the walk goes on.
+    fn visit_lane(&mut self, now: Timestamp, id: JobId, flow: &Flow, walk: &mut Walk<'_>) -> bool {
+        let entry = &self.entries[&id];
+        let score = entry.score;
+        let mut holds = None;
+        if entry.expires_at.is_some_and(|at| at <= now) {
+            walk.expired += 1;
+            self.expire(now, id);
+        } else if !walk.fits(&entry.kind) {
+            walk.aside.insert(flow.lane);
+        } else if let Some((scope, permit)) = self.held_by(now, flow) {
+            self.block(scope, permit, flow, score);
+            holds = Some(scope);
+        } else if let Permit::Until(until) = self.permit(now, Scope::QUEUE_RATE, flow.units) {
+            walk.until = Some(until);
+            return false;
+        } else {
+            for scope in Scope::of(flow) {
+                self.spend(now, scope, flow.units);
+            }
+            self.spend(now, Scope::QUEUE_RATE, flow.units);
+            let claimed = self.lease(now, id, walk.request);
+            walk.jobs.push(claimed);
+        }
+        self.pass_on(now, flow, holds);
+        walk.looked += 1;
+        true
     }
 
     fn lease(&mut self, now: Timestamp, id: JobId, request: &ClaimRequest) -> Claimed {
-        self.unplace(id);
+        // First: whoever is woken by what follows sees that it runs.
+        let flow = self.entries[&id].flow;
+        self.start_flow(now, id, flow.as_ref());
+        self.unplace(now, id);
         let until_ms = until_ms(now, request.lease);
         let entry = self.entries.get_mut(&id).expect("ready jobs have entries");
         let now_us = u64::try_from(now.micros()).unwrap_or(0);
@@ -113,7 +246,7 @@ impl Shard {
     }
 
     fn expire(&mut self, now: Timestamp, id: JobId) {
-        self.unplace(id);
+        self.unplace(now, id);
         let entry = self.entries.get_mut(&id).expect("ready jobs have entries");
         entry.fence = Fence(entry.fence.0 + 1);
         entry.status = Status::Finishing;

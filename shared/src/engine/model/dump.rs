@@ -43,6 +43,8 @@ pub struct ShardDump {
     pub bytes: u64,
     /// (window, id, tombstone) of those that stand, ascending. An id may be in both windows.
     pub tombstones: Vec<(i64, JobId, Tombstone)>,
+    /// Lanes, limits and shares.
+    pub flow: FlowState,
 }
 
 impl Shard {
@@ -66,6 +68,7 @@ impl Shard {
             outbox_bytes: self.outbox.bytes(),
             bytes: self.bytes(),
             tombstones: self.tombstones.list(now),
+            flow: self.flow.clone(),
         }
     }
 }

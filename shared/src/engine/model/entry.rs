@@ -49,6 +49,8 @@ pub struct Entry {
     pub score: i64,
     /// As pushed.
     pub kind: Kind,
+    /// What its start is held to; of a job without keys when its kind is, or was, limited.
+    pub flow: Option<Flow>,
     /// As pushed.
     pub envelope: Bytes,
 }

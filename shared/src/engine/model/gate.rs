@@ -98,7 +98,7 @@ impl Shard {
         if self.is_verified() {
             return Opened::Open;
         }
-        self.configure(&opening.settings);
+        self.configure(now, &opening.settings);
         self.gate = Some(GateState {
             gate: Gate { process: Some(opening.process), sealed: true, ..gate },
             grace: opening.grace,
@@ -110,7 +110,7 @@ impl Shard {
         if !self.leases.is_empty() {
             self.no_reap_until = now.plus(opening.grace);
         }
-        if !self.ready.is_empty() {
+        if self.has_ready() {
             self.wake_ready();
         }
         Opened::Open

@@ -2,6 +2,8 @@
 
 use std::ops::Bound;
 
+use crate::engine::flow::FlowSettings;
+
 use super::*;
 
 impl Shard {
@@ -17,9 +19,7 @@ impl Shard {
     pub fn peek(&self, id: JobId) -> Option<Live> {
         let entry = self.entries.get(&id)?;
         let state = match entry.status {
-            Status::Ready => {
-                LiveState::Ready { ahead: self.ready.range(..(entry.score, id)).count() as u64 }
-            }
+            Status::Ready => LiveState::Ready { ahead: self.ahead(entry, id) },
             Status::Delayed => LiveState::Delayed,
             Status::Leased { until_ms } => LiveState::Leased {
                 worker: entry.worker.expect("a leased entry has a worker"),
@@ -36,6 +36,15 @@ impl Shard {
             crashes: entry.crashes,
             run_at: entry.run_at,
         })
+    }
+
+    /// How many are before a ready job: in its lane, if it is in one.
+    fn ahead(&self, entry: &Entry, id: JobId) -> u64 {
+        let before = match entry.flow {
+            Some(flow) => self.flow.ahead(flow.lane, (entry.score, id)),
+            None => self.ready.range(..(entry.score, id)).count(),
+        };
+        before as u64
     }
 
     /// Leases by (`claimed_at`, id), after `after` and up to `claimed_by`.
@@ -66,15 +75,25 @@ impl Shard {
     /// Counts of the shard.
     pub fn stats(&self, now: Timestamp) -> ShardStats {
         ShardStats {
-            ready: self.ready.len() as u64,
+            ready: self.ready.len() as u64 + self.flow.waiting(),
             delayed: self.delayed.len() as u64,
             leased: self.leases.len() as u64,
             outbox: self.outbox.len(),
             bytes: self.bytes(),
             oldest_ready: self.ready.first().map(|(_, id)| self.entries[id].run_at),
-            settings: self.settings.clone(),
+            settings: self.settings.as_ref().map(without_kinds),
             open: self.is_verified(),
             now,
         }
     }
+}
+
+/// Settings as they are told in constant time.
+fn without_kinds(settings: &ShardSettings) -> ShardSettings {
+    let flow = FlowSettings {
+        queue: settings.flow.queue,
+        keys: settings.flow.keys,
+        ..FlowSettings::default()
+    };
+    ShardSettings { flow, ..*settings }
 }

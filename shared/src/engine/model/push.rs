@@ -34,13 +34,14 @@ impl Shard {
             return Pushed::Full;
         }
         if replaced_bytes.is_some() {
-            self.unplace(job.id);
+            self.unplace(now, job.id);
             self.forget(job.id);
         }
         self.tombstones.remove(job.id);
         self.envelope_bytes += job.envelope.len() as u64;
         let score = self.score(job.run_at, job.priority);
-        self.entries.insert(job.id, fresh(job, score));
+        let entry = self.fresh(job, score);
+        self.entries.insert(job.id, entry);
         self.place(now, job.id);
         Pushed::Added
     }
@@ -61,24 +62,27 @@ impl Shard {
         let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
         (replaced_bytes.is_some() || beside < jobs_max) && bytes <= bytes_max
     }
-}
 
-pub(super) fn fresh(job: &Push, score: i64) -> Entry {
-    Entry {
-        status: Status::Ready,
-        cancel: false,
-        priority: job.priority,
-        attempt: job.attempt,
-        crashes: job.crashes,
-        max_crashes: job.max_crashes,
-        fence: job.fence,
-        lease_id: None,
-        worker: None,
-        claimed_at: None,
-        run_at: job.run_at,
-        expires_at: job.expires_at,
-        score,
-        kind: job.kind.clone(),
-        envelope: job.envelope.clone(),
+    /// The entry of a job as it was pushed.
+    pub(super) fn fresh(&self, job: &Push, score: i64) -> Entry {
+        let of_kind = || self.is_limited(&job.kind).then(|| Flow::of_kind(&job.kind));
+        Entry {
+            status: Status::Ready,
+            cancel: false,
+            priority: job.priority,
+            attempt: job.attempt,
+            crashes: job.crashes,
+            max_crashes: job.max_crashes,
+            fence: job.fence,
+            lease_id: None,
+            worker: None,
+            claimed_at: None,
+            run_at: job.run_at,
+            expires_at: job.expires_at,
+            score,
+            kind: job.kind.clone(),
+            flow: job.flow.or_else(of_kind),
+            envelope: job.envelope.clone(),
+        }
     }
 }

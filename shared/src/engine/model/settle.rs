@@ -61,7 +61,7 @@ impl Shard {
     }
 
     fn end_attempt(&mut self, now: Timestamp, id: JobId, verdict: Verdict, detail: &Bytes) {
-        self.unplace(id);
+        self.unplace(now, id);
         let ended = match verdict {
             Verdict::Succeeded => self.finish(id, 1, Ended::Succeeded),
             Verdict::Dead => self.finish(id, 1, Ended::Dead),
@@ -69,7 +69,7 @@ impl Shard {
             Verdict::Retry { delay } => Ended::Retry(self.postpone(now, id, 1, delay)),
             Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, 0, delay)),
             Verdict::Release => {
-                self.make_ready(id);
+                self.make_ready(now, id);
                 Ended::Released
             }
         };
@@ -94,14 +94,6 @@ impl Shard {
         entry.score = score;
         self.place(now, id);
         run_at
-    }
-
-    /// Puts an entry that is in no order back to its old place among the ready.
-    pub(super) fn make_ready(&mut self, id: JobId) {
-        let entry = self.entries.get_mut(&id).expect("only entries become ready");
-        entry.status = Status::Ready;
-        self.ready.insert((entry.score, id));
-        self.wake_ready();
     }
 }
 

@@ -6,13 +6,15 @@ impl Shard {
     /// Makes due delayed jobs ready; see the module's rules.
     pub fn promote(&mut self, now: Timestamp, max: u32) -> u32 {
         let mut moved = 0;
+        self.forget_rates(now);
+        self.fire_timers(now, self.bounds.move_max);
         while moved < max.min(self.bounds.move_max) {
             let Some((due_ms, id)) = self.delayed.first().copied() else { break };
             if due_ms > now.millis() {
                 break;
             }
-            self.unplace(id);
-            self.make_ready(id);
+            self.unplace(now, id);
+            self.make_ready(now, id);
             moved += 1;
         }
         moved
@@ -36,7 +38,7 @@ impl Shard {
     }
 
     fn reap_one(&mut self, now: Timestamp, id: JobId) {
-        self.unplace(id);
+        self.unplace(now, id);
         let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
         // A settle that comes too late must not look like a repeated one.
         entry.lease_id = None;
@@ -48,7 +50,7 @@ impl Shard {
             if entry.crashes >= entry.max_crashes { Ended::Quarantined } else { Ended::Lost }
         };
         if ended == Ended::Lost {
-            self.make_ready(id);
+            self.make_ready(now, id);
         }
         self.report(now, id, ended, true, Bytes::new());
     }

@@ -22,7 +22,7 @@ impl Shard {
         let look = self.outbox.iter().skip(skip as usize).take(self.bounds.move_max as usize);
         let waiting = look.map(|outcome| outcome.id).collect();
         self.tombstones.turn(now);
-        let answer = |lease: &Withdrawal| self.withdraw_one(lease, &waiting, last == all);
+        let answer = |lease: &Withdrawal| self.withdraw_one(now, lease, &waiting, last == all);
         WithdrawReply {
             leases: leases.iter().map(answer).collect(),
             looked: Looked { generation, seq: before + last },
@@ -31,6 +31,7 @@ impl Shard {
 
     fn withdraw_one(
         &mut self,
+        now: Timestamp,
         lease: &Withdrawal,
         waiting: &HashSet<JobId>,
         is_end: bool,
@@ -49,7 +50,7 @@ impl Shard {
             if let Some(refused) = refuse(entry, lease) {
                 return refused;
             }
-            self.unplace(lease.id);
+            self.unplace(now, lease.id);
             self.forget(lease.id);
         }
         self.tombstones.raise(lease.id, lease.tombstone());

@@ -7,7 +7,7 @@ use ::redis::Cmd;
 use super::fault::Fault;
 use super::reply::Reply;
 use super::script::Way;
-use super::{Redis, layout};
+use super::{Redis, flow, layout};
 use crate::engine::*;
 use crate::limits::ENGINE_BATCH_MAX;
 
@@ -190,6 +190,7 @@ impl Redis {
         let mut reply = self
             .change(&self.scripts.configure, shard, |cmd| {
                 cmd.arg(layout::settings_bytes(settings));
+                flow::fill(cmd, &settings.flow);
             })
             .await?;
         let word = reply.word()?;

@@ -2,16 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Buf as _;
+
 use super::Redis;
+use super::flow;
 use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outcome};
 use super::reply::Reply;
 use super::script::Way;
-use crate::engine::model::{Entry, ShardDump, Status, window};
+use crate::engine::flow::{FlowKey, Limits};
+use crate::engine::model::{Entry, FlowState, ShardDump, Status, window};
 use crate::engine::*;
 
 /// The zsets by id, with their scores.
 struct Places {
     ready: HashMap<JobId, i64>,
+    lanes: HashMap<JobId, i64>,
     delayed: HashMap<JobId, i64>,
     leases: HashMap<JobId, i64>,
 }
@@ -61,11 +66,17 @@ impl Redis {
         }
         dump.reported.sort_unstable();
         dump.present.sort_unstable();
+        let kinds_and_weights;
+        (dump.flow, kinds_and_weights) = flow(&mut reply)?;
+        if let Some(settings) = &mut dump.settings {
+            (settings.flow.kinds, settings.flow.weights) = kinds_and_weights;
+        }
         reply.end()?;
 
         let by_id = |order: &[(i64, JobId)]| order.iter().map(|(n, id)| (*id, *n)).collect();
         let places = Places {
             ready: by_id(&dump.ready),
+            lanes: dump.flow.lanes.iter().map(|(_, score, id)| (*id, *score)).collect(),
             delayed: by_id(&dump.delayed),
             leases: by_id(&dump.leases),
         };
@@ -84,7 +95,8 @@ impl Redis {
         if !helds.is_empty() {
             return Err(contradiction("a held has no job"));
         }
-        if entries.len() < places.ready.len() + places.delayed.len() + places.leases.len() {
+        let placed = places.ready.len() + places.lanes.len() + places.delayed.len();
+        if entries.len() < placed + places.leases.len() {
             return Err(contradiction("an order has a member that is no job"));
         }
         dump.claims.sort_unstable();
@@ -93,8 +105,14 @@ impl Redis {
     }
 }
 
-fn status(held: HeldStatus, places: &Places, id: JobId) -> Result<Status, EngineError> {
-    let (ready, delayed) = (places.ready.get(&id), places.delayed.get(&id));
+fn status(
+    held: HeldStatus,
+    has_flow: bool,
+    places: &Places,
+    id: JobId,
+) -> Result<Status, EngineError> {
+    let order = if has_flow { &places.lanes } else { &places.ready };
+    let (ready, delayed) = (order.get(&id), places.delayed.get(&id));
     Ok(match (held, ready, delayed, places.leases.get(&id)) {
         (HeldStatus::Waiting, Some(_), None, None) => Status::Ready,
         (HeldStatus::Waiting, None, Some(_), None) => Status::Delayed,
@@ -111,8 +129,11 @@ fn entry(
     id: JobId,
 ) -> Result<Entry, EngineError> {
     let head = held.map_or(job.head, |held| held.head);
+    let flow = held.map_or(job.flow, |held| held.flow);
+    let waits = held.map_or(HeldStatus::Waiting, |held| held.status);
     Ok(Entry {
-        status: status(held.map_or(HeldStatus::Waiting, |held| held.status), places, id)?,
+        status: status(waits, flow.is_some(), places, id)?,
+        flow,
         cancel: held.is_some_and(|held| held.cancel),
         priority: head.priority,
         attempt: head.attempt,
@@ -160,6 +181,80 @@ fn read_tombstone(bytes: &[u8]) -> Result<Tombstone, EngineError> {
         [1] => Ok(Tombstone { fence, whole: false }),
         _ => Err(contradiction("a damaged tombstone")),
     }
+}
+
+type KindsAndWeights = (BTreeMap<Kind, Limits>, BTreeMap<FlowKey, u32>);
+
+/// Lanes, limits and shares, and what of the settings is kept beside them.
+fn flow(reply: &mut Reply) -> Result<(FlowState, KindsAndWeights), EngineError> {
+    let damaged = |_| contradiction("damaged flow");
+    let mut flow = FlowState::default();
+    let mut members = reply.list()?;
+    while members.len() > 0 {
+        let mut member = members.bytes()?;
+        flow::read_member(&mut flow, &mut member).map_err(damaged)?;
+    }
+    for (share, tag) in pairs(reply)? {
+        flow.set_tag(flow::read_key(&mut &*share).map_err(damaged)?, Some(number(&tag)? as u64));
+    }
+    for (scope, at) in pairs(reply)? {
+        flow.timers.insert(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&at)?);
+    }
+    for (share, at) in pairs(reply)? {
+        flow.idle.insert(flow::read_key(&mut &*share).map_err(damaged)?, number(&at)?);
+    }
+    for (scope, due) in pairs(reply)? {
+        flow.rates.insert(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&due)?);
+    }
+    let (mut kinds, mut weights, mut shares) =
+        (BTreeMap::<Kind, Limits>::new(), BTreeMap::new(), 0);
+    let mut limits = BTreeMap::new();
+    for (name, mut value) in pairs(reply)? {
+        let (sort, mut name) = (name.first().copied(), name.slice(1..));
+        match sort {
+            Some(b'v') => {
+                flow.virtual_ms = value.try_get_u64().map_err(|e| damaged(e.into()))?;
+                shares = value.try_get_u64().map_err(|e| damaged(e.into()))?;
+            }
+            Some(b's') => {
+                let share = flow::read_key(&mut name).map_err(damaged)?;
+                flow.shares.insert(share, flow::read_share(&mut value).map_err(damaged)?);
+            }
+            Some(b'w') => {
+                let share = flow::read_key(&mut name).map_err(damaged)?;
+                weights.insert(share, value.try_get_u32().map_err(|e| damaged(e.into()))?);
+            }
+            Some(b'k') => {
+                let text = std::str::from_utf8(&name).ok().and_then(|text| text.parse().ok());
+                let kind: Kind = text.ok_or_else(|| contradiction("a kind's name"))?;
+                if *value != FlowKey::of(kind.as_str()).as_bytes()[..] {
+                    return Err(contradiction("a kind's key is another one's"));
+                }
+                kinds.entry(kind).or_default();
+            }
+            Some(b'l') => {
+                let key = flow::read_key(&mut name).map_err(damaged)?;
+                limits.insert(key, flow::read_limits(&mut value).map_err(damaged)?);
+            }
+            _ => return Err(contradiction("an unknown fact")),
+        }
+    }
+    for (kind, of) in &mut kinds {
+        let found = limits.remove(&FlowKey::of(kind.as_str()));
+        *of = found.ok_or_else(|| contradiction("a kind without limits"))?;
+    }
+    if !limits.is_empty() {
+        return Err(contradiction("limits without a kind"));
+    }
+    if shares != flow.shares.len() as u64 {
+        return Err(contradiction("shares were miscounted"));
+    }
+    Ok((flow, (kinds, weights)))
+}
+
+fn number(text: &[u8]) -> Result<i64, EngineError> {
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| contradiction("a score is not whole"))
 }
 
 fn pairs(reply: &mut Reply) -> Result<Vec<(Bytes, Bytes)>, EngineError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::changes::{batches, some_batches};
 use super::script::Way;
-use super::{Redis, layout};
+use super::{Redis, flow, layout};
 use crate::engine::*;
 
 /// About how many jobs one step of `scan` looks at. Their envelopes are read, and not sent.
@@ -124,8 +124,9 @@ impl Redis {
     ) -> Result<Opened, EngineError> {
         let mut reply = self
             .change(&self.scripts.open, shard, |cmd| {
-                cmd.arg(layout::settings_bytes(&opening.settings));
                 cmd.arg(layout::opening_bytes(opening));
+                cmd.arg(layout::settings_bytes(&opening.settings));
+                flow::fill(cmd, &opening.settings.flow);
             })
             .await?;
         let word = reply.word()?;

@@ -3,8 +3,9 @@
 use crate::engine::{ShardId, Topic};
 
 /// In the order in which the scripts expect them; see `lua/shard.lua`.
-const PARTS: [&str; 10] = [
-    "meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1", "reported",
+const PARTS: [&str; 16] = [
+    "meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1", "flow",
+    "fair", "timers", "idle", "rates", "facts", "reported",
 ];
 
 /// Which keys a script reaches.

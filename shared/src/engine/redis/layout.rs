@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::flow::{FLOW_LENGTH, put_flow, put_limits, read_flow, read_limits};
+use crate::engine::flow::{Flow, FlowSettings};
 #[cfg(any(test, feature = "testkit"))]
 use crate::engine::model::GateState;
 use crate::engine::*;
@@ -16,6 +18,10 @@ const PRESENT: u8 = b'p';
 const NUMBER_MAX: i64 = 1 << 53;
 /// Bytes of a job before its kind.
 const JOB_HEAD: usize = 50;
+/// Where in a job its priority is.
+const PRIORITY_AT: usize = 36;
+/// In the byte of the priority: there is a flow.
+const HAS_FLOW: u8 = 128;
 /// Where there is no gate, or a shut one, instead of the id of a process.
 const NO_PROCESS: [u8; 40] = [0; 40];
 const SHUT_PROCESS: [u8; 40] = [b'-'; 40];
@@ -49,6 +55,8 @@ pub(super) struct Head {
     pub(super) run_at: Timestamp,
     pub(super) max_crashes: u32,
     pub(super) priority: Priority,
+    /// Whether a flow follows.
+    pub(super) has_flow: bool,
 }
 
 /// A job as it was pushed.
@@ -57,6 +65,7 @@ pub(super) struct JobValue {
     pub(super) head: Head,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) kind: Kind,
+    pub(super) flow: Option<Flow>,
     pub(super) envelope: Bytes,
 }
 
@@ -70,6 +79,7 @@ pub(super) struct HeldValue {
     pub(super) token: Option<LeaseId>,
     /// Who leased it last, and when; `None` when it was never leased.
     pub(super) lease: Option<(WorkerId, Timestamp)>,
+    pub(super) flow: Option<Flow>,
 }
 
 /// Instants that Lua can hold exactly; others are moved to the nearest that it can.
@@ -93,18 +103,21 @@ pub(super) fn pushed_job(job: &Push) -> Vec<u8> {
     let run_at = micros(job.run_at);
     let due_ms = run_at.div_euclid(1000) + i64::from(run_at.rem_euclid(1000) > 0);
     let unit_ms = ShardSettings::default().priority_unit.as_millis() as i64;
-    let mut out = Vec::with_capacity(JOB_HEAD + kind.len() + job.envelope.len());
+    let mut out = Vec::with_capacity(JOB_HEAD + kind.len() + FLOW_LENGTH + job.envelope.len());
     out.put_u64(fence_number(job.fence));
     out.put_u32(job.crashes);
     out.put_u32(job.attempt);
     out.put_i64(due_ms - i64::from(job.priority.level()) * unit_ms);
     out.put_i64(run_at);
     out.put_u32(job.max_crashes);
-    out.put_u8(job.priority.level());
+    out.put_u8(job.priority.level() | if job.flow.is_some() { HAS_FLOW } else { 0 });
     out.put_u32(u32::try_from(job.envelope.len()).expect("envelopes are far below 4 GiB"));
     out.put_i64(job.expires_at.map_or(NUMBER_MAX, micros));
     out.put_u8(u8::try_from(kind.len()).expect("kinds are at most 128 bytes"));
     out.put_slice(kind);
+    if let Some(flow) = &job.flow {
+        put_flow(&mut out, flow);
+    }
     out.put_slice(&job.envelope);
     out
 }
@@ -127,10 +140,12 @@ impl Head {
         let score = bytes.try_get_i64()?;
         let run_at = Timestamp::from_micros(bytes.try_get_i64()?);
         let max_crashes = bytes.try_get_u32()?;
-        let priority = Priority::new(bytes.try_get_u8()?).ok_or(Damaged)?;
+        let priority = bytes.try_get_u8()?;
+        let has_flow = priority & HAS_FLOW != 0;
+        let priority = Priority::new(priority & !HAS_FLOW).ok_or(Damaged)?;
         // The length of the envelope: for the scripts, which do not see where it begins.
         bytes.try_get_u32()?;
-        Ok(Self { score, fence, attempt, crashes, run_at, max_crashes, priority })
+        Ok(Self { score, fence, attempt, crashes, run_at, max_crashes, priority, has_flow })
     }
 }
 
@@ -150,6 +165,7 @@ impl JobValue {
             head,
             expires_at: expires_at.map(Timestamp::from_micros),
             kind: kind.ok_or(Damaged)?,
+            flow: head.has_flow.then(|| read_flow(&mut bytes)).transpose()?,
             envelope: bytes,
         })
     }
@@ -157,10 +173,12 @@ impl JobValue {
     /// Only the envelope.
     pub(super) fn envelope(job: &Bytes) -> Result<Bytes, Damaged> {
         let length = usize::from(*job.get(JOB_HEAD - 1).ok_or(Damaged)?);
-        if job.len() < JOB_HEAD + length {
+        let has_flow = job[PRIORITY_AT] & HAS_FLOW != 0;
+        let head = JOB_HEAD + length + if has_flow { FLOW_LENGTH } else { 0 };
+        if job.len() < head {
             return Err(Damaged);
         }
-        Ok(job.slice(JOB_HEAD + length..))
+        Ok(job.slice(head..))
     }
 }
 
@@ -180,13 +198,14 @@ impl HeldValue {
         let token = take_id(bytes)?;
         let (fence, attempt) = (Fence(bytes.try_get_u64()?), bytes.try_get_u32()?);
         let head = Head::read_rest(bytes, fence, crashes, attempt)?;
+        let flow = head.has_flow.then(|| read_flow(bytes)).transpose()?;
         let lease = (worker != [0; 16]).then_some((WorkerId::from_bytes(worker), claimed_at));
         // A lease without a holder cannot be told to anyone.
         if bytes.has_remaining() || (status == HeldStatus::Leased && lease.is_none()) {
             return Err(Damaged);
         }
         let token = (token != [0; 16]).then_some(LeaseId::from_bytes(token));
-        Ok(Self { head, status, cancel, token, lease })
+        Ok(Self { head, status, cancel, token, lease, flow })
     }
 }
 
@@ -449,19 +468,22 @@ pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
     })
 }
 
-/// Settings as the store keeps them.
+/// Settings as the store keeps them, but for kinds and weights.
 pub(super) fn settings_bytes(settings: &ShardSettings) -> Vec<u8> {
-    let mut out = Vec::with_capacity(37);
+    let mut out = Vec::with_capacity(71);
     out.put_u64(settings.version);
     out.put_u8(settings.paused.into());
     out.put_u64(settings.jobs_max);
     out.put_u64(settings.bytes_max);
     out.put_u64(settings.priority_unit.as_secs());
     out.put_u32(settings.priority_unit.subsec_nanos());
+    put_limits(&mut out, &settings.flow.queue);
+    put_limits(&mut out, &settings.flow.keys);
+    out.put_u16(u16::try_from(settings.flow.kinds.len()).expect("there are few kinds with limits"));
     out
 }
 
-/// Reads settings; none of an unconfigured shard.
+/// Reads settings, without kinds and weights; none of an unconfigured shard.
 pub(super) fn read_settings(mut bytes: &[u8]) -> Result<Option<ShardSettings>, Damaged> {
     if bytes.is_empty() {
         return Ok(None);
@@ -479,7 +501,13 @@ pub(super) fn read_settings(mut bytes: &[u8]) -> Result<Option<ShardSettings>, D
             }
             Duration::new(seconds, nanos)
         },
+        flow: FlowSettings {
+            queue: read_limits(bytes)?,
+            keys: read_limits(bytes)?,
+            ..FlowSettings::default()
+        },
     };
+    bytes.try_get_u16()?;
     if bytes.is_empty() { Ok(Some(settings)) } else { Err(Damaged) }
 }
 

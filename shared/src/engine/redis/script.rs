@@ -14,6 +14,8 @@ use crate::limits;
 
 const SHARD: &str = include_str!("lua/shard.lua");
 const TOMBS: &str = include_str!("lua/tombs.lua");
+const FLOW: &str = include_str!("lua/flow.lua");
+const SETTINGS: &str = include_str!("lua/settings.lua");
 const MOVES: &str = include_str!("lua/moves.lua");
 const STANDING: &str = include_str!("lua/standing.lua");
 const PROCESS: &str = include_str!("lua/process.lua");
@@ -107,15 +109,23 @@ impl Scripts {
             push: build(
                 "push",
                 WRITES_MUCH,
-                &[SHARD, TOMBS, STANDING, include_str!("lua/push.lua")],
+                &[SHARD, TOMBS, STANDING, FLOW, include_str!("lua/push.lua")],
             ),
-            claim: build("claim", WRITES, &[SHARD, MOVES, include_str!("lua/claim.lua")]),
+            claim: build("claim", WRITES, &[SHARD, FLOW, MOVES, include_str!("lua/claim.lua")]),
             extend: build("extend", WRITES, &[SHARD, include_str!("lua/extend.lua")]),
-            settle: build("settle", WRITES, &[SHARD, include_str!("lua/settle.lua")]),
-            promote: build("promote", WRITES, &[SHARD, MOVES, include_str!("lua/promote.lua")]),
-            reap: build("reap", WRITES, &[SHARD, MOVES, include_str!("lua/reap.lua")]),
-            configure: build("configure", WRITES, &[SHARD, include_str!("lua/configure.lua")]),
-            cancel: build("cancel", WRITES, &[SHARD, TOMBS, include_str!("lua/cancel.lua")]),
+            settle: build("settle", WRITES, &[SHARD, FLOW, include_str!("lua/settle.lua")]),
+            promote: build(
+                "promote",
+                WRITES,
+                &[SHARD, FLOW, MOVES, include_str!("lua/promote.lua")],
+            ),
+            reap: build("reap", WRITES, &[SHARD, FLOW, MOVES, include_str!("lua/reap.lua")]),
+            configure: build(
+                "configure",
+                WRITES,
+                &[SHARD, FLOW, SETTINGS, include_str!("lua/configure.lua")],
+            ),
+            cancel: build("cancel", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/cancel.lua")]),
             confirm: build("confirm", WRITES, &[SHARD, TOMBS, include_str!("lua/confirm.lua")]),
             exists: build(
                 "exists",
@@ -127,13 +137,21 @@ impl Scripts {
             stats: build("stats", READS, &[SHARD, include_str!("lua/stats.lua")]),
             gate: build("gate", READS, &[SHARD, PROCESS, include_str!("lua/gate.lua")]),
             shut: build("shut", WRITES, &[SHARD, PROCESS, include_str!("lua/shut.lua")]),
-            open: build("open", WRITES, &[SHARD, PROCESS, include_str!("lua/open.lua")]),
+            open: build(
+                "open",
+                WRITES,
+                &[SHARD, PROCESS, FLOW, SETTINGS, include_str!("lua/open.lua")],
+            ),
             seal: build("seal", WRITES, &[SHARD, include_str!("lua/seal.lua")]),
-            withdraw: build("withdraw", WRITES, &[SHARD, TOMBS, include_str!("lua/withdraw.lua")]),
-            adopt: build("adopt", WRITES, &[SHARD, TOMBS, include_str!("lua/adopt.lua")]),
+            withdraw: build(
+                "withdraw",
+                WRITES,
+                &[SHARD, TOMBS, FLOW, include_str!("lua/withdraw.lua")],
+            ),
+            adopt: build("adopt", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/adopt.lua")]),
             report: build("report", WRITES, &[SHARD, include_str!("lua/report.lua")]),
             scan: build("scan", READS, &[SHARD, include_str!("lua/scan.lua")]),
-            drop: build("drop", WRITES, &[SHARD, TOMBS, include_str!("lua/drop.lua")]),
+            drop: build("drop", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/drop.lua")]),
             publish: build("publish", WRITES, &[include_str!("lua/publish.lua")]),
             feed: build("feed", WRITES, &[include_str!("lua/feed.lua")]),
             #[cfg(feature = "testkit")]

@@ -1,6 +1,7 @@
 //! exists, peek, leased, stats and configure.
 
 use super::*;
+use crate::engine::flow::{FlowSettings, Limits, Rate};
 use crate::engine::{Live, Running, ShardStats};
 
 /// From its push to its end.
@@ -147,6 +148,11 @@ pub async fn settings_never_go_back(rig: &Rig) {
         jobs_max: 123_456_789,
         bytes_max: 1 << 40,
         priority_unit: ms(1_500),
+        flow: FlowSettings {
+            queue: Limits { concurrency: Some(7), rate: Some(Rate { interval_us: 9, burst: 8 }) },
+            keys: Limits { concurrency: Some(6), rate: None },
+            ..FlowSettings::default()
+        },
     };
     assert!(rig.configure(exact.clone()).await);
     let stats = rig.engine.stats(&rig.shard).await.unwrap();

@@ -52,8 +52,37 @@ pub struct JobPick {
     pub expires_in_us: Option<i64>,
     /// Which of the kinds.
     pub kind: u8,
+    /// Its keys.
+    pub flow: Option<FlowPick>,
     /// Length of the envelope.
     pub bytes: usize,
+}
+
+/// Keys of a job; 0: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields of a flow, documented there")]
+pub struct FlowPick {
+    pub share: u8,
+    pub concurrency: u8,
+    pub rate: u8,
+    pub units: u32,
+    pub weight: u32,
+}
+
+/// Concurrency; interval in µs and burst.
+pub type LimitsPick = (Option<u32>, Option<(u64, u32)>);
+
+/// Limits and weights to give.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowSettingsPick {
+    /// Of the queue.
+    pub queue: LimitsPick,
+    /// Of each key.
+    pub keys: LimitsPick,
+    /// Of kinds.
+    pub kinds: Vec<(u8, LimitsPick)>,
+    /// Of shares.
+    pub weights: Vec<(u8, u32)>,
 }
 
 /// Settings to give.
@@ -69,6 +98,8 @@ pub struct SettingsPick {
     pub bytes_max: u64,
     /// Of priority.
     pub unit_ms: u64,
+    /// Limits.
+    pub flow: FlowSettingsPick,
 }
 
 /// How a proof of a lease is made wrong.
@@ -212,6 +243,7 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
             jobs_max: 50,
             bytes_max: 10_000,
             unit_ms: 1_000,
+            flow: FlowSettingsPick::default(),
         };
         steps.push(opening(&mut rng, settings));
     }
@@ -326,6 +358,7 @@ fn job(rng: &mut StdRng) -> JobPick {
             &[None, None, None, None, None, None, None, Some(0), Some(1), Some(1_000_000)],
         ),
         kind: rng.random_range(0..KINDS),
+        flow: rng.random_bool(0.6).then(|| flow(rng)),
         bytes: pick(rng, &[0, 10, 100]),
     }
 }
@@ -419,5 +452,37 @@ fn settings(rng: &mut StdRng) -> SettingsPick {
         jobs_max: pick(rng, &[0, 2, 3, 50, 50]),
         bytes_max: pick(rng, &[0, 500, 10_000, 10_000, 10_000]),
         unit_ms: pick(rng, &[0, 1, 1_000, 60_000]),
+        flow: flow_settings(rng),
     }
+}
+
+fn flow(rng: &mut StdRng) -> FlowPick {
+    FlowPick {
+        share: rng.random_range(0..3),
+        concurrency: rng.random_range(0..3),
+        rate: rng.random_range(0..3),
+        units: pick(rng, &[1, 1, 1, 2, 9]),
+        weight: pick(rng, &[1, 1, 3]),
+    }
+}
+
+/// Often none: limits hold up what else is to happen.
+fn flow_settings(rng: &mut StdRng) -> FlowSettingsPick {
+    if rng.random_ratio(1, 3) {
+        return FlowSettingsPick::default();
+    }
+    let kind = |rng: &mut StdRng| (rng.random_range(0..KINDS), limits(rng));
+    let mut kinds = if rng.random() { some(rng, 2, kind) } else { Vec::new() };
+    kinds.sort_unstable_by_key(|(kind, _)| *kind);
+    kinds.dedup_by_key(|(kind, _)| *kind);
+    let queue = if rng.random_ratio(1, 3) { limits(rng) } else { (None, None) };
+    let weight = |rng: &mut StdRng| (rng.random_range(1..3), pick(rng, &[2, 5]));
+    let weights = if rng.random_ratio(1, 3) { some(rng, 2, weight) } else { Vec::new() };
+    FlowSettingsPick { queue, keys: limits(rng), kinds, weights }
+}
+
+fn limits(rng: &mut StdRng) -> LimitsPick {
+    let rates =
+        [None, None, Some((1, 1)), Some((1_000, 2)), Some((700_000, 1)), Some((2_000_000, 3))];
+    (pick(rng, &[None, Some(1), Some(1), Some(2)]), pick(rng, &rates))
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, WithdrawalPick};
 use super::*;
 use crate::engine::ClaimState;
+use crate::engine::flow::{Flow, FlowKey, FlowSettings, Keys, Limits, Rate};
 use crate::engine::model::Entry;
 use crate::model::id::LeaseId;
 use crate::model::job::Priority;
@@ -179,6 +180,7 @@ impl Player {
             jobs_max: pick.jobs_max,
             bytes_max: pick.bytes_max,
             priority_unit: Duration::from_millis(pick.unit_ms),
+            flow: flow_settings(&pick.flow),
         }
     }
 
@@ -238,6 +240,7 @@ impl Player {
             run_at: shift(now, pick.run_in_us),
             expires_at: pick.expires_in_us.map(|us| shift(now, us)),
             kind: kind(pick.kind),
+            flow: pick.flow.and_then(|keys| flow(&kind(pick.kind), keys)),
             envelope: Bytes::from(vec![b'e'; pick.bytes]),
         }
     }
@@ -292,6 +295,35 @@ fn shift(at: Timestamp, by_us: i64) -> Timestamp {
     Timestamp::from_micros(at.micros() + by_us)
 }
 
+fn flow(kind: &Kind, keys: FlowPick) -> Option<Flow> {
+    let text = |sort: &str, key: u8| (key > 0).then(|| format!("{sort}{key}"));
+    let (share, concurrency) = (text("s", keys.share), text("c", keys.concurrency));
+    let rate = text("r", keys.rate);
+    let keys = Keys {
+        share: share.as_deref(),
+        concurrency: concurrency.as_deref(),
+        rate: rate.as_deref(),
+        units: keys.units,
+        weight: keys.weight,
+    };
+    Flow::new(kind, keys)
+}
+
+fn flow_settings(pick: &FlowSettingsPick) -> FlowSettings {
+    let limits = |(concurrency, rate): (Option<u32>, Option<(u64, u32)>)| Limits {
+        concurrency,
+        rate: rate.map(|(interval_us, burst)| Rate { interval_us, burst }),
+    };
+    let kinds = pick.kinds.iter().map(|(n, of)| (kind(*n), limits(*of))).collect();
+    let weights = pick.weights.iter().map(|(n, weight)| (FlowKey::of(&format!("s{n}")), *weight));
+    FlowSettings {
+        queue: limits(pick.queue),
+        keys: limits(pick.keys),
+        kinds,
+        weights: weights.collect(),
+    }
+}
+
 fn worker(n: u8) -> WorkerId {
     WorkerId::from_uuid(Uuid::from_u128(0xa0 + u128::from(n)))
 }
@@ -318,6 +350,7 @@ fn as_claimed(id: JobId, entry: &Entry) -> Adoption {
             run_at: entry.run_at,
             expires_at: entry.expires_at,
             kind: entry.kind.clone(),
+            flow: entry.flow,
             envelope: entry.envelope.clone(),
         },
         lease_id: entry.lease_id.expect("a leased entry has a token"),

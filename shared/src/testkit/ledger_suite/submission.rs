@@ -54,6 +54,8 @@ fn full_job(scene: &Scene, now: Timestamp) -> NewJob {
             order_key: Some("o".into()),
             concurrency_key: Some("c".into()),
             rate_limit_key: Some("r".into()),
+            fairness_key: Some("f".into()),
+            rate_limit_units: 3,
             circuit: Some("mail".into()),
         },
         unique: Some(Unique {

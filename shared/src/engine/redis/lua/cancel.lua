@@ -25,6 +25,8 @@ for i = 1, count do
   elseif status == WAITING then
     answers[i] = "W"
     waiting[#waiting + 1] = id
+    local flow = flow_of(head, helds[i])
+    if flow then leave_lane(id, flow, (unpacked(">i8", head, 17))) end
     bytes = bytes - unpacked(">I4", head, 38)
     buried[#buried + 1] = id
     buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", head))))
@@ -45,6 +47,7 @@ bury(buried)
 for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, waiting) end
 for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, waiting) end
 each("HSET", HELD, flagged)
+save_flow()
 save()
-publish(false, false, table.concat(cancels))
+publish(flow_woken, false, table.concat(cancels))
 return { "cancelled", table.concat(answers) }

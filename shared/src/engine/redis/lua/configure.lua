@@ -1,12 +1,10 @@
 -- configure.lua: gives a shard its settings, and opens it.
 --
--- ARGV[2] the settings, as stored
+-- ARGV[2…] the settings (settings.lua)
 --
 -- Returns {"configured"}, or {"newer"} when the shard has a higher version and keeps it.
-local given_version, given_paused = unpacked(">I8B", ARGV[2])
-if given_version < version then return { "newer" } end
 local was_open = open
-open, rest = given_paused == 0, sub(rest, 1, REST_LENGTH) .. ARGV[2]
+if not take_settings(2) then return { "newer" } end
 save()
-publish(not was_open and call("ZCARD", READY) > 0)
+publish(not was_open and (call("ZCARD", READY) > 0 or any_turn()))
 return { "configured" }

@@ -8,7 +8,7 @@
 local count = tonumber(ARGV[3])
 local ids = {}
 for i = 1, count do ids[i] = ARGV[2 * i + 2] end
-local heads = fetch_heads(ids)
+local heads, helds = fetch_heads(ids)
 local tombs, partly = standing(ids)
 local answers, dropped, buried = {}, {}, {}
 for i = 1, count do
@@ -16,6 +16,7 @@ for i = 1, count do
   if head and sub(head, 1, 8) == fence then
     answers[i] = "D"
     dropped[#dropped + 1] = ids[i]
+    take_out(ids[i], head, helds[i])
     bytes = bytes - unpacked(">I4", head, 38)
     if ARGV[2] == "bury" then
       buried[#buried + 1] = ids[i]
@@ -30,5 +31,7 @@ turn()
 bury(buried)
 for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, dropped) end
 for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, dropped) end
+save_flow()
 save()
+publish(flow_woken)
 return { "dropped", table.concat(answers) }

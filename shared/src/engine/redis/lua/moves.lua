@@ -1,25 +1,33 @@
--- moves.lua: what time does to a shard, for the scripts that move jobs. Comes after shard.lua.
+-- moves.lua: what time does to a shard, for the scripts that move jobs. Comes after shard.lua and
+-- flow.lua.
 local garbage = 0
 
 -- Makes due delayed jobs ready, in order, up to `limit`; how many.
 local function promote(limit)
+  fire_timers(MOVE_MAX)
   local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
   if #ids == 0 then return 0 end
-  local ready = {}
+  local ready, moved = {}, 0
   local heads, helds = fetch_heads(ids)
   for i = 1, #ids do
     local head, held = heads[i], helds[i]
     -- One that is held or finishing is here by damage only.
     if head and (not held or byte(held, 1) == WAITING) then
-      ready[#ready + 1] = text_of((unpacked(">i8", head, 17)))
-      ready[#ready + 1] = ids[i]
+      local score, flow = unpacked(">i8", head, 17), flow_of(head, held)
+      moved = moved + 1
+      if flow then
+        enter_lane(ids[i], flow, score)
+      else
+        ready[#ready + 1] = text_of(score)
+        ready[#ready + 1] = ids[i]
+      end
     else
       garbage = garbage + 1
     end
   end
   each("ZADD", READY, ready)
   call("ZREMRANGEBYRANK", DELAYED, 0, #ids - 1)
-  return #ready / 2
+  return moved
 end
 
 -- Whether leases that ran out may be taken back now. Notes jumps of engine time.
@@ -32,7 +40,8 @@ local function may_reap()
   return now >= unpacked(">I8", rest, 17)
 end
 
--- Takes back jobs whose lease ran out, in order, up to `limit`; how many, and how many became ready.
+-- Takes back jobs whose lease ran out, in order, up to `limit`; how many, and how many became ready
+-- outside of lanes.
 local function reap(limit)
   if not may_reap() then return 0, 0 end
   local ids = call("ZRANGE", LEASES, "-inf", "(" .. string.format("%.0f", now_ms), "BYSCORE", "LIMIT", 0, limit)
@@ -42,13 +51,20 @@ local function reap(limit)
     local id = ids[i]
     if is_held(held) and byte(held, 1) == LEASED then
       local status, ended, crashes = FINISHING, CANCELLED, sub(held, 27, 30)
+      local flow = flow_of(nil, held)
+      end_flow(id, flow, (unpacked(">i8", held, 19)))
       if byte(held, 2) == 0 then
         crashes = plus_one(crashes)
         ended = QUARANTINED
         if unpacked(">I4", crashes) < unpacked(">I4", held, 75) then
           status, ended = WAITING, LOST
-          ready[#ready + 1] = text_of((unpacked(">i8", held, 59)))
-          ready[#ready + 1] = id
+          local score = unpacked(">i8", held, 59)
+          if flow then
+            enter_lane(id, flow, score)
+          else
+            ready[#ready + 1] = text_of(score)
+            ready[#ready + 1] = id
+          end
         end
       end
       -- Without its token: a settle that comes too late must not look like a repeated one.

@@ -13,4 +13,11 @@ if status == FINISHING then return { "finishing", 0, head, held } end
 if status == LEASED then return { "leased", tonumber(call("ZSCORE", LEASES, id) or now_ms), head, held } end
 local rank = call("ZRANK", READY, id)
 if rank then return { "ready", rank, head, held } end
+local flow = flow_of(heads[1], helds[1])
+if flow then
+  local lane, order = "j" .. sub(flow, 1, 8), pack(">I8", unpacked(">i8", head, 17) + SCORE_OFFSET)
+  if call("ZSCORE", FLOW, lane .. order .. id) then
+    return { "ready", call("ZLEXCOUNT", FLOW, "[" .. lane, "(" .. lane .. order .. id), head, held }
+  end
+end
 return { "delayed", 0, head, held }

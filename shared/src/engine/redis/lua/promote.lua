@@ -4,5 +4,6 @@
 --
 -- Returns {"moved", how many, members found that are no jobs}. Writes their places.
 local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX))
-publish(moved > 0)
+save_flow()
+publish(moved > 0 or flow_woken)
 return { "moved", moved, garbage }

@@ -55,7 +55,10 @@ local function admit(i, id, job, old, held, tomb)
   if not old and (is_later and waiting or head) >= jobs_max then return "F" end
   if bytes - old_length + length > bytes_max then return "F" end
   bytes = bytes - old_length + length
-  if old or held then replaced[#replaced + 1] = id end
+  if old or held then
+    replaced[#replaced + 1] = id
+    take_out(id, is_job(old) and old, held)
+  end
   if old then
     if call("ZSCORE", DELAYED, id) then waiting = waiting - 1 else head = head - 1 end
   end
@@ -68,9 +71,13 @@ local function admit(i, id, job, old, held, tomb)
     packed_score = pack(">i8", score)
   end
   if sub(job, 17, 24) ~= packed_score then job = sub(job, 1, 16) .. packed_score .. sub(job, 25) end
+  job = with_flow(job)
   added[added_count + 1], added[added_count + 2] = id, job
   added_count = added_count + 2
-  if not is_later then
+  local flow = flow_of(job)
+  if not is_later and flow then
+    enter_lane(id, flow, score)
+  elseif not is_later then
     ready[ready_count + 1], ready[ready_count + 2] = text_of(score), id
     ready_count = ready_count + 2
   else
@@ -95,6 +102,7 @@ each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, added)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
+save_flow()
 save()
-publish(ready_count > 0)
+publish(ready_count > 0 or flow_woken)
 return { "pushed", now, opened() and 1 or 0, generation(), table.concat(answers) }

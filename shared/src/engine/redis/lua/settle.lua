@@ -27,22 +27,33 @@ end
 
 local answers, changed, changed_count, ended_leases, settled, ready, delayed = {}, {}, 0, {}, 0, {}, {}
 
+-- Makes a job ready.
+local function place(id, flow, score)
+  if flow then return enter_lane(id, flow, score) end
+  ready[#ready + 1] = text_of(score)
+  ready[#ready + 1] = id
+end
+
 -- Makes a held job what `ended` says.
 local function apply(id, held, ended, delay, detail)
   if byte(held, 2) == 1 and (ended == RETRY or ended == SNOOZED or ended == RELEASED) then ended = CANCELLED end
   local part, attempt, end_part, status, again_at = sub(held, 3, 54), sub(held, 55, 58), sub(held, 59), FINISHING, 0
+  local flow = flow_of(nil, held)
+  end_flow(id, flow, (unpacked(">i8", held, 19)))
   if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
     again_at, status = now + delay, WAITING
     local due_ms, score = due_and_score(again_at, byte(held, 79))
     end_part = pack(">i8i8", score, again_at) .. sub(held, 75)
-    local order = again_at <= now and ready or delayed
-    order[#order + 1] = text_of(order == ready and score or due_ms)
-    order[#order + 1] = id
+    if again_at > now then
+      delayed[#delayed + 1] = text_of(due_ms)
+      delayed[#delayed + 1] = id
+    else
+      place(id, flow, score)
+    end
   elseif ended == RELEASED then
     status = WAITING
-    ready[#ready + 1] = text_of((unpacked(">i8", held, 59)))
-    ready[#ready + 1] = id
+    place(id, flow, (unpacked(">i8", held, 59)))
   end
   changed[changed_count + 1] = id
   changed[changed_count + 2] = STATUS[status] .. (byte(held, 2) == 1 and "\1" or "\0") .. part .. attempt .. end_part
@@ -71,6 +82,7 @@ each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 each("RPUSH", OUTBOX, outcomes)
 each("ZREM", LEASES, ended_leases)
+save_flow()
 save()
-publish(#ready > 0, outcome_count > 0)
+publish(#ready > 0 or flow_woken, outcome_count > 0)
 return { "settled", position(), table.concat(answers) }

@@ -3,6 +3,15 @@
 -- A store may lose single keys, or fields and members of them. A job that is in no order, or is leased and not held,
 -- would never move again. It counts as lost, so that the ledger brings it back; `push` mends it.
 
+-- Whether a job that waits is in its lane.
+local function in_lane(id, held)
+  if not is_held(held) then held = false end
+  local job = not held and call("HGET", JOBS, id)
+  if not held and not is_job(job) then return false end
+  local flow, score = flow_of(job, held), unpacked(">i8", held or job, held and 59 or 17)
+  return flow and call("ZSCORE", FLOW, "j" .. sub(flow, 1, 8) .. pack(">I8", score + SCORE_OFFSET) .. id)
+end
+
 -- For each id of a job, with its held or false, whether it is where its status says.
 local function placed(ids, helds)
   local answers = {}
@@ -12,7 +21,7 @@ local function placed(ids, helds)
   for i = 1, #ids do
     local status = is_held(helds[i]) and byte(helds[i], 1) or WAITING
     if status == WAITING then
-      answers[i] = (ready[i] or delayed[i]) and true or false
+      answers[i] = (ready[i] or delayed[i] or in_lane(ids[i], helds[i])) and true or false
     else
       answers[i] = status == FINISHING or (leases[i] and true or false)
     end

@@ -62,6 +62,7 @@ for i = 1, count do
   if not kept then
     if old or held then
       gone[#gone + 1] = id
+      take_out(id, old, held)
       bytes = bytes - unpacked(">I4", old or held, old and 38 or 80)
     end
     buried[#buried + 1] = id
@@ -74,5 +75,7 @@ bury(buried)
 for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, gone) end
 each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
+save_flow()
 save()
+publish(flow_woken)
 return { "withdrawn", pack(">I8", before + last) .. generation_now, table.concat(answers) }

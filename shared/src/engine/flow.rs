@@ -1,0 +1,165 @@
+//! What holds starts back inside a shard: limits of concurrency and rate, of the queue, of kinds and of keys; and who
+//! is next among those that share it.
+//!
+//! Keys are known to the engine by hash only ([`FlowKey`]).
+
+use std::collections::BTreeMap;
+
+use sha2::Digest as _;
+
+use crate::model::name::Kind;
+
+/// Longest a rate of one start takes, in µs: 366 days.
+pub const INTERVAL_MAX_US: u64 = 366 * 24 * 3600 * 1_000_000;
+/// Most units that one start costs.
+pub const UNITS_MAX: u32 = 1_000_000;
+/// Largest weight of a share.
+pub const SHARE_WEIGHT_MAX: u32 = 1_000;
+/// Most kinds of a queue with limits of their own.
+pub const KINDS_MAX: usize = 100;
+
+/// The hash of a key, as far as a shard tells keys apart: the first 64 bits of SHA-256. Among a million keys of a
+/// queue two are the same with a probability of 3 × 10⁻⁸, and then share a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey([u8; 8]);
+
+impl FlowKey {
+    /// No key at all.
+    pub const NONE: Self = Self([0; 8]);
+
+    /// Of this text.
+    pub fn of(text: &str) -> Self {
+        Self::digest([text.as_bytes()])
+    }
+
+    /// From what [`Self::as_bytes`] gave.
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+
+    /// Whether it is no key.
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = sha2::Sha256::new();
+        for part in parts {
+            hash.update(part);
+        }
+        let mut key = [0; 8];
+        key.copy_from_slice(&hash.finalize()[..8]);
+        // Zeros mean none.
+        if key == [0; 8] { Self([0xff; 8]) } else { Self(key) }
+    }
+}
+
+/// What a job's start is held to. All jobs with the same one are held by the same limits: they wait in one *lane*, of
+/// which only the first is ever looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Which lane it waits in.
+    pub lane: FlowKey,
+    /// Of its kind, for limits of kinds.
+    pub kind: FlowKey,
+    /// With whom it shares what it gets: those of one fairness key together get one share. None: with all that have
+    /// none.
+    pub share: FlowKey,
+    /// Jobs of one key share the queue's concurrency per key.
+    pub concurrency: FlowKey,
+    /// Jobs of one key share the queue's rate per key.
+    pub rate: FlowKey,
+    /// What its start costs of rates; at least 1, at most [`UNITS_MAX`]. What is more than a rate's burst counts as the
+    /// burst.
+    pub units: u32,
+    /// Slots that it takes, which is what its run time costs its share in; at least 1.
+    pub weight: u32,
+}
+
+impl Flow {
+    /// Of a job without keys, when its kind is limited.
+    pub fn of_kind(kind: &Kind) -> Self {
+        let kind = FlowKey::of(kind.as_str());
+        Self {
+            lane: kind,
+            kind,
+            share: FlowKey::NONE,
+            concurrency: FlowKey::NONE,
+            rate: FlowKey::NONE,
+            units: 1,
+            weight: 1,
+        }
+    }
+
+    /// Of a job with these keys; `None` if it has none, and nothing else by which it needs a lane.
+    pub fn new(kind: &Kind, keys: Keys<'_>) -> Option<Self> {
+        if keys == Keys::default() {
+            return None;
+        }
+        let key = |text: Option<&str>| text.map_or(FlowKey::NONE, FlowKey::of);
+        let (share, concurrency, rate) = (key(keys.share), key(keys.concurrency), key(keys.rate));
+        let flow = Self { share, concurrency, rate, ..Self::of_kind(kind) };
+        let parts = [&share.0, &concurrency.0, &rate.0, &flow.kind.0].map(<[u8; 8]>::as_slice);
+        let lane = FlowKey::digest(parts);
+        let units = keys.units.clamp(1, UNITS_MAX);
+        Some(Self { lane, units, weight: keys.weight.max(1), ..flow })
+    }
+}
+
+/// What [`Flow::new`] is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys<'a> {
+    /// Fairness key.
+    pub share: Option<&'a str>,
+    /// Concurrency key.
+    pub concurrency: Option<&'a str>,
+    /// Rate limit key.
+    pub rate: Option<&'a str>,
+    /// What a start costs of rates.
+    pub units: u32,
+    /// Slots.
+    pub weight: u32,
+}
+
+impl Default for Keys<'_> {
+    fn default() -> Self {
+        Self { share: None, concurrency: None, rate: None, units: 1, weight: 1 }
+    }
+}
+
+/// A rate: in any span of time `w` at most `w / interval + burst` units start (GCRA, the virtual scheduling algorithm of
+/// ITU-T I.371, with a tolerance of `burst − 1` intervals). A shard that was opened a moment ago has used up its burst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// µs per unit; 1 to [`INTERVAL_MAX_US`].
+    pub interval_us: u64,
+    /// Units at once; at least 1.
+    pub burst: u32,
+}
+
+/// Limits of what runs or starts; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Most jobs running at once.
+    pub concurrency: Option<u32>,
+    /// Starts per time.
+    pub rate: Option<Rate>,
+}
+
+/// The limits of a queue and the weights of its shares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowSettings {
+    /// Of the queue as a whole.
+    pub queue: Limits,
+    /// Of each concurrency key, and of each rate limit key.
+    pub keys: Limits,
+    /// Of these kinds; at most [`KINDS_MAX`].
+    pub kinds: BTreeMap<Kind, Limits>,
+    /// Shares that count for more than 1; at most [`SHARE_WEIGHT_MAX`] each.
+    pub weights: BTreeMap<FlowKey, u32>,
+}

@@ -1,0 +1,433 @@
+-- flow.lua: lanes, limits and shares, for the scripts that start, end or move jobs. Comes after shard.lua.
+--
+-- FLOW holds all that has no number, by its first byte; scopes are a byte for their sort and a key of 8 bytes, scores
+-- u64 with 2^52 added, so that they are in order:
+--    j lane 8, score 8, id 16             a job that waits in a lane
+--    t share 8, score 8, lane 8           a lane that nothing is known to hold, with the score of its first job
+--    b scope 9, score 8, lane 8, share 8  a lane that a limit holds
+--    r scope 9, id 16                     a lease that counts for a limit
+-- FAIR    shares that have turns, by their tag when it was last reckoned
+-- TIMERS  scopes, by when to look at them again, µs
+-- IDLE    shares that neither wait nor run, by when they are forgotten, µs
+-- RATES   scopes, by when the next unit of their rate is due, µs
+-- FACTS   v: virtual time in ms u64, number of shares u64
+--         s and a share: had u64, slots u64, accrued u64, at u64, cost u64, waiting u64
+--         w and a share: its weight u32
+--         k and the name of a kind: its key, 8 bytes
+--         l and the key of a kind: limits, 16 bytes
+-- Limits: concurrency u32 (0: none), interval in µs u64 (0: no rate), burst u32
+-- A job's flow: lane 8, kind 8, share 8, concurrency key 8, rate key 8, units u32, weight u32
+local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 33)
+local COST_UNKNOWN, SHARE_IDLE_MS = 1000, 10000
+local flow_woken = false
+
+local function order_of(score)
+  return pack(">I8", score + SCORE_OFFSET)
+end
+
+-- The first member of FLOW that begins so.
+local function first_of(prefix)
+  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, 1)[1]
+end
+
+local function any_turn()
+  return first_of("t") ~= nil
+end
+
+-- Shares ----------------------------------------------------------------------------------------------------------
+
+local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
+local rates, rates_dirty, running, fair_may_be = {}, {}, {}, false
+
+local active
+
+-- Whether there is anything but jobs without keys and limits: else little is looked at.
+local function is_active()
+  if active == nil then active = call("EXISTS", FACTS, RATES) > 0 end
+  return active
+end
+
+local function load_virtual()
+  if virtual_known then return end
+  virtual_known = true
+  if not is_active() then return end
+  local value = call("HGET", FACTS, "v")
+  if value and #value == 16 then virtual, share_count = unpacked(">I8I8", value) end
+end
+
+-- A share as it is; `known` is false where it would begin.
+local function share_of(key)
+  local share = shares[key]
+  if share then return share end
+  load_virtual()
+  share = { key = key, known = false, slots = 0, accrued = 0, at = 0, cost = 0, waiting = 0, dirty = false }
+  local values = is_active() and call("HMGET", FACTS, "s" .. key, "w" .. key) or {}
+  share.weight = values[2] and #values[2] == 4 and max(unpacked(">I4", values[2]), 1) or 1
+  if values[1] and #values[1] == 48 then
+    share.known = true
+    share.had, share.slots, share.accrued, share.at, share.cost, share.waiting = unpacked(">I8I8I8I8I8I8", values[1])
+  end
+  shares[key] = share
+  return share
+end
+
+-- The same, begun if it is new.
+local function begun(key)
+  local share = share_of(key)
+  if not share.known then
+    share.known, share.had, share.slots, share.accrued, share.at = true, virtual * share.weight, 0, 0, 0
+    share.cost, share.waiting = 0, 0
+    share_count = share_count + 1
+  end
+  share.dirty, facts_dirty, active = true, true, true
+  return share
+end
+
+local function tag_of(key)
+  local share = share_of(key)
+  if not share.known then return virtual end
+  local cost = share.cost == 0 and COST_UNKNOWN or share.cost
+  local runs = share.accrued + share.slots * max(now_ms - share.at, 0)
+  return floor((share.had + max(runs, share.slots * cost)) / share.weight)
+end
+
+local function set_tag(key)
+  fair_may_be = true
+  call("ZADD", FAIR, text_of(tag_of(key)), key)
+end
+
+local function refresh_fair(key)
+  call("ZADD", FAIR, "XX", text_of(tag_of(key)), key)
+end
+
+local function enter_fair(key)
+  local missing = max(virtual - tag_of(key), 0)
+  local share = begun(key)
+  share.had = share.had + missing * share.weight
+  set_tag(key)
+end
+
+local function drop_fair(key)
+  if not first_of("t" .. key) then call("ZREM", FAIR, key) end
+end
+
+local function run_to_now(share)
+  share.accrued = share.accrued + share.slots * max(now_ms - share.at, 0)
+  share.at = now_ms
+end
+
+-- Forgets shares that are idle for long enough, at most so many.
+local function forget_shares(limit)
+  for _, key in ipairs(call("ZRANGE", IDLE, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)) do
+    call("ZREM", IDLE, key)
+    local share = share_of(key)
+    if share.known and share.waiting == 0 and share.slots == 0 then
+      share.known, share.dirty, facts_dirty = false, true, true
+      share_count = max(share_count - 1, 0)
+    end
+  end
+  load_virtual()
+  if share_count == 0 then virtual = 0 end
+end
+
+-- A share that neither waits nor runs is forgotten when the others have had as much, and not at once: what its jobs cost
+-- is worth knowing.
+local function let_go(key)
+  local share = share_of(key)
+  if not share.known or share.waiting > 0 or share.slots > 0 then return end
+  local ahead = max(tag_of(key) - virtual, SHARE_IDLE_MS)
+  call("ZADD", IDLE, text_of(now + ahead * 1000), key)
+end
+
+local function take_slots(key, weight)
+  local share = begun(key)
+  run_to_now(share)
+  share.slots = share.slots + weight
+  refresh_fair(key)
+end
+
+local function charge(key, weight, claimed_at)
+  local share = begun(key)
+  local ran = max(now_ms - floor(claimed_at / 1000), 0)
+  run_to_now(share)
+  share.slots = max(share.slots - weight, 0)
+  share.accrued = share.slots == 0 and 0 or max(share.accrued - ran * weight, 0)
+  ran = max(ran, 1)
+  share.had = share.had + ran * weight
+  share.cost = share.cost == 0 and ran or max(floor((share.cost * 7 + ran) / 8), 1)
+  refresh_fair(key)
+  let_go(key)
+end
+
+-- Writes what became of shares and rates.
+local function save_flow()
+  for scope in pairs(rates_dirty) do call("ZADD", RATES, text_of(rates[scope]), scope) end
+  if not facts_dirty then return end
+  local kept, gone = {}, {}
+  for key, share in pairs(shares) do
+    if share.dirty and share.known then
+      kept[#kept + 1] = "s" .. key
+      kept[#kept + 1] = pack(">I8I8I8I8I8I8", share.had, share.slots, share.accrued, share.at, share.cost, share.waiting)
+    elseif share.dirty then
+      gone[#gone + 1] = "s" .. key
+    end
+  end
+  if share_count > 0 then
+    kept[#kept + 1] = "v"
+    kept[#kept + 1] = pack(">I8I8", virtual, share_count)
+  else
+    gone[#gone + 1] = "v"
+  end
+  each("HDEL", FACTS, gone)
+  each("HSET", FACTS, kept)
+end
+
+-- Limits ----------------------------------------------------------------------------------------------------------
+
+local kind_limits = {}
+
+-- Concurrency, interval and burst of a kind, by its key; zeros where there are none.
+local function limits_of_kind(key)
+  local limits = kind_limits[key]
+  if not limits then
+    local value = kinds_limited > 0 and call("HGET", FACTS, "l" .. key)
+    limits = { 0, 0, 0 }
+    if value and #value == 16 then limits = { unpacked(">I4I8I4", value) } end
+    kind_limits[key] = limits
+  end
+  return limits
+end
+
+local kind_keys = {}
+
+-- The key of a kind that is limited, by its name; false for others.
+local function limited_kind(name)
+  if kinds_limited == 0 then return false end
+  local key = kind_keys[name]
+  if key == nil then
+    key = call("HGET", FACTS, "k" .. name) or false
+    kind_keys[name] = key
+  end
+  return key
+end
+
+-- The flow of a job without keys, of a limited kind.
+local function flow_of_kind(key)
+  return key .. key .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
+end
+
+-- What a lane may wait for, in the order in which they are asked.
+local function scopes_of(flow)
+  local scopes = { "k" .. sub(flow, 9, 16), "l" .. sub(flow, 9, 16) }
+  if sub(flow, 25, 32) ~= NO_KEY then scopes[#scopes + 1] = "c" .. sub(flow, 25, 32) end
+  if sub(flow, 33, 40) ~= NO_KEY then scopes[#scopes + 1] = "d" .. sub(flow, 33, 40) end
+  return scopes
+end
+
+-- Most at once, or interval and burst, of a scope; nil where nothing holds it.
+local function rule_of(scope)
+  local sort = byte(scope)
+  if sort == 99 then return key_concurrency > 0 and key_concurrency or nil end
+  if sort == 100 then
+    if key_interval == 0 then return nil end
+    return nil, key_interval, key_burst
+  end
+  if sort == 113 then
+    if queue_interval == 0 then return nil end
+    return nil, queue_interval, queue_burst
+  end
+  local limits = limits_of_kind(sub(scope, 2))
+  if sort == 107 then return limits[1] > 0 and limits[1] or nil end
+  if limits[2] == 0 then return nil end
+  return nil, limits[2], limits[3]
+end
+
+-- When the next unit is due: not before now, and no later than a burst used up says.
+local function due_of(scope, interval, burst)
+  local due = rates[scope]
+  if not due then
+    due = tonumber(call("ZSCORE", RATES, scope) or unpacked(">I8", rest, 109) + interval * burst)
+    rates[scope] = due
+  end
+  return min(max(due, now), now + interval * burst)
+end
+
+-- false: free; true: full; a number: not before, µs.
+local function held_by(scope, units)
+  local most, interval, burst = rule_of(scope)
+  if most then
+    running[scope] = running[scope] or call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
+    return running[scope] >= most
+  elseif interval then
+    local from = due_of(scope, interval, burst) - (burst - min(units, burst)) * interval
+    return from > now and from or false
+  end
+  return false
+end
+
+local function spend(scope, units)
+  local _, interval, burst = rule_of(scope)
+  if interval then
+    rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true
+  end
+end
+
+local function set_timer(scope, at)
+  call("ZADD", TIMERS, "LT", text_of(at), scope)
+end
+
+-- Lanes -----------------------------------------------------------------------------------------------------------
+
+local function give_turn(share, order, lane)
+  local back = not first_of("t" .. share)
+  call("ZADD", FLOW, 0, "t" .. share .. order .. lane)
+  if back then enter_fair(share) end
+end
+
+-- Lets the first lane that waits for the scope be chosen, if it has a permit.
+local function wake_lane(scope)
+  local next = first_of("b" .. scope)
+  if not next then return end
+  local held = held_by(scope, 1)
+  if held == true then return end
+  if held then return set_timer(scope, held) end
+  call("ZREM", FLOW, next)
+  give_turn(sub(next, 27, 34), sub(next, 11, 18), sub(next, 19, 26))
+  flow_woken = true
+end
+
+-- A lane was looked at, or is gone: those behind it get their chance, but not at the scope that holds it.
+local function pass_on(flow, holds)
+  for _, scope in ipairs(scopes_of(flow)) do
+    if scope ~= holds then wake_lane(scope) end
+  end
+end
+
+-- Puts a lane aside until the scope has a permit.
+local function block(scope, held, flow, order)
+  local lane, share = sub(flow, 1, 8), sub(flow, 17, 24)
+  call("ZREM", FLOW, "t" .. share .. order .. lane)
+  call("ZADD", FLOW, 0, "b" .. scope .. order .. lane .. share)
+  if held ~= true then set_timer(scope, held) end
+  drop_fair(share)
+end
+
+-- A lane's first job has another order, or there is none.
+local function move_lane(flow, from, to)
+  local lane, share = sub(flow, 1, 8), sub(flow, 17, 24)
+  local blocked
+  if call("ZREM", FLOW, "t" .. share .. from .. lane) == 0 then
+    for _, scope in ipairs(scopes_of(flow)) do
+      if call("ZREM", FLOW, "b" .. scope .. from .. lane .. share) == 1 then
+        blocked = scope
+        break
+      end
+    end
+  end
+  if to and blocked then
+    call("ZADD", FLOW, 0, "b" .. blocked .. to .. lane .. share)
+  elseif to then
+    give_turn(share, to, lane)
+  end
+  drop_fair(share)
+end
+
+-- Puts a job that is in no order into its lane.
+local function enter_lane(id, flow, score)
+  local lane, order = sub(flow, 1, 8), order_of(score)
+  local before = first_of("j" .. lane)
+  local place = order .. id
+  call("ZADD", FLOW, 0, "j" .. lane .. place)
+  local share = begun(sub(flow, 17, 24))
+  share.waiting = share.waiting + 1
+  if not before then
+    give_turn(sub(flow, 17, 24), order, lane)
+  elseif place < sub(before, 10) then
+    move_lane(flow, sub(before, 10, 17), order)
+  end
+  flow_woken = true
+end
+
+-- Takes a job out of its lane, if it is there.
+local function leave_lane(id, flow, score)
+  local lane, order = sub(flow, 1, 8), order_of(score)
+  local first = first_of("j" .. lane)
+  if call("ZREM", FLOW, "j" .. lane .. order .. id) == 0 then return end
+  if first == "j" .. lane .. order .. id then
+    local next = first_of("j" .. lane)
+    move_lane(flow, order, next and sub(next, 10, 17))
+    if not next then pass_on(flow) end
+  end
+  local share = begun(sub(flow, 17, 24))
+  share.waiting = max(share.waiting - 1, 0)
+  let_go(sub(flow, 17, 24))
+end
+
+-- Counts a lease for a scope.
+local function count(scope, id)
+  local added = call("ZADD", FLOW, 0, "r" .. scope .. id)
+  if running[scope] then running[scope] = running[scope] + added end
+end
+
+-- It is counted no longer: who waits for the scope gets a chance.
+local function uncount(scope, id)
+  if call("ZREM", FLOW, "r" .. scope .. id) == 0 then return end
+  if running[scope] then running[scope] = running[scope] - 1 end
+  wake_lane(scope)
+end
+
+-- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
+local function start_flow(id, flow)
+  if not flow then
+    load_virtual()
+    if share_count > 0 then take_slots(NO_KEY, 1) end
+    return
+  end
+  local kind, key = sub(flow, 9, 16), sub(flow, 25, 32)
+  if limits_of_kind(kind)[1] > 0 then count("k" .. kind, id) end
+  if key ~= NO_KEY then count("c" .. key, id) end
+  take_slots(sub(flow, 17, 24), (unpacked(">I4", flow, 45)))
+end
+
+-- A lease has ended that was given at `claimed_at`.
+local function end_flow(id, flow, claimed_at)
+  if not flow then
+    if share_of(NO_KEY).known then charge(NO_KEY, 1, claimed_at) end
+    return
+  end
+  charge(sub(flow, 17, 24), unpacked(">I4", flow, 45), claimed_at)
+  local kind, key = sub(flow, 9, 16), sub(flow, 25, 32)
+  uncount("k" .. kind, id)
+  if key ~= NO_KEY then uncount("c" .. key, id) end
+end
+
+-- The job with the flow of its kind, if that is limited and it has none.
+local function with_flow(job)
+  if kinds_limited == 0 or byte(job, 37) > 127 then return job end
+  local length = byte(job, 50)
+  local key = limited_kind(sub(job, 51, 50 + length))
+  if not key then return job end
+  return sub(job, 1, 36) .. string.char(byte(job, 37) + 128) .. sub(job, 38, 50 + length) .. flow_of_kind(key)
+    .. sub(job, 51 + length)
+end
+
+-- Takes a job out of its lane, or ends its lease; `held` is false if it has none, and `job` if it is lost.
+local function take_out(id, job, held)
+  local flow = (held or job) and flow_of(job, held)
+  if held and byte(held, 1) == LEASED then
+    end_flow(id, flow, (unpacked(">i8", held, 19)))
+  elseif flow and (not held or byte(held, 1) == WAITING) then
+    leave_lane(id, flow, (unpacked(">i8", held or job, held and 59 or 17)))
+  end
+end
+
+-- Does what is due: at most so much.
+local function fire_timers(limit)
+  if not is_active() then return end
+  call("ZREMRANGEBYSCORE", RATES, "-inf", text_of(now))
+  forget_shares(limit)
+  for _, scope in ipairs(call("ZRANGE", TIMERS, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)) do
+    call("ZREM", TIMERS, scope)
+    wake_lane(scope)
+  end
+end
