@@ -68,6 +68,8 @@ local function stopped()
   return looked == SCAN_MAX or expired == MOVE_MAX
 end
 
+-- The names of the walk end with it: Lua has room for 200 at one time.
+do
 -- Whether this is a job at all. What is not is gone from its order.
 local function usable(id, job, held)
   if not is_job(job) then
@@ -107,18 +109,17 @@ local function fits(job)
 end
 
 -- The jobs without keys, in pages: few of the first are passed over as a rule; where many are, larger ones follow.
-local rank, page_size = filtered and offset or 0, min(leases_max, 200)
-local page, page_jobs, page_helds, page_at, page_last = {}, {}, {}, 1, false
+local page = { rank = filtered and offset or 0, size = min(leases_max, 200), ids = {}, at = 1, last = false }
 
 -- The next one, which stays the next until it was looked at; nil when there is none.
 local function next_ready()
-  if page_at > #page then
-    if page_last then return nil end
-    page = call("ZRANGE", READY, rank, rank + page_size - 1)
-    page_jobs, page_helds, page_at = fetch(JOBS, page), fetch(HELD, page), 1
-    rank, page_last, page_size = rank + #page, #page < page_size, 200
+  if page.at > #page.ids then
+    if page.last then return nil end
+    local ids = call("ZRANGE", READY, page.rank, page.rank + page.size - 1)
+    page.ids, page.jobs, page.helds, page.at = ids, fetch(JOBS, ids), fetch(HELD, ids), 1
+    page.rank, page.last, page.size = page.rank + #ids, #ids < page.size, 200
   end
-  return page[page_at]
+  return page.ids[page.at]
 end
 
 -- Gives a job a lane that waits without one though its kind is limited.
@@ -135,7 +136,7 @@ end
 
 -- Looks at a job that waits in no lane; whether the walk goes on.
 local function visit_ready()
-  local id, job, held = page[page_at], page_jobs[page_at], page_helds[page_at]
+  local id, job, held = page.ids[page.at], page.jobs[page.at], page.helds[page.at]
   if not is_held(held) then held = false end
   if usable(id, job, held) then
     local key = limited_kind(sub(job, 51, 50 + byte(job, 50)))
@@ -156,7 +157,7 @@ local function visit_ready()
       start_flow(id)
     end
   end
-  looked, page_at = looked + 1, page_at + 1
+  looked, page.at = looked + 1, page.at + 1
   return true
 end
 
@@ -191,10 +192,6 @@ local function first_lane(share)
     if not lanes_aside[lane] then return lane, sub(found, 10, 17) end
     place = place + 1
   end
-end
-
-local function advance(tag)
-  if tag > virtual then virtual, facts_dirty = tag, true end
 end
 
 -- Who is next: "ready", or a lane; nil when there is nobody.
@@ -286,6 +283,7 @@ if state == "open" then
     if next == "ready" then going = visit_ready() else going = visit_lane(next) end
   end
   if leased == 0 and (queue_left == 0 or limited_until) then state = "limited" end
+end
 end
 
 local reply = { state, now, -1, 0, until_ms, #strays + #misplaced + garbage, "" }

@@ -18,31 +18,35 @@
 -- Limits: concurrency u32 (0: none), interval in µs u64 (0: no rate), burst u32
 -- A job's flow: lane 8, kind 8, share 8, concurrency key 8, rate key 8, units u32, weight u32
 local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 33)
+local flow_woken, fair_may_be, kind_limits, kind_keys = false, false, {}, {}
+-- Only what other scripts use stays in sight: Lua has room for 200 names at one time.
+local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
+local first_of, order_of, tag_of, set_tag, drop_fair, advance, scopes_of, held_by, spend, block, pass_on, give_turn, limits_of_kind
+do
 local COST_UNKNOWN, SHARE_IDLE_MS = 1000, 10000
-local flow_woken = false
 
-local function order_of(score)
+function order_of(score)
   return pack(">I8", score + SCORE_OFFSET)
 end
 
 -- The first member of FLOW that begins so.
-local function first_of(prefix)
+function first_of(prefix)
   return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, 1)[1]
 end
 
-local function any_turn()
+function any_turn()
   return first_of("t") ~= nil
 end
 
 -- Shares ----------------------------------------------------------------------------------------------------------
 
 local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
-local rates, rates_dirty, running, fair_may_be = {}, {}, {}, false
+local rates, rates_dirty, running = {}, {}, {}
 
 local active
 
 -- Whether there is anything but jobs without keys and limits: else little is looked at.
-local function is_active()
+function is_active()
   if active == nil then active = call("EXISTS", FACTS, RATES) > 0 end
   return active
 end
@@ -83,7 +87,7 @@ local function begun(key)
   return share
 end
 
-local function tag_of(key)
+function tag_of(key)
   local share = share_of(key)
   if not share.known then return virtual end
   local cost = share.cost == 0 and COST_UNKNOWN or share.cost
@@ -91,7 +95,7 @@ local function tag_of(key)
   return floor((share.had + max(runs, share.slots * cost)) / share.weight)
 end
 
-local function set_tag(key)
+function set_tag(key)
   fair_may_be = true
   call("ZADD", FAIR, text_of(tag_of(key)), key)
 end
@@ -107,7 +111,7 @@ local function enter_fair(key)
   set_tag(key)
 end
 
-local function drop_fair(key)
+function drop_fair(key)
   if not first_of("t" .. key) then call("ZREM", FAIR, key) end
 end
 
@@ -160,7 +164,7 @@ local function charge(key, weight, claimed_at)
 end
 
 -- Writes what became of shares and rates.
-local function save_flow()
+function save_flow()
   for scope in pairs(rates_dirty) do call("ZADD", RATES, text_of(rates[scope]), scope) end
   if not facts_dirty then return end
   local kept, gone = {}, {}
@@ -184,10 +188,8 @@ end
 
 -- Limits ----------------------------------------------------------------------------------------------------------
 
-local kind_limits = {}
-
 -- Concurrency, interval and burst of a kind, by its key; zeros where there are none.
-local function limits_of_kind(key)
+function limits_of_kind(key)
   local limits = kind_limits[key]
   if not limits then
     local value = kinds_limited > 0 and call("HGET", FACTS, "l" .. key)
@@ -198,10 +200,8 @@ local function limits_of_kind(key)
   return limits
 end
 
-local kind_keys = {}
-
 -- The key of a kind that is limited, by its name; false for others.
-local function limited_kind(name)
+function limited_kind(name)
   if kinds_limited == 0 then return false end
   local key = kind_keys[name]
   if key == nil then
@@ -212,12 +212,12 @@ local function limited_kind(name)
 end
 
 -- The flow of a job without keys, of a limited kind.
-local function flow_of_kind(key)
+function flow_of_kind(key)
   return key .. key .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
 end
 
 -- What a lane may wait for, in the order in which they are asked.
-local function scopes_of(flow)
+function scopes_of(flow)
   local scopes = { "k" .. sub(flow, 9, 16), "l" .. sub(flow, 9, 16) }
   if sub(flow, 25, 32) ~= NO_KEY then scopes[#scopes + 1] = "c" .. sub(flow, 25, 32) end
   if sub(flow, 33, 40) ~= NO_KEY then scopes[#scopes + 1] = "d" .. sub(flow, 33, 40) end
@@ -253,7 +253,7 @@ local function due_of(scope, interval, burst)
 end
 
 -- false: free; true: full; a number: not before, µs.
-local function held_by(scope, units)
+function held_by(scope, units)
   local most, interval, burst = rule_of(scope)
   if most then
     running[scope] = running[scope] or call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
@@ -265,7 +265,7 @@ local function held_by(scope, units)
   return false
 end
 
-local function spend(scope, units)
+function spend(scope, units)
   local _, interval, burst = rule_of(scope)
   if interval then
     rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true
@@ -278,7 +278,7 @@ end
 
 -- Lanes -----------------------------------------------------------------------------------------------------------
 
-local function give_turn(share, order, lane)
+function give_turn(share, order, lane)
   local back = not first_of("t" .. share)
   call("ZADD", FLOW, 0, "t" .. share .. order .. lane)
   if back then enter_fair(share) end
@@ -297,14 +297,14 @@ local function wake_lane(scope)
 end
 
 -- A lane was looked at, or is gone: those behind it get their chance, but not at the scope that holds it.
-local function pass_on(flow, holds)
+function pass_on(flow, holds)
   for _, scope in ipairs(scopes_of(flow)) do
     if scope ~= holds then wake_lane(scope) end
   end
 end
 
 -- Puts a lane aside until the scope has a permit.
-local function block(scope, held, flow, order)
+function block(scope, held, flow, order)
   local lane, share = sub(flow, 1, 8), sub(flow, 17, 24)
   call("ZREM", FLOW, "t" .. share .. order .. lane)
   call("ZADD", FLOW, 0, "b" .. scope .. order .. lane .. share)
@@ -333,7 +333,7 @@ local function move_lane(flow, from, to)
 end
 
 -- Puts a job that is in no order into its lane.
-local function enter_lane(id, flow, score)
+function enter_lane(id, flow, score)
   local lane, order = sub(flow, 1, 8), order_of(score)
   local before = first_of("j" .. lane)
   local place = order .. id
@@ -349,7 +349,7 @@ local function enter_lane(id, flow, score)
 end
 
 -- Takes a job out of its lane, if it is there.
-local function leave_lane(id, flow, score)
+function leave_lane(id, flow, score)
   local lane, order = sub(flow, 1, 8), order_of(score)
   local first = first_of("j" .. lane)
   if call("ZREM", FLOW, "j" .. lane .. order .. id) == 0 then return end
@@ -377,7 +377,7 @@ local function uncount(scope, id)
 end
 
 -- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
-local function start_flow(id, flow)
+function start_flow(id, flow)
   if not flow then
     load_virtual()
     if share_count > 0 then take_slots(NO_KEY, 1) end
@@ -390,7 +390,7 @@ local function start_flow(id, flow)
 end
 
 -- A lease has ended that was given at `claimed_at`.
-local function end_flow(id, flow, claimed_at)
+function end_flow(id, flow, claimed_at)
   if not flow then
     if share_of(NO_KEY).known then charge(NO_KEY, 1, claimed_at) end
     return
@@ -402,7 +402,7 @@ local function end_flow(id, flow, claimed_at)
 end
 
 -- The job with the flow of its kind, if that is limited and it has none.
-local function with_flow(job)
+function with_flow(job)
   if kinds_limited == 0 or byte(job, 37) > 127 then return job end
   local length = byte(job, 50)
   local key = limited_kind(sub(job, 51, 50 + length))
@@ -412,7 +412,7 @@ local function with_flow(job)
 end
 
 -- Takes a job out of its lane, or ends its lease; `held` is false if it has none, and `job` if it is lost.
-local function take_out(id, job, held)
+function take_out(id, job, held)
   local flow = (held or job) and flow_of(job, held)
   if held and byte(held, 1) == LEASED then
     end_flow(id, flow, (unpacked(">i8", held, 19)))
@@ -422,7 +422,7 @@ local function take_out(id, job, held)
 end
 
 -- Does what is due: at most so much.
-local function fire_timers(limit)
+function fire_timers(limit)
   if not is_active() then return end
   call("ZREMRANGEBYSCORE", RATES, "-inf", text_of(now))
   forget_shares(limit)
@@ -430,4 +430,10 @@ local function fire_timers(limit)
     call("ZREM", TIMERS, scope)
     wake_lane(scope)
   end
+end
+
+-- The tag of whoever was chosen.
+function advance(tag)
+  if tag > virtual then virtual, facts_dirty = tag, true end
+end
 end
