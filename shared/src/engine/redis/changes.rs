@@ -292,6 +292,7 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
         "open" => ClaimState::Open,
         "unverified" => ClaimState::Unverified,
         "foreign" => ClaimState::Foreign,
+        "limited" => ClaimState::Limited,
         "paused" => ClaimState::Paused,
         "braked" => ClaimState::Braked,
         "warming" => ClaimState::Warming,

@@ -7,6 +7,7 @@ use super::*;
 use crate::engine::model::{Entry, Status};
 use crate::engine::{ClaimState, Ended, Extended, Pushed, Settled};
 
+mod flow;
 mod gates;
 mod state;
 
@@ -161,6 +162,7 @@ impl Watch {
                 wrong.push(format!("{id}: lease {} follows {last:?}", job.fence));
             }
         }
+        flow::limits_hold(seen.before, seen.after, wrong);
         ready_order(seen, request, reply, wrong);
     }
 
@@ -231,28 +233,35 @@ fn early(seen: &Seen<'_>, wrong: &mut Vec<String>) {
     }
 }
 
-/// The leases given are the first of the ready that fit.
+/// The leases given are the first that fit of their lane, or of those that wait in none.
 fn ready_order(
     seen: &Seen<'_>,
     request: &ClaimRequest,
     reply: &ClaimReply,
     wrong: &mut Vec<String>,
 ) {
-    let place = |id: JobId| (seen.after.entries[&id].score, id);
-    let places: Vec<_> = reply.jobs.iter().map(|job| place(job.id)).collect();
-    if !places.is_sorted() {
-        wrong.push("leases are not in ready order".into());
-    }
     let any = request.kinds.is_empty();
-    if request.offset > 0 && !any {
-        return;
-    }
-    let fits = |id: &JobId| any || request.kinds.contains(&seen.after.entries[id].kind);
-    let passed = seen.after.ready.iter().find(|(_, id)| fits(id));
-    if let (Some(last), Some(passed)) = (places.last(), passed)
-        && passed < last
-    {
-        wrong.push(format!("{} was passed over", passed.1));
+    let lane = |id: &JobId| seen.after.entries[id].flow.map(|flow| flow.lane);
+    let lanes: HashSet<_> = reply.jobs.iter().map(|job| lane(&job.id)).collect();
+    for of in lanes {
+        let jobs = reply.jobs.iter().filter(|job| lane(&job.id) == of);
+        let places: Vec<_> = jobs.map(|job| (seen.after.entries[&job.id].score, job.id)).collect();
+        if !places.is_sorted() {
+            wrong.push("leases are not in ready order".into());
+        }
+        if of.is_none() && request.offset > 0 && !any {
+            continue;
+        }
+        let waits = seen.after.entries.iter().filter(|(id, entry)| {
+            let fits = any || request.kinds.contains(&entry.kind);
+            entry.status == Status::Ready && fits && lane(id) == of
+        });
+        let passed = waits.map(|(id, entry)| (entry.score, *id)).min();
+        if let (Some(last), Some(passed)) = (places.last(), passed)
+            && passed < *last
+        {
+            wrong.push(format!("{} was passed over", passed.1));
+        }
     }
 }
 

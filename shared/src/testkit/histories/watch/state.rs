@@ -15,6 +15,7 @@ pub fn faults(state: &ShardDump, excused: &HashSet<JobId>) -> Vec<String> {
         one(state, *id, entry, excused.contains(id), &mut wrong);
     }
     outbox(state, &mut wrong);
+    super::flow::check(state, &mut wrong);
     for (_, id, _) in &state.tombstones {
         if state.entries.contains_key(id) {
             wrong.push(format!("{id} is an entry and tombstoned"));
@@ -49,7 +50,8 @@ fn orders(state: &ShardDump, wrong: &mut Vec<String>) {
         Status::Ready | Status::Delayed | Status::Finishing => None,
     };
     let is = |status: Status, entry: &Entry| entry.status == status;
-    let ready = |entry: &Entry| is(Status::Ready, entry).then_some(entry.score);
+    let is_ready = |entry: &Entry| is(Status::Ready, entry) && entry.flow.is_none();
+    let ready = |entry: &Entry| is_ready(entry).then_some(entry.score);
     let delayed = |entry: &Entry| is(Status::Delayed, entry).then(|| due_ms(entry.run_at));
     let claims = |entry: &Entry| until_ms(entry).and(entry.claimed_at);
     check(state, "ready", &state.ready, ready, wrong);

@@ -1,0 +1,164 @@
+//! What always holds of lanes, limits and shares.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::engine::flow::{Flow, FlowKey, FlowSettings};
+use crate::engine::model::{Entry, Scope, ScopeKind, ShardDump, Status};
+use crate::model::id::JobId;
+
+/// What is wrong with a state.
+pub(super) fn check(state: &ShardDump, wrong: &mut Vec<String>) {
+    let default = FlowSettings::default();
+    let settings = state.settings.as_ref().map_or(&default, |settings| &settings.flow);
+    lanes(state, wrong);
+    shares(state, wrong);
+    running(state, settings, wrong);
+    waits(state, settings, wrong);
+}
+
+/// No limit of concurrency is passed by what a claim gave.
+pub(super) fn limits_hold(before: &ShardDump, after: &ShardDump, wrong: &mut Vec<String>) {
+    let Some(settings) = after.settings.as_ref().map(|settings| &settings.flow) else { return };
+    let (had, has) = (before.leases.len(), after.leases.len());
+    if has > had && settings.queue.concurrency.is_some_and(|limit| has > limit as usize) {
+        wrong.push(format!("{has} leases"));
+    }
+    for (scope, ids) in &after.flow.running {
+        let limit = match scope.0 {
+            ScopeKind::Key => settings.keys.concurrency,
+            _ => {
+                let mut kinds = settings.kinds.iter();
+                let found = kinds.find(|(kind, _)| FlowKey::of(kind.as_str()) == scope.1);
+                found.and_then(|(_, limits)| limits.concurrency)
+            }
+        };
+        let had = before.flow.running.get(scope).map_or(0, BTreeSet::len);
+        if ids.len() > had && limit.is_some_and(|limit| ids.len() > limit as usize) {
+            wrong.push(format!("{} leases of {scope:?}", ids.len()));
+        }
+    }
+}
+
+fn is_leased(entry: &Entry) -> bool {
+    matches!(entry.status, Status::Leased { .. })
+}
+
+/// Lanes hold the ready jobs that have a flow, and each stands in one place, by its first job.
+fn lanes(state: &ShardDump, wrong: &mut Vec<String>) {
+    let ready = state.entries.iter().filter(|(_, entry)| entry.status == Status::Ready);
+    let expected: BTreeSet<_> =
+        ready.filter_map(|(id, entry)| Some((entry.flow?.lane, entry.score, *id))).collect();
+    if expected != state.flow.lanes {
+        wrong.push("lanes do not hold what is ready".to_owned());
+    }
+    let mut firsts = BTreeMap::new();
+    for (lane, score, id) in &expected {
+        firsts.entry(*lane).or_insert((*score, state.entries[id].flow.expect("it has a lane")));
+    }
+    let stands = state.flow.turns.iter().map(|(share, score, lane)| (*lane, (*score, *share)));
+    let blocked = state.flow.blocked.iter();
+    let blocked = blocked.map(|(_, score, lane, share)| (*lane, (*score, *share)));
+    let mut places = BTreeMap::new();
+    for (lane, place) in stands.chain(blocked) {
+        if places.insert(lane, place).is_some() {
+            wrong.push(format!("{lane:?} stands in two places"));
+        }
+    }
+    let firsts: BTreeMap<_, _> =
+        firsts.into_iter().map(|(lane, (score, flow))| (lane, (score, flow.share))).collect();
+    if firsts != places {
+        wrong.push(format!("lanes stand wrongly: {firsts:?} {places:?}"));
+    }
+}
+
+fn shares(state: &ShardDump, wrong: &mut Vec<String>) {
+    let turns: BTreeSet<FlowKey> = state.flow.turns.iter().map(|(share, ..)| *share).collect();
+    let fair: BTreeSet<FlowKey> = state.flow.fair.iter().map(|(_, share)| *share).collect();
+    if turns != fair || fair.len() != state.flow.fair.len() {
+        wrong.push("who may be chosen has no turns, or the reverse".to_owned());
+    }
+    let mut waiting = BTreeMap::<FlowKey, u64>::new();
+    let mut slots = BTreeMap::<FlowKey, u64>::new();
+    for entry in state.entries.values() {
+        let Some(flow) = entry.flow else { continue };
+        if entry.status == Status::Ready {
+            *waiting.entry(flow.share).or_default() += 1;
+        } else if is_leased(entry) {
+            *slots.entry(flow.share).or_default() += u64::from(flow.weight);
+        }
+    }
+    for (key, share) in &state.flow.shares {
+        if share.waiting != waiting.remove(key).unwrap_or_default() {
+            wrong.push(format!("{key:?} has another number of jobs waiting"));
+        }
+        // Jobs without keys are counted from when there are others.
+        if share.slots != slots.remove(key).unwrap_or_default() && !key.is_none() {
+            wrong.push(format!("{key:?} has another number of slots"));
+        }
+    }
+    slots.remove(&FlowKey::NONE);
+    if !waiting.is_empty() || !slots.is_empty() {
+        wrong.push("a share is forgotten that waits or runs".to_owned());
+    }
+}
+
+/// Leases are counted for their keys, and for their kinds while these are limited.
+fn running(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
+    let leased = || state.entries.iter().filter(|(_, entry)| is_leased(entry));
+    let mut expected = BTreeMap::<Scope, BTreeSet<JobId>>::new();
+    for (id, entry) in leased() {
+        if let Some(flow) = entry.flow.filter(|flow| !flow.concurrency.is_none()) {
+            let scope = Scope(ScopeKind::Key, flow.concurrency);
+            expected.entry(scope).or_default().insert(*id);
+        }
+        if settings.kinds.get(&entry.kind).is_some_and(|limits| limits.concurrency.is_some()) {
+            let scope = Scope(ScopeKind::Kind, FlowKey::of(entry.kind.as_str()));
+            expected.entry(scope).or_default().insert(*id);
+        }
+    }
+    let limited = |scope: &Scope| {
+        let is_of = |kind: &crate::model::name::Kind| FlowKey::of(kind.as_str()) == scope.1;
+        let mut kinds = settings.kinds.iter();
+        scope.0 != ScopeKind::Kind
+            || kinds.any(|(kind, limits)| is_of(kind) && limits.concurrency.is_some())
+    };
+    let counted: BTreeMap<_, _> =
+        state.flow.running.clone().into_iter().filter(|(scope, _)| limited(scope)).collect();
+    if expected != counted {
+        wrong.push(format!("leases are miscounted: {expected:?} {counted:?}"));
+    }
+}
+
+/// Nobody waits for what is free: unless a lane that may be chosen will pass the chance on, or a timer will.
+fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
+    let flow_of = |lane: FlowKey| -> Option<Flow> {
+        let mut jobs = state.flow.lanes.iter().filter(|(of, ..)| *of == lane);
+        state.entries.get(&jobs.next()?.2)?.flow
+    };
+    for (scope, ..) in &state.flow.blocked {
+        let key = scope.1;
+        let of_kind = || {
+            let mut kinds = settings.kinds.iter();
+            kinds.find(|(kind, _)| FlowKey::of(kind.as_str()) == key).map(|(_, limits)| *limits)
+        };
+        let running = state.flow.running.get(scope).map_or(0, BTreeSet::len) as u32;
+        let is_full = |limit: Option<u32>| limit.is_some_and(|limit| running >= limit);
+        let is_held = match scope.0 {
+            ScopeKind::Key => is_full(settings.keys.concurrency),
+            ScopeKind::Kind => is_full(of_kind().and_then(|limits| limits.concurrency)),
+            ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => {
+                state.flow.timers.contains_key(scope)
+            }
+        };
+        let passes_on = |flow: Flow| match scope.0 {
+            ScopeKind::Key => flow.concurrency == key,
+            ScopeKind::KeyRate => flow.rate == key,
+            ScopeKind::Kind | ScopeKind::KindRate => flow.kind == key,
+            ScopeKind::QueueRate => false,
+        };
+        let mut turns = state.flow.turns.iter().filter_map(|(.., lane)| flow_of(*lane));
+        if !is_held && !turns.any(passes_on) {
+            wrong.push(format!("{scope:?} has a permit that nobody is told of"));
+        }
+    }
+}
