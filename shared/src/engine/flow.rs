@@ -20,8 +20,14 @@ pub const KINDS_MAX: usize = 100;
 
 /// The hash of a key, as far as a shard tells keys apart: the first 64 bits of SHA-256. Among a million keys of a
 /// queue two are the same with a probability of 3 × 10⁻⁸, and then share a limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey([u8; 8]);
+
+impl std::fmt::Debug for FlowKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
 
 impl FlowKey {
     /// No key at all.

@@ -105,7 +105,8 @@ local function refresh_fair(key)
 end
 
 local function enter_fair(key)
-  local missing = max(virtual - tag_of(key), 0)
+  local tag = tag_of(key)
+  local missing = max(virtual - tag, 0)
   local share = begun(key)
   share.had = share.had + missing * share.weight
   set_tag(key)
