@@ -429,6 +429,41 @@ pub struct Live {
     pub run_at: Timestamp,
 }
 
+/// What a limit is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Jobs of the queue at once.
+    QueueConcurrency,
+    /// Starts of the queue.
+    QueueRate,
+    /// Jobs of the kind at once.
+    KindConcurrency,
+    /// Starts of the kind.
+    KindRate,
+    /// Jobs of the concurrency key at once.
+    KeyConcurrency,
+    /// Starts of the rate limit key.
+    KeyRate,
+}
+
+/// Most leases that a [`Hold`] names.
+pub const HOLDERS_MAX: usize = 10;
+
+/// A limit that has no permit for a job now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Which.
+    pub limit: Limit,
+    /// Most at once; `None` of a rate.
+    pub most: Option<u32>,
+    /// How many run; 0 of a rate.
+    pub running: u64,
+    /// Some of them, at most [`HOLDERS_MAX`].
+    pub by: Vec<JobId>,
+    /// When a rate allows the start, if nobody is before it.
+    pub until: Option<Timestamp>,
+}
+
 /// A lease that has lasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Running {
@@ -912,6 +947,15 @@ impl Engine {
         id: JobId,
     ) -> BoxFuture<'a, Result<Option<Live>, EngineError>> {
         Box::pin(async move { dispatch!(self, peek(shard, id)) })
+    }
+
+    /// Which limits have no permit for a waiting job now; `None`: it does not wait here. Changes nothing.
+    pub fn holds<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        id: JobId,
+    ) -> BoxFuture<'a, Result<Option<Vec<Hold>>, EngineError>> {
+        Box::pin(async move { dispatch!(self, holds(shard, id)) })
     }
 
     /// Leases given at or before `claimed_by`, in order of (`claimed_at`, id), up to `max`; only those

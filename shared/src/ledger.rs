@@ -46,7 +46,7 @@ pub mod upkeep;
 pub mod wal;
 
 pub use gate_calls::{Epoch, Leader, ShardRecord, TERM_MAX};
-pub use queue::{Paused, Queue, QueueSettings, RateLimit};
+pub use queue::{KindLimits, Paused, Queue, QueueSettings, RateLimit, WEIGHTS_MAX};
 pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
 
 /// Jobs submitted together.

@@ -232,6 +232,7 @@ impl Attempt {
             // Nobody told when it was due. Should it become ready again, it is before those that were ready with it.
             run_at: *created_at,
             expires_at: None,
+            flow: spec.flow(kind),
             kind: kind.clone(),
             envelope: self.envelope.clone(),
         };

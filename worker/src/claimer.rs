@@ -334,6 +334,7 @@ fn claim_label(reply: &ClaimReply) -> &'static str {
         ClaimState::Braked => "braked",
         ClaimState::Warming => "warming",
         ClaimState::Foreign => "foreign",
+        ClaimState::Limited => "limited",
     }
 }
 

@@ -133,7 +133,7 @@ impl Rotation {
         let full = reply.jobs.len() >= asked as usize;
         turn.look_at = match reply.state {
             ClaimState::Open if full || reply.next_offset != 0 => now,
-            ClaimState::Open => {
+            ClaimState::Open | ClaimState::Limited => {
                 let due = reply.next_due.map(|due| due.since(reply.now).max(DUE_MIN));
                 now + due.map_or_else(poll, |due| due.min(poll()))
             }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+use windlass_shared::engine::flow::UNITS_MAX;
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::limits;
 use windlass_shared::model::id::JobId;
@@ -81,10 +82,19 @@ pub struct JobRequest<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub concurrency_key: Option<Text<'a>>,
-    /// Jobs of one key share a rate.
+    /// Jobs of one key share the queue's `per_key_rate_limit`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub rate_limit_key: Option<Text<'a>>,
+    /// What its start costs of rates. Default 1, at most 1,000,000; what is more than a rate's burst counts as the burst.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub rate_limit_units: Option<u32>,
+    /// Jobs of one key together get one share of the queue, by the time that they run. Default: `concurrency_key`, or else
+    /// `rate_limit_key`. Jobs without any are one share together.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
+    pub fairness_key: Option<Text<'a>>,
     /// Jobs of one key run one after the other, in accepted order.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
@@ -342,9 +352,19 @@ impl JobRequest<'_> {
             order_key: check_key(self.order_key, "/order_key", faults),
             concurrency_key: check_key(self.concurrency_key, "/concurrency_key", faults),
             rate_limit_key: check_key(self.rate_limit_key, "/rate_limit_key", faults),
+            rate_limit_units: check_units(self.rate_limit_units, faults),
+            fairness_key: check_key(self.fairness_key, "/fairness_key", faults),
             circuit,
         }
     }
+}
+
+fn check_units(units: Option<u32>, faults: &mut Faults) -> u32 {
+    let units = units.unwrap_or(1);
+    if !(1..=UNITS_MAX).contains(&units) {
+        faults.wrong("/rate_limit_units", "must be from 1 to 1000000");
+    }
+    units
 }
 
 /// Also for changes of a job that exists.

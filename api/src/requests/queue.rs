@@ -1,10 +1,14 @@
 //! Changes of queues, and small bodies of calls on jobs.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde::Deserialize;
 use utoipa::ToSchema;
-use windlass_shared::ledger::{QueueSettings, RateLimit};
+use windlass_shared::engine::flow::{KINDS_MAX, SHARE_WEIGHT_MAX};
+use windlass_shared::ledger::{KindLimits, QueueSettings, RateLimit, WEIGHTS_MAX};
 use windlass_shared::limits;
 use windlass_shared::model::job::{JobState, Priority};
+use windlass_shared::model::name::Kind;
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::Span;
 
@@ -29,6 +33,18 @@ pub struct QueuePatch {
     #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     per_key_concurrency: Change<u32>,
+    /// Starts per time of one `rate_limit_key`.
+    #[serde(default)]
+    #[schema(value_type = Option<RateLimitDocs>)]
+    per_key_rate_limit: Change<RateLimit>,
+    /// Limits of kinds, within those of the queue: all of them anew. At most 100.
+    #[serde(default)]
+    #[schema(value_type = Option<HashMap<String, KindLimitsDocs>>)]
+    kinds: Change<BTreeMap<Kind, KindLimits>>,
+    /// Fairness keys whose share counts more than 1: all of them anew. At most 1,000, each from 1 to 1,000.
+    #[serde(default)]
+    #[schema(value_type = Option<HashMap<String, u32>>)]
+    fairness_weights: Change<BTreeMap<String, u32>>,
     /// Most waiting jobs; beyond it submissions answer 429.
     #[serde(default)]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 1_000_000_000)]
@@ -80,6 +96,19 @@ pub struct RateLimitDocs {
     burst: Option<u32>,
 }
 
+/// Limits of a kind.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = KindLimits)]
+#[expect(dead_code, reason = "describes a type of another crate")]
+pub struct KindLimitsDocs {
+    /// Most jobs of the kind running at once over all workers.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    max_concurrency: Option<u32>,
+    /// Starts per time over all workers.
+    rate_limit: Option<RateLimitDocs>,
+}
+
 const COUNT_MAX: u32 = 1_000_000;
 const DEPTH_MAX: u64 = 1_000_000_000;
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
@@ -118,8 +147,19 @@ impl QueuePatch {
         if self.default_timeout.value().is_some_and(over) {
             faults.wrong("/default_timeout", "must be longer than 0 and at most 7 days");
         }
-        if let Some(rate) = self.rate_limit.value() {
-            check_rate(rate, &mut faults);
+        for (pointer, rate) in [
+            ("/rate_limit", self.rate_limit.value()),
+            ("/per_key_rate_limit", self.per_key_rate_limit.value()),
+        ] {
+            if let Some(rate) = rate {
+                check_rate(pointer, rate, &mut faults);
+            }
+        }
+        if let Some(kinds) = self.kinds.value() {
+            check_kinds(kinds, &mut faults);
+        }
+        if let Some(weights) = self.fairness_weights.value() {
+            check_weights(weights, &mut faults);
         }
         if let Some(policy) = self.default_retry.value() {
             retry::check(policy, "/default_retry", &mut faults);
@@ -132,6 +172,9 @@ impl QueuePatch {
         self.max_concurrency.apply(&mut settings.max_concurrency);
         self.rate_limit.apply(&mut settings.rate_limit);
         self.per_key_concurrency.apply(&mut settings.per_key_concurrency);
+        self.per_key_rate_limit.apply(&mut settings.per_key_rate_limit);
+        self.kinds.apply(&mut settings.kinds);
+        self.fairness_weights.apply(&mut settings.fairness_weights);
         self.max_depth.apply(&mut settings.max_depth);
         self.latency_objective.apply(&mut settings.latency_objective);
         self.lease.apply(&mut settings.lease);
@@ -143,15 +186,42 @@ impl QueuePatch {
     }
 }
 
-fn check_rate(rate: &RateLimit, faults: &mut Faults) {
+fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
     if !(1..=COUNT_MAX).contains(&rate.limit) {
-        faults.wrong("/rate_limit/limit", "must be from 1 to 1000000");
+        faults.wrong(&format!("{pointer}/limit"), "must be from 1 to 1000000");
     }
     if rate.per.0.is_zero() || rate.per.0 > DAY {
-        faults.wrong("/rate_limit/per", "must be longer than 0 and at most 1 day");
+        faults.wrong(&format!("{pointer}/per"), "must be longer than 0 and at most 1 day");
     }
     if rate.burst.is_some_and(|n| !(1..=COUNT_MAX).contains(&n)) {
-        faults.wrong("/rate_limit/burst", "must be from 1 to 1000000");
+        faults.wrong(&format!("{pointer}/burst"), "must be from 1 to 1000000");
+    }
+}
+
+fn check_kinds(kinds: &BTreeMap<Kind, KindLimits>, faults: &mut Faults) {
+    if kinds.len() > KINDS_MAX {
+        faults.wrong("/kinds", "must be at most 100");
+    }
+    for (kind, limits) in kinds {
+        if limits.max_concurrency.is_some_and(|n| !(1..=COUNT_MAX).contains(&n)) {
+            faults.wrong(&format!("/kinds/{kind}/max_concurrency"), "must be from 1 to 1000000");
+        }
+        if let Some(rate) = &limits.rate_limit {
+            check_rate(&format!("/kinds/{kind}/rate_limit"), rate, faults);
+        }
+    }
+}
+
+fn check_weights(weights: &BTreeMap<String, u32>, faults: &mut Faults) {
+    if weights.len() > WEIGHTS_MAX {
+        faults.wrong("/fairness_weights", "must be at most 1000");
+    }
+    for (n, (key, weight)) in weights.iter().enumerate() {
+        let pointer = format!("/fairness_weights/{n}");
+        faults.indexed(&pointer, key, limits::KEY_BYTES_MAX);
+        if !(1..=SHARE_WEIGHT_MAX).contains(weight) {
+            faults.wrong(&pointer, "must be from 1 to 1000");
+        }
     }
 }
 

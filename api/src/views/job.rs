@@ -135,6 +135,9 @@ pub struct JobView {
     concurrency_key: Option<String>,
     #[schema(required = true)]
     rate_limit_key: Option<String>,
+    rate_limit_units: u32,
+    #[schema(required = true)]
+    fairness_key: Option<String>,
     #[schema(required = true)]
     circuit: Option<String>,
     /// Who runs it, or ran it last.
@@ -193,6 +196,8 @@ impl JobView {
             order_key: spec.order_key,
             concurrency_key: spec.concurrency_key,
             rate_limit_key: spec.rate_limit_key,
+            rate_limit_units: spec.rate_limit_units,
+            fairness_key: spec.fairness_key,
             circuit: spec.circuit,
             worker: job.worker,
             workflow: job.workflow,

@@ -111,6 +111,15 @@ struct Set {
     /// Starts per time as JSON: {"limit": 100, "per": "1m", "burst": 10}
     #[arg(long, value_name = "JSON")]
     rate_limit: Option<String>,
+    /// The same of each rate limit key
+    #[arg(long, value_name = "JSON")]
+    per_key_rate_limit: Option<String>,
+    /// Limits of kinds, all of them anew, as JSON: {"mail.send": {"max_concurrency": 5}}
+    #[arg(long, value_name = "JSON")]
+    kinds: Option<String>,
+    /// Fairness keys whose share counts more than 1, all of them anew, as JSON: {"big-customer": 3}
+    #[arg(long, value_name = "JSON")]
+    fairness_weights: Option<String>,
     /// A ready job that waits longer is late
     #[arg(long)]
     latency_objective: Option<String>,
@@ -208,12 +217,20 @@ async fn set(args: Set) -> Outcome {
     put("max_depth", args.max_depth.map(Value::from));
     put("max_concurrency", args.max_concurrency.map(Value::from));
     put("per_key_concurrency", args.per_key_concurrency.map(Value::from));
-    let rate = args.rate_limit.as_deref().map(|text| {
-        serde_json::from_str(text).map_err(|_| {
-            Failure::Usage("--rate-limit must be JSON, as {\"limit\": 100, \"per\": \"1m\"}".into())
-        })
-    });
-    put("rate_limit", rate.transpose()?);
+    const RATE: &str = r#"{"limit": 100, "per": "1m"}"#;
+    for (name, text, example) in [
+        ("rate_limit", &args.rate_limit, RATE),
+        ("per_key_rate_limit", &args.per_key_rate_limit, RATE),
+        ("kinds", &args.kinds, r#"{"mail.send": {"max_concurrency": 5}}"#),
+        ("fairness_weights", &args.fairness_weights, r#"{"big-customer": 3}"#),
+    ] {
+        let value = text.as_deref().map(|text| {
+            let flag = name.replace('_', "-");
+            let wrong = |_| Failure::Usage(format!("--{flag} must be JSON, as {example}"));
+            serde_json::from_str(text).map_err(wrong)
+        });
+        put(name, value.transpose()?);
+    }
     put("latency_objective", args.latency_objective.map(Value::from));
     put("lease", args.lease.map(Value::from));
     put("priority_unit", args.priority_unit.map(Value::from));

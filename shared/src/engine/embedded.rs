@@ -327,6 +327,14 @@ impl Embedded {
         Ok(self.look(shard, |state, now| state.exists(now, ids)))
     }
 
+    pub async fn holds(
+        &self,
+        shard: &ShardId,
+        id: JobId,
+    ) -> Result<Option<Vec<Hold>>, EngineError> {
+        Ok(self.look(shard, |state, now| state.holds(now, id)))
+    }
+
     pub async fn peek(&self, shard: &ShardId, id: JobId) -> Result<Option<Live>, EngineError> {
         Ok(self.look(shard, |state, _| state.peek(id)))
     }

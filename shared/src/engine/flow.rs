@@ -148,6 +148,15 @@ pub struct Rate {
     pub burst: u32,
 }
 
+impl Rate {
+    /// Bounded to what shards can reckon with exactly: a burst lasts at most 2^52 µs, which is 142 years.
+    pub fn new(interval_us: u64, burst: u32) -> Self {
+        let interval_us = interval_us.clamp(1, INTERVAL_MAX_US);
+        let most = u32::try_from((1 << 52) / interval_us).unwrap_or(u32::MAX);
+        Self { interval_us, burst: burst.clamp(1, most) }
+    }
+}
+
 /// Limits of what runs or starts; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {

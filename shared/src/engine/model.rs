@@ -146,6 +146,7 @@ mod dump;
 mod entry;
 mod flow;
 mod gate;
+mod holds;
 mod look;
 mod outbox;
 mod push;

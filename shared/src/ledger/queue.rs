@@ -1,8 +1,11 @@
 //! Queues on record: their settings and pauses.
 
+use std::collections::BTreeMap;
+
 use crate::engine::ShardSettings;
+use crate::engine::flow::{FlowKey, FlowSettings, INTERVAL_MAX_US, Limits, Rate};
 use crate::model::job::Priority;
-use crate::model::name::{Namespace, QueueName};
+use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::retry::RetryPolicy;
 use crate::model::time::{Span, Timestamp};
 
@@ -35,23 +38,43 @@ pub struct Paused {
     pub reason: Option<String>,
 }
 
+/// Most fairness keys of a queue with a weight of their own.
+pub const WEIGHTS_MAX: usize = 1_000;
+
 /// What an operator sets on a queue. Stored as JSON. Fields of a newer build are passed over: what this build
 /// knows of a queue still holds. What callers send is read elsewhere, and strictly.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct QueueSettings {
-    /// Most jobs running at once over all workers. Kept; enforced by flow control.
+    /// Most jobs running at once over all workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
-    /// Starts per time over all workers. Kept; enforced by flow control.
+    /// Starts per time over all workers.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "super::settings_text::rate"
     )]
     pub rate_limit: Option<RateLimit>,
-    /// Most running jobs of one `concurrency_key`. Kept; enforced by flow control.
+    /// Most running jobs of one `concurrency_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_key_concurrency: Option<u32>,
+    /// Starts per time of one `rate_limit_key`.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "super::settings_text::rate"
+    )]
+    pub per_key_rate_limit: Option<RateLimit>,
+    /// Limits of these kinds, within those of the queue; at most [`KINDS_MAX`](crate::engine::flow::KINDS_MAX).
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "super::settings_text::kinds"
+    )]
+    pub kinds: Option<BTreeMap<Kind, KindLimits>>,
+    /// Fairness keys whose share counts more than 1; at most [`WEIGHTS_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fairness_weights: Option<BTreeMap<String, u32>>,
     /// Most waiting jobs; beyond it submissions answer 429.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_depth: Option<u64>,
@@ -82,6 +105,18 @@ pub struct QueueSettings {
     pub default_priority: Option<Priority>,
 }
 
+/// Limits of one kind of a queue.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KindLimits {
+    /// Most jobs of it running at once over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
+    /// Starts per time over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
 /// A rate.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,7 +138,38 @@ impl Queue {
             version: self.version,
             paused: self.paused.is_some(),
             priority_unit: self.settings.priority_unit.map_or(defaults.priority_unit, |s| s.0),
+            flow: self.settings.flow(),
             ..defaults
         }
+    }
+}
+
+impl QueueSettings {
+    fn flow(&self) -> FlowSettings {
+        let rate = |rate: &Option<RateLimit>| rate.as_ref().map(RateLimit::rate);
+        let of_kind = |(kind, limits): (&Kind, &KindLimits)| {
+            let (concurrency, rate) = (limits.max_concurrency, rate(&limits.rate_limit));
+            (kind.clone(), Limits { concurrency, rate })
+        };
+        let weight = |(key, weight): (&String, &u32)| (FlowKey::of(key), *weight);
+        FlowSettings {
+            queue: Limits { concurrency: self.max_concurrency, rate: rate(&self.rate_limit) },
+            keys: Limits {
+                concurrency: self.per_key_concurrency,
+                rate: rate(&self.per_key_rate_limit),
+            },
+            kinds: self.kinds.iter().flatten().map(of_kind).collect(),
+            weights: self.fairness_weights.iter().flatten().map(weight).collect(),
+        }
+    }
+}
+
+impl RateLimit {
+    /// As the engine holds to it. `burst` is `limit` where nothing is said.
+    fn rate(&self) -> Rate {
+        let (limit, per) = (u128::from(self.limit.max(1)), self.per.0.as_micros());
+        let interval = per.div_ceil(limit).clamp(1, INTERVAL_MAX_US.into());
+        let interval_us = u64::try_from(interval).unwrap_or(INTERVAL_MAX_US);
+        Rate::new(interval_us, self.burst.unwrap_or(self.limit))
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Lifecycle, Seen};
 use crate::engine::ShardId;
-use crate::engine::{LiveState, ShardStats};
+use crate::engine::{Hold, Limit, LiveState, ShardStats};
 use crate::ledger::runs::END;
 use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
 use crate::model::id::JobId;
@@ -104,6 +104,7 @@ pub(super) async fn explain(
             reasons.extend(not_due(&seen.job, now));
             reasons.extend(no_worker(&seen.job, &workers));
             reasons.extend(unverified(life, &shard, stats.as_ref()).await?);
+            reasons.extend(limits(life, &shard, &seen).await);
             reasons.extend(engine_state(&seen, stats.as_ref(), now));
             if let Some(reason) = waiting_turn(life, &seen, stats.as_ref(), now).await? {
                 reasons.push(reason);
@@ -240,6 +241,45 @@ fn no_worker(job: &Job, workers: &[WorkerBeat]) -> Option<Reason> {
         });
         Reason::new("no_worker", detail, evidence)
     })
+}
+
+/// The limits that are used up: of its queue, its kind and its keys.
+async fn limits(life: &Lifecycle, shard: &ShardId, seen: &Seen) -> Vec<Reason> {
+    let holds = life.inner.engine.holds(shard, seen.job.id).await;
+    let holds = holds.ok().flatten().unwrap_or_default();
+    holds.into_iter().map(|hold| limited(&seen.job, hold)).collect()
+}
+
+fn limited(job: &Job, hold: Hold) -> Reason {
+    let (queue, kind) = (job.queue.as_str(), job.kind.as_str());
+    let (scope, name, setting) = match hold.limit {
+        Limit::QueueConcurrency => ("queue", Some(queue), "max_concurrency"),
+        Limit::QueueRate => ("queue", Some(queue), "rate_limit"),
+        Limit::KindConcurrency => ("kind", Some(kind), "max_concurrency"),
+        Limit::KindRate => ("kind", Some(kind), "rate_limit"),
+        Limit::KeyConcurrency => {
+            ("concurrency_key", job.spec.concurrency_key.as_deref(), "per_key_concurrency")
+        }
+        Limit::KeyRate => {
+            ("rate_limit_key", job.spec.rate_limit_key.as_deref(), "per_key_rate_limit")
+        }
+    };
+    let name = name.unwrap_or_default();
+    let mut evidence = json!({ "scope": scope, "name": name, "setting": setting });
+    match hold.most {
+        Some(most) => {
+            evidence["limit"] = most.into();
+            evidence["running"] = hold.running.into();
+            evidence["held_by"] = json!(hold.by);
+            let detail = format!("{} of at most {most} jobs of {scope} {name} run", hold.running);
+            Reason::new("concurrency_limited", detail, evidence)
+        }
+        None => {
+            evidence["units"] = job.spec.rate_limit_units.into();
+            let detail = format!("the rate of {scope} {name} is used up");
+            Reason::new("rate_limited", detail, evidence).until(hold.until)
+        }
+    }
 }
 
 /// The gate of a shard that was open before is shut.

@@ -182,13 +182,13 @@ pub struct JobSpec {
     /// The worker stops the handler before its lease can pass to another.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
-    /// At most one job of the same key runs at a time, in accepted order. Kept; enforced by flow control.
+    /// At most one job of the same key runs at a time, in accepted order. Kept, and not enforced yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_key: Option<String>,
-    /// Jobs of one key share the queue's `per_key_concurrency`. Kept; enforced by flow control.
+    /// Jobs of one key share the queue's `per_key_concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
-    /// Jobs of one key share a rate. Kept; enforced by flow control.
+    /// Jobs of one key share the queue's `per_key_rate_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_key: Option<String>,
     /// Jobs of one key together get one share of the queue; `None`: see [`Self::fairness_key()`].
@@ -197,7 +197,7 @@ pub struct JobSpec {
     /// What a start costs of rates; at least 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub rate_limit_units: u32,
-    /// The named dependency whose breaker holds the job. Kept; enforced by flow control.
+    /// The named dependency whose breaker holds the job. Kept, and not enforced yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<String>,
 }

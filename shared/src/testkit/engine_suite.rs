@@ -27,6 +27,7 @@ pub mod cancel;
 pub mod claim;
 pub mod feed;
 pub mod filter;
+pub mod flow;
 pub mod gate;
 pub mod lease;
 pub mod look;
@@ -339,6 +340,20 @@ macro_rules! engine_cases {
             a_scan_that_reached_the_end_starts_anew
             an_offset_without_a_filter_is_ignored
             an_expired_job_of_another_kind_ends_too
+        );
+        $crate::engine_cases!(@ $mode $rig, flow:
+            a_full_key_holds_back_its_own_jobs_only
+            a_permit_comes_back_however_its_lease_ends
+            a_lane_goes_on_without_its_first_job
+            a_limit_changes_for_those_that_wait
+            a_kind_is_limited_among_others
+            a_rate_is_kept_by_each_key
+            a_start_costs_its_units
+            a_queue_is_limited_as_a_whole
+            shares_take_turns
+            a_share_pays_for_the_time_that_it_takes
+            a_free_permit_wakes
+            an_adopted_lease_counts
         );
         $crate::engine_cases!(@ $mode $rig, lease:
             an_extended_lease_ends_later

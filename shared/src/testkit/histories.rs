@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::engine::model::{Bounds, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
-    GateView, Held, Live, LiveEntry, Looked, Mark, Opened, Opening, Outcome, Position, ProcessId,
-    Push, PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings, ShardStats,
-    Shut, Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
+    GateView, Held, Hold, Live, LiveEntry, Looked, Mark, Opened, Opening, Outcome, Position,
+    ProcessId, Push, PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings,
+    ShardStats, Shut, Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;
@@ -60,6 +60,7 @@ pub enum Call {
     Confirm(Mark),
     Exists(Vec<JobId>),
     Peek(JobId),
+    Holds(JobId),
     Leased {
         after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
@@ -116,6 +117,7 @@ pub enum Reply {
     Confirm,
     Exists(Vec<bool>),
     Peek(Option<Live>),
+    Holds(Option<Vec<Hold>>),
     Leased(Vec<Running>),
     Stats(ShardStats),
     /// Those who have reported in order.
@@ -149,6 +151,7 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         }
         Call::Exists(ids) => Reply::Exists(shard.exists(now, ids)),
         Call::Peek(id) => Reply::Peek(shard.peek(*id)),
+        Call::Holds(id) => Reply::Holds(shard.holds(now, *id)),
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(shard.leased(*after, *claimed_by, *max))
         }
@@ -193,6 +196,7 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         }
         Call::Exists(ids) => Reply::Exists(engine.exists(shard, ids).await?),
         Call::Peek(id) => Reply::Peek(engine.peek(shard, *id).await?),
+        Call::Holds(id) => Reply::Holds(engine.holds(shard, *id).await?),
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(engine.leased(shard, *after, *claimed_by, *max).await?)
         }

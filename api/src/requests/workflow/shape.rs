@@ -167,6 +167,14 @@ pub struct StepRequest<'a> {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255)]
     pub rate_limit_key: Option<Text<'a>>,
     /// As of a job.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub rate_limit_units: Option<u32>,
+    /// As of a job.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255)]
+    pub fairness_key: Option<Text<'a>>,
+    /// As of a job.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255)]
     pub order_key: Option<Text<'a>>,
@@ -226,6 +234,8 @@ impl<'a> StepRequest<'a> {
             ("ttl", self.ttl.is_some()),
             ("concurrency_key", self.concurrency_key.is_some()),
             ("rate_limit_key", self.rate_limit_key.is_some()),
+            ("rate_limit_units", self.rate_limit_units.is_some()),
+            ("fairness_key", self.fairness_key.is_some()),
             ("order_key", self.order_key.is_some()),
             ("weight", self.weight.is_some()),
             ("exclusive", self.exclusive.is_some()),
@@ -257,6 +267,8 @@ impl<'a> StepRequest<'a> {
             unique: None,
             concurrency_key: self.concurrency_key,
             rate_limit_key: self.rate_limit_key,
+            rate_limit_units: self.rate_limit_units,
+            fairness_key: self.fairness_key,
             order_key: self.order_key,
             weight: self.weight,
             exclusive: self.exclusive,

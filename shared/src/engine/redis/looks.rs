@@ -92,6 +92,49 @@ impl Redis {
         }))
     }
 
+    pub async fn holds(
+        &self,
+        shard: &ShardId,
+        id: JobId,
+    ) -> Result<Option<Vec<Hold>>, EngineError> {
+        let mut reply = self
+            .look(&self.scripts.holds, Way::Read, shard, |cmd| {
+                cmd.arg(id.as_bytes()).arg(HOLDERS_MAX);
+            })
+            .await?;
+        let word = reply.word()?;
+        match word.as_str() {
+            "absent" => return Ok(None),
+            "holds" => {}
+            _ => return Err(reply.unknown(word)),
+        }
+        let mut holds = Vec::new();
+        while reply.len() > 0 {
+            let sort = reply.word()?;
+            let limit = match sort.as_str() {
+                "Q" => Limit::QueueConcurrency,
+                "q" => Limit::QueueRate,
+                "k" => Limit::KindConcurrency,
+                "l" => Limit::KindRate,
+                "c" => Limit::KeyConcurrency,
+                "d" => Limit::KeyRate,
+                _ => return Err(reply.unknown(sort)),
+            };
+            let most = u32::try_from(reply.count()?).ok().filter(|most| *most > 0);
+            let running = reply.count()?;
+            let until = reply.word()?.parse().unwrap_or(-1);
+            let mut ids = reply.bytes()?;
+            let mut by = Vec::with_capacity(HOLDERS_MAX);
+            while !ids.is_empty() {
+                let id = reply.sound(layout::take_id(&mut ids))?;
+                by.push(JobId::from_bytes(id));
+            }
+            let until = (until >= 0).then(|| Timestamp::from_micros(until));
+            holds.push(Hold { limit, most, running, by, until });
+        }
+        Ok(Some(holds))
+    }
+
     /// Looks at every lease of the shard in several round trips: leases given or settled meanwhile may
     /// be in the answer or not.
     pub async fn leased(

@@ -175,6 +175,7 @@ pub enum Step {
     Confirm(u8),
     Exists(Vec<u8>),
     Peek(u8),
+    Holds(u8),
     /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
     Leased {
         after: bool,
@@ -293,7 +294,8 @@ fn step(rng: &mut StdRng) -> Step {
         87..96 => gates(rng),
         96 if rng.random() => Step::Outcomes(rng.random_range(0..5)),
         96 => Step::Exists(some(rng, 3, id)),
-        97 => Step::Peek(id(rng)),
+        97 if rng.random() => Step::Peek(id(rng)),
+        97 => Step::Holds(id(rng)),
         98 => Step::Leased {
             after: rng.random(),
             before_us: pick(rng, &[0, 1, 1_000_000]),

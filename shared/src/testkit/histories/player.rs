@@ -74,6 +74,7 @@ impl Player {
             Step::Confirm(ahead) => Call::Confirm(self.mark(*ahead)?),
             Step::Exists(ids) => Call::Exists(ids.iter().map(|n| id(*n)).collect()),
             Step::Peek(n) => Call::Peek(id(*n)),
+            Step::Holds(n) => Call::Holds(id(*n)),
             Step::Leased { after, before_us, max } => Call::Leased {
                 after: self.last_running.filter(|_| *after),
                 claimed_by: now.minus(Duration::from_micros(*before_us)),

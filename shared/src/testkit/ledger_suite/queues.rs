@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::scene::{Scene, at, done, key, new};
 use crate::ledger::{
-    Accepted, LedgerError, Paused, QueueSettings, RateLimit, Refused, SubmitOutcome,
+    Accepted, KindLimits, LedgerError, Paused, QueueSettings, RateLimit, Refused, SubmitOutcome,
 };
 use crate::model::job::{NewJob, Priority};
 use crate::model::retry::RetryPolicy;
@@ -37,6 +37,9 @@ fn settings() -> QueueSettings {
             burst: Some(2),
         }),
         per_key_concurrency: Some(1),
+        per_key_rate_limit: None,
+        kinds: Some([("a.b".parse().expect("a kind"), KindLimits::default())].into()),
+        fairness_weights: Some([("a".to_owned(), 3)].into()),
         max_depth: Some(1 << 40),
         latency_objective: Some(Span(Duration::from_millis(2_500))),
         lease: Some(Span(Duration::from_secs(20))),

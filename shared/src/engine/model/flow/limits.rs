@@ -23,6 +23,17 @@ pub enum ScopeKind {
 pub struct Scope(pub ScopeKind, pub FlowKey);
 
 impl Scope {
+    /// As it is told.
+    pub(in crate::engine) const fn limit(self) -> Limit {
+        match self.0 {
+            ScopeKind::Key => Limit::KeyConcurrency,
+            ScopeKind::KeyRate => Limit::KeyRate,
+            ScopeKind::Kind => Limit::KindConcurrency,
+            ScopeKind::KindRate => Limit::KindRate,
+            ScopeKind::QueueRate => Limit::QueueRate,
+        }
+    }
+
     /// Of the queue's rate.
     pub const QUEUE_RATE: Self = Self(ScopeKind::QueueRate, FlowKey::NONE);
 
@@ -93,6 +104,15 @@ impl Shard {
 
     fn flow_running(&self, scope: Scope) -> u64 {
         self.flow.running.get(&scope).map_or(0, |ids| ids.len() as u64)
+    }
+
+    /// Most at once, where that is what the scope limits.
+    pub(in crate::engine::model) fn most(&self, scope: Scope) -> Option<u32> {
+        match scope.0 {
+            ScopeKind::Key => self.settings.as_ref()?.flow.keys.concurrency,
+            ScopeKind::Kind => self.kind_concurrency(scope.1),
+            ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => None,
+        }
     }
 
     /// When the next unit of a rate is due: not before `now`, and no later than a burst used up says.

@@ -21,7 +21,7 @@ local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 33)
 local flow_woken, fair_may_be, kind_limits, kind_keys = false, false, {}, {}
 -- Only what other scripts use stays in sight: Lua has room for 200 names at one time.
 local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
-local first_of, order_of, tag_of, set_tag, drop_fair, advance, scopes_of, held_by, spend, block, pass_on, give_turn, limits_of_kind
+local first_of, order_of, tag_of, set_tag, drop_fair, advance, scopes_of, held_by, spend, block, pass_on, give_turn, limits_of_kind, running_of, most_of
 do
 local COST_UNKNOWN, SHARE_IDLE_MS = 1000, 10000
 
@@ -253,12 +253,21 @@ local function due_of(scope, interval, burst)
   return min(max(due, now), now + interval * burst)
 end
 
+function running_of(scope)
+  running[scope] = running[scope] or call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
+  return running[scope]
+end
+
+-- Most at once, where that is what the scope limits.
+function most_of(scope)
+  return (rule_of(scope))
+end
+
 -- false: free; true: full; a number: not before, µs.
 function held_by(scope, units)
   local most, interval, burst = rule_of(scope)
   if most then
-    running[scope] = running[scope] or call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
-    return running[scope] >= most
+    return running_of(scope) >= most
   elseif interval then
     local from = due_of(scope, interval, burst) - (burst - min(units, burst)) * interval
     return from > now and from or false

@@ -1,0 +1,288 @@
+//! Limits and shares.
+
+use super::*;
+use crate::engine::flow::{Flow, FlowKey, FlowSettings, Keys, Limits, Rate};
+use crate::engine::{ClaimState, Signal, Topic};
+
+/// The `n`-th job, with keys.
+async fn keyed(rig: &Rig, n: u8, keys: Keys<'_>) -> Push {
+    Push { flow: Flow::new(&kind("plain"), keys), ..rig.job(n).await }
+}
+
+async fn push_keyed(rig: &Rig, jobs: &[(u8, Keys<'_>)]) {
+    let mut pushes = Vec::new();
+    for (n, keys) in jobs {
+        pushes.push(keyed(rig, *n, *keys).await);
+    }
+    assert_eq!(rig.push(&pushes).await, vec![Pushed::Added; pushes.len()]);
+}
+
+fn of(concurrency: &str) -> Keys<'_> {
+    Keys { concurrency: Some(concurrency), ..Keys::default() }
+}
+
+fn shared(share: &str) -> Keys<'_> {
+    Keys { share: Some(share), ..Keys::default() }
+}
+
+fn rated(rate: &str, units: u32) -> Keys<'_> {
+    Keys { rate: Some(rate), units, ..Keys::default() }
+}
+
+async fn limit(rig: &Rig, version: u64, flow: FlowSettings) {
+    let settings = ShardSettings { version, flow, ..ShardSettings::default() };
+    assert!(rig.configure(settings).await);
+}
+
+const fn running(concurrency: u32) -> Limits {
+    Limits { concurrency: Some(concurrency), rate: None }
+}
+
+/// One unit a second.
+const fn a_second(burst: u32) -> Limits {
+    Limits { concurrency: None, rate: Some(Rate { interval_us: 1_000_000, burst }) }
+}
+
+fn keys(keys: Limits) -> FlowSettings {
+    FlowSettings { keys, ..FlowSettings::default() }
+}
+
+/// Whoever has a key that is used up waits; nobody else does.
+pub async fn a_full_key_holds_back_its_own_jobs_only(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    push_keyed(rig, &[(0, of("a")), (1, of("a")), (2, of("b")), (3, of("a"))]).await;
+    rig.push(&[rig.job(4).await]).await;
+    let mut given = rig.claim(9).await;
+    given.sort_by_key(|(held, _)| held.id);
+    assert_eq!(given.iter().map(|(held, _)| held.id).collect::<Vec<_>>(), [id(0), id(2), id(4)]);
+    assert_eq!(rig.claim_ids(9).await, []);
+    assert_eq!(rig.settle(given[0].0, Verdict::Succeeded).await, Settled::Settled);
+    assert_eq!(rig.claim_ids(9).await, [id(1)], "in order");
+    assert_eq!(rig.settle(given[1].0, Verdict::Succeeded).await, Settled::Settled);
+    assert_eq!(rig.claim_ids(9).await, [], "it was another key");
+}
+
+/// However a lease ends, its place is free.
+pub async fn a_permit_comes_back_however_its_lease_ends(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    let jobs: Vec<_> = (0..8).map(|n| (n, of("a"))).collect();
+    push_keyed(rig, &jobs).await;
+    for verdict in [
+        Verdict::Succeeded,
+        Verdict::Dead,
+        Verdict::Cancelled,
+        Verdict::Retry { delay: ms(3_600_000) },
+        Verdict::Snooze { delay: ms(3_600_000) },
+    ] {
+        let (held, _) = rig.claim_one().await;
+        assert_eq!(rig.claim_ids(9).await, []);
+        assert_eq!(rig.settle(held, verdict).await, Settled::Settled);
+    }
+    let (held, _) = rig.claim_one().await;
+    rig.settle(held, Verdict::Release).await;
+    assert_eq!(rig.claim_ids(9).await, [held.id], "a job that goes back is the first again");
+    assert_eq!(rig.lose_leases().await, 1);
+    let (held, job) = rig.claim_one().await;
+    assert_eq!((held.id, job.crashes), (id(5), 1));
+    let dropped = rig.engine.drop_jobs(&rig.shard, &[(held.id, held.fence)], false).await.unwrap();
+    assert_eq!(dropped, [true]);
+    let (held, _) = rig.claim_one().await;
+    let newer = Push { fence: Fence(held.fence.0 + 9), ..keyed(rig, 6, of("a")).await };
+    assert_eq!((held.id, rig.push(&[newer]).await), (id(6), vec![Pushed::Added]));
+    assert_eq!(rig.claim_ids(9).await, [id(6)], "it was replaced");
+}
+
+/// What waits behind a job that is taken out comes next.
+pub async fn a_lane_goes_on_without_its_first_job(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    push_keyed(rig, &[(0, of("a")), (1, of("a")), (2, of("a"))]).await;
+    let (held, _) = rig.claim_one().await;
+    assert_eq!(rig.state(2).await, Some(LiveState::Ready { ahead: 1 }));
+    let cancel = [(id(1), Fence(1))];
+    rig.engine.cancel(&rig.shard, &cancel, crate::engine::Withdraw::StopRunning).await.unwrap();
+    assert_eq!(rig.state(2).await, Some(LiveState::Ready { ahead: 0 }));
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.settle(held, Verdict::Succeeded).await;
+    assert_eq!(rig.claim_ids(9).await, [id(2)]);
+}
+
+/// Limits change at once, either way; what runs goes on.
+pub async fn a_limit_changes_for_those_that_wait(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    let jobs: Vec<_> = (0..6).map(|n| (n, of("a"))).collect();
+    push_keyed(rig, &jobs).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 1);
+    limit(rig, 2, keys(running(3))).await;
+    let held = rig.claim(9).await;
+    assert_eq!(held.len(), 2);
+    limit(rig, 3, keys(running(2))).await;
+    rig.settle(held[0].0, Verdict::Succeeded).await;
+    assert_eq!(rig.claim_ids(9).await, [], "two still run");
+    limit(rig, 4, FlowSettings::default()).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 3);
+}
+
+/// A kind may be limited while its jobs, which have no keys, wait and run.
+pub async fn a_kind_is_limited_among_others(rig: &Rig) {
+    rig.open().await;
+    let mut jobs = Vec::new();
+    for n in 0..6 {
+        let name = if n < 4 { "plain" } else { "other" };
+        jobs.push(Push { kind: kind(name), ..rig.job(n).await });
+    }
+    rig.push(&jobs).await;
+    let (held, _) = rig.claim_one().await;
+    assert_eq!(held.id, id(0));
+    let kinds = [(kind("plain"), running(2))].into();
+    limit(rig, 2, FlowSettings { kinds, ..FlowSettings::default() }).await;
+    let given = rig.claim_ids(9).await;
+    assert_eq!(given, [id(1), id(4), id(5)], "one runs already");
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.settle(held, Verdict::Succeeded).await;
+    assert_eq!(rig.claim_ids(9).await, [id(2)]);
+    limit(rig, 3, FlowSettings::default()).await;
+    assert_eq!(rig.claim_ids(9).await, [id(3)]);
+}
+
+/// A rate per key, which begins with its burst used up.
+pub async fn a_rate_is_kept_by_each_key(rig: &Rig) {
+    limit(rig, 1, keys(a_second(2))).await;
+    let jobs: Vec<_> = (0..6).map(|n| (n, rated(if n < 4 { "a" } else { "b" }, 1))).collect();
+    push_keyed(rig, &jobs).await;
+    let opened = rig.now().await;
+    let reply = rig.claim_as(&rig.request(9)).await;
+    assert_eq!((reply.jobs.len(), reply.next_due), (0, Some(opened.plus(ms(1_000)))));
+    rig.advance(ms(999)).await;
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.advance(ms(1)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(0), id(4)]);
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.advance(ms(60_000)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(1), id(5), id(2)], "no more than a burst is saved up");
+    rig.advance(ms(1_000)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(3)]);
+}
+
+/// A start may cost more than one unit, and never more than the burst.
+pub async fn a_start_costs_its_units(rig: &Rig) {
+    limit(rig, 1, keys(a_second(4))).await;
+    push_keyed(rig, &[(0, rated("a", 3)), (1, rated("a", 2)), (2, rated("a", 99))]).await;
+    rig.advance(ms(60_000)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(0)]);
+    rig.advance(ms(1_000)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(1)]);
+    rig.advance(ms(3_999)).await;
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.advance(ms(1)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(2)]);
+}
+
+/// The queue's own limits hold everybody back.
+pub async fn a_queue_is_limited_as_a_whole(rig: &Rig) {
+    let queue = running(2);
+    limit(rig, 1, FlowSettings { queue, ..FlowSettings::default() }).await;
+    push_keyed(rig, &[(0, of("a")), (1, of("b"))]).await;
+    rig.push(&[rig.job(2).await, rig.job(3).await]).await;
+    let given = rig.claim(9).await;
+    assert_eq!(given.len(), 2);
+    assert_eq!(rig.claim_as(&rig.request(9)).await.state, ClaimState::Limited);
+    rig.settle(given[0].0, Verdict::Succeeded).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 1);
+
+    let queue = a_second(1);
+    limit(rig, 2, FlowSettings { queue, ..FlowSettings::default() }).await;
+    rig.advance(ms(10_000)).await;
+    rig.push(&[rig.job(4).await]).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 1);
+    let reply = rig.claim_as(&rig.request(9)).await;
+    let next = reply.now.plus(ms(1_000));
+    assert_eq!((reply.state, reply.next_due), (ClaimState::Limited, Some(next)));
+    rig.advance(ms(1_000)).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 1);
+}
+
+/// However many jobs one has, the other's turn comes; weights count.
+pub async fn shares_take_turns(rig: &Rig) {
+    let weights = [(FlowKey::of("heavy"), 3)].into();
+    limit(rig, 1, FlowSettings { weights, ..FlowSettings::default() }).await;
+    let jobs: Vec<_> = (0..30).map(|n| (n, shared("many"))).collect();
+    push_keyed(rig, &jobs).await;
+    rig.advance(ms(1)).await;
+    push_keyed(rig, &[(40, shared("few")), (41, shared("few"))]).await;
+    rig.push(&[rig.job(50).await]).await;
+    let given = rig.claim_ids(6).await;
+    assert!(given.contains(&id(40)) && given.contains(&id(41)), "{given:?}");
+    assert!(given.contains(&id(50)), "jobs without keys are one share: {given:?}");
+
+    let jobs: Vec<_> = (60..90).map(|n| (n, shared("heavy"))).collect();
+    push_keyed(rig, &jobs).await;
+    let given = rig.claim_ids(8).await;
+    let heavy = given.iter().filter(|given| **given >= id(60)).count();
+    assert_eq!(heavy, 6, "three times as much: {given:?}");
+}
+
+/// A share that holds slots for long is charged as time passes.
+pub async fn a_share_pays_for_the_time_that_it_takes(rig: &Rig) {
+    rig.open().await;
+    let jobs: Vec<_> = (0..20).map(|n| (n, shared("long"))).collect();
+    push_keyed(rig, &jobs).await;
+    let jobs: Vec<_> = (20..60).map(|n| (n, shared("short"))).collect();
+    push_keyed(rig, &jobs).await;
+    // Both begin alike: nobody knows what theirs cost.
+    let given = rig.claim(4).await;
+    let mut long: Vec<Held> =
+        given.iter().map(|(held, _)| *held).filter(|held| held.id < id(20)).collect();
+    assert_eq!(long.len(), 2);
+    let mut short: Vec<Held> =
+        given.iter().map(|(held, _)| *held).filter(|held| held.id >= id(20)).collect();
+    // Short ones end after 100 ms, long ones do not; every slot that is free is given anew.
+    for _ in 0..19 {
+        rig.advance(ms(100)).await;
+        for held in std::mem::take(&mut short) {
+            rig.settle(held, Verdict::Succeeded).await;
+        }
+        for held in &long {
+            rig.extend(*held, LEASE).await;
+        }
+        for (held, _) in rig.claim(4 - long.len() as u32).await {
+            if held.id < id(20) { long.push(held) } else { short.push(held) }
+        }
+    }
+    assert_eq!(long.len(), 2, "it has had its half");
+}
+
+/// Whoever waits for a limit is woken when it gives way.
+pub async fn a_free_permit_wakes(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    push_keyed(rig, &[(0, of("a")), (1, of("a"))]).await;
+    let (held, _) = rig.claim_one().await;
+    assert_eq!(rig.claim_ids(1).await, []);
+    let shards = [rig.shard.clone()];
+    let mut signals = rig.engine.subscribe_to(&shards, &[Topic::Ready]).await.unwrap();
+    rig.settle(held, Verdict::Succeeded).await;
+    let signal = tokio::time::timeout(Duration::from_secs(10), signals.next()).await;
+    assert_eq!(signal.expect("it comes"), Some(Signal::Ready(rig.shard.clone())));
+}
+
+/// What a shard has lost and its holder has not counts again.
+pub async fn an_adopted_lease_counts(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    push_keyed(rig, &[(0, of("a"))]).await;
+    let (held, claimed) = rig.claim_one().await;
+    let dropped = rig.engine.drop_jobs(&rig.shard, &[(held.id, held.fence)], false).await.unwrap();
+    assert_eq!(dropped, [true]);
+    rig.shut(2).await;
+    let job = Push { fence: held.fence, ..keyed(rig, 0, of("a")).await };
+    let claimed_at = rig.now().await;
+    assert_eq!(claimed.fence, held.fence);
+    let adoption = crate::engine::Adoption { job, lease_id: held.lease_id, claimed_at };
+    let worker = WorkerId::generate();
+    rig.engine.adopt(&rig.shard, worker, LEASE, &[adoption]).await.unwrap();
+    let settings = ShardSettings { version: 2, flow: keys(running(1)), ..ShardSettings::default() };
+    let opening = rig.opening(2, settings).await;
+    assert_eq!(rig.open_gate(&opening).await, Opened::Open);
+    push_keyed(rig, &[(1, of("a"))]).await;
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.settle(held, Verdict::Succeeded).await;
+    assert_eq!(rig.claim_ids(9).await, [id(1)]);
+}
