@@ -45,7 +45,7 @@ async fn every_field_of_a_job_is_kept() {
         "delay":"1h","max_attempts":7,"max_crashes":1,"timeout":"1m30s","ttl":7200,
         "retry":{"backoff":"linear","initial":"2s","max":60,"multiplier":3,"jitter":"none","rules":[{"code":"smtp_*","retry":false}]},
         "unique":{"key":"k","scope":"window","window":"1h","on_conflict":"return_existing"},
-        "concurrency_key":"c","rate_limit_key":"r","order_key":"o","weight":2,"exclusive":true,"circuit":"smtp",
+        "concurrency_key":"c","rate_limit_key":"r","rate_limit_units":3,"fairness_key":"f","order_key":"o","weight":2,"exclusive":true,"circuit":"smtp",
         "expect":{"schema":{"type":"object"},"expr":"output.ok"},"tags":["a","b c"],"meta":{"x":1}}"#;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let headers = [("x-request-id", "req-1"), ("traceparent", trace)];
@@ -61,6 +61,7 @@ async fn every_field_of_a_job_is_kept() {
     assert_eq!(job["retry"]["rules"][0]["code"], "smtp_*");
     assert_eq!(job["timeout"], "1m30s");
     assert_eq!(job["unique_key"], "k");
+    assert_eq!((&job["rate_limit_units"], &job["fairness_key"]), (&json!(3), &json!("f")));
     assert_eq!(job["expect"]["expr"], "output.ok");
     assert_eq!(job["tags"], json!(["a", "b c"]));
     assert_eq!(job["meta"], json!({"x": 1}));

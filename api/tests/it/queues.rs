@@ -32,12 +32,51 @@ async fn settings_are_set_kept_and_removed() {
         json!({"latency_objective": "999ms"}),
         json!({"latency_objective": "1d1s"}),
         json!({"rate_limit": {"limit": 1}}),
+        json!({"per_key_rate_limit": {"limit": 0, "per": "1s"}}),
+        json!({"kinds": {"a": {"max_concurrency": 0}}}),
+        json!({"kinds": {"a": {"nope": 1}}}),
+        json!({"kinds": {"a b": {"max_concurrency": 1}}}),
+        json!({"fairness_weights": {"a": 0}}),
+        json!({"fairness_weights": {"a": 1001}}),
+        json!({"fairness_weights": {"": 1}}),
         json!({"default_retry": {"multiplier": 0.5}}),
         json!({"default_timeout": 0}),
         json!({"nope": 1}),
     ] {
         patch(&api, "mail", bad).await.refused(422, "invalid");
     }
+}
+
+/// Goal: limits of kinds and weights are replaced as a whole, and hold for what waits already.
+#[tokio::test]
+async fn limits_hold_and_are_explained() {
+    let api = Fixture::new().await;
+    let limits = json!({
+        "per_key_concurrency": 1,
+        "per_key_rate_limit": {"limit": 1, "per": "1h", "burst": 1},
+        "kinds": {"bulk": {"max_concurrency": 2, "rate_limit": {"limit": 5, "per": "1s"}}},
+        "fairness_weights": {"big": 3},
+    });
+    let queue = patch(&api, "mail", limits.clone()).await.expect(200);
+    for (name, value) in limits.as_object().unwrap() {
+        assert_eq!(&queue["settings"][name], value);
+    }
+    let kinds = json!({"other": {"max_concurrency": 1}});
+    let queue = patch(&api, "mail", json!({"kinds": kinds})).await.expect(200);
+    assert_eq!(queue["settings"]["kinds"], kinds);
+
+    let job = json!({"kind": "a", "queue": "mail", "rate_limit_key": "customer", "fairness_key": "big", "rate_limit_units": 2});
+    let made = api.post("/v1/jobs", job).await.expect(201);
+    assert_eq!((&made["rate_limit_units"], &made["fairness_key"]), (&json!(2), &json!("big")));
+    let id = made["id"].as_str().unwrap();
+    let told = api.get(&format!("/v1/jobs/{id}/explain")).await.expect(200);
+    let reasons = told["reasons"].as_array().unwrap();
+    let limited = reasons.iter().find(|reason| reason["code"] == "rate_limited");
+    let limited = limited.unwrap_or_else(|| panic!("{told}"));
+    assert!(limited["until"].is_string(), "{limited}");
+    let evidence = json!({"scope": "rate_limit_key", "name": "customer", "setting": "per_key_rate_limit", "units": 2});
+    assert_eq!(limited["evidence"], evidence);
+    assert_eq!(told["runnable"], false);
 }
 
 /// Goal: what a queue's jobs may wait is what its workers are reckoned by, unless a call says otherwise.
