@@ -313,6 +313,7 @@ async fn claim_and_settle(shared: &Shared) -> Result<Times> {
         let settles: Vec<Settle> = claimed
             .iter()
             .map(|job| Settle {
+                dependency: None,
                 held: Held { id: job.id, fence: job.fence, lease_id },
                 verdict: Verdict::Succeeded,
                 detail: Bytes::new(),

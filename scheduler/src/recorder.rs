@@ -319,7 +319,12 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_millis(20), ready.next()).await;
         };
         let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
-        let settle = Settle { held, verdict: Verdict::Succeeded, detail: Default::default() };
+        let settle = Settle {
+            dependency: None,
+            held,
+            verdict: Verdict::Succeeded,
+            detail: Default::default(),
+        };
         life.engine().settle(&shard, &[settle]).await.unwrap();
         claimed.id
     }

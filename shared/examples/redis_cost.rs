@@ -90,6 +90,7 @@ impl Bench {
     async fn settle(&self, held: &[Held]) {
         let detail = Bytes::from_static(&[b'd'; 40]);
         let settle = |held: &Held| Settle {
+            dependency: None,
             held: *held,
             verdict: Verdict::Succeeded,
             detail: detail.clone(),

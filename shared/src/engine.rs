@@ -209,6 +209,8 @@ pub struct Claimed {
     pub crashes: u32,
     /// Unless extended.
     pub expires_at: Timestamp,
+    /// It is the probe of a circuit that is open: the only job of it that runs.
+    pub probe: bool,
     /// What was pushed.
     pub envelope: Bytes,
 }
@@ -280,6 +282,8 @@ pub struct Settle {
     /// What happens next. A `Retry`, `Snooze` or `Release` of a job whose cancellation was asked for ends as
     /// cancelled.
     pub verdict: Verdict,
+    /// How the job's dependency was, for its circuit; `None`: the attempt does not tell.
+    pub dependency: Option<flow::Dependency>,
     /// Output, error, usage ([`envelope::Detail`]); opaque to the engine.
     pub detail: Bytes,
 }
@@ -444,6 +448,8 @@ pub enum Limit {
     KeyConcurrency,
     /// Starts of the rate limit key.
     KeyRate,
+    /// The circuit of its dependency.
+    Circuit,
 }
 
 /// Most leases that a [`Hold`] names.
@@ -956,6 +962,24 @@ impl Engine {
         id: JobId,
     ) -> BoxFuture<'a, Result<Option<Vec<Hold>>, EngineError>> {
         Box::pin(async move { dispatch!(self, holds(shard, id)) })
+    }
+
+    /// What the shard knows of circuits: nothing of those that are closed and did not fail lately.
+    pub fn circuits<'a>(
+        &'a self,
+        shard: &'a ShardId,
+    ) -> BoxFuture<'a, Result<Vec<(flow::FlowKey, model::Circuit)>, EngineError>> {
+        Box::pin(async move { dispatch!(self, circuits(shard)) })
+    }
+
+    /// Forgets what the shard knows of a circuit, which closes it unless an operator keeps it open; whether something was
+    /// known.
+    pub fn reset_circuit<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        circuit: flow::FlowKey,
+    ) -> BoxFuture<'a, Result<bool, EngineError>> {
+        Box::pin(async move { dispatch!(self, reset_circuit(shard, circuit)) })
     }
 
     /// Leases given at or before `claimed_by`, in order of (`claimed_at`, id), up to `max`; only those

@@ -336,7 +336,12 @@ mod tests {
     fn success(id: JobId, fence: Fence, lease_id: LeaseId) -> Done {
         let held = Held { id, fence, lease_id };
         Done {
-            settle: Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() },
+            settle: Settle {
+                dependency: None,
+                held,
+                verdict: Verdict::Succeeded,
+                detail: Bytes::new(),
+            },
             attempt: 1,
             crashes: 0,
             claimed_at: Timestamp::default(),

@@ -99,6 +99,8 @@ pub(crate) struct Attempt {
     /// Counted from 1, this one included.
     pub(crate) number: u32,
     claim: Claim,
+    /// It is the probe of its circuit.
+    pub(crate) is_probe: bool,
     /// Leases lost before this one.
     crashes: u32,
     /// As it was claimed; shares its memory with the payload.
@@ -166,7 +168,7 @@ impl Claim {
             Verdict::Snooze { .. } | Verdict::Release | Verdict::Cancelled => 0,
         };
         Done {
-            settle: Settle { held, verdict, detail },
+            settle: Settle { dependency: None, held, verdict, detail },
             attempt: before.saturating_add(counts),
             crashes,
             claimed_at: self.at,
@@ -195,6 +197,7 @@ impl Attempt {
             held: claim.held(claimed),
             number: claimed.attempt.saturating_add(1),
             claim,
+            is_probe: claimed.probe,
             crashes: claimed.crashes,
             envelope: claimed.envelope.clone(),
             head,

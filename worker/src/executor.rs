@@ -63,7 +63,10 @@ impl Executor {
         let started = Instant::now();
         let (end, slots) = self.run(&attempt, slots).await;
         let (spec, reason) = (&attempt.head.spec, attempt.stop.reason());
-        let conclusion = conclude(spec, attempt.number, reason, end, rand::random());
+        let mut conclusion = conclude(spec, attempt.number, reason, end, rand::random());
+        if attempt.is_probe {
+            conclusion = conclusion.of_probe(spec);
+        }
         let metrics = self.metrics.get(&attempt.shard.queue, &attempt.head.kind);
         metrics.ended(conclusion.label, started.elapsed());
         if let Some(error) = &conclusion.detail.head.error {
@@ -284,6 +287,7 @@ fn leave_behind(attempt: &Attempt, task: Task, slots: OwnedSemaphorePermit) {
 }
 
 fn done(attempt: &Attempt, conclusion: Conclusion) -> Done {
+    let dependency = conclusion.dependency(&attempt.head.spec);
     let Conclusion { verdict, mut detail, .. } = conclusion;
     detail.head.worker = Some(attempt.crew.worker_name.clone());
     let usage = attempt.usage.lock().expect("nobody panics while holding the usage").take();
@@ -293,7 +297,9 @@ fn done(attempt: &Attempt, conclusion: Conclusion) -> Done {
         Some(evaluation) if detail.head.error.is_some() => Some(evaluation.noted(usage)),
         _ => usage,
     };
-    attempt.done(verdict, detail.encode())
+    let mut done = attempt.done(verdict, detail.encode());
+    done.settle.dependency = dependency;
+    done
 }
 
 #[cfg(test)]

@@ -5,12 +5,16 @@ use std::time::Duration;
 use windlass_shared::backoff;
 use windlass_shared::engine::Verdict;
 use windlass_shared::engine::envelope::{Detail, DetailHead};
+use windlass_shared::engine::flow::Dependency;
 use windlass_shared::limits::HORIZON_MAX;
 use windlass_shared::model::job::{JobError, JobSpec, Value};
 
 use crate::attempt::StopReason;
 use crate::error::{Cause, HandlerError, cut};
 use crate::metrics::OutcomeLabel;
+
+/// A probe that used up its attempts is tried again after this long.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How a handler's run ended.
 #[derive(Debug)]
@@ -71,6 +75,35 @@ pub(crate) fn conclude(
             failed(spec, number, error, None, random)
         }
         (None, RunEnd::Dropped) => plain(Verdict::Release, OutcomeLabel::Released),
+    }
+}
+
+/// Errors of the worker's own, which say nothing of what a job depends on.
+const OWN: [&str; 4] = ["no_handler", "payload_unavailable", "result_rejected", "panic"];
+
+impl Conclusion {
+    /// How the job's dependency was, for its circuit. `None`: it has none, or the attempt does not tell. An error that is
+    /// not worth another try is an answer.
+    pub(crate) fn dependency(&self, spec: &JobSpec) -> Option<Dependency> {
+        spec.circuit.as_ref()?;
+        match (self.label, &self.detail.head.error) {
+            (OutcomeLabel::Succeeded, _) => Some(Dependency::Answered),
+            (OutcomeLabel::TimedOut, _) => Some(Dependency::Failed),
+            (OutcomeLabel::Failed, Some(error)) if OWN.contains(&error.code.as_str()) => None,
+            (OutcomeLabel::Failed, Some(error)) if error.retryable => Some(Dependency::Failed),
+            (OutcomeLabel::Failed, _) => Some(Dependency::Answered),
+            _ => None,
+        }
+    }
+
+    /// Of the probe of a circuit: that its dependency still fails is none of the job's attempts, be it the last.
+    pub(crate) fn of_probe(self, spec: &JobSpec) -> Self {
+        match (self.verdict, self.dependency(spec)) {
+            (Verdict::Dead, Some(Dependency::Failed)) => {
+                Self { verdict: Verdict::Snooze { delay: PROBE_AGAIN }, ..self }
+            }
+            _ => self,
+        }
     }
 }
 

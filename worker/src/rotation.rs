@@ -172,6 +172,7 @@ mod tests {
             attempt: 0,
             crashes: 0,
             expires_at: now,
+            probe: false,
             envelope: bytes::Bytes::new(),
         };
         let jobs = vec![claimed; jobs];

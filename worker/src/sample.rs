@@ -37,6 +37,7 @@ pub(crate) fn claimed(envelope: &Envelope) -> Claimed {
         attempt: 0,
         crashes: 0,
         expires_at: Timestamp::default(),
+        probe: false,
         envelope: envelope.encode(),
     }
 }

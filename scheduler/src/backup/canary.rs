@@ -92,6 +92,7 @@ async fn work(
         .jobs
         .iter()
         .map(|job| Settle {
+            dependency: None,
             held: Held { id: job.id, fence: job.fence, lease_id: request.lease_id },
             verdict: verdict(),
             detail: Detail::default().encode(),

@@ -335,6 +335,21 @@ impl Embedded {
         Ok(self.look(shard, |state, now| state.holds(now, id)))
     }
 
+    pub async fn circuits(
+        &self,
+        shard: &ShardId,
+    ) -> Result<Vec<(flow::FlowKey, model::Circuit)>, EngineError> {
+        Ok(self.look(shard, |state, _| state.circuits()))
+    }
+
+    pub async fn reset_circuit(
+        &self,
+        shard: &ShardId,
+        circuit: flow::FlowKey,
+    ) -> Result<bool, EngineError> {
+        Ok(self.change(shard, |state, now| state.reset_circuit(now, circuit)))
+    }
+
     pub async fn peek(&self, shard: &ShardId, id: JobId) -> Result<Option<Live>, EngineError> {
         Ok(self.look(shard, |state, _| state.peek(id)))
     }

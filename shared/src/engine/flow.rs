@@ -80,6 +80,8 @@ pub struct Flow {
     pub concurrency: FlowKey,
     /// Jobs of one key share the queue's rate per key.
     pub rate: FlowKey,
+    /// The dependency whose circuit holds it.
+    pub circuit: FlowKey,
     /// What its start costs of rates; at least 1, at most [`UNITS_MAX`]. What is more than a rate's burst counts as the
     /// burst.
     pub units: u32,
@@ -97,6 +99,7 @@ impl Flow {
             share: FlowKey::NONE,
             concurrency: FlowKey::NONE,
             rate: FlowKey::NONE,
+            circuit: FlowKey::NONE,
             units: 1,
             weight: 1,
         }
@@ -109,8 +112,10 @@ impl Flow {
         }
         let key = |text: Option<&str>| text.map_or(FlowKey::NONE, FlowKey::of);
         let (share, concurrency, rate) = (key(keys.share), key(keys.concurrency), key(keys.rate));
-        let flow = Self { share, concurrency, rate, ..Self::of_kind(kind) };
-        let parts = [&share.0, &concurrency.0, &rate.0, &flow.kind.0].map(<[u8; 8]>::as_slice);
+        let circuit = key(keys.circuit);
+        let flow = Self { share, concurrency, rate, circuit, ..Self::of_kind(kind) };
+        let parts = [share, concurrency, rate, circuit, flow.kind];
+        let parts = parts.iter().map(|part| part.0.as_slice());
         let lane = FlowKey::digest(parts);
         let units = keys.units.clamp(1, UNITS_MAX);
         Some(Self { lane, units, weight: keys.weight.max(1), ..flow })
@@ -126,6 +131,8 @@ pub struct Keys<'a> {
     pub concurrency: Option<&'a str>,
     /// Rate limit key.
     pub rate: Option<&'a str>,
+    /// Dependency.
+    pub circuit: Option<&'a str>,
     /// What a start costs of rates.
     pub units: u32,
     /// Slots.
@@ -134,7 +141,7 @@ pub struct Keys<'a> {
 
 impl Default for Keys<'_> {
     fn default() -> Self {
-        Self { share: None, concurrency: None, rate: None, units: 1, weight: 1 }
+        Self { share: None, concurrency: None, rate: None, circuit: None, units: 1, weight: 1 }
     }
 }
 
@@ -166,6 +173,58 @@ pub struct Limits {
     pub rate: Option<Rate>,
 }
 
+/// How the dependency of an attempt was, as far as its holder can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependency {
+    /// It answered, with success or with an error that is not its own.
+    Answered,
+    /// It failed, or did not answer in time.
+    Failed,
+}
+
+/// Who decides over a circuit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CircuitMode {
+    /// Its calls.
+    #[default]
+    Auto,
+    /// An operator: no job of it starts, not even a probe.
+    Open,
+    /// An operator: its jobs start whatever happens.
+    Closed,
+}
+
+/// When a circuit opens, and how it closes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitSetting {
+    /// Who decides.
+    pub mode: CircuitMode,
+    /// So many failures one after the other open it; 0: they do not.
+    pub failures: u32,
+    /// Counts begin anew after this long.
+    pub window_ms: u64,
+    /// So many failures among a hundred calls open it; 0: they do not.
+    pub percent: u32,
+    /// From so many calls in a window on.
+    pub calls_min: u32,
+    /// While it is open one job may start after each such time, µs.
+    pub probe_us: u64,
+}
+
+impl Default for CircuitSetting {
+    /// 5 failures, or half of at least 20 calls, within 60 s; a probe every 5 s.
+    fn default() -> Self {
+        Self {
+            mode: CircuitMode::Auto,
+            failures: 5,
+            window_ms: 60_000,
+            percent: 50,
+            calls_min: 20,
+            probe_us: 5_000_000,
+        }
+    }
+}
+
 /// The limits of a queue and the weights of its shares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FlowSettings {
@@ -177,4 +236,6 @@ pub struct FlowSettings {
     pub kinds: BTreeMap<Kind, Limits>,
     /// Shares that count for more than 1; at most [`SHARE_WEIGHT_MAX`] each.
     pub weights: BTreeMap<FlowKey, u32>,
+    /// Circuits that are not as [`CircuitSetting::default`] says.
+    pub circuits: BTreeMap<FlowKey, CircuitSetting>,
 }

@@ -157,7 +157,7 @@ mod withdraw;
 
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
-pub use flow::{FlowState, Scope, ScopeKind, Share};
+pub use flow::{Circuit, CircuitState, FlowState, Scope, ScopeKind, Share};
 pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
@@ -344,7 +344,7 @@ impl Shard {
 
     /// Takes an entry out of the orders that its status says it is in.
     fn unplace(&mut self, now: Timestamp, id: JobId) {
-        let Entry { status, score, run_at, claimed_at, flow, .. } = self.entries[&id];
+        let Entry { status, score, run_at, claimed_at, flow, fence, .. } = self.entries[&id];
         let removed = match status {
             Status::Ready => match flow {
                 Some(flow) => self.leave_lane(now, id, &flow, score),
@@ -355,7 +355,7 @@ impl Shard {
                 let claimed_at = claimed_at.expect("a leased entry was claimed");
                 let removed =
                     self.leases.remove(&(until_ms, id)) && self.claims.remove(&(claimed_at, id));
-                self.end_flow(now, id, flow.as_ref(), claimed_at);
+                self.end_flow(now, (id, fence), flow.as_ref(), claimed_at);
                 removed
             }
             Status::Finishing => true,

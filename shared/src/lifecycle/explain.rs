@@ -260,6 +260,7 @@ fn limited(job: &Job, hold: Hold) -> Reason {
         Limit::KeyConcurrency => {
             ("concurrency_key", job.spec.concurrency_key.as_deref(), "per_key_concurrency")
         }
+        Limit::Circuit => return circuit_open(job, &hold),
         Limit::KeyRate => {
             ("rate_limit_key", job.spec.rate_limit_key.as_deref(), "per_key_rate_limit")
         }
@@ -280,6 +281,19 @@ fn limited(job: &Job, hold: Hold) -> Reason {
             Reason::new("rate_limited", detail, evidence).until(hold.until)
         }
     }
+}
+
+fn circuit_open(job: &Job, hold: &Hold) -> Reason {
+    let circuit = job.spec.circuit.as_deref().unwrap_or_default();
+    let detail = match hold.until {
+        Some(_) => {
+            format!("the circuit {circuit} is open: its dependency fails; a probe starts then")
+        }
+        None => format!(
+            "the circuit {circuit} is open: a probe is under way, or an operator keeps it open"
+        ),
+    };
+    Reason::new("circuit_open", detail, json!({ "circuit": circuit })).until(hold.until)
 }
 
 /// The gate of a shard that was open before is shut.

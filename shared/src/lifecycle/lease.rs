@@ -14,6 +14,7 @@ use super::delivery::PushError;
 use super::{Lifecycle, lost};
 use crate::backoff;
 use crate::engine::envelope::{Detail, DetailHead};
+use crate::engine::flow::Dependency;
 use crate::engine::{
     ClaimRequest, ClaimState, Claimed, EngineError, Extended, Held, LiveState, Settle, Settled,
     ShardId, Signal, Signals, Topic, Verdict,
@@ -151,6 +152,16 @@ impl End {
             Self::Succeed(_) | Self::Snooze(_) | Self::Release => None,
         }
     }
+
+    /// How the job's dependency was, if it has one. An error that is not worth another try is an answer; an output that
+    /// a gate refused says nothing.
+    fn dependency(&self) -> Option<Dependency> {
+        match self {
+            Self::Fail(error, _) if error.retryable => Some(Dependency::Failed),
+            Self::Succeed(_) | Self::Fail(..) => Some(Dependency::Answered),
+            Self::Refused(_) | Self::Snooze(_) | Self::Release => None,
+        }
+    }
 }
 
 /// What became of one settle.
@@ -278,7 +289,12 @@ impl Lifecycle {
                     let verdicts = futures::future::try_join_all(verdicts).await?;
                     settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
                         let (shown, end) = &ends[*place];
-                        Settle { held: shown.held, verdict, detail: detail(worker, end) }
+                        Settle {
+                            dependency: end.dependency(),
+                            held: shown.held,
+                            verdict,
+                            detail: detail(worker, end),
+                        }
                     }));
                 }
                 let settled = self.inner.engine.settle(&shard, &settles).await?;
@@ -549,7 +565,7 @@ async fn end_all(
 ) {
     let mut by_queue: HashMap<QueueName, Vec<Settle>> = HashMap::new();
     for (queue, held) in leases {
-        let settle = Settle { held, verdict, detail: Default::default() };
+        let settle = Settle { dependency: None, held, verdict, detail: Default::default() };
         by_queue.entry(queue).or_default().push(settle);
     }
     for (queue, settles) in by_queue {

@@ -209,6 +209,7 @@ impl JobSpec {
             share: self.fairness_key(),
             concurrency: self.concurrency_key.as_deref(),
             rate: self.rate_limit_key.as_deref(),
+            circuit: self.circuit.as_deref(),
             units: self.rate_limit_units,
             weight: 1,
         };

@@ -189,7 +189,7 @@ impl Rig {
 
     /// Settles one lease without details.
     pub async fn settle(&self, held: Held, verdict: Verdict) -> Settled {
-        let settles = [Settle { held, verdict, detail: Bytes::new() }];
+        let settles = [Settle { dependency: None, held, verdict, detail: Bytes::new() }];
         self.settle_all(&settles).await[0]
     }
 

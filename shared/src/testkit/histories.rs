@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::engine::model::{Bounds, Shard, ShardDump};
+use crate::engine::flow::FlowKey;
+use crate::engine::model::{Bounds, Circuit, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
     GateView, Held, Hold, Live, LiveEntry, Looked, Mark, Opened, Opening, Outcome, Position,
@@ -61,6 +62,8 @@ pub enum Call {
     Exists(Vec<JobId>),
     Peek(JobId),
     Holds(JobId),
+    Circuits,
+    ResetCircuit(FlowKey),
     Leased {
         after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
@@ -118,6 +121,8 @@ pub enum Reply {
     Exists(Vec<bool>),
     Peek(Option<Live>),
     Holds(Option<Vec<Hold>>),
+    Circuits(Vec<(FlowKey, Circuit)>),
+    ResetCircuit(bool),
     Leased(Vec<Running>),
     Stats(ShardStats),
     /// Those who have reported in order.
@@ -152,6 +157,8 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Exists(ids) => Reply::Exists(shard.exists(now, ids)),
         Call::Peek(id) => Reply::Peek(shard.peek(*id)),
         Call::Holds(id) => Reply::Holds(shard.holds(now, *id)),
+        Call::Circuits => Reply::Circuits(shard.circuits()),
+        Call::ResetCircuit(key) => Reply::ResetCircuit(shard.reset_circuit(now, *key)),
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(shard.leased(*after, *claimed_by, *max))
         }
@@ -197,6 +204,8 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Exists(ids) => Reply::Exists(engine.exists(shard, ids).await?),
         Call::Peek(id) => Reply::Peek(engine.peek(shard, *id).await?),
         Call::Holds(id) => Reply::Holds(engine.holds(shard, *id).await?),
+        Call::Circuits => Reply::Circuits(engine.circuits(shard).await?),
+        Call::ResetCircuit(key) => Reply::ResetCircuit(engine.reset_circuit(shard, *key).await?),
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(engine.leased(shard, *after, *claimed_by, *max).await?)
         }

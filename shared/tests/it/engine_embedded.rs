@@ -89,6 +89,7 @@ async fn work(engine: Engine, shard: ShardId) -> usize {
             return settled;
         }
         let end = |job| Settle {
+            dependency: None,
             held: proof(&request, job),
             verdict: Verdict::Succeeded,
             detail: Bytes::new(),

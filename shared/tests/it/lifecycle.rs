@@ -119,7 +119,7 @@ impl World {
     async fn settle(&self, claimed: &Claimed, verdict: Verdict, detail: Detail) -> Settled {
         let lease_id = LeaseId::from_bytes(claimed.envelope[..].try_into().unwrap());
         let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
-        let settle = Settle { held, verdict, detail: detail.encode() };
+        let settle = Settle { dependency: None, held, verdict, detail: detail.encode() };
         self.life.engine().settle(&self.shard, &[settle]).await.unwrap().settles[0]
     }
 
@@ -199,8 +199,12 @@ async fn a_job_goes_in_runs_and_is_on_record() {
     assert!(matches!(world.live(job.id).await, Some(LiveState::Leased { .. })));
 
     let held = Held { id: claimed.id, fence: claimed.fence, lease_id: request.lease_id };
-    let settle =
-        Settle { held, verdict: Verdict::Succeeded, detail: output(r#"{"ok":true}"#).encode() };
+    let settle = Settle {
+        dependency: None,
+        held,
+        verdict: Verdict::Succeeded,
+        detail: output(r#"{"ok":true}"#).encode(),
+    };
     assert_eq!(
         world.life.engine().settle(&world.shard, &[settle]).await.unwrap().settles,
         [Settled::Settled]

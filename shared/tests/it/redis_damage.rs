@@ -88,7 +88,12 @@ impl Scene {
     }
 
     async fn settle(&self, held: &[Held], verdict: Verdict) {
-        let settle = |held: &Held| Settle { held: *held, verdict, detail: Bytes::from("detail") };
+        let settle = |held: &Held| Settle {
+            dependency: None,
+            held: *held,
+            verdict,
+            detail: Bytes::from("detail"),
+        };
         let settles: Vec<Settle> = held.iter().map(settle).collect();
         let replies = self.engine().settle(self.shard(), &settles).await.unwrap().settles;
         assert_eq!(replies, vec![Settled::Settled; held.len()]);
@@ -296,7 +301,8 @@ async fn a_mended_job_keeps_its_fence() {
     let now = engine.now().await.unwrap();
     assert_eq!(engine.push(shard, &[job], &until(now)).await.unwrap().pushed, [Pushed::Added]);
     assert_eq!(engine.exists(shard, &[lost.id]).await.unwrap(), [true]);
-    let settle = Settle { held: lost, verdict: Verdict::Dead, detail: Bytes::new() };
+    let settle =
+        Settle { dependency: None, held: lost, verdict: Verdict::Dead, detail: Bytes::new() };
     assert_eq!(engine.settle(shard, &[settle]).await.unwrap().settles, [Settled::Gone]);
     let again = scene.claim(200).await;
     let again = again.iter().find(|held| held.id == lost.id).expect("it is ready");

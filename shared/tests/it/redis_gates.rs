@@ -58,7 +58,8 @@ async fn a_restarted_server_is_compared_first() {
     assert_ne!(after.process, before.process);
     assert!(!after.is_open() && !engine.stats(&shard).await.unwrap().open);
     let held = proof(&request, &leased[0]);
-    let settle = Settle { held, verdict: Verdict::Succeeded, detail: bytes::Bytes::new() };
+    let settle =
+        Settle { dependency: None, held, verdict: Verdict::Succeeded, detail: bytes::Bytes::new() };
     let reply = engine.settle(&shard, &[settle]).await.unwrap();
     assert_eq!((reply.settles[0], reply.position.generation), (Settled::Settled, None));
     reopen(&engine, &shard).await;

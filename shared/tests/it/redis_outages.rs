@@ -75,7 +75,8 @@ async fn lost_scripts_are_sent_again() {
     assert!(engine.peek(&shard, job).await.unwrap().is_some());
     flush();
     let held = proof(&request, &claimed.jobs[0]);
-    let settle = Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() };
+    let settle =
+        Settle { dependency: None, held, verdict: Verdict::Succeeded, detail: Bytes::new() };
     assert_eq!(engine.settle(&shard, &[settle]).await.unwrap().settles, [Settled::Settled]);
     flush();
     let last = engine.outcomes(&shard, 1).await.unwrap()[0].mark();

@@ -148,7 +148,12 @@ async fn batches_of_any_size_and_shape_are_taken() {
         engine.extend(&shard, &held, Duration::from_secs(90)).await.unwrap().leases.len(),
         450
     );
-    let settle = |held: &_| Settle { held: *held, verdict: Verdict::Dead, detail: Bytes::new() };
+    let settle = |held: &_| Settle {
+        dependency: None,
+        held: *held,
+        verdict: Verdict::Dead,
+        detail: Bytes::new(),
+    };
     let mut settles: Vec<Settle> = held.iter().map(settle).collect();
     settles.push(settles[0].clone());
     let replies = engine.settle(&shard, &settles).await.unwrap().settles;
@@ -182,6 +187,7 @@ async fn concurrent_workers_share_the_jobs_out() {
                 return done;
             }
             let settle = |job| Settle {
+                dependency: None,
                 held: proof(&request, job),
                 verdict: Verdict::Succeeded,
                 detail: Bytes::new(),

@@ -14,7 +14,12 @@ fn dones(count: usize) -> Vec<Done> {
     let done = |_| {
         let held = Held { id: JobId::generate(), fence: Fence(1), lease_id: LeaseId::random() };
         Done {
-            settle: Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() },
+            settle: Settle {
+                dependency: None,
+                held,
+                verdict: Verdict::Succeeded,
+                detail: Bytes::new(),
+            },
             attempt: 1,
             crashes: 0,
             claimed_at: Timestamp::default(),

@@ -190,7 +190,8 @@ async fn a_job_that_another_worker_holds_is_stopped() {
     let claimed = rig.engine.claim(&rig.shard, &request).await.unwrap().jobs.remove(0);
     soon(&watched.told).await;
     let held = Held { id, fence: claimed.fence, lease_id: request.lease_id };
-    let settle = Settle { held, verdict: Verdict::Succeeded, detail: bytes::Bytes::new() };
+    let settle =
+        Settle { dependency: None, held, verdict: Verdict::Succeeded, detail: bytes::Bytes::new() };
     let settled = rig.engine.settle(&rig.shard, &[settle]).await.unwrap();
     assert_eq!(settled.settles, [Settled::Settled]);
     let ends = rig.outcomes(id, |o| o.ended.is_terminal()).await;

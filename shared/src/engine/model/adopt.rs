@@ -83,7 +83,7 @@ impl Shard {
         };
         let flow = entry.flow;
         self.entries.insert(id, entry);
-        self.start_flow(now, id, flow.as_ref());
+        self.start_flow(now, (id, adoption.job.fence), flow.as_ref());
         self.leases.insert((until_ms, id));
         self.claims.insert((adoption.claimed_at, id));
     }

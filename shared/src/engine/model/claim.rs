@@ -223,12 +223,14 @@ impl Shard {
     fn lease(&mut self, now: Timestamp, id: JobId, request: &ClaimRequest) -> Claimed {
         // First: whoever is woken by what follows sees that it runs.
         let flow = self.entries[&id].flow;
-        self.start_flow(now, id, flow.as_ref());
+        let now_us = u64::try_from(now.micros()).unwrap_or(0);
+        let fence = Fence(now_us.max(self.entries[&id].fence.0 + 1));
+        self.start_flow(now, (id, fence), flow.as_ref());
+        let probe = flow.is_some_and(|flow| self.is_probe(&flow, id, fence));
         self.unplace(now, id);
         let until_ms = until_ms(now, request.lease);
         let entry = self.entries.get_mut(&id).expect("ready jobs have entries");
-        let now_us = u64::try_from(now.micros()).unwrap_or(0);
-        entry.fence = Fence(now_us.max(entry.fence.0 + 1));
+        entry.fence = fence;
         entry.status = Status::Leased { until_ms };
         entry.lease_id = Some(request.lease_id);
         entry.worker = Some(request.worker);
@@ -241,6 +243,7 @@ impl Shard {
             attempt: entry.attempt,
             crashes: entry.crashes,
             expires_at: Timestamp::from_millis(until_ms),
+            probe,
             envelope: entry.envelope.clone(),
         }
     }

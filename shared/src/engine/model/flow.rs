@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::engine::flow::{Flow, FlowKey, Limits, Rate};
 
+mod circuits;
 mod limits;
 mod shares;
 
+pub use circuits::{Circuit, CircuitState};
 pub(super) use limits::Permit;
 pub use limits::{Scope, ScopeKind};
 pub use shares::Share;
@@ -33,6 +35,8 @@ pub struct FlowState {
     pub running: BTreeMap<Scope, BTreeSet<JobId>>,
     /// When the next unit of a rate is due, in µs.
     pub rates: BTreeMap<Scope, i64>,
+    /// What is known of circuits.
+    pub circuits: BTreeMap<FlowKey, Circuit>,
     /// When to look again at a scope, in µs.
     pub timers: BTreeMap<Scope, i64>,
     /// When shares that neither wait nor run are forgotten, in µs.
@@ -164,10 +168,11 @@ impl Shard {
     pub(in crate::engine::model) fn start_flow(
         &mut self,
         now: Timestamp,
-        id: JobId,
+        (id, fence): (JobId, Fence),
         flow: Option<&Flow>,
     ) {
         let Some(flow) = flow else { return self.start_unkeyed(now) };
+        self.start_probe(flow.circuit, id, fence);
         for scope in [Scope(ScopeKind::Kind, flow.kind), Scope(ScopeKind::Key, flow.concurrency)] {
             if self.counts(scope) {
                 self.flow.running.entry(scope).or_default().insert(id);
@@ -180,11 +185,12 @@ impl Shard {
     pub(super) fn end_flow(
         &mut self,
         now: Timestamp,
-        id: JobId,
+        (id, fence): (JobId, Fence),
         flow: Option<&Flow>,
         claimed_at: Timestamp,
     ) {
         let Some(flow) = flow else { return self.end_unkeyed(now, claimed_at) };
+        self.lose_probe(now, flow, id, fence);
         self.charge(now, flow.share, flow.weight, claimed_at);
         for scope in [Scope(ScopeKind::Kind, flow.kind), Scope(ScopeKind::Key, flow.concurrency)] {
             let Some(ids) = self.flow.running.get_mut(&scope) else { continue };

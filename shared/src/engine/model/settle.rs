@@ -1,6 +1,7 @@
 //! extend and settle: what the holder of a lease does with it.
 
 use super::*;
+use crate::engine::flow::Dependency;
 
 impl Shard {
     /// Moves the end of leases; see the module's rules.
@@ -56,8 +57,26 @@ impl Shard {
             return Settled::Repeated;
         }
         let verdict = if entry.cancel { stopped(settle.verdict) } else { settle.verdict };
+        let verdict = self.note_call(now, settle, verdict);
         self.end_attempt(now, held.id, verdict, &settle.detail);
         Settled::Settled
+    }
+
+    /// Tells the job's circuit; what the verdict becomes. A probe that finds its dependency still failing is none of the
+    /// job's attempts.
+    fn note_call(&mut self, now: Timestamp, settle: &Settle, verdict: Verdict) -> Verdict {
+        let Some(flow) = self.entries[&settle.held.id].flow else { return verdict };
+        let lease = (settle.held.id, settle.held.fence);
+        let was_probe = self.is_probe(&flow, lease.0, lease.1);
+        self.note_dependency(now, &flow, lease, settle.dependency);
+        match verdict {
+            Verdict::Retry { delay }
+                if was_probe && settle.dependency == Some(Dependency::Failed) =>
+            {
+                Verdict::Snooze { delay }
+            }
+            verdict => verdict,
+        }
     }
 
     fn end_attempt(&mut self, now: Timestamp, id: JobId, verdict: Verdict, detail: &Bytes) {

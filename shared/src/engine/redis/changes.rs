@@ -182,6 +182,20 @@ impl Redis {
         )
     }
 
+    pub async fn reset_circuit(
+        &self,
+        shard: &ShardId,
+        circuit: super::super::flow::FlowKey,
+    ) -> Result<bool, EngineError> {
+        let mut reply = self
+            .change(&self.scripts.reset, shard, |cmd| {
+                cmd.arg(circuit.as_bytes());
+            })
+            .await?;
+        reply.expect("reset")?;
+        Ok(reply.count()? > 0)
+    }
+
     pub async fn configure(
         &self,
         shard: &ShardId,
@@ -310,8 +324,9 @@ fn read_claimed(mut reply: Reply) -> Result<ClaimReply, EngineError> {
         let (mut head, job) = (reply.bytes()?, reply.bytes()?);
         let lease = claimed_head(&mut head);
         let (id, fence, attempt, crashes) = reply.sound(lease)?;
+        let probe = !head.is_empty();
         let envelope = reply.sound(layout::JobValue::envelope(&job))?;
-        jobs.push(Claimed { id, fence, attempt, crashes, expires_at, envelope });
+        jobs.push(Claimed { id, fence, attempt, crashes, expires_at, probe, envelope });
     }
     let next_due = (next_due_ms >= 0).then(|| Timestamp::from_millis(next_due_ms));
     Ok(ClaimReply { state, jobs, next_due, next_offset, now, position })

@@ -9,7 +9,7 @@ use super::flow;
 use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outcome};
 use super::reply::Reply;
 use super::script::Way;
-use crate::engine::flow::{FlowKey, Limits};
+use crate::engine::flow::{CircuitSetting, FlowKey, Limits};
 use crate::engine::model::{Entry, FlowState, ShardDump, Status, window};
 use crate::engine::*;
 
@@ -66,10 +66,10 @@ impl Redis {
         }
         dump.reported.sort_unstable();
         dump.present.sort_unstable();
-        let kinds_and_weights;
-        (dump.flow, kinds_and_weights) = flow(&mut reply)?;
-        if let Some(settings) = &mut dump.settings {
-            (settings.flow.kinds, settings.flow.weights) = kinds_and_weights;
+        let beside;
+        (dump.flow, beside) = flow(&mut reply)?;
+        if let Some(ShardSettings { flow, .. }) = &mut dump.settings {
+            (flow.kinds, flow.weights, flow.circuits) = beside;
         }
         reply.end()?;
 
@@ -183,10 +183,11 @@ fn read_tombstone(bytes: &[u8]) -> Result<Tombstone, EngineError> {
     }
 }
 
-type KindsAndWeights = (BTreeMap<Kind, Limits>, BTreeMap<FlowKey, u32>);
+/// What of the settings is kept beside them: kinds, weights and circuits.
+type Beside = (BTreeMap<Kind, Limits>, BTreeMap<FlowKey, u32>, BTreeMap<FlowKey, CircuitSetting>);
 
 /// Lanes, limits and shares, and what of the settings is kept beside them.
-fn flow(reply: &mut Reply) -> Result<(FlowState, KindsAndWeights), EngineError> {
+fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
     let damaged = |_| contradiction("damaged flow");
     let mut flow = FlowState::default();
     let mut members = reply.list()?;
@@ -208,7 +209,7 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, KindsAndWeights), EngineError> 
     }
     let (mut kinds, mut weights, mut shares) =
         (BTreeMap::<Kind, Limits>::new(), BTreeMap::new(), 0);
-    let mut limits = BTreeMap::new();
+    let (mut limits, mut circuits) = (BTreeMap::new(), BTreeMap::new());
     for (name, mut value) in pairs(reply)? {
         let (sort, mut name) = (name.first().copied(), name.slice(1..));
         match sort {
@@ -236,6 +237,14 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, KindsAndWeights), EngineError> 
                 let key = flow::read_key(&mut name).map_err(damaged)?;
                 limits.insert(key, flow::read_limits(&mut value).map_err(damaged)?);
             }
+            Some(b'x') => {
+                let key = flow::read_key(&mut name).map_err(damaged)?;
+                flow.circuits.insert(key, flow::read_circuit(&mut value).map_err(damaged)?);
+            }
+            Some(b'm') => {
+                let key = flow::read_key(&mut name).map_err(damaged)?;
+                circuits.insert(key, flow::read_circuit_setting(&mut value).map_err(damaged)?);
+            }
             _ => return Err(contradiction("an unknown fact")),
         }
     }
@@ -249,7 +258,7 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, KindsAndWeights), EngineError> 
     if shares != flow.shares.len() as u64 {
         return Err(contradiction("shares were miscounted"));
     }
-    Ok((flow, (kinds, weights)))
+    Ok((flow, (kinds, weights, circuits)))
 }
 
 fn number(text: &[u8]) -> Result<i64, EngineError> {

@@ -2,20 +2,18 @@
 
 use bytes::{Buf, BufMut};
 
-use super::layout::Damaged;
-#[cfg(feature = "testkit")]
-use super::layout::take_id;
-use crate::engine::flow::{Flow, FlowKey, FlowSettings, Limits, Rate};
+use super::layout::{Damaged, take_id};
+use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Limits, Rate};
+use crate::engine::model::{Circuit, CircuitState};
 #[cfg(feature = "testkit")]
 use crate::engine::model::{FlowState, Scope, ScopeKind, Share};
-#[cfg(feature = "testkit")]
-use crate::model::id::JobId;
+use crate::model::id::{Fence, JobId};
 
 /// Bytes of a flow.
-pub(super) const FLOW_LENGTH: usize = 48;
+pub(super) const FLOW_LENGTH: usize = 56;
 /// Puts a flow behind a job's kind.
 pub(super) fn put_flow(out: &mut Vec<u8>, flow: &Flow) {
-    for key in [flow.lane, flow.kind, flow.share, flow.concurrency, flow.rate] {
+    for key in [flow.lane, flow.kind, flow.share, flow.concurrency, flow.rate, flow.circuit] {
         out.put_slice(key.as_bytes());
     }
     out.put_u32(flow.units);
@@ -30,6 +28,7 @@ pub(super) fn read_flow(bytes: &mut impl Buf) -> Result<Flow, Damaged> {
         share: read_key(bytes)?,
         concurrency: read_key(bytes)?,
         rate: read_key(bytes)?,
+        circuit: read_key(bytes)?,
         units: bytes.try_get_u32()?,
         weight: bytes.try_get_u32()?,
     })
@@ -70,6 +69,66 @@ pub(super) fn fill(cmd: &mut redis::Cmd, flow: &FlowSettings) {
         value.put_u32(*weight);
         cmd.arg(value);
     }
+    cmd.arg(flow.circuits.len());
+    for (circuit, setting) in &flow.circuits {
+        let mut value = circuit.as_bytes().to_vec();
+        put_circuit_setting(&mut value, setting);
+        cmd.arg(value);
+    }
+}
+
+fn put_circuit_setting(out: &mut Vec<u8>, setting: &CircuitSetting) {
+    out.put_u8(match setting.mode {
+        CircuitMode::Auto => 0,
+        CircuitMode::Open => 1,
+        CircuitMode::Closed => 2,
+    });
+    out.put_u32(setting.failures);
+    out.put_u64(setting.window_ms);
+    out.put_u32(setting.percent);
+    out.put_u32(setting.calls_min);
+    out.put_u64(setting.probe_us);
+}
+
+/// Reads what the store keeps of a circuit.
+pub(super) fn read_circuit(bytes: &mut impl Buf) -> Result<Circuit, Damaged> {
+    let sort = bytes.try_get_u8()?;
+    let mut known = Circuit {
+        row: bytes.try_get_u32()?,
+        from_ms: bytes.try_get_u64()?,
+        calls: bytes.try_get_u32()?,
+        failed: bytes.try_get_u32()?,
+        since: bytes.try_get_i64()?,
+        probe_at: bytes.try_get_i64()?,
+        ..Circuit::default()
+    };
+    let (id, fence) = (JobId::from_bytes(take_id(bytes)?), Fence(bytes.try_get_u64()?));
+    known.state = match sort {
+        0 => CircuitState::Closed,
+        1 => CircuitState::Open,
+        2 => CircuitState::HalfOpen { id, fence },
+        _ => return Err(Damaged),
+    };
+    Ok(known)
+}
+
+/// Reads a setting of a circuit. For dumps.
+#[cfg(feature = "testkit")]
+pub(super) fn read_circuit_setting(bytes: &mut impl Buf) -> Result<CircuitSetting, Damaged> {
+    let mode = match bytes.try_get_u8()? {
+        0 => CircuitMode::Auto,
+        1 => CircuitMode::Open,
+        2 => CircuitMode::Closed,
+        _ => return Err(Damaged),
+    };
+    Ok(CircuitSetting {
+        mode,
+        failures: bytes.try_get_u32()?,
+        window_ms: bytes.try_get_u64()?,
+        percent: bytes.try_get_u32()?,
+        calls_min: bytes.try_get_u32()?,
+        probe_us: bytes.try_get_u64()?,
+    })
 }
 
 /// Reads a member of the set of all that has no number into what it says. For dumps.
@@ -113,6 +172,7 @@ pub(super) fn read_scope(bytes: &mut impl Buf) -> Result<Scope, Damaged> {
         b'k' => ScopeKind::Kind,
         b'l' => ScopeKind::KindRate,
         b'q' => ScopeKind::QueueRate,
+        b'x' => ScopeKind::Circuit,
         _ => return Err(Damaged),
     };
     Ok(Scope(kind, read_key(bytes)?))

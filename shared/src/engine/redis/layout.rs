@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::flow::{FLOW_LENGTH, put_flow, put_limits, read_flow, read_limits};
-use crate::engine::flow::{Flow, FlowSettings};
+use crate::engine::flow::{Dependency, Flow, FlowSettings};
 #[cfg(any(test, feature = "testkit"))]
 use crate::engine::model::GateState;
 use crate::engine::*;
@@ -416,10 +416,15 @@ pub(super) fn settle_head(settle: &Settle) -> Vec<u8> {
         Verdict::Release => (5, 0),
         Verdict::Cancelled => (6, 0),
     };
-    let mut out = Vec::with_capacity(33);
+    let mut out = Vec::with_capacity(34);
     out.put_slice(&proof(&settle.held));
     out.put_u8(ended);
     out.put_i64(delay_us);
+    out.put_u8(match settle.dependency {
+        None => 0,
+        Some(Dependency::Answered) => 1,
+        Some(Dependency::Failed) => 2,
+    });
     out
 }
 

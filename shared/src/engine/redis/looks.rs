@@ -92,6 +92,22 @@ impl Redis {
         }))
     }
 
+    pub async fn circuits(
+        &self,
+        shard: &ShardId,
+    ) -> Result<Vec<(super::super::flow::FlowKey, model::Circuit)>, EngineError> {
+        let mut reply = self.look(&self.scripts.circuits, Way::Read, shard, |_| {}).await?;
+        reply.expect("circuits")?;
+        let mut circuits = Vec::new();
+        while reply.len() > 0 {
+            let mut value = reply.bytes()?;
+            let key = reply.sound(flow::read_key(&mut value))?;
+            circuits.push((key, reply.sound(flow::read_circuit(&mut value))?));
+        }
+        circuits.sort_unstable_by_key(|(key, _)| *key);
+        Ok(circuits)
+    }
+
     pub async fn holds(
         &self,
         shard: &ShardId,
@@ -118,6 +134,7 @@ impl Redis {
                 "l" => Limit::KindRate,
                 "c" => Limit::KeyConcurrency,
                 "d" => Limit::KeyRate,
+                "x" => Limit::Circuit,
                 _ => return Err(reply.unknown(sort)),
             };
             let most = u32::try_from(reply.count()?).ok().filter(|most| *most > 0);

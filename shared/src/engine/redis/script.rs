@@ -70,6 +70,8 @@ pub(super) struct Scripts {
     pub(super) report: Script,
     pub(super) scan: Script,
     pub(super) drop: Script,
+    pub(super) circuits: Script,
+    pub(super) reset: Script,
     pub(super) publish: Script,
     pub(super) feed: Script,
     #[cfg(feature = "testkit")]
@@ -153,6 +155,8 @@ impl Scripts {
             adopt: build("adopt", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/adopt.lua")]),
             report: build("report", WRITES, &[SHARD, include_str!("lua/report.lua")]),
             scan: build("scan", READS, &[SHARD, include_str!("lua/scan.lua")]),
+            circuits: build("circuits", READS, &[SHARD, include_str!("lua/circuits.lua")]),
+            reset: build("reset", WRITES, &[SHARD, FLOW, include_str!("lua/reset.lua")]),
             drop: build("drop", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/drop.lua")]),
             publish: build("publish", WRITES, &[include_str!("lua/publish.lua")]),
             feed: build("feed", WRITES, &[include_str!("lua/feed.lua")]),

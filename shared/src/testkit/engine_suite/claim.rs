@@ -173,7 +173,8 @@ pub async fn too_large_outcomes_brake(rig: &Rig) {
     {
         let (held, _) = rig.claim_one().await;
         let detail = Bytes::from(vec![0; bytes as usize]);
-        rig.settle_all(&[Settle { held, verdict: Verdict::Succeeded, detail }]).await;
+        rig.settle_all(&[Settle { dependency: None, held, verdict: Verdict::Succeeded, detail }])
+            .await;
         assert_eq!(rig.claim_as(&rig.request(0)).await.state, expected);
     }
     rig.confirm_all().await;

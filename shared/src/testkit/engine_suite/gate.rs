@@ -311,7 +311,8 @@ pub async fn replies_tell_what_is_recorded(rig: &Rig) {
     let mut seqs = Vec::new();
     for _ in 0..3 {
         let (held, _) = rig.claim_one().await;
-        let settles = [Settle { held, verdict: Verdict::Succeeded, detail: Bytes::new() }];
+        let settles =
+            [Settle { dependency: None, held, verdict: Verdict::Succeeded, detail: Bytes::new() }];
         let reply = rig.engine.settle(&rig.shard, &settles).await.unwrap();
         let last_seq = rig.last_outcome().await.seq;
         assert_eq!(reply.position, Position { last_seq, ..opened }, "its own outcome counts");

@@ -121,7 +121,7 @@ pub async fn stats_count_everything(rig: &Rig) {
     let (held, claimed) = rig.claim_one().await;
     rig.claim_one().await;
     let detail = Bytes::from_static(b"12345");
-    rig.settle_all(&[Settle { held, verdict: Verdict::Succeeded, detail }]).await;
+    rig.settle_all(&[Settle { dependency: None, held, verdict: Verdict::Succeeded, detail }]).await;
     let expected = ShardStats {
         ready: 3,
         delayed: 1,

@@ -237,7 +237,7 @@ pub async fn unrecorded_outcomes_use_the_budget_of_bytes(rig: &Rig) {
     assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
     let (held, _) = rig.claim_one().await;
     let detail = Bytes::from(vec![0; 900]);
-    rig.settle_all(&[Settle { held, verdict: Verdict::Succeeded, detail }]).await;
+    rig.settle_all(&[Settle { dependency: None, held, verdict: Verdict::Succeeded, detail }]).await;
     let large = [Push { envelope: Bytes::from(vec![0; 100]), ..rig.job(1).await }];
     assert_eq!(rig.push(&large).await, [Pushed::Full]);
     rig.confirm_all().await;

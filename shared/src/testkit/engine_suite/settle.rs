@@ -189,7 +189,7 @@ pub async fn a_settle_after_the_end_of_its_lease_counts(rig: &Rig) {
 pub async fn settles_of_one_call_stand_alone(rig: &Rig) {
     rig.open_with(3).await;
     let held: Vec<Held> = rig.claim(3).await.into_iter().map(|(held, _)| held).collect();
-    let settle = |held, verdict| Settle { held, verdict, detail: Bytes::new() };
+    let settle = |held, verdict| Settle { dependency: None, held, verdict, detail: Bytes::new() };
     let replies = rig
         .settle_all(&[
             settle(held[0], Verdict::Succeeded),
@@ -224,7 +224,8 @@ pub async fn details_travel_unchanged(rig: &Rig) {
     let bytes: Vec<u8> = (0..=255).collect();
     for detail in [Bytes::from(bytes), Bytes::new()] {
         let (held, _) = rig.claim_one().await;
-        let settle = Settle { held, verdict: Verdict::Dead, detail: detail.clone() };
+        let settle =
+            Settle { dependency: None, held, verdict: Verdict::Dead, detail: detail.clone() };
         rig.settle_all(&[settle]).await;
         assert_eq!(rig.last_outcome().await.detail, detail);
     }

@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::engine::flow::{CircuitMode, CircuitSetting, Dependency};
 use crate::engine::{Report, Then, Verdict, Withdraw};
 use crate::limits::TOMBSTONE_TTL;
 
@@ -65,6 +66,7 @@ pub struct FlowPick {
     pub share: u8,
     pub concurrency: u8,
     pub rate: u8,
+    pub circuit: u8,
     pub units: u32,
     pub weight: u32,
 }
@@ -83,6 +85,8 @@ pub struct FlowSettingsPick {
     pub kinds: Vec<(u8, LimitsPick)>,
     /// Of shares.
     pub weights: Vec<(u8, u32)>,
+    /// Of circuits.
+    pub circuits: Vec<(u8, CircuitSetting)>,
 }
 
 /// Settings to give.
@@ -162,7 +166,7 @@ pub enum Step {
         held: Vec<HeldPick>,
         lease_us: u64,
     },
-    Settle(Vec<(HeldPick, Verdict, usize)>),
+    Settle(Vec<(HeldPick, Verdict, usize, Option<Dependency>)>),
     Promote(u32),
     Reap(u32),
     Configure(SettingsPick),
@@ -176,6 +180,8 @@ pub enum Step {
     Exists(Vec<u8>),
     Peek(u8),
     Holds(u8),
+    Circuits,
+    ResetCircuit(u8),
     /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
     Leased {
         after: bool,
@@ -295,7 +301,11 @@ fn step(rng: &mut StdRng) -> Step {
         96 if rng.random() => Step::Outcomes(rng.random_range(0..5)),
         96 => Step::Exists(some(rng, 3, id)),
         97 if rng.random() => Step::Peek(id(rng)),
-        97 => Step::Holds(id(rng)),
+        97 => match rng.random_range(0..4) {
+            0 => Step::Circuits,
+            1 => Step::ResetCircuit(rng.random_range(1..3)),
+            _ => Step::Holds(id(rng)),
+        },
         98 => Step::Leased {
             after: rng.random(),
             before_us: pick(rng, &[0, 1, 1_000_000]),
@@ -386,7 +396,11 @@ fn settle(rng: &mut StdRng) -> Step {
             6 | 7 => Verdict::Release,
             _ => Verdict::Cancelled,
         };
-        (held(rng), verdict, pick(rng, &[0, 1, 300, 300]))
+        let told = pick(
+            rng,
+            &[None, Some(Dependency::Answered), Some(Dependency::Failed), Some(Dependency::Failed)],
+        );
+        (held(rng), verdict, pick(rng, &[0, 1, 300, 300]), told)
     }))
 }
 
@@ -463,6 +477,7 @@ fn flow(rng: &mut StdRng) -> FlowPick {
         share: rng.random_range(0..3),
         concurrency: rng.random_range(0..3),
         rate: rng.random_range(0..3),
+        circuit: pick(rng, &[0, 0, 1, 2]),
         units: pick(rng, &[1, 1, 1, 2, 9]),
         weight: pick(rng, &[1, 1, 3]),
     }
@@ -480,7 +495,31 @@ fn flow_settings(rng: &mut StdRng) -> FlowSettingsPick {
     let queue = if rng.random_ratio(1, 3) { limits(rng) } else { (None, None) };
     let weight = |rng: &mut StdRng| (rng.random_range(1..3), pick(rng, &[2, 5]));
     let weights = if rng.random_ratio(1, 3) { some(rng, 2, weight) } else { Vec::new() };
-    FlowSettingsPick { queue, keys: limits(rng), kinds, weights }
+    let circuits = if rng.random() { some(rng, 2, circuit) } else { Vec::new() };
+    FlowSettingsPick { queue, keys: limits(rng), kinds, weights, circuits }
+}
+
+/// Such that few calls matter.
+fn circuit(rng: &mut StdRng) -> (u8, CircuitSetting) {
+    let mode = pick(
+        rng,
+        &[
+            CircuitMode::Auto,
+            CircuitMode::Auto,
+            CircuitMode::Auto,
+            CircuitMode::Open,
+            CircuitMode::Closed,
+        ],
+    );
+    let setting = CircuitSetting {
+        mode,
+        failures: pick(rng, &[0, 1, 1, 2]),
+        window_ms: pick(rng, &[1, 1_000, 60_000]),
+        percent: pick(rng, &[0, 50, 100]),
+        calls_min: pick(rng, &[1, 2]),
+        probe_us: pick(rng, &[1, 1_000, 2_000_000]),
+    };
+    (rng.random_range(1..3), setting)
 }
 
 fn limits(rng: &mut StdRng) -> LimitsPick {

@@ -57,9 +57,14 @@ impl Player {
                 lease: Duration::from_micros(*lease_us),
             },
             Step::Settle(settles) => {
-                let settle = |(pick, verdict, bytes): &(HeldPick, _, usize)| {
+                let settle = |(pick, verdict, bytes, told): &(HeldPick, _, usize, _)| {
                     let detail = Bytes::from(vec![b'd'; *bytes]);
-                    Some(Settle { held: self.held(*pick)?, verdict: *verdict, detail })
+                    Some(Settle {
+                        dependency: *told,
+                        held: self.held(*pick)?,
+                        verdict: *verdict,
+                        detail,
+                    })
                 };
                 Call::Settle(settles.iter().map(settle).collect::<Option<_>>()?)
             }
@@ -75,6 +80,8 @@ impl Player {
             Step::Exists(ids) => Call::Exists(ids.iter().map(|n| id(*n)).collect()),
             Step::Peek(n) => Call::Peek(id(*n)),
             Step::Holds(n) => Call::Holds(id(*n)),
+            Step::Circuits => Call::Circuits,
+            Step::ResetCircuit(n) => Call::ResetCircuit(FlowKey::of(&format!("x{n}"))),
             Step::Leased { after, before_us, max } => Call::Leased {
                 after: self.last_running.filter(|_| *after),
                 claimed_by: now.minus(Duration::from_micros(*before_us)),
@@ -299,11 +306,12 @@ fn shift(at: Timestamp, by_us: i64) -> Timestamp {
 fn flow(kind: &Kind, keys: FlowPick) -> Option<Flow> {
     let text = |sort: &str, key: u8| (key > 0).then(|| format!("{sort}{key}"));
     let (share, concurrency) = (text("s", keys.share), text("c", keys.concurrency));
-    let rate = text("r", keys.rate);
+    let (rate, circuit) = (text("r", keys.rate), text("x", keys.circuit));
     let keys = Keys {
         share: share.as_deref(),
         concurrency: concurrency.as_deref(),
         rate: rate.as_deref(),
+        circuit: circuit.as_deref(),
         units: keys.units,
         weight: keys.weight,
     };
@@ -316,12 +324,15 @@ fn flow_settings(pick: &FlowSettingsPick) -> FlowSettings {
         rate: rate.map(|(interval_us, burst)| Rate { interval_us, burst }),
     };
     let kinds = pick.kinds.iter().map(|(n, of)| (kind(*n), limits(*of))).collect();
+    let circuits = pick.circuits.iter();
+    let circuits = circuits.map(|(n, setting)| (FlowKey::of(&format!("x{n}")), *setting));
     let weights = pick.weights.iter().map(|(n, weight)| (FlowKey::of(&format!("s{n}")), *weight));
     FlowSettings {
         queue: limits(pick.queue),
         keys: limits(pick.keys),
         kinds,
         weights: weights.collect(),
+        circuits: circuits.collect(),
     }
 }
 

@@ -93,6 +93,7 @@ impl Watch {
             (Call::Outcomes(_), Reply::Outcomes(_))
             | (Call::Peek(_), Reply::Peek(_))
             | (Call::Holds(_), Reply::Holds(_))
+            | (Call::Circuits, Reply::Circuits(_))
             | (Call::Leased { .. }, Reply::Leased(_))
             | (Call::Stats, Reply::Stats(_)) => unchanged_if(true, seen, &mut wrong),
             _ => gates::step(seen, &mut wrong),

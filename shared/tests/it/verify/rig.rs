@@ -181,7 +181,12 @@ impl Rig {
     }
 
     pub async fn settle(&self, mine: &Mine, verdict: Verdict) -> Settled {
-        let settle = Settle { held: mine.held(), verdict, detail: Detail::default().encode() };
+        let settle = Settle {
+            dependency: None,
+            held: mine.held(),
+            verdict,
+            detail: Detail::default().encode(),
+        };
         self.life.engine().settle(&self.shard, &[settle]).await.unwrap().settles[0]
     }
 

@@ -174,7 +174,7 @@ impl Rig {
                 let held = Held { id: job.id, fence: job.fence, lease_id: request.lease_id };
                 let payload = Envelope::decode(&job.envelope).unwrap().payload;
                 let (verdict, detail) = done(&payload, job.attempt);
-                Settle { held, verdict, detail: detail.encode() }
+                Settle { dependency: None, held, verdict, detail: detail.encode() }
             })
             .collect();
         if !settles.is_empty() {

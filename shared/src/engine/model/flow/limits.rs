@@ -16,6 +16,8 @@ pub enum ScopeKind {
     KindRate = b'l',
     /// The queue's rate.
     QueueRate = b'q',
+    /// A circuit.
+    Circuit = b'x',
 }
 
 /// What a limit is about. A lane waits for one at a time.
@@ -31,6 +33,7 @@ impl Scope {
             ScopeKind::Kind => Limit::KindConcurrency,
             ScopeKind::KindRate => Limit::KindRate,
             ScopeKind::QueueRate => Limit::QueueRate,
+            ScopeKind::Circuit => Limit::Circuit,
         }
     }
 
@@ -44,6 +47,7 @@ impl Scope {
             Self(ScopeKind::KindRate, flow.kind),
             Self(ScopeKind::Key, flow.concurrency),
             Self(ScopeKind::KeyRate, flow.rate),
+            Self(ScopeKind::Circuit, flow.circuit),
         ];
         scopes.into_iter().filter(|scope| !scope.1.is_none())
     }
@@ -99,6 +103,7 @@ impl Shard {
             ScopeKind::Kind => full(self.kind_limits(scope.1).concurrency),
             ScopeKind::KindRate => late(self.kind_limits(scope.1).rate),
             ScopeKind::QueueRate => late(flow.queue.rate),
+            ScopeKind::Circuit => self.circuit_permit(now, scope.1),
         }
     }
 
@@ -111,7 +116,10 @@ impl Shard {
         match scope.0 {
             ScopeKind::Key => self.settings.as_ref()?.flow.keys.concurrency,
             ScopeKind::Kind => self.kind_concurrency(scope.1),
-            ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => None,
+            ScopeKind::KeyRate
+            | ScopeKind::KindRate
+            | ScopeKind::QueueRate
+            | ScopeKind::Circuit => None,
         }
     }
 
@@ -162,7 +170,7 @@ impl Shard {
         self.flow.rates.retain(|_, due| *due > now.micros());
     }
 
-    fn set_timer(&mut self, scope: Scope, at: i64) {
+    pub(super) fn set_timer(&mut self, scope: Scope, at: i64) {
         let timer = self.flow.timers.entry(scope).or_insert(at);
         *timer = at.min(*timer);
     }

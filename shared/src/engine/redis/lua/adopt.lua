@@ -67,7 +67,7 @@ for i = 1, count do
       changed[#changed + 1] = id
       changed[#changed + 1] = STATUS[LEASED] .. "\0" .. worker .. sub(proof, 25, 32) .. sub(job, 9, 12)
         .. sub(proof, 1, 24) .. sub(job, 13, 41) .. (flow or "")
-      start_flow(id, flow)
+      start_flow(id, unpacked(">I8", proof, 17), flow)
     end
     leases[#leases + 1] = text_of(until_ms)
     leases[#leases + 1] = id

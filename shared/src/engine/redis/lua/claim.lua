@@ -10,7 +10,7 @@
 --
 -- Returns {"open", "unverified", "foreign", "paused", "braked", "warming" or "limited", now, next due ms or -1, next offset,
 -- end of the leases ms, members found that are no jobs, position, then for each lease: id, fence u64, crashes u32 and
--- attempt u32 in one string, and the job}.
+-- attempt u32 in one string, one byte more for the probe of a circuit, and the job}.
 -- Writes the moved jobs first, then the lanes as it goes, and last the leased and the expired ones with the outcomes of
 -- the latter.
 local leases_max, lease_us, holder, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -57,7 +57,7 @@ else
 end
 
 -- Of the leases to give: ids, jobs, and helds or false.
-local leased_ids, leased_jobs, leased_helds, leased = {}, {}, {}, 0
+local leased_ids, leased_jobs, leased_helds, leased, probes = {}, {}, {}, 0, {}
 -- Of members of `ready`: those to take out, in their order, and those that are no jobs, or held and not waiting.
 local removed, changed, strays, misplaced = {}, {}, {}, {}
 local looked, expired, skipped = 0, 0, 0
@@ -154,7 +154,7 @@ local function visit_ready()
       spend("q" .. NO_KEY, 1)
       removed[#removed + 1] = id
       lease(id, job, held)
-      start_flow(id)
+      start_flow(id, 0)
     end
   end
   looked, page.at = looked + 1, page.at + 1
@@ -250,7 +250,7 @@ local function visit_lane(lane)
   elseif not fits(job) then
     lanes_aside[lane] = true
   else
-    local units, permit = unpacked(">I4", flow, 41), false
+    local units, permit = unpacked(">I4", flow, 49), false
     for _, scope in ipairs(scopes_of(flow)) do
       permit = held_by(scope, units)
       if permit then
@@ -266,7 +266,9 @@ local function visit_lane(lane)
       for _, scope in ipairs(scopes_of(flow)) do spend(scope, units) end
       spend("q" .. NO_KEY, units)
       lease(id, job, held)
-      start_flow(id, flow)
+      local fence = max(now, unpacked(">I8", held or job, held and 47 or 1) + 1)
+      start_flow(id, fence, flow)
+      if few.is_probe(flow, id, fence) then probes[id] = "\1" end
       leave_lane(id, flow, score)
     end
   end
@@ -301,7 +303,7 @@ for i = 1, leased do
   changed[changed_count + 2] = before .. crashes .. token .. packed_fence .. tail
   changed_count = changed_count + 2
   leases[given + 1], leases[given + 2] = until_text, id
-  reply[given + 8], reply[given + 9] = id .. packed_fence .. crashes .. sub(tail, 1, 4), job
+  reply[given + 8], reply[given + 9] = id .. packed_fence .. crashes .. sub(tail, 1, 4) .. (probes[id] or ""), job
   given = given + 2
 end
 

@@ -16,12 +16,18 @@
 --         k and the name of a kind: its key, 8 bytes
 --         l and the key of a kind: limits, 16 bytes
 -- Limits: concurrency u32 (0: none), interval in µs u64 (0: no rate), burst u32
--- A job's flow: lane 8, kind 8, share 8, concurrency key 8, rate key 8, units u32, weight u32
+--         x and the key of a circuit: state u8 (0 closed, 1 open, 2 half open), failures in a row u32, window began at in ms
+--         u64, calls u32, failures u32, since u64, next probe at u64, the probe's id, its fence u64
+--         m and the key of a circuit: mode u8 (0 its calls decide, 1 open, 2 closed), failures u32, window in ms u64,
+--         percent u32, least calls u32, time between probes in µs u64
+-- A job's flow: lane 8, kind 8, share 8, concurrency key 8, rate key 8, circuit 8, units u32, weight u32
 local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 33)
 local flow_woken, fair_may_be, kind_limits, kind_keys = false, false, {}, {}
 -- Only what other scripts use stays in sight: Lua has room for 200 names at one time.
 local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
-local first_of, order_of, tag_of, set_tag, drop_fair, advance, scopes_of, held_by, spend, block, pass_on, give_turn, limits_of_kind, running_of, most_of
+local first_of, order_of, tag_of, set_tag, drop_fair, advance, scopes_of, held_by, spend, block, pass_on, give_turn
+-- What few scripts use.
+local few = {}
 do
 local COST_UNKNOWN, SHARE_IDLE_MS = 1000, 10000
 
@@ -41,7 +47,7 @@ end
 -- Shares ----------------------------------------------------------------------------------------------------------
 
 local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
-local rates, rates_dirty, running = {}, {}, {}
+local rates, rates_dirty, running, circuits = {}, {}, {}, {}
 
 local active
 
@@ -177,6 +183,15 @@ function save_flow()
       gone[#gone + 1] = "s" .. key
     end
   end
+  for key, circuit in pairs(circuits) do
+    if circuit.dirty and circuit.known then
+      kept[#kept + 1] = "x" .. key
+      kept[#kept + 1] = pack(">BI4I8I4I4I8I8", circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed,
+        circuit.since, circuit.probe_at) .. (circuit.state == 2 and circuit.id .. pack(">I8", circuit.fence) or NO_LEASE)
+    elseif circuit.dirty then
+      gone[#gone + 1] = "x" .. key
+    end
+  end
   if share_count > 0 then
     kept[#kept + 1] = "v"
     kept[#kept + 1] = pack(">I8I8", virtual, share_count)
@@ -190,7 +205,7 @@ end
 -- Limits ----------------------------------------------------------------------------------------------------------
 
 -- Concurrency, interval and burst of a kind, by its key; zeros where there are none.
-function limits_of_kind(key)
+function few.limits_of_kind(key)
   local limits = kind_limits[key]
   if not limits then
     local value = kinds_limited > 0 and call("HGET", FACTS, "l" .. key)
@@ -214,7 +229,7 @@ end
 
 -- The flow of a job without keys, of a limited kind.
 function flow_of_kind(key)
-  return key .. key .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
+  return key .. key .. NO_KEY .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
 end
 
 -- What a lane may wait for, in the order in which they are asked.
@@ -222,6 +237,7 @@ function scopes_of(flow)
   local scopes = { "k" .. sub(flow, 9, 16), "l" .. sub(flow, 9, 16) }
   if sub(flow, 25, 32) ~= NO_KEY then scopes[#scopes + 1] = "c" .. sub(flow, 25, 32) end
   if sub(flow, 33, 40) ~= NO_KEY then scopes[#scopes + 1] = "d" .. sub(flow, 33, 40) end
+  if sub(flow, 41, 48) ~= NO_KEY then scopes[#scopes + 1] = "x" .. sub(flow, 41, 48) end
   return scopes
 end
 
@@ -237,7 +253,8 @@ local function rule_of(scope)
     if queue_interval == 0 then return nil end
     return nil, queue_interval, queue_burst
   end
-  local limits = limits_of_kind(sub(scope, 2))
+  if sort == 120 then return nil end
+  local limits = few.limits_of_kind(sub(scope, 2))
   if sort == 107 then return limits[1] > 0 and limits[1] or nil end
   if limits[2] == 0 then return nil end
   return nil, limits[2], limits[3]
@@ -253,21 +270,75 @@ local function due_of(scope, interval, burst)
   return min(max(due, now), now + interval * burst)
 end
 
-function running_of(scope)
+function few.running_of(scope)
   running[scope] = running[scope] or call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
   return running[scope]
 end
 
 -- Most at once, where that is what the scope limits.
-function most_of(scope)
+function few.most_of(scope)
   return (rule_of(scope))
+end
+
+-- Circuits: as known and as set; of those that are not set, what CircuitSetting::default says.
+local function circuit_of(key)
+  local circuit = circuits[key]
+  if circuit then return circuit end
+  circuit = {
+    known = false, state = 0, row = 0, from = 0, calls = 0, failed = 0, since = 0, probe_at = 0, id = "", fence = 0,
+    mode = 0, failures = 5, window = 60000, percent = 50, calls_min = 20, probe = 5000000,
+  }
+  local values = is_active() and call("HMGET", FACTS, "x" .. key, "m" .. key) or {}
+  local value, setting = values[1], values[2]
+  if setting and #setting == 29 then
+    circuit.mode, circuit.failures, circuit.window, circuit.percent, circuit.calls_min, circuit.probe =
+      unpacked(">BI4I8I4I4I8", setting)
+  end
+  if value and #value == 61 then
+    circuit.known = true
+    circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed, circuit.since, circuit.probe_at =
+      unpacked(">BI4I8I4I4I8I8", value)
+    circuit.id, circuit.fence = sub(value, 38, 53), unpacked(">I8", value, 54)
+  end
+  circuits[key] = circuit
+  return circuit
+end
+
+-- What a circuit says to a start, as held_by says it.
+local function circuit_holds(key)
+  local circuit = circuit_of(key)
+  if circuit.mode > 0 then return circuit.mode == 1 end
+  if circuit.state == 1 then return circuit.probe_at > now and circuit.probe_at end
+  return circuit.state == 2
+end
+
+local function changed(circuit)
+  circuit.known, circuit.dirty, facts_dirty, active = true, true, true, true
+end
+
+-- Whether this lease is the probe of its circuit.
+function few.is_probe(flow, id, fence)
+  local key = sub(flow, 41, 48)
+  if key == NO_KEY then return false end
+  local circuit = circuit_of(key)
+  return circuit.state == 2 and circuit.id == id and circuit.fence == fence
+end
+
+-- A job of the circuit starts: the probe, if it is open.
+local function start_probe(key, id, fence)
+  local circuit = circuit_of(key)
+  if circuit.mode == 0 and circuit.state == 1 then
+    circuit.state, circuit.id, circuit.fence = 2, id, fence
+    changed(circuit)
+  end
 end
 
 -- false: free; true: full; a number: not before, µs.
 function held_by(scope, units)
+  if byte(scope) == 120 then return circuit_holds(sub(scope, 2)) end
   local most, interval, burst = rule_of(scope)
   if most then
-    return running_of(scope) >= most
+    return few.running_of(scope) >= most
   elseif interval then
     local from = due_of(scope, interval, burst) - (burst - min(units, burst)) * interval
     return from > now and from or false
@@ -304,6 +375,67 @@ local function wake_lane(scope)
   call("ZREM", FLOW, next)
   give_turn(sub(next, 27, 34), sub(next, 11, 18), sub(next, 19, 26))
   flow_woken = true
+end
+
+local function open_again(key, probe_at)
+  local circuit = circuit_of(key)
+  circuit.state, circuit.probe_at = 1, probe_at
+  changed(circuit)
+  set_timer("x" .. key, probe_at)
+end
+
+-- Forgets what is known of a circuit; whether something was.
+function few.close_circuit(key)
+  local circuit = circuit_of(key)
+  local known = circuit.known
+  circuit.known, circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed = false, 0, 0, 0, 0, 0
+  circuit.since, circuit.probe_at = 0, 0
+  circuit.dirty, facts_dirty = circuit.dirty or known, facts_dirty or known
+  wake_lane("x" .. key)
+  return known
+end
+
+-- A lease has ended of which the holder says how its dependency was: 0 nothing, 1 it answered, 2 it failed.
+function few.note_dependency(flow, id, fence, told)
+  local key = sub(flow, 41, 48)
+  if key == NO_KEY then return end
+  local circuit = circuit_of(key)
+  if circuit.mode ~= 0 then return end
+  if few.is_probe(flow, id, fence) then
+    if told == 1 then
+      few.close_circuit(key)
+    else
+      open_again(key, told == 2 and now + circuit.probe or now)
+    end
+    return
+  end
+  if told == 0 or circuit.state ~= 0 then return end
+  if now_ms - circuit.from >= circuit.window or now_ms < circuit.from then
+    circuit.from, circuit.calls, circuit.failed, circuit.row = now_ms, 0, 0, 0
+  end
+  circuit.calls = circuit.calls + 1
+  local opens = false
+  if told == 1 then
+    circuit.row = 0
+  else
+    circuit.row, circuit.failed = circuit.row + 1, circuit.failed + 1
+    opens = (circuit.failures > 0 and circuit.row >= circuit.failures)
+      or (circuit.percent > 0 and circuit.calls >= circuit.calls_min
+        and circuit.failed * 100 >= circuit.percent * circuit.calls)
+  end
+  if opens then
+    circuit.state, circuit.since, circuit.probe_at = 1, now, now + circuit.probe
+    set_timer("x" .. key, circuit.probe_at)
+  end
+  changed(circuit)
+end
+
+-- A lease has ended and nobody says how: a probe is tried again after a while.
+local function lose_probe(flow, id, fence)
+  if few.is_probe(flow, id, fence) then
+    local key = sub(flow, 41, 48)
+    open_again(key, now + circuit_of(key).probe)
+  end
 end
 
 -- A lane was looked at, or is gone: those behind it get their chance, but not at the scope that holds it.
@@ -387,25 +519,28 @@ local function uncount(scope, id)
 end
 
 -- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
-function start_flow(id, flow)
+function start_flow(id, fence, flow)
   if not flow then
     load_virtual()
     if share_count > 0 then take_slots(NO_KEY, 1) end
     return
   end
+  if sub(flow, 41, 48) ~= NO_KEY then start_probe(sub(flow, 41, 48), id, fence) end
   local kind, key = sub(flow, 9, 16), sub(flow, 25, 32)
-  if limits_of_kind(kind)[1] > 0 then count("k" .. kind, id) end
+  if few.limits_of_kind(kind)[1] > 0 then count("k" .. kind, id) end
   if key ~= NO_KEY then count("c" .. key, id) end
-  take_slots(sub(flow, 17, 24), (unpacked(">I4", flow, 45)))
+  take_slots(sub(flow, 17, 24), (unpacked(">I4", flow, 53)))
 end
 
--- A lease has ended that was given at `claimed_at`.
-function end_flow(id, flow, claimed_at)
+-- The lease of a held has ended; `flow` is nil for a job without keys.
+function end_flow(id, flow, held)
+  local claimed_at = unpacked(">i8", held, 19)
   if not flow then
     if share_of(NO_KEY).known then charge(NO_KEY, 1, claimed_at) end
     return
   end
-  charge(sub(flow, 17, 24), unpacked(">I4", flow, 45), claimed_at)
+  lose_probe(flow, id, unpacked(">I8", held, 47))
+  charge(sub(flow, 17, 24), unpacked(">I4", flow, 53), claimed_at)
   local kind, key = sub(flow, 9, 16), sub(flow, 25, 32)
   uncount("k" .. kind, id)
   if key ~= NO_KEY then uncount("c" .. key, id) end
@@ -425,7 +560,7 @@ end
 function take_out(id, job, held)
   local flow = (held or job) and flow_of(job, held)
   if held and byte(held, 1) == LEASED then
-    end_flow(id, flow, (unpacked(">i8", held, 19)))
+    end_flow(id, flow, held)
   elseif flow and (not held or byte(held, 1) == WAITING) then
     leave_lane(id, flow, (unpacked(">i8", held or job, held and 59 or 17)))
   end

@@ -23,7 +23,7 @@ local leases = call("ZCARD", LEASES)
 if queue_concurrency > 0 and leases >= queue_concurrency then
   add("Q", queue_concurrency, leases, -1, call("ZRANGE", LEASES, 0, named - 1))
 end
-local units = flow and unpacked(">I4", flow, 41) or 1
+local units = flow and unpacked(">I4", flow, 49) or 1
 local late = held_by("q" .. NO_KEY, units)
 if late then add("q", 0, 0, late, {}) end
 for _, scope in ipairs(flow and scopes_of(flow) or {}) do
@@ -31,7 +31,7 @@ for _, scope in ipairs(flow and scopes_of(flow) or {}) do
   if held_back == true then
     local ids = call("ZRANGE", FLOW, "[r" .. scope, "[r" .. scope .. FAR, "BYLEX", "LIMIT", 0, named)
     for i = 1, #ids do ids[i] = sub(ids[i], 11) end
-    add(sub(scope, 1, 1), most_of(scope), running_of(scope), -1, ids)
+    add(sub(scope, 1, 1), few.most_of(scope) or 0, byte(scope) == 120 and 0 or few.running_of(scope), -1, ids)
   elseif held_back then
     add(sub(scope, 1, 1), 0, 0, held_back, {})
   end

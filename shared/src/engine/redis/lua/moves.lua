@@ -52,7 +52,7 @@ local function reap(limit)
     if is_held(held) and byte(held, 1) == LEASED then
       local status, ended, crashes = FINISHING, CANCELLED, sub(held, 27, 30)
       local flow = flow_of(nil, held)
-      end_flow(id, flow, (unpacked(">i8", held, 19)))
+      end_flow(id, flow, held)
       if byte(held, 2) == 0 then
         crashes = plus_one(crashes)
         ended = QUARANTINED

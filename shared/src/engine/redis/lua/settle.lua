@@ -1,8 +1,8 @@
 -- settle.lua: ends attempts, and appends their outcomes.
 --
 -- ARGV[2] number of settles, their ids all different
--- ARGV[3…] for each: id; token, fence u64, what the attempt ends as u8 (as in outcomes) and delay i64 in
---          µs in one string; detail
+-- ARGV[3…] for each: id; token, fence u64, what the attempt ends as u8 (as in outcomes), delay i64 in
+--          µs and how its dependency was u8 (flow.lua) in one string; detail
 --
 -- Returns {"settled", position, answers} with a letter per settle: S settled, R repeated, G gone, T stolen.
 -- Writes the held, the order and the outcome of each that is settled, and takes its lease away.
@@ -35,11 +35,17 @@ local function place(id, flow, score)
 end
 
 -- Makes a held job what `ended` says.
-local function apply(id, held, ended, delay, detail)
+local function apply(id, held, ended, delay, detail, told)
   if byte(held, 2) == 1 and (ended == RETRY or ended == SNOOZED or ended == RELEASED) then ended = CANCELLED end
   local part, attempt, end_part, status, again_at = sub(held, 3, 54), sub(held, 55, 58), sub(held, 59), FINISHING, 0
   local flow = flow_of(nil, held)
-  end_flow(id, flow, (unpacked(">i8", held, 19)))
+  if flow then
+    local fence = unpacked(">I8", held, 47)
+    -- A probe that finds its dependency still failing is none of the job's attempts.
+    if ended == RETRY and told == 2 and few.is_probe(flow, id, fence) then ended = SNOOZED end
+    few.note_dependency(flow, id, fence, told)
+  end
+  end_flow(id, flow, held)
   if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
     again_at, status = now + delay, WAITING
@@ -72,7 +78,7 @@ for i = 1, count do
   else
     local ended, delay = byte(settle, 25), 0
     if ended == RETRY or ended == SNOOZED then delay = unpacked(">i8", settle, 26) end
-    apply(id, held, ended, delay, ARGV[3 * i + 2])
+    apply(id, held, ended, delay, ARGV[3 * i + 2], byte(settle, 34))
     answers[i] = "S"
   end
 end

@@ -52,7 +52,7 @@ local WAITING, LEASED, FINISHING = 1, 2, 3
 local STATUS = { "\1", "\2", "\3" }
 local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARANTINED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
-local JOB_MIN, HELD_LENGTH, FLOW_LENGTH, SCORE_OFFSET = 51, 83, 48, 4503599627370496
+local JOB_MIN, HELD_LENGTH, FLOW_LENGTH, SCORE_OFFSET = 51, 83, 56, 4503599627370496
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
 local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 71
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::flow::{Flow, FlowKey, FlowSettings};
-use crate::engine::model::{Entry, Scope, ScopeKind, ShardDump, Status};
+use crate::engine::flow::{CircuitMode, Flow, FlowKey, FlowSettings};
+use crate::engine::model::{CircuitState, Entry, Scope, ScopeKind, ShardDump, Status};
 use crate::model::id::JobId;
 
 /// What is wrong with a state.
@@ -14,6 +14,13 @@ pub(super) fn check(state: &ShardDump, wrong: &mut Vec<String>) {
     shares(state, wrong);
     running(state, settings, wrong);
     waits(state, settings, wrong);
+    for (key, circuit) in &state.flow.circuits {
+        let CircuitState::HalfOpen { id, fence } = circuit.state else { continue };
+        let probe = state.entries.get(&id);
+        if !probe.is_some_and(|entry| is_leased(entry) && entry.fence == fence) {
+            wrong.push(format!("the probe of {key:?} does not run"));
+        }
+    }
 }
 
 /// No limit of concurrency is passed by what a claim gave.
@@ -149,11 +156,19 @@ fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
             ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => {
                 state.flow.timers.contains_key(scope)
             }
+            ScopeKind::Circuit => {
+                let known = state.flow.circuits.get(&key).map(|known| known.state);
+                let mode = settings.circuits.get(&key).map(|setting| setting.mode);
+                mode == Some(CircuitMode::Open)
+                    || matches!(known, Some(CircuitState::HalfOpen { .. }))
+                    || state.flow.timers.contains_key(scope)
+            }
         };
         let passes_on = |flow: Flow| match scope.0 {
             ScopeKind::Key => flow.concurrency == key,
             ScopeKind::KeyRate => flow.rate == key,
             ScopeKind::Kind | ScopeKind::KindRate => flow.kind == key,
+            ScopeKind::Circuit => flow.circuit == key,
             ScopeKind::QueueRate => false,
         };
         let mut turns = state.flow.turns.iter().filter_map(|(.., lane)| flow_of(*lane));
