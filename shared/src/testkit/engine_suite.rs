@@ -24,6 +24,7 @@ use crate::testkit::gates::{open_shard, until};
 
 pub mod adopt;
 pub mod cancel;
+pub mod circuits;
 pub mod claim;
 pub mod feed;
 pub mod filter;
@@ -354,6 +355,14 @@ macro_rules! engine_cases {
             a_share_pays_for_the_time_that_it_takes
             a_free_permit_wakes
             an_adopted_lease_counts
+        );
+        $crate::engine_cases!(@ $mode $rig, circuits:
+            failures_open_a_circuit
+            one_probe_starts_per_interval
+            a_probe_that_succeeds_closes_the_circuit
+            a_probe_that_says_nothing_is_followed_by_another
+            a_share_of_failures_opens_a_circuit
+            an_operator_opens_and_closes_a_circuit
         );
         $crate::engine_cases!(@ $mode $rig, lease:
             an_extended_lease_ends_later
