@@ -160,6 +160,7 @@ impl QueueSettings {
             },
             kinds: self.kinds.iter().flatten().map(of_kind).collect(),
             weights: self.fairness_weights.iter().flatten().map(weight).collect(),
+            circuits: BTreeMap::new(),
         }
     }
 }

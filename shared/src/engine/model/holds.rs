@@ -18,7 +18,7 @@ impl Shard {
             let limit = Limit::QueueConcurrency;
             holds.push(Hold { limit, most: Some(most), running, by, until: None });
         }
-        let of_kind = || self.is_limited(&entry.kind).then(|| flow::Flow::of_kind(&entry.kind));
+        let of_kind = || self.is_limited(&entry.kind).then(|| Flow::of_kind(&entry.kind));
         let flow = entry.flow.or_else(of_kind);
         let units = flow.map_or(1, |flow| flow.units);
         let scopes = flow.iter().flat_map(Scope::of);

@@ -185,7 +185,7 @@ impl Redis {
     pub async fn reset_circuit(
         &self,
         shard: &ShardId,
-        circuit: super::super::flow::FlowKey,
+        circuit: crate::engine::flow::FlowKey,
     ) -> Result<bool, EngineError> {
         let mut reply = self
             .change(&self.scripts.reset, shard, |cmd| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::changes::batches;
+use super::flow as packed;
 use super::layout::{Head, HeldStatus, HeldValue, read_outcome, read_settings, take_id};
 use super::reply::Reply;
 use super::script::{Script, Way};
@@ -95,14 +96,14 @@ impl Redis {
     pub async fn circuits(
         &self,
         shard: &ShardId,
-    ) -> Result<Vec<(super::super::flow::FlowKey, model::Circuit)>, EngineError> {
+    ) -> Result<Vec<(flow::FlowKey, model::Circuit)>, EngineError> {
         let mut reply = self.look(&self.scripts.circuits, Way::Read, shard, |_| {}).await?;
         reply.expect("circuits")?;
         let mut circuits = Vec::new();
         while reply.len() > 0 {
             let mut value = reply.bytes()?;
-            let key = reply.sound(flow::read_key(&mut value))?;
-            circuits.push((key, reply.sound(flow::read_circuit(&mut value))?));
+            let key = reply.sound(packed::read_key(&mut value))?;
+            circuits.push((key, reply.sound(packed::read_circuit(&mut value))?));
         }
         circuits.sort_unstable_by_key(|(key, _)| *key);
         Ok(circuits)
