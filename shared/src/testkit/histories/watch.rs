@@ -82,6 +82,11 @@ impl Watch {
                     wrong.push("settings are not those that the reply speaks of".into());
                 }
             }
+            (Call::ResetCircuit(key), Reply::ResetCircuit(known)) => {
+                if *known != seen.before.flow.circuits.contains_key(key) {
+                    wrong.push("a circuit was reset that was not known, or the reverse".into());
+                }
+            }
             (Call::Confirm(last), Reply::Confirm) => confirm(seen, *last, &mut wrong),
             (Call::Exists(ids), Reply::Exists(known)) => {
                 let expected: Vec<bool> = ids.iter().map(|id| knows(seen.before, *id)).collect();

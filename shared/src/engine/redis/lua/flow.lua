@@ -174,6 +174,7 @@ end
 function save_flow()
   for scope in pairs(rates_dirty) do call("ZADD", RATES, text_of(rates[scope]), scope) end
   if not facts_dirty then return end
+  load_virtual()
   local kept, gone = {}, {}
   for key, share in pairs(shares) do
     if share.dirty and share.known then
