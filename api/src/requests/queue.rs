@@ -1,6 +1,6 @@
 //! Changes of queues, and small bodies of calls on jobs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use utoipa::ToSchema;

@@ -69,6 +69,12 @@ async fn limits_hold_and_are_explained() {
     let made = api.post("/v1/jobs", job).await.expect(201);
     assert_eq!((&made["rate_limit_units"], &made["fairness_key"]), (&json!(2), &json!("big")));
     let id = made["id"].as_str().unwrap();
+    // Once it gives out others it is open, and holds to its limits.
+    api.submit(json!({"kind": "b", "queue": "mail"})).await;
+    let take =
+        json!({"worker": "w", "queues": ["mail"], "kinds": ["a", "b"], "max": 9, "wait": "10s"});
+    let taken = api.post("/v1/leases", take).await.expect(200);
+    assert_eq!(taken["jobs"].as_array().unwrap().len(), 1);
     let told = api.get(&format!("/v1/jobs/{id}/explain")).await.expect(200);
     let reasons = told["reasons"].as_array().unwrap();
     let limited = reasons.iter().find(|reason| reason["code"] == "rate_limited");
