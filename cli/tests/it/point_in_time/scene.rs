@@ -1,6 +1,7 @@
 //! A PostgreSQL server that archives through the binary, and what is done to it.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use secrecy::ExposeSecret as _;
 use serde_json::Value as Json;
@@ -110,6 +111,14 @@ impl Scene {
 
     pub(super) fn run(&self, args: &[&str]) -> Said {
         self.run_with("config.toml", args)
+    }
+
+    /// The binary, which gets no thread but its first; how it ended.
+    pub(super) fn starved(&self, args: &[&str]) -> ExitStatus {
+        let mut command = self.server.as_its_user(Path::new("prlimit"));
+        command.args(["--nproc=1", BINARY, "backup"]).args(args);
+        command.env("WINDLASS_CONFIG", self.at("config.toml")).current_dir(self.server.data());
+        command.output().expect("it runs").status
     }
 
     pub(super) fn json(&self, args: &[&str]) -> Json {

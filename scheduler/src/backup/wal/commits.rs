@@ -196,7 +196,12 @@ fn time_of(record: &[u8]) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use windlass_shared::config::BackupSettings;
+
+    use super::super::WAL;
     use super::*;
+    use crate::backup::keys::new_key;
+    use crate::backup::store::Store;
 
     const BLOCK: usize = 512;
     const BEGIN: u64 = 7 << 20;
@@ -262,10 +267,29 @@ mod tests {
             self.bytes(&record);
         }
 
-        fn latest(mut self, next: &[u8]) -> Option<Option<Timestamp>> {
+        /// The whole segment.
+        fn whole(mut self) -> Vec<u8> {
             self.raw.resize(16 * BLOCK, 0);
-            Segment::read(&self.raw)?.latest(next)
+            self.raw
         }
+
+        fn latest(self, next: &[u8]) -> Option<Option<Timestamp>> {
+            Segment::read(&self.whole())?.latest(next)
+        }
+    }
+
+    /// A segment of whose last record, which ended something in second 30, it has `kept` bytes; and the rest of that.
+    fn cut(kept: usize) -> (Writer, Vec<u8>) {
+        let mut wal = Writer::new(&[]);
+        while wal.raw.len() < 16 * BLOCK - kept {
+            let left = 16 * BLOCK - kept - wal.raw.len();
+            // The last one, within the last page, fills it up to there.
+            wal.put(10, 0, &vec![1; if left > 400 { 104 } else { left - RECORD_HEADER }]);
+        }
+        let room = 16 * BLOCK - wal.raw.len();
+        let record = wal.record(OF_TRANSACTIONS, 0, &ended(30));
+        wal.bytes(&record[..room]);
+        (wal, record[room..].to_vec())
     }
 
     fn ended(s: i64) -> Vec<u8> {
@@ -306,18 +330,6 @@ mod tests {
 
     #[test]
     fn a_record_may_go_on_in_the_next_segment() {
-        let cut = |kept: usize| {
-            let mut wal = Writer::new(&[]);
-            while wal.raw.len() < 16 * BLOCK - kept {
-                let left = 16 * BLOCK - kept - wal.raw.len();
-                // The last one, within the last page, fills it up to there.
-                wal.put(10, 0, &vec![1; if left > 400 { 104 } else { left - RECORD_HEADER }]);
-            }
-            let room = 16 * BLOCK - wal.raw.len();
-            let record = wal.record(OF_TRANSACTIONS, 0, &ended(30));
-            wal.bytes(&record[..room]);
-            (wal, record[room..].to_vec())
-        };
         for kept in [8, 16, 24, 32] {
             let (wal, next) = cut(kept);
             assert_eq!(wal.latest(&next), Some(Some(time(30))), "{kept}");
@@ -327,5 +339,34 @@ mod tests {
         let mut raw = next.raw;
         raw.resize(16 * BLOCK, 0);
         assert_eq!(Segment::read(&raw).unwrap().rest, [3; 20]);
+    }
+
+    /// Goal: what ended at the instant is not after it, a commit counts wherever it is cut, and what cannot be read is no
+    /// answer.
+    #[tokio::test]
+    async fn an_archive_tells_whether_anything_ended_after_an_instant() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = BackupSettings::new(folder.path().display().to_string(), "");
+        settings.key = new_key();
+        Store::open(&settings).unwrap().make_part(WAL).unwrap();
+        let archive = Archive::open(&settings, 7).unwrap();
+        let names = [0, 1, 2, 3].map(|number| Name::of(1, number, 16 * BLOCK as u64));
+        let (first, rest) = cut(16);
+        let mut second = Writer::new(&rest);
+        second.put(OF_TRANSACTIONS, 0, &ended(20));
+        // Files say only roughly when they were written.
+        let (old, at) = (time(5), time(30).minus(Duration::from_millis(500)));
+        let segments = [(vec![9; 16 * BLOCK], old), (first.whole(), at), (second.whole(), at)];
+        for (name, (raw, at)) in names.iter().zip(segments) {
+            archive.put(name, raw.into(), at).await.unwrap();
+        }
+        let shortly = time(30).minus(Duration::from_millis(200));
+        assert!(ends_after(&archive, &names[1..3], shortly).await.unwrap());
+        // The first, which is no WAL at all, was written before.
+        assert!(!ends_after(&archive, &names[..3], time(30)).await.unwrap());
+        let told = ends_after(&archive, &names[..1], old).await;
+        assert!(matches!(told, Err(BackupError::OutOfReach(_))), "{told:?}");
+        let told = ends_after(&archive, &names, time(30)).await;
+        assert!(matches!(told, Err(BackupError::WalGap(_))), "{told:?}");
     }
 }

@@ -345,6 +345,19 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_leaves_an_empty_folder_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let into = folder.path().join("new");
+        for was_there in [true, false] {
+            begin(&into).unwrap();
+            std::fs::create_dir_all(into.join("base/1")).unwrap();
+            std::fs::write(into.join("base/1/1"), "half").unwrap();
+            clear(&into, was_there);
+            assert_eq!(look(&into).unwrap(), was_there);
+        }
+    }
+
+    #[test]
     fn settings_of_an_earlier_recovery_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SETTINGS);
