@@ -30,7 +30,7 @@ impl Scene {
         settings.keep = keep;
         settings.keep_for = Duration::ZERO;
         let store = Store::open(&settings).unwrap();
-        store.make_part(WAL).unwrap();
+        std::fs::create_dir(folder.path().join(WAL)).unwrap();
         let (store, signer) = (store.under(BASES), Signer::of(&settings).unwrap());
         let archive = Archive::open(&settings, 7).unwrap();
         let scene = Self { folder, settings, store, signer, archive };
