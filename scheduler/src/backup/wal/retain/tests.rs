@@ -10,6 +10,8 @@ use super::*;
 use crate::backup::keys::new_key;
 use crate::backup::seal::seal;
 
+mod copies;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SEGMENT: u64 = 1 << 20;
 
