@@ -10,10 +10,13 @@ use windlass_shared::model::time::Timestamp;
 
 use crate::binary::windlass;
 
+mod absent;
 mod branches;
 mod instants;
 mod ledgers;
 mod scene;
+mod stops;
+mod unasked;
 
 use scene::{
     Scene, between, flip, holds, jobs, recovered, said, some, submit, succeeded, until_sql,
@@ -29,7 +32,7 @@ async fn there_and_back(encrypted: bool) {
     let time = between(&old).await.to_string();
     let mut all = first.clone();
     all.extend(some(&old).await);
-    scene.archive();
+    scene.archive_past(&time);
     let listed = scene.json(&["bases"]);
     let until: Timestamp = listed[0]["until"].as_str().expect("a time").parse().expect("a time");
     assert!(until >= time.parse().expect("a time") && listed[0]["gap"].is_null(), "{listed}");

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use serde_json::Value as Json;
@@ -144,6 +145,17 @@ impl Scene {
         let name = self.switch();
         until("it is archived", || self.wal(&name).exists().then_some(()));
         name
+    }
+
+    /// Archives until what was committed by `time` is promised.
+    pub(super) fn archive_past(&self, time: &str) {
+        let time: Timestamp = time.parse().expect("a time");
+        until("it can be recovered", || {
+            self.archive();
+            let listed = self.json(&["bases"]);
+            let until: Timestamp = listed[0]["until"].as_str()?.parse().expect("a time");
+            (until >= time.plus(Duration::from_secs(1))).then_some(())
+        });
     }
 
     pub(super) fn wal(&self, name: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Writes the files of a base backup, and compares each with PostgreSQL's own list of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -109,6 +109,12 @@ impl Extract {
                 }
                 Some(_) => {}
             }
+        }
+        let listed: BTreeSet<&str> =
+            manifest.files.iter().filter_map(|line| line.path.as_deref()).collect();
+        let written = self.written.keys().filter(|path| *path != MANIFEST);
+        for path in written.filter(|path| !listed.contains(path.as_str())) {
+            differences.push(format!("file {path} is not on PostgreSQL's list"));
         }
         if manifest.files.is_empty() || self.control.is_empty() {
             differences.push("there is no server in it".into());
@@ -265,6 +271,14 @@ mod tests {
         for list in [&b""[..], b"{}", &manifest(&version)[1..]] {
             refused(&[(CONTROL, b"control"), version[0]], list);
         }
+    }
+
+    #[test]
+    fn what_is_not_on_the_list_is_refused() {
+        let listed: [(&str, &[u8]); 2] = [(CONTROL, b"control"), ("PG_VERSION", b"15")];
+        let list = manifest(&listed);
+        let said = refused(&[listed[0], listed[1], ("1", b"more")], &list);
+        assert!(said.contains("file 1 is not on PostgreSQL's list"), "{said}");
     }
 
     #[test]

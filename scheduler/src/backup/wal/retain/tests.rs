@@ -10,6 +10,8 @@ use super::*;
 use crate::backup::keys::new_key;
 use crate::backup::seal::seal;
 
+mod copies;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SEGMENT: u64 = 1 << 20;
 
@@ -30,7 +32,7 @@ impl Scene {
         settings.keep = keep;
         settings.keep_for = Duration::ZERO;
         let store = Store::open(&settings).unwrap();
-        store.make_part(WAL).unwrap();
+        std::fs::create_dir(folder.path().join(WAL)).unwrap();
         let (store, signer) = (store.under(BASES), Signer::of(&settings).unwrap());
         let archive = Archive::open(&settings, 7).unwrap();
         let scene = Self { folder, settings, store, signer, archive };
