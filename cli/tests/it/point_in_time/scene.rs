@@ -234,6 +234,14 @@ pub(super) fn said(what: &Said, code: i32, words: &str) {
     assert!(what.code == code && what.err.contains(words), "wanted {code} and {words:?}: {what:?}");
 }
 
+/// Of what is archived, only what was committed so long before its end is promised.
+const MARGIN: Duration = Duration::from_millis(1100);
+
+/// Lets so much time pass on the ledger's clock that what was committed by `time` is promised once this is archived.
+pub(super) async fn pass(ledger: &Ledger, time: Timestamp) {
+    while ledger.now().await.expect("a time") < time.plus(MARGIN) {}
+}
+
 /// An instant between what was committed before and what will be, which can be written in milliseconds.
 pub(super) async fn between(ledger: &Ledger) -> Timestamp {
     let now = ledger.now().await.expect("a time");

@@ -1,19 +1,6 @@
 //! Where a recovery stops, whatever else there is.
 
-use std::time::Duration;
-
-use windlass_shared::ledger::Ledger;
-use windlass_shared::model::time::Timestamp;
-
-use super::scene::{Scene, between, jobs, said, some};
-
-/// Of what is archived, only what was committed so long before its end is promised.
-const MARGIN: Duration = Duration::from_millis(1100);
-
-/// Lets so much time pass on the ledger's clock that what was committed by `time` is promised once this is archived.
-async fn pass(ledger: &Ledger, time: Timestamp) {
-    while ledger.now().await.expect("a time") < time.plus(MARGIN) {}
-}
+use super::scene::{Scene, between, jobs, pass, said, some};
 
 fn count(scene: &Scene) -> usize {
     let found = scene.server.sql(&scene.database, "SELECT count(*) FROM jobs");
