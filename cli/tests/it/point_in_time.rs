@@ -1,5 +1,6 @@
 //! Recovery to an instant: a PostgreSQL server that archives through the binary, is lost, and is recovered by it.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -9,10 +10,13 @@ use windlass_shared::model::time::Timestamp;
 
 use crate::binary::windlass;
 
+mod absent;
 mod branches;
 mod instants;
 mod ledgers;
 mod scene;
+mod stops;
+mod unasked;
 
 use scene::{
     Scene, between, flip, holds, jobs, recovered, said, some, submit, succeeded, until_sql,
@@ -28,7 +32,7 @@ async fn there_and_back(encrypted: bool) {
     let time = between(&old).await.to_string();
     let mut all = first.clone();
     all.extend(some(&old).await);
-    scene.archive();
+    scene.archive_past(&time);
     let listed = scene.json(&["bases"]);
     let until: Timestamp = listed[0]["until"].as_str().expect("a time").parse().expect("a time");
     assert!(until >= time.parse().expect("a time") && listed[0]["gap"].is_null(), "{listed}");
@@ -42,6 +46,7 @@ async fn there_and_back(encrypted: bool) {
         assert_eq!(restored.code, 0, "{restored:?}");
         said(&scene.restore(&id, target, more), 1, "not empty");
     }
+    assert!(!scene.at("to-time/windlass.restoring").exists(), "no base of it could be restored");
     scene.replace("to-time");
     // The old ledger's id is in it: it can be read, and nobody can write.
     assert!(matches!(submit(&old).await, Err(LedgerError::Unavailable(_))));
@@ -62,6 +67,7 @@ async fn there_and_back(encrypted: bool) {
     said(&scene.run(&["adopt", "--ledger", &plain]), 1, "superuser");
     let adopted = scene.json(&adopt);
     assert_eq!(adopted["was"], listed[0]["ledger"]);
+    assert_ne!(adopted["ledger"], adopted["was"], "processes of before would go on with it");
     said(&scene.run(&adopt), 1, "adopted already");
 
     let new = scene.open().await.expect("it opens");
@@ -105,6 +111,10 @@ async fn a_process_that_outlives_the_recovery_is_told() {
     let mut scene = Scene::new(false).await;
     let old = scene.open().await.expect("it opens");
     let ids = some(&old).await;
+    // Its term seems to last; but nobody leads who is not connected to a server that is read-only.
+    let leads =
+        format!("INSERT INTO leader VALUES (true, 7, {}, gen_random_uuid(), 's')", i64::MAX);
+    scene.server.sql(&scene.database, &leads);
     let id = scene.base();
     assert_eq!(scene.restore(&id, "new", &["--to-latest"]).code, 0);
     scene.replace("new");
@@ -196,6 +206,8 @@ async fn damage_and_gaps_are_no_end_of_the_archive() {
     said(&fetch(&scene, "config.toml", "0000000100000000000000FF"), 1, "not in the archive");
     said(&fetch(&scene, "config.toml", "00000009.history"), 1, "not in the archive");
     assert!(!Path::new(&to).exists());
+    let starved = scene.starved(&["wal-fetch", &last, &to]);
+    assert!(starved.signal().is_some() || starved.code() == Some(200), "{starved:?}");
     assert_eq!(fetch(&scene, "config.toml", &last).code, 0);
     assert_eq!(std::fs::metadata(&to).expect("it is there").len(), 1 << 20);
 
@@ -252,6 +264,11 @@ async fn the_same_may_be_archived_again_and_nothing_else_under_its_name() {
         assert_eq!(scene.run(&["wal-fetch", &name, &file]).code, 0);
     }
 
+    let other = "0000000100000000000000FD";
+    std::fs::rename(scene.wal(&name), scene.wal(other)).expect("movable");
+    said(&scene.run(&["wal-fetch", other, &file]), 200, "put in its place");
+    std::fs::rename(scene.wal(other), scene.wal(&name)).expect("movable");
+
     flip(Path::new(&file));
     said(&scene.run(&push), 1, "with other content");
     let stored = scene.wal(&name);
@@ -281,10 +298,14 @@ async fn the_same_may_be_archived_again_and_nothing_else_under_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_allow_it_is_told_what_to_set() {
-    let scene = Scene::new(false).await;
+    let mut scene = Scene::new(false).await;
     // Its archive leads elsewhere.
     scene.set("archive_command", "true");
     said(&scene.run(&["base"]), 1, "is not in this store");
+    // Nor in a new one.
+    scene.make_folder("new/wal");
+    scene.config("new.toml", &scene.key, None, scene.at("new"));
+    said(&scene.run_with("new.toml", &["base"]), 1, "is not in this store");
     scene.set("archive_command", "false");
     scene.switch();
     until_sql(&scene, "SELECT failed_count > 0 FROM pg_stat_archiver");
@@ -295,8 +316,21 @@ async fn a_server_that_does_not_allow_it_is_told_what_to_set() {
     let refused = scene.run(&["base", "--from", &plain]);
     said(&refused, 1, "ALTER ROLE \"plain\" REPLICATION");
     said(&refused, 1, "set archive_command");
+    scene.make_folder("space");
+    let space = format!("CREATE TABLESPACE space LOCATION '{}'", scene.at("space").display());
+    scene.server.sql("postgres", &space);
+    said(&scene.run(&["base"]), 1, "drop its tablespaces");
+    scene.server.sql("postgres", "CREATE ROLE rds_superuser");
+    said(&scene.run(&["base"]), 1, "Amazon RDS");
+    scene.server.sql("postgres", "DROP ROLE rds_superuser");
     assert_eq!(scene.json(&["bases"]), serde_json::json!([]));
     let sqlite = format!("sqlite://{}", scene.at("x.db").display());
     said(&scene.run(&["base", "--from", &sqlite]), 1, "not on PostgreSQL");
     said(&scene.run(&["adopt", "--ledger", &sqlite]), 1, "not on PostgreSQL");
+    // A standby is the primary's ledger.
+    scene.server.stop_immediately();
+    std::fs::write(scene.server.data().join("standby.signal"), "").expect("writable");
+    scene.server.restart();
+    said(&scene.run(&["base"]), 1, "this server is a standby");
+    said(&scene.run(&["adopt", "--ledger", &scene.url()]), 1, "still recovers");
 }

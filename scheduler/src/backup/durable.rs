@@ -22,9 +22,29 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
     sync(above.unwrap_or(Path::new(".")))
 }
 
-/// Writes to disk what a file holds, or which entries a folder has.
+/// The same, where it is in `root`, which must be there.
+pub(super) fn make_in(root: &Path, folder: &Path) -> io::Result<()> {
+    std::fs::metadata(root)?;
+    make(folder)
+}
+
+/// Writes to disk what a file holds, or which entries a folder has. Some file systems sync no folders, and some folders
+/// may be written to and not be read: there it does what can be done.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.is_dir() => {
+            return Ok(());
+        }
+        opened => opened?,
+    };
+    match file.sync_all() {
+        Err(error) if syncs_no_folders(&error) && file.metadata()?.is_dir() => Ok(()),
+        synced => synced,
+    }
+}
+
+fn syncs_no_folders(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// The same for a folder and everything in it. Links are not followed.
@@ -68,6 +88,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_must_be_there_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        make_in(&root, &root.join("a/b")).unwrap_err();
+        assert!(!root.exists());
+        make(&root).unwrap();
+        make_in(&root, &root.join("a/b")).unwrap();
+        assert!(root.join("a/b").is_dir());
+    }
 
     #[test]
     fn only_what_killed_writers_have_left_is_swept() {

@@ -92,8 +92,8 @@ impl Store {
         Ok(Self { objects: Arc::new(objects), prefix: Path::default(), folder: Some(folder) })
     }
 
-    /// Opens a part of the store, with names of its own. In a folder it is not made ([`Self::make_part`]): where the folder
-    /// is not mounted, everything would go to the disk below, and be gone from sight later.
+    /// Opens a part of the store, with names of its own. In a folder nothing is made: where the folder is not mounted,
+    /// everything would go to the disk below, and be gone from sight later.
     ///
     /// # Errors
     /// [`BackupError::Server`]: it is not there.
@@ -109,10 +109,11 @@ impl Store {
         }
         let part = folder.join(name);
         match std::fs::metadata(&part) {
-            Ok(_) => Ok(Self::in_folder(folder)?.under(name)),
+            // Its own root, so that it is not made later either.
+            Ok(_) => Self::in_folder(part),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(BackupError::Server(format!(
-                    "there is no folder {}: is it mounted? `windlass backup base` makes it, once",
+                    "there is no folder {}: is it mounted? It is made once, by hand (docs/point-in-time.md)",
                     part.display()
                 )))
             }
@@ -120,13 +121,6 @@ impl Store {
                 Err(BackupError::file(format!("cannot look into {}", part.display()))(error))
             }
         }
-    }
-
-    /// Makes a part of a store that is a folder, where it is not there.
-    pub(super) fn make_part(&self, name: &str) -> Result<(), BackupError> {
-        let Some(part) = self.file(&self.prefix.clone().join(name)) else { return Ok(()) };
-        let what = format!("cannot make the folder {}", part.display());
-        durable::make(&part).map_err(BackupError::file(what))
     }
 
     /// One in memory, which replaces on conditions as object stores do.
@@ -154,7 +148,12 @@ impl Store {
         Some(self.folder.as_ref()?.join(path.as_ref()))
     }
 
-    /// Stores an object durably.
+    /// Whether it is a folder of this machine.
+    pub(super) fn is_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// Stores an object durably. In a folder that is there: it was mounted when it was opened, and may be no more.
     pub(super) async fn put(
         &self,
         path: &Path,
@@ -162,9 +161,8 @@ impl Store {
         mode: PutMode,
     ) -> Result<(), object_store::Error> {
         let options = PutOptions { mode, ..PutOptions::default() };
-        if let Some(file) = self.file(path) {
-            let folder = file.parent().expect("an object is in a folder").to_owned();
-            on_disk(move || durable::make(&folder)).await?;
+        if let (Some(file), Some(root)) = (self.file(path), self.folder.clone()) {
+            on_disk(move || durable::make_in(&root, file.parent().unwrap_or(&root))).await?;
         }
         self.objects.put_opts(path, PutPayload::from_bytes(bytes), options).await?;
         if let Some(file) = self.file(path) {

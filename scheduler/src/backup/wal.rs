@@ -2,7 +2,8 @@
 //!
 //! `base/ID/` holds a base backup: parts, and a manifest that is written last, when the archive is known to hold all WAL
 //! that the base needs. `wal/SYSTEM/TIMELINE/` holds WAL files, one object each: a signed head, and the content. SYSTEM is
-//! the identifier that `initdb` gave the server, so that another server's WAL never gets among it.
+//! the identifier that `initdb` gave the server, so that another server's WAL never gets among it. A copy that was recovered
+//! of it has the same one, and timelines of its own.
 //!
 //! Who is authoritative: of what WAL there is, the archive; PostgreSQL asks for file after file, and takes "not there" for
 //! the end of it. So everything else (a store that does not answer, damage, a gap) must never look like "not there".

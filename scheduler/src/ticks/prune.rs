@@ -52,7 +52,8 @@ struct Prune {
 }
 
 impl Prune {
-    /// Ends what is silent and deletes what is old until nothing is left or `budget` has passed; how much. Nothing, where the reading is not to be trusted.
+    /// Ends what is silent and deletes what is old until nothing is left or `budget` has passed; how much. Nothing, where
+    /// the reading is not to be trusted.
     async fn tick(
         &mut self,
         ledger: &Ledger,

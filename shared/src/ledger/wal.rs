@@ -9,6 +9,11 @@ use crate::config::LedgerSettings;
 use crate::model::id::LedgerId;
 use crate::model::time::Timestamp;
 
+/// How the names of those settings begin that tell a server to recover and keep it read-only until it was adopted. They mean
+/// nothing to the server that came out of it.
+pub const OF_RECOVERY: [&str; 4] =
+    ["recovery_", "restore_command", "archive_cleanup_command", "default_transaction_read_only"];
+
 /// A server, as far as base backups and the archiving of its WAL are concerned.
 #[derive(Debug, Clone)]
 pub struct Server {

@@ -88,7 +88,7 @@ pub(super) struct RestoreBaseArgs {
     /// A folder that is empty, or not there: the new server's data directory
     #[arg(long, value_name = "DIR")]
     into_dir: PathBuf,
-    /// All that was committed by then: an instant in UTC (2026-11-22T08:00:00Z)
+    /// All that was committed by then: an instant in UTC (2026-11-22T08:00:00Z), at least a second before `until`
     #[arg(long, value_name = "TIME", required_unless_present = "to_latest")]
     to_time: Option<Timestamp>,
     /// All that was archived
@@ -219,6 +219,10 @@ fn next(args: &RestoreBaseArgs, settings: &Settings, has_config: bool) -> String
     next.push(format!("start PostgreSQL on {dir}: it recovers by itself, and is read-only then"));
     next.push("look whether it is what you want".into());
     next.push(
+        "where the server that it is a copy of lives on: give one of the two another backup.store now"
+            .into(),
+    );
+    next.push(
         "windlass backup adopt --ledger URL, as a superuser: a new ledger, that can be written to"
             .into(),
     );
@@ -234,7 +238,8 @@ pub(super) async fn adopt(args: AdoptArgs) -> Outcome {
     let adopted = adopting.map_err(|error| failure(BackupError::Ledger(error)))?;
     let mut view = to_value(&adopted).context("an adoption is JSON")?;
     let mut next = vec![
-        "windlass backup base: bases of before do not reach what is written from now on".to_owned(),
+        "windlass backup base: those of before lead to what is written from now on only with --timeline"
+            .to_owned(),
     ];
     if !adopted.waits_for.is_empty() {
         next = vec![format!(

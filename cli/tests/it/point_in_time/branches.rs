@@ -1,6 +1,9 @@
 //! An archive with several timelines.
 
-use super::scene::{Scene, jobs, said, some};
+use serde_json::json;
+use windlass_shared::model::id::JobId;
+
+use super::scene::{Scene, between, jobs, pass, said, some};
 
 /// Goal: neither WAL that is missing before a timeline left, nor a history that is missing, is the end of anything.
 #[tokio::test(flavor = "multi_thread")]
@@ -49,4 +52,62 @@ async fn what_is_missing_before_a_branch_is_a_gap() {
     scene.replace("branch");
     let found = scene.server.sql(&scene.database, "SELECT count(*) FROM jobs");
     assert_eq!(found, all.len().to_string());
+}
+
+/// Goal: of three timelines each is followed to its own end, or to an instant of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_timeline_that_is_asked_for_is_followed() {
+    let mut scene = Scene::new(false).await;
+    let ledger = scene.open().await.expect("it opens");
+    let mut first = some(&ledger).await;
+    let id = scene.base();
+    let left = between(&ledger).await.to_string();
+    let common = first.clone();
+    first.extend(some(&ledger).await);
+    ledger.close().await;
+    scene.archive_past(&left);
+    assert_eq!(scene.restore(&id, "at-2", &["--to-time", &left]).code, 0);
+    assert_eq!(scene.restore(&id, "at-3", &["--to-latest"]).code, 0);
+    let mut second = [common, go_on(&mut scene, "at-2", "00000002").await].concat();
+    let middle = scene.open().await.expect("it opens");
+    let instant = between(&middle).await;
+    pass(&middle, instant).await;
+    let instant = instant.to_string();
+    let before = second.len();
+    second.extend(some(&middle).await);
+    middle.close().await;
+    scene.archive();
+    let third = [&first[..], &go_on(&mut scene, "at-3", "00000003").await].concat();
+    assert_eq!(scene.json(&["bases"])[0]["later_timelines"], json!([2, 3]));
+    said(&scene.restore(&id, "no", &["--to-latest"]), 1, "--timeline");
+
+    let asked = [
+        ("own", "1", &["--to-latest"][..], &first[..]),
+        ("second", "2", &["--to-latest"], &second),
+        ("instant", "2", &["--to-time", &instant], &second[..before]),
+        ("third", "3", &["--to-latest"], &third),
+    ];
+    for (into, timeline, target, _) in asked {
+        let restored = scene.restore(&id, into, &[target, &["--timeline", timeline]].concat());
+        assert_eq!(restored.code, 0, "{into}: {restored:?}");
+    }
+    for (into, _, _, ids) in asked {
+        scene.replace(into);
+        let found = scene.server.sql(&scene.database, "SELECT id FROM jobs ORDER BY id");
+        let ids: Vec<String> = ids.iter().map(JobId::to_string).collect();
+        assert_eq!(found.lines().collect::<Vec<_>>(), ids, "{into}");
+    }
+}
+
+/// Starts on what was restored, adopts it, and writes to its new timeline; what was submitted.
+async fn go_on(scene: &mut Scene, data: &str, timeline: &str) -> Vec<JobId> {
+    scene.replace(data);
+    scene.json(&["adopt", "--ledger", &scene.url()]);
+    std::fs::remove_file(scene.at(data).join("windlass.not-adopted")).expect("it is there");
+    let ledger = scene.open().await.expect("it opens");
+    let ids = some(&ledger).await;
+    ledger.close().await;
+    let name = scene.archive();
+    assert!(name.starts_with(timeline), "{name}");
+    ids
 }

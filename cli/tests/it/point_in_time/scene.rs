@@ -1,6 +1,8 @@
 //! A PostgreSQL server that archives through the binary, and what is done to it.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use serde_json::Value as Json;
@@ -112,6 +114,14 @@ impl Scene {
         self.run_with("config.toml", args)
     }
 
+    /// The binary, which gets no thread but its first; how it ended.
+    pub(super) fn starved(&self, args: &[&str]) -> ExitStatus {
+        let mut command = self.server.as_its_user(Path::new("prlimit"));
+        command.args(["--nproc=1", BINARY, "backup"]).args(args);
+        command.env("WINDLASS_CONFIG", self.at("config.toml")).current_dir(self.server.data());
+        command.output().expect("it runs").status
+    }
+
     pub(super) fn json(&self, args: &[&str]) -> Json {
         let said = self.run(&[args, &["--output", "json"]].concat());
         assert_eq!(said.code, 0, "{said:?}");
@@ -135,6 +145,17 @@ impl Scene {
         let name = self.switch();
         until("it is archived", || self.wal(&name).exists().then_some(()));
         name
+    }
+
+    /// Archives until what was committed by `time` is promised.
+    pub(super) fn archive_past(&self, time: &str) {
+        let time: Timestamp = time.parse().expect("a time");
+        until("it can be recovered", || {
+            self.archive();
+            let listed = self.json(&["bases"]);
+            let until: Timestamp = listed[0]["until"].as_str()?.parse().expect("a time");
+            (until >= time.plus(Duration::from_secs(1))).then_some(())
+        });
     }
 
     pub(super) fn wal(&self, name: &str) -> PathBuf {
@@ -211,6 +232,14 @@ pub(super) fn succeeded(id: JobId) -> Record {
 
 pub(super) fn said(what: &Said, code: i32, words: &str) {
     assert!(what.code == code && what.err.contains(words), "wanted {code} and {words:?}: {what:?}");
+}
+
+/// Of what is archived, only what was committed so long before its end is promised.
+const MARGIN: Duration = Duration::from_millis(1100);
+
+/// Lets so much time pass on the ledger's clock that what was committed by `time` is promised once this is archived.
+pub(super) async fn pass(ledger: &Ledger, time: Timestamp) {
+    while ledger.now().await.expect("a time") < time.plus(MARGIN) {}
 }
 
 /// An instant between what was committed before and what will be, which can be written in milliseconds.

@@ -99,6 +99,7 @@ async fn so_can_a_base_backup() {
     server.sql("postgres", "ALTER SYSTEM SET archive_command = 'true'");
     server.sql("postgres", "SELECT pg_reload_conf()");
     let live = LedgerSettings::new(server.url(&server.database().await));
+    std::fs::create_dir_all(Path::new(&scene.settings.store).join("wal")).unwrap();
     let store = Store::open(&scene.settings).unwrap().under("base");
     store.claim(&other()).await.unwrap();
     let (stop, began) = (CancellationToken::new(), std::time::Instant::now());

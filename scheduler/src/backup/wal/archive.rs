@@ -21,6 +21,9 @@ use crate::backup::pipe::{CHUNKS, opens, pack, unpack};
 use crate::backup::seal::{seal, unseal};
 use crate::backup::store::Store;
 
+#[cfg(test)]
+mod tests;
+
 /// The format of heads.
 const FORMAT: u32 = 1;
 /// Longest object that is read: PostgreSQL's longest segment, where nothing of it can be compressed.
@@ -108,27 +111,31 @@ impl Archive {
             ) => {}
             Err(error) => return Err(error.into()),
         }
-        match self.is_of(name, &content).await {
-            Ok(true) => {}
+        let object = match self.whole(name, &content).await {
+            Ok(Some(_)) if !self.store.is_folder() => return Ok(Pushed::Same),
+            // Anew: of what a disk failed to write, it says so once. It reads well from memory afterwards.
+            Ok(Some(there)) => there,
             // What nobody can use any more is lost by nobody.
-            Ok(false) | Err(BackupError::WalDamaged { .. }) => {
+            Ok(None) | Err(BackupError::WalDamaged { .. }) => {
                 tracing::warn!(wal = name.as_str(), "replacing a damaged file of the archive");
-                self.store.put(&path, object, PutMode::Overwrite).await?;
+                object
             }
             Err(error) => return Err(error),
-        }
+        };
+        self.store.put(&path, object, PutMode::Overwrite).await?;
         self.store.settle(&path).await?;
         Ok(Pushed::Same)
     }
 
-    /// Whether the file that is there is whole. It must have this content.
-    async fn is_of(&self, name: &Name, content: &str) -> Result<bool, BackupError> {
+    /// The file that is there, where it is whole. It must have this content.
+    async fn whole(&self, name: &Name, content: &str) -> Result<Option<Bytes>, BackupError> {
         let there = self.object_of(name).await?.unwrap_or_default();
         let (head, stored) = self.read(name, &there)?;
         if head.content != content {
             return Err(BackupError::WalConflict(name.to_string()));
         }
-        Ok(is_whole(&head, stored))
+        let is_whole = is_whole(&head, stored);
+        Ok(is_whole.then_some(there))
     }
 
     fn content_of(&self, raw: &[u8]) -> String {
@@ -228,14 +235,21 @@ impl Archive {
         Ok(Some((head, raw.freeze())))
     }
 
-    /// Bytes of a segment; `None`: there is none.
+    /// Bytes of a segment, of the latest that says so; `None`: there is none.
     pub(super) async fn segment_bytes(
         &self,
         names: &BTreeSet<Name>,
     ) -> Result<Option<u64>, BackupError> {
-        let Some(name) = names.iter().rfind(|name| name.is_segment()) else { return Ok(None) };
-        let object = self.object_of(name).await?.unwrap_or_default();
-        Ok(Some(self.read(name, &object)?.0.bytes.max(1)))
+        let mut damaged = None;
+        for name in names.iter().rev().filter(|name| name.is_segment()) {
+            let object = self.object_of(name).await?.unwrap_or_default();
+            match self.read(name, &object) {
+                Ok((head, _)) => return Ok(Some(head.bytes.max(1))),
+                Err(error @ BackupError::WalDamaged { .. }) => damaged = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        damaged.map_or(Ok(None), Err)
     }
 
     /// When the server wrote to a file last.

@@ -122,7 +122,7 @@ pub struct Listed {
 
 /// The complete ones, newest first by the earliest instant that they lead to; then those that cannot be used.
 pub async fn list(settings: &BackupSettings) -> Result<Vec<Listed>, BackupError> {
-    let (store, signer) = (Store::open(settings)?.under(BASES), Signer::of(settings)?);
+    let (store, signer) = open(settings)?;
     let mut found = Vec::new();
     for entry in store.entries().await?.into_iter().filter(|entry| entry.complete) {
         let reached = async {
@@ -135,6 +135,12 @@ pub async fn list(settings: &BackupSettings) -> Result<Vec<Listed>, BackupError>
     }
     found.sort_by_key(|one| Reverse(one.base.as_ref().ok().map(|(base, _)| base.from)));
     Ok(found)
+}
+
+/// The store of base backups. It must hold a folder of WAL: where there is none, nothing is mounted, and nothing is made.
+fn open(settings: &BackupSettings) -> Result<(Store, Signer), BackupError> {
+    Store::open_part(settings, WAL)?;
+    Ok((Store::open(settings)?.under(BASES), Signer::of(settings)?))
 }
 
 /// A manifest, its signature checked.
@@ -157,11 +163,7 @@ pub async fn create(
     progress: Progress<'_>,
     stop: &CancellationToken,
 ) -> Result<Base, BackupError> {
-    let (store, signer) = (Store::open(settings)?, Signer::of(settings)?);
-    // Nothing can be archived before, nor where PostgreSQL's commands would not find it.
-    store.make_part(WAL)?;
-    Store::open_part(settings, WAL)?;
-    let store = store.under(BASES);
+    let (store, signer) = open(settings)?;
     let server = ledger::look_at_server(from).await?;
     server::allows(&server)?;
     let id = Uuid::now_v7().to_string();

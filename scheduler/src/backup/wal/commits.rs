@@ -1,14 +1,14 @@
 //! When transactions ended, as the bytes of WAL say it.
 //!
 //! PostgreSQL stops at a time where it meets a transaction that ended later. Where the archive ends without one, it does
-//! not come up: it cannot know that there is none. Who looks before can.
+//! not come up: it cannot know that there is none. Who looks before can, and names the place to stop at.
 
 use std::time::Duration;
 
 use windlass_shared::model::time::Timestamp;
 
 use super::archive::Archive;
-use super::name::Name;
+use super::name::{Lsn, Name};
 use crate::backup::BackupError;
 
 /// Of a page: bytes of its header, and of the longer one that begins a segment.
@@ -34,35 +34,46 @@ const EPOCH: i64 = 946_684_800_000_000;
 /// The time of a file may be behind that of what was written to it.
 const COARSE: Duration = Duration::from_secs(1);
 
-/// Whether one of these segments, which follow one another, has a transaction that ended after `at`. Reads those that were
-/// written after it, from the last.
+/// Where a recovery to a time stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Before the first transaction that ended after this. There is one.
+    Time(Timestamp),
+    /// After the record that begins here, the last one that is whole. Nothing before it ended after the time.
+    Record(Lsn),
+}
+
+/// Where to stop for all that ended by `at` in these segments, which follow one another, and nothing that is archived after
+/// them. Reads those that were written after `at`, from the last.
 ///
 /// # Errors
 /// [`BackupError::OutOfReach`]: that cannot be told.
-pub(super) async fn ends_after(
+pub(super) async fn stop_at(
     archive: &Archive,
     segments: &[Name],
     at: Timestamp,
-) -> Result<bool, BackupError> {
-    let mut next = Vec::new();
+) -> Result<Stop, BackupError> {
+    let unknown = |name: &dyn std::fmt::Display| {
+        BackupError::OutOfReach(format!(
+            "of {name} it cannot be told whether anything was committed after {at}: take an earlier time, or --to-latest"
+        ))
+    };
+    let (mut next, mut last) = (Vec::new(), None);
     for name in segments.iter().rev() {
         let found = archive.get(name).await?;
         let (head, raw) = found.ok_or_else(|| BackupError::WalGap(name.to_string()))?;
-        if head.written_at.plus(COARSE) < at {
+        if last.is_some() && head.written_at.plus(COARSE) < at {
             break;
         }
-        let read = Segment::read(&raw).and_then(|read| Some((read.latest(&next)?, read.rest)));
-        let Some((latest, rest)) = read else {
-            return Err(BackupError::OutOfReach(format!(
-                "of {name} it cannot be told whether anything was committed after {at}: take an earlier time, or --to-latest"
-            )));
-        };
-        if latest.is_some_and(|latest| latest > at) {
-            return Ok(true);
+        let segment = Segment::read(&raw).ok_or_else(|| unknown(name))?;
+        let told = segment.told(&next).ok_or_else(|| unknown(name))?;
+        if told.latest.is_some_and(|latest| latest > at) {
+            return Ok(Stop::Time(at));
         }
-        next = rest;
+        last = last.or(told.last);
+        next = segment.whole_rest(!next.is_empty());
     }
-    Ok(false)
+    last.map(Stop::Record).ok_or_else(|| unknown(&"the archive"))
 }
 
 /// What is in a segment, without the headers of its pages.
@@ -71,6 +82,19 @@ struct Segment {
     runs: Vec<Run>,
     /// The beginning of what is left of the record before.
     rest: Vec<u8>,
+    /// Bytes of what is left of it, also of those in later segments.
+    left: usize,
+    /// It was written to its end.
+    is_full: bool,
+}
+
+/// What records say.
+#[derive(Default)]
+struct Told {
+    /// When the latest transaction ended.
+    latest: Option<Timestamp>,
+    /// Where the last whole one begins.
+    last: Option<Lsn>,
 }
 
 #[derive(Default)]
@@ -102,7 +126,8 @@ impl Segment {
             return None;
         }
         let begin = u64_at(raw, 8)?;
-        let (mut runs, mut rest) = (vec![Run::default()], Vec::new());
+        let (mut runs, mut rest, mut whole_left) = (vec![Run::default()], Vec::new(), 0);
+        let mut pages = 0;
         for (number, page) in raw.chunks_exact(block).enumerate() {
             let flags = field(page, 2).map(u16::from_ne_bytes)?;
             let position = begin + (number * block) as u64;
@@ -123,27 +148,40 @@ impl Segment {
             if number == 0 {
                 run.first = left.next_multiple_of(8);
                 rest = page[header..][..left.min(READ_MAX).min(block - header)].to_vec();
+                whole_left = left;
             }
+            pages += 1;
             run.pages.push((run.bytes.len(), position + header as u64));
             run.bytes.extend_from_slice(&page[header..]);
         }
-        Some(Self { runs, rest })
+        let is_full = pages == raw.len() / block;
+        Some(Self { runs, rest, left: whole_left, is_full })
     }
 
-    /// When the latest transaction of it ended, where `next` is the rest of its last record. `None`: it cannot be read.
-    fn latest(&self, next: &[u8]) -> Option<Option<Timestamp>> {
-        let mut latest = None;
+    /// What its records say, where `next` is the rest of the last one. `None`: it cannot be read.
+    fn told(&self, next: &[u8]) -> Option<Told> {
+        let mut all = Told::default();
         for (number, run) in self.runs.iter().enumerate() {
             let next = if number + 1 == self.runs.len() { next } else { &[] };
-            latest = latest.max(run.latest(next)?);
+            let told = run.told(next)?;
+            all.latest = all.latest.max(told.latest);
+            all.last = told.last.or(all.last);
         }
-        Some(latest)
+        Some(all)
+    }
+
+    /// The beginning of what is left of the record before, where that is whole: it ends here, or goes on in the next segment
+    /// (`goes_on`: with a whole one).
+    fn whole_rest(self, goes_on: bool) -> Vec<u8> {
+        let here = self.runs.first().map_or(0, |run| run.bytes.len());
+        let is_through = self.is_full && self.runs.len() == 1 && goes_on;
+        if self.left <= here || is_through { self.rest } else { Vec::new() }
     }
 }
 
 impl Run {
-    fn latest(&self, next: &[u8]) -> Option<Option<Timestamp>> {
-        let (mut latest, mut at, mut before) = (None, self.first, None);
+    fn told(&self, next: &[u8]) -> Option<Told> {
+        let (mut told, mut at) = (Told::default(), self.first);
         while at < self.bytes.len() {
             let end = self.bytes.len().min(at + READ_MAX);
             let record = [&self.bytes[at..end], next].concat();
@@ -153,26 +191,26 @@ impl Run {
             }
             // Each names the one before it: that they do shows that they were read as they were written.
             let named = u64_at(&record, 8)?;
-            if length < RECORD_HEADER || before.is_some_and(|before| before != named) {
+            if length < RECORD_HEADER || told.last.is_some_and(|last| last.0 != named) {
                 return None;
             }
-            before = Some(self.position(at));
+            told.last = Some(self.position(at));
             let [info, whose] = field(&record, 16)?;
             if whose == OF_XLOG && info & 0xF0 == SWITCH {
                 break;
             }
             if whose == OF_TRANSACTIONS && ENDS.contains(&(info & 0x70)) {
-                latest = latest.max(Some(time_of(&record)?));
+                told.latest = told.latest.max(Some(time_of(&record)?));
             }
             at += length.next_multiple_of(8);
         }
-        Some(latest)
+        Some(told)
     }
 
-    fn position(&self, at: usize) -> u64 {
+    fn position(&self, at: usize) -> Lsn {
         let page = self.pages.partition_point(|(begin, _)| *begin <= at) - 1;
         let (begin, position) = self.pages[page];
-        position + (at - begin) as u64
+        Lsn(position + (at - begin) as u64)
     }
 }
 
@@ -196,7 +234,13 @@ fn time_of(record: &[u8]) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use windlass_shared::config::BackupSettings;
+
+    use super::super::WAL;
     use super::*;
+    use crate::backup::keys::new_key;
+
+    mod stops;
 
     const BLOCK: usize = 512;
     const BEGIN: u64 = 7 << 20;
@@ -262,10 +306,29 @@ mod tests {
             self.bytes(&record);
         }
 
-        fn latest(mut self, next: &[u8]) -> Option<Option<Timestamp>> {
+        /// The whole segment.
+        fn whole(mut self) -> Vec<u8> {
             self.raw.resize(16 * BLOCK, 0);
-            Segment::read(&self.raw)?.latest(next)
+            self.raw
         }
+
+        fn latest(self, next: &[u8]) -> Option<Option<Timestamp>> {
+            Segment::read(&self.whole())?.told(next).map(|told| told.latest)
+        }
+    }
+
+    /// A segment of whose last record, which ended something in second 30, it has `kept` bytes; and the rest of that.
+    fn cut(kept: usize) -> (Writer, Vec<u8>) {
+        let mut wal = Writer::new(&[]);
+        while wal.raw.len() < 16 * BLOCK - kept {
+            let left = 16 * BLOCK - kept - wal.raw.len();
+            // The last one, within the last page, fills it up to there.
+            wal.put(10, 0, &vec![1; if left > 400 { 104 } else { left - RECORD_HEADER }]);
+        }
+        let room = 16 * BLOCK - wal.raw.len();
+        let record = wal.record(OF_TRANSACTIONS, 0, &ended(30));
+        wal.bytes(&record[..room]);
+        (wal, record[room..].to_vec())
     }
 
     fn ended(s: i64) -> Vec<u8> {
@@ -306,18 +369,6 @@ mod tests {
 
     #[test]
     fn a_record_may_go_on_in_the_next_segment() {
-        let cut = |kept: usize| {
-            let mut wal = Writer::new(&[]);
-            while wal.raw.len() < 16 * BLOCK - kept {
-                let left = 16 * BLOCK - kept - wal.raw.len();
-                // The last one, within the last page, fills it up to there.
-                wal.put(10, 0, &vec![1; if left > 400 { 104 } else { left - RECORD_HEADER }]);
-            }
-            let room = 16 * BLOCK - wal.raw.len();
-            let record = wal.record(OF_TRANSACTIONS, 0, &ended(30));
-            wal.bytes(&record[..room]);
-            (wal, record[room..].to_vec())
-        };
         for kept in [8, 16, 24, 32] {
             let (wal, next) = cut(kept);
             assert_eq!(wal.latest(&next), Some(Some(time(30))), "{kept}");
@@ -327,5 +378,37 @@ mod tests {
         let mut raw = next.raw;
         raw.resize(16 * BLOCK, 0);
         assert_eq!(Segment::read(&raw).unwrap().rest, [3; 20]);
+    }
+
+    /// Goal: what ended at the instant is not after it, a commit counts wherever it is cut, and what cannot be read is no
+    /// answer.
+    #[tokio::test]
+    async fn an_archive_tells_whether_anything_ended_after_an_instant() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = BackupSettings::new(folder.path().display().to_string(), "");
+        settings.key = new_key();
+        std::fs::create_dir(folder.path().join(WAL)).unwrap();
+        let archive = Archive::open(&settings, 7).unwrap();
+        let names = [0, 1, 2, 3].map(|number| Name::of(1, number, 16 * BLOCK as u64));
+        let (first, rest) = cut(16);
+        let mut second = Writer::new(&rest);
+        second.put(OF_TRANSACTIONS, 0, &ended(20));
+        let last = Lsn(second.before);
+        // Files say only roughly when they were written.
+        let (old, at) = (time(5), time(30).minus(Duration::from_millis(500)));
+        let segments = [(vec![9; 16 * BLOCK], old), (first.whole(), at), (second.whole(), at)];
+        for (name, (raw, at)) in names.iter().zip(segments) {
+            archive.put(name, raw.into(), at).await.unwrap();
+        }
+        let shortly = time(30).minus(Duration::from_millis(200));
+        let stop = stop_at(&archive, &names[1..3], shortly).await.unwrap();
+        assert_eq!(stop, Stop::Time(shortly));
+        // The first, which is no WAL at all, was written before.
+        let stop = stop_at(&archive, &names[..3], time(30)).await.unwrap();
+        assert_eq!(stop, Stop::Record(last));
+        let told = stop_at(&archive, &names[..1], old).await;
+        assert!(matches!(told, Err(BackupError::OutOfReach(_))), "{told:?}");
+        let told = stop_at(&archive, &names, time(30)).await;
+        assert!(matches!(told, Err(BackupError::WalGap(_))), "{told:?}");
     }
 }

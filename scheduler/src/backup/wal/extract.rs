@@ -1,6 +1,6 @@
 //! Writes the files of a base backup, and compares each with PostgreSQL's own list of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -110,6 +110,12 @@ impl Extract {
                 Some(_) => {}
             }
         }
+        let listed: BTreeSet<&str> =
+            manifest.files.iter().filter_map(|line| line.path.as_deref()).collect();
+        let written = self.written.keys().filter(|path| *path != MANIFEST);
+        for path in written.filter(|path| !listed.contains(path.as_str())) {
+            differences.push(format!("file {path} is not on PostgreSQL's list"));
+        }
         if manifest.files.is_empty() || self.control.is_empty() {
             differences.push("there is no server in it".into());
         }
@@ -190,6 +196,8 @@ impl Sink for Extract {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn extract(folder: &Path, files: &[(&str, &[u8])]) -> Extract {
@@ -245,5 +253,78 @@ mod tests {
             let refused = extract.check().err().unwrap().to_string();
             assert!(refused.contains(what), "{refused}");
         }
+    }
+
+    fn refused(files: &[(&str, &[u8])], list: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let files = [files, &[(MANIFEST, list)]].concat();
+        extract(folder.path(), &files).check().err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn what_is_no_server_is_refused() {
+        let said = refused(&[(CONTROL, b"control")], &manifest(&[]));
+        assert!(said.contains("no server"), "its list is empty: {said}");
+        let version: [(&str, &[u8]); 1] = [("PG_VERSION", b"15")];
+        let said = refused(&version, &manifest(&version));
+        assert!(said.contains("no server"), "it has no control file: {said}");
+        for list in [&b""[..], b"{}", &manifest(&version)[1..]] {
+            refused(&[(CONTROL, b"control"), version[0]], list);
+        }
+    }
+
+    #[test]
+    fn what_is_not_on_the_list_is_refused() {
+        let listed: [(&str, &[u8]); 2] = [(CONTROL, b"control"), ("PG_VERSION", b"15")];
+        let list = manifest(&listed);
+        let said = refused(&[listed[0], listed[1], ("1", b"more")], &list);
+        assert!(said.contains("file 1 is not on PostgreSQL's list"), "{said}");
+    }
+
+    #[test]
+    fn files_without_a_sum_in_the_list_are_compared_by_size() {
+        let list = serde_json::json!({
+            "Files": [{ "Path": "PG_VERSION", "Size": 3 }], "WAL-Ranges": [],
+        });
+        let said =
+            refused(&[(CONTROL, b"control"), ("PG_VERSION", b"15")], list.to_string().as_bytes());
+        assert!(said.contains("PG_VERSION differs"), "{said}");
+    }
+
+    /// PostgreSQL does not start on what others may read.
+    #[test]
+    fn all_of_it_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut extract = Extract::into(folder.path());
+        extract.begin(&Entry { path: "global".to_owned(), bytes: None }).unwrap();
+        extract.begin(&Entry { path: "global/1".to_owned(), bytes: Some(0) }).unwrap();
+        let mode = |path| folder.path().join(path).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("global"), mode("global/1")), (0o700, 0o600));
+    }
+
+    #[test]
+    fn nothing_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut extract = extract(folder.path(), &[("PG_VERSION", b"15")]);
+        let again = extract.begin(&Entry { path: "PG_VERSION".to_owned(), bytes: Some(2) });
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let outside = folder.path().join("outside");
+        std::fs::write(&outside, "theirs").unwrap();
+        std::os::unix::fs::symlink(&outside, folder.path().join("link")).unwrap();
+        assert!(extract.begin(&Entry { path: "link".to_owned(), bytes: Some(2) }).is_err());
+        assert_eq!(std::fs::read(outside).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn the_wal_of_a_base_is_one_range() {
+        let range =
+            serde_json::json!({ "Timeline": 2, "Start-LSN": "0/2000028", "End-LSN": "0/3" });
+        let of = |count| {
+            let list = serde_json::json!({ "Files": [], "WAL-Ranges": vec![range.clone(); count] });
+            let range = FileManifest::decode(list.to_string().as_bytes()).unwrap().range()?;
+            Some((range.timeline, range.start, range.end))
+        };
+        assert_eq!(of(1), Some((2, Lsn(0x200_0028), Lsn(3))));
+        assert_eq!((of(0), of(2)), (None, None));
     }
 }

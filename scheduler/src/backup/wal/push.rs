@@ -32,7 +32,8 @@ pub async fn push(settings: &BackupSettings, file: &Path) -> Result<Pushed, Back
     // PostgreSQL gives `pg_wal/NAME`, and runs its command in the data directory.
     let data = file.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     let mark = data.join(NOT_ADOPTED);
-    if mark.exists() {
+    let marked = mark.try_exists();
+    if marked.map_err(BackupError::file(format!("cannot look for {}", mark.display())))? {
         return Err(BackupError::Server(format!(
             "this server was recovered: nothing is archived until its ledger was adopted (`windlass backup adopt`) and {} was removed",
             std::path::absolute(&mark).unwrap_or(mark).display()

@@ -130,7 +130,11 @@ fn walk(
 
 #[cfg(test)]
 mod tests {
+    use windlass_shared::config::BackupSettings;
+
+    use super::super::WAL;
     use super::*;
+    use crate::backup::keys::new_key;
 
     fn base(timeline: u32, start: u64, end: u64) -> Base {
         serde_json::from_value(serde_json::json!({
@@ -208,5 +212,22 @@ mod tests {
         // It left before the base was made, or left another one.
         assert_eq!(of(3, "1\t0/3000000\twhy\n2\t0/4000000\twhy\n"), None);
         assert_eq!(of(3, "1\t0/9000000\twhy\n"), None);
+    }
+
+    #[tokio::test]
+    async fn a_base_reaches_nothing_without_all_wal_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = BackupSettings::new(folder.path().display().to_string(), "");
+        settings.key = new_key();
+        std::fs::create_dir(folder.path().join(WAL)).unwrap();
+        let archive = Archive::open(&settings, 1).unwrap();
+        let base = base(1, 2, 3);
+        let mut untils = Vec::new();
+        for number in [2, 3] {
+            let at = Timestamp::from_millis(number as i64);
+            archive.put(&Name::of(1, number, 16 << 20), "wal".into(), at).await.unwrap();
+            untils.push(reach_of(&base, &archive, None).await.unwrap().until);
+        }
+        assert_eq!(untils, [None, Some(Timestamp::from_millis(3))]);
     }
 }

@@ -4,15 +4,16 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use windlass_shared::config::BackupSettings;
+use windlass_shared::ledger::wal::OF_RECOVERY;
 use windlass_shared::model::time::Timestamp;
 
-use super::archive::Archive;
 use super::base::{Base, read};
-use super::commits::ends_after;
+use super::commits::{Stop, stop_at};
 use super::extract::{Extract, create, create_folder};
 use super::reach::{Reach, reach_of};
 use super::tar::Reader;
@@ -28,9 +29,22 @@ const SETTINGS: &str = "postgresql.auto.conf";
 const SIGNAL: &str = "recovery.signal";
 /// There while a restore is under way. What else is in the folder is its, then.
 const RESTORING: &str = "windlass.restoring";
-/// What [`SETTINGS`] may have of an earlier recovery.
-const STALE: [&str; 4] =
-    ["recovery_", "restore_command", "archive_cleanup_command", "default_transaction_read_only"];
+/// What another recovery may have left in the settings of the server. Here an empty one counts as none; several targets would
+/// be refused.
+const UNSET: [&str; 8] = [
+    "recovery_target = ''",
+    "recovery_target_name = ''",
+    "recovery_target_xid = ''",
+    "recovery_target_lsn = ''",
+    "recovery_target_time = ''",
+    "recovery_min_apply_delay = 0",
+    "recovery_end_command = ''",
+    "archive_cleanup_command = ''",
+];
+/// The first version of PostgreSQL that reads WAL ahead of what it replays.
+const READS_AHEAD: i32 = 15;
+/// A transaction takes its time before its record is written, and the file may be written to in between.
+const COARSE: Duration = Duration::from_secs(1);
 
 /// Where to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +91,10 @@ pub async fn restore(
     let archive = base.archive(settings)?;
     let reach = reach_of(&base, &archive, order.timeline).await?;
     allows(&base, &reach, order)?;
-    let stop = stop_of(&archive, &reach, order.target).await?;
+    let stop = match order.target {
+        Target::Time(at) => Some(stop_at(&archive, &reach.names, at).await?),
+        Target::Latest => None,
+    };
     for name in base.needed() {
         if archive.get(&name).await?.is_none() {
             return Err(BackupError::WalGap(name.to_string()));
@@ -85,7 +102,7 @@ pub async fn restore(
     }
     let (id, list) = (base.id.clone(), base.parts.clone());
     let parts = Parts::check(settings, store, id, list, base.encrypted, progress).await?;
-    let lines = lines(order, stop, &reach, base.timeline)?;
+    let lines = lines(order, stop, &reach, &base)?;
     begin(order.into)?;
     let (dump, over) = parts.dump();
     let into = order.into.to_owned();
@@ -164,10 +181,10 @@ fn allows(base: &Base, reach: &Reach, order: &Order<'_>) -> Result<(), BackupErr
         Target::Time(at) if at < base.from => {
             out(format!("the base was complete at {}: for {at} take an earlier one", base.from))
         }
-        Target::Time(at) if at > until => match &reach.gap {
+        Target::Time(at) if at.plus(COARSE) > until => match &reach.gap {
             Some(gap) => Err(BackupError::WalGap(gap.clone())),
             None => out(format!(
-                "what was archived ends at {until}: {at} is later; --to-latest takes all that there is"
+                "what was archived ends at {until}: {at} is later than a second before; --to-latest takes all that there is"
             )),
         },
         Target::Latest => {
@@ -175,22 +192,6 @@ fn allows(base: &Base, reach: &Reach, order: &Order<'_>) -> Result<(), BackupErr
         }
         Target::Time(_) => Ok(()),
     }
-}
-
-/// The time at which PostgreSQL stops; `None`: it takes all that there is. That is the same where nothing was committed
-/// after the time that is asked for, and then the only way: PostgreSQL does not end a recovery to a time that it has not
-/// seen pass.
-async fn stop_of(
-    archive: &Archive,
-    reach: &Reach,
-    target: Target,
-) -> Result<Option<Timestamp>, BackupError> {
-    let Target::Time(at) = target else { return Ok(None) };
-    if ends_after(archive, &reach.names, at).await? {
-        return Ok(Some(at));
-    }
-    // It would not get past the gap.
-    reach.gap.as_ref().map_or(Ok(None), |gap| Err(BackupError::WalGap(gap.clone())))
 }
 
 /// Blocks.
@@ -206,21 +207,32 @@ fn write(folder: &Path, mut dump: mpsc::Receiver<Bytes>) -> Result<Extract, Back
     write().map_err(BackupError::file(what))
 }
 
-/// Settings of the recovery.
+/// Settings of the recovery. The last one of a name counts, wherever others are.
 fn lines(
     order: &Order<'_>,
-    stop: Option<Timestamp>,
+    stop: Option<Stop>,
     reach: &Reach,
-    own: u32,
+    base: &Base,
 ) -> Result<Vec<String>, BackupError> {
     let mut lines = vec![format!("restore_command = {}", quoted(&command(order)?))];
-    if let Some(at) = stop {
-        let at = jiff::Timestamp::from_microsecond(at.micros())
-            .map_err(|_| BackupError::OutOfReach("there is no such time".into()))?;
-        lines.push(format!("recovery_target_time = '{}'", at.strftime("%Y-%m-%d %H:%M:%S%.6f+00")));
+    lines.extend(UNSET.map(str::to_owned));
+    lines.push("recovery_target_inclusive = on".to_owned());
+    match stop {
+        None => {}
+        Some(Stop::Time(at)) => {
+            let at = jiff::Timestamp::from_microsecond(at.micros())
+                .map_err(|_| BackupError::OutOfReach("there is no such time".into()))?;
+            let at = at.strftime("%Y-%m-%d %H:%M:%S%.6f+00");
+            lines.push(format!("recovery_target_time = '{at}'"));
+        }
+        Some(Stop::Record(at)) => lines.push(format!("recovery_target_lsn = '{at}'")),
     }
-    let timeline =
-        if reach.timeline == own { "current".to_owned() } else { reach.timeline.to_string() };
+    if stop.is_some() && base.version >= READS_AHEAD {
+        // It would ask for what follows, which may be missing, before it comes to where it stops.
+        lines.push("recovery_prefetch = off".to_owned());
+    }
+    let own = reach.timeline == base.timeline;
+    let timeline = if own { "current".to_owned() } else { reach.timeline.to_string() };
     lines.push(format!("recovery_target_timeline = '{timeline}'"));
     // It can be looked at, but not be written to: that it was recovered to the right instant can be seen before.
     lines.push("recovery_target_action = 'promote'".to_owned());
@@ -256,7 +268,7 @@ fn finish(folder: &Path, lines: &[String]) -> std::io::Result<()> {
     };
     let mut text: String = before
         .lines()
-        .filter(|line| !STALE.iter().any(|name| line.trim_start().starts_with(name)))
+        .filter(|line| !OF_RECOVERY.iter().any(|name| line.trim_start().starts_with(name)))
         .map(|line| format!("{line}\n"))
         .collect();
     for line in lines {
@@ -301,6 +313,7 @@ fn clear(folder: &Path, was_there: bool) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::name::Lsn;
     use super::*;
 
     #[test]
@@ -321,14 +334,34 @@ mod tests {
             later_timelines: Vec::new(),
             names: Vec::new(),
         };
-        let stop = "2026-11-22T08:00:00.25Z".parse().ok();
-        let lines = lines(&order, stop, &reach, 2).unwrap();
+        let mut base: Base = serde_json::from_value(serde_json::json!({
+            "format": 1, "key": "", "id": "", "made_by": "", "ledger": uuid::Uuid::nil(), "version": 14,
+            "system": "1", "segment_bytes": 16 << 20, "timeline": 2, "start": "0/1", "end": "0/2",
+            "from": Timestamp::default(), "encrypted": false, "tar_bytes": 0, "parts": [],
+        }))
+        .unwrap();
+        let stop = Stop::Time("2026-11-22T08:00:00.25Z".parse().unwrap());
+        let found = lines(&order, Some(stop), &reach, &base).unwrap();
         assert_eq!(
-            lines[0],
+            found[0],
             r#"restore_command = '''/opt/it''\\''''s 100%%/windlass'' backup wal-fetch --config ''/etc/windlass.toml'' %f "%p"'"#
         );
-        assert_eq!(lines[1], "recovery_target_time = '2026-11-22 08:00:00.250000+00'");
-        assert_eq!(lines[2], "recovery_target_timeline = '3'");
+        let has = |lines: &[String], line: &str| lines.iter().any(|one| one == line);
+        let time = "recovery_target_time = '2026-11-22 08:00:00.250000+00'";
+        assert!(has(&found, time) && has(&found, "recovery_target_timeline = '3'"), "{found:?}");
+        // Every target that is not meant is empty, and none comes after the one that is.
+        let place = |line: &str| found.iter().position(|one| one == line).unwrap();
+        assert!(UNSET.iter().all(|unset| place(unset) < place(time)), "{found:?}");
+        let off = "recovery_prefetch = off";
+        assert!(!has(&found, off), "version 14 does not know it");
+        (base.version, base.timeline) = (15, 3);
+        let found = lines(&order, Some(Stop::Record(Lsn(0x1_0200_0028))), &reach, &base).unwrap();
+        for line in
+            ["recovery_target_lsn = '1/2000028'", off, "recovery_target_timeline = 'current'"]
+        {
+            assert!(has(&found, line), "{line}: {found:?}");
+        }
+        assert!(!has(&lines(&order, None, &reach, &base).unwrap(), off));
     }
 
     #[test]
@@ -342,6 +375,19 @@ mod tests {
         std::fs::rename(into.join(RESTORING), into.join("PG_VERSION")).unwrap();
         assert!(matches!(begin(&into), Err(BackupError::TargetNotEmpty(_))));
         assert!(!into.join(RESTORING).exists());
+    }
+
+    #[test]
+    fn a_failure_leaves_an_empty_folder_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let into = folder.path().join("new");
+        for was_there in [true, false] {
+            begin(&into).unwrap();
+            std::fs::create_dir_all(into.join("base/1")).unwrap();
+            std::fs::write(into.join("base/1/1"), "half").unwrap();
+            clear(&into, was_there);
+            assert_eq!(look(&into).unwrap(), was_there);
+        }
     }
 
     #[test]

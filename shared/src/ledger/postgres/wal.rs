@@ -7,18 +7,9 @@ use super::backup::{alive, connect, connect_to, now, others, outdate};
 use super::error::{after_write, unchanged};
 use super::{LedgerError, Result, gates, schema};
 use crate::config::LedgerSettings;
-use crate::ledger::wal::{Adopted, Archiver, Server};
+use crate::ledger::wal::{Adopted, Archiver, OF_RECOVERY, Server};
 use crate::model::id::LedgerId;
 use crate::model::time::Timestamp;
-
-/// Settings that a recovery leaves behind, which mean nothing to the server that came out of it.
-const OF_RECOVERY: [&str; 5] = [
-    "default_transaction_read_only",
-    "restore_command",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_action",
-];
 
 /// Roles that only managed services make, and whose.
 const MANAGED: &str = "SELECT name FROM pg_roles JOIN (VALUES ('rds_superuser', 'Amazon RDS'), \
@@ -122,7 +113,11 @@ async fn adopt_on(connection: &mut PgConnection, settings: &LedgerSettings) -> R
         )));
     }
     execute(connection, "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE").await?;
-    let timeline = timeline(connection).await;
+    let timeline = match timeline(connection).await {
+        // A service need not say. A server of our own must: what was adopted on it is told by its timeline.
+        Err(error) if was_read_only => return Err(error),
+        told => told.ok(),
+    };
     let was = gates::ledger_id(connection).await?;
     let ledger = replace_id(connection, timeline).await?;
     if ledger.is_none() && !was_read_only {
@@ -226,16 +221,22 @@ async fn replace_id(
     Ok(Some(LedgerId::from_uuid(id)))
 }
 
-/// The timeline that the server writes; `None`: a service that does not say.
-async fn timeline(connection: &mut PgConnection) -> Option<i32> {
-    let sql = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
-    let name: String = sqlx::query_scalar(sql).fetch_one(connection).await.ok()?;
-    i32::from_str_radix(&name, 16).ok()
+/// The timeline that the server writes.
+async fn timeline(connection: &mut PgConnection) -> Result<i32> {
+    let sql = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
+    sqlx::query_scalar(sql).fetch_one(connection).await.map_err(unchanged)
 }
 
 /// Lets others write.
 async fn open(connection: &mut PgConnection) -> Result<()> {
-    for name in OF_RECOVERY {
+    let sql = "SELECT DISTINCT quote_ident(name) FROM pg_file_settings, unnest($1::text[]) AS beginning \
+        WHERE starts_with(name, beginning) AND sourcefile LIKE '%/postgresql.auto.conf'";
+    let names: Vec<String> = sqlx::query_scalar(sql)
+        .bind(OF_RECOVERY.map(str::to_owned).to_vec())
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(unchanged)?;
+    for name in names {
         execute(connection, &format!("ALTER SYSTEM RESET {name}")).await?;
     }
     execute(connection, "SELECT pg_reload_conf()").await

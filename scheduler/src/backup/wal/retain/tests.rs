@@ -10,6 +10,8 @@ use super::*;
 use crate::backup::keys::new_key;
 use crate::backup::seal::seal;
 
+mod copies;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SEGMENT: u64 = 1 << 20;
 
@@ -30,7 +32,7 @@ impl Scene {
         settings.keep = keep;
         settings.keep_for = Duration::ZERO;
         let store = Store::open(&settings).unwrap();
-        store.make_part(WAL).unwrap();
+        std::fs::create_dir(folder.path().join(WAL)).unwrap();
         let (store, signer) = (store.under(BASES), Signer::of(&settings).unwrap());
         let archive = Archive::open(&settings, 7).unwrap();
         let scene = Self { folder, settings, store, signer, archive };
@@ -111,6 +113,9 @@ async fn the_young_and_those_that_are_read_stay_with_their_wal() {
     let made = scene.base(7, 4, 4, 4).await;
     scene.retain(&made).await;
     assert_eq!(scene.left().await, (vec![1, 3, 4], Some(1)));
+    age(&scene.file(&read, "read"), DAY - DAY / 24);
+    scene.retain(&made).await;
+    assert_eq!(scene.left().await, (vec![1, 3, 4], Some(1)), "it takes long to read one");
     age(&scene.file(&read, "read"), DAY + DAY / 24);
     scene.retain(&made).await;
     assert_eq!(scene.left().await, (vec![3, 4], Some(3)));
@@ -144,9 +149,12 @@ async fn what_was_never_completed_goes_after_a_day() {
     let left = part.with_file_name("part-00001#1");
     std::fs::write(&left, "half").unwrap();
     age(&part, DAY + DAY / 24);
+    let part_of_young = scene.folder.path().join(BASES).join(&young).join("part-00000");
+    age(&part_of_young, DAY - DAY / 24);
     // A push that was killed.
     let wal = scene.folder.path().join(WAL).join("7/00000001/000000010000000000000009#1");
     std::fs::write(&wal, "half").unwrap();
+    age(&wal, DAY - DAY / 24);
     let made = scene.base(7, 0, 1, 3).await;
     scene.retain(&made).await;
     assert!(!part.parent().unwrap().exists(), "with what a killed writer has left");
