@@ -9,6 +9,7 @@ use crate::SchedulerSettings;
 use crate::steady::Steady;
 use crate::ticker::Ticks;
 
+mod doors;
 mod gates;
 mod gauges;
 mod motion;
@@ -41,6 +42,7 @@ pub(crate) fn start(
     tasks.spawn(retention::run(life.clone(), retention.clone(), steady.clone(), ticks.clone()));
     tasks.spawn(workflows::run(life.clone(), ticks.clone()));
     tasks.spawn(schedules::run(life.clone(), ticks.clone()));
+    tasks.spawn(doors::run(life.clone(), ticks.clone()));
     tasks.spawn(gauges::run(life.clone(), ticks.clone()));
     tasks.spawn(shadows::run(life.clone(), steady, ticks.clone()));
 }

@@ -19,9 +19,11 @@
 //! a test that hits nothing would prove nothing.
 
 /// All failpoints: a name that is not here does not compile, and one that is placed nowhere fails a test.
-pub const POINTS: [&str; 6] = [
+pub const POINTS: [&str; 7] = [
     // A submission is committed; nothing of it has been pushed.
     "submit.committed",
+    // Series of submissions are shut; nothing of their jobs has been pushed.
+    "doors.shut",
     // Due times of a schedule are decided and their work is committed; nothing of it has been pushed.
     "schedule.committed",
     // Outcomes are recorded; the engine does not know yet.

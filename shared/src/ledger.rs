@@ -26,6 +26,7 @@ mod alert_calls;
 pub mod alerts;
 pub mod backup;
 pub mod backups;
+pub mod doors;
 pub mod duties;
 mod gate_calls;
 mod load_check_calls;
@@ -91,6 +92,50 @@ pub enum Accepted {
     Existing(JobId),
     /// `on_conflict: replace`: the new job, and the waiting holder that was cancelled for it.
     Replaced(Job, JobId),
+    /// `debounce`: it stands for its series now.
+    Debounced(doors::Debounced),
+    /// `collect`: it is an item of a job.
+    Collected(doors::Collected),
+}
+
+impl Accepted {
+    /// The job that the submission is, or is part of.
+    pub fn id(&self) -> JobId {
+        match self {
+            Self::New(job) | Self::Replaced(job, _) => job.id,
+            Self::Existing(id) => *id,
+            Self::Debounced(debounced) => debounced.job.id,
+            Self::Collected(collected) => collected.job,
+        }
+    }
+
+    /// As [`Self::id`], where the job was made for this submission.
+    pub fn new_id(&self) -> Option<JobId> {
+        match self {
+            Self::Existing(_) => None,
+            Self::Collected(collected) => collected.opened.then_some(collected.job),
+            Self::New(_) | Self::Replaced(..) | Self::Debounced(_) => Some(self.id()),
+        }
+    }
+
+    /// The job that was cancelled for it, and never runs.
+    pub fn replaced(&self) -> Option<JobId> {
+        match self {
+            Self::Replaced(_, old) => Some(*old),
+            Self::Debounced(debounced) => debounced.superseded,
+            Self::New(_) | Self::Existing(_) | Self::Collected(_) => None,
+        }
+    }
+
+    /// The jobs that may run from now on.
+    pub fn ready(&self) -> &[Job] {
+        match self {
+            Self::New(job) | Self::Replaced(job, _) => std::slice::from_ref(job),
+            Self::Existing(_) => &[],
+            Self::Debounced(debounced) => &debounced.shut,
+            Self::Collected(collected) => &collected.shut,
+        }
+    }
 }
 
 /// Why one job of a submission was not accepted.
@@ -100,6 +145,13 @@ pub enum Refused {
     UniqueKeyHeld {
         /// Who.
         holder: JobId,
+    },
+    /// `throttle`: as many as allowed were accepted.
+    Throttled {
+        /// The latest that was.
+        last: JobId,
+        /// After this long the next one would be, if nobody came before.
+        wait: Duration,
     },
     /// The database does not take this row's data.
     BadData(String),
@@ -979,6 +1031,9 @@ fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
     }
     if job.unique.as_ref().is_some_and(|u| nul(&u.key)) {
         return Some("the unique key contains a NUL character");
+    }
+    if job.door.as_ref().is_some_and(|door| nul(door.key())) {
+        return Some("the key of debounce, throttle or collect contains a NUL character");
     }
     if job.request_id.as_deref().is_some_and(nul) || job.traceparent.as_deref().is_some_and(nul) {
         return Some("the request id or trace context contains a NUL character");

@@ -133,6 +133,15 @@ impl Lifecycle {
         Box::pin(async move { submit::submit(self, submission).await })
     }
 
+    /// Shuts series of submissions whose time has come, at most `limit`, and hands their jobs to the engine; how many. What
+    /// a crash in between leaves is the sweep's. Safe to drop, to repeat, and to run anywhere at once.
+    ///
+    /// # Errors
+    /// The ledger did not answer.
+    pub fn shut_doors(&self, limit: u32) -> BoxFuture<'_, Result<u64, LedgerError>> {
+        Box::pin(async move { submit::shut_doors(self, limit).await })
+    }
+
     /// Commits outcomes that reached this process past the engine, and takes the jobs that they end out of it. One
     /// reply per outcome, in order. Safe to repeat.
     pub fn record_direct(

@@ -2,6 +2,7 @@
 
 pub mod alert;
 pub mod backup;
+pub mod door;
 pub mod evaluate;
 pub mod health;
 pub mod id;

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::runs::RecordReply;
 use super::*;
 use crate::limits::WRITE_ROWS_MAX;
+use crate::model::door::Series;
 use crate::model::id::LedgerId;
 use crate::model::job::OnConflict;
 
@@ -27,7 +28,9 @@ mod schema;
 pub(in crate::ledger) mod wal;
 
 mod insert;
+mod doors;
 mod own;
+mod own_doors;
 mod own_rows;
 mod unknown;
 mod upkeep;
@@ -154,6 +157,7 @@ fn needs_own_transaction(submission: &Submission) -> bool {
         || submission.jobs.iter().any(|job| {
             let replaces = |u: &crate::model::job::Unique| u.on_conflict == OnConflict::Replace;
             unfit_text(job).is_some()
+                || job.door.is_some()
                 || job.unique.as_ref().is_some_and(replaces)
                 || job.unique.is_some() && submission.idempotency.is_some()
         })
@@ -284,6 +288,18 @@ impl Postgres {
         }
         // Only a task that panicked answers nothing.
         answer.await.unwrap_or(Err(LedgerError::OutcomeUnknown))
+    }
+
+    pub async fn shut_due(&self, limit: u32) -> Result<Vec<Job>> {
+        self.detached(move |inner| async move { doors::shut_due(&inner.bulk, limit).await }).await
+    }
+
+    pub async fn shut(&self, job: JobId) -> Result<Option<Job>> {
+        self.detached(move |inner| async move { doors::shut(&inner.bulk, job).await }).await
+    }
+
+    pub async fn series(&self, job: JobId) -> Result<Option<Series>> {
+        self.read(doors::series(&self.inner.pool, job)).await
     }
 
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {

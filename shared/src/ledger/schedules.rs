@@ -225,6 +225,7 @@ pub(super) const TOO_MANY_QUEUES: &str = "its queue does not exist, and the name
 pub(super) fn refusal(refused: &Refused) -> String {
     match refused {
         Refused::UniqueKeyHeld { holder } => format!("job {holder} holds its unique key"),
+        Refused::Throttled { .. } => "its throttle is used up".to_owned(),
         Refused::BadData(why) => why.clone(),
         Refused::TooManyQueues => TOO_MANY_QUEUES.to_owned(),
         Refused::Batch | Refused::Unavailable | Refused::OutcomeUnknown => {

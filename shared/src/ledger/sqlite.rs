@@ -16,6 +16,7 @@ use super::runs::RecordReply;
 use super::*;
 use crate::clock::Clock;
 use crate::config::LedgerSettings;
+use crate::model::door::Series;
 use crate::model::id::LedgerId;
 
 mod alerts;
@@ -24,6 +25,7 @@ mod backups;
 mod blobs;
 mod change;
 mod connect;
+mod doors;
 mod duties;
 mod fault;
 mod gates;
@@ -147,6 +149,30 @@ impl Sqlite {
 impl Sqlite {
     pub async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
         self.writer.submit(submission).await
+    }
+
+    pub async fn shut_due(&self, limit: u32) -> Result<Vec<Job>> {
+        let due = read!(self, doors::due, self.clock.now(), limit)?;
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        // What is due stays due, unless it is shut: it need not be looked at again.
+        let rows = due.len();
+        let change = self.writer.change_of(rows, move |tx| {
+            Box::pin(async move { doors::shut_these(tx, &due).await })
+        });
+        change.await
+    }
+
+    pub async fn shut(&self, job: JobId) -> Result<Option<Job>> {
+        let change = self
+            .writer
+            .change(move |tx| Box::pin(async move { doors::shut_these(tx, &[job]).await }));
+        Ok(change.await?.pop())
+    }
+
+    pub async fn series(&self, job: JobId) -> Result<Option<Series>> {
+        read!(self, doors::series, job)
     }
 
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {

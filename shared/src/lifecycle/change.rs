@@ -53,6 +53,12 @@ pub(super) async fn cancel(
         if job.state.is_terminal() {
             return Ok(Changed::Refused(job.state));
         }
+        if job.state == JobState::Blocked && job.workflow.is_none() {
+            // It stands for a series. That ends here, so that nothing is added to a cancelled job, and what was collected
+            // is there if it is retried. Then it is a job like any other.
+            ledger.shut(id).await?;
+            continue;
+        }
         // The engine first: its tombstone keeps a push that is on its way from starting the job after the
         // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
         let is_out = matches!(

@@ -11,6 +11,7 @@ use crate::engine::ShardId;
 use crate::engine::{Hold, Limit, LiveState, ShardStats};
 use crate::ledger::runs::END;
 use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
+use crate::model::door::{Series, SeriesSort};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::name::Namespace;
@@ -94,7 +95,10 @@ pub(super) async fn explain(
     let state = visible_state(&seen);
     let mut reasons = Vec::new();
     match state {
-        JobState::Blocked => reasons.push(blocked_by(life, &seen.job).await?),
+        JobState::Blocked => reasons.push(match life.inner.ledger.series(id).await? {
+            Some(series) => at_the_door(&series),
+            None => blocked_by(life, &seen.job).await?,
+        }),
         JobState::Running => reasons.push(running(&seen)),
         JobState::Ready | JobState::Scheduled | JobState::Retrying => {
             let now = life.inner.clock.now();
@@ -121,6 +125,26 @@ pub(super) async fn explain(
     Ok(Some(Explanation { id, state, runnable, reasons }))
 }
 
+/// It stands for a series of submissions that is open.
+fn at_the_door(series: &Series) -> Reason {
+    let (code, detail, evidence) = match series.sort {
+        SeriesSort::Debounce => (
+            "debounced",
+            "waits until nobody has submitted with its key for a while".to_owned(),
+            json!({ "key": series.key, "latest_at": series.latest_at }),
+        ),
+        SeriesSort::Collect => (
+            "collecting",
+            format!("collects items: it has {} of at most {}", series.items, series.items_max),
+            json!({
+                "key": series.key, "items": series.items, "max": series.items_max,
+                "bytes": series.bytes, "max_bytes": series.bytes_max,
+            }),
+        ),
+    };
+    Reason::new(code, detail, evidence).since(series.opened_at).until(Some(series.shuts_at))
+}
+
 /// Steps named in one reason.
 const STEPS_SHOWN: usize = 50;
 /// Steps read at once.
@@ -129,7 +153,8 @@ const STEPS_PAGE: u32 = 2_000;
 /// The steps that have not ended of those that the job's step needs.
 async fn blocked_by(life: &Lifecycle, job: &Job) -> Result<Reason, LedgerError> {
     let Some(of) = &job.workflow else {
-        return Ok(Reason::new("blocked_by", "it is blocked", json!({ "workflow": null })));
+        let detail = "its series of submissions was shut a moment ago";
+        return Ok(Reason::new("blocked_by", detail, json!({ "workflow": null })));
     };
     let ledger = &life.inner.ledger;
     let named = ledger.steps_named(of.id, std::slice::from_ref(&of.step)).await?;

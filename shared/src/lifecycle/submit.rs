@@ -1,8 +1,11 @@
 //! Submission: the ledger first, then the engine.
 
 use super::Lifecycle;
+use super::delivery::Ticket;
 use super::push::belongs_in_engine;
 use crate::ledger::{Accepted, LedgerError, Submission, SubmitOutcome};
+use crate::model::id::JobId;
+use crate::model::job::{Job, JobState};
 
 pub(super) async fn submit(
     life: &Lifecycle,
@@ -13,23 +16,38 @@ pub(super) async fn submit(
     let outcome = life.inner.ledger.submit(submission).await?;
     crate::failpoint!("submit.committed");
     if let SubmitOutcome::Done(results) = &outcome {
-        let replaced = results.iter().filter_map(|result| match result {
-            Ok(Accepted::Replaced(_, old)) => Some(*old),
+        let accepted = || results.iter().flatten();
+        let ended: Vec<JobId> = accepted().filter_map(Accepted::replaced).collect();
+        if !ended.is_empty() {
+            life.inner.waiters.notify(&ended);
+        }
+        // A debounced job that is superseded was never in the engine.
+        let replaced = accepted().filter_map(|accepted| match accepted {
+            Accepted::Replaced(_, old) => Some(*old),
             _ => None,
         });
         super::ended::align(life, replaced.collect()).await;
-    }
-    if let (SubmitOutcome::Done(results), Some(ticket)) = (&outcome, ticket) {
-        let jobs = results
-            .iter()
-            .filter_map(|result| match result {
-                Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job),
-                Ok(Accepted::Existing(_)) | Err(_) => None,
-            })
-            .filter(|job| belongs_in_engine(job, job.created_at))
-            .cloned()
-            .collect();
-        life.inner.pusher.offer(jobs, ticket);
+        offer(life, accepted().flat_map(Accepted::ready), ticket);
     }
     Ok(outcome)
+}
+
+/// Hands jobs that were made ready to the pusher.
+fn offer<'a>(life: &Lifecycle, jobs: impl Iterator<Item = &'a Job>, ticket: Option<Ticket>) {
+    let Some(ticket) = ticket else { return };
+    let is_due = |job: &&Job| {
+        // One whose series was shut may be much older than its time.
+        job.state == JobState::Ready || belongs_in_engine(job, job.created_at)
+    };
+    life.inner.pusher.offer(jobs.filter(is_due).cloned().collect(), ticket);
+}
+
+/// As [`Lifecycle::shut_doors`].
+pub(super) async fn shut_doors(life: &Lifecycle, limit: u32) -> Result<u64, LedgerError> {
+    // As of a submission: fixed before the write that makes the jobs ready.
+    let ticket = life.inner.delivery.ticket().await;
+    let jobs = life.inner.ledger.shut_due(limit).await?;
+    crate::failpoint!("doors.shut");
+    offer(life, jobs.iter(), ticket);
+    Ok(jobs.len() as u64)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::door::Door;
 use super::evaluate::Evaluate;
 use super::id::{BlobId, Fence, JobId, WorkflowId};
 use super::name::{Kind, Namespace, QueueName};
@@ -17,7 +18,7 @@ use crate::engine::flow::{Flow, Keys};
 #[serde(rename_all = "snake_case")]
 #[repr(i16)]
 pub enum JobState {
-    /// Waits for dependencies.
+    /// Waits for dependencies; or stands for a series of submissions that is open ([`super::door::Series`]).
     Blocked = 0,
     /// Waits for its time.
     Scheduled = 1,
@@ -328,6 +329,8 @@ pub struct NewJob {
     pub spec: JobSpec,
     /// Its unique key.
     pub unique: Option<Unique>,
+    /// What it meets before it is a job of its own; not together with a unique key or a time.
+    pub door: Option<Box<Door>>,
     /// Words to find it by; at most 20 of 128 bytes.
     pub tags: Vec<String>,
     /// The caller's own JSON object, not passed to the handler as payload; `None` is `{}`.
@@ -354,6 +357,7 @@ impl NewJob {
             ttl: None,
             spec: JobSpec::default(),
             unique: None,
+            door: None,
             tags: Vec::new(),
             meta: None,
             request_id: None,

@@ -6,6 +6,7 @@
 mod alerts;
 mod change;
 mod definitions;
+mod doors;
 mod duties;
 mod gates;
 mod housekeeping;
@@ -53,10 +54,11 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 25] = [
+pub const GROUPS: [Group; 26] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
+    Group { name: "doors", run: doors::run },
     Group { name: "reading", run: reading::run },
     Group { name: "record", run: record::run },
     Group { name: "change", run: change::run },

@@ -32,6 +32,7 @@ suite![
     submission,
     idempotency,
     uniqueness,
+    doors,
     reading,
     record,
     change,

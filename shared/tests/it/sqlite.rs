@@ -53,6 +53,7 @@ suite![
     submission,
     idempotency,
     uniqueness,
+    doors,
     reading,
     record,
     change,

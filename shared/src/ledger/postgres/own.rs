@@ -14,7 +14,7 @@ use super::insert::{Made, accepted, unpack_ids};
 use super::own_rows::Rows;
 use super::unknown::{Backend, committed};
 use super::write_queue::Pending;
-use super::{Inner, LedgerError, Result};
+use super::{Inner, LedgerError, Result, doors};
 use crate::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
@@ -120,11 +120,10 @@ async fn commit(
             return Err(LedgerError::OutcomeUnknown);
         };
         let Some(outcome) = ready else { continue };
-        let ids: Vec<_> = new_ids(&outcome).collect();
-        match exchange(inner.silence, committed(&mut fresh, &ids)).await {
-            Ok(found) if found.is_empty() => {}
-            Ok(_) => return Ok(outcome),
-            Err(_) => return Err(LedgerError::OutcomeUnknown),
+        match exchange(inner.silence, is_committed(&mut fresh, submission, &outcome)).await {
+            Ok(Some(false)) => {}
+            Ok(Some(true)) => return Ok(outcome),
+            Ok(None) | Err(_) => return Err(LedgerError::OutcomeUnknown),
         }
     }
     Err(LedgerError::Unavailable("no try of a transaction came through".into()))
@@ -154,15 +153,19 @@ async fn attempt(
     }
 }
 
-fn new_ids(outcome: &SubmitOutcome) -> impl Iterator<Item = Uuid> {
-    let results = match outcome {
-        SubmitOutcome::Done(results) => results.as_slice(),
-        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused => &[],
-    };
-    results.iter().filter_map(|result| match result {
-        Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job.id.uuid()),
-        Ok(Accepted::Existing(_)) | Err(_) => None,
-    })
+/// Whether a transaction was committed with this outcome; `None`: nothing is left to tell it by.
+async fn is_committed(
+    connection: &mut PgConnection,
+    submission: &Submission,
+    outcome: &SubmitOutcome,
+) -> Result<Option<bool>, sqlx::Error> {
+    let SubmitOutcome::Done(results) = outcome else { return Ok(Some(false)) };
+    let new = results.iter().flatten().filter_map(Accepted::new_id).map(JobId::uuid);
+    let new: Vec<Uuid> = new.collect();
+    if new.is_empty() {
+        return doors::kept(connection, submission, results).await;
+    }
+    Ok(Some(!committed(connection, &new).await?.is_empty()))
 }
 
 /// Everything but the commit.
@@ -191,11 +194,8 @@ async fn prepare(
         return Ok(Prepared::Answered(SubmitOutcome::Done(results)));
     }
     if let Some((namespace, idempotency)) = key {
-        let ids = super::insert::pack_ids(results.iter().map(|result| match result {
-            Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job.id.uuid()),
-            Ok(Accepted::Existing(id)) => Some(id.uuid()),
-            Err(_) => None,
-        }));
+        let id_of = |accepted: &Accepted| accepted.id().uuid();
+        let ids = super::insert::pack_ids(results.iter().map(|r| r.as_ref().ok().map(id_of)));
         let sql = "UPDATE idempotency SET ids = $3 WHERE namespace = $1 AND key = $2";
         let query = sqlx::query(sql).bind(namespace.as_str()).bind(&idempotency.key).bind(ids);
         query.execute(&mut *connection).await?;

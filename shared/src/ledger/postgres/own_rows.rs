@@ -17,16 +17,16 @@ use crate::model::name::QueueName;
 const LOOKS_MAX: u32 = 4;
 
 /// What the caller is told of a row that the database does not take; its own words stay inside.
-const BAD_DATA: &str = "the ledger does not take this job's data";
+pub(super) const BAD_DATA: &str = "the ledger does not take this job's data";
 
-type Outcome = Result<Accepted, Refused>;
+pub(super) type Outcome = Result<Accepted, Refused>;
 
 pub(super) struct Rows<'a> {
-    connection: &'a mut PgConnection,
-    jobs: &'a [NewJob],
+    pub(super) connection: &'a mut PgConnection,
+    pub(super) jobs: &'a [NewJob],
     /// Queues that do not exist and may not be made.
     closed: &'a HashSet<QueueName>,
-    outcomes: Vec<Option<Outcome>>,
+    pub(super) outcomes: Vec<Option<Outcome>>,
     /// Who holds the keys that these rows met.
     holders: HashMap<(&'a QueueName, &'a str), JobId>,
 }
@@ -57,6 +57,8 @@ impl<'a> Rows<'a> {
                 self.outcomes[n] = Some(Err(Refused::BadData(fault.into())));
             } else if self.closed.contains(&job.queue) {
                 self.outcomes[n] = Some(Err(Refused::TooManyQueues));
+            } else if job.door.is_some() {
+                // After the others, in an order of its own.
             } else if unique_of(job).is_none_or(|unique| seen.insert(unique)) {
                 first.push(n);
             }
@@ -66,11 +68,11 @@ impl<'a> Rows<'a> {
         }
         self.look_up_holders(&first).await?;
         for n in 0..self.jobs.len() {
-            if self.outcomes[n].is_none() {
+            if self.outcomes[n].is_none() && self.jobs[n].door.is_none() {
                 self.decide(n).await?;
             }
         }
-        Ok(())
+        self.pass_doors().await
     }
 
     /// Inserts rows at once; with a bad one among them, halves, until it stands alone.

@@ -32,6 +32,7 @@ pub(super) async fn prune(
     for (sql, until) in [
         (IDEMPOTENCY, tidy.keys_before()),
         (HOLDS, tidy.now),
+        (THROTTLES, tidy.now),
         // A value may wait for the submission or outcome that names it.
         (BLOBS, tidy.keyed_before()),
         (WORKERS, tidy.before),
@@ -60,6 +61,14 @@ const HOLDS: &str = concat!(
      WHERE until < $1 ORDER BY until LIMIT $2) old \
      WHERE h.namespace = old.namespace AND h.queue = old.queue AND h.unique_key = old.unique_key \
        AND h.until < $1 AND ",
+    leads!("$3")
+);
+// Its time has passed: the key has all of its rate again.
+const THROTTLES: &str = concat!(
+    "DELETE FROM throttles t USING (SELECT namespace, queue, key FROM throttles \
+     WHERE free_at < $1 ORDER BY free_at LIMIT $2) old \
+     WHERE t.namespace = old.namespace AND t.queue = old.queue AND t.key = old.key \
+       AND t.free_at < $1 AND ",
     leads!("$3")
 );
 const BLOBS: &str = concat!(

@@ -44,8 +44,8 @@ pub(super) struct Plan {
 
 enum Answer {
     Done(Vec<Decided>),
-    Replayed(Vec<Option<JobId>>),
-    KeyReused,
+    /// Its key was used before.
+    Before(SubmitOutcome),
 }
 
 /// What becomes of one job.
@@ -193,6 +193,24 @@ pub(super) fn plan(
     planner.plan
 }
 
+/// The answer to an earlier submission with the same key.
+pub(super) fn replayed(
+    now: Timestamp,
+    found: &Found,
+    submission: &Submission,
+) -> Option<SubmitOutcome> {
+    let (key, first) = (submission.idempotency.as_ref()?, submission.jobs.first()?);
+    let row = found.keys.get(&(first.namespace.clone(), key.key.clone()))?;
+    if row.created_at.plus(IDEMPOTENCY_TTL) < now {
+        return None;
+    }
+    if row.body_hash != key.body_hash {
+        return Some(SubmitOutcome::KeyReused);
+    }
+    let existing = |id: &JobId| found.existing.contains(id);
+    Some(SubmitOutcome::Replayed(row.ids.iter().map(|id| id.filter(existing)).collect()))
+}
+
 struct Planner<'b> {
     now: Timestamp,
     found: Found,
@@ -205,14 +223,12 @@ struct Planner<'b> {
 
 impl Planner<'_> {
     fn submission(&mut self, at: usize, submission: &Submission) {
-        let namespace = submission.jobs.first().map(|job| &job.namespace);
-        let key = submission.idempotency.as_ref().zip(namespace);
-        if let Some((key, namespace)) = key
-            && let Some(answer) = self.replay(namespace, key)
-        {
-            self.plan.answers.push(answer);
+        if let Some(outcome) = replayed(self.now, &self.found, submission) {
+            self.plan.answers.push(Answer::Before(outcome));
             return;
         }
+        let namespace = submission.jobs.first().map(|job| &job.namespace);
+        let key = submission.idempotency.as_ref().zip(namespace);
         self.undo.clear();
         let mark = (self.plan.rows.len(), self.plan.holds.len(), self.plan.replaced.len());
         let jobs = submission.jobs.iter().enumerate();
@@ -230,19 +246,6 @@ impl Planner<'_> {
             self.spend(namespace, key, &decided);
         }
         self.plan.answers.push(Answer::Done(decided));
-    }
-
-    /// The answer of an earlier submission with the same key.
-    fn replay(&self, namespace: &Namespace, key: &Idempotency) -> Option<Answer> {
-        let row = self.found.keys.get(&(namespace.clone(), key.key.clone()))?;
-        if row.created_at.plus(IDEMPOTENCY_TTL) < self.now {
-            return None;
-        }
-        if row.body_hash != key.body_hash {
-            return Some(Answer::KeyReused);
-        }
-        let existing = |id: &JobId| self.found.existing.contains(id);
-        Some(Answer::Replayed(row.ids.iter().map(|id| id.filter(existing)).collect()))
     }
 
     /// Notes what the key stands for from now on; a submission of which nothing came spends no key.
@@ -330,8 +333,7 @@ impl Plan {
             Answer::Done(decided) => {
                 SubmitOutcome::Done(decided.into_iter().map(&mut settle).collect())
             }
-            Answer::Replayed(ids) => SubmitOutcome::Replayed(ids),
-            Answer::KeyReused => SubmitOutcome::KeyReused,
+            Answer::Before(outcome) => outcome,
         });
         answers.collect()
     }

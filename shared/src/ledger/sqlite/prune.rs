@@ -275,6 +275,12 @@ pub(super) async fn tidy(
             tidy.now,
         ),
         (
+            // Their time has passed: the key has all of its rate again.
+            "DELETE FROM throttles WHERE (namespace, queue, key) IN \
+             (SELECT namespace, queue, key FROM throttles WHERE free_at < ? LIMIT ?)",
+            tidy.now,
+        ),
+        (
             "DELETE FROM rollups WHERE (namespace, minute, queue, kind, outcome) IN \
              (SELECT namespace, minute, queue, kind, outcome FROM rollups WHERE minute < ? LIMIT ?)",
             tidy.before,

@@ -14,7 +14,7 @@ use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
 use super::statement::{Args, Bulk};
 use super::writer::{Tx, release, savepoint, undo};
-use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, queues};
+use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, doors, queues};
 use crate::model::id::JobId;
 use crate::model::job::NewJob;
 use crate::model::name::Namespace;
@@ -34,7 +34,7 @@ impl Submitting {
 }
 
 /// Rows that the database refused when each was tried alone: (submission, job) and why.
-type Bad = HashMap<(usize, usize), String>;
+pub(super) type Bad = HashMap<(usize, usize), String>;
 
 /// Writes all that wait, together; if the database refuses that, without the rows that it refuses.
 ///
@@ -47,7 +47,31 @@ pub(super) async fn write_all(
     if waiting.is_empty() {
         return Ok(Vec::new());
     }
-    let submissions: Vec<&Submission> = waiting.iter().map(|w| &w.submission).collect();
+    let all = waiting.iter().map(|w| &w.submission);
+    let plain: Vec<&Submission> = all.clone().filter(|s| !doors::has_doors(s)).collect();
+    if plain.len() == waiting.len() {
+        return write_plain(tx, plain).await;
+    }
+    let mut written = write_plain(tx, plain).await?.into_iter();
+    let mut results = Vec::with_capacity(waiting.len());
+    for submission in all {
+        results.push(if doors::has_doors(submission) {
+            doors::write(tx, submission).await?
+        } else {
+            written.next().expect("one result for each that has no doors")
+        });
+    }
+    Ok(results)
+}
+
+/// As [`write_all`], of those that have no doors.
+async fn write_plain(
+    tx: &mut Tx<'_>,
+    submissions: Vec<&Submission>,
+) -> Result<Vec<Result<SubmitOutcome, Fault>>, Fault> {
+    if submissions.is_empty() {
+        return Ok(Vec::new());
+    }
     if let Ok(outcomes) = alone(tx, &submissions, &Bad::new()).await? {
         return Ok(outcomes.into_iter().map(Ok).collect());
     }
@@ -85,7 +109,7 @@ pub(super) async fn one(
 }
 
 /// What the caller is told of a row that the database does not take; its own words stay inside.
-const BAD_DATA: &str = "the ledger does not take this job's data";
+pub(super) const BAD_DATA: &str = "the ledger does not take this job's data";
 
 /// Writes submissions, or nothing.
 async fn alone(
@@ -102,7 +126,8 @@ async fn alone(
     Ok(result)
 }
 
-async fn write(
+/// Decides and writes, all of it or up to the fault.
+pub(super) async fn write(
     tx: &mut Tx<'_>,
     submissions: &[&Submission],
     bad: &Bad,
@@ -126,7 +151,7 @@ async fn write(
 }
 
 /// Reads what the decisions need: used keys, held keys, and which jobs of used keys are still there.
-async fn look(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Found, Fault> {
+pub(super) async fn look(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Found, Fault> {
     let keys = look_up_keys(tx.connection, submissions).await?;
     let named: Vec<JobId> =
         keys.values().flat_map(|key| key.ids.iter().flatten().copied()).collect();
@@ -187,7 +212,8 @@ async fn existing(
     found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()
 }
 
-async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(), Fault> {
+/// Inserts rows.
+pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(), Fault> {
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
@@ -199,7 +225,11 @@ async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(
     Ok(())
 }
 
-async fn keep_keys(tx: &mut Tx<'_>, keys: &[((Namespace, String), KeyRow)]) -> Result<(), Fault> {
+/// Notes what idempotency keys stand for from now on.
+pub(super) async fn keep_keys(
+    tx: &mut Tx<'_>,
+    keys: &[((Namespace, String), KeyRow)],
+) -> Result<(), Fault> {
     static KEEP: Bulk = Bulk::new(
         "INSERT INTO idempotency (namespace, key, body_hash, ids, created_at) VALUES",
         "(?, ?, ?, ?, ?)",
@@ -238,7 +268,8 @@ async fn refused_rows(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Ba
     Ok(bad)
 }
 
-async fn roll_back(tx: &mut Tx<'_>) -> Result<(), Fault> {
+/// Back to the latest savepoint.
+pub(super) async fn roll_back(tx: &mut Tx<'_>) -> Result<(), Fault> {
     super::statement::execute(tx.connection, "ROLLBACK TO alone", Args::default()).await?;
     Ok(())
 }

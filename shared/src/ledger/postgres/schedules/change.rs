@@ -240,7 +240,7 @@ async fn submit_jobs(
     for (result, due) in rows.results().into_iter().zip(dues) {
         match result {
             Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => made.jobs.push(job),
-            Ok(Accepted::Existing(id)) => made.refused.push((*due, format!("job {id} is there"))),
+            Ok(accepted) => made.refused.push((*due, format!("job {} is there", accepted.id()))),
             Err(refused) => made.refused.push((*due, refusal(&refused))),
         }
     }

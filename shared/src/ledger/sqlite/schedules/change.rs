@@ -123,7 +123,7 @@ type Submission = Result<Vec<Job>, String>;
 async fn submit_job(tx: &mut Tx<'_>, job: &NewJob) -> Result<Submission, Fault> {
     Ok(match submit::one(tx, job).await? {
         Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Ok(vec![job]),
-        Ok(Accepted::Existing(id)) => Err(format!("job {id} is there")),
+        Ok(accepted) => Err(format!("job {} is there", accepted.id())),
         Err(refused) => Err(refusal(&refused)),
     })
 }

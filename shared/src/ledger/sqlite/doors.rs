@@ -1,0 +1,430 @@
+//! Submissions with doors, each decided by itself: the writer is alone, so that nothing changes between looking and
+//! writing. And series that are open, with what becomes of their jobs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::fault::{Class, Fault};
+use super::jobs::{Columns, jobs};
+use super::plan::{self, KeyRow, Planned, Specs};
+use super::statement::{Args, Bulk, execute, row, rows};
+use super::submit::{self, BAD_DATA, Bad};
+use super::writer::{Tx, release, savepoint, undo};
+use super::{Accepted, Refused, Submission, SubmitOutcome, blobs, queues, unfit_text};
+use crate::ledger::doors::{
+    Collected, Debounced, FRAME, Place, begin, deal, interval_us, item_bytes, move_on, place,
+    superseded_by, tolerance_us,
+};
+use crate::limits::INLINE_BYTES_MAX;
+use crate::model::door::{Collect, Debounce, Door, Series, SeriesSort, Throttle};
+use crate::model::id::{BlobId, JobId};
+use crate::model::job::{Job, JobState, NewJob, Value};
+use crate::model::name::Namespace;
+use crate::model::time::Timestamp;
+
+/// What one job has come to.
+type Outcome = Result<Accepted, Refused>;
+
+/// What a submission has come to.
+enum Passed {
+    /// What was written for it stays.
+    Kept(SubmitOutcome),
+    /// Nothing of it is to stay.
+    Refused(Vec<Outcome>),
+}
+
+/// Whether a submission is for [`write()`].
+pub(super) fn has_doors(submission: &Submission) -> bool {
+    submission.jobs.iter().any(|job| job.door.is_some())
+}
+
+/// Writes a submission, or nothing of it.
+///
+/// # Errors
+/// The outer one only where the transaction cannot go on.
+pub(super) async fn write(
+    tx: &mut Tx<'_>,
+    submission: &Submission,
+) -> Result<Result<SubmitOutcome, Fault>, Fault> {
+    savepoint(tx).await?;
+    let result = match pass(tx, submission).await {
+        Ok(Passed::Kept(outcome)) => Ok(outcome),
+        Ok(Passed::Refused(results)) => {
+            tx.queues.forget();
+            submit::roll_back(tx).await?;
+            Ok(SubmitOutcome::Done(results))
+        }
+        Err(fault) => {
+            undo(tx, fault.clone()).await?;
+            if fault.class() == Class::Data {
+                let bad = || Err(Refused::BadData(BAD_DATA.to_owned()));
+                Ok(SubmitOutcome::Done(submission.jobs.iter().map(|_| bad()).collect()))
+            } else {
+                Err(fault)
+            }
+        }
+    };
+    release(tx).await?;
+    Ok(result)
+}
+
+async fn pass(tx: &mut Tx<'_>, submission: &Submission) -> Result<Passed, Fault> {
+    let found = submit::look(tx, &[submission]).await?;
+    if let Some(outcome) = plan::replayed(tx.now, &found, submission) {
+        return Ok(Passed::Kept(outcome));
+    }
+    let closed = found.closed;
+    let mut outcomes = pass_plain(tx, submission).await?;
+    let mut places: BTreeMap<Place<'_>, Vec<usize>> = BTreeMap::new();
+    for (n, job) in submission.jobs.iter().enumerate() {
+        let Some(place) = place(job) else { continue };
+        if let Some(why) = unfit_text(job) {
+            outcomes[n] = Some(Err(Refused::BadData(why.to_owned())));
+        } else if closed.contains(&(job.namespace.clone(), job.queue.clone())) {
+            outcomes[n] = Some(Err(Refused::TooManyQueues));
+        } else {
+            places.entry(place).or_default().push(n);
+        }
+    }
+    for rows in places.into_values() {
+        pass_door(tx, &submission.jobs, &rows, &mut outcomes).await?;
+    }
+    let decided = |outcome: Option<Outcome>| outcome.expect("every job has been looked at");
+    let results: Vec<Outcome> = outcomes.into_iter().map(decided).collect();
+    if submission.atomic && results.iter().any(Result::is_err) {
+        let refused = results.into_iter().map(|result| result.and(Err(Refused::Batch)));
+        return Ok(Passed::Refused(refused.collect()));
+    }
+    if results.iter().all(Result::is_err) {
+        return Ok(Passed::Refused(results));
+    }
+    if let (Some(key), Some(first)) = (&submission.idempotency, submission.jobs.first()) {
+        let ids = results.iter().map(|result| result.as_ref().ok().map(Accepted::id)).collect();
+        let row = KeyRow { body_hash: key.body_hash, ids, created_at: tx.now };
+        submit::keep_keys(tx, &[((first.namespace.clone(), key.key.clone()), row)]).await?;
+    }
+    Ok(Passed::Kept(SubmitOutcome::Done(results)))
+}
+
+/// Writes those that have no door; a place for each job.
+async fn pass_plain(
+    tx: &mut Tx<'_>,
+    submission: &Submission,
+) -> Result<Vec<Option<Outcome>>, Fault> {
+    let mut outcomes: Vec<Option<Outcome>> = submission.jobs.iter().map(|_| None).collect();
+    let jobs = submission.jobs.iter().filter(|job| job.door.is_none()).cloned();
+    let plain = Submission { jobs: jobs.collect(), atomic: false, idempotency: None };
+    if plain.jobs.is_empty() {
+        return Ok(outcomes);
+    }
+    let written = submit::write(tx, &[&plain], &Bad::new()).await?;
+    let results = written.into_iter().flat_map(|outcome| match outcome {
+        SubmitOutcome::Done(results) => results,
+        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused => Vec::new(),
+    });
+    let free = outcomes.iter_mut().zip(&submission.jobs).filter(|(_, job)| job.door.is_none());
+    for ((outcome, _), result) in free.zip(results) {
+        *outcome = Some(result);
+    }
+    Ok(outcomes)
+}
+
+/// Decides jobs of one place, in order.
+async fn pass_door(
+    tx: &mut Tx<'_>,
+    jobs: &[NewJob],
+    rows: &[usize],
+    outcomes: &mut [Option<Outcome>],
+) -> Result<(), Fault> {
+    let mut items = Vec::new();
+    for n in rows {
+        let job = &jobs[*n];
+        match job.door.as_deref() {
+            Some(Door::Debounce(rule)) => {
+                let debounced = debounce(tx, job, rule).await?;
+                outcomes[*n] = Some(Ok(Accepted::Debounced(debounced)));
+            }
+            Some(Door::Throttle(rule)) => outcomes[*n] = Some(throttle(tx, job, rule).await?),
+            Some(Door::Collect(rule)) => items.push((*n, job, rule)),
+            None => {}
+        }
+    }
+    if items.is_empty() { Ok(()) } else { collect(tx, jobs, &items, outcomes).await }
+}
+
+async fn debounce(tx: &mut Tx<'_>, job: &NewJob, rule: &Debounce) -> Result<Debounced, Fault> {
+    let mut shut = Vec::new();
+    let mut open = find(tx.connection, job, SeriesSort::Debounce, &rule.key).await?;
+    if let Some(over) = open.take_if(|series| series.is_due(tx.now)) {
+        shut = shut_these(tx, &[over.job]).await?;
+    }
+    let series = match &open {
+        Some(series) => Some(move_on(series, tx.now, job.id, rule)),
+        None => begin(tx.now, job, &Door::Debounce(rule.clone())),
+    };
+    let series = series.expect("a debounced job is of a series");
+    let superseded = open.map(|series| series.job);
+    if let Some(old) = superseded {
+        let sql = "UPDATE jobs SET state = ?, finished_at = ?, changed_at = ?, \
+                   error_code = 'superseded', error_message = ?, error_retryable = 0 \
+                   WHERE id = ? AND state = 0 AND workflow_id IS NULL";
+        let args = Args::default()
+            .with(JobState::Cancelled as i16)
+            .with(tx.now.micros())
+            .with(tx.now.micros())
+            .with(superseded_by(job.id))
+            .with(old.as_bytes().as_slice());
+        execute(tx.connection, sql, args).await?;
+    }
+    put(tx.connection, job, &series).await?;
+    let job = block(tx, job, &series).await?;
+    Ok(Debounced { job, superseded, shut })
+}
+
+/// Inserts the job that stands for a series from now on.
+async fn block(tx: &mut Tx<'_>, job: &NewJob, series: &Series) -> Result<Job, Fault> {
+    queues::ensure_allowed(tx, &job.namespace, &job.queue).await?;
+    let mut row = Planned::new(tx.now, job, &mut Specs::default());
+    (row.job.state, row.job.run_at) = (JobState::Blocked, series.shuts_at);
+    submit::insert(tx.connection, std::slice::from_ref(&row)).await?;
+    Ok(row.job)
+}
+
+/// Deals items of one key out to the collection that is open, and to as many more as they need.
+async fn collect(
+    tx: &mut Tx<'_>,
+    jobs: &[NewJob],
+    items: &[(usize, &NewJob, &Collect)],
+    outcomes: &mut [Option<Outcome>],
+) -> Result<(), Fault> {
+    static ADD: Bulk = Bulk::new(
+        "INSERT INTO door_items (job_id, item, id, namespace, payload) VALUES",
+        "(?, ?, ?, ?, ?)",
+        "",
+    );
+    let Some((_, one, rule)) = items.first().copied() else { return Ok(()) };
+    let open = find(tx.connection, one, SeriesSort::Collect, &rule.key).await?;
+    let (mut shut, mut last) = (Vec::new(), None);
+    for part in deal(tx.now, open, items.iter().copied()) {
+        let of = part.series.job;
+        if let Some(opener) = part.opener {
+            // Its own payload is an item like the others.
+            let job = NewJob { payload: Value::null(), ..jobs[opener].clone() };
+            block(tx, &job, &part.series).await?;
+        }
+        let numbered: Vec<(u32, usize)> =
+            (part.first()..).zip(part.members.iter().copied()).collect();
+        ADD.execute(tx.connection, &numbered, |args, (item, n)| {
+            args.add(of.as_bytes().as_slice())
+                .add(*item)
+                .add(jobs[*n].id.as_bytes().as_slice())
+                .add(jobs[*n].namespace.as_str())
+                .add(item_bytes(&jobs[*n]));
+        })
+        .await?;
+        if part.is_over {
+            shut.extend(shut_these(tx, &[of]).await?);
+        } else {
+            put(tx.connection, one, &part.series).await?;
+        }
+        for (item, n) in numbered {
+            let (opened, until) = (part.opener == Some(n), part.series.shuts_at);
+            let collected = Collected { job: of, item, opened, until, shut: Vec::new() };
+            outcomes[n] = Some(Ok(Accepted::Collected(collected)));
+            last = Some(n);
+        }
+    }
+    // Told once, with the last of them.
+    if let Some(Some(Ok(Accepted::Collected(last)))) = last.map(|n| &mut outcomes[n]) {
+        last.shut = shut;
+    }
+    Ok(())
+}
+
+/// Lets a job through or refuses it, and brings in one that got through.
+async fn throttle(tx: &mut Tx<'_>, job: &NewJob, rule: &Throttle) -> Result<Outcome, Fault> {
+    let key = || {
+        let args = Args::default().with(job.namespace.as_str()).with(job.queue.as_str());
+        args.with(rule.key.as_str())
+    };
+    let sql = "SELECT free_at, job_id FROM throttles WHERE namespace = ? AND queue = ? AND key = ?";
+    let mut free_at = tx.now.micros();
+    if let Some(found) = row(tx.connection, sql, key()).await? {
+        let mut c = Columns::of(&found);
+        free_at = free_at.max(c.next()?);
+        let ahead = free_at.saturating_sub(tx.now.micros());
+        if ahead > tolerance_us(rule.rate) {
+            let wait = u64::try_from(ahead - tolerance_us(rule.rate)).unwrap_or(0);
+            let (last, wait) = (JobId::from_bytes(c.id()?), Duration::from_micros(wait));
+            return Ok(Err(Refused::Throttled { last, wait }));
+        }
+    }
+    let sql = "INSERT INTO throttles (namespace, queue, key, free_at, job_id) VALUES (?, ?, ?, ?, ?) \
+               ON CONFLICT DO UPDATE SET free_at = excluded.free_at, job_id = excluded.job_id";
+    let args = key()
+        .with(free_at.saturating_add(interval_us(rule.rate)))
+        .with(job.id.as_bytes().as_slice());
+    execute(tx.connection, sql, args).await?;
+    queues::ensure_allowed(tx, &job.namespace, &job.queue).await?;
+    let row = Planned::new(tx.now, job, &mut Specs::default());
+    submit::insert(tx.connection, std::slice::from_ref(&row)).await?;
+    Ok(Ok(Accepted::New(row.job)))
+}
+
+macro_rules! select_series {
+    ($tail:literal) => {
+        concat!(
+            "SELECT sort, key, job_id, opened_at, shuts_at, latest_at, items, items_max, bytes, \
+             bytes_max FROM doors ",
+            $tail
+        )
+    };
+}
+
+/// The open series that a job belongs to.
+async fn find(
+    connection: &mut SqliteConnection,
+    job: &NewJob,
+    sort: SeriesSort,
+    key: &str,
+) -> Result<Option<Series>, Fault> {
+    let sql = select_series!(
+        "WHERE namespace = ? AND queue = ? AND kind = ? AND sort = ? AND key = ?"
+    );
+    let args = Args::default()
+        .with(job.namespace.as_str())
+        .with(job.queue.as_str())
+        .with(job.kind.as_str())
+        .with(sort as i16)
+        .with(key);
+    row(connection, sql, args).await?.map(|row| series_of(&row)).transpose()
+}
+
+/// The open series that a job stands for.
+pub(super) async fn series(
+    connection: &mut SqliteConnection,
+    job: JobId,
+) -> Result<Option<Series>, Fault> {
+    let args = Args::default().with(job.as_bytes().as_slice());
+    let found = row(connection, select_series!("WHERE job_id = ?"), args).await?;
+    found.map(|row| series_of(&row)).transpose()
+}
+
+fn series_of(row: &SqliteRow) -> Result<Series, Fault> {
+    let mut c = Columns::of(row);
+    let sort = SeriesSort::from_number(c.count()?);
+    Ok(Series {
+        sort: sort.ok_or_else(|| Fault::unreadable("a sort of series"))?,
+        key: c.next()?,
+        job: JobId::from_bytes(c.id()?),
+        opened_at: c.time()?,
+        shuts_at: c.time()?,
+        latest_at: c.time()?,
+        items: c.count()?,
+        items_max: c.count()?,
+        bytes: c.count()?,
+        bytes_max: c.count()?,
+    })
+}
+
+/// Notes what has become of a series, or where one begins.
+async fn put(
+    connection: &mut SqliteConnection,
+    job: &NewJob,
+    series: &Series,
+) -> Result<(), Fault> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let sql = "INSERT INTO doors (namespace, queue, kind, sort, key, job_id, opened_at, shuts_at, \
+               latest_at, items, items_max, bytes, bytes_max) \
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
+               job_id = excluded.job_id, opened_at = excluded.opened_at, shuts_at = excluded.shuts_at, \
+               latest_at = excluded.latest_at, items = excluded.items, items_max = excluded.items_max, \
+               bytes = excluded.bytes, bytes_max = excluded.bytes_max";
+    let args = Args::default()
+        .with(job.namespace.as_str())
+        .with(job.queue.as_str())
+        .with(job.kind.as_str())
+        .with(series.sort as i16)
+        .with(series.key.as_str())
+        .with(series.job.as_bytes().as_slice())
+        .with(series.opened_at.micros())
+        .with(series.shuts_at.micros())
+        .with(series.latest_at.micros())
+        .with(series.items)
+        .with(series.items_max)
+        .with(number(series.bytes))
+        .with(number(series.bytes_max));
+    execute(connection, sql, args).await?;
+    Ok(())
+}
+
+/// Jobs of series whose time has come, the longest due first.
+pub(super) async fn due(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<JobId>, Fault> {
+    let sql = "SELECT job_id FROM doors WHERE shuts_at <= ? ORDER BY shuts_at LIMIT ?";
+    let args = Args::default().with(now.micros()).with(limit);
+    let found = rows(connection, sql, args).await?;
+    found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()
+}
+
+/// Shuts the series that these jobs stand for, those that are open still, and makes the jobs ready: collected items become
+/// their payload. The jobs, as they are then.
+pub(super) async fn shut_these(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<Vec<Job>, Fault> {
+    let mut shut = Vec::with_capacity(ids.len());
+    for id in ids {
+        let this = || Args::default().with(id.as_bytes().as_slice());
+        if execute(tx.connection, "DELETE FROM doors WHERE job_id = ?", this()).await? == 0 {
+            continue;
+        }
+        if let Some((namespace, payload)) = packed(tx.connection, *id).await? {
+            let large = (payload.len() > INLINE_BYTES_MAX).then(BlobId::generate);
+            if let Some(blob) = large {
+                blobs::put(tx, &namespace, blob, &payload).await?;
+            }
+            let sql = "UPDATE jobs SET payload = ?, payload_blob = ? WHERE id = ? AND state = 0";
+            let args = Args::default()
+                .with(large.is_none().then_some(payload.as_ref()))
+                .with(large.as_ref().map(|blob| blob.as_bytes().as_slice()))
+                .with(id.as_bytes().as_slice());
+            execute(tx.connection, sql, args).await?;
+            execute(tx.connection, "DELETE FROM door_items WHERE job_id = ?", this()).await?;
+        }
+        let sql = "UPDATE jobs SET state = ?, run_at = min(run_at, ?), changed_at = ? \
+                   WHERE id = ? AND state = 0 AND workflow_id IS NULL";
+        let args = Args::default()
+            .with(JobState::Ready as i16)
+            .with(tx.now.micros())
+            .with(tx.now.micros())
+            .with(id.as_bytes().as_slice());
+        if execute(tx.connection, sql, args).await? == 1 {
+            shut.push(*id);
+        }
+    }
+    jobs(tx.connection, &shut).await
+}
+
+/// The payload that the items of a job make, and the namespace that they are of; `None`: it has none.
+async fn packed(
+    connection: &mut SqliteConnection,
+    id: JobId,
+) -> Result<Option<(Namespace, Bytes)>, Fault> {
+    let sql = "SELECT namespace, payload FROM door_items WHERE job_id = ? ORDER BY item";
+    let found = rows(connection, sql, Args::default().with(id.as_bytes().as_slice())).await?;
+    let mut payload = FRAME[0].as_bytes().to_vec();
+    let mut namespace = None;
+    for row in &found {
+        let mut c = Columns::of(row);
+        if namespace.replace(c.parsed()?).is_some() {
+            payload.extend_from_slice(FRAME[1].as_bytes());
+        }
+        payload.extend_from_slice(c.next::<&[u8]>()?);
+    }
+    payload.extend_from_slice(FRAME[2].as_bytes());
+    Ok(namespace.map(|namespace| (namespace, payload.into())))
+}
