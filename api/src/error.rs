@@ -109,6 +109,8 @@ codes! {
         "The queue's `max_depth` of waiting jobs is reached. Try again after `Retry-After`.";
     RateLimited 429 "rate_limited" "Too many requests"
         "The key's rate, its number of open streams, or the address' number of failed log-ins is used up. Try again after `Retry-After`.";
+    Throttled 429 "throttled" "As many as allowed were accepted"
+        "The job's `throttle` is used up. Nothing was stored. `holder` is the id of the last job that was accepted. Try again after `Retry-After`, or leave it.";
     Internal 500 "internal" "Something went wrong on our side"
         "A fault of the server; the request id finds it in the log.";
     Overloaded 503 "overloaded" "Too much at once"
@@ -337,7 +339,7 @@ pub struct Problem {
     /// What is wrong, one by one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
-    /// The job that holds the unique key.
+    /// The job that holds the unique key; of a throttle, the last one that it let through.
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<String>,
     /// The state, of the job or run, that does not allow the call.

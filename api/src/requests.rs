@@ -10,6 +10,7 @@ use crate::error::{ApiError, Code, FieldError};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 pub mod docs;
+pub mod door;
 pub mod evaluate;
 pub mod filter;
 pub mod job;

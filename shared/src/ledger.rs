@@ -109,6 +109,16 @@ impl Accepted {
         }
     }
 
+    /// The state of [`Self::id`] after the submission; `None`: of a job that was there before, which may be in any.
+    pub fn state(&self) -> Option<JobState> {
+        match self {
+            Self::New(job) | Self::Replaced(job, _) => Some(job.state),
+            Self::Debounced(debounced) => Some(debounced.job.state),
+            Self::Collected(collected) => Some(collected.state()),
+            Self::Existing(_) => None,
+        }
+    }
+
     /// As [`Self::id`], where the job was made for this submission.
     pub fn new_id(&self) -> Option<JobId> {
         match self {

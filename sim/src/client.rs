@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::ledger::runs::CreateOutcome;
 use windlass_shared::ledger::{
-    Accepted, Changed, Idempotency, LedgerError, Paused, Submission, SubmitOutcome,
+    Changed, Idempotency, LedgerError, Paused, Submission, SubmitOutcome,
 };
 use windlass_shared::lifecycle::workflow::Order as RunOrder;
 use windlass_shared::lifecycle::{Cancelled, Lifecycle};
@@ -92,8 +92,7 @@ impl Client {
             SubmitOutcome::Done(results) => results
                 .into_iter()
                 .map(|result| match result {
-                    Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Ok(job.id),
-                    Ok(Accepted::Existing(id)) => Ok(id),
+                    Ok(accepted) => Ok(accepted.id()),
                     Err(refused) => Err(LedgerError::Unfit(format!("{refused:?}"))),
                 })
                 .collect::<Result<_, _>>()?,

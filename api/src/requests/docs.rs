@@ -43,6 +43,11 @@ duration!(
     "A duration of more than 0 and at most 7 days: `\"1m30s\"`, or a number of seconds."
 );
 duration!(
+    /// A wait of at most a week.
+    WeekText 0.01..=604_800.0
+    "A duration from 10 ms to 7 days: `\"1m30s\"`, or a number of seconds."
+);
+duration!(
     /// A lease.
     LeaseText 3.0..=3_600.0
     "A duration from 3 s to 1 h: `\"1m30s\"`, or a number of seconds."

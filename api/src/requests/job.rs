@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use windlass_shared::engine::flow::UNITS_MAX;
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::limits;
+use windlass_shared::model::door::Door;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{Expect, JobSpec, NewJob, OnConflict, Priority, Unique, Value};
 use windlass_shared::model::name::{Kind, Namespace, QueueName};
@@ -16,8 +17,9 @@ use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
 use super::docs::{DurationText, Tag, TimeoutText};
+use super::door::{Beside, CollectRequest, DebounceRequest, Doors, ThrottleRequest};
 use super::retry::RetryDocs;
-use super::{Faults, Text, evaluate, retry};
+use super::{Faults, Text, door, evaluate, retry};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -78,6 +80,19 @@ pub struct JobRequest<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<UniqueRequest<'static>>)]
     pub unique: Option<UniqueRequest<'a>>,
+    /// The last submission of a key wins, once nobody has submitted with it for a while. At most one of `unique`,
+    /// `debounce`, `throttle` and `collect`.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<DebounceRequest<'static>>)]
+    pub debounce: Option<DebounceRequest<'a>>,
+    /// Submissions of a key over a rate are refused.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<ThrottleRequest<'static>>)]
+    pub throttle: Option<ThrottleRequest<'a>>,
+    /// Many submissions of a key become one job. Answered with 202.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<CollectRequest<'static>>)]
+    pub collect: Option<CollectRequest<'a>>,
     /// Jobs of one key share the queue's `per_key_concurrency`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
@@ -269,7 +284,17 @@ impl JobRequest<'_> {
         };
         let (run_at, delay) = self.start(origin.now, &mut faults);
         let (expires_at, ttl) = self.expiry(origin.now, &mut faults);
-        let (payload, large) = payload(self.payload, &mut faults);
+        let door = self.doors().check(&self.beside(), &mut faults);
+        let (mut payload, mut large) = payload(self.payload, &mut faults);
+        if let Some(Door::Collect(rule)) = &door {
+            // An item travels whole: it becomes part of a payload.
+            if let Some(bytes) = large.take() {
+                payload = Value::Inline(bytes);
+            }
+            if let Value::Inline(bytes) = &payload {
+                door::check_item(rule, bytes, &mut faults);
+            }
+        }
         let meta = self.meta.and_then(|meta| check_meta(meta, &mut faults));
         let tags = check_tags(self.tags.as_deref(), &mut faults);
         let unique = self.unique.as_ref().and_then(|unique| unique.check(&mut faults));
@@ -289,12 +314,29 @@ impl JobRequest<'_> {
             ttl,
             spec,
             unique,
+            door: door.map(Box::new),
             tags,
             meta,
             request_id: Some(origin.request_id.to_owned()),
             traceparent: origin.traceparent.map(str::to_owned),
         };
         Ok(Checked { job, large })
+    }
+
+    pub(super) fn doors(&self) -> Doors<'_, '_> {
+        Doors {
+            debounce: self.debounce.as_ref(),
+            throttle: self.throttle.as_ref(),
+            collect: self.collect.as_ref(),
+        }
+    }
+
+    fn beside(&self) -> Beside {
+        Beside {
+            unique: self.unique.is_some(),
+            run_at: self.run_at.is_some(),
+            delay: self.delay.is_some(),
+        }
     }
 
     /// `run_at` and `delay`, of which one may be given. A delay stays one: the ledger knows when it begins.

@@ -186,7 +186,8 @@ impl QueuePatch {
     }
 }
 
-fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
+/// Also for throttles of submissions.
+pub(super) fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
     if !(1..=COUNT_MAX).contains(&rate.limit) {
         faults.wrong(&format!("{pointer}/limit"), "must be from 1 to 1000000");
     }

@@ -5,7 +5,9 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sha2::{Digest, Sha256};
+use windlass_shared::ledger::doors::Collected;
 use windlass_shared::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
+use windlass_shared::model::door::Door;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::Job;
 
@@ -19,6 +21,7 @@ use crate::observe::RequestContext;
 use crate::requests::job::{JobRequest, Names, Origin};
 use crate::values::{self, Large};
 use crate::views::job::JobView;
+use crate::views::submit::CollectedItem;
 
 /// Marks an answer that was given before.
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -35,7 +38,11 @@ pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed")
         (status = 201, description = "The job is durable.", body = JobView,
             headers(("Location" = String, description = "The job."),
                 ("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
+        (status = 202, description = "The payload is durable, as an item of a job that collects (`collect`).", body = CollectedItem,
+            headers(("Location" = String, description = "The job that collects."),
+                ("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
         (status = 409, description = "Its unique key is held.", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Its throttle is used up, or its queue is full.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn submit_job(
@@ -59,22 +66,49 @@ pub async fn submit_job(
     if let Some(bytes) = large.clone() {
         checked.job.payload = values::store(&app, &caller.namespace, bytes).await?;
     }
+    let collects = matches!(checked.job.door.as_deref(), Some(Door::Collect(_)));
     let submission = Submission { jobs: vec![checked.job], atomic: false, idempotency };
     match app.life.submit(submission).await? {
         SubmitOutcome::Done(results) => match results.into_iter().next() {
-            Some(Ok(Accepted::New(job) | Accepted::Replaced(job, _))) => {
-                Ok(created(view_of(job, large), false))
+            Some(Ok(Accepted::New(job))) => Ok(created(view_of(job, large), false)),
+            Some(Ok(Accepted::Replaced(job, old))) => {
+                Ok(created(view_of(job, large).replacing(Some(old)), false))
             }
+            Some(Ok(Accepted::Debounced(one))) => {
+                Ok(created(view_of(one.job, large).replacing(one.superseded), false))
+            }
+            Some(Ok(Accepted::Collected(one))) => Ok(collected(&one)),
             Some(Ok(Accepted::Existing(id))) => existing(&app, &caller, id, false).await,
             Some(Err(refused)) => Err(refusal(&refused)),
             None => Err(ApiError::new(Code::Internal, "the ledger gave no answer for the job")),
         },
         SubmitOutcome::Replayed(ids) => match ids.first() {
+            Some(Some(id)) if collects => collected_before(&app, &caller, *id).await,
             Some(Some(id)) => existing(&app, &caller, *id, true).await,
             Some(None) | None => Err(gone()),
         },
         SubmitOutcome::KeyReused => Err(key_reused()),
     }
+}
+
+/// 202 for an item of a job.
+fn collected(one: &Collected) -> Response {
+    let (id, item, run_at) = (one.job.to_string(), Some(one.item), one.until);
+    accepted(CollectedItem { id, item, state: one.state(), run_at })
+}
+
+/// The same once more: the number of the item is not kept.
+async fn collected_before(app: &App, caller: &Caller, id: JobId) -> Result<Response, ApiError> {
+    let Some(job) = app.life.ledger().job(&caller.namespace, id).await? else {
+        return Err(gone());
+    };
+    let (id, state, run_at) = (id.to_string(), job.state, job.run_at);
+    Ok(claims::replayed(accepted(CollectedItem { id, item: None, state, run_at })))
+}
+
+fn accepted(item: CollectedItem) -> Response {
+    let location = format!("/v1/jobs/{}", item.id);
+    located(StatusCode::ACCEPTED, &location, item)
 }
 
 /// What the jobs of a request have in common.
@@ -158,6 +192,10 @@ pub fn refusal(refused: &Refused) -> ApiError {
         Refused::UniqueKeyHeld { holder } => {
             ApiError::new(Code::UniqueKeyHeld, format!("job {holder} holds the unique key"))
                 .with_holder(holder.to_string())
+        }
+        Refused::Throttled { last, wait } => {
+            let text = format!("its throttle is used up; job {last} was the last one accepted");
+            ApiError::new(Code::Throttled, text).with_holder(last.to_string()).retry_after(*wait)
         }
         // The ledger's words may name columns and constraints.
         Refused::BadData(reason) => {

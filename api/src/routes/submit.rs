@@ -127,7 +127,7 @@ pub async fn submit_batch(
 }
 
 fn empty_item(index: usize) -> BatchItem {
-    BatchItem { index, id: None, state: None, error: None }
+    BatchItem { index, id: None, state: None, item: None, replaced: None, error: None }
 }
 
 /// Parses and checks every job; stores what is too large to travel.
@@ -309,11 +309,15 @@ async fn settle(
     for (place, result) in places.iter().zip(results) {
         let item = &mut items[*place];
         match result {
-            Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => {
-                item.id = Some(job.id.to_string());
-                item.state = Some(job.state);
-            }
             Ok(Accepted::Existing(id)) => held.push((*place, id)),
+            Ok(accepted) => {
+                item.id = Some(accepted.id().to_string());
+                item.replaced = accepted.replaced().map(|id| id.to_string());
+                item.state = accepted.state();
+                if let Accepted::Collected(one) = &accepted {
+                    item.item = Some(one.item);
+                }
+            }
             Err(refused) => item.error = Some(ItemError::from(&refusal(&refused))),
         }
     }

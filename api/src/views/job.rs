@@ -8,6 +8,7 @@ use windlass_shared::engine::{Live, LiveState};
 use windlass_shared::ledger::{LogLine, Operation};
 use windlass_shared::lifecycle::explain::Explanation;
 use windlass_shared::model::evaluate::Evaluation;
+use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{
     Attempt, AttemptOutcome, Expect, Job, JobError, JobState, Progress, StepRef, Value,
 };
@@ -157,6 +158,10 @@ pub struct JobView {
     request_id: Option<String>,
     #[schema(required = true)]
     traceparent: Option<String>,
+    /// The job that this submission replaced, which never runs (`debounce`, or `unique` with `replace`). Only in the answer
+    /// to the submission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced: Option<String>,
 }
 
 impl JobView {
@@ -207,7 +212,13 @@ impl JobView {
             cancel_requested: job.cancel_requested,
             request_id: job.request_id,
             traceparent: job.traceparent,
+            replaced: None,
         }
+    }
+
+    /// With the job that it has taken the place of.
+    pub fn replacing(self, old: Option<JobId>) -> Self {
+        Self { replaced: old.map(|id| id.to_string()), ..self }
     }
 
     /// With what the engine says. Of a job that has ended the ledger's word stands.

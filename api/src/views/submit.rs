@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 use windlass_shared::model::job::JobState;
+use windlass_shared::model::time::Timestamp;
 
 use super::job::StateDocs;
 use crate::error::{ApiError, FieldError};
@@ -31,9 +32,33 @@ pub struct BatchItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<StateDocs>)]
     pub state: Option<JobState>,
+    /// Its place among the items of the job (`collect`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// The job that it replaced, which never runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = Uuid)]
+    pub replaced: Option<String>,
     /// Why it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ItemError>,
+}
+
+/// An item of a job that collects.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CollectedItem {
+    /// The job that runs with it.
+    #[schema(format = Uuid)]
+    pub id: String,
+    /// Its place among the job's `items`, from 1; `null` where the answer is given again.
+    #[schema(required = true)]
+    pub item: Option<u32>,
+    /// `blocked` while the job collects.
+    #[schema(value_type = StateDocs)]
+    pub state: JobState,
+    /// The job runs then at the latest, if a worker is free.
+    #[schema(value_type = String, format = DateTime)]
+    pub run_at: Timestamp,
 }
 
 /// Why one item was refused.

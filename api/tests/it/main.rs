@@ -5,6 +5,7 @@ mod auth;
 mod backups;
 mod bad_input;
 mod batch;
+mod doors;
 mod events;
 mod fixture;
 mod h2;

@@ -61,6 +61,16 @@ impl Role {
         }
     }
 
+    /// Waits for it to end by itself, however that is.
+    pub async fn died(&mut self) {
+        let child = &mut self.child;
+        until("the process has died", || {
+            let ended = child.try_wait().expect("it can be waited for").is_some();
+            async move { ended.then_some(()) }
+        })
+        .await;
+    }
+
     pub fn kill_9(&mut self) {
         self.child.kill().expect("it was running");
         self.child.wait().expect("it can be waited for");
@@ -198,6 +208,11 @@ impl Fleet {
     /// Sets a setting of what is started from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Takes back what [`Self::set`] has set.
+    pub fn unset(&mut self, name: &str) {
+        self.env.remove(name);
     }
 
     /// Waits until the API and the scheduler that came with the fleet have ended by themselves; their exit codes.

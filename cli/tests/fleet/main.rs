@@ -5,6 +5,7 @@ mod harness;
 mod leads;
 
 mod crash;
+mod doors;
 mod examples;
 mod load_checks;
 mod probes;

@@ -11,7 +11,7 @@ use super::{Ledger, Result, dispatch};
 use crate::engine::flow::Rate;
 use crate::model::door::{Collect, Debounce, Door, Series, SeriesSort};
 use crate::model::id::JobId;
-use crate::model::job::{Job, NewJob, Value};
+use crate::model::job::{Job, JobState, NewJob, Value};
 use crate::model::time::Timestamp;
 
 /// What a debounced submission has come to.
@@ -34,10 +34,19 @@ pub struct Collected {
     pub item: u32,
     /// Whether it began the job.
     pub opened: bool,
-    /// The job runs then at the latest.
+    /// The job is ready then at the latest.
     pub until: Timestamp,
+    /// Whether the job takes no more items, and is ready.
+    pub is_over: bool,
     /// Jobs of series that this submission found over or made full: ready now.
     pub shut: Vec<Job>,
+}
+
+impl Collected {
+    /// The job's state after the submission.
+    pub fn state(&self) -> JobState {
+        if self.is_over { JobState::Ready } else { JobState::Blocked }
+    }
 }
 
 impl Ledger {

@@ -27,8 +27,8 @@ mod schedules;
 mod schema;
 pub(in crate::ledger) mod wal;
 
-mod insert;
 mod doors;
+mod insert;
 mod own;
 mod own_doors;
 mod own_rows;

@@ -167,7 +167,7 @@ impl QueueSettings {
 
 impl RateLimit {
     /// As the engine holds to it. `burst` is `limit` where nothing is said.
-    fn rate(&self) -> Rate {
+    pub fn rate(&self) -> Rate {
         let (limit, per) = (u128::from(self.limit.max(1)), self.per.0.as_micros());
         let interval = per.div_ceil(limit).clamp(1, INTERVAL_MAX_US.into());
         let interval_us = u64::try_from(interval).unwrap_or(INTERVAL_MAX_US);

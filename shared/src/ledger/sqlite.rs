@@ -158,9 +158,9 @@ impl Sqlite {
         }
         // What is due stays due, unless it is shut: it need not be looked at again.
         let rows = due.len();
-        let change = self.writer.change_of(rows, move |tx| {
-            Box::pin(async move { doors::shut_these(tx, &due).await })
-        });
+        let change = self
+            .writer
+            .change_of(rows, move |tx| Box::pin(async move { doors::shut_these(tx, &due).await }));
         change.await
     }
 

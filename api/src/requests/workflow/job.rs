@@ -120,6 +120,7 @@ fn refuse_absolute(request: &JobRequest<'_>, faults: &mut Faults) {
     if request.unique.is_some() {
         refuse_unique(faults);
     }
+    request.doors().refuse(NO_DOOR, faults);
     if request.run_at.is_some() {
         refuse_run_at(faults);
     }
@@ -127,6 +128,10 @@ fn refuse_absolute(request: &JobRequest<'_>, faults: &mut Faults) {
         refuse_expires_at(faults);
     }
 }
+
+/// Why a job of a run is neither debounced, throttled nor collected.
+pub(super) const NO_DOOR: &str =
+    "is not for a step: its run releases it, and waits for it; submit the run itself less often";
 
 pub(super) fn refuse_unique(faults: &mut Faults) {
     faults.wrong("/unique", "a step has no unique key: a run that waits for one could never end");

@@ -208,6 +208,18 @@ pub struct StepRequest<'a> {
     /// As `unique`.
     #[serde(default)]
     #[schema(ignore)]
+    pub debounce: Option<IgnoredAny>,
+    /// As `unique`.
+    #[serde(default)]
+    #[schema(ignore)]
+    pub throttle: Option<IgnoredAny>,
+    /// As `unique`.
+    #[serde(default)]
+    #[schema(ignore)]
+    pub collect: Option<IgnoredAny>,
+    /// As `unique`.
+    #[serde(default)]
+    #[schema(ignore)]
     pub run_at: Option<Timestamp>,
     /// As `unique`.
     #[serde(default)]
@@ -265,6 +277,9 @@ impl<'a> StepRequest<'a> {
             expires_at: None,
             ttl: self.ttl,
             unique: None,
+            debounce: None,
+            throttle: None,
+            collect: None,
             concurrency_key: self.concurrency_key,
             rate_limit_key: self.rate_limit_key,
             rate_limit_units: self.rate_limit_units,

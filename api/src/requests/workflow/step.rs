@@ -143,6 +143,15 @@ fn refuse_absolute(request: &StepRequest<'_>, faults: &mut Faults) {
     if request.unique.is_some() {
         job::refuse_unique(faults);
     }
+    for (pointer, given) in [
+        ("/debounce", request.debounce.is_some()),
+        ("/throttle", request.throttle.is_some()),
+        ("/collect", request.collect.is_some()),
+    ] {
+        if given {
+            faults.wrong(pointer, job::NO_DOOR);
+        }
+    }
     if request.run_at.is_some() {
         job::refuse_run_at(faults);
     }

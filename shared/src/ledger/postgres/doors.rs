@@ -48,7 +48,8 @@ pub(super) async fn enter(
     );
     // Lengths of time here: the ledger knows what they are counted from.
     let lengths = doors::begin(Timestamp::default(), job, door);
-    let lengths = lengths.ok_or_else(|| sqlx::Error::Protocol("a throttle has no series".into()))?;
+    let lengths =
+        lengths.ok_or_else(|| sqlx::Error::Protocol("a throttle has no series".into()))?;
     for _ in 0..LOOKS_MAX {
         let query = sqlx::query(LOCK)
             .bind(job.namespace.as_str())
@@ -85,7 +86,8 @@ async fn open(
          FROM clock ON CONFLICT (namespace, queue, kind, sort, key) DO NOTHING RETURNING ",
         series_columns!()
     );
-    let row = bind_series(sqlx::query(OPEN), job, lengths, false).fetch_optional(connection).await?;
+    let row =
+        bind_series(sqlx::query(OPEN), job, lengths, false).fetch_optional(connection).await?;
     row.map(|row| series_at(&row, 0)).transpose()
 }
 
@@ -215,8 +217,7 @@ pub(super) async fn shut(pool: &PgPool, job: JobId) -> Result<Option<Job>> {
     Ok(shut_found(pool, || sqlx::query_scalar(sql).bind(job.uuid())).await?.pop())
 }
 
-type Ids<'q> =
-    sqlx::query::QueryScalar<'q, sqlx::Postgres, Uuid, sqlx::postgres::PgArguments>;
+type Ids<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, Uuid, sqlx::postgres::PgArguments>;
 
 /// Locks what `find` finds, and shuts it.
 async fn shut_found<'q>(pool: &PgPool, find: impl Fn() -> Ids<'q>) -> Result<Vec<Job>> {

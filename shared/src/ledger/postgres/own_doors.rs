@@ -10,7 +10,9 @@ use super::doors::{self, Entered};
 use super::error::is_bad_data;
 use super::insert::{Insert, accepted};
 use super::own_rows::{BAD_DATA, Outcome, Rows};
-use crate::ledger::doors::{Collected, Debounced, Place, deal, interval_us, move_on, place, tolerance_us};
+use crate::ledger::doors::{
+    Collected, Debounced, Place, deal, interval_us, move_on, place, tolerance_us,
+};
 use crate::ledger::{Accepted, Refused};
 use crate::model::door::{Collect, Debounce, Door, Series, Throttle};
 use crate::model::id::JobId;
@@ -187,6 +189,7 @@ async fn collect(
                 item,
                 opened: part.opener == Some(*n),
                 until: part.series.shuts_at,
+                is_over: part.is_over,
                 shut: Vec::new(),
             };
             decided.push((*n, Ok(Accepted::Collected(collected))));
@@ -240,8 +243,7 @@ async fn throttle(
     let sql = "SELECT job_id, free_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
                FROM throttles WHERE namespace = $1 AND queue = $2 AND key = $3";
     let query = sqlx::query_as(sql);
-    let query =
-        query.bind(job.namespace.as_str()).bind(job.queue.as_str()).bind(&rule.key);
+    let query = query.bind(job.namespace.as_str()).bind(job.queue.as_str()).bind(&rule.key);
     let (last, ahead): (Uuid, i64) = query.fetch_one(connection).await?;
     let wait = u64::try_from(ahead.saturating_sub(tolerance)).unwrap_or(0);
     let (last, wait) = (JobId::from_uuid(last), Duration::from_micros(wait));

@@ -232,7 +232,8 @@ async fn collect(
         }
         for (item, n) in numbered {
             let (opened, until) = (part.opener == Some(n), part.series.shuts_at);
-            let collected = Collected { job: of, item, opened, until, shut: Vec::new() };
+            let (job, is_over) = (of, part.is_over);
+            let collected = Collected { job, item, opened, until, is_over, shut: Vec::new() };
             outcomes[n] = Some(Ok(Accepted::Collected(collected)));
             last = Some(n);
         }
@@ -291,9 +292,8 @@ async fn find(
     sort: SeriesSort,
     key: &str,
 ) -> Result<Option<Series>, Fault> {
-    let sql = select_series!(
-        "WHERE namespace = ? AND queue = ? AND kind = ? AND sort = ? AND key = ?"
-    );
+    let sql =
+        select_series!("WHERE namespace = ? AND queue = ? AND kind = ? AND sort = ? AND key = ?");
     let args = Args::default()
         .with(job.namespace.as_str())
         .with(job.queue.as_str())

@@ -213,7 +213,10 @@ async fn existing(
 }
 
 /// Inserts rows.
-pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(), Fault> {
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    rows: &[Planned],
+) -> Result<(), Fault> {
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \

@@ -382,8 +382,10 @@ async fn an_item_that_does_not_fit_begins_the_next(scene: &Scene) {
     let long = collect(scene, one(3)).await;
     assert_eq!((long.item, long.opened), (1, true));
     let next = collect(scene, one(1_234_567)).await;
-    assert_eq!((next.item, next.shut.len()), (1, 1), "the open one is shut, and it begins the next");
+    // It begins the next one, which has no room for another item then.
+    assert_eq!((next.item, next.opened, next.shut.len()), (1, true, 2));
     assert_eq!(items(scene, &next.shut[0]).await, [3]);
+    assert_eq!(items(scene, &next.shut[1]).await, [1_234_567]);
 }
 
 async fn a_repeated_item_is_not_added_again(scene: &Scene) {
