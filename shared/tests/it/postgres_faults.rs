@@ -12,8 +12,9 @@ use windlass_shared::ledger::retention::Tidy;
 use windlass_shared::ledger::{
     Accepted, Ledger, LedgerError, Record, Recorded, Refused, Submission, SubmitOutcome,
 };
+use windlass_shared::model::door::{Collect, Door};
 use windlass_shared::model::id::{Fence, JobId, WorkerId};
-use windlass_shared::model::job::{NewJob, OnConflict, Unique};
+use windlass_shared::model::job::{NewJob, OnConflict, Unique, Value};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::postgres_server::PostgresServer;
 use windlass_shared::testkit::postgres_server::link::{Link, Loss};
@@ -272,6 +273,45 @@ async fn a_commit_whose_answer_is_lost_is_found_out() {
     let outcome = ledger.submit(atomic).await.unwrap();
     assert!(matches!(outcome, SubmitOutcome::Done(results) if results.iter().all(Result::is_ok)));
     assert_eq!(server.sql(&database, "SELECT count(*) FROM jobs"), "6");
+    ledger.close().await;
+}
+
+fn item(items_max: u32) -> NewJob {
+    let (key, wait) = ("k".to_owned(), Duration::from_secs(3600));
+    let rule = Collect { key, items_max, wait, bytes_max: 1 << 20 };
+    NewJob { door: Some(Box::new(Door::Collect(rule))), ..new_jobs("default", 1).remove(0) }
+}
+
+/// Goal: an item whose commit is not answered is in its collection once; where nothing is left to tell that by, the caller
+/// is told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_whose_commit_is_not_answered_is_collected_once() {
+    let server = PostgresServer::start();
+    let link = Link::to(&server).await;
+    let database = server.database().await;
+    let ledger = Ledger::open(&link.settings(&database)).await.unwrap();
+    let mut numbers = Vec::new();
+    for loss in [None, Some(Loss::Request), Some(Loss::Answer)] {
+        if let Some(loss) = loss {
+            link.cut_at(b"COMMIT", loss);
+        }
+        match done(submit(&ledger, vec![item(4)]).await).as_slice() {
+            [Ok(Accepted::Collected(one))] => numbers.push(one.item),
+            other => panic!("not collected: {other:?}"),
+        }
+    }
+    assert_eq!((numbers, link.cuts()), (vec![1, 2, 3], 2));
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM door_items"), "3");
+    // The fourth makes it full: its row is part of the payload by then.
+    link.cut_at(b"COMMIT", Loss::Answer);
+    let unknown = submit(&ledger, vec![item(4)]).await;
+    assert!(matches!(unknown, Err(LedgerError::OutcomeUnknown)), "{unknown:?}");
+    let sql = "SELECT state || ' ' || convert_from(payload, 'UTF8') FROM jobs";
+    let one = new_jobs("default", 1).remove(0).payload;
+    let Value::Inline(one) = one else { panic!("it is small") };
+    let one = String::from_utf8(one.to_vec()).unwrap();
+    let whole = format!("2 {{\"items\":[{one},{one},{one},{one}]}}");
+    assert_eq!(server.sql(&database, sql), whole);
     ledger.close().await;
 }
 

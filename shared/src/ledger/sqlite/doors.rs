@@ -225,10 +225,9 @@ async fn collect(
                 .add(item_bytes(&jobs[*n]));
         })
         .await?;
+        put(tx.connection, one, &part.series).await?;
         if part.is_over {
             shut.extend(shut_these(tx, &[of]).await?);
-        } else {
-            put(tx.connection, one, &part.series).await?;
         }
         for (item, n) in numbered {
             let (opened, until) = (part.opener == Some(n), part.series.shuts_at);
