@@ -192,7 +192,7 @@ async fn a_debounced_storm_runs_every_max_wait(scene: &Scene) {
     let (delay, max_wait) = (Duration::from_secs(20), Duration::from_millis(60));
     let mut opened: Option<Job> = None;
     let mut shut = Vec::new();
-    for n in 0..100_000 {
+    for n in 0..5_000 {
         let next = debounce(scene, debounced(scene, n, delay, max_wait)).await;
         if next.superseded.is_none() {
             opened = Some(next.job.clone());
@@ -487,14 +487,13 @@ async fn a_throttle_lets_its_burst_through(scene: &Scene) {
     let quick = Duration::from_millis(40);
     let sql = format!("UPDATE throttles SET free_at = 1 WHERE namespace = '{}'", scene.namespace);
     scene.ledger.tamper(sql).await.unwrap();
-    let began = scene.ledger.now().await.unwrap();
-    let mut through = 0_u32;
-    while scene.ledger.now().await.unwrap() < began.plus(quick * 5) {
+    let (began, mut through) = (scene.ledger.now().await.unwrap(), 0_u32);
+    while through < 6 {
         through += u32::from(scene.offer(throttled(scene, quick, 2)).await.is_ok());
     }
     let passed = scene.ledger.now().await.unwrap().since(began);
-    let most = 2 + u32::try_from(passed.as_millis() / quick.as_millis()).unwrap();
-    assert!((3..=most).contains(&through), "{through} within {passed:?}");
+    let most = 2 + passed.as_millis() / quick.as_millis();
+    assert!(u128::from(through) <= most, "{through} within {passed:?}");
 }
 
 async fn clients_race_through_a_throttle(scene: &Scene) {
