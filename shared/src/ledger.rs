@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::engine::{BoxError, Ended, ShardId};
+use crate::model::door::Door;
 use crate::model::id::{BlobId, Fence, JobId, KeyId, OperationId, WorkerId, WorkflowId};
 use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Progress, Value};
 use crate::model::name::{Kind, Namespace, QueueName};
@@ -1044,6 +1045,9 @@ fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
     }
     if job.door.as_ref().is_some_and(|door| nul(door.key())) {
         return Some("the key of debounce, throttle or collect contains a NUL character");
+    }
+    if matches!((job.door.as_deref(), &job.payload), (Some(Door::Collect(_)), Value::Blob(_))) {
+        return Some("an item of a collection is carried whole, never by reference");
     }
     if job.request_id.as_deref().is_some_and(nul) || job.traceparent.as_deref().is_some_and(nul) {
         return Some("the request id or trace context contains a NUL character");

@@ -136,7 +136,7 @@ pub const fn item_bytes_max(bytes_max: u32) -> u64 {
 pub(super) fn item_bytes(job: &NewJob) -> &[u8] {
     match &job.payload {
         Value::Inline(bytes) => bytes,
-        // Items are always carried whole: they become part of another value.
+        // Refused before.
         Value::Blob(_) => b"null",
     }
 }

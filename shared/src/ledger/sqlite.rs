@@ -44,6 +44,7 @@ mod run_calls;
 mod runs;
 mod schedules;
 mod schema;
+mod series;
 mod statement;
 mod submit;
 #[cfg(test)]
@@ -152,7 +153,7 @@ impl Sqlite {
     }
 
     pub async fn shut_due(&self, limit: u32) -> Result<Vec<Job>> {
-        let due = read!(self, doors::due, self.clock.now(), limit)?;
+        let due = read!(self, series::due, self.clock.now(), limit)?;
         if due.is_empty() {
             return Ok(Vec::new());
         }
@@ -160,19 +161,19 @@ impl Sqlite {
         let rows = due.len();
         let change = self
             .writer
-            .change_of(rows, move |tx| Box::pin(async move { doors::shut_these(tx, &due).await }));
+            .change_of(rows, move |tx| Box::pin(async move { series::shut_these(tx, &due).await }));
         change.await
     }
 
     pub async fn shut(&self, job: JobId) -> Result<Option<Job>> {
         let change = self
             .writer
-            .change(move |tx| Box::pin(async move { doors::shut_these(tx, &[job]).await }));
+            .change(move |tx| Box::pin(async move { series::shut_these(tx, &[job]).await }));
         Ok(change.await?.pop())
     }
 
     pub async fn series(&self, job: JobId) -> Result<Option<Series>> {
-        read!(self, doors::series, job)
+        read!(self, series::series, job)
     }
 
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {

@@ -13,7 +13,7 @@ use crate::ledger::doors::{Collected, Debounced};
 use crate::ledger::{Accepted, JobFilter, LedgerError, Recorded, Refused, SubmitOutcome};
 use crate::limits::INLINE_BYTES_MAX;
 use crate::model::door::{Collect, Debounce, Door, SeriesSort, Throttle};
-use crate::model::id::JobId;
+use crate::model::id::{BlobId, JobId};
 use crate::model::job::{Job, JobState, NewJob, OnConflict, Value};
 use crate::model::time::Timestamp;
 
@@ -30,6 +30,7 @@ super::cases![
     clients_race_to_collect,
     a_batch_of_items_fills_several_collections,
     a_large_collection_is_a_value_of_its_own,
+    an_item_by_reference_is_refused,
     an_item_that_does_not_fit_begins_the_next,
     a_repeated_item_is_not_added_again,
     a_refused_batch_adds_no_item,
@@ -371,6 +372,13 @@ async fn a_large_collection_is_a_value_of_its_own(scene: &Scene) {
     let Value::Blob(blob) = job.payload else { panic!("it was a blob") };
     scene.ledger.delete(&scene.namespace, job.id).await.unwrap();
     assert_eq!(scene.ledger.blob(&scene.namespace, blob).await.unwrap(), None);
+}
+
+async fn an_item_by_reference_is_refused(scene: &Scene) {
+    let payload = Value::Blob(BlobId::generate());
+    let offered = scene.offer(NewJob { payload, ..collected(scene, 1, 10) }).await;
+    assert!(matches!(offered, Err(Refused::BadData(_))), "{offered:?}");
+    assert_eq!(collect(scene, collected(scene, 1, 10)).await.item, 1);
 }
 
 async fn an_item_that_does_not_fit_begins_the_next(scene: &Scene) {
