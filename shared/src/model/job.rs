@@ -211,10 +211,9 @@ impl JobSpec {
             rate: self.rate_limit_key.as_deref(),
             circuit: self.circuit.as_deref(),
             units: self.rate_limit_units,
-            weight: 1,
+            weight: self.weight.max(1),
         };
-        let flow = Flow::new(kind, keys)?;
-        Some(Flow { weight: self.weight.max(1), ..flow })
+        Flow::new(kind, keys)
     }
 
     /// With whom the job shares what it gets: its own key, or else that of its limits.

@@ -355,6 +355,15 @@ macro_rules! engine_cases {
             a_share_pays_for_the_time_that_it_takes
             a_free_permit_wakes
             an_adopted_lease_counts
+            a_loss_uses_up_the_bursts
+            shares_take_turns_under_a_limit_of_their_kind
+            shares_take_turns_under_a_rate_of_their_kind
+            lanes_of_other_kinds_are_in_nobodys_way
+            a_claim_that_looked_at_enough_asks_again
+            room_in_a_full_queue_wakes
+            a_change_of_weight_is_not_about_the_past
+            jobs_without_keys_are_owed_nothing
+            the_oldest_job_of_a_lane_is_told
         );
         $crate::engine_cases!(@ $mode $rig, circuits:
             failures_open_a_circuit

@@ -370,7 +370,7 @@ fn job(rng: &mut StdRng) -> JobPick {
             &[None, None, None, None, None, None, None, Some(0), Some(1), Some(1_000_000)],
         ),
         kind: rng.random_range(0..KINDS),
-        flow: rng.random_bool(0.6).then(|| flow(rng)),
+        flow: rng.random_bool(0.5).then(|| flow(rng)),
         bytes: pick(rng, &[0, 10, 100]),
     }
 }
