@@ -126,6 +126,20 @@ pub struct Shown {
     pub queue: QueueName,
     /// The proof.
     pub held: Held,
+    /// What the worker says of the job's dependency.
+    pub told: Told,
+}
+
+/// What a remote worker says of its job's dependency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing: the end of the attempt tells.
+    #[default]
+    Nothing,
+    /// That it cannot tell.
+    Unknown,
+    /// This.
+    Was(Dependency),
 }
 
 /// How an attempt ended, in a remote worker's words.
@@ -153,9 +167,14 @@ impl End {
         }
     }
 
-    /// How the job's dependency was, if it has one. An error that is not worth another try is an answer; an output that
-    /// a gate refused says nothing.
-    fn dependency(&self) -> Option<Dependency> {
+    /// How the job's dependency was, if it has one. Where the worker does not say, an error that is not worth another try
+    /// is an answer; an output that a gate refused says nothing.
+    fn dependency(&self, told: Told) -> Option<Dependency> {
+        match told {
+            Told::Unknown => return None,
+            Told::Was(dependency) => return Some(dependency),
+            Told::Nothing => {}
+        }
         match self {
             Self::Fail(error, _) if error.retryable => Some(Dependency::Failed),
             Self::Succeed(_) | Self::Fail(..) => Some(Dependency::Answered),
@@ -290,7 +309,7 @@ impl Lifecycle {
                     settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
                         let (shown, end) = &ends[*place];
                         Settle {
-                            dependency: end.dependency(),
+                            dependency: end.dependency(shown.told),
                             held: shown.held,
                             verdict,
                             detail: detail(worker, end),

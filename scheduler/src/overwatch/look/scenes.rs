@@ -49,6 +49,7 @@ impl Seen {
             name: name.parse().unwrap(),
             settings: QueueSettings::default(),
             version: 1,
+            circuits: Default::default(),
             paused: None,
             created_at: nothing.now,
         };
