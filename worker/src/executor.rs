@@ -332,7 +332,7 @@ mod tests {
     use futures::future::BoxFuture;
     use windlass_shared::clock::Clock;
     use windlass_shared::engine::embedded::Embedded;
-    use windlass_shared::engine::{Engine, ShardId};
+    use windlass_shared::engine::{Claimed, Engine, ShardId};
     use windlass_shared::model::id::LeaseId;
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
@@ -403,5 +403,37 @@ mod tests {
         let (end, _) = executor.run(&attempt_of(boot_ms()), slots()).await;
         assert!(matches!(end, RunEnd::Output(_)), "{end:?}");
         assert_eq!(handler.0.load(Ordering::SeqCst), 1);
+    }
+
+    /// Goal: jobs of a dependency that this worker has seen fail are handed back without a call, and their shards are
+    /// told; probes run.
+    #[tokio::test]
+    async fn jobs_of_what_was_seen_to_fail_are_handed_back() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let handler = Arc::new(Counted::default());
+        let executor = executor(&handler, &shard);
+        let attempt_of = |probe| {
+            let mut envelope = sample::envelope(KIND, 1);
+            envelope.head.spec.circuit = Some("c".into());
+            let claimed = Claimed { probe, ..sample::claimed(&envelope) };
+            let (lease_id, sent_ms) = (LeaseId::random(), boot_ms());
+            let claim = Claim { lease_id, sent_ms, at: Timestamp::default(), ledger: None };
+            let (crew, shard) = (sample::crew(), Arc::new(shard.clone()));
+            let attempt = Arc::new(Attempt::new(&crew, &shard, claim, (&claimed, envelope)));
+            let slots = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+            Start { attempt, slots }
+        };
+        let calls = || handler.0.load(Ordering::SeqCst);
+        (0..5).for_each(|_| executor.breaker.note("c", Dependency::Failed, boot_ms()));
+        executor.perform(attempt_of(false)).await;
+        assert_eq!(calls(), 0);
+        let told = Conclusion { told: Some(Dependency::Failed), ..released() };
+        let spec = attempt_of(false).attempt.head.spec.clone();
+        assert_eq!(told.dependency(&spec), Some(Dependency::Failed));
+        executor.perform(attempt_of(true)).await;
+        assert_eq!(calls(), 1);
+        // The probe was answered.
+        executor.perform(attempt_of(false)).await;
+        assert_eq!(calls(), 2);
     }
 }
