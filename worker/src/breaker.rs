@@ -19,7 +19,7 @@ use windlass_shared::engine::flow::{CircuitSetting, Dependency};
 const CIRCUITS_MAX: usize = 1_000;
 
 /// The circuits of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Breaker {
     circuits: Mutex<HashMap<String, Local>>,
     rule: CircuitSetting,
@@ -39,12 +39,6 @@ struct Open {
     since_ms: u64,
     /// Jobs handed back that were claimed after that, by shard.
     returned: HashMap<ShardId, u32>,
-}
-
-impl Default for Breaker {
-    fn default() -> Self {
-        Self { circuits: Mutex::default(), rule: CircuitSetting::default() }
-    }
 }
 
 impl Breaker {

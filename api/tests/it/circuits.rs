@@ -169,6 +169,22 @@ async fn remote_workers_tell_of_their_dependency() {
     assert_eq!(row().await, 0);
 }
 
+/// Goal: a probe of a remote worker costs its job no attempt either, be it the last.
+#[tokio::test]
+async fn a_probe_that_fails_is_no_attempt() {
+    let api = Fixture::new().await;
+    patch(&api, "smtp", &[], json!({"failures": 1, "probe": "100ms"})).await.expect(200);
+    fail_some(&api, "q", 1, json!({})).await;
+    let job = json!({"kind": "a", "queue": "q", "circuit": "smtp", "max_attempts": 1});
+    let id = api.submit(job).await;
+    let probe = api.take("q").await;
+    assert_eq!(probe["id"], id);
+    fail(&api, &probe, json!({})).await;
+    api.record("q").await;
+    let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("scheduled"), &json!(0)), "{job}");
+}
+
 /// Goal: jobs that make requests are held by their host's circuit unless they say otherwise.
 #[tokio::test]
 async fn a_request_has_its_host_as_its_circuit() {

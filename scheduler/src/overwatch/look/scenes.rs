@@ -53,7 +53,13 @@ impl Seen {
             paused: None,
             created_at: nothing.now,
         };
-        let seen = QueueSeen { queue, stats: Some(stats), waiting: None, was_opened: Some(true) };
+        let seen = QueueSeen {
+            queue,
+            stats: Some(stats),
+            circuits: Some(Vec::new()),
+            waiting: None,
+            was_opened: Some(true),
+        };
         Self { queues: vec![seen], ..nothing }
     }
 

@@ -154,7 +154,7 @@ async fn every_queue_of_the_namespace_carries_what_is_set(scene: &Scene) {
     assert_eq!(seen.shard_settings().version, seen.shard_version());
 
     let listed = ledger.queues(Some(namespace)).await.unwrap();
-    assert_eq!(listed, [seen.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&seen));
     let paused = ledger.set_paused(namespace, queue, None).await.unwrap();
     assert_eq!(
         (paused.shard_version(), &paused.circuits),
