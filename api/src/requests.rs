@@ -9,6 +9,7 @@ use std::str::FromStr;
 use crate::error::{ApiError, Code, FieldError};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
+pub mod circuit;
 pub mod docs;
 pub mod evaluate;
 pub mod filter;

@@ -16,6 +16,7 @@ pub mod actions;
 pub mod backups;
 pub mod blobs;
 pub mod changes;
+pub mod circuits;
 pub mod definitions;
 pub mod docs;
 pub mod events;
@@ -65,6 +66,11 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(queues::pause_queue))
         .routes(routes!(queues::resume_queue))
         .routes(routes!(queues::purge_queue))
+        .routes(routes!(circuits::list_circuits))
+        .routes(routes!(circuits::get_circuit, circuits::patch_circuit))
+        .routes(routes!(circuits::open_circuit))
+        .routes(routes!(circuits::close_circuit))
+        .routes(routes!(circuits::reset_circuit))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::drain_worker))
         .routes(routes!(leases::take_leases))

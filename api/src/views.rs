@@ -5,6 +5,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 pub mod backup;
+pub mod circuit;
 pub mod definition;
 pub mod duty;
 pub mod evaluate;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod backup;
+pub mod circuit;
 pub mod config;
 pub mod dev;
 pub mod doctor;

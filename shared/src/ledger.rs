@@ -26,6 +26,7 @@ mod alert_calls;
 pub mod alerts;
 pub mod backup;
 pub mod backups;
+pub mod circuits;
 pub mod duties;
 mod gate_calls;
 mod load_check_calls;

@@ -24,6 +24,7 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
+pub mod circuits;
 pub mod compare;
 mod delivery;
 pub mod depth;
@@ -65,6 +66,7 @@ struct Inner {
     pusher: push::Pusher,
     waiters: wait::Waiters,
     known_queues: known::KnownQueues,
+    circuit_names: Arc<circuits::Names>,
     driver: workflow::drive::Driver,
     tasks: TaskTracker,
 }
@@ -98,12 +100,25 @@ impl Lifecycle {
         tasks: TaskTracker,
     ) -> Self {
         let delivery = delivery::Delivery::new(ledger.clone(), engine.clone());
-        let pusher = push::Pusher::start(delivery.clone(), shutdown.clone(), &tasks);
+        let circuit_names = circuits::Names::start(ledger.clone(), shutdown.clone(), &tasks);
+        let circuit_names = Arc::new(circuit_names);
+        let names = Arc::clone(&circuit_names);
+        let pusher = push::Pusher::start(delivery.clone(), names, shutdown.clone(), &tasks);
         let driver = workflow::drive::Driver::new(shutdown.clone());
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
         let known_queues = known::KnownQueues::default();
-        let inner =
-            Inner { ledger, engine, clock, delivery, pusher, waiters, known_queues, driver, tasks };
+        let inner = Inner {
+            ledger,
+            engine,
+            clock,
+            delivery,
+            pusher,
+            waiters,
+            known_queues,
+            circuit_names,
+            driver,
+            tasks,
+        };
         Self { inner: Arc::new(inner) }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod alert;
 pub mod backup;
+pub mod dependency;
 pub mod evaluate;
 pub mod health;
 pub mod id;

@@ -9,15 +9,16 @@ use utoipa::ToSchema;
 use windlass_shared::engine::flow::UNITS_MAX;
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::limits;
+use windlass_shared::model::dependency::default_circuit;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{Expect, JobSpec, NewJob, OnConflict, Priority, Unique, Value};
-use windlass_shared::model::name::{Kind, Namespace, QueueName};
+use windlass_shared::model::name::{CircuitName, Kind, Namespace, QueueName};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
 use super::docs::{DurationText, Tag, TimeoutText};
 use super::retry::RetryDocs;
-use super::{Faults, Text, evaluate, retry};
+use super::{Change, Faults, Text, evaluate, retry};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -106,10 +107,11 @@ pub struct JobRequest<'a> {
     /// The worker stops the handler before its lease can pass to another. Default false.
     #[serde(default)]
     pub exclusive: Option<bool>,
-    /// The named dependency whose circuit breaker holds the job.
+    /// The named dependency whose circuit holds the job. Default: of `http.request` the host of its URL, with the port
+    /// unless it is the scheme's; else none. `null`: none.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
-    pub circuit: Option<Text<'a>>,
+    pub circuit: Change<Text<'a>>,
     /// A result gate: an output that fails it fails the attempt with `result_rejected`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<ExpectRequest<'static>>)]
@@ -336,11 +338,15 @@ impl JobRequest<'_> {
             retry::check(policy, "/retry", faults);
         }
         let retry = self.retry.or_else(|| settings.default_retry.clone()).unwrap_or_default();
-        let circuit = self.circuit.map(|text| {
-            // Same form as the other names.
-            let _: Option<Kind> = faults.parse("/circuit", text.as_str());
-            text.0.into_owned()
-        });
+        let circuit = match self.circuit {
+            Change::Set(text) => faults.parse("/circuit", text.as_str()),
+            Change::Clear => None,
+            Change::Keep => self.payload.and_then(|payload| {
+                let kind = self.kind.as_ref()?.as_str().parse().ok()?;
+                default_circuit(&kind, payload.get())
+            }),
+        };
+        let circuit = circuit.map(|name: CircuitName| name.to_string());
         JobSpec {
             max_attempts,
             max_crashes,

@@ -5,6 +5,7 @@ mod auth;
 mod backups;
 mod bad_input;
 mod batch;
+mod circuits;
 mod events;
 mod fixture;
 mod h2;

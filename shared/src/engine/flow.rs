@@ -183,7 +183,8 @@ pub enum Dependency {
 }
 
 /// Who decides over a circuit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CircuitMode {
     /// Its calls.
     #[default]

@@ -48,6 +48,7 @@ mod gates;
 mod backups;
 mod blobs;
 mod checkpoints;
+mod circuits;
 mod definitions;
 mod duties;
 mod keys;

@@ -23,6 +23,7 @@ pub(in crate::ledger) mod backup;
 mod backups;
 mod blobs;
 mod change;
+mod circuits;
 mod connect;
 mod duties;
 mod fault;

@@ -16,6 +16,8 @@ use crate::model::job::{Job, JobState};
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 
+mod circuit;
+
 /// A worker that has not been heard of for this long does not count.
 const WORKER_SEEN: Duration = Duration::from_secs(30);
 /// The past that estimates rest on.
@@ -247,7 +249,14 @@ fn no_worker(job: &Job, workers: &[WorkerBeat]) -> Option<Reason> {
 async fn limits(life: &Lifecycle, shard: &ShardId, seen: &Seen) -> Vec<Reason> {
     let holds = life.inner.engine.holds(shard, seen.job.id).await;
     let holds = holds.ok().flatten().unwrap_or_default();
-    holds.into_iter().map(|hold| limited(&seen.job, hold)).collect()
+    let mut reasons = Vec::with_capacity(holds.len());
+    for hold in holds {
+        reasons.push(match hold.limit {
+            Limit::Circuit => circuit::open(life, shard, &seen.job, &hold).await,
+            _ => limited(&seen.job, hold),
+        });
+    }
+    reasons
 }
 
 fn limited(job: &Job, hold: Hold) -> Reason {
@@ -260,7 +269,7 @@ fn limited(job: &Job, hold: Hold) -> Reason {
         Limit::KeyConcurrency => {
             ("concurrency_key", job.spec.concurrency_key.as_deref(), "per_key_concurrency")
         }
-        Limit::Circuit => return circuit_open(job, &hold),
+        Limit::Circuit => ("circuit", job.spec.circuit.as_deref(), "circuit"),
         Limit::KeyRate => {
             ("rate_limit_key", job.spec.rate_limit_key.as_deref(), "per_key_rate_limit")
         }
@@ -281,19 +290,6 @@ fn limited(job: &Job, hold: Hold) -> Reason {
             Reason::new("rate_limited", detail, evidence).until(hold.until)
         }
     }
-}
-
-fn circuit_open(job: &Job, hold: &Hold) -> Reason {
-    let circuit = job.spec.circuit.as_deref().unwrap_or_default();
-    let detail = match hold.until {
-        Some(_) => {
-            format!("the circuit {circuit} is open: its dependency fails; a probe starts then")
-        }
-        None => format!(
-            "the circuit {circuit} is open: a probe is under way, or an operator keeps it open"
-        ),
-    };
-    Reason::new("circuit_open", detail, json!({ "circuit": circuit })).until(hold.until)
 }
 
 /// The gate of a shard that was open before is shut.

@@ -14,7 +14,8 @@ use super::delivery::PushError;
 use super::{Lifecycle, lost};
 use crate::backoff;
 use crate::engine::envelope::{Detail, DetailHead};
-use crate::engine::flow::Dependency;
+use crate::engine::flow::{Dependency, FlowKey};
+use crate::engine::model::CircuitState;
 use crate::engine::{
     ClaimRequest, ClaimState, Claimed, EngineError, Extended, Held, LiveState, Settle, Settled,
     ShardId, Signal, Signals, Topic, Verdict,
@@ -35,6 +36,8 @@ const LISTEN_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT_CODE: &str = "timeout";
 /// A job whose record this build cannot read is put off by this.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
+/// A probe that used up its attempts is tried again after this long.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// Jobs that the engine is asked about at once.
 const PEEKS_MAX: usize = 50;
 /// Claims of one shard in one pass; more only matter when a kind filter hides the ready jobs.
@@ -126,6 +129,20 @@ pub struct Shown {
     pub queue: QueueName,
     /// The proof.
     pub held: Held,
+    /// What the worker says of the job's dependency.
+    pub told: Told,
+}
+
+/// What a remote worker says of its job's dependency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing: the end of the attempt tells.
+    #[default]
+    Nothing,
+    /// That it cannot tell.
+    Unknown,
+    /// This.
+    Was(Dependency),
 }
 
 /// How an attempt ended, in a remote worker's words.
@@ -153,9 +170,14 @@ impl End {
         }
     }
 
-    /// How the job's dependency was, if it has one. An error that is not worth another try is an answer; an output that
-    /// a gate refused says nothing.
-    fn dependency(&self) -> Option<Dependency> {
+    /// How the job's dependency was, if it has one. Where the worker does not say, an error that is not worth another try
+    /// is an answer; an output that a gate refused says nothing.
+    fn dependency(&self, told: Told) -> Option<Dependency> {
+        match told {
+            Told::Unknown => return None,
+            Told::Was(dependency) => return Some(dependency),
+            Told::Nothing => {}
+        }
         match self {
             Self::Fail(error, _) if error.retryable => Some(Dependency::Failed),
             Self::Succeed(_) | Self::Fail(..) => Some(Dependency::Answered),
@@ -284,13 +306,13 @@ impl Lifecycle {
                 for places in places.chunks(PEEKS_MAX) {
                     let verdicts = places.iter().map(|place| {
                         let (shown, end) = &ends[*place];
-                        verdict(self, &shard, shown.held, end, &rules)
+                        verdict(self, &shard, shown, end, &rules)
                     });
                     let verdicts = futures::future::try_join_all(verdicts).await?;
                     settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
                         let (shown, end) = &ends[*place];
                         Settle {
-                            dependency: end.dependency(),
+                            dependency: end.dependency(shown.told),
                             held: shown.held,
                             verdict,
                             detail: detail(worker, end),
@@ -580,10 +602,11 @@ async fn end_all(
 async fn verdict(
     life: &Lifecycle,
     shard: &ShardId,
-    held: Held,
+    shown: &Shown,
     end: &End,
     rules: &HashMap<JobId, Job>,
 ) -> Result<Verdict, LeaseError> {
+    let held = shown.held;
     match end {
         End::Succeed(_) => Ok(Verdict::Succeeded),
         End::Snooze(delay) => Ok(Verdict::Snooze { delay: *delay }),
@@ -600,7 +623,16 @@ async fn verdict(
             Ok(match (rules.get(&held.id), live) {
                 (Some(job), Some(live)) => {
                     let attempt = live.attempt.saturating_add(1);
-                    backoff::decide(&job.spec, error, attempt, retry_after, rand::random())
+                    let verdict =
+                        backoff::decide(&job.spec, error, attempt, retry_after, rand::random());
+                    let failed = end.dependency(shown.told) == Some(Dependency::Failed);
+                    match verdict {
+                        // That it still fails is none of the job's attempts, be it the last.
+                        Verdict::Dead if failed && is_probe(life, shard, job, held).await? => {
+                            Verdict::Snooze { delay: PROBE_AGAIN }
+                        }
+                        verdict => verdict,
+                    }
                 }
                 // Its rules cannot be read, so what follows is not decided here: the next claim finds out.
                 (None, Some(_)) => Verdict::Snooze { delay: UNREADABLE_DELAY },
@@ -609,6 +641,19 @@ async fn verdict(
             })
         }
     }
+}
+
+/// Whether a lease is the probe of its job's circuit.
+async fn is_probe(
+    life: &Lifecycle,
+    shard: &ShardId,
+    job: &Job,
+    held: Held,
+) -> Result<bool, LeaseError> {
+    let Some(circuit) = job.spec.circuit.as_deref().map(FlowKey::of) else { return Ok(false) };
+    let probe = CircuitState::HalfOpen { id: held.id, fence: held.fence };
+    let known = life.inner.engine.circuits(shard).await?;
+    Ok(known.iter().any(|(of, known)| *of == circuit && known.state == probe))
 }
 
 fn detail(worker: &str, end: &End) -> bytes::Bytes {

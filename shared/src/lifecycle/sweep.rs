@@ -95,7 +95,7 @@ async fn settle_settings(
     shard: &ShardId,
 ) -> Result<bool, PushError> {
     let stats = life.inner.engine.stats(shard).await?;
-    if stats.settings.is_none_or(|settings| settings.version < queue.version) {
+    if stats.settings.is_none_or(|settings| settings.version < queue.shard_version()) {
         life.inner.engine.configure(shard, &queue.shard_settings()).await?;
     }
     if !stats.open {
@@ -287,6 +287,7 @@ async fn push_missing(
     };
     let ids: Vec<JobId> = look.live.iter().map(|job| job.id).collect();
     let mut missing = Vec::new();
+    life.inner.circuit_names.meet(&look.live);
     for (ids, jobs) in
         ids.chunks(limits::ENGINE_BATCH_MAX).zip(look.live.chunks(limits::ENGINE_BATCH_MAX))
     {

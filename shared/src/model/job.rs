@@ -197,7 +197,7 @@ pub struct JobSpec {
     /// What a start costs of rates; at least 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub rate_limit_units: u32,
-    /// The named dependency whose breaker holds the job. Kept, and not enforced yet.
+    /// The named dependency whose circuit holds the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<String>,
 }

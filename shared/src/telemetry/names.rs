@@ -132,6 +132,7 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_queue_jobs", Gauge, "Jobs of a queue in the engine, by state"),
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),
+    ("windlass_queue_circuits", Gauge, "Circuits of a queue that are not closed, by state"),
     ("windlass_queue_oldest_ready_seconds", Gauge, "Age of the first ready job of a queue"),
     // Load checks
     ("windlass_load_check_passed", Gauge, "Whether the latest load check passed"),
@@ -154,6 +155,12 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_attempt_seconds", Histogram, "Run time of an attempt, by queue and kind"),
     ("windlass_settles_total", Counter, "Settles, by the engine's reply"),
     ("windlass_lease_lost_total", Counter, "Leases that had passed on or were unknown"),
+    ("windlass_circuit_calls_total", Counter, "Attempts that tell of their dependency, by result"),
+    (
+        "windlass_worker_circuit_returns_total",
+        Counter,
+        "Jobs handed back because this worker saw their dependency fail",
+    ),
     ("windlass_worker_log_lines_dropped_total", Counter, "Log lines of jobs that were dropped"),
 ];
 

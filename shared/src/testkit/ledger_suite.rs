@@ -5,6 +5,7 @@
 
 mod alerts;
 mod change;
+mod circuits;
 mod definitions;
 mod duties;
 mod gates;
@@ -53,7 +54,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 25] = [
+pub const GROUPS: [Group; 26] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -61,6 +62,7 @@ pub const GROUPS: [Group; 25] = [
     Group { name: "record", run: record::run },
     Group { name: "change", run: change::run },
     Group { name: "queues", run: queues::run },
+    Group { name: "circuits", run: circuits::run },
     Group { name: "reports", run: reports::run },
     Group { name: "stores", run: stores::run },
     Group { name: "housekeeping", run: housekeeping::run },

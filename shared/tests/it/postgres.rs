@@ -36,6 +36,7 @@ suite![
     record,
     change,
     queues,
+    circuits,
     reports,
     stores,
     housekeeping,

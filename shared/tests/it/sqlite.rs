@@ -57,6 +57,7 @@ suite![
     record,
     change,
     queues,
+    circuits,
     reports,
     stores,
     housekeeping,

@@ -1,6 +1,7 @@
 //! The worker against the embedded engine, and where it matters against a private Redis.
 
 mod api;
+mod circuits;
 mod command;
 mod fixture;
 mod gates;

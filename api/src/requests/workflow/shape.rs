@@ -12,7 +12,7 @@ use windlass_shared::model::workflow::{RunFailure, StepFailure};
 use crate::requests::docs::{DurationText, Tag, TimeoutText};
 use crate::requests::job::{ExpectRequest, JobRequest};
 use crate::requests::retry::RetryDocs;
-use crate::requests::{Text, some_bounded};
+use crate::requests::{Change, Text, some_bounded};
 
 /// A workflow to run: its steps, or a stored definition by name.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -188,7 +188,7 @@ pub struct StepRequest<'a> {
     /// As of a job.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
-    pub circuit: Option<Text<'a>>,
+    pub circuit: Change<Text<'a>>,
     /// As of a job.
     #[serde(borrow, default)]
     #[schema(value_type = Option<ExpectRequest<'static>>)]
@@ -239,7 +239,7 @@ impl<'a> StepRequest<'a> {
             ("order_key", self.order_key.is_some()),
             ("weight", self.weight.is_some()),
             ("exclusive", self.exclusive.is_some()),
-            ("circuit", self.circuit.is_some()),
+            ("circuit", self.circuit != Change::Keep),
             ("expect", self.expect.is_some()),
             ("tags", self.tags.is_some()),
             ("meta", self.meta.is_some()),
