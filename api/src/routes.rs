@@ -26,6 +26,7 @@ pub mod load_checks;
 pub mod logs;
 pub mod probes;
 pub mod queues;
+pub mod quotas;
 pub mod reading;
 pub mod reports;
 pub mod scale;
@@ -65,6 +66,8 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(queues::pause_queue))
         .routes(routes!(queues::resume_queue))
         .routes(routes!(queues::purge_queue))
+        .routes(routes!(quotas::list_quotas))
+        .routes(routes!(quotas::get_quotas, quotas::put_quotas, quotas::delete_quotas))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::drain_worker))
         .routes(routes!(leases::take_leases))

@@ -17,6 +17,7 @@ mod logs;
 mod openapi;
 mod operations;
 mod queues;
+mod quotas;
 mod reports;
 mod resume;
 mod run_changes;

@@ -13,6 +13,7 @@ mod idempotency;
 mod load_checks;
 mod looks;
 mod queues;
+mod quotas;
 mod reading;
 mod record;
 mod reports;
@@ -53,7 +54,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 25] = [
+pub const GROUPS: [Group; 26] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -79,6 +80,7 @@ pub const GROUPS: [Group; 25] = [
     Group { name: "alerts", run: alerts::run },
     Group { name: "looks", run: looks::run },
     Group { name: "retention", run: retention::run },
+    Group { name: "quotas", run: quotas::run },
 ];
 
 /// The group of that name.

@@ -75,6 +75,7 @@ suite![
     alerts,
     looks,
     retention,
+    quotas,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.
