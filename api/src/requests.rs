@@ -16,6 +16,7 @@ pub mod filter;
 pub mod job;
 pub mod lease;
 pub mod queue;
+pub mod quota;
 pub mod report;
 pub mod retry;
 pub mod schedule;

@@ -27,6 +27,7 @@ pub mod load_checks;
 pub mod logs;
 pub mod probes;
 pub mod queues;
+pub mod quotas;
 pub mod reading;
 pub mod reports;
 pub mod scale;
@@ -71,6 +72,8 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(circuits::open_circuit))
         .routes(routes!(circuits::close_circuit))
         .routes(routes!(circuits::reset_circuit))
+        .routes(routes!(quotas::list_quotas))
+        .routes(routes!(quotas::get_quotas, quotas::put_quotas, quotas::delete_quotas))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::drain_worker))
         .routes(routes!(leases::take_leases))

@@ -14,6 +14,7 @@ pub mod key;
 pub mod load_check;
 pub mod plan;
 pub mod queue;
+pub mod quota;
 pub mod scale;
 pub mod schedule;
 pub mod submit;

@@ -35,6 +35,7 @@ pub mod postgres;
 mod pulse;
 mod queue;
 mod queue_walk;
+pub mod quotas;
 pub mod retention;
 mod run_calls;
 pub mod runs;
@@ -42,6 +43,7 @@ mod schedule_calls;
 pub mod schedules;
 mod settings_text;
 pub mod sqlite;
+mod turns;
 mod unreadable;
 pub mod upkeep;
 pub mod wal;
@@ -81,6 +83,8 @@ pub enum SubmitOutcome {
     Replayed(Vec<Option<JobId>>),
     /// The key was used before with another body.
     KeyReused,
+    /// A quota of the namespace has no room for it. Nothing of it is there, and its key is not spent.
+    OverQuota(quotas::Exceeded),
 }
 
 /// A job that is durable.

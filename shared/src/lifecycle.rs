@@ -35,6 +35,7 @@ mod known;
 pub mod lease;
 mod lost;
 pub mod push;
+mod quota;
 pub mod record;
 pub mod resume;
 pub mod schedule;

@@ -186,7 +186,8 @@ impl QueuePatch {
     }
 }
 
-fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
+/// Notes what of a rate is out of range.
+pub fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
     if !(1..=COUNT_MAX).contains(&rate.limit) {
         faults.wrong(&format!("{pointer}/limit"), "must be from 1 to 1000000");
     }

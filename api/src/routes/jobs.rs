@@ -74,6 +74,7 @@ pub async fn submit_job(
             Some(None) | None => Err(gone()),
         },
         SubmitOutcome::KeyReused => Err(key_reused()),
+        SubmitOutcome::OverQuota(exceeded) => Err(ApiError::quota(&exceeded)),
     }
 }
 

@@ -18,6 +18,7 @@ mod logs;
 mod openapi;
 mod operations;
 mod queues;
+mod quotas;
 mod reports;
 mod resume;
 mod run_changes;

@@ -58,6 +58,7 @@ mod news;
 mod operations;
 mod progress;
 mod queues;
+mod quotas;
 mod rollups;
 mod workers;
 
@@ -91,6 +92,7 @@ struct Inner {
     news: news::News,
     queue: write_queue::WriteQueue,
     known_queues: queues::KnownQueues,
+    limited: quotas::Limited,
     tasks: TaskTracker,
 }
 
@@ -194,6 +196,7 @@ impl Postgres {
             options,
             queue: write_queue::WriteQueue::new(writers),
             known_queues: queues::KnownQueues::default(),
+            limited: quotas::Limited::default(),
             tasks: TaskTracker::new(),
         });
         bounds::write(silence, prune::ensure_partitions(&inner.pool)).await?;
@@ -277,6 +280,7 @@ impl Postgres {
             return Ok(SubmitOutcome::Done(Vec::new()));
         }
         let (pending, answer) = self.inner.queue.admit(submission)?;
+        self.inner.limited.refresh(&self.inner.pool, self.inner.silence).await;
         if self.inner.known_queues.has_all_of(&pending.submission) {
             self.inner.hand_over(pending);
         } else {

@@ -12,6 +12,10 @@ pub(super) async fn submit(
     let ticket = life.inner.delivery.ticket().await;
     let outcome = life.inner.ledger.submit(submission).await?;
     crate::failpoint!("submit.committed");
+    super::quota::after(life);
+    if let SubmitOutcome::OverQuota(exceeded) = &outcome {
+        super::quota::refused(exceeded);
+    }
     if let SubmitOutcome::Done(results) = &outcome {
         let replaced = results.iter().filter_map(|result| match result {
             Ok(Accepted::Replaced(_, old)) => Some(*old),

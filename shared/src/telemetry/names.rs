@@ -69,6 +69,22 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Gauge,
         "Free space of a SQLite ledger's volume, as the leader saw it last",
     ),
+    (
+        "windlass_submission_wait_seconds",
+        Histogram,
+        "How long a submission waited for its turn to be written",
+    ),
+    (
+        "windlass_submissions_shedding",
+        Gauge,
+        "Whether submissions are shed because they wait too long",
+    ),
+    (
+        "windlass_submissions_shed_total",
+        Counter,
+        "Submissions refused because they would have waited too long, or had",
+    ),
+    ("windlass_quota_refusals_total", Counter, "Submissions refused for a quota, by quota"),
     ("windlass_ledger_call_seconds", Histogram, "Time of a call to the ledger, by call"),
     ("windlass_ledger_errors_total", Counter, "Calls to the ledger that failed, by call"),
     (

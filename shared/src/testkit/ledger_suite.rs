@@ -14,6 +14,7 @@ mod idempotency;
 mod load_checks;
 mod looks;
 mod queues;
+mod quotas;
 mod reading;
 mod record;
 mod reports;
@@ -81,6 +82,7 @@ pub const GROUPS: [Group; 26] = [
     Group { name: "alerts", run: alerts::run },
     Group { name: "looks", run: looks::run },
     Group { name: "retention", run: retention::run },
+    Group { name: "quotas", run: quotas::run },
 ];
 
 /// The group of that name.

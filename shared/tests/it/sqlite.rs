@@ -76,6 +76,7 @@ suite![
     alerts,
     looks,
     retention,
+    quotas,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

@@ -12,6 +12,7 @@ use super::bounds::exchange;
 use super::error::{is_collision, is_lost, unchanged};
 use super::insert::{Made, accepted, unpack_ids};
 use super::own_rows::Rows;
+use super::quotas::{Doors, Limited};
 use super::unknown::{Backend, committed};
 use super::write_queue::Pending;
 use super::{Inner, LedgerError, Result};
@@ -25,11 +26,19 @@ const TRIES_MAX: u32 = 6;
 /// As the writer's, for the whole transaction and for its commit.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// Whether a submission has to pass the door of its namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Ask,
+    /// It has, as a whole, with the part that is in.
+    Passed,
+}
+
 /// Carries out a submission in a task that nobody cancels, and answers it.
 pub(super) fn spawn(inner: &Arc<Inner>, pending: Pending) {
     let task_inner = Arc::clone(inner);
     inner.tasks.spawn(async move {
-        let outcome = commit(&task_inner, &pending.submission, &pending.closed).await;
+        let outcome = commit(&task_inner, &pending.submission, &pending.closed, Door::Ask).await;
         pending.answer(outcome);
     });
 }
@@ -46,7 +55,8 @@ pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) 
             atomic: pending.submission.atomic,
             idempotency: pending.submission.idempotency.clone(),
         };
-        let rest = match commit(&task_inner, &rest, &pending.closed).await {
+        let door = if rest.jobs.len() < jobs.len() { Door::Passed } else { Door::Ask };
+        let rest = match commit(&task_inner, &rest, &pending.closed, door).await {
             Ok(SubmitOutcome::Done(results)) => results,
             // What is committed is said, always: the caller would submit it again.
             Err(error) if rest.jobs.len() < jobs.len() => {
@@ -93,6 +103,7 @@ async fn commit(
     inner: &Inner,
     submission: &Submission,
     closed: &HashSet<QueueName>,
+    door: Door,
 ) -> Result<SubmitOutcome> {
     let started = Instant::now();
     for _ in 0..TRIES_MAX {
@@ -104,7 +115,8 @@ async fn commit(
         let mut connection = inner.own.acquire().await.map_err(unchanged)?;
         let backend = exchange(inner.silence, Backend::of(&mut connection)).await;
         let backend = backend.map_err(unchanged)?;
-        let (error, ready) = match attempt(&mut connection, submission, closed).await {
+        let limited = Some(&inner.limited).filter(|_| door == Door::Ask);
+        let (error, ready) = match attempt(&mut connection, submission, closed, limited).await {
             Ok(outcome) => return Ok(outcome),
             Err(failed) => failed,
         };
@@ -137,10 +149,11 @@ async fn attempt(
     connection: &mut PgConnection,
     submission: &Submission,
     closed: &HashSet<QueueName>,
+    limited: Option<&Limited>,
 ) -> Result<SubmitOutcome, Failed> {
     let beginning = exchange(SILENCE_MAX, connection.begin());
     let mut transaction = beginning.await.map_err(|e| (e, None))?;
-    let preparing = exchange(SILENCE_MAX, prepare(&mut transaction, submission, closed));
+    let preparing = exchange(SILENCE_MAX, prepare(&mut transaction, submission, closed, limited));
     let prepared = preparing.await.map_err(|e| (e, None))?;
     match prepared {
         Prepared::Answered(outcome) => {
@@ -157,7 +170,7 @@ async fn attempt(
 fn new_ids(outcome: &SubmitOutcome) -> impl Iterator<Item = Uuid> {
     let results = match outcome {
         SubmitOutcome::Done(results) => results.as_slice(),
-        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused => &[],
+        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused | SubmitOutcome::OverQuota(_) => &[],
     };
     results.iter().filter_map(|result| match result {
         Ok(Accepted::New(job) | Accepted::Replaced(job, _)) => Some(job.id.uuid()),
@@ -170,17 +183,20 @@ async fn prepare(
     connection: &mut PgConnection,
     submission: &Submission,
     closed: &HashSet<QueueName>,
+    limited: Option<&Limited>,
 ) -> Result<Prepared, sqlx::Error> {
     let sql = "SELECT set_config('statement_timeout', '30s', true)";
     sqlx::query(sql).execute(&mut *connection).await?;
     let namespace = submission.jobs.first().map(|job| &job.namespace);
+    let doors = namespace.into_iter().filter(|name| limited.is_some_and(|l| l.has(name)));
+    let mut doors = Doors::lock(connection, &doors.collect()).await?;
     let key = namespace.zip(submission.idempotency.as_ref());
     if let Some((namespace, idempotency)) = key
         && let Some(outcome) = replay(connection, namespace, idempotency).await?
     {
         return Ok(Prepared::Answered(outcome));
     }
-    let mut rows = Rows::new(connection, &submission.jobs, closed);
+    let mut rows = Rows::new(&mut *connection, &submission.jobs, closed);
     rows.insert_all().await?;
     let results = rows.results();
     if submission.atomic && results.iter().any(Result::is_err) {
@@ -189,6 +205,14 @@ async fn prepare(
     // Nothing accepted, nothing kept: the key is not spent either.
     if results.iter().all(Result::is_err) {
         return Ok(Prepared::Answered(SubmitOutcome::Done(results)));
+    }
+    if results.iter().any(|r| matches!(r, Ok(Accepted::New(_) | Accepted::Replaced(..)))) {
+        let jobs: Vec<_> = submission.jobs.iter().collect();
+        let admitted = doors.admit(connection, &jobs).await?;
+        limited.into_iter().for_each(|limited| doors.note(limited));
+        if let Err(exceeded) = admitted {
+            return Ok(Prepared::Answered(SubmitOutcome::OverQuota(exceeded)));
+        }
     }
     if let Some((namespace, idempotency)) = key {
         let ids = super::insert::pack_ids(results.iter().map(|result| match result {

@@ -29,7 +29,7 @@ impl Sqlite {
     pub async fn create_run(&self, new: &NewRun) -> Result<CreateOutcome> {
         let rows = new.steps.len() * ROWS_OF_STEP;
         let new = new.clone();
-        change!(self, rows, |tx| runs::create::create(tx, &new))
+        change!(self, rows, |tx| runs::create::submit(tx, &new))
     }
 
     pub async fn run(&self, namespace: &Namespace, id: WorkflowId) -> Result<Option<Run>> {

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "overwatch", include_str!("../../../../migrations/sqlite/0007_overwatch.sql")),
     (8, "load_checks", include_str!("../../../../migrations/sqlite/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
+    (10, "quotas", include_str!("../../../../migrations/sqlite/0010_quotas.sql")),
     (13, "circuits", include_str!("../../../../migrations/sqlite/0013_circuits.sql")),
 ];
 

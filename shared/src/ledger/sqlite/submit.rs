@@ -12,8 +12,9 @@ use super::fault::{Class, Fault};
 use super::holds::{self, HoldKey};
 use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
-use super::statement::{Args, Bulk};
-use super::writer::{Tx, release, savepoint, undo};
+use super::quotas::Doors;
+use super::statement::Bulk;
+use super::writer::{Tx, release, roll_back, savepoint, undo};
 use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, queues};
 use crate::model::id::JobId;
 use crate::model::job::NewJob;
@@ -27,10 +28,13 @@ pub(super) struct Submitting {
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-impl Submitting {
-    pub(super) fn rows(&self) -> usize {
-        self.submission.jobs.len().max(1)
-    }
+/// How a submission comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through the door of its namespace.
+    Door,
+    /// Past it: it is promised already.
+    Past,
 }
 
 /// Rows that the database refused when each was tried alone: (submission, job) and why.
@@ -48,17 +52,17 @@ pub(super) async fn write_all(
         return Ok(Vec::new());
     }
     let submissions: Vec<&Submission> = waiting.iter().map(|w| &w.submission).collect();
-    if let Ok(outcomes) = alone(tx, &submissions, &Bad::new()).await? {
+    if let Ok(outcomes) = alone(tx, &submissions, &Bad::new(), Way::Door).await? {
         return Ok(outcomes.into_iter().map(Ok).collect());
     }
     let bad = refused_rows(tx, &submissions).await?;
-    if let Ok(outcomes) = alone(tx, &submissions, &bad).await? {
+    if let Ok(outcomes) = alone(tx, &submissions, &bad, Way::Door).await? {
         return Ok(outcomes.into_iter().map(Ok).collect());
     }
     // Not a row of theirs, then: whoever is the reason is left alone with it.
     let mut results = Vec::with_capacity(submissions.len());
     for submission in submissions {
-        let result = alone(tx, &[submission], &Bad::new()).await?;
+        let result = alone(tx, &[submission], &Bad::new(), Way::Door).await?;
         results.push(result.map(|mut outcomes| outcomes.remove(0)));
     }
     Ok(results)
@@ -73,7 +77,7 @@ pub(super) async fn one(
     job: &NewJob,
 ) -> Result<std::result::Result<Accepted, Refused>, Fault> {
     let submission = Submission { jobs: vec![job.clone()], atomic: false, idempotency: None };
-    let outcome = match alone(tx, &[&submission], &Bad::new()).await? {
+    let outcome = match alone(tx, &[&submission], &Bad::new(), Way::Past).await? {
         Ok(mut outcomes) => outcomes.pop(),
         Err(fault) if fault.class() == Class::Data => None,
         Err(fault) => return Err(fault),
@@ -92,9 +96,10 @@ async fn alone(
     tx: &mut Tx<'_>,
     submissions: &[&Submission],
     bad: &Bad,
+    way: Way,
 ) -> Result<Result<Vec<SubmitOutcome>, Fault>, Fault> {
     savepoint(tx).await?;
-    let result = write(tx, submissions, bad).await;
+    let result = write(tx, submissions, bad, way).await;
     if let Err(fault) = &result {
         undo(tx, fault.clone()).await?;
     }
@@ -106,8 +111,12 @@ async fn write(
     tx: &mut Tx<'_>,
     submissions: &[&Submission],
     bad: &Bad,
+    way: Way,
 ) -> Result<Vec<SubmitOutcome>, Fault> {
-    let found = look(tx, submissions).await?;
+    let mut found = look(tx, submissions).await?;
+    if way == Way::Door {
+        found.doors = Doors::of(tx, submissions).await?;
+    }
     let plan = plan::plan(tx.now, submissions, found, bad);
     let mut seen = HashSet::new();
     for row in &plan.rows {
@@ -122,6 +131,7 @@ async fn write(
         holds::cancel_replaced(tx, *replaced, *by).await?;
     }
     keep_keys(tx, &plan.keys).await?;
+    plan.doors.write(tx).await?;
     Ok(plan.outcomes())
 }
 
@@ -141,7 +151,8 @@ async fn look(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Found, Fau
     let holds = holds::look_up(tx.connection, &wanted).await?;
     let queues = submissions.iter().flat_map(|s| &s.jobs).map(|job| (&job.namespace, &job.queue));
     let closed = queues::without_room(tx, queues).await?;
-    Ok(Found { keys, holds, existing: existing(tx.connection, &named).await?, closed })
+    let existing = existing(tx.connection, &named).await?;
+    Ok(Found { keys, holds, existing, closed, doors: Doors::default() })
 }
 
 async fn look_up_keys(
@@ -232,13 +243,7 @@ async fn refused_rows(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Ba
             release(tx).await?;
         }
     }
-    tx.queues.forget();
     roll_back(tx).await?;
     release(tx).await?;
     Ok(bad)
-}
-
-async fn roll_back(tx: &mut Tx<'_>) -> Result<(), Fault> {
-    super::statement::execute(tx.connection, "ROLLBACK TO alone", Args::default()).await?;
-    Ok(())
 }
