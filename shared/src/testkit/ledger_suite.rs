@@ -12,6 +12,8 @@ mod housekeeping;
 mod idempotency;
 mod load_checks;
 mod looks;
+mod order_storm;
+mod orders;
 mod queues;
 mod reading;
 mod record;
@@ -53,7 +55,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 25] = [
+pub const GROUPS: [Group; 27] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -79,6 +81,8 @@ pub const GROUPS: [Group; 25] = [
     Group { name: "alerts", run: alerts::run },
     Group { name: "looks", run: looks::run },
     Group { name: "retention", run: retention::run },
+    Group { name: "orders", run: orders::run },
+    Group { name: "order_storm", run: order_storm::run },
 ];
 
 /// The group of that name.

@@ -54,6 +54,8 @@ suite![
     alerts,
     looks,
     retention,
+    orders,
+    order_storm,
 ];
 
 #[tokio::test]

@@ -75,6 +75,8 @@ suite![
     alerts,
     looks,
     retention,
+    orders,
+    order_storm,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

@@ -18,6 +18,7 @@ use super::write_queue::Pending;
 use super::{Inner, LedgerError, Result, own};
 use crate::ledger::{Accepted, SubmitOutcome};
 use crate::limits::WRITE_ROWS_MAX;
+use crate::model::job::NewJob;
 
 /// Tries of one group: after a lost connection that committed nothing, or a deadlock.
 const TRIES_MAX: u32 = 4;
@@ -192,12 +193,12 @@ impl Writer {
     /// one by one, in transactions of their own.
     fn answer(&self, group: Vec<Pending>, made: &Made) {
         for mut pending in group {
-            let is_in = |job: &crate::model::job::NewJob| made.get(&job.id.uuid()).copied();
+            let is_in = |job: &NewJob| made.get(&job.id.uuid()).copied();
             if pending.submission.jobs.iter().all(|job| is_in(job).is_some()) {
                 let jobs = std::mem::take(&mut pending.submission.jobs);
                 let results = jobs.into_iter().map(|job| {
-                    let created_at = made[&job.id.uuid()];
-                    Ok(Accepted::New(accepted(job, created_at)))
+                    let entry = made[&job.id.uuid()];
+                    Ok(Accepted::New(accepted(job, entry)))
                 });
                 let outcome = SubmitOutcome::Done(results.collect());
                 pending.answer(Ok(outcome));
@@ -211,7 +212,8 @@ impl Writer {
 /// Whether a submission needs a lock that others may hold.
 fn has_key(pending: &Pending) -> bool {
     let submission = &pending.submission;
-    submission.idempotency.is_some() || submission.jobs.iter().any(|job| job.unique.is_some())
+    let holds = |job: &NewJob| job.unique.is_some() || job.spec.order_key.is_some();
+    submission.idempotency.is_some() || submission.jobs.iter().any(holds)
 }
 
 /// The error for one more of the group.

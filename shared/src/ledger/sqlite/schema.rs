@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "overwatch", include_str!("../../../../migrations/sqlite/0007_overwatch.sql")),
     (8, "load_checks", include_str!("../../../../migrations/sqlite/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
+    (11, "order", include_str!("../../../../migrations/sqlite/0011_order.sql")),
 ];
 
 /// The version of this build.

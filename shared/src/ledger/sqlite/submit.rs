@@ -14,7 +14,7 @@ use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
 use super::statement::{Args, Bulk};
 use super::writer::{Tx, release, savepoint, undo};
-use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, queues};
+use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, orders, queues};
 use crate::model::id::JobId;
 use crate::model::job::NewJob;
 use crate::model::name::Namespace;
@@ -108,7 +108,7 @@ async fn write(
     bad: &Bad,
 ) -> Result<Vec<SubmitOutcome>, Fault> {
     let found = look(tx, submissions).await?;
-    let plan = plan::plan(tx.now, submissions, found, bad);
+    let mut plan = plan::plan(tx.now, submissions, found, bad);
     let mut seen = HashSet::new();
     for row in &plan.rows {
         let queue = (&row.job.namespace, &row.job.queue);
@@ -122,6 +122,7 @@ async fn write(
         holds::cancel_replaced(tx, *replaced, *by).await?;
     }
     keep_keys(tx, &plan.keys).await?;
+    orders::settle(tx.connection, plan.rows.iter_mut().map(|row| &mut row.job)).await?;
     Ok(plan.outcomes())
 }
 
@@ -191,8 +192,8 @@ async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
-         meta, spec, payload_blob, payload) VALUES",
-        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         meta, spec, payload_blob, payload, order_key) VALUES",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     );
     INSERT.execute(connection, rows, Planned::bind).await?;
