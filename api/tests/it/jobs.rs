@@ -312,8 +312,10 @@ async fn a_job_waits_for_its_order() {
     );
     let evidence = &told["reasons"][0]["evidence"];
     assert_eq!((&evidence["before"], &evidence["head"]["id"]), (&json!(1), &json!(first)));
-    let moved = api.patch(&format!("/v1/jobs/{first}"), json!({"queue": "elsewhere"})).await;
-    let refused = moved.refused(409, "invalid_state");
+    let path = format!("/v1/jobs/{first}");
+    let body = json!({"queue": "elsewhere"}).to_string();
+    let moved = api.send(request(Method::PATCH, &path, &[], &body)).await;
+    let refused = moved.refused(409, "state_conflict");
     assert!(refused["detail"].as_str().unwrap().contains("keeps its queue"), "{refused}");
     api.post(&format!("/v1/jobs/{first}/cancel"), json!({})).await.expect(200);
     assert_eq!(api.get(&format!("/v1/jobs/{second}")).await.expect(200)["state"], "ready");

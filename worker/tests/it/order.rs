@@ -29,7 +29,7 @@ use crate::fixture::{PATIENCE, Running, spec};
 const JOBS: usize = 200;
 const KEYS: usize = 5;
 const SLOTS: u32 = 16;
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// What the handler saw: of each key who runs, and who has begun, in order.
 #[derive(Default)]
