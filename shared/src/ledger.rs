@@ -31,6 +31,8 @@ pub mod duties;
 mod gate_calls;
 mod load_check_calls;
 pub mod load_checks;
+mod order_calls;
+pub mod orders;
 pub mod postgres;
 mod pulse;
 mod queue;
@@ -652,8 +654,9 @@ impl Ledger {
     // Changing jobs
 
     /// Ends a job as cancelled that is not terminal, after the engine has said that it does not run there; with
-    /// `running` it gets `cancel_requested` only. The engine's word is about one form of the job: with `seen`, a
-    /// job that has another fence or queue by now is left alone and its state returned as refused.
+    /// `running` it gets `cancel_requested` only, unless it is blocked in its order, where nobody runs it. The
+    /// engine's word is about one form of the job: with `seen`, a job that has another fence or queue by now is left
+    /// alone and its state returned as refused. A job that is blocked for its step's needs is its run's to end.
     pub fn cancel<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -666,7 +669,7 @@ impl Ledger {
     }
 
     /// Makes a dead, cancelled, expired or quarantined job ready again with a fresh budget and a higher
-    /// fence. Refused while another job holds its unique key ([`JobState::Blocked`] is never the reason:
+    /// fence; blocked where others of its order are before it. Refused while another job holds its unique key ([`JobState::Blocked`] is never the reason:
     /// the recorded state is returned).
     pub fn redrive<'a>(
         &'a self,
@@ -676,7 +679,8 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, redrive(namespace, id)) })
     }
 
-    /// Changes a job that is neither terminal nor running, and raises its fence. `seen` as in [`Self::cancel`].
+    /// Changes a job that is neither terminal nor running nor blocked, and raises its fence. `seen` as in
+    /// [`Self::cancel`]. One with an order key keeps its queue: to move it is refused.
     pub fn patch<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -984,6 +988,9 @@ fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
     }
     if job.unique.as_ref().is_some_and(|u| nul(&u.key)) {
         return Some("the unique key contains a NUL character");
+    }
+    if job.spec.order_key.as_deref().is_some_and(nul) {
+        return Some("the order key contains a NUL character");
     }
     if job.request_id.as_deref().is_some_and(nul) || job.traceparent.as_deref().is_some_and(nul) {
         return Some("the request id or trace context contains a NUL character");

@@ -34,6 +34,7 @@ pub mod explain;
 mod known;
 pub mod lease;
 mod lost;
+pub mod order;
 pub mod push;
 mod quota;
 pub mod record;
@@ -213,7 +214,7 @@ impl Lifecycle {
         namespace: &'a Namespace,
         id: JobId,
     ) -> BoxFuture<'a, Result<Changed<()>, LedgerError>> {
-        Box::pin(async move { self.inner.ledger.delete(namespace, id).await })
+        Box::pin(async move { order::delete(self, namespace, id).await })
     }
 
     /// How many jobs an action would change now (`dry_run`). Looks at every job that matches the filter.

@@ -11,7 +11,9 @@ use windlass_shared::ledger::QueueSettings;
 use windlass_shared::limits;
 use windlass_shared::model::dependency::default_circuit;
 use windlass_shared::model::id::JobId;
-use windlass_shared::model::job::{Expect, JobSpec, NewJob, OnConflict, Priority, Unique, Value};
+use windlass_shared::model::job::{
+    Expect, JobSpec, NewJob, OnConflict, OrderOnFailure, Priority, Unique, Value,
+};
 use windlass_shared::model::name::{CircuitName, Kind, Namespace, QueueName};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
@@ -96,10 +98,14 @@ pub struct JobRequest<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub fairness_key: Option<Text<'a>>,
-    /// Jobs of one key run one after the other, in accepted order.
+    /// Jobs of one key in a queue run one after the other, in accepted order.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub order_key: Option<Text<'a>>,
+    /// What becomes of those behind it in its order if it does not succeed. With `order_key` only. Default `skip`.
+    #[serde(default)]
+    #[schema(value_type = Option<OrderOnFailureDocs>)]
+    pub order_on_failure: Option<OrderOnFailure>,
     /// Slots that the job takes on its worker. Default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
@@ -167,6 +173,17 @@ pub enum OnConflictDocs {
     Reject,
     ReturnExisting,
     Replace,
+}
+
+/// What the end of a job that did not succeed means for those behind it in its order.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = OrderOnFailure)]
+pub enum OrderOnFailureDocs {
+    /// The next one runs.
+    Skip,
+    /// They wait until it has been retried and has succeeded, or is forgotten.
+    Block,
 }
 
 /// A result gate.
@@ -347,6 +364,9 @@ impl JobRequest<'_> {
             }),
         };
         let circuit = circuit.map(|name: CircuitName| name.to_string());
+        if self.order_on_failure.is_some() && self.order_key.is_none() {
+            faults.wrong("/order_on_failure", "can be given together with order_key only");
+        }
         JobSpec {
             max_attempts,
             max_crashes,
@@ -356,6 +376,7 @@ impl JobRequest<'_> {
             weight,
             exclusive: self.exclusive.unwrap_or(false),
             order_key: check_key(self.order_key, "/order_key", faults),
+            order_on_failure: self.order_on_failure.unwrap_or_default(),
             concurrency_key: check_key(self.concurrency_key, "/concurrency_key", faults),
             rate_limit_key: check_key(self.rate_limit_key, "/rate_limit_key", faults),
             rate_limit_units: check_units(self.rate_limit_units, faults),

@@ -37,6 +37,7 @@ mod writer;
 mod alerts;
 mod attempts;
 mod jobs;
+mod orders;
 mod record;
 mod run_calls;
 mod runs;

@@ -34,6 +34,7 @@ mod jobs;
 mod keys;
 mod list;
 mod load_checks;
+mod orders;
 mod place;
 mod plan;
 mod prune;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Lifecycle, Seen};
+use super::{Lifecycle, Seen, order};
 use crate::engine::ShardId;
 use crate::engine::{Hold, Limit, LiveState, ShardStats};
 use crate::ledger::runs::END;
@@ -54,7 +54,11 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn new(code: &'static str, detail: impl Into<String>, evidence: serde_json::Value) -> Self {
+    pub(super) fn new(
+        code: &'static str,
+        detail: impl Into<String>,
+        evidence: serde_json::Value,
+    ) -> Self {
         Self { code, detail: detail.into(), since: None, until: None, evidence }
     }
     fn since(mut self, at: Timestamp) -> Self {
@@ -96,7 +100,10 @@ pub(super) async fn explain(
     let state = visible_state(&seen);
     let mut reasons = Vec::new();
     match state {
-        JobState::Blocked => reasons.push(blocked_by(life, &seen.job).await?),
+        JobState::Blocked => reasons.push(match order::blocked_by(life, &seen.job).await? {
+            Some(reason) => reason,
+            None => blocked_by(life, &seen.job).await?,
+        }),
         JobState::Running => reasons.push(running(&seen)),
         JobState::Ready | JobState::Scheduled | JobState::Retrying => {
             let now = life.inner.clock.now();

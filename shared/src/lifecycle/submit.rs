@@ -22,6 +22,12 @@ pub(super) async fn submit(
             _ => None,
         });
         super::ended::align(life, replaced.collect()).await;
+        // Where the replaced one was the first of its order, another may run: a job of the same key, mostly.
+        for result in results {
+            if let Ok(Accepted::Replaced(job, _)) = result {
+                super::order::follow(life, job).await;
+            }
+        }
     }
     if let (SubmitOutcome::Done(results), Some(ticket)) = (&outcome, ticket) {
         let jobs = results

@@ -347,7 +347,10 @@ pub(super) async fn end(
                 let ledger = &life.inner.ledger;
                 let done = ledger.cancel(&job.namespace, job.id, guard, false, "requested").await?;
                 // One that was changed meanwhile is looked at by the next pass.
-                ended += u64::from(matches!(done, Changed::Done(_)));
+                if let Changed::Done(job) = done {
+                    ended += 1;
+                    super::order::follow(life, &job).await;
+                }
             } else {
                 expired.push(expiry(job, now));
                 ended += 1;
@@ -362,7 +365,8 @@ pub(super) async fn end(
     Ok(ended)
 }
 
-fn expiry(job: &Job, now: Timestamp) -> Record {
+/// The end of a job that was not started in time.
+pub(super) fn expiry(job: &Job, now: Timestamp) -> Record {
     Record {
         namespace: job.namespace.clone(),
         id: job.id,

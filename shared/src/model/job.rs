@@ -182,9 +182,13 @@ pub struct JobSpec {
     /// The worker stops the handler before its lease can pass to another.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
-    /// At most one job of the same key runs at a time, in accepted order. Kept, and not enforced yet.
+    /// At most one job of the same key in a queue runs at a time, in accepted order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_key: Option<String>,
+    /// What becomes of those behind it if it does not succeed. Of a job with an `order_key`. The triggers of the
+    /// ledger read it here.
+    #[serde(default, skip_serializing_if = "OrderOnFailure::is_skip")]
+    pub order_on_failure: OrderOnFailure,
     /// Jobs of one key share the queue's `per_key_concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
@@ -241,6 +245,7 @@ impl Default for JobSpec {
             weight: 1,
             exclusive: false,
             order_key: None,
+            order_on_failure: OrderOnFailure::default(),
             concurrency_key: None,
             rate_limit_key: None,
             fairness_key: None,
@@ -263,6 +268,25 @@ pub struct Expect {
     /// What the output is scored by; below the threshold it is refused, with recommendations for the next attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<Box<Evaluate>>,
+}
+
+/// What the end of a job means for those behind it in its order, where it did not succeed: it is dead, cancelled, expired
+/// or quarantined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderOnFailure {
+    /// The next one runs.
+    #[default]
+    Skip,
+    /// They wait until it has been redriven and has succeeded, or is forgotten.
+    Block,
+}
+
+impl OrderOnFailure {
+    /// [`Self::Skip`]; as serde asks.
+    fn is_skip(&self) -> bool {
+        *self == Self::Skip
+    }
 }
 
 /// What a second submission with a held unique key gets.

@@ -13,6 +13,8 @@ mod housekeeping;
 mod idempotency;
 mod load_checks;
 mod looks;
+mod order_storm;
+mod orders;
 mod queues;
 mod quotas;
 mod reading;
@@ -55,7 +57,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 26] = [
+pub const GROUPS: [Group; 28] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -83,6 +85,8 @@ pub const GROUPS: [Group; 26] = [
     Group { name: "looks", run: looks::run },
     Group { name: "retention", run: retention::run },
     Group { name: "quotas", run: quotas::run },
+    Group { name: "orders", run: orders::run },
+    Group { name: "order_storm", run: order_storm::run },
 ];
 
 /// The group of that name.

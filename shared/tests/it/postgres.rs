@@ -61,6 +61,8 @@ suite![
     looks,
     retention,
     quotas,
+    orders,
+    order_storm,
 ];
 
 #[tokio::test]

@@ -77,6 +77,8 @@ suite![
     looks,
     retention,
     quotas,
+    orders,
+    order_storm,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

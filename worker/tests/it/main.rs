@@ -8,6 +8,7 @@ mod gates;
 mod http;
 mod leases;
 mod life;
+mod order;
 mod recovery;
 mod redis;
 mod reports;

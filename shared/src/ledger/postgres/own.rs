@@ -46,10 +46,10 @@ pub(super) fn spawn(inner: &Arc<Inner>, pending: Pending) {
 /// As [`spawn`], for a submission of which a group commit has brought in the jobs in `made`.
 pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) {
     let jobs = std::mem::take(&mut pending.submission.jobs);
-    let times: Vec<_> = jobs.iter().map(|j| made.get(&j.id.uuid()).copied()).collect();
+    let entries: Vec<_> = jobs.iter().map(|j| made.get(&j.id.uuid()).copied()).collect();
     let task_inner = Arc::clone(inner);
     inner.tasks.spawn(async move {
-        let left = jobs.iter().zip(&times).filter(|(_, time)| time.is_none());
+        let left = jobs.iter().zip(&entries).filter(|(_, entry)| entry.is_none());
         let rest = Submission {
             jobs: left.map(|(job, _)| job.clone()).collect(),
             atomic: pending.submission.atomic,
@@ -66,8 +66,8 @@ pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) 
             other => return pending.answer(other),
         };
         let mut rest = rest.into_iter();
-        let results = jobs.into_iter().zip(times).map(|(job, time)| match time {
-            Some(created_at) => Ok(Accepted::New(accepted(job, created_at))),
+        let results = jobs.into_iter().zip(entries).map(|(job, entry)| match entry {
+            Some(entry) => Ok(Accepted::New(accepted(job, entry))),
             None => rest.next().expect("one result for each job that was left"),
         });
         let outcome = SubmitOutcome::Done(results.collect());

@@ -112,11 +112,11 @@ impl<'a> Rows<'a> {
 
     fn note(&mut self, n: usize, made: &Made) {
         let job = &self.jobs[n];
-        let Some(created_at) = made.get(&job.id.uuid()) else { return };
+        let Some(entry) = made.get(&job.id.uuid()) else { return };
         if let Some(unique) = unique_of(job) {
             self.holders.insert(unique, job.id);
         }
-        self.outcomes[n] = Some(Ok(Accepted::New(accepted(job.clone(), *created_at))));
+        self.outcomes[n] = Some(Ok(Accepted::New(accepted(job.clone(), *entry))));
     }
 
     /// One query for all rows that met a held key.

@@ -22,6 +22,7 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
     (8, "load_checks", include_str!("../../../../migrations/postgres/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/postgres/0009_backups.sql")),
     (10, "quotas", include_str!("../../../../migrations/postgres/0010_quotas.sql")),
+    (11, "order", include_str!("../../../../migrations/postgres/0011_order.sql")),
     (13, "circuits", include_str!("../../../../migrations/postgres/0013_circuits.sql")),
 ];
 

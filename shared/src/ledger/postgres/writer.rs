@@ -19,6 +19,7 @@ use super::write_queue::Pending;
 use super::{Inner, LedgerError, Result, own};
 use crate::ledger::{Accepted, SubmitOutcome};
 use crate::limits::WRITE_ROWS_MAX;
+use crate::model::job::NewJob;
 use crate::model::name::{Namespace, QueueName};
 
 /// Tries of one group: after a lost connection that committed nothing, or a deadlock.
@@ -191,7 +192,7 @@ impl Writer {
     /// are looked at one by one, in transactions of their own.
     fn answer(&self, group: Vec<Pending>, mut sent: Sent) {
         for (n, mut pending) in group.into_iter().enumerate() {
-            let is_in = |job: &crate::model::job::NewJob| sent.made.get(&job.id.uuid()).copied();
+            let is_in = |job: &NewJob| sent.made.get(&job.id.uuid()).copied();
             if let Some(exceeded) = sent.refused.remove(&n) {
                 if sent.apart.contains(&n) {
                     own::spawn(&self.inner, pending);
@@ -201,8 +202,8 @@ impl Writer {
             } else if pending.submission.jobs.iter().all(|job| is_in(job).is_some()) {
                 let jobs = std::mem::take(&mut pending.submission.jobs);
                 let results = jobs.into_iter().map(|job| {
-                    let created_at = sent.made[&job.id.uuid()];
-                    Ok(Accepted::New(accepted(job, created_at)))
+                    let entry = sent.made[&job.id.uuid()];
+                    Ok(Accepted::New(accepted(job, entry)))
                 });
                 let outcome = SubmitOutcome::Done(results.collect());
                 pending.answer(Ok(outcome));
@@ -240,7 +241,8 @@ pub(super) fn statement<'a>(known: &KnownQueues, group: Vec<&'a Pending>) -> Ins
 /// Whether a submission needs a lock that others may hold.
 fn has_key(pending: &Pending) -> bool {
     let submission = &pending.submission;
-    submission.idempotency.is_some() || submission.jobs.iter().any(|job| job.unique.is_some())
+    let holds = |job: &NewJob| job.unique.is_some() || job.spec.order_key.is_some();
+    submission.idempotency.is_some() || submission.jobs.iter().any(holds)
 }
 
 /// The error for one more of the group.

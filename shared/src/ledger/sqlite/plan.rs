@@ -154,7 +154,8 @@ impl Planned {
             .add(job.meta.as_deref())
             .add(Arc::clone(&row.spec))
             .add(blob)
-            .add(inline);
+            .add(inline)
+            .add(job.spec.order_key.as_deref());
     }
 }
 

@@ -13,9 +13,9 @@ use super::holds::{self, HoldKey};
 use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
 use super::quotas::Doors;
-use super::statement::Bulk;
+use super::statement::{Args, Bulk};
 use super::writer::{Tx, release, roll_back, savepoint, undo};
-use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, queues};
+use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, orders, queues};
 use crate::model::id::JobId;
 use crate::model::job::NewJob;
 use crate::model::name::Namespace;
@@ -117,7 +117,7 @@ async fn write(
     if way == Way::Door {
         found.doors = Doors::of(tx, submissions).await?;
     }
-    let plan = plan::plan(tx.now, submissions, found, bad);
+    let mut plan = plan::plan(tx.now, submissions, found, bad);
     let mut seen = HashSet::new();
     for row in &plan.rows {
         let queue = (&row.job.namespace, &row.job.queue);
@@ -132,6 +132,7 @@ async fn write(
     }
     keep_keys(tx, &plan.keys).await?;
     plan.doors.write(tx).await?;
+    orders::settle(tx.connection, plan.rows.iter_mut().map(|row| &mut row.job)).await?;
     Ok(plan.outcomes())
 }
 
@@ -202,8 +203,8 @@ async fn insert(connection: &mut SqliteConnection, rows: &[Planned]) -> Result<(
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
-         meta, spec, payload_blob, payload) VALUES",
-        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         meta, spec, payload_blob, payload, order_key) VALUES",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     );
     INSERT.execute(connection, rows, Planned::bind).await?;
