@@ -23,7 +23,7 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
     (9, "backups", include_str!("../../../../migrations/postgres/0009_backups.sql")),
     (10, "quotas", include_str!("../../../../migrations/postgres/0010_quotas.sql")),
     (11, "order", include_str!("../../../../migrations/postgres/0011_order.sql")),
-    (13, "circuits", include_str!("../../../../migrations/postgres/0013_circuits.sql")),
+    (12, "circuits", include_str!("../../../../migrations/postgres/0012_circuits.sql")),
 ];
 
 /// The version of this build.

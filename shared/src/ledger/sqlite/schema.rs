@@ -24,7 +24,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
     (10, "quotas", include_str!("../../../../migrations/sqlite/0010_quotas.sql")),
     (11, "order", include_str!("../../../../migrations/sqlite/0011_order.sql")),
-    (13, "circuits", include_str!("../../../../migrations/sqlite/0013_circuits.sql")),
+    (12, "circuits", include_str!("../../../../migrations/sqlite/0012_circuits.sql")),
 ];
 
 /// The version of this build.
