@@ -281,12 +281,15 @@ impl Postgres {
             return Ok(SubmitOutcome::Done(Vec::new()));
         }
         let (pending, answer) = self.inner.queue.admit(submission)?;
-        self.inner.limited.refresh(&self.inner.pool, self.inner.silence).await;
-        if self.inner.known_queues.has_all_of(&pending.submission) {
-            self.inner.hand_over(pending);
+        let inner = Arc::clone(&self.inner);
+        if inner.limited.is_fresh() && inner.known_queues.has_all_of(&pending.submission) {
+            inner.hand_over(pending);
         } else {
-            let inner = Arc::clone(&self.inner);
-            self.inner.tasks.spawn(async move { inner.look_at_queues(pending).await });
+            // Whoever waits may go: the submission is carried out all the same.
+            self.inner.tasks.spawn(async move {
+                inner.limited.refresh(&inner.pool, inner.silence).await;
+                inner.look_at_queues(pending).await;
+            });
         }
         // Only a task that panicked answers nothing.
         answer.await.unwrap_or(Err(LedgerError::OutcomeUnknown))

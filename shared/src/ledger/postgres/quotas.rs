@@ -51,6 +51,11 @@ impl Limited {
         self.known().0.contains(namespace)
     }
 
+    /// Whether what is known is good for now.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.age().is_some_and(|age| age < KNOWN_FOR)
+    }
+
     /// Looks who has quotas, if what is known is old; one caller at a time. Where the ledger does not answer, what was
     /// known counts on. May be dropped.
     pub(super) async fn refresh(&self, pool: &PgPool, silence: Duration) {
@@ -69,17 +74,16 @@ impl Limited {
 
     /// The turn to ask; `None`: nobody need.
     async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let is_fresh = |most| self.age().is_some_and(|age| age < most);
-        if is_fresh(KNOWN_FOR) {
+        if self.is_fresh() {
             return None;
         }
         // Somebody asks: what is known is good until they should have heard.
-        let turn = if is_fresh(KNOWN_FOR * 2) {
+        let turn = if self.age().is_some_and(|age| age < KNOWN_FOR * 2) {
             self.asking.try_lock().ok()?
         } else {
             self.asking.lock().await
         };
-        (!is_fresh(KNOWN_FOR)).then_some(turn)
+        (!self.is_fresh()).then_some(turn)
     }
 
     fn note(&self, namespace: &Namespace, has_quotas: bool) {

@@ -13,8 +13,8 @@ use crate::model::workflow::StepState;
 impl Postgres {
     pub async fn create_run(&self, new: &NewRun) -> Result<CreateOutcome> {
         let new = new.clone();
-        self.inner.limited.refresh(&self.inner.pool, self.inner.silence).await;
         self.detached_for(self.inner.silence * bounds::LONG, |inner| async move {
+            inner.limited.refresh(&inner.pool, inner.silence).await;
             runs::create(&inner, &new).await
         })
         .await
