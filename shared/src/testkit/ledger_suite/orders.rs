@@ -98,7 +98,8 @@ async fn only_the_first_of_a_key_may_run(scene: &Scene) {
     let page = scene.ledger.unfinished(namespace, queue, ahead, ahead, None, 10).await.unwrap();
     let mut found: Vec<JobId> = page.jobs.iter().map(|job| job.id).collect();
     let mut expected: Vec<JobId> = jobs[..3].iter().map(|job| job.id).collect();
-    (found.sort_unstable(), expected.sort_unstable());
+    found.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!(scene.ledger.waiting(namespace, queue, 100).await.unwrap(), 3);
     let seen = place(scene, late.id).await.unwrap();
@@ -130,7 +131,8 @@ async fn the_end_of_one_releases_the_next(scene: &Scene) {
     let reply = scene.ledger.record(batch).await.unwrap();
     let mut released: Vec<JobId> = reply.released.iter().map(|job| job.id).collect();
     let mut expected = [jobs[2].id, behind.id];
-    (released.sort_unstable(), expected.sort_unstable());
+    released.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(released, expected);
 }
 
