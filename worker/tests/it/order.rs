@@ -56,7 +56,7 @@ impl Seen {
 
 /// Whether an attempt of a job fails: about one of three, and some jobs at all of theirs.
 fn fails(n: usize, attempt: u32) -> bool {
-    n % 13 == 4 || (n * 7 + attempt as usize * 5) % 3 == 0 && attempt < 3
+    n % 13 == 4 || (n * 7 + attempt as usize * 5).is_multiple_of(3) && attempt < 3
 }
 
 /// Goal: 200 jobs of five keys on 16 slots, with failures, run per key one at a time and in the order of acceptance; and

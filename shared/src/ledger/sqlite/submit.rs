@@ -13,7 +13,7 @@ use super::holds::{self, HoldKey};
 use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
 use super::quotas::Doors;
-use super::statement::{Args, Bulk};
+use super::statement::Bulk;
 use super::writer::{Tx, release, roll_back, savepoint, undo};
 use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, orders, queues};
 use crate::model::id::JobId;
