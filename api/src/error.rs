@@ -107,7 +107,7 @@ codes! {
     TooManyQueues 422 "too_many_queues" "The namespace has too many queues"
         "The call would make a queue, and the namespace has 10,000 already. Queues are made by their first job or setting and are meant to be few: use fewer names, or another namespace.";
     TooManyCircuits 422 "too_many_circuits" "The namespace has too many circuits"
-        "The namespace knows 10,000 circuits by name already, or 1,000 are set by an operator: reset those that need not be.";
+        "1,000 of its circuits are set by an operator: reset those that need not be.";
     InvalidCursor 422 "invalid_cursor" "The cursor is not valid"
         "Cursors are opaque and belong to one namespace and one set of filters. Start again without one.";
     QueueFull 429 "queue_full" "The queue is full"

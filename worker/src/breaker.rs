@@ -3,10 +3,9 @@
 //! A circuit here is *closed*, and counts failures one after the other; or *open*, once there were as many as open it by
 //! default. While it is open, jobs of it that were claimed before it opened are handed back without being run; and so are
 //! the first few that each shard gives after that, since it may not have heard yet, or may be of another queue that has
-//! not called. Each tells its shard that the dependency fails, so that the shard opens its own circuit without a call. A
-//! shard that gives more all the same has the last word, for an operator may have forced the circuit closed, or given it a
-//! rule of its own: its jobs run. Probes always run. The circuit closes with the first answer, and when the time of a
-//! probe is over.
+//! not called. That says nothing to the shard: one worker that reaches nothing must not stop the others. A shard that gives
+//! more all the same has the last word, for an operator may have forced the circuit closed, or given it a rule of its own:
+//! its jobs run. Probes always run. The circuit closes with the first answer, and when the time of a probe is over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};

@@ -67,17 +67,13 @@ impl Executor {
         let Start { attempt, slots } = start;
         if self.is_held(&attempt) {
             metrics::counter!("windlass_worker_circuit_returns_total").increment(1);
-            let conclusion = Conclusion { told: Some(Dependency::Failed), ..released() };
-            self.hand_in(&attempt, conclusion).await;
+            self.hand_in(&attempt, released()).await;
             return drop(slots);
         }
         let started = Instant::now();
         let (end, slots) = self.run(&attempt, slots).await;
         let (spec, reason) = (&attempt.head.spec, attempt.stop.reason());
-        let mut conclusion = conclude(spec, attempt.number, reason, end, rand::random());
-        if attempt.is_probe {
-            conclusion = conclusion.of_probe(spec);
-        }
+        let conclusion = conclude(spec, attempt.number, reason, end, rand::random());
         let metrics = self.metrics.get(&attempt.shard.queue, &attempt.head.kind);
         metrics.ended(conclusion.label, started.elapsed());
         if let Some(error) = &conclusion.detail.head.error {
@@ -88,7 +84,7 @@ impl Executor {
         }
         if let (Some(circuit), Some(told)) = (&spec.circuit, conclusion.dependency(spec)) {
             self.breaker.note(circuit, told, boot_ms());
-            let result = if told == Dependency::Failed { "failed" } else { "answered" };
+            let result = if told == Dependency::Answered { "answered" } else { "failed" };
             metrics::counter!("windlass_circuit_calls_total", "result" => result).increment(1);
         }
         self.hand_in(&attempt, conclusion).await;
@@ -427,9 +423,6 @@ mod tests {
         (0..5).for_each(|_| executor.breaker.note("c", Dependency::Failed, boot_ms()));
         executor.perform(attempt_of(false)).await;
         assert_eq!(calls(), 0);
-        let told = Conclusion { told: Some(Dependency::Failed), ..released() };
-        let spec = attempt_of(false).attempt.head.spec.clone();
-        assert_eq!(told.dependency(&spec), Some(Dependency::Failed));
         executor.perform(attempt_of(true)).await;
         assert_eq!(calls(), 1);
         // The probe was answered.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use windlass_shared::backoff;
+use windlass_shared::backoff::{self, is_wanted};
 use windlass_shared::engine::Verdict;
 use windlass_shared::engine::envelope::{Detail, DetailHead};
 use windlass_shared::engine::flow::Dependency;
@@ -12,9 +12,6 @@ use windlass_shared::model::job::{JobError, JobSpec, Value};
 use crate::attempt::StopReason;
 use crate::error::{Cause, HandlerError, cut};
 use crate::metrics::OutcomeLabel;
-
-/// A probe that used up its attempts is tried again after this long.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How a handler's run ended.
 #[derive(Debug)]
@@ -99,6 +96,16 @@ impl Conclusion {
     /// How the job's dependency was, for its circuit. `None`: it has none, or the attempt does not tell. An error that is
     /// not worth another try is an answer.
     pub(crate) fn dependency(&self, spec: &JobSpec) -> Option<Dependency> {
+        match (self.said(spec)?, self.verdict, &self.detail.head.error) {
+            // Were it not for their number, there would be another attempt.
+            (Dependency::Failed, Verdict::Dead, Some(error)) if is_wanted(spec, error) => {
+                Some(Dependency::Exhausted)
+            }
+            (told, ..) => Some(told),
+        }
+    }
+
+    fn said(&self, spec: &JobSpec) -> Option<Dependency> {
         spec.circuit.as_ref()?;
         if self.told.is_some() {
             return self.told;
@@ -110,16 +117,6 @@ impl Conclusion {
             (OutcomeLabel::Failed, Some(error)) if error.retryable => Some(Dependency::Failed),
             (OutcomeLabel::Failed, _) => Some(Dependency::Answered),
             _ => None,
-        }
-    }
-
-    /// Of the probe of a circuit: that its dependency still fails is none of the job's attempts, be it the last.
-    pub(crate) fn of_probe(self, spec: &JobSpec) -> Self {
-        match (self.verdict, self.dependency(spec)) {
-            (Verdict::Dead, Some(Dependency::Failed)) => {
-                Self { verdict: Verdict::Snooze { delay: PROBE_AGAIN }, ..self }
-            }
-            _ => self,
         }
     }
 }
@@ -237,6 +234,11 @@ mod tests {
             assert_eq!(conclusion.dependency(&spec), told, "{what}");
             assert_eq!(conclusion.dependency(&JobSpec::default()), None, "it has none");
         }
+        let last = JobSpec { max_attempts: 1, ..spec.clone() };
+        let dies = |end| conclude(&last, 1, None, end, 0.5).dependency(&last);
+        assert_eq!(dies(failure()), Some(Dependency::Exhausted), "for want of attempts");
+        let permanent = RunEnd::Error(permanent().dependency_failed());
+        assert_eq!(dies(permanent), Some(Failed), "whatever it has left");
     }
 
     #[test]

@@ -14,8 +14,7 @@ use super::delivery::PushError;
 use super::{Lifecycle, lost};
 use crate::backoff;
 use crate::engine::envelope::{Detail, DetailHead};
-use crate::engine::flow::{Dependency, FlowKey};
-use crate::engine::model::CircuitState;
+use crate::engine::flow::Dependency;
 use crate::engine::{
     ClaimRequest, ClaimState, Claimed, EngineError, Extended, Held, LiveState, Settle, Settled,
     ShardId, Signal, Signals, Topic, Verdict,
@@ -36,8 +35,6 @@ const LISTEN_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT_CODE: &str = "timeout";
 /// A job whose record this build cannot read is put off by this.
 const UNREADABLE_DELAY: Duration = Duration::from_secs(30);
-/// A probe that used up its attempts is tried again after this long.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// Jobs that the engine is asked about at once.
 const PEEKS_MAX: usize = 50;
 /// Claims of one shard in one pass; more only matter when a kind filter hides the ready jobs.
@@ -312,7 +309,7 @@ impl Lifecycle {
                     settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
                         let (shown, end) = &ends[*place];
                         Settle {
-                            dependency: end.dependency(shown.told),
+                            dependency: dependency(shown, end, verdict, &rules),
                             held: shown.held,
                             verdict,
                             detail: detail(worker, end),
@@ -623,16 +620,7 @@ async fn verdict(
             Ok(match (rules.get(&held.id), live) {
                 (Some(job), Some(live)) => {
                     let attempt = live.attempt.saturating_add(1);
-                    let verdict =
-                        backoff::decide(&job.spec, error, attempt, retry_after, rand::random());
-                    let failed = end.dependency(shown.told) == Some(Dependency::Failed);
-                    match verdict {
-                        // That it still fails is none of the job's attempts, be it the last.
-                        Verdict::Dead if failed && is_probe(life, shard, job, held).await? => {
-                            Verdict::Snooze { delay: PROBE_AGAIN }
-                        }
-                        verdict => verdict,
-                    }
+                    backoff::decide(&job.spec, error, attempt, retry_after, rand::random())
                 }
                 // Its rules cannot be read, so what follows is not decided here: the next claim finds out.
                 (None, Some(_)) => Verdict::Snooze { delay: UNREADABLE_DELAY },
@@ -643,17 +631,21 @@ async fn verdict(
     }
 }
 
-/// Whether a lease is the probe of its job's circuit.
-async fn is_probe(
-    life: &Lifecycle,
-    shard: &ShardId,
-    job: &Job,
-    held: Held,
-) -> Result<bool, LeaseError> {
-    let Some(circuit) = job.spec.circuit.as_deref().map(FlowKey::of) else { return Ok(false) };
-    let probe = CircuitState::HalfOpen { id: held.id, fence: held.fence };
-    let known = life.inner.engine.circuits(shard).await?;
-    Ok(known.iter().any(|(of, known)| *of == circuit && known.state == probe))
+/// How the dependency was, for the job's circuit.
+fn dependency(
+    shown: &Shown,
+    end: &End,
+    verdict: Verdict,
+    rules: &HashMap<JobId, Job>,
+) -> Option<Dependency> {
+    let told = end.dependency(shown.told)?;
+    let job = rules.get(&shown.held.id);
+    let is_wanted = job.zip(end.failure()).is_some_and(|(job, (error, _))| {
+        // Were it not for their number, there would be another attempt.
+        backoff::is_wanted(&job.spec, error)
+    });
+    let is_exhausted = told == Dependency::Failed && verdict == Verdict::Dead && is_wanted;
+    Some(if is_exhausted { Dependency::Exhausted } else { told })
 }
 
 fn detail(worker: &str, end: &End) -> bytes::Bytes {

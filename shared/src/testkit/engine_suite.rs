@@ -372,6 +372,9 @@ macro_rules! engine_cases {
             a_probe_that_says_nothing_is_followed_by_another
             a_share_of_failures_opens_a_circuit
             an_operator_opens_and_closes_a_circuit
+            a_probe_does_not_use_up_a_job
+            a_dependency_that_stays_away_does_not_keep_its_jobs
+            a_circuit_without_jobs_is_forgotten
         );
         $crate::engine_cases!(@ $mode $rig, lease:
             an_extended_lease_ends_later

@@ -112,9 +112,11 @@ faults! {
     a_debt_is_forgiven: "if debt == 0 or rested" => "if true or rested";
     other_limits_wake_nobody: "if not is_same then" => "if false then";
     a_probe_is_not_alone: "return circuit.state == 2\nend" => "return false\nend";
-    a_failed_probe_counts: "if ended == RETRY and told == 2 and few" => "if false and few";
+    a_failed_probe_counts: "if spared and (ended == RETRY" => "if false and (ended == RETRY";
+    the_last_failure_of_a_probe_counts: "or (ended == DEAD and told == 3)) then ended = SNOOZED end" => ") then ended = SNOOZED end";
+    an_idle_circuit_is_never_forgotten: "if till <= now then forget_circuit(circuit) else" => "if till > now then";
     a_circuit_never_opens: "if opens then" => "if false then";
-    a_lost_probe_is_forgotten: "if few.is_probe(flow, id, fence) then\n    local key" => "if false then\n    local key";
+    a_lost_probe_is_forgotten: "if few.is_probe(flow, id, fence) then probe_later" => "if false then probe_later";
     leases_of_a_kind_limited_late_do_not_count: "call(\"ZADD\", FLOW, 0, \"rk\" .. key .. ids[i])" => "";
     lanes_of_any_kind_are_given: "if filtered then\n  kind_list = {}" => "if false then\n  kind_list = {}";
 }

@@ -426,6 +426,7 @@ pub(super) fn settle_head(settle: &Settle) -> Vec<u8> {
         None => 0,
         Some(Dependency::Answered) => 1,
         Some(Dependency::Failed) => 2,
+        Some(Dependency::Exhausted) => 3,
     });
     out
 }

@@ -60,15 +60,31 @@ fn circuit_of(row: &SqliteRow) -> Result<Circuit, Fault> {
 }
 
 async fn keep(tx: &mut Tx<'_>, namespace: &Namespace, names: &[CircuitName]) -> Result<(), Fault> {
-    let sql = "INSERT INTO circuits (namespace, name, noted_at) SELECT ?1, ?2, ?3 \
-               WHERE (SELECT count(*) FROM (SELECT 1 FROM circuits WHERE namespace = ?1 LIMIT ?4)) < ?4 \
-               ON CONFLICT DO NOTHING";
+    // Counted once for all of them: it is a walk over the whole namespace.
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM circuits WHERE namespace = ? LIMIT ?)";
+    let args = Args::default().with(namespace.as_str()).with(most(CIRCUITS_KNOWN_MAX));
+    let known = row(tx.connection, sql, args).await?;
+    let known: u64 = known.map_or(Ok(0), |row| Columns::of(&row).count())?;
+    let mut room = CIRCUITS_KNOWN_MAX.saturating_sub(known);
     for name in names {
-        let args = Args::default().with(namespace.as_str()).with(name.as_str());
-        let args = args.with(tx.now.micros()).with(most(CIRCUITS_KNOWN_MAX));
-        execute(tx.connection, sql, args).await?;
+        if room == 0 {
+            break;
+        }
+        room -= note_one(tx, namespace, name).await?;
     }
     Ok(())
+}
+
+/// 1 if it was not known.
+async fn note_one(
+    tx: &mut Tx<'_>,
+    namespace: &Namespace,
+    name: &CircuitName,
+) -> Result<u64, Fault> {
+    let sql =
+        "INSERT INTO circuits (namespace, name, noted_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+    let args = Args::default().with(namespace.as_str()).with(name.as_str());
+    execute(tx.connection, sql, args.with(tx.now.micros())).await
 }
 
 fn most(bound: u64) -> i64 {
@@ -111,7 +127,8 @@ async fn set(
     if *settings != CircuitSettings::default() && !has_room(tx, namespace, name).await? {
         return Ok(CircuitSet::Full);
     }
-    keep(tx, namespace, std::slice::from_ref(name)).await?;
+    // However many are known from jobs: an operator's word has a bound of its own.
+    note_one(tx, namespace, name).await?;
     let settings = serde_json::to_string(settings).map_err(Fault::unreadable)?;
     let sql = "UPDATE circuits SET settings = ?, version = version + 1 \
                WHERE namespace = ? AND name = ? AND version = ?";
@@ -119,8 +136,7 @@ async fn set(
     let changed = execute(tx.connection, sql, args.with(most(seen))).await?;
     Ok(match one(tx.connection, namespace, name).await? {
         Some(circuit) if changed > 0 => CircuitSet::Done(circuit),
-        Some(_) => CircuitSet::Changed,
-        None => CircuitSet::Full,
+        _ => CircuitSet::Changed,
     })
 }
 

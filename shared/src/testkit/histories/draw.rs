@@ -441,7 +441,13 @@ fn settle(rng: &mut StdRng) -> Step {
         };
         let told = pick(
             rng,
-            &[None, Some(Dependency::Answered), Some(Dependency::Failed), Some(Dependency::Failed)],
+            &[
+                None,
+                Some(Dependency::Answered),
+                Some(Dependency::Failed),
+                Some(Dependency::Failed),
+                Some(Dependency::Exhausted),
+            ],
         );
         (held(rng), verdict, pick(rng, &[0, 1, 300, 300]), told)
     }))

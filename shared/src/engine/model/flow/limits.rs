@@ -290,7 +290,11 @@ impl Shard {
             self.flow.looked_at = now.micros();
         }
         for scope in self.flow.timers.take_due(now.micros(), max) {
-            self.wake_lane(now, scope);
+            if scope.0 == ScopeKind::Circuit && self.flow.first_tag(scope).is_none() {
+                self.tend_circuit(now, scope.1);
+            } else {
+                self.wake_lane(now, scope);
+            }
         }
     }
 

@@ -628,18 +628,45 @@ function few.open_again(key, probe_at)
   set_timer("x" .. key, probe_at)
 end
 
--- Forgets what is known of a circuit; whether something was.
-function few.close_circuit(key)
+-- From one probe to the next, µs: longer as time passes, and a minute at most unless the setting says more.
+local function probe_later(key)
   local circuit = circuit_of(key)
+  local open_for = circuit.known and max(now - circuit.since, 0) or 0
+  local wait = min(max(floor(open_for / 64), circuit.probe), max(circuit.probe, 60000000))
+  few.open_again(key, now + wait)
+end
+
+-- Whether the failure of this lease is none of its job's attempts.
+function few.is_spared(flow, id, fence)
+  return few.is_probe(flow, id, fence) and max(now - circuit_of(sub(flow, 41, 48)).since, 0) < 3600000000
+end
+
+local function forget_circuit(circuit)
   local known = circuit.known
   circuit.known, circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed = false, 0, 0, 0, 0, 0
   circuit.since, circuit.probe_at = 0, 0
   circuit.dirty, facts_dirty = circuit.dirty or known, facts_dirty or known
+  return known
+end
+
+-- Forgets what is known of a circuit, and lets its jobs start; whether something was.
+function few.close_circuit(key)
+  local known = forget_circuit(circuit_of(key))
   wake_lane("x" .. key)
   return known
 end
 
--- A lease has ended of which the holder says how its dependency was: 0 nothing, 1 it answered, 2 it failed.
+-- Nobody waits for a circuit: it is forgotten at the end of its window.
+local function tend_circuit(key)
+  local circuit = circuit_of(key)
+  if not circuit.known or circuit.state == 2 then return end
+  local till = (circuit.from + circuit.window) * 1000
+  if circuit.state == 1 then till = circuit.since + circuit.window * 1000 end
+  if till <= now then forget_circuit(circuit) else set_timer("x" .. key, till) end
+end
+
+-- A lease has ended of which the holder says how its dependency was: 0 nothing, 1 it answered, 2 it failed, 3 it failed and
+-- the job's attempts are used up.
 function few.note_dependency(flow, id, fence, told)
   local key = sub(flow, 41, 48)
   if key == NO_KEY then return end
@@ -648,14 +675,21 @@ function few.note_dependency(flow, id, fence, told)
   if few.is_probe(flow, id, fence) then
     if told == 1 then
       few.close_circuit(key)
+    elseif told == 0 then
+      few.open_again(key, now)
     else
-      few.open_again(key, told == 2 and now + circuit.probe or now)
+      probe_later(key)
     end
     return
   end
   if told == 0 or circuit.state ~= 0 then return end
   if now_ms - circuit.from >= circuit.window or now_ms < circuit.from then
+    if told == 1 then
+      forget_circuit(circuit)
+      return
+    end
     circuit.from, circuit.calls, circuit.failed, circuit.row = now_ms, 0, 0, 0
+    set_timer("x" .. key, (now_ms + circuit.window) * 1000)
   end
   circuit.calls = circuit.calls + 1
   local opens = false
@@ -676,10 +710,7 @@ end
 
 -- A lease has ended and nobody says how: a probe is tried again after a while.
 function few.lose_probe(flow, id, fence)
-  if few.is_probe(flow, id, fence) then
-    local key = sub(flow, 41, 48)
-    few.open_again(key, now + circuit_of(key).probe)
-  end
+  if few.is_probe(flow, id, fence) then probe_later(sub(flow, 41, 48)) end
 end
 
 -- Lanes -----------------------------------------------------------------------------------------------------------
@@ -814,6 +845,8 @@ function fire_timers(limit)
   if since < 0 or since >= SHARE.looked then call("HSET", FACTS, "t", pack(">I8", now)) end
   local due = call("ZRANGE", TIMERS, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)
   each("ZREM", TIMERS, due)
-  for _, scope in ipairs(due) do wake_lane(scope) end
+  for _, scope in ipairs(due) do
+    if byte(scope) == 120 and not first_of("f" .. scope) then tend_circuit(sub(scope, 2)) else wake_lane(scope) end
+  end
 end
 end
