@@ -3,13 +3,14 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use http::Method;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::config::ApiSettings;
 use windlass_shared::expr::bounded::Bounded;
 use windlass_shared::lifecycle::Lifecycle;
 
-use crate::auth::KeyCache;
+use crate::auth::{KeyCache, roles};
 use crate::cursor::CursorKey;
 use crate::gates::Gates;
 use crate::health::Health;
@@ -18,11 +19,31 @@ use crate::streams::Streams;
 use crate::system;
 use crate::throttle::Throttle;
 
-/// Bytes of request bodies held at once by all requests. Beyond it bodies are refused with 503.
-const BODY_BUDGET_KIB: usize = 256 << 10;
+/// Bytes of request bodies held at once by the calls that only workers make. Beyond it bodies are refused with 503.
+const WORKERS_KIB: usize = 64 << 10;
+/// The same of all others: however much is submitted, settles find room.
+const OTHERS_KIB: usize = 192 << 10;
 
 /// Workflows checked or drawn at once.
 const CHECKS_AT_ONCE: usize = 4;
+
+/// Room for request bodies.
+pub(crate) struct BodyBudget {
+    workers: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl BodyBudget {
+    fn new() -> Self {
+        let room = |kib| Arc::new(Semaphore::new(kib));
+        Self { workers: room(WORKERS_KIB), others: room(OTHERS_KIB) }
+    }
+
+    /// Where a call finds it.
+    pub(crate) fn of(&self, method: &Method, route: &str) -> &Arc<Semaphore> {
+        if roles::is_workers(method, route) { &self.workers } else { &self.others }
+    }
+}
 
 /// Renders the process' metrics in Prometheus' text format.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -62,7 +83,7 @@ pub struct Inner {
     pub(crate) gates: Gates,
     pub(crate) health: Health,
     pub(crate) system: system::Memory,
-    pub(crate) body_budget: Arc<Semaphore>,
+    pub(crate) body_budget: BodyBudget,
     /// Checks of workflows: their expressions and YAML are what callers make of them.
     pub(crate) checks: Bounded,
 }
@@ -83,7 +104,7 @@ impl App {
             health: Health::default(),
             system: system::Memory::default(),
             checks: Bounded::new(CHECKS_AT_ONCE),
-            body_budget: Arc::new(Semaphore::new(BODY_BUDGET_KIB)),
+            body_budget: BodyBudget::new(),
             settings: parts.settings,
             life: parts.life,
         }))
@@ -94,5 +115,24 @@ impl Deref for App {
     type Target = Inner;
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: submissions that fill their room leave that of workers alone.
+    #[test]
+    fn what_workers_send_has_room_of_its_own() {
+        let budget = BodyBudget::new();
+        let post = |route: &str| budget.of(&Method::POST, route).clone();
+        let all = post("/v1/jobs/batch").try_acquire_many_owned(OTHERS_KIB as u32);
+        assert!(all.is_ok() && post("/v1/jobs").try_acquire_owned().is_err());
+        for route in
+            ["/v1/leases", "/v1/leases/heartbeat", "/v1/leases/settle", "/v1/worker/reports"]
+        {
+            assert!(post(route).try_acquire_owned().is_ok(), "{route}");
+        }
     }
 }

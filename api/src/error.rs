@@ -10,7 +10,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use windlass_shared::engine::EngineError;
 use windlass_shared::ledger::LedgerError;
+use windlass_shared::ledger::quotas::{Exceeded, Quota};
 use windlass_shared::limits;
+
+use crate::throttle;
 
 /// `type` is this and the code: a name, not an address, since an installation may have no way out.
 const TYPE: &str = "urn:windlass:error:";
@@ -94,7 +97,7 @@ codes! {
     VersionConflict 412 "version_conflict" "It was changed in between"
         "`If-Match` names another version than the present one. Read it again, and decide anew.";
     TooLarge 413 "too_large" "The body is too large"
-        "The body, the payload, or the number of items is over its limit. Nothing was read beyond it.";
+        "The body, the payload, or the number of items is over its limit; nothing was read beyond it. Or a batch or workflow is larger than a quota of the namespace (`quota`), and would never be let in as a whole.";
     UnsupportedMediaType 415 "unsupported_media_type" "The body's type is not supported"
         "`Content-Type` is not `application/json` (or `application/x-ndjson` or `application/yaml` where the call takes it), or the body has a `Content-Encoding`.";
     Invalid 422 "invalid" "The request is well-formed but wrong"
@@ -103,10 +106,14 @@ codes! {
         "The same `Idempotency-Key` came before with another body, path or method. Use a fresh key for a new request.";
     TooManyQueues 422 "too_many_queues" "The namespace has too many queues"
         "The call would make a queue, and the namespace has 10,000 already. Queues are made by their first job or setting and are meant to be few: use fewer names, or another namespace.";
+    TooManyCircuits 422 "too_many_circuits" "The namespace has too many circuits"
+        "1,000 of its circuits are set by an operator: reset those that need not be.";
     InvalidCursor 422 "invalid_cursor" "The cursor is not valid"
         "Cursors are opaque and belong to one namespace and one set of filters. Start again without one.";
     QueueFull 429 "queue_full" "The queue is full"
         "The queue's `max_depth` of waiting jobs is reached. Try again after `Retry-After`.";
+    QuotaExceeded 429 "quota_exceeded" "A quota of the namespace is used up"
+        "The namespace may not bring in so many jobs so fast (`rate`), have so many unfinished ones (`jobs`), or so large payloads of unfinished ones (`bytes`). `quota` names it, with its limit, what is used and what was asked for. Nothing of the request was stored. Try again after `Retry-After`, with the same idempotency key.";
     RateLimited 429 "rate_limited" "Too many requests"
         "The key's rate, its number of open streams, or the address' number of failed log-ins is used up. Try again after `Retry-After`.";
     Throttled 429 "throttled" "As many as allowed were accepted"
@@ -114,7 +121,7 @@ codes! {
     Internal 500 "internal" "Something went wrong on our side"
         "A fault of the server; the request id finds it in the log.";
     Overloaded 503 "overloaded" "Too much at once"
-        "Too many writes or too many bytes are under way. Nothing was changed. Try again after `Retry-After`.";
+        "Too many writes or too many bytes are under way, or submissions wait too long for the ledger. Nothing was changed. Try again after `Retry-After`.";
     Unavailable 503 "unavailable" "A store does not answer"
         "The ledger, or for lease calls and `GET /v1/scale` the queue store, cannot be reached, or has lost something and is being compared with the ledger. Nothing was promised. Try again after `Retry-After`.";
     OutcomeUnknown 503 "outcome_unknown" "Whether the write was made is not known"
@@ -178,6 +185,7 @@ struct Inner {
     retry_after: Option<Duration>,
     holder: Option<String>,
     state: Option<&'static str>,
+    quota: Option<Exceeded>,
 }
 
 impl ApiError {
@@ -193,6 +201,7 @@ impl ApiError {
                 retry_after,
                 holder: None,
                 state: None,
+                quota: None,
             }),
         }
     }
@@ -230,6 +239,36 @@ impl ApiError {
         let mut error = Self::new(Code::StateConflict, detail);
         error.inner.state = Some(state);
         error
+    }
+
+    /// 429 for a quota that is used up; 413 for what is more than there ever is of it.
+    pub fn quota(exceeded: &Exceeded) -> Self {
+        let Exceeded { quota, limit, used, asked, .. } = exceeded;
+        let what = match quota {
+            Quota::Rate => "jobs at once",
+            Quota::Jobs => "unfinished jobs",
+            Quota::Bytes => "bytes of unfinished jobs",
+        };
+        let error = match exceeded.wait {
+            Some(wait) => {
+                let detail = format!(
+                    "the namespace may have {limit} {what}; {used} are used, and {asked} more asked for"
+                );
+                Self::new(Code::QuotaExceeded, detail).retry_after(wait)
+            }
+            None => {
+                let detail = format!(
+                    "the namespace may have {limit} {what}, and {asked} were sent: send fewer together"
+                );
+                Self::new(Code::TooLarge, detail)
+            }
+        };
+        error.with_quota(exceeded.clone())
+    }
+
+    fn with_quota(mut self, exceeded: Exceeded) -> Self {
+        self.inner.quota = Some(exceeded);
+        self
     }
 
     /// With a list of what is wrong.
@@ -279,6 +318,7 @@ impl ApiError {
             errors: self.inner.errors.clone(),
             holder: self.inner.holder.clone(),
             state: self.inner.state,
+            quota: self.inner.quota.as_ref().map(QuotaProblem::of),
         }
     }
 
@@ -299,6 +339,9 @@ impl ApiError {
         if let Some(after) = self.inner.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(exceeded) = &self.inner.quota {
+            throttle::show_quota(headers, exceeded);
         }
         if self.inner.code == Code::Unauthenticated {
             headers.insert(
@@ -345,13 +388,38 @@ pub struct Problem {
     /// The state, of the job or run, that does not allow the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// The quota that has no room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<QuotaProblem>,
+}
+
+/// A quota of the namespace, and what was wanted of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QuotaProblem {
+    /// `rate`, `jobs` or `bytes`.
+    name: &'static str,
+    /// How much there is: of a rate, what comes in at once.
+    limit: u64,
+    /// How much of that is used.
+    used: u64,
+    /// How much more the request needs.
+    asked: u64,
+}
+
+impl QuotaProblem {
+    fn of(exceeded: &Exceeded) -> Self {
+        let Exceeded { quota, limit, used, asked, .. } = exceeded;
+        Self { name: quota.as_str(), limit: *limit, used: *used, asked: *asked }
+    }
 }
 
 impl From<LedgerError> for ApiError {
     fn from(error: LedgerError) -> Self {
         match error {
+            // Those who were refused together are not to come back together.
             LedgerError::Overloaded => {
                 Self::new(Code::Overloaded, "too many submissions wait for the ledger")
+                    .retry_after(Duration::from_secs(rand::random_range(1..=4)))
             }
             LedgerError::Unavailable(source) => {
                 tracing::warn!(error = %source, "ledger does not answer");

@@ -1,14 +1,16 @@
 //! Reading requests: bodies, path parameters and headers here, queries in [`params`]; each with a precise
 //! refusal.
 
+use std::sync::Arc;
+
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use windlass_shared::limits;
 
 use crate::app::App;
@@ -63,7 +65,9 @@ impl<const MAX: usize> FromRequest<App> for RawBody<MAX> {
             refused_body("too_large");
             return Err(too_large(MAX));
         }
-        let (bytes, budget) = read(app, request.into_body(), MAX).await?;
+        let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let room = Arc::clone(app.body_budget.of(request.method(), route));
+        let (bytes, budget) = read(&room, request.into_body(), MAX).await?;
         Ok(Self { bytes, media_type, _budget: budget })
     }
 }
@@ -112,7 +116,7 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, ApiError> {
 }
 
 async fn read(
-    app: &App,
+    room: &Arc<Semaphore>,
     mut body: Body,
     max: usize,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
@@ -130,7 +134,7 @@ async fn read(
             refused_body("too_large");
             return Err(too_large(max));
         }
-        charge(app, length, &mut budget)?;
+        charge(room, length, &mut budget)?;
         if first.is_empty() && rest.is_empty() {
             // Most bodies come in one piece and are not copied.
             first = data;
@@ -157,7 +161,7 @@ fn append(buffer: &mut Vec<u8>, data: &[u8], max: usize) {
 /// Takes from the budget what `length` bytes need beyond what was taken before. Counted by the whole body, so
 /// that a body in many small pieces costs no more than in one.
 fn charge(
-    app: &App,
+    room: &Arc<Semaphore>,
     length: usize,
     budget: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<(), ApiError> {
@@ -167,7 +171,7 @@ fn charge(
         return Ok(());
     }
     let missing = u32::try_from(missing).unwrap_or(u32::MAX);
-    let more = app.body_budget.clone().try_acquire_many_owned(missing).map_err(|_| {
+    let more = Arc::clone(room).try_acquire_many_owned(missing).map_err(|_| {
         refused_body("budget");
         ApiError::new(Code::Overloaded, "too many bytes of requests are under way")
     })?;

@@ -63,6 +63,8 @@ pub fn base() -> OpenApi {
         ("workflows", "Graphs of jobs: submit, watch, signal and change them."),
         ("schedules", "Jobs and workflows at times: every due time is accounted for."),
         ("queues", "Depths, settings, pause and purge."),
+        ("circuits", "Dependencies that fail: whether their jobs start."),
+        ("quotas", "What namespaces may bring in."),
         ("workers", "Who works, and what workers report."),
         ("leases", "Jobs for workers that have nothing but this API."),
         ("blobs", "Values over 16 KiB."),

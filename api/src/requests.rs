@@ -9,16 +9,18 @@ use std::str::FromStr;
 use crate::error::{ApiError, Code, FieldError};
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
+pub mod circuit;
 pub mod docs;
-pub mod door;
 pub mod evaluate;
 pub mod filter;
 pub mod job;
 pub mod lease;
 pub mod queue;
+pub mod quota;
 pub mod report;
 pub mod retry;
 pub mod schedule;
+pub mod shaping;
 pub mod workflow;
 
 /// A text that borrows from the body where it has no escapes.

@@ -16,6 +16,7 @@ pub mod actions;
 pub mod backups;
 pub mod blobs;
 pub mod changes;
+pub mod circuits;
 pub mod definitions;
 pub mod docs;
 pub mod events;
@@ -26,6 +27,7 @@ pub mod load_checks;
 pub mod logs;
 pub mod probes;
 pub mod queues;
+pub mod quotas;
 pub mod reading;
 pub mod reports;
 pub mod scale;
@@ -65,6 +67,13 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(queues::pause_queue))
         .routes(routes!(queues::resume_queue))
         .routes(routes!(queues::purge_queue))
+        .routes(routes!(circuits::list_circuits))
+        .routes(routes!(circuits::get_circuit, circuits::patch_circuit))
+        .routes(routes!(circuits::open_circuit))
+        .routes(routes!(circuits::close_circuit))
+        .routes(routes!(circuits::reset_circuit))
+        .routes(routes!(quotas::list_quotas))
+        .routes(routes!(quotas::get_quotas, quotas::put_quotas, quotas::delete_quotas))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::drain_worker))
         .routes(routes!(leases::take_leases))

@@ -9,7 +9,8 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use windlass_shared::ledger::quotas::Exceeded;
 use windlass_shared::model::id::KeyId;
 
 use crate::error::{ApiError, Code};
@@ -100,15 +101,32 @@ fn too_often(wait: Duration) -> ApiError {
         .retry_after(wait.max(Duration::from_secs(1)))
 }
 
-/// Adds `RateLimit` and `RateLimit-Policy` (IETF draft).
+/// Adds `RateLimit` and `RateLimit-Policy` (IETF draft) for a key's rate, beside what is there of a quota.
 pub fn decorate(response: &mut Response, rate: Rate) {
-    let seconds = rate.wait.as_secs() + u64::from(rate.wait.subsec_nanos() > 0);
     let policy = format!("\"key\";q={};w=1", rate.limit);
-    let state = format!("\"key\";r={};t={}", rate.remaining, seconds.max(1));
+    let state = format!("\"key\";r={};t={}", rate.remaining, seconds(rate.wait));
+    add(response.headers_mut(), policy, state);
+}
+
+/// The same for a quota of the namespace that has no room.
+pub fn show_quota(headers: &mut HeaderMap, exceeded: &Exceeded) {
+    let (name, limit) = (exceeded.quota.as_str(), exceeded.limit);
+    let window = exceeded.per.map_or_else(String::new, |per| format!(";w={}", seconds(per)));
+    let reset = exceeded.wait.map_or_else(String::new, |wait| format!(";t={}", seconds(wait)));
+    let left = limit.saturating_sub(exceeded.used);
+    add(headers, format!("\"{name}\";q={limit}{window}"), format!("\"{name}\";r={left}{reset}"));
+}
+
+fn add(headers: &mut HeaderMap, policy: String, state: String) {
     for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
         let value = HeaderValue::try_from(value).expect("digits and ASCII punctuation");
-        response.headers_mut().insert(HeaderName::from_static(name), value);
+        headers.append(HeaderName::from_static(name), value);
     }
+}
+
+/// Whole seconds, at least one.
+fn seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 pub mod backup;
+pub mod circuit;
 pub mod definition;
 pub mod duty;
 pub mod evaluate;
@@ -13,6 +14,7 @@ pub mod key;
 pub mod load_check;
 pub mod plan;
 pub mod queue;
+pub mod quota;
 pub mod scale;
 pub mod schedule;
 pub mod submit;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod backup;
+pub mod circuit;
 pub mod config;
 pub mod dev;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod load_check;
 pub mod loadtest;
 pub mod migrate;
 pub mod queue;
+pub mod quota;
 pub mod role;
 pub mod schedule;
 pub mod scheduler;

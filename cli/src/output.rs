@@ -51,6 +51,23 @@ pub fn fields(pairs: &[(&str, String)]) -> Outcome {
     line(&trimmed(&table))
 }
 
+/// Prints the members of an object: as it came, or one to a line, nested ones as `outer.inner`.
+pub fn members(value: &Value, output: Output) -> Outcome {
+    if output == Output::Json {
+        return json(value);
+    }
+    let mut pairs = Vec::new();
+    for (name, member) in value.as_object().into_iter().flatten() {
+        match member {
+            Value::Object(inner) => {
+                pairs.extend(inner.keys().map(|key| (format!("{name}.{key}"), text(member, key))));
+            }
+            _ => pairs.push((name.clone(), text(value, name))),
+        }
+    }
+    fields(&pairs.iter().map(|(name, text)| (name.as_str(), text.clone())).collect::<Vec<_>>())
+}
+
 fn trimmed(table: &Table) -> String {
     table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }

@@ -182,7 +182,7 @@ async fn submit(ledger: Ledger, jobs: Vec<NewJob>) -> Result<()> {
                 ensure!(accepted == expected, "the ledger accepted {accepted} of {expected} jobs");
                 return Ok(());
             }
-            Ok(_) => bail!("a submission without a key was replayed"),
+            Ok(other) => bail!("a submission without a key or quota was answered {other:?}"),
             // Its wait counts: a client would wait too.
             Err(LedgerError::Overloaded) => tokio::task::yield_now().await,
             Err(error) => return Err(error.into()),

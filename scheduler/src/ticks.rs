@@ -9,7 +9,6 @@ use crate::SchedulerSettings;
 use crate::steady::Steady;
 use crate::ticker::Ticks;
 
-mod doors;
 mod gates;
 mod gauges;
 mod motion;
@@ -20,6 +19,7 @@ mod retention;
 pub(crate) mod rig;
 mod running;
 mod schedules;
+mod series;
 mod shadows;
 mod sweep;
 mod workflows;
@@ -42,7 +42,7 @@ pub(crate) fn start(
     tasks.spawn(retention::run(life.clone(), retention.clone(), steady.clone(), ticks.clone()));
     tasks.spawn(workflows::run(life.clone(), ticks.clone()));
     tasks.spawn(schedules::run(life.clone(), ticks.clone()));
-    tasks.spawn(doors::run(life.clone(), ticks.clone()));
+    tasks.spawn(series::run(life.clone(), ticks.clone()));
     tasks.spawn(gauges::run(life.clone(), ticks.clone()));
     tasks.spawn(shadows::run(life.clone(), steady, ticks.clone()));
 }

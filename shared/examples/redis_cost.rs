@@ -1,21 +1,25 @@
 //! What a job costs Redis: CPU per job and memory per waiting job, on a private server.
 //!
-//! `cargo run --release -p windlass-shared --features testkit --example redis_cost [JOBS [BATCH [BYTES]]]`
+//! `cargo run --release -p windlass-shared --features testkit --example redis_cost [JOBS [BATCH [BYTES [KEYS]]]]`
+//!
+//! With KEYS the jobs have so many keys in turn, each with a limit of concurrency and of rate that never hold.
 //!
 //! Each phase is one call after the other from one task, so that the server's CPU is only the jobs'. Two
 //! rounds: everything pushed, then everything claimed, and so on; and batch by batch, as a queue that keeps up.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use windlass_shared::config::EngineSettings;
+use windlass_shared::engine::flow::{Flow, FlowSettings, Keys, Limits, Rate};
 use windlass_shared::engine::{
     ClaimRequest, Engine, Held, Mark, Push, Settle, ShardId, ShardSettings, Verdict,
 };
 use windlass_shared::limits::PUSH_WINDOW;
 use windlass_shared::model::id::{Fence, LeaseId, WorkerId};
-use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::model::name::{Kind, Namespace, QueueName};
 use windlass_shared::testkit::gates::{open_shard, until};
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer, unique_prefix};
 
@@ -24,6 +28,8 @@ struct Bench {
     engine: Engine,
     shard: ShardId,
     envelope: Bytes,
+    keys: usize,
+    pushed: AtomicUsize,
 }
 
 /// What the server says of itself at one moment.
@@ -54,13 +60,15 @@ impl Bench {
 
     async fn push(&self, count: usize) {
         let now = self.engine.now().await.expect("redis answers");
+        let kind: Kind = "email.send".parse().expect("a legal kind");
         let job = || {
-            Push::new(
-                Fence(1),
-                "email.send".parse().expect("a legal kind"),
-                now,
-                self.envelope.clone(),
-            )
+            let push = Push::new(Fence(1), kind.clone(), now, self.envelope.clone());
+            if self.keys == 0 {
+                return push;
+            }
+            let key = format!("key-{}", self.pushed.fetch_add(1, Ordering::Relaxed) % self.keys);
+            let keys = Keys { concurrency: Some(&key), rate: Some(&key), ..Keys::default() };
+            Push { flow: Flow::new(&kind, keys), ..push }
         };
         let jobs: Vec<Push> = (0..count).map(|_| job()).collect();
         let reply = self.engine.push(&self.shard, &jobs, &until(now.plus(PUSH_WINDOW))).await;
@@ -148,26 +156,37 @@ fn report(what: &str, jobs: usize, before: &Reading, after: &Reading) -> f64 {
 #[tokio::main]
 async fn main() {
     let mut numbers = std::env::args().skip(1).map(|arg| arg.parse().expect("a number"));
-    let (jobs, batch, bytes) = (
+    let (jobs, batch, bytes, keys) = (
         numbers.next().unwrap_or(40_000usize),
         numbers.next().unwrap_or(100usize),
         numbers.next().unwrap_or(200usize),
+        numbers.next().unwrap_or(0usize),
     );
     let server = RedisServer::start(RedisOptions::default());
     let mut settings = EngineSettings::new(server.url());
     settings.prefix = unique_prefix();
     let engine = Engine::open(&settings).await.expect("the private redis is fit");
     let shard = ShardId::first(Namespace::default(), QueueName::default());
+    let limits = Limits { concurrency: Some(1_000_000), rate: Some(Rate::new(1, 1_000_000_000)) };
+    let limited = FlowSettings { keys: limits, ..FlowSettings::default() };
     let wide = ShardSettings {
         version: 1,
+        flow: if keys > 0 { limited } else { FlowSettings::default() },
         jobs_max: 10_000_000,
         bytes_max: 1 << 40,
         ..ShardSettings::default()
     };
     open_shard(&engine, &shard, wide).await.expect("redis answers");
     let _listening = engine.subscribe(std::slice::from_ref(&shard)).await.expect("redis answers");
-    let bench = Bench { server, engine, shard, envelope: Bytes::from(vec![b'e'; bytes]) };
-    println!("{jobs} jobs, batches of {batch}, envelopes of {bytes} bytes");
+    let bench = Bench {
+        server,
+        engine,
+        shard,
+        envelope: Bytes::from(vec![b'e'; bytes]),
+        keys,
+        pushed: AtomicUsize::new(0),
+    };
+    println!("{jobs} jobs, batches of {batch}, envelopes of {bytes} bytes, {keys} keys");
 
     let rounds = jobs / batch;
     let memory = bench.memory();

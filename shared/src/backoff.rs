@@ -35,12 +35,11 @@ pub fn decide(
     retry_after: Option<Duration>,
     random: f64,
 ) -> Verdict {
-    let rule = spec.retry.rules.iter().find(|rule| matches(rule, &error.code));
-    let wanted = rule.and_then(|rule| rule.retry).unwrap_or(error.retryable);
+    let rule = rule(spec, error);
     let allowed = rule
         .and_then(|rule| rule.max_attempts)
         .map_or(spec.max_attempts, |max| max.min(spec.max_attempts));
-    if !wanted || attempt >= allowed {
+    if !is_wanted(spec, error) || attempt >= allowed {
         return Verdict::Dead;
     }
     let delay = match rule.and_then(|rule| rule.delay) {
@@ -49,6 +48,15 @@ pub fn decide(
     };
     let bound = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
     Verdict::Retry { delay: delay.max(bound) }
+}
+
+/// Whether there is to be another attempt after this error, as long as the job has any left.
+pub fn is_wanted(spec: &JobSpec, error: &JobError) -> bool {
+    rule(spec, error).and_then(|rule| rule.retry).unwrap_or(error.retryable)
+}
+
+fn rule<'a>(spec: &'a JobSpec, error: &JobError) -> Option<&'a RetryRule> {
+    spec.retry.rules.iter().find(|rule| matches(rule, &error.code))
 }
 
 /// Whether the rule speaks of this error code.

@@ -23,7 +23,7 @@ pub const POINTS: [&str; 7] = [
     // A submission is committed; nothing of it has been pushed.
     "submit.committed",
     // Series of submissions are shut; nothing of their jobs has been pushed.
-    "doors.shut",
+    "series.shut",
     // Due times of a schedule are decided and their work is committed; nothing of it has been pushed.
     "schedule.committed",
     // Outcomes are recorded; the engine does not know yet.

@@ -17,32 +17,37 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::engine::{BoxError, Ended, ShardId};
-use crate::model::door::Door;
 use crate::model::id::{BlobId, Fence, JobId, KeyId, OperationId, WorkerId, WorkflowId};
 use crate::model::job::{Attempt, Job, JobError, JobState, NewJob, Priority, Progress, Value};
 use crate::model::name::{Kind, Namespace, QueueName};
+use crate::model::shaping::Shaping;
 use crate::model::time::Timestamp;
 
 mod alert_calls;
 pub mod alerts;
 pub mod backup;
 pub mod backups;
-pub mod doors;
+pub mod circuits;
 pub mod duties;
 mod gate_calls;
 mod load_check_calls;
 pub mod load_checks;
+mod order_calls;
+pub mod orders;
 pub mod postgres;
 mod pulse;
 mod queue;
 mod queue_walk;
+pub mod quotas;
 pub mod retention;
 mod run_calls;
 pub mod runs;
 mod schedule_calls;
 pub mod schedules;
 mod settings_text;
+pub mod shaping;
 pub mod sqlite;
+mod turns;
 mod unreadable;
 pub mod upkeep;
 pub mod wal;
@@ -82,6 +87,8 @@ pub enum SubmitOutcome {
     Replayed(Vec<Option<JobId>>),
     /// The key was used before with another body.
     KeyReused,
+    /// A quota of the namespace has no room for it. Nothing of it is there, and its key is not spent.
+    OverQuota(quotas::Exceeded),
 }
 
 /// A job that is durable.
@@ -94,9 +101,9 @@ pub enum Accepted {
     /// `on_conflict: replace`: the new job, and the waiting holder that was cancelled for it.
     Replaced(Job, JobId),
     /// `debounce`: it stands for its series now.
-    Debounced(doors::Debounced),
+    Debounced(shaping::Debounced),
     /// `collect`: it is an item of a job.
-    Collected(doors::Collected),
+    Collected(shaping::Collected),
 }
 
 impl Accepted {
@@ -136,6 +143,11 @@ impl Accepted {
             Self::Debounced(debounced) => debounced.superseded,
             Self::New(_) | Self::Existing(_) | Self::Collected(_) => None,
         }
+    }
+
+    /// Whether it brought something in: a job, or an item of one.
+    pub fn brings_in(&self) -> bool {
+        !matches!(self, Self::Existing(_))
     }
 
     /// The jobs that may run from now on.
@@ -710,8 +722,9 @@ impl Ledger {
     // Changing jobs
 
     /// Ends a job as cancelled that is not terminal, after the engine has said that it does not run there; with
-    /// `running` it gets `cancel_requested` only. The engine's word is about one form of the job: with `seen`, a
-    /// job that has another fence or queue by now is left alone and its state returned as refused.
+    /// `running` it gets `cancel_requested` only, unless it is blocked in its order, where nobody runs it. The
+    /// engine's word is about one form of the job: with `seen`, a job that has another fence or queue by now is left
+    /// alone and its state returned as refused. A job that is blocked for its step's needs is its run's to end.
     pub fn cancel<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -724,7 +737,7 @@ impl Ledger {
     }
 
     /// Makes a dead, cancelled, expired or quarantined job ready again with a fresh budget and a higher
-    /// fence. Refused while another job holds its unique key ([`JobState::Blocked`] is never the reason:
+    /// fence; blocked where others of its order are before it. Refused while another job holds its unique key ([`JobState::Blocked`] is never the reason:
     /// the recorded state is returned).
     pub fn redrive<'a>(
         &'a self,
@@ -734,7 +747,8 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, redrive(namespace, id)) })
     }
 
-    /// Changes a job that is neither terminal nor running, and raises its fence. `seen` as in [`Self::cancel`].
+    /// Changes a job that is neither terminal nor running nor blocked, and raises its fence. `seen` as in
+    /// [`Self::cancel`]. One with an order key keeps its queue: to move it is refused.
     pub fn patch<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -1043,11 +1057,20 @@ fn unfit_text(job: &crate::model::job::NewJob) -> Option<&'static str> {
     if job.unique.as_ref().is_some_and(|u| nul(&u.key)) {
         return Some("the unique key contains a NUL character");
     }
-    if job.door.as_ref().is_some_and(|door| nul(door.key())) {
+    if job.spec.order_key.as_deref().is_some_and(nul) {
+        return Some("the order key contains a NUL character");
+    }
+    if job.shaping.as_ref().is_some_and(|shaping| nul(shaping.key())) {
         return Some("the key of debounce, throttle or collect contains a NUL character");
     }
-    if matches!((job.door.as_deref(), &job.payload), (Some(Door::Collect(_)), Value::Blob(_))) {
+    if matches!((job.shaping.as_deref(), &job.payload), (Some(Shaping::Collect(_)), Value::Blob(_)))
+    {
         return Some("an item of a collection is carried whole, never by reference");
+    }
+    if job.spec.order_key.is_some()
+        && matches!(job.shaping.as_deref(), Some(Shaping::Debounce(_) | Shaping::Collect(_)))
+    {
+        return Some("a job that is debounced or collects has no place in an order");
     }
     if job.request_id.as_deref().is_some_and(nul) || job.traceparent.as_deref().is_some_and(nul) {
         return Some("the request id or trace context contains a NUL character");

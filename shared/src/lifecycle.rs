@@ -24,6 +24,7 @@ use crate::model::name::{Namespace, QueueName};
 
 mod actions;
 mod change;
+pub mod circuits;
 pub mod compare;
 mod delivery;
 pub mod depth;
@@ -33,7 +34,9 @@ pub mod explain;
 mod known;
 pub mod lease;
 mod lost;
+pub mod order;
 pub mod push;
+mod quota;
 pub mod record;
 pub mod resume;
 pub mod schedule;
@@ -65,6 +68,7 @@ struct Inner {
     pusher: push::Pusher,
     waiters: wait::Waiters,
     known_queues: known::KnownQueues,
+    circuit_names: Arc<circuits::Names>,
     driver: workflow::drive::Driver,
     tasks: TaskTracker,
 }
@@ -98,12 +102,25 @@ impl Lifecycle {
         tasks: TaskTracker,
     ) -> Self {
         let delivery = delivery::Delivery::new(ledger.clone(), engine.clone());
-        let pusher = push::Pusher::start(delivery.clone(), shutdown.clone(), &tasks);
+        let circuit_names = circuits::Names::start(ledger.clone(), shutdown.clone(), &tasks);
+        let circuit_names = Arc::new(circuit_names);
+        let names = Arc::clone(&circuit_names);
+        let pusher = push::Pusher::start(delivery.clone(), names, shutdown.clone(), &tasks);
         let driver = workflow::drive::Driver::new(shutdown.clone());
         let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
         let known_queues = known::KnownQueues::default();
-        let inner =
-            Inner { ledger, engine, clock, delivery, pusher, waiters, known_queues, driver, tasks };
+        let inner = Inner {
+            ledger,
+            engine,
+            clock,
+            delivery,
+            pusher,
+            waiters,
+            known_queues,
+            circuit_names,
+            driver,
+            tasks,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -138,8 +155,8 @@ impl Lifecycle {
     ///
     /// # Errors
     /// The ledger did not answer.
-    pub fn shut_doors(&self, limit: u32) -> BoxFuture<'_, Result<u64, LedgerError>> {
-        Box::pin(async move { submit::shut_doors(self, limit).await })
+    pub fn shut_series(&self, limit: u32) -> BoxFuture<'_, Result<u64, LedgerError>> {
+        Box::pin(async move { submit::shut_series(self, limit).await })
     }
 
     /// Commits outcomes that reached this process past the engine, and takes the jobs that they end out of it. One
@@ -206,7 +223,7 @@ impl Lifecycle {
         namespace: &'a Namespace,
         id: JobId,
     ) -> BoxFuture<'a, Result<Changed<()>, LedgerError>> {
-        Box::pin(async move { self.inner.ledger.delete(namespace, id).await })
+        Box::pin(async move { order::delete(self, namespace, id).await })
     }
 
     /// How many jobs an action would change now (`dry_run`). Looks at every job that matches the filter.

@@ -41,9 +41,9 @@ pub const TAGS_MAX: usize = 20;
 /// Longest tag, unique key, concurrency key or idempotency key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 /// Shortest and longest quiet time of a debounced key, and wait of a collection.
-pub const DOOR_WAIT_MIN: Duration = Duration::from_millis(10);
+pub const SERIES_WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest one.
-pub const DOOR_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const SERIES_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longest time from the first submission of a debounced series to its job.
 pub const DEBOUNCE_MAX_WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most items of a collection.
@@ -51,7 +51,7 @@ pub const COLLECT_ITEMS_MAX: u32 = 10_000;
 /// Items of a collection unless the caller says otherwise.
 pub const COLLECT_ITEMS_DEFAULT: u32 = 100;
 /// Series that are shut in one transaction because their time has come.
-pub const DOORS_BATCH_MAX: u32 = 100;
+pub const SERIES_BATCH_MAX: u32 = 100;
 /// Largest `meta`, in bytes of JSON.
 pub const META_BYTES_MAX: usize = 16 << 10;
 /// Longest time-out of an attempt.

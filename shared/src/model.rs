@@ -2,7 +2,7 @@
 
 pub mod alert;
 pub mod backup;
-pub mod door;
+pub mod dependency;
 pub mod evaluate;
 pub mod health;
 pub mod id;
@@ -12,5 +12,6 @@ pub mod name;
 pub mod retry;
 pub mod scale;
 pub mod schedule;
+pub mod shaping;
 pub mod time;
 pub mod workflow;

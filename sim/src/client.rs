@@ -98,6 +98,7 @@ impl Client {
                 .collect::<Result<_, _>>()?,
             SubmitOutcome::Replayed(ids) => ids.into_iter().flatten().collect(),
             SubmitOutcome::KeyReused => return self.wrong("its key was used for another body"),
+            SubmitOutcome::OverQuota(_) => return self.wrong("a quota that nobody set refused it"),
         };
         if ids.len() != pieces.len() {
             return self.wrong("a part of it is missing");

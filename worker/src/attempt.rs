@@ -242,6 +242,11 @@ impl Attempt {
         Adoption { job, lease_id: self.held.lease_id, claimed_at: self.claim.at }
     }
 
+    /// When the claim was sent, in [`boot_ms`].
+    pub(crate) fn claimed_ms(&self) -> u64 {
+        self.claim.sent_ms
+    }
+
     /// Notes an extension that was sent at `sent_ms` and granted.
     pub(crate) fn extended(&self, sent_ms: u64, expires_at: Timestamp) {
         self.unknown.store(false, Ordering::Release);

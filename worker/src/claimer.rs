@@ -373,6 +373,7 @@ mod tests {
             acks: acks.clone(),
             gate: Gate::new(),
             metrics: MetricsByKind::default(),
+            breaker: Default::default(),
             lease: WAIT,
         });
         let (starts, started) = mpsc::channel(9);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use windlass_shared::engine::flow::Dependency;
 use windlass_shared::limits::ERROR_MESSAGE_BYTES_MAX;
 use windlass_shared::model::job::JobError;
 
@@ -23,6 +24,8 @@ pub(crate) enum Cause {
         error: JobError,
         /// No earlier than after this.
         retry_after: Option<Duration>,
+        /// How the job's dependency was, where the handler says so.
+        dependency: Option<Dependency>,
     },
     /// Run later; the attempt does not count.
     Snooze(Duration),
@@ -63,14 +66,36 @@ impl HandlerError {
         self
     }
 
+    /// The job's dependency answered, and this error is not its doing: it does not count against its circuit, and closes
+    /// one that is open. Without a word, errors that are retryable count, and those that are permanent are answers. No
+    /// effect on what is not a failure.
+    #[must_use]
+    pub fn dependency_answered(self) -> Self {
+        self.of_dependency(Dependency::Answered)
+    }
+
+    /// The job's dependency failed, although another attempt is not worth it: it counts against its circuit. No effect on
+    /// what is not a failure.
+    #[must_use]
+    pub fn dependency_failed(self) -> Self {
+        self.of_dependency(Dependency::Failed)
+    }
+
+    fn of_dependency(mut self, told: Dependency) -> Self {
+        if let Cause::Failed { dependency, .. } = &mut self.0 {
+            *dependency = Some(told);
+        }
+        self
+    }
+
     /// What the result gate says of an output.
     pub(crate) const fn rejected(error: JobError) -> Self {
-        Self(Cause::Failed { error, retry_after: None })
+        Self(Cause::Failed { error, retry_after: None, dependency: None })
     }
 
     fn failed(code: &str, message: String, retryable: bool) -> Self {
         let error = JobError { code: clean_code(code), message: cut(message), retryable };
-        Self(Cause::Failed { error, retry_after: None })
+        Self(Cause::Failed { error, retry_after: None, dependency: None })
     }
 }
 
@@ -104,7 +129,7 @@ mod tests {
 
     fn failed(error: HandlerError) -> (JobError, Option<Duration>) {
         match error.0 {
-            Cause::Failed { error, retry_after } => (error, retry_after),
+            Cause::Failed { error, retry_after, .. } => (error, retry_after),
             other => panic!("{other:?}"),
         }
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
+use windlass_shared::engine::flow::Dependency;
 use windlass_shared::gate::Gate;
 use windlass_shared::limits::{INLINE_BYTES_MAX, VALUE_BYTES_MAX};
 use windlass_shared::model::id::BlobId;
@@ -15,6 +16,8 @@ use windlass_shared::model::job::Value;
 
 use crate::acker::{Ack, Acks};
 use crate::attempt::{Attempt, StopReason};
+use crate::boot_time::boot_ms;
+use crate::breaker::Breaker;
 use crate::context::Context;
 use crate::error::HandlerError;
 use crate::gating::{self, Passage};
@@ -25,6 +28,7 @@ use crate::persist::persistently;
 use crate::registry::Registry;
 use crate::reporter::SharedReporter;
 use crate::ring::Done;
+use crate::runtime::released;
 
 /// A handler that listens for its cancellation has this long to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -51,6 +55,7 @@ pub(crate) struct Executor {
     pub(crate) acks: Acks,
     pub(crate) gate: Gate,
     pub(crate) metrics: MetricsByKind,
+    pub(crate) breaker: Breaker,
     /// How long a lease lasts.
     pub(crate) lease: Duration,
 }
@@ -60,13 +65,15 @@ impl Executor {
     /// be skipped and the lease would have to run out.
     pub(crate) async fn perform(&self, start: Start) {
         let Start { attempt, slots } = start;
+        if self.is_held(&attempt) {
+            metrics::counter!("windlass_worker_circuit_returns_total").increment(1);
+            self.hand_in(&attempt, released()).await;
+            return drop(slots);
+        }
         let started = Instant::now();
         let (end, slots) = self.run(&attempt, slots).await;
         let (spec, reason) = (&attempt.head.spec, attempt.stop.reason());
-        let mut conclusion = conclude(spec, attempt.number, reason, end, rand::random());
-        if attempt.is_probe {
-            conclusion = conclusion.of_probe(spec);
-        }
+        let conclusion = conclude(spec, attempt.number, reason, end, rand::random());
         let metrics = self.metrics.get(&attempt.shard.queue, &attempt.head.kind);
         metrics.ended(conclusion.label, started.elapsed());
         if let Some(error) = &conclusion.detail.head.error {
@@ -75,8 +82,20 @@ impl Executor {
                 "an attempt failed"
             );
         }
+        if let (Some(circuit), Some(told)) = (&spec.circuit, conclusion.dependency(spec)) {
+            self.breaker.note(circuit, told, boot_ms());
+            let result = if told == Dependency::Answered { "answered" } else { "failed" };
+            metrics::counter!("windlass_circuit_calls_total", "result" => result).increment(1);
+        }
         self.hand_in(&attempt, conclusion).await;
         drop(slots);
+    }
+
+    /// Whether this worker has seen the job's dependency fail, and its shard may not know.
+    fn is_held(&self, attempt: &Attempt) -> bool {
+        let Some(circuit) = &attempt.head.spec.circuit else { return false };
+        let (shard, claimed) = (&attempt.shard, attempt.claimed_ms());
+        !attempt.is_probe && self.breaker.holds(circuit, shard, claimed, boot_ms())
     }
 
     /// Settles an attempt that was never started.
@@ -309,7 +328,7 @@ mod tests {
     use futures::future::BoxFuture;
     use windlass_shared::clock::Clock;
     use windlass_shared::engine::embedded::Embedded;
-    use windlass_shared::engine::{Engine, ShardId};
+    use windlass_shared::engine::{Claimed, Engine, ShardId};
     use windlass_shared::model::id::LeaseId;
     use windlass_shared::model::name::Namespace;
     use windlass_shared::model::time::Timestamp;
@@ -317,7 +336,6 @@ mod tests {
     use super::*;
     use crate::acker::Acker;
     use crate::attempt::Claim;
-    use crate::boot_time::boot_ms;
     use crate::leases::Leases;
     use crate::reporter::Nowhere;
     use crate::ring::Rings;
@@ -349,6 +367,7 @@ mod tests {
             acks,
             gate: Gate::new(),
             metrics: MetricsByKind::default(),
+            breaker: Breaker::default(),
             lease: LEASE,
         }
     }
@@ -380,5 +399,34 @@ mod tests {
         let (end, _) = executor.run(&attempt_of(boot_ms()), slots()).await;
         assert!(matches!(end, RunEnd::Output(_)), "{end:?}");
         assert_eq!(handler.0.load(Ordering::SeqCst), 1);
+    }
+
+    /// Goal: jobs of a dependency that this worker has seen fail are handed back without a call, and their shards are
+    /// told; probes run.
+    #[tokio::test]
+    async fn jobs_of_what_was_seen_to_fail_are_handed_back() {
+        let shard = ShardId::first(Namespace::default(), "q".parse().unwrap());
+        let handler = Arc::new(Counted::default());
+        let executor = executor(&handler, &shard);
+        let attempt_of = |probe| {
+            let mut envelope = sample::envelope(KIND, 1);
+            envelope.head.spec.circuit = Some("c".into());
+            let claimed = Claimed { probe, ..sample::claimed(&envelope) };
+            let (lease_id, sent_ms) = (LeaseId::random(), boot_ms());
+            let claim = Claim { lease_id, sent_ms, at: Timestamp::default(), ledger: None };
+            let (crew, shard) = (sample::crew(), Arc::new(shard.clone()));
+            let attempt = Arc::new(Attempt::new(&crew, &shard, claim, (&claimed, envelope)));
+            let slots = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+            Start { attempt, slots }
+        };
+        let calls = || handler.0.load(Ordering::SeqCst);
+        (0..5).for_each(|_| executor.breaker.note("c", Dependency::Failed, boot_ms()));
+        executor.perform(attempt_of(false)).await;
+        assert_eq!(calls(), 0);
+        executor.perform(attempt_of(true)).await;
+        assert_eq!(calls(), 1);
+        // The probe was answered.
+        executor.perform(attempt_of(false)).await;
+        assert_eq!(calls(), 2);
     }
 }

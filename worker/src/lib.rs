@@ -38,6 +38,7 @@ mod acker;
 mod adoption;
 mod attempt;
 mod boot_time;
+mod breaker;
 mod claimer;
 mod direct;
 mod executor;

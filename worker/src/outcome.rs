@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use windlass_shared::backoff;
+use windlass_shared::backoff::{self, is_wanted};
 use windlass_shared::engine::Verdict;
 use windlass_shared::engine::envelope::{Detail, DetailHead};
 use windlass_shared::engine::flow::Dependency;
@@ -12,9 +12,6 @@ use windlass_shared::model::job::{JobError, JobSpec, Value};
 use crate::attempt::StopReason;
 use crate::error::{Cause, HandlerError, cut};
 use crate::metrics::OutcomeLabel;
-
-/// A probe that used up its attempts is tried again after this long.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How a handler's run ended.
 #[derive(Debug)]
@@ -35,6 +32,8 @@ pub(crate) struct Conclusion {
     pub(crate) verdict: Verdict,
     pub(crate) detail: Detail,
     pub(crate) label: OutcomeLabel,
+    /// How the job's dependency was, where somebody says so.
+    pub(crate) told: Option<Dependency>,
 }
 
 /// Concludes an attempt, the `number`th that counts, that was told to stop for `reason`, if it was.
@@ -52,6 +51,7 @@ pub(crate) fn conclude(
             verdict: Verdict::Succeeded,
             detail: Detail { output: Some(output), ..Detail::default() },
             label: OutcomeLabel::Succeeded,
+            told: None,
         },
         (Some(StopReason::Cancelled), _) => plain(Verdict::Cancelled, OutcomeLabel::Cancelled),
         (_, RunEnd::Error(HandlerError(Cause::Snooze(delay)))) => {
@@ -67,8 +67,9 @@ pub(crate) fn conclude(
         (None, RunEnd::Error(HandlerError(Cause::Cancelled))) => {
             plain(Verdict::Cancelled, OutcomeLabel::Cancelled)
         }
-        (None, RunEnd::Error(HandlerError(Cause::Failed { error, retry_after }))) => {
-            failed(spec, number, error, retry_after, random)
+        (None, RunEnd::Error(HandlerError(Cause::Failed { error, retry_after, dependency }))) => {
+            let told = dependency;
+            Conclusion { told, ..failed(spec, number, error, retry_after, random) }
         }
         (None, RunEnd::Panicked(message)) => {
             let error = error("panic", &format!("the handler panicked: {message}"), true);
@@ -78,14 +79,37 @@ pub(crate) fn conclude(
     }
 }
 
-/// Errors of the worker's own, which say nothing of what a job depends on.
-const OWN: [&str; 4] = ["no_handler", "payload_unavailable", "result_rejected", "panic"];
+/// Errors of before a call, or of what became of its result: they say nothing of what a job depends on.
+const OWN: [&str; 9] = [
+    "no_handler",
+    "payload_missing",
+    "payload_unavailable",
+    "invalid_payload",
+    "http_blocked_address",
+    "result_rejected",
+    "output_too_large",
+    "output_not_stored",
+    "panic",
+];
 
 impl Conclusion {
     /// How the job's dependency was, for its circuit. `None`: it has none, or the attempt does not tell. An error that is
     /// not worth another try is an answer.
     pub(crate) fn dependency(&self, spec: &JobSpec) -> Option<Dependency> {
+        match (self.said(spec)?, self.verdict, &self.detail.head.error) {
+            // Were it not for their number, there would be another attempt.
+            (Dependency::Failed, Verdict::Dead, Some(error)) if is_wanted(spec, error) => {
+                Some(Dependency::Exhausted)
+            }
+            (told, ..) => Some(told),
+        }
+    }
+
+    fn said(&self, spec: &JobSpec) -> Option<Dependency> {
         spec.circuit.as_ref()?;
+        if self.told.is_some() {
+            return self.told;
+        }
         match (self.label, &self.detail.head.error) {
             (OutcomeLabel::Succeeded, _) => Some(Dependency::Answered),
             (OutcomeLabel::TimedOut, _) => Some(Dependency::Failed),
@@ -93,16 +117,6 @@ impl Conclusion {
             (OutcomeLabel::Failed, Some(error)) if error.retryable => Some(Dependency::Failed),
             (OutcomeLabel::Failed, _) => Some(Dependency::Answered),
             _ => None,
-        }
-    }
-
-    /// Of the probe of a circuit: that its dependency still fails is none of the job's attempts, be it the last.
-    pub(crate) fn of_probe(self, spec: &JobSpec) -> Self {
-        match (self.verdict, self.dependency(spec)) {
-            (Verdict::Dead, Some(Dependency::Failed)) => {
-                Self { verdict: Verdict::Snooze { delay: PROBE_AGAIN }, ..self }
-            }
-            _ => self,
         }
     }
 }
@@ -127,12 +141,12 @@ fn failed(
 }
 
 fn plain(verdict: Verdict, label: OutcomeLabel) -> Conclusion {
-    Conclusion { verdict, detail: Detail::default(), label }
+    Conclusion { verdict, detail: Detail::default(), label, told: None }
 }
 
 pub(crate) fn with_error(verdict: Verdict, label: OutcomeLabel, error: JobError) -> Conclusion {
     let head = DetailHead { error: Some(error), ..DetailHead::default() };
-    Conclusion { verdict, detail: Detail { head, output: None }, label }
+    Conclusion { verdict, detail: Detail { head, output: None }, label, told: None }
 }
 
 /// An error of the worker's own.
@@ -188,6 +202,43 @@ mod tests {
             let what = format!("{reason:?} {end:?}");
             assert_eq!(verdict(reason, end), want, "{what}");
         }
+    }
+
+    /// Goal: failures of the dependency count, answers do not, and what is neither says nothing.
+    #[test]
+    fn the_end_tells_how_the_dependency_was() {
+        use Dependency::{Answered, Failed};
+        let spec = JobSpec { circuit: Some("c".into()), ..JobSpec::default() };
+        let own = |code: &str| RunEnd::Error(HandlerError::retryable(code, "m"));
+        let permanent = || HandlerError::permanent("http_status_404", "m");
+        for (reason, end, told) in [
+            (None, output(), Some(Answered)),
+            (None, failure(), Some(Failed)),
+            (None, own("http_status_429"), Some(Failed)),
+            (None, RunEnd::Error(permanent()), Some(Answered)),
+            (None, RunEnd::Error(permanent().dependency_failed()), Some(Failed)),
+            (
+                None,
+                RunEnd::Error(HandlerError::retryable("e", "m").dependency_answered()),
+                Some(Answered),
+            ),
+            (None, own("invalid_payload"), None),
+            (None, own("output_not_stored"), None),
+            (None, RunEnd::Panicked("p".into()), None),
+            (None, RunEnd::Error(HandlerError::snooze(SECOND)), None),
+            (Some(StopReason::TimedOut), RunEnd::Dropped, Some(Failed)),
+            (Some(StopReason::Drain), failure(), None),
+        ] {
+            let what = format!("{reason:?} {end:?}");
+            let conclusion = conclude(&spec, 1, reason, end, 0.5);
+            assert_eq!(conclusion.dependency(&spec), told, "{what}");
+            assert_eq!(conclusion.dependency(&JobSpec::default()), None, "it has none");
+        }
+        let last = JobSpec { max_attempts: 1, ..spec.clone() };
+        let dies = |end| conclude(&last, 1, None, end, 0.5).dependency(&last);
+        assert_eq!(dies(failure()), Some(Dependency::Exhausted), "for want of attempts");
+        let permanent = RunEnd::Error(permanent().dependency_failed());
+        assert_eq!(dies(permanent), Some(Failed), "whatever it has left");
     }
 
     #[test]

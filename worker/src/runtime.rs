@@ -109,6 +109,7 @@ pub(crate) fn released() -> Conclusion {
         verdict: Verdict::Release,
         detail: Detail::default(),
         label: OutcomeLabel::Released,
+        told: None,
     }
 }
 

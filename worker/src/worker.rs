@@ -18,6 +18,7 @@ use windlass_shared::model::id::{LeaseId, WorkerId};
 
 use crate::acker::Acker;
 use crate::attempt::{Crew, StopReason};
+use crate::breaker::Breaker;
 use crate::builder::{EngineSource, WorkerBuilder};
 use crate::claimer::{Claimer, WEIGHT_WAIT};
 use crate::direct::{self, Direct};
@@ -157,6 +158,7 @@ impl Worker {
             acks: acks.clone(),
             gate,
             metrics: MetricsByKind::default(),
+            breaker: Breaker::default(),
             lease: self.settings.lease,
         });
         let (starts, starts_rx) = mpsc::channel(self.settings.concurrency as usize);

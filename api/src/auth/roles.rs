@@ -44,6 +44,17 @@ pub const TABLE: &[(&str, &str, u8)] = &[
     ("POST", "/v1/queues/{queue}/pause", OPERATE),
     ("POST", "/v1/queues/{queue}/resume", OPERATE),
     ("POST", "/v1/queues/{queue}/purge", OPERATE),
+    ("GET", "/v1/circuits", READ),
+    ("GET", "/v1/circuits/{name}", READ),
+    ("PATCH", "/v1/circuits/{name}", OPERATE),
+    ("POST", "/v1/circuits/{name}/open", OPERATE),
+    ("POST", "/v1/circuits/{name}/close", OPERATE),
+    ("POST", "/v1/circuits/{name}/reset", OPERATE),
+    // Of their own namespace, says the call.
+    ("GET", "/v1/quotas/{namespace}", READ),
+    ("GET", "/v1/quotas", READ | WHOLE),
+    ("PUT", "/v1/quotas/{namespace}", ADMIN | WHOLE),
+    ("DELETE", "/v1/quotas/{namespace}", ADMIN | WHOLE),
     ("GET", "/v1/workers", READ),
     ("POST", "/v1/workers/{id}/drain", OPERATE),
     ("POST", "/v1/leases", WORK),
@@ -116,6 +127,11 @@ pub fn allows(role: Role, method: &Method, route: &str) -> bool {
         Role::Admin => A,
     };
     TABLE.iter().any(|(m, path, roles)| *path == route && is_same(m, method) && roles & bit != 0)
+}
+
+/// Whether only workers make a call (and admins, who may do anything).
+pub fn is_workers(method: &Method, route: &str) -> bool {
+    TABLE.iter().any(|(m, path, roles)| *path == route && is_same(m, method) && *roles == WORK)
 }
 
 /// Whether the installation itself keeps a caller from a call that their role includes; why, in words. The one place that

@@ -58,6 +58,11 @@ duration!(
     "A duration from 1 s to 1 day: `\"1m30s\"`, or a number of seconds."
 );
 duration!(
+    /// The time between two probes of a circuit.
+    ProbeText 0.1..=3_600.0
+    "A duration from 100 ms to 1 h: `\"5s\"`, or a number of seconds."
+);
+duration!(
     /// A long poll of a worker.
     PollText 0.0..=50.0
     "A duration of at most 50 s: `\"30s\"`, or a number of seconds."

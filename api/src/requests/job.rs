@@ -9,17 +9,20 @@ use utoipa::ToSchema;
 use windlass_shared::engine::flow::UNITS_MAX;
 use windlass_shared::ledger::QueueSettings;
 use windlass_shared::limits;
-use windlass_shared::model::door::Door;
+use windlass_shared::model::dependency::default_circuit;
 use windlass_shared::model::id::JobId;
-use windlass_shared::model::job::{Expect, JobSpec, NewJob, OnConflict, Priority, Unique, Value};
-use windlass_shared::model::name::{Kind, Namespace, QueueName};
+use windlass_shared::model::job::{
+    Expect, JobSpec, NewJob, OnConflict, OrderOnFailure, Priority, Unique, Value,
+};
+use windlass_shared::model::name::{CircuitName, Kind, Namespace, QueueName};
 use windlass_shared::model::retry::RetryPolicy;
+use windlass_shared::model::shaping::Shaping;
 use windlass_shared::model::time::{Span, Timestamp};
 
 use super::docs::{DurationText, Tag, TimeoutText};
-use super::door::{Beside, CollectRequest, DebounceRequest, Doors, ThrottleRequest};
 use super::retry::RetryDocs;
-use super::{Faults, Text, door, evaluate, retry};
+use super::shaping::{Beside, CollectRequest, DebounceRequest, Shapings, ThrottleRequest};
+use super::{Change, Faults, Text, evaluate, retry, shaping};
 use crate::error::{ApiError, Code};
 use crate::json::{ValueFault, check_value};
 
@@ -110,10 +113,14 @@ pub struct JobRequest<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub fairness_key: Option<Text<'a>>,
-    /// Jobs of one key run one after the other, in accepted order.
+    /// Jobs of one key in a queue run one after the other, in accepted order. Not together with `debounce` or `collect`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]*$")]
     pub order_key: Option<Text<'a>>,
+    /// What becomes of those behind it in its order if it does not succeed. With `order_key` only. Default `skip`.
+    #[serde(default)]
+    #[schema(value_type = Option<OrderOnFailureDocs>)]
+    pub order_on_failure: Option<OrderOnFailure>,
     /// Slots that the job takes on its worker. Default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
@@ -121,10 +128,11 @@ pub struct JobRequest<'a> {
     /// The worker stops the handler before its lease can pass to another. Default false.
     #[serde(default)]
     pub exclusive: Option<bool>,
-    /// The named dependency whose circuit breaker holds the job.
+    /// The named dependency whose circuit holds the job. Default: of `http.request` the host of its URL, with the port
+    /// unless it is the scheme's; else none. `null`: none.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
-    pub circuit: Option<Text<'a>>,
+    pub circuit: Change<Text<'a>>,
     /// A result gate: an output that fails it fails the attempt with `result_rejected`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<ExpectRequest<'static>>)]
@@ -180,6 +188,17 @@ pub enum OnConflictDocs {
     Reject,
     ReturnExisting,
     Replace,
+}
+
+/// What the end of a job that did not succeed means for those behind it in its order.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = OrderOnFailure)]
+pub enum OrderOnFailureDocs {
+    /// The next one runs.
+    Skip,
+    /// They wait until it has been retried and has succeeded, or is forgotten.
+    Block,
 }
 
 /// A result gate.
@@ -284,15 +303,15 @@ impl JobRequest<'_> {
         };
         let (run_at, delay) = self.start(origin.now, &mut faults);
         let (expires_at, ttl) = self.expiry(origin.now, &mut faults);
-        let door = self.doors().check(&self.beside(), &mut faults);
+        let shaping = self.shapings().check(&self.beside(), &mut faults);
         let (mut payload, mut large) = payload(self.payload, &mut faults);
-        if let Some(Door::Collect(rule)) = &door {
+        if let Some(Shaping::Collect(rule)) = &shaping {
             // An item travels whole: it becomes part of a payload.
             if let Some(bytes) = large.take() {
                 payload = Value::Inline(bytes);
             }
             if let Value::Inline(bytes) = &payload {
-                door::check_item(rule, bytes, &mut faults);
+                shaping::check_item(rule, bytes, &mut faults);
             }
         }
         let meta = self.meta.and_then(|meta| check_meta(meta, &mut faults));
@@ -314,7 +333,7 @@ impl JobRequest<'_> {
             ttl,
             spec,
             unique,
-            door: door.map(Box::new),
+            shaping: shaping.map(Box::new),
             tags,
             meta,
             request_id: Some(origin.request_id.to_owned()),
@@ -323,8 +342,8 @@ impl JobRequest<'_> {
         Ok(Checked { job, large })
     }
 
-    pub(super) fn doors(&self) -> Doors<'_, '_> {
-        Doors {
+    pub(super) fn shapings(&self) -> Shapings<'_, '_> {
+        Shapings {
             debounce: self.debounce.as_ref(),
             throttle: self.throttle.as_ref(),
             collect: self.collect.as_ref(),
@@ -336,6 +355,7 @@ impl JobRequest<'_> {
             unique: self.unique.is_some(),
             run_at: self.run_at.is_some(),
             delay: self.delay.is_some(),
+            order_key: self.order_key.is_some(),
         }
     }
 
@@ -378,11 +398,18 @@ impl JobRequest<'_> {
             retry::check(policy, "/retry", faults);
         }
         let retry = self.retry.or_else(|| settings.default_retry.clone()).unwrap_or_default();
-        let circuit = self.circuit.map(|text| {
-            // Same form as the other names.
-            let _: Option<Kind> = faults.parse("/circuit", text.as_str());
-            text.0.into_owned()
-        });
+        let circuit = match self.circuit {
+            Change::Set(text) => faults.parse("/circuit", text.as_str()),
+            Change::Clear => None,
+            Change::Keep => self.payload.and_then(|payload| {
+                let kind = self.kind.as_ref()?.as_str().parse().ok()?;
+                default_circuit(&kind, payload.get())
+            }),
+        };
+        let circuit = circuit.map(|name: CircuitName| name.to_string());
+        if self.order_on_failure.is_some() && self.order_key.is_none() {
+            faults.wrong("/order_on_failure", "can be given together with order_key only");
+        }
         JobSpec {
             max_attempts,
             max_crashes,
@@ -392,6 +419,7 @@ impl JobRequest<'_> {
             weight,
             exclusive: self.exclusive.unwrap_or(false),
             order_key: check_key(self.order_key, "/order_key", faults),
+            order_on_failure: self.order_on_failure.unwrap_or_default(),
             concurrency_key: check_key(self.concurrency_key, "/concurrency_key", faults),
             rate_limit_key: check_key(self.rate_limit_key, "/rate_limit_key", faults),
             rate_limit_units: check_units(self.rate_limit_units, faults),

@@ -212,6 +212,22 @@ pub struct SettleItem<'a> {
     #[serde(default)]
     #[schema(value_type = Option<DurationText>)]
     pub delay: Option<Span>,
+    /// How the job's dependency was, for its circuit. Default: `answered` with `succeed`, and with an error that is not
+    /// retryable; `failed` with any other error; else nothing.
+    #[serde(default)]
+    pub dependency: Option<DependencyTold>,
+}
+
+/// How a dependency was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DependencyTold {
+    /// It answered, with success or with an error that is not its own.
+    Answered,
+    /// It failed, or did not answer in time.
+    Failed,
+    /// The attempt does not tell.
+    Unknown,
 }
 
 /// How an attempt ended.

@@ -186,8 +186,8 @@ impl QueuePatch {
     }
 }
 
-/// Also for throttles of submissions.
-pub(super) fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
+/// Notes what of a rate is out of range; also of those of quotas and throttles.
+pub fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
     if !(1..=COUNT_MAX).contains(&rate.limit) {
         faults.wrong(&format!("{pointer}/limit"), "must be from 1 to 1000000");
     }

@@ -147,6 +147,7 @@ async fn start(
             Some(None) | None => Err(gone()),
         },
         SubmitOutcome::KeyReused => Err(key_reused()),
+        SubmitOutcome::OverQuota(exceeded) => Err(ApiError::quota(&exceeded)),
     }
 }
 

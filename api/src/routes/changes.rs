@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use windlass_shared::ledger::{Changed, JobPatch};
 use windlass_shared::lifecycle::Cancelled;
+use windlass_shared::lifecycle::order::stays_in_order;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{Job, JobState};
 use windlass_shared::model::time::Timestamp;
@@ -70,7 +71,7 @@ pub async fn cancel_job(
         ("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
     ),
     responses(
-        (status = 200, description = "It may run again.", body = JobView,
+        (status = 200, description = "It may run again, `blocked` where others of its order are before it.", body = JobView,
             headers(("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
         (status = 409, description = "It has not ended, or has succeeded, another job holds its unique key, or it is a step of a workflow.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
@@ -152,7 +153,7 @@ async fn job_answer(app: &App, caller: &Caller, job: Job) -> Result<Response, Ap
     request_body = JobPatchRequest<'static>,
     responses(
         (status = 200, description = "The job as it is now.", body = JobView),
-        (status = 409, description = "It has ended, or runs, or is a step of a workflow that waits for others.", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has ended, or runs, or waits for others of its order or its workflow, or has an `order_key` and would come to another queue.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn patch_job(
@@ -179,6 +180,12 @@ pub async fn patch_job(
         max_attempts: request.max_attempts,
         tags,
     };
+    if patch.queue.is_some()
+        && let Some(job) = app.life.ledger().job(&caller.namespace, id).await?
+        && stays_in_order(&job, &patch)
+    {
+        return Err(conflict(job.state, "a job with an order key keeps its queue"));
+    }
     let job = match app.life.patch(&caller.namespace, id, &patch).await? {
         Changed::Done(job) => job,
         Changed::Refused(state) => {

@@ -5,11 +5,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sha2::{Digest, Sha256};
-use windlass_shared::ledger::doors::Collected;
+use windlass_shared::ledger::shaping::Collected;
 use windlass_shared::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
-use windlass_shared::model::door::Door;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::Job;
+use windlass_shared::model::shaping::Shaping;
 
 use super::located;
 use crate::app::App;
@@ -66,7 +66,7 @@ pub async fn submit_job(
     if let Some(bytes) = large.clone() {
         checked.job.payload = values::store(&app, &caller.namespace, bytes).await?;
     }
-    let collects = matches!(checked.job.door.as_deref(), Some(Door::Collect(_)));
+    let collects = matches!(checked.job.shaping.as_deref(), Some(Shaping::Collect(_)));
     let submission = Submission { jobs: vec![checked.job], atomic: false, idempotency };
     match app.life.submit(submission).await? {
         SubmitOutcome::Done(results) => match results.into_iter().next() {
@@ -88,6 +88,7 @@ pub async fn submit_job(
             Some(None) | None => Err(gone()),
         },
         SubmitOutcome::KeyReused => Err(key_reused()),
+        SubmitOutcome::OverQuota(exceeded) => Err(ApiError::quota(&exceeded)),
     }
 }
 

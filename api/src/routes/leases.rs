@@ -7,7 +7,8 @@ use axum::extract::State;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 use windlass_shared::engine::Held;
-use windlass_shared::lifecycle::lease::{End, Landed, LeaseError, Shown, Take, Taken};
+use windlass_shared::engine::flow::Dependency;
+use windlass_shared::lifecycle::lease::{End, Landed, LeaseError, Shown, Take, Taken, Told};
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -16,8 +17,8 @@ use crate::extract::{MANY, NoParams, RawBody, SMALL};
 use crate::requests::Faults;
 use crate::requests::job::checked_value;
 use crate::requests::lease::{
-    HeartbeatRequest, LeaseItem, LeaseRequest, SettleItem, SettleOutcome, SettleRequest,
-    check_lease, check_worker, worker_id,
+    DependencyTold, HeartbeatRequest, LeaseItem, LeaseRequest, SettleItem, SettleOutcome,
+    SettleRequest, check_lease, check_worker, worker_id,
 };
 use crate::resume;
 use crate::token::Token;
@@ -108,7 +109,7 @@ fn lease_error(error: LeaseError) -> ApiError {
 fn shown(item: &LeaseItem<'_>) -> Option<Shown> {
     let token = Token::decode(item.token.as_str())?;
     let held = Held { id: item.id, fence: token.fence, lease_id: token.lease_id };
-    Some(Shown { queue: token.queue, held })
+    Some(Shown { queue: token.queue, held, told: Told::Nothing })
 }
 
 fn stale() -> ItemError {
@@ -189,7 +190,13 @@ pub async fn settle_leases(
         .zip(ends)
         .map(|(item, end)| {
             let lease = LeaseItem { id: item.id, token: item.token.clone() };
-            shown(&lease).zip(end)
+            let told = match item.dependency {
+                None => Told::Nothing,
+                Some(DependencyTold::Unknown) => Told::Unknown,
+                Some(DependencyTold::Answered) => Told::Was(Dependency::Answered),
+                Some(DependencyTold::Failed) => Told::Was(Dependency::Failed),
+            };
+            shown(&lease).map(|shown| Shown { told, ..shown }).zip(end)
         })
         .collect();
     let is_known: Vec<bool> = known.iter().map(Option::is_some).collect();

@@ -90,6 +90,7 @@ pub async fn start_load_check(
             }
         },
         SubmitOutcome::KeyReused => Err(key_reused()),
+        SubmitOutcome::OverQuota(exceeded) => Err(ApiError::quota(&exceeded)),
     }
 }
 

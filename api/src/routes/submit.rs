@@ -118,6 +118,7 @@ pub async fn submit_batch(
                 true
             }
             SubmitOutcome::KeyReused => return Err(key_reused()),
+            SubmitOutcome::OverQuota(exceeded) => return Err(ApiError::quota(&exceeded)),
         }
     };
     let rejected = items.iter().filter(|item| item.error.is_some()).count();

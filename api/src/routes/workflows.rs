@@ -155,6 +155,7 @@ pub(super) async fn start(app: &App, caller: &Caller, order: Order) -> Result<Re
         CreateOutcome::Created(_) => existing(app, caller, id, false).await,
         CreateOutcome::Replayed(first) => existing(app, caller, first, true).await,
         CreateOutcome::KeyReused => Err(key_reused()),
+        CreateOutcome::OverQuota(exceeded) => Err(ApiError::quota(&exceeded)),
         CreateOutcome::ParentGone => {
             Err(ApiError::new(Code::Internal, "a run without a parent was refused for its parent"))
         }

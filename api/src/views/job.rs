@@ -10,13 +10,15 @@ use windlass_shared::lifecycle::explain::Explanation;
 use windlass_shared::model::evaluate::Evaluation;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::{
-    Attempt, AttemptOutcome, Expect, Job, JobError, JobState, Progress, StepRef, Value,
+    Attempt, AttemptOutcome, Expect, Job, JobError, JobState, OrderOnFailure, Progress, StepRef,
+    Value,
 };
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 
 use super::Raw;
 use super::evaluate::EvaluationDocs;
+use crate::requests::job::OrderOnFailureDocs;
 use crate::requests::retry::RetryDocs;
 
 /// A job's state.
@@ -132,6 +134,8 @@ pub struct JobView {
     exclusive: bool,
     #[schema(required = true)]
     order_key: Option<String>,
+    #[schema(value_type = OrderOnFailureDocs)]
+    order_on_failure: OrderOnFailure,
     #[schema(required = true)]
     concurrency_key: Option<String>,
     #[schema(required = true)]
@@ -199,6 +203,7 @@ impl JobView {
             weight: spec.weight,
             exclusive: spec.exclusive,
             order_key: spec.order_key,
+            order_on_failure: spec.order_on_failure,
             concurrency_key: spec.concurrency_key,
             rate_limit_key: spec.rate_limit_key,
             rate_limit_units: spec.rate_limit_units,

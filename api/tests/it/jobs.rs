@@ -45,7 +45,7 @@ async fn every_field_of_a_job_is_kept() {
         "delay":"1h","max_attempts":7,"max_crashes":1,"timeout":"1m30s","ttl":7200,
         "retry":{"backoff":"linear","initial":"2s","max":60,"multiplier":3,"jitter":"none","rules":[{"code":"smtp_*","retry":false}]},
         "unique":{"key":"k","scope":"window","window":"1h","on_conflict":"return_existing"},
-        "concurrency_key":"c","rate_limit_key":"r","rate_limit_units":3,"fairness_key":"f","order_key":"o","weight":2,"exclusive":true,"circuit":"smtp",
+        "concurrency_key":"c","rate_limit_key":"r","rate_limit_units":3,"fairness_key":"f","order_key":"o","order_on_failure":"block","weight":2,"exclusive":true,"circuit":"smtp",
         "expect":{"schema":{"type":"object"},"expr":"output.ok"},"tags":["a","b c"],"meta":{"x":1}}"#;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let headers = [("x-request-id", "req-1"), ("traceparent", trace)];
@@ -62,6 +62,7 @@ async fn every_field_of_a_job_is_kept() {
     assert_eq!(job["timeout"], "1m30s");
     assert_eq!(job["unique_key"], "k");
     assert_eq!((&job["rate_limit_units"], &job["fairness_key"]), (&json!(3), &json!("f")));
+    assert_eq!((&job["order_key"], &job["order_on_failure"]), (&json!("o"), &json!("block")));
     assert_eq!(job["expect"]["expr"], "output.ok");
     assert_eq!(job["tags"], json!(["a", "b c"]));
     assert_eq!(job["meta"], json!({"x": 1}));
@@ -297,6 +298,30 @@ async fn another_namespaces_job_is_answered_as_an_unknown_one() {
         assert_eq!(answers[0], answers[1], "{method} {path}");
     }
     assert_eq!(api.get(&format!("/v1/jobs/{id}")).await.expect(200)["state"], "ready");
+}
+
+#[tokio::test]
+async fn a_job_waits_for_its_order() {
+    let api = Fixture::new().await;
+    let first = api.submit(json!({"kind": "a", "order_key": "k"})).await;
+    let second = api.submit(json!({"kind": "a", "order_key": "k"})).await;
+    let told = api.get(&format!("/v1/jobs/{second}/explain")).await.expect(200);
+    assert_eq!(
+        (&told["state"], &told["reasons"][0]["code"]),
+        (&json!("blocked"), &json!("blocked_by"))
+    );
+    let evidence = &told["reasons"][0]["evidence"];
+    assert_eq!((&evidence["before"], &evidence["head"]["id"]), (&json!(1), &json!(first)));
+    let path = format!("/v1/jobs/{first}");
+    let body = json!({"queue": "elsewhere"}).to_string();
+    let moved = api.send(request(Method::PATCH, &path, &[], &body)).await;
+    let refused = moved.refused(409, "state_conflict");
+    assert!(refused["detail"].as_str().unwrap().contains("keeps its queue"), "{refused}");
+    api.post(&format!("/v1/jobs/{first}/cancel"), json!({})).await.expect(200);
+    assert_eq!(api.get(&format!("/v1/jobs/{second}")).await.expect(200)["state"], "ready");
+    let alone = json!({"kind": "a", "order_on_failure": "block"});
+    let refused = api.post("/v1/jobs", alone).await.refused(422, "invalid");
+    assert_eq!(refused["errors"][0]["pointer"], "/order_on_failure");
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ pub async fn run(args: QueueArgs) -> Outcome {
         QueueCommand::Get(one) => {
             let path = path_of(&one.queue, "")?;
             let queue = Client::new(&one.client)?.call(Call::get(&path)).await?.body;
-            show(&queue, one.client.output)
+            output::members(&queue, one.client.output)
         }
         QueueCommand::Pause(args) => {
             let path = path_of(&args.queue, "/pause")?;
@@ -161,12 +161,12 @@ pub async fn run(args: QueueArgs) -> Outcome {
                 call = call.json(&json!({ "reason": reason }));
             }
             let queue = Client::new(&args.client)?.call(call).await?.body;
-            show(&queue, args.client.output)
+            output::members(&queue, args.client.output)
         }
         QueueCommand::Resume(one) => {
             let path = path_of(&one.queue, "/resume")?;
             let queue = Client::new(&one.client)?.call(Call::post(&path)).await?.body;
-            show(&queue, one.client.output)
+            output::members(&queue, one.client.output)
         }
         QueueCommand::Set(args) => set(*args).await,
         QueueCommand::Purge(args) => purge(args).await,
@@ -182,7 +182,7 @@ async fn scale(args: Scale) -> Outcome {
         .query("service_time", args.service_time)
         .query("slots_per_worker", args.slots_per_worker);
     let need = Client::new(&args.client)?.call(call).await?.body;
-    show(&need, args.client.output)
+    output::members(&need, args.client.output)
 }
 
 /// A legal name needs no escaping in a path; an illegal one must not reach another path.
@@ -243,7 +243,7 @@ async fn set(args: Set) -> Outcome {
     let path = path_of(&args.queue, "")?;
     let call = Call::patch(&path).json(&Value::Object(body));
     let queue = Client::new(&args.client)?.call(call).await?.body;
-    show(&queue, args.client.output)
+    output::members(&queue, args.client.output)
 }
 
 async fn purge(args: Purge) -> Outcome {
@@ -254,32 +254,7 @@ async fn purge(args: Purge) -> Outcome {
     let path = path_of(&args.queue, "/purge")?;
     let key = client::fresh_key();
     let answer = Client::new(&args.client)?.call(Call::post(&path).idempotent(&key)).await?.body;
-    if args.client.output == Output::Json {
-        return output::json(&answer);
-    }
-    output::fields(&pairs(&answer).iter().map(|(n, v)| (n.as_str(), v.clone())).collect::<Vec<_>>())
-}
-
-fn show(queue: &Value, output: Output) -> Outcome {
-    if output == Output::Json {
-        return output::json(queue);
-    }
-    let pairs = pairs(queue);
-    output::fields(&pairs.iter().map(|(n, v)| (n.as_str(), v.clone())).collect::<Vec<_>>())
-}
-
-/// Every member of an object, nested ones as `outer.inner`.
-fn pairs(value: &Value) -> Vec<(String, String)> {
-    let mut pairs = Vec::new();
-    for (name, member) in value.as_object().into_iter().flatten() {
-        match member {
-            Value::Object(inner) => {
-                pairs.extend(inner.keys().map(|key| (format!("{name}.{key}"), text(member, key))));
-            }
-            _ => pairs.push((name.clone(), text(value, name))),
-        }
-    }
-    pairs
+    output::members(&answer, args.client.output)
 }
 
 fn paused(queue: &Value) -> bool {

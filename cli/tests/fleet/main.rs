@@ -5,10 +5,10 @@ mod harness;
 mod leads;
 
 mod crash;
-mod doors;
 mod examples;
 mod load_checks;
 mod probes;
 mod restored;
+mod shaping;
 mod submit;
 mod workflows;

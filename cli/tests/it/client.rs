@@ -114,6 +114,30 @@ fn a_submission_carries_what_was_given_and_a_key_of_its_own() {
 }
 
 #[test]
+fn quotas_are_set_and_shown() {
+    let view = json!({
+        "namespace": "team-a", "rate": { "limit": 5, "per": "1s" }, "max_jobs": 9, "max_bytes": null,
+        "used": { "rate": 0, "jobs": 3, "bytes": 0 },
+    });
+    let page = json!({ "items": [view.clone()], "next_cursor": null });
+    let server = Server::answering(vec![(200, "", view), (200, "", page), (204, "", Value::Null)]);
+    let env = [("WINDLASS_URL", server.url.as_str())];
+    let rate = "{\"limit\": 5, \"per\": \"1s\"}";
+    let said = windlass(&["quota", "set", "team-a", "--rate", rate, "--max-jobs", "9"], &env);
+    assert!(said.code == 0 && said.out.contains("used.jobs"), "{said:?}");
+    let said = windlass(&["quota", "list"], &env);
+    assert!(said.out.contains("5 per 1s") && said.out.contains("3 of 9"), "{said:?}");
+    assert_eq!(windlass(&["quota", "remove", "team-a"], &env).code, 0);
+    let seen = server.seen();
+    assert_eq!(seen[0].line, "PUT /v1/quotas/team-a HTTP/1.1");
+    let sent: Value = serde_json::from_str(&seen[0].body).expect("JSON");
+    assert_eq!(sent, json!({ "rate": { "limit": 5, "per": "1s" }, "max_jobs": 9 }));
+    assert_eq!(seen[2].line, "DELETE /v1/quotas/team-a HTTP/1.1");
+    assert_eq!(windlass(&["quota", "set", "team-a"], &env).code, 2);
+    assert_eq!(windlass(&["quota", "set", "Team/../a", "--max-jobs", "1"], &env).code, 2);
+}
+
+#[test]
 fn a_submission_refused_for_overload_is_sent_again_under_the_same_key() {
     let busy = json!({ "title": "busy", "code": "overloaded" });
     let server = Server::answering(vec![

@@ -1,6 +1,7 @@
 //! `windlass dev` as a user meets it: submit, wait, stop, kill, start again.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -42,6 +43,22 @@ fn a_job_goes_round_and_sigterm_drains_with_0() {
 
     dev.signal("TERM");
     assert_eq!(dev.ended().code(), Some(0));
+}
+
+/// Goal: the first job of a new ledger is on record as soon as any other. Method: the fastest of a few first jobs,
+/// each of a new ledger, so that a busy machine does not matter; what nobody feels responsible for takes 2 s each time.
+#[test]
+fn the_first_job_of_a_new_ledger_is_on_record_at_once() {
+    let fastest = (0..4).map(|_| {
+        let data = tempfile::tempdir().expect("a folder");
+        let dev = Dev::start(data.path(), &[]);
+        let started = Instant::now();
+        let said = dev.run(&["job", "submit", "noop", "--wait"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        started.elapsed()
+    });
+    let fastest = fastest.min().expect("some");
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
 }
 
 #[test]

@@ -63,10 +63,19 @@ pub(crate) struct QueueSeen {
     pub(crate) queue: Queue,
     /// `None`: the engine did not say.
     pub(crate) stats: Option<ShardStats>,
+    /// Its circuits that are open by what their calls came to; `None`: the engine did not say.
+    pub(crate) circuits: Option<Vec<OpenCircuit>>,
     /// Its waiting jobs, where it has a depth, told apart up to that; `None`: not known.
     pub(crate) waiting: Option<u64>,
     /// Its shard was opened once; `None`: nobody has looked it up yet.
     pub(crate) was_opened: Option<bool>,
+}
+
+/// A circuit of a queue that is open, or waits for its probe.
+pub(crate) struct OpenCircuit {
+    /// Its name, or its key where the name is not known.
+    pub(crate) name: String,
+    pub(crate) since: Timestamp,
 }
 
 impl QueueSeen {
@@ -96,6 +105,15 @@ impl Seen {
     ) -> Judged {
         let known = self.queues.iter().filter_map(|queue| Some((queue, queue.stats.as_ref()?)));
         self.judge_each(known, |(queue, _)| queue.subject(), |(queue, stats)| judge(queue, stats))
+    }
+
+    /// Judges the open circuits of each queue that the engine spoke of.
+    pub(crate) fn judge_circuits(
+        &self,
+        judge: impl Fn(&QueueSeen, &[OpenCircuit]) -> Option<Finding>,
+    ) -> Judged {
+        let known = self.queues.iter().filter_map(|queue| Some((queue, queue.circuits.as_ref()?)));
+        self.judge_each(known, |(queue, _)| queue.subject(), |(queue, open)| judge(queue, open))
     }
 
     /// Judges the gate of each queue of which it is known whether it was ever opened; `true`: it was, and is shut.

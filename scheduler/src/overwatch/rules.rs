@@ -8,6 +8,7 @@ use windlass_shared::model::name::Namespace;
 use super::look::Seen;
 
 mod backup_old;
+mod circuit_open;
 mod dead_growing;
 mod depth_reached;
 mod drill_failed;
@@ -89,6 +90,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { code: "dead_growing", judge: dead_growing::judge },
     Rule { code: "success_rate", judge: success_rate::judge },
     Rule { code: "depth_reached", judge: depth_reached::judge },
+    Rule { code: "circuit_open", judge: circuit_open::judge },
     Rule { code: "schedule_late", judge: schedule_late::judge },
     Rule { code: "schedule_missed", judge: schedule_missed::judge },
     Rule { code: "schedule_paused", judge: schedule_paused::judge },

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use windlass_shared::engine::model::CircuitState;
 use windlass_shared::engine::{EngineError, ShardId};
 use windlass_shared::ledger::duties::Who;
 use windlass_shared::ledger::upkeep::Upkeep;
@@ -69,5 +70,14 @@ async fn show(life: &Lifecycle, queue: Queue) -> Result<u64, EngineError> {
     metrics::gauge!("windlass_queue_oldest_ready_seconds", &labels).set(age.as_secs_f64());
     metrics::gauge!("windlass_queue_outbox_jobs", &labels).set(stats.outbox as f64);
     metrics::gauge!("windlass_queue_bytes", &labels).set(stats.bytes as f64);
+    let circuits = life.engine().circuits(&shard).await?;
+    let tried = |state| matches!(state, CircuitState::HalfOpen { .. });
+    let half_open = circuits.iter().filter(|(_, known)| tried(known.state)).count();
+    let open = circuits.iter().filter(|(_, known)| known.state == CircuitState::Open).count();
+    for (state, count) in [("open", open), ("half_open", half_open)] {
+        let mut labels = labels.to_vec();
+        labels.push(("state", state.to_owned()));
+        metrics::gauge!("windlass_queue_circuits", &labels).set(count as f64);
+    }
     Ok(1)
 }

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use windlass_shared::ledger::Queue;
 use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::compare::Auditor;
+use windlass_shared::lifecycle::order::Tender;
 use windlass_shared::lifecycle::sweep::Sweeper;
 use windlass_shared::lifecycle::{Lifecycle, PushError};
 
@@ -17,11 +18,12 @@ use crate::ticker::{Ticks, leading};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where both walks are.
+/// Where the walks are.
 #[derive(Default)]
 struct Walks {
     sweeper: Sweeper,
     auditor: Auditor,
+    tender: Tender,
 }
 
 impl Walks {
@@ -54,6 +56,7 @@ pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
                     repaired.add(walks.pass(&life, &queue).await);
                 }
             }
+            repaired.add(walks.tender.pass(&life).await);
             repaired.end()
         }
     })

@@ -180,10 +180,13 @@ pub enum Dependency {
     Answered,
     /// It failed, or did not answer in time.
     Failed,
+    /// The same, and the job dies of it only because its attempts are used up: where this was a probe, it does not.
+    Exhausted,
 }
 
 /// Who decides over a circuit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CircuitMode {
     /// Its calls.
     #[default]
@@ -193,6 +196,11 @@ pub enum CircuitMode {
     /// An operator: its jobs start whatever happens.
     Closed,
 }
+
+/// Most between two probes, µs, where the setting says no more.
+const PROBE_WAIT_MAX_US: u64 = 60_000_000;
+/// A circuit that is open for so many times as long as it takes to the next probe has the next one later.
+const PROBE_WAITS: u64 = 64;
 
 /// When a circuit opens, and how it closes again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,8 +215,20 @@ pub struct CircuitSetting {
     pub percent: u32,
     /// From so many calls in a window on.
     pub calls_min: u32,
-    /// While it is open one job may start after each such time, µs.
+    /// While it is open one job may start after each such time, µs; see [`Self::probe_wait_us`].
     pub probe_us: u64,
+}
+
+impl CircuitSetting {
+    /// While a circuit is open for less than this, µs, the failure of a probe is none of its job's attempts: jobs sit
+    /// out what is mended, and die of what is not.
+    pub const SPARED_US: u64 = 3_600_000_000;
+
+    /// From one probe to the next, µs, of a circuit that is open for so long: longer as time passes, and a minute at
+    /// most unless the setting says more.
+    pub fn probe_wait_us(&self, open_for_us: u64) -> u64 {
+        (open_for_us / PROBE_WAITS).clamp(self.probe_us, self.probe_us.max(PROBE_WAIT_MAX_US))
+    }
 }
 
 impl Default for CircuitSetting {

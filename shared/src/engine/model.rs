@@ -157,7 +157,7 @@ mod withdraw;
 
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
-pub use flow::{Circuit, CircuitState, FlowState, Scope, ScopeKind, Share};
+pub use flow::{Circuit, CircuitState, FlowState, Scope, ScopeKind, Share, Turn};
 pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
@@ -231,6 +231,8 @@ pub struct Shard {
     kind_limits: BTreeMap<FlowKey, Limits>,
     /// Σ envelope lengths of `entries`.
     envelope_bytes: u64,
+    /// A lease ended when there were as many as the queue allows.
+    has_room_again: bool,
     wake: Wake,
 }
 
@@ -256,6 +258,7 @@ impl Shard {
             flow: FlowState::default(),
             kind_limits: BTreeMap::new(),
             envelope_bytes: 0,
+            has_room_again: false,
             wake: Wake::default(),
         }
     }
@@ -267,6 +270,13 @@ impl Shard {
 
     /// What the verbs since the last call made worth waking for.
     pub fn take_wake(&mut self) -> Wake {
+        let limit = self.queue_concurrency();
+        if std::mem::take(&mut self.has_room_again)
+            && limit.is_some_and(|limit| (self.leases.len() as u64) < limit)
+            && self.has_ready()
+        {
+            self.wake_ready();
+        }
         std::mem::take(&mut self.wake)
     }
 
@@ -276,8 +286,8 @@ impl Shard {
             return false;
         }
         let was_open = self.is_open();
-        self.settings = Some(settings.clone());
-        self.limit_flow(now);
+        let before = self.settings.replace(settings.clone());
+        self.limit_flow(now, &before.map(|settings| settings.flow).unwrap_or_default());
         if !was_open && self.has_ready() {
             self.wake_ready();
         }
@@ -287,6 +297,11 @@ impl Shard {
     /// Configured and not paused. The brake is another matter: it comes and goes by itself.
     fn is_open(&self) -> bool {
         self.settings.as_ref().is_some_and(|settings| !settings.paused)
+    }
+
+    /// Most leases at once, if the queue has such a limit.
+    fn queue_concurrency(&self) -> Option<u64> {
+        self.settings.as_ref()?.flow.queue.concurrency.map(u64::from)
     }
 
     fn is_braked(&self) -> bool {
@@ -353,6 +368,8 @@ impl Shard {
             Status::Delayed => self.delayed.remove(&(ceil_ms(run_at), id)),
             Status::Leased { until_ms } => {
                 let claimed_at = claimed_at.expect("a leased entry was claimed");
+                let is_full = self.queue_concurrency() == Some(self.leases.len() as u64);
+                self.has_room_again |= is_full;
                 let removed =
                     self.leases.remove(&(until_ms, id)) && self.claims.remove(&(claimed_at, id));
                 self.end_flow(now, (id, fence), flow.as_ref(), claimed_at);

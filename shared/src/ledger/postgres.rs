@@ -14,9 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::runs::RecordReply;
 use super::*;
 use crate::limits::WRITE_ROWS_MAX;
-use crate::model::door::Series;
 use crate::model::id::LedgerId;
 use crate::model::job::OnConflict;
+use crate::model::shaping::Series;
 
 pub(in crate::ledger) mod backup;
 mod bounds;
@@ -27,11 +27,11 @@ mod schedules;
 mod schema;
 pub(in crate::ledger) mod wal;
 
-mod doors;
 mod insert;
 mod own;
-mod own_doors;
 mod own_rows;
+mod own_shaping;
+mod series;
 mod unknown;
 mod upkeep;
 mod write_queue;
@@ -40,6 +40,7 @@ mod writer;
 mod alerts;
 mod attempts;
 mod jobs;
+mod orders;
 mod record;
 mod run_calls;
 mod runs;
@@ -51,6 +52,7 @@ mod gates;
 mod backups;
 mod blobs;
 mod checkpoints;
+mod circuits;
 mod definitions;
 mod duties;
 mod keys;
@@ -60,6 +62,7 @@ mod news;
 mod operations;
 mod progress;
 mod queues;
+mod quotas;
 mod rollups;
 mod workers;
 
@@ -93,6 +96,7 @@ struct Inner {
     news: news::News,
     queue: write_queue::WriteQueue,
     known_queues: queues::KnownQueues,
+    limited: quotas::Limited,
     tasks: TaskTracker,
 }
 
@@ -157,7 +161,7 @@ fn needs_own_transaction(submission: &Submission) -> bool {
         || submission.jobs.iter().any(|job| {
             let replaces = |u: &crate::model::job::Unique| u.on_conflict == OnConflict::Replace;
             unfit_text(job).is_some()
-                || job.door.is_some()
+                || job.shaping.is_some()
                 || job.unique.as_ref().is_some_and(replaces)
                 || job.unique.is_some() && submission.idempotency.is_some()
         })
@@ -197,6 +201,7 @@ impl Postgres {
             options,
             queue: write_queue::WriteQueue::new(writers),
             known_queues: queues::KnownQueues::default(),
+            limited: quotas::Limited::default(),
             tasks: TaskTracker::new(),
         });
         bounds::write(silence, prune::ensure_partitions(&inner.pool)).await?;
@@ -280,26 +285,30 @@ impl Postgres {
             return Ok(SubmitOutcome::Done(Vec::new()));
         }
         let (pending, answer) = self.inner.queue.admit(submission)?;
-        if self.inner.known_queues.has_all_of(&pending.submission) {
-            self.inner.hand_over(pending);
+        let inner = Arc::clone(&self.inner);
+        if inner.limited.is_fresh() && inner.known_queues.has_all_of(&pending.submission) {
+            inner.hand_over(pending);
         } else {
-            let inner = Arc::clone(&self.inner);
-            self.inner.tasks.spawn(async move { inner.look_at_queues(pending).await });
+            // Whoever waits may go: the submission is carried out all the same.
+            self.inner.tasks.spawn(async move {
+                inner.limited.refresh(&inner.pool, inner.silence).await;
+                inner.look_at_queues(pending).await;
+            });
         }
         // Only a task that panicked answers nothing.
         answer.await.unwrap_or(Err(LedgerError::OutcomeUnknown))
     }
 
     pub async fn shut_due(&self, limit: u32) -> Result<Vec<Job>> {
-        self.detached(move |inner| async move { doors::shut_due(&inner.bulk, limit).await }).await
+        self.detached(move |inner| async move { series::shut_due(&inner.bulk, limit).await }).await
     }
 
     pub async fn shut(&self, job: JobId) -> Result<Option<Job>> {
-        self.detached(move |inner| async move { doors::shut(&inner.bulk, job).await }).await
+        self.detached(move |inner| async move { series::shut(&inner.bulk, job).await }).await
     }
 
     pub async fn series(&self, job: JobId) -> Result<Option<Series>> {
-        self.read(doors::series(&self.inner.pool, job)).await
+        self.read(series::series(&self.inner.pool, job)).await
     }
 
     pub async fn job(&self, namespace: &Namespace, id: JobId) -> Result<Option<Job>> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::circuits::SharedCircuits;
 use crate::engine::ShardSettings;
 use crate::engine::flow::{FlowKey, FlowSettings, INTERVAL_MAX_US, Limits, Rate};
 use crate::model::job::Priority;
@@ -20,6 +21,8 @@ pub struct Queue {
     pub settings: QueueSettings,
     /// Rises with every change of settings or pause.
     pub version: u64,
+    /// What is set of the circuits of its namespace.
+    pub circuits: SharedCircuits,
     /// Who paused it, when and why; `None` while it runs.
     pub paused: Option<Paused>,
     /// First seen.
@@ -131,14 +134,24 @@ pub struct RateLimit {
 }
 
 impl Queue {
+    /// The version of what its shards are to know: rises with every change of the queue, and of any circuit of its
+    /// namespace.
+    ///
+    /// Two reads that missed one of two changes each may have the same version and differ. But whoever has made a change
+    /// reads the queue after it, and the circuits after the queue: the last of them has seen both, under a higher version.
+    pub fn shard_version(&self) -> u64 {
+        self.version + self.circuits.revision
+    }
+
     /// What its shards are to know.
     pub fn shard_settings(&self) -> ShardSettings {
         let defaults = ShardSettings::default();
+        let circuits = self.circuits.set.iter().copied().collect();
         ShardSettings {
-            version: self.version,
+            version: self.shard_version(),
             paused: self.paused.is_some(),
             priority_unit: self.settings.priority_unit.map_or(defaults.priority_unit, |s| s.0),
-            flow: self.settings.flow(),
+            flow: FlowSettings { circuits, ..self.settings.flow() },
             ..defaults
         }
     }

@@ -97,7 +97,7 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, step_output_bytes(id, ords)) })
     }
 
-    /// Jobs of a run that may run or do: not terminal, not blocked; in id order after `after`.
+    /// Jobs of a run whose steps are released: not terminal, not blocked but in their order; in id order after `after`.
     pub fn live_jobs<'a>(
         &'a self,
         id: WorkflowId,

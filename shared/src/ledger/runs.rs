@@ -119,6 +119,8 @@ pub enum CreateOutcome {
     KeyReused,
     /// The step that was to start it has moved on.
     ParentGone,
+    /// A quota of the namespace has no room for its jobs. Nothing of it is there, and its key is not spent.
+    OverQuota(super::quotas::Exceeded),
 }
 
 /// A run on record.

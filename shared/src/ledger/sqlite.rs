@@ -12,20 +12,21 @@ use std::sync::{Arc, Mutex};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqlitePool;
 
+use super::quotas::Wishes;
 use super::runs::RecordReply;
 use super::*;
 use crate::clock::Clock;
 use crate::config::LedgerSettings;
-use crate::model::door::Series;
 use crate::model::id::LedgerId;
+use crate::model::shaping::Series;
 
 mod alerts;
 pub(in crate::ledger) mod backup;
 mod backups;
 mod blobs;
 mod change;
+mod circuits;
 mod connect;
-mod doors;
 mod duties;
 mod fault;
 mod gates;
@@ -34,10 +35,12 @@ mod jobs;
 mod keys;
 mod list;
 mod load_checks;
+mod orders;
 mod place;
 mod plan;
 mod prune;
 mod queues;
+mod quotas;
 mod record;
 mod reports;
 mod run_calls;
@@ -45,6 +48,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod series;
+mod shaping;
 mod statement;
 mod submit;
 #[cfg(test)]
@@ -65,6 +69,7 @@ pub struct Sqlite {
     place: Place,
     health: Arc<Health>,
     clock: Clock,
+    wishes: Arc<Wishes>,
     /// How far values have been looked at whether somebody names them.
     values_at: Mutex<prune::ValuePlace>,
 }
@@ -101,8 +106,11 @@ impl Sqlite {
         let readers = connect::readers(place.file(), settings.pool_max).await?;
         let health = Arc::new(Health::default());
         let clock = Clock::System;
-        let writer = Writer::start(connection, lock, Arc::clone(&health), clock.clone());
-        Ok(Self { id, writer, readers, place, health, clock, values_at: Mutex::default() })
+        let limited = quotas::Limited::default();
+        let wishes = limited.wishes();
+        let writer = Writer::start(connection, lock, Arc::clone(&health), clock.clone(), limited);
+        let values_at = Mutex::default();
+        Ok(Self { id, writer, readers, place, health, clock, wishes, values_at })
     }
 
     /// Makes the database if there is none, and applies the migrations that are missing; which. Refused while

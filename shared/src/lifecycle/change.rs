@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::delivery::Ticket;
 use super::push::belongs_in_engine;
-use super::{Cancelled, Lifecycle, Seen};
+use super::{Cancelled, Lifecycle, Seen, order};
 use crate::engine::{CancelReply, Engine, EngineError, ShardId, Withdraw};
 use crate::ledger::{
     Changed, Guard, JobPatch, LedgerError, Paused, Queue, QueueSettings, shard_of,
@@ -53,27 +53,33 @@ pub(super) async fn cancel(
         if job.state.is_terminal() {
             return Ok(Changed::Refused(job.state));
         }
-        if job.state == JobState::Blocked && job.workflow.is_none() {
+        let waits_for_others = job.workflow.is_some() || job.spec.order_key.is_some();
+        if job.state == JobState::Blocked && !waits_for_others {
             // It stands for a series. That ends here, so that nothing is added to a cancelled job, and what was collected
             // is there if it is retried. Then it is a job like any other.
             ledger.shut(id).await?;
             continue;
         }
         // The engine first: its tombstone keeps a push that is on its way from starting the job after the
-        // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop.
-        let is_out = matches!(
-            withdraw(engine, &job, Withdraw::StopRunning).await,
-            Ok(CancelReply::Removed | CancelReply::Absent)
-        );
-        let stops = is_out && knows_what_runs(life, &shard_of(&job)).await?;
+        // ledger has said "cancelled". Without an answer the job may be running, so it is only asked to stop. Of a
+        // blocked one the ledger knows alone.
+        let stops = job.state != JobState::Blocked && {
+            let withdrawn = withdraw(engine, &job, Withdraw::StopRunning).await;
+            matches!(withdrawn, Ok(CancelReply::Removed | CancelReply::Absent))
+                && knows_what_runs(life, &shard_of(&job)).await?
+        };
         // The engine spoke of this fence in this queue. A job that was changed meanwhile has another form,
         // which may be in the engine already: then all of it again.
         match ledger.cancel(namespace, id, Some(Guard::of(&job)), !stops, reason).await? {
             Changed::Done(job) if job.state == JobState::Cancelled => {
                 life.inner.waiters.notify(&[id]);
+                order::follow(life, &job).await;
                 return Ok(Changed::Done(Cancelled::Now(job)));
             }
             Changed::Done(job) => return Ok(Changed::Done(Cancelled::Requested(job))),
+            Changed::Refused(JobState::Blocked) if job.state == JobState::Blocked => {
+                return Ok(Changed::Refused(JobState::Blocked));
+            }
             Changed::Refused(_) => {}
             Changed::Unknown => return Ok(Changed::Unknown),
         }
@@ -138,7 +144,9 @@ pub(super) async fn patch(
         let Some(job) = ledger.job(namespace, id).await? else {
             return Ok(Changed::Unknown);
         };
-        if job.state.is_terminal() || job.state == JobState::Running {
+        let is_fixed = matches!(job.state, JobState::Running | JobState::Blocked);
+        // Before the engine is told: it would not let in the form that stays.
+        if job.state.is_terminal() || is_fixed || order::stays_in_order(&job, patch) {
             return Ok(Changed::Refused(job.state));
         }
         // Refused in the very form that was seen: not for its form, then.

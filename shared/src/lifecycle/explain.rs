@@ -6,16 +6,18 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Lifecycle, Seen};
+use super::{Lifecycle, Seen, order};
 use crate::engine::ShardId;
 use crate::engine::{Hold, Limit, LiveState, ShardStats};
 use crate::ledger::runs::END;
 use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
-use crate::model::door::{Series, SeriesSort};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::name::Namespace;
+use crate::model::shaping::{Series, SeriesSort};
 use crate::model::time::Timestamp;
+
+mod circuit;
 
 /// A worker that has not been heard of for this long does not count.
 const WORKER_SEEN: Duration = Duration::from_secs(30);
@@ -53,7 +55,11 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn new(code: &'static str, detail: impl Into<String>, evidence: serde_json::Value) -> Self {
+    pub(super) fn new(
+        code: &'static str,
+        detail: impl Into<String>,
+        evidence: serde_json::Value,
+    ) -> Self {
         Self { code, detail: detail.into(), since: None, until: None, evidence }
     }
     fn since(mut self, at: Timestamp) -> Self {
@@ -95,10 +101,7 @@ pub(super) async fn explain(
     let state = visible_state(&seen);
     let mut reasons = Vec::new();
     match state {
-        JobState::Blocked => reasons.push(match life.inner.ledger.series(id).await? {
-            Some(series) => at_the_door(&series),
-            None => blocked_by(life, &seen.job).await?,
-        }),
+        JobState::Blocked => reasons.push(blocked(life, &seen.job).await?),
         JobState::Running => reasons.push(running(&seen)),
         JobState::Ready | JobState::Scheduled | JobState::Retrying => {
             let now = life.inner.clock.now();
@@ -125,8 +128,19 @@ pub(super) async fn explain(
     Ok(Some(Explanation { id, state, runnable, reasons }))
 }
 
+/// What a job is blocked by: its series of submissions, or those before it in its order, or steps of its workflow.
+async fn blocked(life: &Lifecycle, job: &Job) -> Result<Reason, LedgerError> {
+    if let Some(series) = life.inner.ledger.series(job.id).await? {
+        return Ok(in_a_series(&series));
+    }
+    match order::blocked_by(life, job).await? {
+        Some(reason) => Ok(reason),
+        None => blocked_by(life, job).await,
+    }
+}
+
 /// It stands for a series of submissions that is open.
-fn at_the_door(series: &Series) -> Reason {
+fn in_a_series(series: &Series) -> Reason {
     let (code, detail, evidence) = match series.sort {
         SeriesSort::Debounce => (
             "debounced",
@@ -153,7 +167,7 @@ const STEPS_PAGE: u32 = 2_000;
 /// The steps that have not ended of those that the job's step needs.
 async fn blocked_by(life: &Lifecycle, job: &Job) -> Result<Reason, LedgerError> {
     let Some(of) = &job.workflow else {
-        let detail = "its series of submissions was shut a moment ago";
+        let detail = "what held it back ended a moment ago";
         return Ok(Reason::new("blocked_by", detail, json!({ "workflow": null })));
     };
     let ledger = &life.inner.ledger;
@@ -272,7 +286,14 @@ fn no_worker(job: &Job, workers: &[WorkerBeat]) -> Option<Reason> {
 async fn limits(life: &Lifecycle, shard: &ShardId, seen: &Seen) -> Vec<Reason> {
     let holds = life.inner.engine.holds(shard, seen.job.id).await;
     let holds = holds.ok().flatten().unwrap_or_default();
-    holds.into_iter().map(|hold| limited(&seen.job, hold)).collect()
+    let mut reasons = Vec::with_capacity(holds.len());
+    for hold in holds {
+        reasons.push(match hold.limit {
+            Limit::Circuit => circuit::open(life, shard, &seen.job, &hold).await,
+            _ => limited(&seen.job, hold),
+        });
+    }
+    reasons
 }
 
 fn limited(job: &Job, hold: Hold) -> Reason {
@@ -285,7 +306,7 @@ fn limited(job: &Job, hold: Hold) -> Reason {
         Limit::KeyConcurrency => {
             ("concurrency_key", job.spec.concurrency_key.as_deref(), "per_key_concurrency")
         }
-        Limit::Circuit => return circuit_open(job, &hold),
+        Limit::Circuit => ("circuit", job.spec.circuit.as_deref(), "circuit"),
         Limit::KeyRate => {
             ("rate_limit_key", job.spec.rate_limit_key.as_deref(), "per_key_rate_limit")
         }
@@ -306,19 +327,6 @@ fn limited(job: &Job, hold: Hold) -> Reason {
             Reason::new("rate_limited", detail, evidence).until(hold.until)
         }
     }
-}
-
-fn circuit_open(job: &Job, hold: &Hold) -> Reason {
-    let circuit = job.spec.circuit.as_deref().unwrap_or_default();
-    let detail = match hold.until {
-        Some(_) => {
-            format!("the circuit {circuit} is open: its dependency fails; a probe starts then")
-        }
-        None => format!(
-            "the circuit {circuit} is open: a probe is under way, or an operator keeps it open"
-        ),
-    };
-    Reason::new("circuit_open", detail, json!({ "circuit": circuit })).until(hold.until)
 }
 
 /// The gate of a shard that was open before is shut.

@@ -126,6 +126,20 @@ pub struct Shown {
     pub queue: QueueName,
     /// The proof.
     pub held: Held,
+    /// What the worker says of the job's dependency.
+    pub told: Told,
+}
+
+/// What a remote worker says of its job's dependency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing: the end of the attempt tells.
+    #[default]
+    Nothing,
+    /// That it cannot tell.
+    Unknown,
+    /// This.
+    Was(Dependency),
 }
 
 /// How an attempt ended, in a remote worker's words.
@@ -153,9 +167,14 @@ impl End {
         }
     }
 
-    /// How the job's dependency was, if it has one. An error that is not worth another try is an answer; an output that
-    /// a gate refused says nothing.
-    fn dependency(&self) -> Option<Dependency> {
+    /// How the job's dependency was, if it has one. Where the worker does not say, an error that is not worth another try
+    /// is an answer; an output that a gate refused says nothing.
+    fn dependency(&self, told: Told) -> Option<Dependency> {
+        match told {
+            Told::Unknown => return None,
+            Told::Was(dependency) => return Some(dependency),
+            Told::Nothing => {}
+        }
         match self {
             Self::Fail(error, _) if error.retryable => Some(Dependency::Failed),
             Self::Succeed(_) | Self::Fail(..) => Some(Dependency::Answered),
@@ -284,13 +303,13 @@ impl Lifecycle {
                 for places in places.chunks(PEEKS_MAX) {
                     let verdicts = places.iter().map(|place| {
                         let (shown, end) = &ends[*place];
-                        verdict(self, &shard, shown.held, end, &rules)
+                        verdict(self, &shard, shown, end, &rules)
                     });
                     let verdicts = futures::future::try_join_all(verdicts).await?;
                     settles.extend(places.iter().zip(verdicts).map(|(place, verdict)| {
                         let (shown, end) = &ends[*place];
                         Settle {
-                            dependency: end.dependency(),
+                            dependency: dependency(shown, end, verdict, &rules),
                             held: shown.held,
                             verdict,
                             detail: detail(worker, end),
@@ -580,10 +599,11 @@ async fn end_all(
 async fn verdict(
     life: &Lifecycle,
     shard: &ShardId,
-    held: Held,
+    shown: &Shown,
     end: &End,
     rules: &HashMap<JobId, Job>,
 ) -> Result<Verdict, LeaseError> {
+    let held = shown.held;
     match end {
         End::Succeed(_) => Ok(Verdict::Succeeded),
         End::Snooze(delay) => Ok(Verdict::Snooze { delay: *delay }),
@@ -609,6 +629,23 @@ async fn verdict(
             })
         }
     }
+}
+
+/// How the dependency was, for the job's circuit.
+fn dependency(
+    shown: &Shown,
+    end: &End,
+    verdict: Verdict,
+    rules: &HashMap<JobId, Job>,
+) -> Option<Dependency> {
+    let told = end.dependency(shown.told)?;
+    let job = rules.get(&shown.held.id);
+    let is_wanted = job.zip(end.failure()).is_some_and(|(job, (error, _))| {
+        // Were it not for their number, there would be another attempt.
+        backoff::is_wanted(&job.spec, error)
+    });
+    let is_exhausted = told == Dependency::Failed && verdict == Verdict::Dead && is_wanted;
+    Some(if is_exhausted { Dependency::Exhausted } else { told })
 }
 
 fn detail(worker: &str, end: &End) -> bytes::Bytes {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::circuits::Names;
 use super::delivery::{Delivery, Ticket};
 use crate::engine::envelope::{Envelope, EnvelopeHead};
 use crate::engine::{Push, ShardId};
@@ -40,28 +41,33 @@ struct Batch {
 pub(super) struct Pusher {
     tx: mpsc::Sender<Batch>,
     room: Arc<Semaphore>,
+    names: Option<Arc<Names>>,
 }
 
 impl Pusher {
     /// Starts it; it ends after `shutdown`, with what it was given pushed.
     pub(super) fn start(
         delivery: Delivery,
+        names: Arc<Names>,
         shutdown: CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
         let (pusher, rx) = Self::new(PENDING_KIB_MAX);
         tasks.spawn(run(delivery, rx, shutdown));
-        pusher
+        Self { names: Some(names), ..pusher }
     }
 
     fn new(pending_kib_max: usize) -> (Self, mpsc::Receiver<Batch>) {
         let (tx, rx) = mpsc::channel(PENDING_MAX);
         let room = Arc::new(Semaphore::new(pending_kib_max));
-        (Self { tx, room }, rx)
+        (Self { tx, room, names: None }, rx)
     }
 
     /// Hands over committed jobs, as many as there is room for. Returns at once.
     pub(super) fn offer(&self, mut jobs: Vec<Job>, ticket: Ticket) {
+        if let Some(names) = &self.names {
+            names.meet(&jobs);
+        }
         let offered = jobs.len();
         let room = self.take_room(&mut jobs);
         let mut taken = jobs.len();

@@ -15,6 +15,10 @@ pub(super) async fn submit(
     let ticket = life.inner.delivery.ticket().await;
     let outcome = life.inner.ledger.submit(submission).await?;
     crate::failpoint!("submit.committed");
+    super::quota::after(life);
+    if let SubmitOutcome::OverQuota(exceeded) = &outcome {
+        super::quota::refused(exceeded);
+    }
     if let SubmitOutcome::Done(results) = &outcome {
         let accepted = || results.iter().flatten();
         let ended: Vec<JobId> = accepted().filter_map(Accepted::replaced).collect();
@@ -27,6 +31,12 @@ pub(super) async fn submit(
             _ => None,
         });
         super::ended::align(life, replaced.collect()).await;
+        // Where the replaced one was the first of its order, another may run: a job of the same key, mostly.
+        for accepted in accepted() {
+            if let Accepted::Replaced(job, _) = accepted {
+                super::order::follow(life, job).await;
+            }
+        }
         offer(life, accepted().flat_map(Accepted::ready), ticket);
     }
     Ok(outcome)
@@ -42,13 +52,13 @@ fn offer<'a>(life: &Lifecycle, jobs: impl Iterator<Item = &'a Job>, ticket: Opti
     life.inner.pusher.offer(jobs.filter(is_due).cloned().collect(), ticket);
 }
 
-/// As [`Lifecycle::shut_doors`].
-pub(super) async fn shut_doors(life: &Lifecycle, limit: u32) -> Result<u64, LedgerError> {
+/// As [`Lifecycle::shut_series`].
+pub(super) async fn shut_series(life: &Lifecycle, limit: u32) -> Result<u64, LedgerError> {
     // As of a submission: fixed before the write that makes the jobs ready.
     let ticket = life.inner.delivery.ticket().await;
     let jobs = life.inner.ledger.shut_due(limit).await?;
     if !jobs.is_empty() {
-        crate::failpoint!("doors.shut");
+        crate::failpoint!("series.shut");
     }
     offer(life, jobs.iter(), ticket);
     Ok(jobs.len() as u64)

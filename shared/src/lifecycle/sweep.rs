@@ -95,7 +95,7 @@ async fn settle_settings(
     shard: &ShardId,
 ) -> Result<bool, PushError> {
     let stats = life.inner.engine.stats(shard).await?;
-    if stats.settings.is_none_or(|settings| settings.version < queue.version) {
+    if stats.settings.is_none_or(|settings| settings.version < queue.shard_version()) {
         life.inner.engine.configure(shard, &queue.shard_settings()).await?;
     }
     if !stats.open {
@@ -287,6 +287,7 @@ async fn push_missing(
     };
     let ids: Vec<JobId> = look.live.iter().map(|job| job.id).collect();
     let mut missing = Vec::new();
+    life.inner.circuit_names.meet(&look.live);
     for (ids, jobs) in
         ids.chunks(limits::ENGINE_BATCH_MAX).zip(look.live.chunks(limits::ENGINE_BATCH_MAX))
     {
@@ -346,7 +347,10 @@ pub(super) async fn end(
                 let ledger = &life.inner.ledger;
                 let done = ledger.cancel(&job.namespace, job.id, guard, false, "requested").await?;
                 // One that was changed meanwhile is looked at by the next pass.
-                ended += u64::from(matches!(done, Changed::Done(_)));
+                if let Changed::Done(job) = done {
+                    ended += 1;
+                    super::order::follow(life, &job).await;
+                }
             } else {
                 expired.push(expiry(job, now));
                 ended += 1;
@@ -361,7 +365,8 @@ pub(super) async fn end(
     Ok(ended)
 }
 
-fn expiry(job: &Job, now: Timestamp) -> Record {
+/// The end of a job that was not started in time.
+pub(super) fn expiry(job: &Job, now: Timestamp) -> Record {
     Record {
         namespace: job.namespace.clone(),
         id: job.id,

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::door::Door;
 use super::evaluate::Evaluate;
 use super::id::{BlobId, Fence, JobId, WorkflowId};
 use super::name::{Kind, Namespace, QueueName};
 use super::retry::RetryPolicy;
+use super::shaping::Shaping;
 use super::time::{Span, Timestamp};
 use crate::engine::flow::{Flow, Keys};
 
@@ -18,7 +18,7 @@ use crate::engine::flow::{Flow, Keys};
 #[serde(rename_all = "snake_case")]
 #[repr(i16)]
 pub enum JobState {
-    /// Waits for dependencies; or stands for a series of submissions that is open ([`super::door::Series`]).
+    /// Waits for dependencies; or stands for a series of submissions that is open ([`super::shaping::Series`]).
     Blocked = 0,
     /// Waits for its time.
     Scheduled = 1,
@@ -183,9 +183,13 @@ pub struct JobSpec {
     /// The worker stops the handler before its lease can pass to another.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
-    /// At most one job of the same key runs at a time, in accepted order. Kept, and not enforced yet.
+    /// At most one job of the same key in a queue runs at a time, in accepted order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_key: Option<String>,
+    /// What becomes of those behind it if it does not succeed. Of a job with an `order_key`. The triggers of the
+    /// ledger read it here.
+    #[serde(default, skip_serializing_if = "OrderOnFailure::is_skip")]
+    pub order_on_failure: OrderOnFailure,
     /// Jobs of one key share the queue's `per_key_concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
@@ -198,7 +202,7 @@ pub struct JobSpec {
     /// What a start costs of rates; at least 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub rate_limit_units: u32,
-    /// The named dependency whose breaker holds the job. Kept, and not enforced yet.
+    /// The named dependency whose circuit holds the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<String>,
 }
@@ -212,10 +216,9 @@ impl JobSpec {
             rate: self.rate_limit_key.as_deref(),
             circuit: self.circuit.as_deref(),
             units: self.rate_limit_units,
-            weight: 1,
+            weight: self.weight.max(1),
         };
-        let flow = Flow::new(kind, keys)?;
-        Some(Flow { weight: self.weight.max(1), ..flow })
+        Flow::new(kind, keys)
     }
 
     /// With whom the job shares what it gets: its own key, or else that of its limits.
@@ -243,6 +246,7 @@ impl Default for JobSpec {
             weight: 1,
             exclusive: false,
             order_key: None,
+            order_on_failure: OrderOnFailure::default(),
             concurrency_key: None,
             rate_limit_key: None,
             fairness_key: None,
@@ -265,6 +269,25 @@ pub struct Expect {
     /// What the output is scored by; below the threshold it is refused, with recommendations for the next attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<Box<Evaluate>>,
+}
+
+/// What the end of a job means for those behind it in its order, where it did not succeed: it is dead, cancelled, expired
+/// or quarantined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderOnFailure {
+    /// The next one runs.
+    #[default]
+    Skip,
+    /// They wait until it has been redriven and has succeeded, or is forgotten.
+    Block,
+}
+
+impl OrderOnFailure {
+    /// [`Self::Skip`]; as serde asks.
+    fn is_skip(&self) -> bool {
+        *self == Self::Skip
+    }
 }
 
 /// What a second submission with a held unique key gets.
@@ -330,7 +353,7 @@ pub struct NewJob {
     /// Its unique key.
     pub unique: Option<Unique>,
     /// What it meets before it is a job of its own; not together with a unique key or a time.
-    pub door: Option<Box<Door>>,
+    pub shaping: Option<Box<Shaping>>,
     /// Words to find it by; at most 20 of 128 bytes.
     pub tags: Vec<String>,
     /// The caller's own JSON object, not passed to the handler as payload; `None` is `{}`.
@@ -357,7 +380,7 @@ impl NewJob {
             ttl: None,
             spec: JobSpec::default(),
             unique: None,
-            door: None,
+            shaping: None,
             tags: Vec::new(),
             meta: None,
             request_id: None,

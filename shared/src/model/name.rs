@@ -99,6 +99,13 @@ name!(
     |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')
 );
 name!(
+    /// The name of a circuit: the dependency that it stands for.
+    CircuitName,
+    128,
+    "A-Z a-z 0-9 . _ : -",
+    |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')
+);
+name!(
     /// A schedule's name; unique in its namespace.
     ScheduleName,
     64,

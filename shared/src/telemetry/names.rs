@@ -69,6 +69,22 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Gauge,
         "Free space of a SQLite ledger's volume, as the leader saw it last",
     ),
+    (
+        "windlass_submission_wait_seconds",
+        Histogram,
+        "How long a submission waited for its turn to be written",
+    ),
+    (
+        "windlass_submissions_shedding",
+        Gauge,
+        "Whether submissions are shed because they wait too long",
+    ),
+    (
+        "windlass_submissions_shed_total",
+        Counter,
+        "Submissions refused because they would have waited too long, or had",
+    ),
+    ("windlass_quota_refusals_total", Counter, "Submissions refused for a quota, by quota"),
     ("windlass_ledger_call_seconds", Histogram, "Time of a call to the ledger, by call"),
     ("windlass_ledger_errors_total", Counter, "Calls to the ledger that failed, by call"),
     (
@@ -132,6 +148,7 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_queue_jobs", Gauge, "Jobs of a queue in the engine, by state"),
     ("windlass_queue_outbox_jobs", Gauge, "Outcomes of a queue that wait to be recorded"),
     ("windlass_queue_bytes", Gauge, "Bytes of a queue in the engine"),
+    ("windlass_queue_circuits", Gauge, "Circuits of a queue that are not closed, by state"),
     ("windlass_queue_oldest_ready_seconds", Gauge, "Age of the first ready job of a queue"),
     // Load checks
     ("windlass_load_check_passed", Gauge, "Whether the latest load check passed"),
@@ -154,6 +171,12 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_attempt_seconds", Histogram, "Run time of an attempt, by queue and kind"),
     ("windlass_settles_total", Counter, "Settles, by the engine's reply"),
     ("windlass_lease_lost_total", Counter, "Leases that had passed on or were unknown"),
+    ("windlass_circuit_calls_total", Counter, "Attempts that tell of their dependency, by result"),
+    (
+        "windlass_worker_circuit_returns_total",
+        Counter,
+        "Jobs handed back because this worker saw their dependency fail",
+    ),
     ("windlass_worker_log_lines_dropped_total", Counter, "Log lines of jobs that were dropped"),
 ];
 

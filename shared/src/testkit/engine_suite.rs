@@ -355,6 +355,15 @@ macro_rules! engine_cases {
             a_share_pays_for_the_time_that_it_takes
             a_free_permit_wakes
             an_adopted_lease_counts
+            a_loss_uses_up_the_bursts
+            shares_take_turns_under_a_limit_of_their_kind
+            shares_take_turns_under_a_rate_of_their_kind
+            lanes_of_other_kinds_are_in_nobodys_way
+            a_claim_that_looked_at_enough_asks_again
+            room_in_a_full_queue_wakes
+            a_change_of_weight_is_not_about_the_past
+            jobs_without_keys_are_owed_nothing
+            the_oldest_job_of_a_lane_is_told
         );
         $crate::engine_cases!(@ $mode $rig, circuits:
             failures_open_a_circuit
@@ -363,6 +372,9 @@ macro_rules! engine_cases {
             a_probe_that_says_nothing_is_followed_by_another
             a_share_of_failures_opens_a_circuit
             an_operator_opens_and_closes_a_circuit
+            a_probe_does_not_use_up_a_job
+            a_dependency_that_stays_away_does_not_keep_its_jobs
+            a_circuit_without_jobs_is_forgotten
         );
         $crate::engine_cases!(@ $mode $rig, lease:
             an_extended_lease_ends_later

@@ -5,15 +5,18 @@
 
 mod alerts;
 mod change;
+mod circuits;
 mod definitions;
-mod doors;
 mod duties;
 mod gates;
 mod housekeeping;
 mod idempotency;
 mod load_checks;
 mod looks;
+mod order_storm;
+mod orders;
 mod queues;
+mod quotas;
 mod reading;
 mod record;
 mod reports;
@@ -28,6 +31,8 @@ mod run_waits;
 mod runs;
 mod scene;
 mod schedules;
+mod shaping;
+mod shaping_flow;
 mod stores;
 mod submission;
 mod uniqueness;
@@ -54,15 +59,17 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 26] = [
+pub const GROUPS: [Group; 31] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
-    Group { name: "doors", run: doors::run },
+    Group { name: "shaping", run: shaping::run },
+    Group { name: "shaping_flow", run: shaping_flow::run },
     Group { name: "reading", run: reading::run },
     Group { name: "record", run: record::run },
     Group { name: "change", run: change::run },
     Group { name: "queues", run: queues::run },
+    Group { name: "circuits", run: circuits::run },
     Group { name: "reports", run: reports::run },
     Group { name: "stores", run: stores::run },
     Group { name: "housekeeping", run: housekeeping::run },
@@ -81,6 +88,9 @@ pub const GROUPS: [Group; 26] = [
     Group { name: "alerts", run: alerts::run },
     Group { name: "looks", run: looks::run },
     Group { name: "retention", run: retention::run },
+    Group { name: "quotas", run: quotas::run },
+    Group { name: "orders", run: orders::run },
+    Group { name: "order_storm", run: order_storm::run },
 ];
 
 /// The group of that name.

@@ -34,17 +34,17 @@ const SOON: Duration = Duration::from_secs(10);
 const LEASE: Duration = Duration::from_secs(15);
 
 /// One process: its ledger, its engine, and the tasks between them.
-struct World {
-    life: Lifecycle,
+pub(crate) struct World {
+    pub(crate) life: Lifecycle,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    namespace: Namespace,
+    pub(crate) namespace: Namespace,
     shard: ShardId,
     _folder: tempfile::TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings =
             LedgerSettings::new(format!("sqlite://{}/ledger.db", folder.path().display()));
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// The same ledger with an empty engine: what a restart of `dev`, or a wiped Redis, leaves.
-    async fn wiped(self) -> Self {
+    pub(crate) async fn wiped(self) -> Self {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// What the leader does with an engine that was wiped: nobody holds anything of it.
-    async fn fill(&self) -> Compared {
+    pub(crate) async fn fill(&self) -> Compared {
         let holder = WorkerId::from_bytes(*self.life.ledger().id().as_bytes());
         let epoch = self.life.ledger().lead(holder, "test", SOON).await.unwrap();
         let settings = VerifySettings { window: Duration::ZERO, ..VerifySettings::default() };
@@ -82,7 +82,7 @@ impl World {
         }
     }
 
-    async fn submit(&self, job: NewJob) -> Job {
+    pub(crate) async fn submit(&self, job: NewJob) -> Job {
         let submission = Submission { jobs: vec![job], atomic: false, idempotency: None };
         let SubmitOutcome::Done(mut results) = self.life.submit(submission).await.unwrap() else {
             panic!("a submission without a key is never replayed");
@@ -93,7 +93,7 @@ impl World {
         }
     }
 
-    async fn claim_now(&self) -> ClaimReply {
+    pub(crate) async fn claim_now(&self) -> ClaimReply {
         let request = ClaimRequest {
             worker: WorkerId::generate(),
             lease_id: LeaseId::random(),
@@ -112,22 +112,27 @@ impl World {
     }
 
     /// Claims until something comes: the push is carried by another task.
-    async fn claim(&self) -> Claimed {
+    pub(crate) async fn claim(&self) -> Claimed {
         soon("a claimable job", || async { self.claim_now().await.jobs.pop() }).await
     }
 
-    async fn settle(&self, claimed: &Claimed, verdict: Verdict, detail: Detail) -> Settled {
+    pub(crate) async fn settle(
+        &self,
+        claimed: &Claimed,
+        verdict: Verdict,
+        detail: Detail,
+    ) -> Settled {
         let lease_id = LeaseId::from_bytes(claimed.envelope[..].try_into().unwrap());
         let held = Held { id: claimed.id, fence: claimed.fence, lease_id };
         let settle = Settle { dependency: None, held, verdict, detail: detail.encode() };
         self.life.engine().settle(&self.shard, &[settle]).await.unwrap().settles[0]
     }
 
-    async fn record(&self) -> usize {
+    pub(crate) async fn record(&self) -> usize {
         record::record_outcomes(&self.life, &self.shard).await.unwrap()
     }
 
-    async fn job(&self, id: JobId) -> Job {
+    pub(crate) async fn job(&self, id: JobId) -> Job {
         self.life.ledger().job(&self.namespace, id).await.unwrap().expect("an accepted job")
     }
 
@@ -153,7 +158,7 @@ async fn soon<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut
     tokio::time::timeout(SOON, looking).await.unwrap_or_else(|_| panic!("no {what} in time"))
 }
 
-fn new_job() -> NewJob {
+pub(crate) fn new_job() -> NewJob {
     NewJob {
         tags: vec!["t".into()],
         request_id: Some("req-1".into()),

@@ -6,6 +6,7 @@ mod engine_embedded;
 mod engine_histories;
 mod lifecycle;
 mod lifecycle_faults;
+mod order;
 mod postgres;
 mod postgres_faults;
 mod postgres_rights;

@@ -1,7 +1,12 @@
 //! The ledger on PostgreSQL: the suite of every ledger, on a private server.
 
+use std::time::{Duration, Instant};
+
 use windlass_shared::config::LedgerSettings;
-use windlass_shared::ledger::{Ledger, LedgerError};
+use windlass_shared::ledger::quotas::Quotas;
+use windlass_shared::ledger::{Ledger, LedgerError, RateLimit, Submission, SubmitOutcome};
+use windlass_shared::model::name::Namespace;
+use windlass_shared::model::time::Span;
 use windlass_shared::testkit::ledger_suite;
 use windlass_shared::testkit::postgres_server::PostgresServer;
 
@@ -32,11 +37,13 @@ suite![
     submission,
     idempotency,
     uniqueness,
-    doors,
+    shaping,
+    shaping_flow,
     reading,
     record,
     change,
     queues,
+    circuits,
     reports,
     stores,
     housekeeping,
@@ -55,6 +62,9 @@ suite![
     alerts,
     looks,
     retention,
+    quotas,
+    orders,
+    order_storm,
 ];
 
 #[tokio::test]
@@ -83,6 +93,46 @@ async fn a_ledger_without_its_schema_is_refused() {
 
 /// Goal: queues of which leases may have been given before there were gates don't pass for new ones. Method: the
 /// migration is undone and done again.
+/// Goal: processes share one quota, and one that has not set it learns of it within a second. Method: two ledgers on one
+/// database; the burst never comes back meanwhile.
+#[tokio::test]
+async fn processes_share_a_quota() {
+    let server = PostgresServer::start();
+    let settings = LedgerSettings::new(server.url(&server.database().await));
+    let (one, other) =
+        (Ledger::open(&settings).await.unwrap(), Ledger::open(&settings).await.unwrap());
+    let namespace: Namespace = "shared".parse().unwrap();
+    // Both know that nobody has a quota.
+    for ledger in [&one, &other] {
+        scene::accept(ledger, scene::new_jobs("elsewhere", 1)).await;
+    }
+    let hour = Span(Duration::from_secs(3_600));
+    let rate = Some(RateLimit { limit: 1, per: hour, burst: Some(30) });
+    let quotas = Quotas { rate, ..Quotas::default() };
+    one.set_quotas(&namespace, Some(&quotas), "a test").await.unwrap();
+    // More than there is at once: let in only by who does not know, and free of charge.
+    let set_at = Instant::now();
+    loop {
+        let jobs = scene::new_jobs(namespace.as_str(), 31);
+        let outcome = other.submit(Submission { jobs, atomic: false, idempotency: None }).await;
+        if matches!(outcome, Ok(SubmitOutcome::OverQuota(_))) {
+            break;
+        }
+        assert!(set_at.elapsed() < Duration::from_secs(2), "{outcome:?}");
+    }
+    let submitting = (0..100).map(|n| {
+        let ledger = if n % 2 == 0 { &one } else { &other };
+        let jobs = scene::new_jobs(namespace.as_str(), 1);
+        ledger.submit(Submission { jobs, atomic: false, idempotency: None })
+    });
+    let outcomes = futures::future::join_all(submitting).await;
+    let came_in = outcomes.iter().filter(|o| matches!(o, Ok(SubmitOutcome::Done(_)))).count();
+    let refused = outcomes.iter().filter(|o| matches!(o, Ok(SubmitOutcome::OverQuota(_)))).count();
+    assert_eq!((came_in, refused), (30, 70));
+    one.close().await;
+    other.close().await;
+}
+
 #[tokio::test]
 async fn queues_from_before_the_gates_were_opened_once() {
     let server = PostgresServer::start();

@@ -12,9 +12,9 @@ use windlass_shared::ledger::retention::Tidy;
 use windlass_shared::ledger::{
     Accepted, Ledger, LedgerError, Record, Recorded, Refused, Submission, SubmitOutcome,
 };
-use windlass_shared::model::door::{Collect, Door};
 use windlass_shared::model::id::{Fence, JobId, WorkerId};
 use windlass_shared::model::job::{NewJob, OnConflict, Unique, Value};
+use windlass_shared::model::shaping::{Collect, Shaping};
 use windlass_shared::model::time::Timestamp;
 use windlass_shared::testkit::postgres_server::PostgresServer;
 use windlass_shared::testkit::postgres_server::link::{Link, Loss};
@@ -279,7 +279,7 @@ async fn a_commit_whose_answer_is_lost_is_found_out() {
 fn item(items_max: u32) -> NewJob {
     let (key, wait) = ("k".to_owned(), Duration::from_secs(3600));
     let rule = Collect { key, items_max, wait, bytes_max: 1 << 20 };
-    NewJob { door: Some(Box::new(Door::Collect(rule))), ..new_jobs("default", 1).remove(0) }
+    NewJob { shaping: Some(Box::new(Shaping::Collect(rule))), ..new_jobs("default", 1).remove(0) }
 }
 
 /// Goal: an item whose commit is not answered is in its collection once; where nothing is left to tell that by, the caller
@@ -301,7 +301,7 @@ async fn an_item_whose_commit_is_not_answered_is_collected_once() {
         }
     }
     assert_eq!((numbers, link.cuts()), (vec![1, 2, 3], 2));
-    assert_eq!(server.sql(&database, "SELECT count(*) FROM door_items"), "3");
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM series_items"), "3");
     // The fourth makes it full: its row is part of the payload by then.
     link.cut_at(b"COMMIT", Loss::Answer);
     let unknown = submit(&ledger, vec![item(4)]).await;

@@ -53,11 +53,13 @@ suite![
     submission,
     idempotency,
     uniqueness,
-    doors,
+    shaping,
+    shaping_flow,
     reading,
     record,
     change,
     queues,
+    circuits,
     reports,
     stores,
     housekeeping,
@@ -76,6 +78,9 @@ suite![
     alerts,
     looks,
     retention,
+    quotas,
+    orders,
+    order_storm,
 ];
 
 /// Goal: the lock names who has the database, and goes with the ledger.

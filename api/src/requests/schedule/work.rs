@@ -80,7 +80,7 @@ fn check_job(
             "is not for a schedule: `overlap` says what happens to the next fire",
         );
     }
-    job.doors().refuse("is not for a schedule: its due times say how often it submits", faults);
+    job.shapings().refuse("is not for a schedule: its due times say how often it submits", faults);
     (job.debounce, job.throttle, job.collect) = (None, None, None);
     if job.run_at.take().is_some() {
         faults.wrong(

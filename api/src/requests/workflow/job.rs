@@ -120,7 +120,7 @@ fn refuse_absolute(request: &JobRequest<'_>, faults: &mut Faults) {
     if request.unique.is_some() {
         refuse_unique(faults);
     }
-    request.doors().refuse(NO_DOOR, faults);
+    request.shapings().refuse(NO_SHAPING, faults);
     if request.run_at.is_some() {
         refuse_run_at(faults);
     }
@@ -130,7 +130,7 @@ fn refuse_absolute(request: &JobRequest<'_>, faults: &mut Faults) {
 }
 
 /// Why a job of a run is neither debounced, throttled nor collected.
-pub(super) const NO_DOOR: &str =
+pub(super) const NO_SHAPING: &str =
     "is not for a step: its run releases it, and waits for it; submit the run itself less often";
 
 pub(super) fn refuse_unique(faults: &mut Faults) {

@@ -4,15 +4,15 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use windlass_shared::model::job::Priority;
+use windlass_shared::model::job::{OrderOnFailure, Priority};
 use windlass_shared::model::retry::RetryPolicy;
 use windlass_shared::model::time::{Span, Timestamp};
 use windlass_shared::model::workflow::{RunFailure, StepFailure};
 
 use crate::requests::docs::{DurationText, Tag, TimeoutText};
-use crate::requests::job::{ExpectRequest, JobRequest};
+use crate::requests::job::{ExpectRequest, JobRequest, OrderOnFailureDocs};
 use crate::requests::retry::RetryDocs;
-use crate::requests::{Text, some_bounded};
+use crate::requests::{Change, Text, some_bounded};
 
 /// A workflow to run: its steps, or a stored definition by name.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -180,6 +180,10 @@ pub struct StepRequest<'a> {
     pub order_key: Option<Text<'a>>,
     /// As of a job.
     #[serde(default)]
+    #[schema(value_type = Option<OrderOnFailureDocs>)]
+    pub order_on_failure: Option<OrderOnFailure>,
+    /// As of a job.
+    #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     pub weight: Option<u32>,
     /// As of a job.
@@ -188,7 +192,7 @@ pub struct StepRequest<'a> {
     /// As of a job.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
-    pub circuit: Option<Text<'a>>,
+    pub circuit: Change<Text<'a>>,
     /// As of a job.
     #[serde(borrow, default)]
     #[schema(value_type = Option<ExpectRequest<'static>>)]
@@ -249,9 +253,10 @@ impl<'a> StepRequest<'a> {
             ("rate_limit_units", self.rate_limit_units.is_some()),
             ("fairness_key", self.fairness_key.is_some()),
             ("order_key", self.order_key.is_some()),
+            ("order_on_failure", self.order_on_failure.is_some()),
             ("weight", self.weight.is_some()),
             ("exclusive", self.exclusive.is_some()),
-            ("circuit", self.circuit.is_some()),
+            ("circuit", self.circuit != Change::Keep),
             ("expect", self.expect.is_some()),
             ("tags", self.tags.is_some()),
             ("meta", self.meta.is_some()),
@@ -285,6 +290,7 @@ impl<'a> StepRequest<'a> {
             rate_limit_units: self.rate_limit_units,
             fairness_key: self.fairness_key,
             order_key: self.order_key,
+            order_on_failure: self.order_on_failure,
             weight: self.weight,
             exclusive: self.exclusive,
             circuit: self.circuit,

@@ -149,7 +149,7 @@ fn refuse_absolute(request: &StepRequest<'_>, faults: &mut Faults) {
         ("/collect", request.collect.is_some()),
     ] {
         if given {
-            faults.wrong(pointer, job::NO_DOOR);
+            faults.wrong(pointer, job::NO_SHAPING);
         }
     }
     if request.run_at.is_some() {

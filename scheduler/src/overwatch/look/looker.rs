@@ -4,21 +4,24 @@
 //! Where there is more than one look has time for, the next one goes on where this one got to, so that everyone has
 //! their turn.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use tokio::time::timeout;
 use windlass_shared::config::{BackupAges, OverwatchSettings};
+use windlass_shared::engine::flow::FlowKey;
+use windlass_shared::engine::model::CircuitState;
 use windlass_shared::engine::{EngineError, ShardId};
 use windlass_shared::ledger::alerts::{OutcomeSum, Space};
 use windlass_shared::ledger::{LedgerError, Queue};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::depth::Depth;
 use windlass_shared::model::name::{Namespace, QueueName};
+use windlass_shared::model::time::Timestamp;
 
 use super::turn::Turn;
-use super::{QueueSeen, SCHEDULES_MAX, Seen};
+use super::{OpenCircuit, QueueSeen, SCHEDULES_MAX, Seen};
 
 /// Queues of one look.
 pub(in crate::overwatch) const QUEUES_MAX: u32 = 20_000;
@@ -32,6 +35,8 @@ const WAITING_MAX: u64 = 1_000_000;
 const OPENED_MAX: usize = 100_000;
 /// How often the ledger is asked how large it is.
 const SPACE_EVERY: Duration = Duration::from_secs(60);
+/// Names of circuits that are read of a namespace in which one is open.
+const CIRCUITS_READ_MAX: u32 = 1_000;
 /// The rates of rules are over this time.
 const RECENT: Duration = Duration::from_secs(600);
 /// A silent worker is news for so long.
@@ -177,18 +182,16 @@ impl Looker {
         let asked =
             futures::stream::iter(all.into_iter().enumerate()).map(|(n, queue)| async move {
                 let reached = engine_answers && Instant::now() < until;
-                let stats = match reached {
-                    true => {
-                        let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
-                        // Dropped half-way it has changed nothing.
-                        timeout(ANSWER_MAX, life.engine().stats(&shard))
-                            .await
-                            .ok()
-                            .and_then(Result::ok)
-                    }
-                    false => None,
+                let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
+                let (stats, circuits) = match reached {
+                    true => tokio::join!(
+                        answer(life.engine().stats(&shard)),
+                        answer(open_circuits(life, &shard)),
+                    ),
+                    false => (None, None),
                 };
-                (reached.then_some(n), QueueSeen { queue, stats, waiting: None, was_opened: None })
+                let seen = QueueSeen { queue, stats, circuits, waiting: None, was_opened: None };
+                (reached.then_some(n), seen)
             });
         let asked: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
         if let Some((_, last)) = asked.iter().max_by_key(|(n, _)| *n).filter(|(n, _)| n.is_some()) {
@@ -261,6 +264,34 @@ impl Looker {
             }
         }
     }
+}
+
+/// An answer about a queue, if there is one in time. Dropped half-way such a call has changed nothing.
+async fn answer<T, E>(call: impl Future<Output = Result<T, E>>) -> Option<T> {
+    timeout(ANSWER_MAX, call).await.ok().and_then(Result::ok)
+}
+
+/// Circuits that are open by what their calls came to. Names are looked up where there are any.
+async fn open_circuits(
+    life: &Lifecycle,
+    shard: &ShardId,
+) -> Result<Vec<OpenCircuit>, anyhow::Error> {
+    let mut open = life.engine().circuits(shard).await?;
+    open.retain(|(_, known)| known.state != CircuitState::Closed);
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page = life.ledger().circuits(&shard.namespace, "", CIRCUITS_READ_MAX).await?;
+    let names: HashMap<FlowKey, String> = page
+        .circuits
+        .iter()
+        .map(|circuit| (FlowKey::of(circuit.name.as_str()), circuit.name.to_string()))
+        .collect();
+    let named = open.into_iter().map(|(key, known)| OpenCircuit {
+        name: names.get(&key).cloned().unwrap_or_else(|| format!("{key:?}")),
+        since: Timestamp::from_micros(known.since),
+    });
+    Ok(named.collect())
 }
 
 #[cfg(test)]

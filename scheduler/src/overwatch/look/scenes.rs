@@ -49,10 +49,17 @@ impl Seen {
             name: name.parse().unwrap(),
             settings: QueueSettings::default(),
             version: 1,
+            circuits: Default::default(),
             paused: None,
             created_at: nothing.now,
         };
-        let seen = QueueSeen { queue, stats: Some(stats), waiting: None, was_opened: Some(true) };
+        let seen = QueueSeen {
+            queue,
+            stats: Some(stats),
+            circuits: Some(Vec::new()),
+            waiting: None,
+            was_opened: Some(true),
+        };
         Self { queues: vec![seen], ..nothing }
     }
 

@@ -1,21 +1,23 @@
 //! claim.
 
+use std::ops::Bound;
+
 use super::flow::Permit;
 use super::*;
 
 /// What one claim has done so far, and may do yet.
 struct Walk<'a> {
     request: &'a ClaimRequest,
+    /// The keys of the kinds asked for; empty: any.
+    kinds: Vec<FlowKey>,
     leases_max: u32,
     looked: u32,
     expired: u32,
     jobs: Vec<Claimed>,
     /// How many of the ready were passed over, those before the offset included.
     rank: u32,
-    /// Lanes whose first job is of another kind.
-    aside: BTreeSet<FlowKey>,
-    /// Shares that have no other lanes.
-    shares_aside: BTreeSet<FlowKey>,
+    /// The last of the ready that was passed over.
+    passed: Option<(i64, JobId)>,
     /// The queue's rate allows the next start at this instant, in µs.
     until: Option<i64>,
 }
@@ -23,7 +25,7 @@ struct Walk<'a> {
 /// What a claim looks at next.
 enum Next {
     Ready(JobId),
-    Lane(JobId, Flow),
+    Lane(Turn),
 }
 
 impl Walk<'_> {
@@ -35,8 +37,12 @@ impl Walk<'_> {
         self.looked == bounds.scan_max || self.expired == bounds.move_max
     }
 
+    fn is_filtered(&self) -> bool {
+        !self.kinds.is_empty()
+    }
+
     fn fits(&self, kind: &Kind) -> bool {
-        self.request.kinds.is_empty() || self.request.kinds.contains(kind)
+        !self.is_filtered() || self.request.kinds.contains(kind)
     }
 }
 
@@ -44,50 +50,66 @@ impl Shard {
     /// Leases ready jobs; see the module's rules.
     pub fn claim(&mut self, now: Timestamp, request: &ClaimRequest) -> ClaimReply {
         let woken_before = std::mem::take(&mut self.wake.ready);
-        let moved = self.promote(now, u32::MAX) + self.reap(now, u32::MAX);
+        let moved = self.move_due(now, u32::MAX) + self.reap(now, u32::MAX);
         let (ramp, limit) = (self.ramp_leaves(now), self.limit_leaves());
         let mut state = self.claim_state(request.ledger, ramp);
         self.wake.unverified |= state == ClaimState::Unverified;
         let left = u32::try_from(ramp.min(limit)).unwrap_or(u32::MAX);
         let mut walk = Walk {
             request,
+            kinds: request.kinds.iter().map(|kind| FlowKey::of(kind.as_str())).collect(),
             leases_max: request.max.min(limits::ENGINE_BATCH_MAX as u32).min(left),
             looked: 0,
             expired: 0,
             jobs: Vec::new(),
-            rank: if request.kinds.is_empty() { 0 } else { request.offset },
-            aside: BTreeSet::new(),
-            shares_aside: BTreeSet::new(),
+            rank: 0,
+            passed: None,
             until: None,
         };
+        if walk.is_filtered() && request.offset > 0 {
+            walk.rank = request.offset;
+            walk.passed = self.ready.iter().nth(request.offset as usize - 1).copied();
+            if walk.passed.is_none() {
+                walk.passed = self.ready.last().copied();
+            }
+        }
         let mut next_offset = 0;
+        let mut again = None;
         if state == ClaimState::Open {
             self.walk(now, &mut walk);
             let stopped =
                 (walk.jobs.len() as u32) < walk.leases_max && walk.is_stopped(&self.bounds);
-            let goes_on = stopped && !request.kinds.is_empty();
-            if goes_on && u64::from(walk.rank) < self.ready.len() as u64 {
+            if stopped && walk.is_filtered() && u64::from(walk.rank) < self.ready.len() as u64 {
                 next_offset = walk.rank;
+            }
+            let is_ready_left = !walk.is_filtered() && !self.ready.is_empty();
+            if stopped && (is_ready_left || self.next_head(now, &walk).is_some()) {
+                again = Some(now.millis());
             }
             if walk.jobs.is_empty() && (limit == 0 || walk.until.is_some()) {
                 state = ClaimState::Limited;
             }
         }
+        if self.ready.is_empty() {
+            self.lift_unkeyed(now);
+        }
         // The claimer itself is awake: others are woken only for what it left.
+        self.has_room_again = false;
         let moved = moved > 0 || self.wake.ready;
         self.wake.ready = woken_before || (moved && self.is_open() && self.has_ready());
         if !walk.jobs.is_empty() {
             self.seen = now;
         }
-        let next_due = self.next_due(walk.until);
+        let next_due = self.next_due(walk.until).into_iter().chain(again).min();
+        let next_due = next_due.map(Timestamp::from_millis);
         let position = self.position();
         ClaimReply { state, jobs: walk.jobs, next_due, next_offset, now, position }
     }
 
     /// How many leases the queue's own concurrency allows.
     fn limit_leaves(&self) -> u64 {
-        let limit = self.settings.as_ref().and_then(|settings| settings.flow.queue.concurrency);
-        limit.map_or(u64::MAX, |limit| u64::from(limit).saturating_sub(self.leases.len() as u64))
+        let limit = self.queue_concurrency();
+        limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.leases.len() as u64))
     }
 
     /// `left`: how many leases the ramp allows.
@@ -104,65 +126,71 @@ impl Shard {
     }
 
     /// In whole ms, rounded up.
-    fn next_due(&self, until: Option<i64>) -> Option<Timestamp> {
+    fn next_due(&self, until: Option<i64>) -> Option<i64> {
         let up = |us: i64| ceil_ms(Timestamp::from_micros(us));
         let delayed = self.delayed.first().map(|(due_ms, _)| *due_ms);
-        let timer = self.flow.next_timer().map(up);
-        [delayed, timer, until.map(up)].into_iter().flatten().min().map(Timestamp::from_millis)
+        let timer = self.flow.timers.first().map(|(at, _)| up(at));
+        [delayed, timer, until.map(up)].into_iter().flatten().min()
     }
 
     fn walk(&mut self, now: Timestamp, walk: &mut Walk<'_>) {
         while !walk.is_over(&self.bounds) {
-            let Some(next) = self.choose(now, walk) else { break };
-            match next {
-                Next::Ready(id) => {
-                    if !self.visit_ready(now, id, walk) {
-                        break;
-                    }
-                }
-                Next::Lane(id, flow) => {
-                    if !self.visit_lane(now, id, &flow, walk) {
-                        break;
-                    }
-                }
+            let goes_on = match self.choose(now, walk) {
+                Some(Next::Ready(id)) => self.visit_ready(now, id, walk),
+                Some(Next::Lane(turn)) => self.visit_lane(now, turn, walk),
+                None => false,
+            };
+            if !goes_on {
+                break;
             }
         }
     }
 
     /// The first of the ready that was not passed over.
     fn next_ready(&self, walk: &Walk<'_>) -> Option<(i64, JobId)> {
-        self.ready.iter().nth(walk.rank as usize).copied()
+        let from = walk.passed.map_or(Bound::Unbounded, Bound::Excluded);
+        self.ready.range((from, Bound::Unbounded)).next().copied()
+    }
+
+    /// Of the shares with lanes of the kinds asked for the one with the smallest tag: (tag, share, kind).
+    fn next_head(&mut self, now: Timestamp, walk: &Walk<'_>) -> Option<(u64, FlowKey, FlowKey)> {
+        let of_any;
+        let kinds = if walk.is_filtered() {
+            &walk.kinds
+        } else {
+            of_any = self.flow.free_kinds();
+            &of_any
+        };
+        let mut next = None;
+        for kind in kinds {
+            let Some((tag, share)) = self.head(now, Scope::free(*kind)) else { continue };
+            if next.is_none_or(|next| (tag, share, *kind) < next) {
+                next = Some((tag, share, *kind));
+            }
+        }
+        next
     }
 
     /// Who is next: the share with the smallest tag, and of that the lane whose first job is first in ready order. Those
     /// without keys are one share.
-    fn choose(&mut self, now: Timestamp, walk: &mut Walk<'_>) -> Option<Next> {
+    fn choose(&mut self, now: Timestamp, walk: &Walk<'_>) -> Option<Next> {
         let ready = self.next_ready(walk);
-        loop {
-            let share = self.first_share(now, &walk.shares_aside);
-            let unkeyed = (self.tag(now, FlowKey::NONE), FlowKey::NONE);
-            let share = match (share, ready) {
-                (None, None) => return None,
-                (None, Some((_, id))) => return Some(Next::Ready(id)),
-                (Some(share), Some((_, id))) if unkeyed < share => {
-                    self.flow.virtual_ms = self.flow.virtual_ms.max(unkeyed.0);
-                    return Some(Next::Ready(id));
-                }
-                (Some(share), _) => share,
-            };
-            let Some((score, lane)) = self.flow.first_lane(share.1, &walk.aside) else {
-                walk.shares_aside.insert(share.1);
-                continue;
-            };
-            self.flow.virtual_ms = self.flow.virtual_ms.max(share.0);
-            if let Some((first, id)) = ready.filter(|_| share.1.is_none())
-                && first <= score
-            {
+        let Some((tag, share, kind)) = self.next_head(now, walk) else {
+            return ready.map(|(_, id)| Next::Ready(id));
+        };
+        if let Some((_, id)) = ready {
+            let unkeyed = self.tag(now, FlowKey::NONE);
+            if (unkeyed, FlowKey::NONE) < (tag, share) {
+                self.flow.virtual_ms = self.flow.virtual_ms.max(unkeyed);
                 return Some(Next::Ready(id));
             }
-            let (_, id) = self.flow.first(lane).expect("lanes with a turn have jobs");
-            let flow = self.entries[&id].flow.expect("what waits in a lane has a flow");
-            return Some(Next::Lane(id, flow));
+        }
+        self.flow.virtual_ms = self.flow.virtual_ms.max(tag);
+        let turn = self.flow.first_turn(Scope::free(kind), share);
+        let turn = turn.expect("who stands there has a lane there");
+        match ready.filter(|(first, _)| share.is_none() && *first <= turn.score) {
+            Some((_, id)) => Some(Next::Ready(id)),
+            None => Some(Next::Lane(turn)),
         }
     }
 
@@ -179,6 +207,7 @@ impl Shard {
             self.make_ready(now, id);
         } else if !walk.fits(&entry.kind) {
             walk.rank += 1;
+            walk.passed = Some((entry.score, id));
         } else if let Permit::Until(until) = self.permit(now, Scope::QUEUE_RATE, 1) {
             walk.until = Some(until);
             return false;
@@ -192,30 +221,29 @@ impl Shard {
     }
 
     /// Looks at the first job of a lane; whether the walk goes on.
-    fn visit_lane(&mut self, now: Timestamp, id: JobId, flow: &Flow, walk: &mut Walk<'_>) -> bool {
+    fn visit_lane(&mut self, now: Timestamp, turn: Turn, walk: &mut Walk<'_>) -> bool {
+        let (score, id) = self.flow.first(turn.lane).expect("lanes that stand have jobs");
         let entry = &self.entries[&id];
-        let score = entry.score;
+        let flow = entry.flow.expect("what waits in a lane has a flow");
         let mut holds = None;
         if entry.expires_at.is_some_and(|at| at <= now) {
             walk.expired += 1;
             self.expire(now, id);
-        } else if !walk.fits(&entry.kind) {
-            walk.aside.insert(flow.lane);
-        } else if let Some((scope, permit)) = self.held_by(now, flow) {
-            self.block(scope, permit, flow, score);
+        } else if let Some((scope, permit)) = self.held_by(now, &flow) {
+            self.block(now, scope, permit, &flow, score);
             holds = Some(scope);
         } else if let Permit::Until(until) = self.permit(now, Scope::QUEUE_RATE, flow.units) {
             walk.until = Some(until);
             return false;
         } else {
-            for scope in Scope::of(flow) {
+            for scope in Scope::of(&flow) {
                 self.spend(now, scope, flow.units);
             }
             self.spend(now, Scope::QUEUE_RATE, flow.units);
             let claimed = self.lease(now, id, walk.request);
             walk.jobs.push(claimed);
         }
-        self.pass_on(now, flow, holds);
+        self.pass_on(now, &flow, holds);
         walk.looked += 1;
         true
     }

@@ -1,17 +1,25 @@
 //! Lanes: jobs that limits hold, in the order in which they may start.
+//!
+//! A lane stands at one *place*: that of its kind as long as nothing is known to hold it, else at the scope that does.
+//! At each place the lanes are sorted by their shares, and the shares by what they have had: whoever is next is next
+//! at a place of a kind, where a claim looks, as well as among those that wait for one permit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::engine::flow::{Flow, FlowKey, Limits, Rate};
+use crate::engine::flow::{Flow, FlowKey, FlowSettings, Limits, Rate};
 
 mod circuits;
+mod due;
 mod limits;
+mod places;
 mod shares;
 
 pub use circuits::{Circuit, CircuitState};
+pub use due::Due;
 pub(super) use limits::Permit;
 pub use limits::{Scope, ScopeKind};
+pub use places::Turn;
 pub use shares::Share;
 
 /// All of a shard that is about flow.
@@ -19,14 +27,14 @@ pub use shares::Share;
 pub struct FlowState {
     /// The jobs that wait in lanes: (lane, score, id).
     pub lanes: BTreeSet<(FlowKey, i64, JobId)>,
-    /// Lanes that nothing is known to hold: (share, score of the first job, lane).
-    pub turns: BTreeSet<(FlowKey, i64, FlowKey)>,
-    /// Lanes that a limit holds: (its scope, score of the first job, lane, share).
-    pub blocked: BTreeSet<(Scope, i64, FlowKey, FlowKey)>,
-    /// Shares that have turns, by their tag when it was last reckoned.
-    pub fair: BTreeSet<(u64, FlowKey)>,
+    /// Where lanes stand.
+    pub turns: BTreeSet<Turn>,
+    /// The shares with lanes at a place, by their tag when it was last reckoned.
+    pub fair: BTreeSet<(Scope, u64, FlowKey)>,
     /// The tags in `fair`.
-    tags: BTreeMap<FlowKey, u64>,
+    tags: BTreeMap<(FlowKey, Scope), u64>,
+    /// The scopes of lanes that a limit holds.
+    pub blocked: BTreeMap<FlowKey, Scope>,
     /// What shares have had.
     pub shares: BTreeMap<FlowKey, Share>,
     /// The greatest tag of a share when it was chosen.
@@ -34,13 +42,15 @@ pub struct FlowState {
     /// Leases by what they count for.
     pub running: BTreeMap<Scope, BTreeSet<JobId>>,
     /// When the next unit of a rate is due, in µs.
-    pub rates: BTreeMap<Scope, i64>,
+    pub rates: Due<Scope>,
     /// What is known of circuits.
     pub circuits: BTreeMap<FlowKey, Circuit>,
     /// When to look again at a scope, in µs.
-    pub timers: BTreeMap<Scope, i64>,
+    pub timers: Due<Scope>,
+    /// When timers were looked at, in µs, to within a second.
+    pub looked_at: i64,
     /// When shares that neither wait nor run are forgotten, in µs.
-    pub idle: BTreeMap<FlowKey, i64>,
+    pub idle: Due<FlowKey>,
 }
 
 impl FlowState {
@@ -61,71 +71,25 @@ impl FlowState {
     pub(super) fn waiting(&self) -> u64 {
         self.lanes.len() as u64
     }
-
-    /// The first lane of a share that is not put aside.
-    pub(super) fn first_lane(
-        &self,
-        share: FlowKey,
-        aside: &BTreeSet<FlowKey>,
-    ) -> Option<(i64, FlowKey)> {
-        let from = (share, i64::MIN, FlowKey::NONE);
-        let of_share = self.turns.range(from..).take_while(|(of, ..)| *of == share);
-        let mut lanes = of_share.map(|(_, score, lane)| (*score, *lane));
-        lanes.find(|(_, lane)| !aside.contains(lane))
-    }
-
-    /// When something is to be looked at again, µs.
-    pub(super) fn next_timer(&self) -> Option<i64> {
-        self.timers.values().min().copied()
-    }
-
-    /// Whether any lane may be chosen.
-    pub(super) fn has_any_turn(&self) -> bool {
-        !self.turns.is_empty()
-    }
-
-    /// Whether a share has turns.
-    fn has_turns(&self, share: FlowKey) -> bool {
-        let from = (share, i64::MIN, FlowKey::NONE);
-        self.turns.range(from..).next().is_some_and(|(of, ..)| *of == share)
-    }
-
-    /// Where a lane with this first job stands, if it stands anywhere.
-    fn leave(&mut self, flow: &Flow, score: i64) -> Option<Place> {
-        if self.turns.remove(&(flow.share, score, flow.lane)) {
-            return Some(Place::Turns);
-        }
-        for scope in Scope::of(flow) {
-            if self.blocked.remove(&(scope, score, flow.lane, flow.share)) {
-                return Some(Place::Blocked(scope));
-            }
-        }
-        None
-    }
-}
-
-/// Where a lane stands.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Turns,
-    Blocked(Scope),
 }
 
 impl Shard {
-    /// Puts a job that is in no order into its lane. A lane that was empty gets a turn.
+    /// Puts a job that is in no order into its lane. A lane that was empty may be chosen.
     pub(super) fn enter_lane(&mut self, now: Timestamp, id: JobId, flow: &Flow, score: i64) {
         let before = self.flow.first(flow.lane);
         self.flow.lanes.insert((flow.lane, score, id));
-        self.share(flow.share).waiting += 1;
+        let place = self.flow.place(flow);
         match before {
-            None => self.give_turn(now, flow.share, score, flow.lane),
-            Some(first) if (score, id) < first => self.move_lane(now, flow, first.0, Some(score)),
+            None => self.stand(now, Turn::of(flow, place, score)),
+            Some(first) if (score, id) < first => self.flow.move_turn(flow, place, first.0, score),
             Some(_) => {}
         }
-        self.wake_ready();
+        if place.is_free() {
+            self.wake_ready();
+        }
     }
 
-    /// Takes a job out of its lane, wherever that stands; whether it was there.
+    /// Takes a job out of its lane; whether it was there. A lane that is empty then passes on what it was next for.
     pub(super) fn leave_lane(
         &mut self,
         now: Timestamp,
@@ -133,35 +97,29 @@ impl Shard {
         flow: &Flow,
         score: i64,
     ) -> bool {
-        let first = self.flow.first(flow.lane);
         if !self.flow.lanes.remove(&(flow.lane, score, id)) {
             return false;
         }
-        if first == Some((score, id)) {
-            let next = self.flow.first(flow.lane).map(|(score, _)| score);
-            self.move_lane(now, flow, score, next);
-            if next.is_none() {
+        let place = self.flow.place(flow);
+        match self.flow.first(flow.lane) {
+            None => {
+                self.flow.unstand(Turn::of(flow, place, score));
+                self.flow.blocked.remove(&flow.lane);
                 self.pass_on(now, flow, None);
             }
+            Some(next) if (score, id) < next => self.flow.move_turn(flow, place, score, next.0),
+            Some(_) => {}
         }
-        let share = self.share(flow.share);
-        share.waiting = share.waiting.saturating_sub(1);
         self.let_go(now, flow.share);
         true
     }
 
-    /// A lane has another first job, or none.
-    fn move_lane(&mut self, now: Timestamp, flow: &Flow, from: i64, to: Option<i64>) {
-        let place = self.flow.leave(flow, from);
-        if let Some(score) = to {
-            match place {
-                Some(Place::Blocked(scope)) => {
-                    self.flow.blocked.insert((scope, score, flow.lane, flow.share));
-                }
-                Some(Place::Turns) | None => self.give_turn(now, flow.share, score, flow.lane),
-            }
+    /// A job of a lane was replaced: heals what a store may have lost, and is nothing else.
+    pub(super) fn mend_lane(&mut self, now: Timestamp, flow: &Flow) {
+        let place = self.flow.place(flow);
+        if place.is_timed() && self.flow.timers.get(place).is_none() {
+            self.flow.timers.set(place, now.micros());
         }
-        self.drop_fair(flow.share);
     }
 
     /// Counts a lease for its limits and its share.
@@ -179,6 +137,7 @@ impl Shard {
             }
         }
         self.take_slots(now, flow.share, flow.weight);
+        self.refresh(now, flow.share, flow.kind);
     }
 
     /// A lease has ended that was given at `claimed_at`: its share is charged, and those who waited get their chance.
@@ -192,6 +151,7 @@ impl Shard {
         let Some(flow) = flow else { return self.end_unkeyed(now, claimed_at) };
         self.lose_probe(now, flow, id, fence);
         self.charge(now, flow.share, flow.weight, claimed_at);
+        self.refresh(now, flow.share, flow.kind);
         for scope in [Scope(ScopeKind::Kind, flow.kind), Scope(ScopeKind::Key, flow.concurrency)] {
             let Some(ids) = self.flow.running.get_mut(&scope) else { continue };
             if !ids.remove(&id) {
@@ -209,15 +169,6 @@ impl Shard {
         match scope.0 {
             ScopeKind::Kind => self.kind_concurrency(scope.1).is_some(),
             _ => !scope.1.is_none(),
-        }
-    }
-
-    /// Lets a lane be chosen.
-    fn give_turn(&mut self, now: Timestamp, share: FlowKey, score: i64, lane: FlowKey) {
-        let is_back = !self.flow.has_turns(share);
-        self.flow.turns.insert((share, score, lane));
-        if is_back {
-            self.enter_fair(now, share);
         }
     }
 }

@@ -72,6 +72,13 @@ impl Shard {
             .collect()
     }
 
+    /// Since when the first of the ready and the lane that is next for the first kind wait, whichever is longer.
+    fn oldest_ready(&self) -> Option<Timestamp> {
+        let ready = self.ready.first().map(|(_, id)| *id);
+        let lane = self.flow.next_lane().and_then(|lane| self.flow.first(lane)).map(|(_, id)| id);
+        ready.into_iter().chain(lane).map(|id| self.entries[&id].run_at).min()
+    }
+
     /// Counts of the shard.
     pub fn stats(&self, now: Timestamp) -> ShardStats {
         ShardStats {
@@ -80,7 +87,7 @@ impl Shard {
             leased: self.leases.len() as u64,
             outbox: self.outbox.len(),
             bytes: self.bytes(),
-            oldest_ready: self.ready.first().map(|(_, id)| self.entries[id].run_at),
+            oldest_ready: self.oldest_ready(),
             settings: self.settings.as_ref().map(without_kinds),
             open: self.is_verified(),
             now,

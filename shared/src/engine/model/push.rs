@@ -41,8 +41,12 @@ impl Shard {
         self.envelope_bytes += job.envelope.len() as u64;
         let score = self.score(job.run_at, job.priority);
         let entry = self.fresh(job, score);
+        let flow = entry.flow;
         self.entries.insert(job.id, entry);
         self.place(now, job.id);
+        if let (Some(flow), Some(_)) = (flow, replaced_bytes) {
+            self.mend_lane(now, &flow);
+        }
         Pushed::Added
     }
 

@@ -65,17 +65,21 @@ impl Shard {
     /// Tells the job's circuit; what the verdict becomes. A probe that finds its dependency still failing is none of the
     /// job's attempts.
     fn note_call(&mut self, now: Timestamp, settle: &Settle, verdict: Verdict) -> Verdict {
-        let Some(flow) = self.entries[&settle.held.id].flow else { return verdict };
+        let entry = &self.entries[&settle.held.id];
+        let (Some(flow), is_stopped) = (entry.flow, entry.cancel) else { return verdict };
         let lease = (settle.held.id, settle.held.fence);
-        let was_probe = self.is_probe(&flow, lease.0, lease.1);
+        let is_spared = self.is_spared(now, &flow, lease) && !is_stopped;
         self.note_dependency(now, &flow, lease, settle.dependency);
-        match verdict {
-            Verdict::Retry { delay }
-                if was_probe && settle.dependency == Some(Dependency::Failed) =>
+        match (verdict, settle.dependency) {
+            (Verdict::Retry { delay }, Some(Dependency::Failed | Dependency::Exhausted))
+                if is_spared =>
             {
                 Verdict::Snooze { delay }
             }
-            verdict => verdict,
+            (Verdict::Dead, Some(Dependency::Exhausted)) if is_spared => {
+                Verdict::Snooze { delay: Duration::ZERO }
+            }
+            (verdict, _) => verdict,
         }
     }
 

@@ -5,8 +5,13 @@ use super::*;
 impl Shard {
     /// Makes due delayed jobs ready; see the module's rules.
     pub fn promote(&mut self, now: Timestamp, max: u32) -> u32 {
+        self.check_timers(now);
+        self.move_due(now, max)
+    }
+
+    /// The same as a part of another verb.
+    pub(super) fn move_due(&mut self, now: Timestamp, max: u32) -> u32 {
         let mut moved = 0;
-        self.forget_rates(now);
         self.fire_timers(now, self.bounds.move_max);
         while moved < max.min(self.bounds.move_max) {
             let Some((due_ms, id)) = self.delayed.first().copied() else { break };

@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::reply::Reply;
 use super::script::Way;
 use super::{Redis, flow, layout};
+use crate::engine::flow::FlowKey;
 use crate::engine::*;
 use crate::limits::ENGINE_BATCH_MAX;
 
@@ -91,7 +92,8 @@ impl Redis {
                 cmd.arg(request.ledger.as_ref().map_or(&[][..], |id| id.as_bytes()));
                 cmd.arg(request.kinds.len());
                 for kind in &request.kinds {
-                    cmd.arg(kind.as_str());
+                    let key = FlowKey::of(kind.as_str());
+                    cmd.arg([key.as_bytes(), kind.as_str().as_bytes()].concat());
                 }
             })
             .await?;

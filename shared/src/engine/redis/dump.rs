@@ -195,17 +195,14 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
         let mut member = members.bytes()?;
         flow::read_member(&mut flow, &mut member).map_err(damaged)?;
     }
-    for (share, tag) in pairs(reply)? {
-        flow.set_tag(flow::read_key(&mut &*share).map_err(damaged)?, Some(number(&tag)? as u64));
-    }
     for (scope, at) in pairs(reply)? {
-        flow.timers.insert(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&at)?);
+        flow.timers.set(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&at)?);
     }
     for (share, at) in pairs(reply)? {
-        flow.idle.insert(flow::read_key(&mut &*share).map_err(damaged)?, number(&at)?);
+        flow.idle.set(flow::read_key(&mut &*share).map_err(damaged)?, number(&at)?);
     }
     for (scope, due) in pairs(reply)? {
-        flow.rates.insert(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&due)?);
+        flow.rates.set(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&due)?);
     }
     let (mut kinds, mut weights, mut shares) =
         (BTreeMap::<Kind, Limits>::new(), BTreeMap::new(), 0);
@@ -216,6 +213,16 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
             Some(b'v') => {
                 flow.virtual_ms = value.try_get_u64().map_err(|e| damaged(e.into()))?;
                 shares = value.try_get_u64().map_err(|e| damaged(e.into()))?;
+            }
+            Some(b't') => {
+                flow.looked_at = value.try_get_u64().map_err(|e| damaged(e.into()))? as i64;
+            }
+            Some(b'g') => {
+                value.try_get_u64().map_err(|e| damaged(e.into()))?;
+            }
+            Some(b'b') => {
+                let lane = flow::read_key(&mut name).map_err(damaged)?;
+                flow.blocked.insert(lane, flow::read_scope(&mut value).map_err(damaged)?);
             }
             Some(b's') => {
                 let share = flow::read_key(&mut name).map_err(damaged)?;

@@ -6,13 +6,15 @@ use super::layout::{Damaged, take_id};
 use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Limits, Rate};
 use crate::engine::model::{Circuit, CircuitState};
 #[cfg(feature = "testkit")]
-use crate::engine::model::{FlowState, Scope, ScopeKind, Share};
+use crate::engine::model::{FlowState, Scope, ScopeKind, Share, Turn};
 use crate::model::id::{Fence, JobId};
 
 /// Bytes of a flow.
 pub(super) const FLOW_LENGTH: usize = 56;
-/// Puts a flow behind a job's kind.
+
+/// Puts a flow behind a job's kind, after its length: builds with a longer one are to come.
 pub(super) fn put_flow(out: &mut Vec<u8>, flow: &Flow) {
+    out.put_u8(u8::try_from(FLOW_LENGTH).expect("it is short"));
     for key in [flow.lane, flow.kind, flow.share, flow.concurrency, flow.rate, flow.circuit] {
         out.put_slice(key.as_bytes());
     }
@@ -22,6 +24,9 @@ pub(super) fn put_flow(out: &mut Vec<u8>, flow: &Flow) {
 
 /// Reads what [`put_flow`] wrote.
 pub(super) fn read_flow(bytes: &mut impl Buf) -> Result<Flow, Damaged> {
+    if usize::from(bytes.try_get_u8()?) != FLOW_LENGTH {
+        return Err(Damaged);
+    }
     Ok(Flow {
         lane: read_key(bytes)?,
         kind: read_key(bytes)?,
@@ -140,12 +145,21 @@ pub(super) fn read_member(state: &mut FlowState, bytes: &mut impl Buf) -> Result
             state.lanes.insert((lane, score, JobId::from_bytes(take_id(bytes)?)));
         }
         b't' => {
-            let (share, score) = (read_key(bytes)?, read_order(bytes)?);
-            state.turns.insert((share, score, read_key(bytes)?));
+            let (place, share) = (read_scope(bytes)?, read_key(bytes)?);
+            let (score, lane, kind) = (read_order(bytes)?, read_key(bytes)?, read_key(bytes)?);
+            state.turns.insert(Turn { place, share, score, lane, kind });
         }
-        b'b' => {
-            let (scope, score) = (read_scope(bytes)?, read_order(bytes)?);
-            state.blocked.insert((scope, score, read_key(bytes)?, read_key(bytes)?));
+        b'f' => {
+            let (place, tag) = (read_scope(bytes)?, bytes.try_get_u64()?);
+            state.fair.insert((place, tag, read_key(bytes)?));
+        }
+        b's' => {
+            let (share, place) = (read_key(bytes)?, read_scope(bytes)?);
+            let tag = bytes.try_get_u64()?;
+            state.set_tag(place, share, Some(tag));
+        }
+        b'x' => {
+            state.circuits.entry(read_key(bytes)?).or_default();
         }
         b'r' => {
             let scope = read_scope(bytes)?;
@@ -169,6 +183,7 @@ pub(super) fn read_scope(bytes: &mut impl Buf) -> Result<Scope, Damaged> {
     let kind = match bytes.try_get_u8()? {
         b'c' => ScopeKind::Key,
         b'd' => ScopeKind::KeyRate,
+        b'f' => ScopeKind::Free,
         b'k' => ScopeKind::Kind,
         b'l' => ScopeKind::KindRate,
         b'q' => ScopeKind::QueueRate,
@@ -187,6 +202,5 @@ pub(super) fn read_share(bytes: &mut impl Buf) -> Result<Share, Damaged> {
         accrued: bytes.try_get_u64()?,
         at: bytes.try_get_u64()?,
         cost: bytes.try_get_u64()?,
-        waiting: bytes.try_get_u64()?,
     })
 }

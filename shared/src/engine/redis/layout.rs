@@ -103,7 +103,7 @@ pub(super) fn pushed_job(job: &Push) -> Vec<u8> {
     let run_at = micros(job.run_at);
     let due_ms = run_at.div_euclid(1000) + i64::from(run_at.rem_euclid(1000) > 0);
     let unit_ms = ShardSettings::default().priority_unit.as_millis() as i64;
-    let mut out = Vec::with_capacity(JOB_HEAD + kind.len() + FLOW_LENGTH + job.envelope.len());
+    let mut out = Vec::with_capacity(JOB_HEAD + kind.len() + 1 + FLOW_LENGTH + job.envelope.len());
     out.put_u64(fence_number(job.fence));
     out.put_u32(job.crashes);
     out.put_u32(job.attempt);
@@ -173,8 +173,10 @@ impl JobValue {
     /// Only the envelope.
     pub(super) fn envelope(job: &Bytes) -> Result<Bytes, Damaged> {
         let length = usize::from(*job.get(JOB_HEAD - 1).ok_or(Damaged)?);
-        let has_flow = job[PRIORITY_AT] & HAS_FLOW != 0;
-        let head = JOB_HEAD + length + if has_flow { FLOW_LENGTH } else { 0 };
+        let mut head = JOB_HEAD + length;
+        if job[PRIORITY_AT] & HAS_FLOW != 0 {
+            head += 1 + usize::from(*job.get(head).ok_or(Damaged)?);
+        }
         if job.len() < head {
             return Err(Damaged);
         }
@@ -424,6 +426,7 @@ pub(super) fn settle_head(settle: &Settle) -> Vec<u8> {
         None => 0,
         Some(Dependency::Answered) => 1,
         Some(Dependency::Failed) => 2,
+        Some(Dependency::Exhausted) => 3,
     });
     out
 }
@@ -475,7 +478,7 @@ pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
 
 /// Settings as the store keeps them, but for kinds and weights.
 pub(super) fn settings_bytes(settings: &ShardSettings) -> Vec<u8> {
-    let mut out = Vec::with_capacity(71);
+    let mut out = Vec::with_capacity(72);
     out.put_u64(settings.version);
     out.put_u8(settings.paused.into());
     out.put_u64(settings.jobs_max);
@@ -485,6 +488,9 @@ pub(super) fn settings_bytes(settings: &ShardSettings) -> Vec<u8> {
     put_limits(&mut out, &settings.flow.queue);
     put_limits(&mut out, &settings.flow.keys);
     out.put_u16(u16::try_from(settings.flow.kinds.len()).expect("there are few kinds with limits"));
+    let FlowSettings { kinds, weights, circuits, .. } = &settings.flow;
+    let has_facts = !(kinds.is_empty() && weights.is_empty() && circuits.is_empty());
+    out.put_u8(has_facts.into());
     out
 }
 
@@ -513,6 +519,7 @@ pub(super) fn read_settings(mut bytes: &[u8]) -> Result<Option<ShardSettings>, D
         },
     };
     bytes.try_get_u16()?;
+    bytes.try_get_u8()?;
     if bytes.is_empty() { Ok(Some(settings)) } else { Err(Damaged) }
 }
 

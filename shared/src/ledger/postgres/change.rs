@@ -31,11 +31,14 @@ pub(super) async fn cancel(
         " FROM asked j LEFT JOIN job_progress p ON p.job_id = j.id"
     );
     const END: &str = concat!(
-        "WITH ended AS (UPDATE jobs SET state = 12, cancel_requested = true, cancel_reason = $3, \
+        "WITH ended AS (UPDATE jobs j SET state = 12, cancel_requested = true, cancel_reason = $3, \
              finished_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              changed_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
              error_code = 'cancelled', error_message = $3, error_retryable = false \
-         WHERE id = $1 AND namespace = $2 AND state < 10 AND state <> 0 \
+         WHERE id = $1 AND namespace = $2 AND state < 10 \
+           AND (state <> 0 OR order_key IS NOT NULL \
+                AND EXISTS (SELECT FROM order_links l WHERE l.job_id = j.id)) \
+           AND (NOT $6 OR state = 0) \
            AND ($4::bigint IS NULL OR fence = $4 AND queue = $5) RETURNING *), \
          freed AS (DELETE FROM holds h USING ended e WHERE e.unique_key IS NOT NULL \
              AND h.namespace = e.namespace AND h.queue = e.queue AND h.unique_key = e.unique_key \
@@ -46,24 +49,27 @@ pub(super) async fn cancel(
          WHERE j.workflow_id IS NULL OR (SELECT count(*) FROM windlass_jobs_ended( \
              ARRAY[j.workflow_id], ARRAY[j.workflow_ord], ARRAY[false])) >= 0"
     );
-    let sql = if running { ASK } else { END };
+    let mut ends = !running;
     for _ in 0..TRIES_MAX {
+        let sql = if ends { END } else { ASK };
         let query = sqlx::query(sql)
             .bind(id.uuid())
             .bind(namespace.as_str())
             .bind(fit_text(reason))
             .bind(seen.map(|seen| row::int8(seen.fence.0)))
             .bind(seen.map(|seen| seen.queue.as_str()));
+        let query = if ends { query.bind(running) } else { query };
         match query.fetch_optional(pool).await {
             Ok(Some(row)) => return Ok(Changed::Done(row::job(&row)?)),
             Ok(None) => match recorded_state(pool, namespace, id).await? {
+                Some(JobState::Blocked) if !ends => ends = true,
                 Some(state)
                     if state.is_terminal() || state == JobState::Blocked || seen.is_some() =>
                 {
                     return Ok(Changed::Refused(state));
                 }
-                // Redriven between the two statements.
-                Some(_) => {}
+                // Redriven or released between the two statements.
+                Some(_) => ends = !running,
                 None => return Ok(Changed::Unknown),
             },
             Err(error) if is_collision(&error) => {}
@@ -167,6 +173,8 @@ struct Locked {
     fence: Fence,
     /// It belongs to a run, which alone makes it run again.
     is_step: bool,
+    /// It has its place among those of its queue.
+    in_order: bool,
 }
 
 async fn change_in(
@@ -176,7 +184,7 @@ async fn change_in(
     step: &Step<'_>,
 ) -> Result<Changed<Job>, Fault> {
     let sql = "SELECT state, queue, unique_key, unique_until, spec, fence, \
-               workflow_id IS NOT NULL FROM jobs \
+               workflow_id IS NOT NULL, order_key IS NOT NULL FROM jobs \
                WHERE id = $1 AND namespace = $2 FOR UPDATE";
     let query = sqlx::query(sql).bind(id.uuid()).bind(namespace.as_str());
     let Some(row) = query.fetch_optional(&mut *connection).await? else {
@@ -205,6 +213,7 @@ fn locked(row: &PgRow) -> Result<Locked> {
         spec: get(row, 4)?,
         fence: Fence(row::unsigned(row, 5, "fence")?),
         is_step: get(row, 6)?,
+        in_order: get(row, 7)?,
     })
 }
 
@@ -280,7 +289,7 @@ async fn patch_in(
     }
     let moves = patch.queue.as_ref().filter(|queue| **queue != job.queue);
     if let Some(to) = moves
-        && !move_to_queue(connection, namespace, id, job, to).await?
+        && (job.in_order || !move_to_queue(connection, namespace, id, job, to).await?)
     {
         return Ok(false);
     }

@@ -17,17 +17,18 @@ use crate::model::time::Timestamp;
 /// Inserts jobs with what belongs to them, and says which. A job is left out when its unique key is held,
 /// or when the idempotency key that it came with is spent.
 ///
-/// The parts of the statement see the same snapshot and pass rows on by RETURNING. Keys come sorted, so
-/// that two such statements lock them in the same order.
+/// The parts of the statement see the same snapshot and pass rows on by RETURNING. Keys are sorted, so that two
+/// such statements lock them in the same order: idempotency keys and unique ones before orders, which the insert
+/// itself locks, by a trigger. Jobs of one order take their places as the rows come.
 const INSERT: &str = "
 WITH clock AS MATERIALIZED (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
 ), input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[],
         $7::uuid[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[],
-        $14::bytea[], $15::text[], $16::text[], $17::text[], $25::bigint[], $26::bigint[])
+        $14::bytea[], $15::text[], $16::text[], $17::text[], $25::bigint[], $26::bigint[], $27::text[])
     AS i(id, namespace, queue, kind, priority, payload, payload_blob, run_at, expires_at, spec,
-        unique_key, window_us, tags, meta, request_id, traceparent, idempotency_key, delay_us, ttl_us)
+        unique_key, window_us, tags, meta, request_id, traceparent, idempotency_key, delay_us, ttl_us, order_key)
 ), spent AS (
     INSERT INTO idempotency (namespace, key, body_hash, ids, created_at)
     SELECT k.namespace, k.key, k.body_hash, k.ids, clock.now
@@ -42,6 +43,7 @@ WITH clock AS MATERIALIZED (
     SELECT i.namespace, i.queue, i.unique_key, i.id, clock.now + i.window_us
     FROM input i, clock
     WHERE i.unique_key IS NOT NULL
+    ORDER BY i.namespace, i.queue, i.unique_key
     ON CONFLICT (namespace, queue, unique_key) DO UPDATE
         SET job_id = EXCLUDED.job_id, until = EXCLUDED.until
         WHERE holds.until <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
@@ -49,17 +51,18 @@ WITH clock AS MATERIALIZED (
 ), made AS (
     INSERT INTO jobs (id, fence, run_at, created_at, changed_at, expires_at, state, priority,
         namespace, queue, kind, spec, payload, payload_blob, tags, meta, unique_key, unique_until,
-        request_id, traceparent)
+        request_id, traceparent, order_key)
     SELECT i.id, 0, coalesce(i.run_at, clock.now + i.delay_us, clock.now), clock.now, clock.now,
         coalesce(i.expires_at, clock.now + i.ttl_us),
         CASE WHEN coalesce(i.run_at, clock.now + i.delay_us) > clock.now THEN 1 ELSE 2 END, i.priority, i.namespace, i.queue, i.kind,
         i.spec, i.payload, i.payload_blob, coalesce(i.tags::text[], '{}'), i.meta, i.unique_key,
-        clock.now + i.window_us, i.request_id, i.traceparent
+        clock.now + i.window_us, i.request_id, i.traceparent, i.order_key
     FROM input i, clock
-    WHERE (i.unique_key IS NULL OR i.id IN (SELECT job_id FROM held))
+    WHERE (SELECT count(*) FROM spent) + (SELECT count(*) FROM held) >= 0
+      AND (i.unique_key IS NULL OR i.id IN (SELECT job_id FROM held))
       AND (i.idempotency_key IS NULL
            OR (i.namespace, i.idempotency_key) IN (SELECT namespace, key FROM spent))
-    RETURNING id, created_at, namespace, payload_blob
+    RETURNING id, created_at, namespace, payload_blob, state = 0 AS blocked
 ), named AS (
     UPDATE blobs b SET refs = b.refs + n.jobs
     FROM (SELECT namespace, payload_blob, count(*)::int AS jobs FROM made
@@ -71,7 +74,7 @@ WITH clock AS MATERIALIZED (
     FROM unnest($23::text[], $24::text[]) AS q(namespace, name), clock
     ON CONFLICT (namespace, name) DO NOTHING
 )
-SELECT id, created_at FROM made";
+SELECT id, created_at, blocked FROM made";
 
 /// An idempotency key to spend with the jobs that name it.
 pub(super) struct Spend<'a> {
@@ -92,16 +95,26 @@ pub(super) struct Insert<'a> {
     pub(super) queues: Vec<(&'a Namespace, &'a QueueName)>,
 }
 
-/// The jobs that were inserted, with the time of acceptance.
-pub(super) type Made = HashMap<Uuid, Timestamp>;
+/// The jobs that were inserted.
+pub(super) type Made = HashMap<Uuid, Entry>;
+
+/// What the ledger gave a job.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    /// The time of acceptance.
+    pub(super) created_at: Timestamp,
+    /// Others of its order are before it.
+    pub(super) blocked: bool,
+}
 
 impl<'a> Insert<'a> {
     /// Runs the statement once. Its effect is that of one auto-commit, or part of the open transaction.
     pub(super) async fn run(mut self, connection: &mut PgConnection) -> Result<Made, sqlx::Error> {
-        // The order of locking, of unique keys and of idempotency keys.
+        // The order of locking, of orders and of idempotency keys. Within an order it is that of the caller.
         self.jobs.sort_by_cached_key(|(job, _)| {
-            let unique = job.unique.as_ref().map(|u| u.key.clone());
-            (unique.map(|key| (job.namespace.clone(), job.queue.clone(), key)), job.id)
+            let order = job.spec.order_key.clone();
+            let id = order.is_none().then_some(job.id);
+            (order.map(|key| (job.namespace.clone(), job.queue.clone(), key)), id)
         });
         self.spends.sort_by(|a, b| {
             (a.namespace, &a.idempotency.key).cmp(&(b.namespace, &b.idempotency.key))
@@ -141,6 +154,7 @@ impl<'a> Insert<'a> {
             .bind(self.queues.iter().map(|q| q.1.as_str()).collect::<Vec<_>>())
             .bind(self.each(|j| j.delay.map(micros)))
             .bind(self.each(|j| j.ttl.map(micros)))
+            .bind(self.each(|j| j.spec.order_key.as_deref()))
     }
 
     /// One column of the jobs.
@@ -164,8 +178,10 @@ impl<'a> Insert<'a> {
     }
 }
 
-fn made(row: &PgRow) -> Result<(Uuid, Timestamp), sqlx::Error> {
-    Ok((row.try_get(0)?, Timestamp::from_micros(row.try_get(1)?)))
+/// A row of id, time and whether the job is blocked.
+pub(super) fn made(row: &PgRow) -> Result<(Uuid, Entry), sqlx::Error> {
+    let created_at = Timestamp::from_micros(row.try_get(1)?);
+    Ok((row.try_get(0)?, Entry { created_at, blocked: row.try_get(2)? }))
 }
 
 fn micros(duration: std::time::Duration) -> i64 {
@@ -204,14 +220,18 @@ pub(super) fn unpack_ids(bytes: &[u8]) -> Vec<Option<Uuid>> {
 }
 
 /// The job as the ledger has it right after the insert.
-pub(super) fn accepted(job: NewJob, created_at: Timestamp) -> Job {
+pub(super) fn accepted(job: NewJob, Entry { created_at, blocked }: Entry) -> Job {
     let (run_at, expires_at) = job.times(created_at);
     Job {
         id: job.id,
         namespace: job.namespace,
         queue: job.queue,
         kind: job.kind,
-        state: if run_at > created_at { JobState::Scheduled } else { JobState::Ready },
+        state: match blocked {
+            true => JobState::Blocked,
+            false if run_at > created_at => JobState::Scheduled,
+            false => JobState::Ready,
+        },
         priority: job.priority,
         payload: job.payload,
         spec: job.spec,

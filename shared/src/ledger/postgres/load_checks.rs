@@ -288,6 +288,7 @@ async fn clean(pool: &PgPool, shadow: &Namespace, limit: u32) -> Result<Option<C
         "DELETE FROM rollups WHERE namespace = $1",
         "DELETE FROM workers WHERE namespace = $1",
         "DELETE FROM queues WHERE namespace = $1",
+        "DELETE FROM circuits WHERE namespace = $1",
         "DELETE FROM shards WHERE namespace = $1",
         concat!("UPDATE load_check_shadows SET cleaned_at = ", now!(), " WHERE namespace = $1"),
     ] {

@@ -12,9 +12,10 @@ use super::bounds::exchange;
 use super::error::{is_collision, is_lost, unchanged};
 use super::insert::{Made, accepted, unpack_ids};
 use super::own_rows::Rows;
+use super::quotas::{Doors, Limited};
 use super::unknown::{Backend, committed};
 use super::write_queue::Pending;
-use super::{Inner, LedgerError, Result, doors};
+use super::{Inner, LedgerError, Result, series};
 use crate::ledger::{Accepted, Idempotency, Refused, Submission, SubmitOutcome};
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::JobId;
@@ -25,11 +26,19 @@ const TRIES_MAX: u32 = 6;
 /// As the writer's, for the whole transaction and for its commit.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// Whether a submission has to pass the door of its namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Ask,
+    /// It has, as a whole, with the part that is in.
+    Passed,
+}
+
 /// Carries out a submission in a task that nobody cancels, and answers it.
 pub(super) fn spawn(inner: &Arc<Inner>, pending: Pending) {
     let task_inner = Arc::clone(inner);
     inner.tasks.spawn(async move {
-        let outcome = commit(&task_inner, &pending.submission, &pending.closed).await;
+        let outcome = commit(&task_inner, &pending.submission, &pending.closed, Door::Ask).await;
         pending.answer(outcome);
     });
 }
@@ -37,16 +46,17 @@ pub(super) fn spawn(inner: &Arc<Inner>, pending: Pending) {
 /// As [`spawn`], for a submission of which a group commit has brought in the jobs in `made`.
 pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) {
     let jobs = std::mem::take(&mut pending.submission.jobs);
-    let times: Vec<_> = jobs.iter().map(|j| made.get(&j.id.uuid()).copied()).collect();
+    let entries: Vec<_> = jobs.iter().map(|j| made.get(&j.id.uuid()).copied()).collect();
     let task_inner = Arc::clone(inner);
     inner.tasks.spawn(async move {
-        let left = jobs.iter().zip(&times).filter(|(_, time)| time.is_none());
+        let left = jobs.iter().zip(&entries).filter(|(_, entry)| entry.is_none());
         let rest = Submission {
             jobs: left.map(|(job, _)| job.clone()).collect(),
             atomic: pending.submission.atomic,
             idempotency: pending.submission.idempotency.clone(),
         };
-        let rest = match commit(&task_inner, &rest, &pending.closed).await {
+        let door = if rest.jobs.len() < jobs.len() { Door::Passed } else { Door::Ask };
+        let rest = match commit(&task_inner, &rest, &pending.closed, door).await {
             Ok(SubmitOutcome::Done(results)) => results,
             // What is committed is said, always: the caller would submit it again.
             Err(error) if rest.jobs.len() < jobs.len() => {
@@ -56,8 +66,8 @@ pub(super) fn spawn_rest(inner: &Arc<Inner>, mut pending: Pending, made: &Made) 
             other => return pending.answer(other),
         };
         let mut rest = rest.into_iter();
-        let results = jobs.into_iter().zip(times).map(|(job, time)| match time {
-            Some(created_at) => Ok(Accepted::New(accepted(job, created_at))),
+        let results = jobs.into_iter().zip(entries).map(|(job, entry)| match entry {
+            Some(entry) => Ok(Accepted::New(accepted(job, entry))),
             None => rest.next().expect("one result for each job that was left"),
         });
         let outcome = SubmitOutcome::Done(results.collect());
@@ -93,6 +103,7 @@ async fn commit(
     inner: &Inner,
     submission: &Submission,
     closed: &HashSet<QueueName>,
+    door: Door,
 ) -> Result<SubmitOutcome> {
     let started = Instant::now();
     for _ in 0..TRIES_MAX {
@@ -104,7 +115,8 @@ async fn commit(
         let mut connection = inner.own.acquire().await.map_err(unchanged)?;
         let backend = exchange(inner.silence, Backend::of(&mut connection)).await;
         let backend = backend.map_err(unchanged)?;
-        let (error, ready) = match attempt(&mut connection, submission, closed).await {
+        let limited = Some(&inner.limited).filter(|_| door == Door::Ask);
+        let (error, ready) = match attempt(&mut connection, submission, closed, limited).await {
             Ok(outcome) => return Ok(outcome),
             Err(failed) => failed,
         };
@@ -136,10 +148,11 @@ async fn attempt(
     connection: &mut PgConnection,
     submission: &Submission,
     closed: &HashSet<QueueName>,
+    limited: Option<&Limited>,
 ) -> Result<SubmitOutcome, Failed> {
     let beginning = exchange(SILENCE_MAX, connection.begin());
     let mut transaction = beginning.await.map_err(|e| (e, None))?;
-    let preparing = exchange(SILENCE_MAX, prepare(&mut transaction, submission, closed));
+    let preparing = exchange(SILENCE_MAX, prepare(&mut transaction, submission, closed, limited));
     let prepared = preparing.await.map_err(|e| (e, None))?;
     match prepared {
         Prepared::Answered(outcome) => {
@@ -163,7 +176,7 @@ async fn is_committed(
     let new = results.iter().flatten().filter_map(Accepted::new_id).map(JobId::uuid);
     let new: Vec<Uuid> = new.collect();
     if new.is_empty() {
-        return doors::kept(connection, submission, results).await;
+        return series::kept(connection, submission, results).await;
     }
     Ok(Some(!committed(connection, &new).await?.is_empty()))
 }
@@ -173,17 +186,20 @@ async fn prepare(
     connection: &mut PgConnection,
     submission: &Submission,
     closed: &HashSet<QueueName>,
+    limited: Option<&Limited>,
 ) -> Result<Prepared, sqlx::Error> {
     let sql = "SELECT set_config('statement_timeout', '30s', true)";
     sqlx::query(sql).execute(&mut *connection).await?;
     let namespace = submission.jobs.first().map(|job| &job.namespace);
+    let doors = namespace.into_iter().filter(|name| limited.is_some_and(|l| l.has(name)));
+    let mut doors = Doors::lock(connection, &doors.collect()).await?;
     let key = namespace.zip(submission.idempotency.as_ref());
     if let Some((namespace, idempotency)) = key
         && let Some(outcome) = replay(connection, namespace, idempotency).await?
     {
         return Ok(Prepared::Answered(outcome));
     }
-    let mut rows = Rows::new(connection, &submission.jobs, closed);
+    let mut rows = Rows::new(&mut *connection, &submission.jobs, closed);
     rows.insert_all().await?;
     let results = rows.results();
     if submission.atomic && results.iter().any(Result::is_err) {
@@ -192,6 +208,14 @@ async fn prepare(
     // Nothing accepted, nothing kept: the key is not spent either.
     if results.iter().all(Result::is_err) {
         return Ok(Prepared::Answered(SubmitOutcome::Done(results)));
+    }
+    if results.iter().flatten().any(Accepted::brings_in) {
+        let jobs: Vec<_> = submission.jobs.iter().collect();
+        let admitted = doors.admit(connection, &jobs).await?;
+        limited.into_iter().for_each(|limited| doors.note(limited));
+        if let Err(exceeded) = admitted {
+            return Ok(Prepared::Answered(SubmitOutcome::OverQuota(exceeded)));
+        }
     }
     if let Some((namespace, idempotency)) = key {
         let id_of = |accepted: &Accepted| accepted.id().uuid();

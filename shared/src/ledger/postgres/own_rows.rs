@@ -57,7 +57,7 @@ impl<'a> Rows<'a> {
                 self.outcomes[n] = Some(Err(Refused::BadData(fault.into())));
             } else if self.closed.contains(&job.queue) {
                 self.outcomes[n] = Some(Err(Refused::TooManyQueues));
-            } else if job.door.is_some() {
+            } else if job.shaping.is_some() {
                 // After the others, in an order of its own.
             } else if unique_of(job).is_none_or(|unique| seen.insert(unique)) {
                 first.push(n);
@@ -68,11 +68,11 @@ impl<'a> Rows<'a> {
         }
         self.look_up_holders(&first).await?;
         for n in 0..self.jobs.len() {
-            if self.outcomes[n].is_none() && self.jobs[n].door.is_none() {
+            if self.outcomes[n].is_none() && self.jobs[n].shaping.is_none() {
                 self.decide(n).await?;
             }
         }
-        self.pass_doors().await
+        self.pass_shaped().await
     }
 
     /// Inserts rows at once; with a bad one among them, halves, until it stands alone.
@@ -114,11 +114,11 @@ impl<'a> Rows<'a> {
 
     fn note(&mut self, n: usize, made: &Made) {
         let job = &self.jobs[n];
-        let Some(created_at) = made.get(&job.id.uuid()) else { return };
+        let Some(entry) = made.get(&job.id.uuid()) else { return };
         if let Some(unique) = unique_of(job) {
             self.holders.insert(unique, job.id);
         }
-        self.outcomes[n] = Some(Ok(Accepted::New(accepted(job.clone(), *created_at))));
+        self.outcomes[n] = Some(Ok(Accepted::New(accepted(job.clone(), *entry))));
     }
 
     /// One query for all rows that met a held key.

@@ -6,9 +6,11 @@ use std::sync::{Mutex, MutexGuard};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool};
 
+use super::circuits::give;
 use super::error::{after_write, unchanged};
 use super::row::{get, int8, json, parse, time, to_json, unsigned};
 use super::{Inner, LedgerError, Result};
+use crate::ledger::circuits::SharedCircuits;
 use crate::ledger::unreadable::readable;
 use crate::ledger::{Paused, Queue, QueueCursor, QueuePage, QueueSettings, Submission};
 use crate::limits::QUEUES_PER_NAMESPACE_MAX;
@@ -71,6 +73,7 @@ fn queue_of(row: &PgRow) -> Result<Queue> {
         name: parse(row, 1, "name")?,
         settings: json(get(row, 2)?, "settings")?,
         version: unsigned(row, 3, "version")?,
+        circuits: SharedCircuits::default(),
         paused: paused.map(|text| json(text, "paused")).transpose()?,
         created_at: time(row, 5)?,
     })
@@ -84,8 +87,16 @@ pub(super) async fn queue(
     let sql = "SELECT namespace, name, settings, version, paused, created_at FROM queues \
                WHERE namespace = $1 AND name = $2";
     let query = sqlx::query(sql).bind(namespace.as_str()).bind(name.as_str());
-    let row = query.fetch_optional(pool).await.map_err(unchanged)?;
-    row.as_ref().map(queue_of).transpose()
+    match query.fetch_optional(pool).await.map_err(unchanged)? {
+        Some(row) => given(pool, queue_of(&row)?).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// With what is set of its circuits.
+async fn given(pool: &PgPool, queue: Queue) -> Result<Queue> {
+    let mut queues = give(pool, vec![queue]).await?;
+    Ok(queues.remove(0))
 }
 
 pub(super) async fn page(
@@ -110,7 +121,8 @@ pub(super) async fn page(
     let is_full = u32::try_from(rows.len()).is_ok_and(|len| len >= limit);
     let last = rows.last().filter(|_| is_full);
     let next = last.map(cursor).transpose()?;
-    Ok(QueuePage { queues: readable("a queue", &rows, queue_of), next })
+    let queues = give(pool, readable("a queue", &rows, queue_of)).await?;
+    Ok(QueuePage { queues, next })
 }
 
 fn cursor(row: &PgRow) -> Result<QueueCursor> {
@@ -165,7 +177,17 @@ pub(super) async fn set_queue(
         return Err(LedgerError::TooManyQueues);
     }
     let found = query.fetch_optional(&mut *connection).await.map_err(after_write)?;
-    found.as_ref().map(queue_of).transpose()
+    // Not while a connection is held: others may hold the rest of the pool, and want one more too.
+    drop(connection);
+    match found {
+        Some(row) => changed(pool, &row).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A queue that has just been changed.
+async fn changed(pool: &PgPool, row: &PgRow) -> Result<Queue> {
+    given(pool, queue_of(row)?).await.map_err(|_| LedgerError::OutcomeUnknown)
 }
 
 pub(super) async fn set_paused(
@@ -186,7 +208,9 @@ pub(super) async fn set_paused(
     if !make(&mut connection, namespace, name).await.map_err(after_write)? {
         return Err(LedgerError::TooManyQueues);
     }
-    queue_of(&query.fetch_one(&mut *connection).await.map_err(after_write)?)
+    let row = query.fetch_one(&mut *connection).await.map_err(after_write)?;
+    drop(connection);
+    changed(pool, &row).await
 }
 
 /// Makes a queue if need be, perhaps as part of a transaction; `false`: there is no room for it.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::error::{after_write, is_collision, unchanged};
 use super::row::{get, int4, int8, value_parts};
 use super::runs::RELEASED;
-use super::{LedgerError, Result};
+use super::{LedgerError, Result, orders};
 use crate::engine::{Ended, ShardId};
 use crate::ledger::{Record, RecordRunning, Recorded, fit_text};
 use crate::model::id::JobId;
@@ -60,7 +60,7 @@ WITH clock AS MATERIALIZED (
     FROM v, clock
     WHERE j.id = v.id AND NOT j.namespace <> v.namespace AND j.state + 0 < 10
       AND (j.fence < v.fence OR (j.fence = v.fence AND j.state = 3))
-    RETURNING j.id, j.state, j.workflow_id, j.workflow_ord, j.namespace, j.queue, j.kind, j.unique_key,
+    RETURNING j.id, j.state, j.workflow_id, j.workflow_ord, j.namespace, j.queue, j.kind, j.unique_key, j.order_key,
         j.run_at AS due_at, j.created_at AS accepted_at,
         v.fence, v.at, v.claimed_at, v.attempt, v.worker, v.error_code, v.error_message,
         v.error_retryable, v.outcome, v.apart, v.usage, v.output_blob
@@ -100,7 +100,14 @@ SELECT 0::smallint, id FROM moved
 UNION ALL SELECT n.noted, n.subject FROM (
     SELECT array_agg(workflow_id) AS runs, array_agg(workflow_ord) AS ords, array_agg(state = 10) AS good
     FROM moved WHERE workflow_id IS NOT NULL AND state >= 10 HAVING count(*) > 0
-) e, windlass_jobs_ended(e.runs, e.ords, e.good) AS n";
+) e, windlass_jobs_ended(e.runs, e.ords, e.good) AS n
+UNION ALL SELECT n.noted, n.subject FROM (
+    SELECT array_agg(id) AS ids, array_agg(namespace) AS namespaces, array_agg(queue) AS queues, array_agg(order_key) AS keys
+    FROM moved WHERE order_key IS NOT NULL AND state >= 10 HAVING count(*) > 0
+) e, windlass_order_lock(e.ids, e.namespaces, e.queues, e.keys) AS n";
+
+/// What [`RECORD`] calls a job of an order that has ended.
+const IN_ORDER: i16 = 3;
 
 const RECORD_RUNNING: &str = "
 WITH clock AS MATERIALIZED (
@@ -119,7 +126,7 @@ WHERE j.id = v.id AND j.state + 0 < 10 AND j.fence < v.fence";
 pub(super) struct Noted {
     /// One per record, in order.
     pub(super) replies: Vec<Recorded>,
-    /// Jobs of steps that may run now.
+    /// Jobs that may run now: of steps, and the first of orders.
     pub(super) released: Vec<JobId>,
     /// Runs with something to be decided over.
     pub(super) due: BTreeSet<Uuid>,
@@ -203,15 +210,18 @@ async fn record_chunk(
     tries: u32,
 ) -> Result<()> {
     let chosen: Vec<&Record> = chunk.iter().map(|n| &records[*n]).collect();
-    let mut moved = HashSet::with_capacity(chunk.len());
+    let (mut moved, mut in_order) = (HashSet::with_capacity(chunk.len()), Vec::new());
     for row in apply(connection, &chosen, tries).await? {
         let id = get(&row, 1)?;
         match get::<i16>(&row, 0)? {
             0 => drop(moved.insert(id)),
             RELEASED => noted.released.push(JobId::from_uuid(id)),
+            IN_ORDER => in_order.push(id),
             _ => drop(noted.due.insert(id)),
         }
     }
+    // Their triggers have run by now.
+    noted.released.extend(orders::heads_after(connection, &in_order).await?);
     let (applied, left): (Vec<usize>, Vec<usize>) =
         chunk.iter().partition(|n| moved.contains(&records[**n].id.uuid()));
     for n in applied {

@@ -14,6 +14,7 @@ impl Postgres {
     pub async fn create_run(&self, new: &NewRun) -> Result<CreateOutcome> {
         let new = new.clone();
         self.detached_for(self.inner.silence * bounds::LONG, |inner| async move {
+            inner.limited.refresh(&inner.pool, inner.silence).await;
             runs::create(&inner, &new).await
         })
         .await

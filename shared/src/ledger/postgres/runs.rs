@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::error::{after_write, is_collision};
 use super::{Inner, LedgerError, Result, jobs};
 use crate::model::id::JobId;
-use crate::model::job::Job;
+use crate::model::job::{Job, JobState};
 
 mod advance;
 mod create;
@@ -104,7 +104,8 @@ pub(super) async fn read_back(inner: &Inner, ids: &[JobId]) -> Vec<Job> {
     let mut found = Vec::with_capacity(ids.len());
     for ids in ids.chunks(CHUNK) {
         match super::bounds::read(inner.silence, jobs::jobs(&inner.pool, ids)).await {
-            Ok(jobs) => found.extend(jobs),
+            // Its order may keep a job waiting that its step has released.
+            Ok(jobs) => found.extend(jobs.into_iter().filter(|job| job.state != JobState::Blocked)),
             Err(error) => {
                 tracing::warn!(%error, "released jobs could not be read back; the sweep pushes them");
                 break;

@@ -11,7 +11,7 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 10] = [
+const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
@@ -21,7 +21,10 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
     (7, "overwatch", include_str!("../../../../migrations/postgres/0007_overwatch.sql")),
     (8, "load_checks", include_str!("../../../../migrations/postgres/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/postgres/0009_backups.sql")),
-    (12, "doors", include_str!("../../../../migrations/postgres/0012_doors.sql")),
+    (10, "quotas", include_str!("../../../../migrations/postgres/0010_quotas.sql")),
+    (11, "order", include_str!("../../../../migrations/postgres/0011_order.sql")),
+    (12, "circuits", include_str!("../../../../migrations/postgres/0012_circuits.sql")),
+    (13, "shaping", include_str!("../../../../migrations/postgres/0013_shaping.sql")),
 ];
 
 /// The version of this build.

@@ -7,13 +7,12 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::connect::connect;
-use super::insert::Made;
-use crate::model::time::Timestamp;
+use super::insert::{Made, made};
 
 /// After that the caller is told that the outcome is not known.
 const DECIDE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,12 +60,12 @@ impl Backend {
     }
 }
 
-/// Which of these jobs exist, with their times of acceptance.
+/// Which of these jobs exist.
 pub(super) async fn committed(
     connection: &mut PgConnection,
     ids: &[Uuid],
 ) -> Result<Made, sqlx::Error> {
-    let sql = "SELECT id, created_at FROM jobs WHERE id = ANY($1)";
+    let sql = "SELECT id, created_at, state = 0 FROM jobs WHERE id = ANY($1)";
     let rows = sqlx::query(sql).bind(ids).fetch_all(connection).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, Timestamp::from_micros(row.try_get(1)?)))).collect()
+    rows.iter().map(made).collect()
 }

@@ -1,13 +1,14 @@
-//! Submissions that wait for a writer: bounded, first come first served, shared by the writers.
+//! Submissions that wait for a writer: bounded, in turn, shared by the writers.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::HashSet;
+use std::sync::Arc;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{LedgerError, Result, Submission, SubmitOutcome};
 use crate::ledger::pulse::Pulse;
-use crate::limits::WRITE_QUEUE_MAX;
+use crate::ledger::turns::{NotIn, Turns};
+use crate::limits::{WRITE_QUEUE_MAX, WRITE_ROWS_MAX};
 use crate::model::name::QueueName;
 
 /// A submission and whoever waits for its outcome.
@@ -35,14 +36,7 @@ pub(super) struct WriteQueue {
     /// Of those who write what waits here.
     pub(super) pulse: Pulse,
     room: Arc<Semaphore>,
-    state: Mutex<State>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<Pending>,
-    closed: bool,
+    turns: Turns<Pending>,
 }
 
 /// What a writer commits together.
@@ -58,21 +52,22 @@ impl WriteQueue {
     /// For so many writers.
     pub(super) fn new(writers: usize) -> Self {
         let room = Arc::new(Semaphore::new(WRITE_QUEUE_MAX));
-        Self { pulse: Pulse::new(writers), room, state: Mutex::default(), wake: Notify::new() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of this lock panics")
+        Self { pulse: Pulse::new(writers), room, turns: Turns::new(writers * WRITE_ROWS_MAX) }
     }
 
     /// Takes room for a submission.
     ///
     /// # Errors
-    /// [`LedgerError::Overloaded`] when there is none, [`LedgerError::Unavailable`] when the writers get no answers.
+    /// [`LedgerError::Overloaded`] when there is none, or its turn would come too late; [`LedgerError::Unavailable`] when
+    /// the writers get no answers.
     pub(super) fn admit(&self, submission: Submission) -> Result<(Pending, Answer)> {
         self.pulse.check()?;
-        let rows = u32::try_from(submission.jobs.len().min(WRITE_QUEUE_MAX))
-            .expect("the bound of the queue is below 2^32");
+        let rows = submission.jobs.len().min(WRITE_QUEUE_MAX);
+        self.turns.admit(rows).map_err(|why| match why {
+            NotIn::Overloaded => LedgerError::Overloaded,
+            NotIn::Closed => closed(),
+        })?;
+        let rows = u32::try_from(rows).expect("the bound of the queue is below 2^32");
         let room = Arc::clone(&self.room)
             .try_acquire_many_owned(rows)
             .map_err(|_| LedgerError::Overloaded)?;
@@ -82,45 +77,30 @@ impl WriteQueue {
 
     /// Hands a submission to the writers. After [`Self::close`] it is refused.
     pub(super) fn push(&self, pending: Pending) {
-        let mut state = self.state();
-        if state.closed {
-            drop(state);
-            return pending.answer(Err(closed()));
+        let rows = pending.submission.jobs.len();
+        if let Err(pending) = self.turns.push(rows, pending) {
+            pending.answer(Err(closed()));
         }
-        state.waiting.push_back(pending);
-        drop(state);
-        self.wake.notify_one();
     }
 
     /// Lets the writers finish what waits, and end.
     pub(super) fn close(&self) {
-        self.state().closed = true;
-        self.wake.notify_waiters();
+        self.turns.close();
     }
 
     /// The next submissions, at most `rows_max` rows of them (but at least one submission); waits for
     /// them. `None` when the queue is closed and empty. May be dropped while it waits.
     pub(super) async fn take(&self, rows_max: usize) -> Option<Batch> {
-        loop {
-            // Subscribed before looking, so that no wake-up falls in between.
-            let woken = self.wake.notified();
-            tokio::pin!(woken);
-            woken.as_mut().enable();
-            {
-                let mut state = self.state();
-                if !state.waiting.is_empty() {
-                    let batch = state.take(rows_max);
-                    if !state.waiting.is_empty() {
-                        self.wake.notify_one();
-                    }
-                    return Some(batch);
-                }
-                if state.closed {
-                    return None;
-                }
+        while self.turns.ready().await {
+            let group = self.turns.take(rows_max);
+            for pending in group.shed {
+                pending.answer(Err(LedgerError::Overloaded));
             }
-            woken.await;
+            if !group.taken.is_empty() {
+                return Some(Batch::of(group.taken));
+            }
         }
+        None
     }
 }
 
@@ -129,17 +109,11 @@ pub(super) fn closed() -> LedgerError {
     LedgerError::Unavailable("the ledger is closed".into())
 }
 
-impl State {
-    fn take(&mut self, rows_max: usize) -> Batch {
-        let mut batch = Batch::default();
+impl Batch {
+    fn of(taken: Vec<Pending>) -> Self {
+        let mut batch = Self::default();
         let (mut keys, mut uniques) = (HashSet::new(), HashSet::new());
-        let mut rows = 0;
-        while let Some(next) = self.waiting.front() {
-            rows += next.submission.jobs.len();
-            if rows > rows_max && !batch.merged.is_empty() {
-                break;
-            }
-            let Some(next) = self.waiting.pop_front() else { break };
+        for next in taken {
             if is_apart(&next.submission, &mut keys, &mut uniques) {
                 batch.merged.push(next);
             } else {

@@ -3,7 +3,6 @@
 //! There is no timer: what comes in during a commit is the next group. A writer is a task that nobody
 //! cancels, so a caller that goes away takes nothing with it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use sqlx::PgConnection;
@@ -13,11 +12,15 @@ use super::bounds::exchange;
 use super::connect::{CONNECT_TIMEOUT, connect, same_ledger, writer_options};
 use super::error::{is_bad_data, is_collision, is_locked, is_lost, unchanged};
 use super::insert::{Insert, Made, Spend, accepted, pack_ids};
+use super::queues::KnownQueues;
+use super::quotas::{self, Sent, namespace_of};
 use super::unknown::{Backend, committed};
 use super::write_queue::Pending;
 use super::{Inner, LedgerError, Result, own};
 use crate::ledger::{Accepted, SubmitOutcome};
 use crate::limits::WRITE_ROWS_MAX;
+use crate::model::job::NewJob;
+use crate::model::name::{Namespace, QueueName};
 
 /// Tries of one group: after a lost connection that committed nothing, or a deadlock.
 const TRIES_MAX: u32 = 4;
@@ -70,7 +73,7 @@ impl Writer {
             let lost = |fault: &Fault| matches!(fault, Fault::Ledger(LedgerError::Unavailable(_)));
             beat.end(!inserted.as_ref().is_err_and(lost));
             match inserted {
-                Ok(made) => self.answer(part, &made),
+                Ok(sent) => self.answer(part, sent),
                 Err(Fault::BadData) if part.len() > 1 => {
                     metrics::counter!("windlass_ledger_group_splits_total").increment(1);
                     let rest = part.split_off(part.len() / 2);
@@ -103,18 +106,19 @@ impl Writer {
     }
 
     /// Commits a group with one statement, exactly once.
-    async fn insert(&mut self, group: &[Pending]) -> Result<Made, Fault> {
+    async fn insert(&mut self, group: &[Pending]) -> Result<Sent, Fault> {
         for _ in 0..TRIES_MAX {
             let (connection, backend) = match self.session.take() {
                 Some(session) => session,
                 None => self.connect().await.map_err(|e| Fault::Ledger(unchanged(e)))?,
             };
             match self.send(group, connection, backend.clone()).await {
-                Ok(made) => return Ok(made),
+                Ok(sent) => return Ok(sent),
                 Err(error) if is_lost(&error) => {
                     let made = self.find_out(group, &backend).await.map_err(Fault::Ledger)?;
                     if !made.is_empty() {
-                        return Ok(made);
+                        // Who was refused is not known any more, and looked at anew.
+                        return Ok(Sent { made, ..Sent::default() });
                     }
                 }
                 Err(error) if is_collision(&error) => {}
@@ -133,42 +137,38 @@ impl Writer {
         Ok((connection, backend))
     }
 
-    /// Sends the statement once. Keeps the connection unless it is lost.
+    /// Sends the statement once, through the doors where there are some. Keeps the connection unless it is lost.
     async fn send(
         &mut self,
         group: &[Pending],
         mut connection: PgConnection,
         backend: Backend,
-    ) -> Result<Made, sqlx::Error> {
-        let insert = self.statement(group);
-        let queues: Vec<_> =
-            insert.queues.iter().map(|(n, q)| ((*n).clone(), (*q).clone())).collect();
+    ) -> Result<Sent, sqlx::Error> {
+        let limited = &self.inner.limited;
+        let is_limited =
+            |pending: &Pending| namespace_of(&pending.submission).is_some_and(|n| limited.has(n));
+        let sending = async {
+            if group.iter().any(is_limited) {
+                return quotas::insert(&self.inner, &mut connection, group).await;
+            }
+            let insert = statement(&self.inner.known_queues, group.iter().collect());
+            let made = insert.run(&mut connection).await?;
+            Ok(Sent { made, ..Sent::default() })
+        };
         // Given up for silence, the connection is never used again.
-        let result = exchange(self.inner.silence, insert.run(&mut connection)).await;
+        let result = exchange(self.inner.silence, sending).await;
+        if let Ok(sent) = &result {
+            metrics::histogram!("windlass_ledger_commit_rows").record(sent.made.len() as f64);
+            if sent.refused.is_empty() {
+                let known = &self.inner.known_queues;
+                let queues = unknown_queues(known, group.iter()).into_iter();
+                known.add(queues.map(|(n, q)| (n.clone(), q.clone())).collect());
+            }
+        }
         if !result.as_ref().is_err_and(is_lost) {
             self.session = Some((connection, backend));
         }
-        if let Ok(made) = &result {
-            metrics::histogram!("windlass_ledger_commit_rows").record(made.len() as f64);
-            self.inner.known_queues.add(queues);
-        }
         result
-    }
-
-    fn statement<'a>(&self, group: &'a [Pending]) -> Insert<'a> {
-        let mut insert = Insert::default();
-        let mut queues = HashSet::new();
-        for Pending { submission, .. } in group {
-            let key = submission.idempotency.as_ref();
-            insert.jobs.extend(submission.jobs.iter().map(|j| (j, key.map(|k| k.key.as_str()))));
-            queues.extend(submission.jobs.iter().map(|j| (&j.namespace, &j.queue)));
-            if let (Some(idempotency), Some(first)) = (key, submission.jobs.first()) {
-                let ids = pack_ids(submission.jobs.iter().map(|j| Some(j.id.uuid())));
-                insert.spends.push(Spend { namespace: &first.namespace, idempotency, ids });
-            }
-        }
-        insert.queues = self.inner.known_queues.unknown(queues);
-        insert
     }
 
     /// What a lost connection committed, once that is certain.
@@ -188,30 +188,61 @@ impl Writer {
         }
     }
 
-    /// Answers those whose jobs are all in. The others met a spent key or a held one: they are looked at
-    /// one by one, in transactions of their own.
-    fn answer(&self, group: Vec<Pending>, made: &Made) {
-        for mut pending in group {
-            let is_in = |job: &crate::model::job::NewJob| made.get(&job.id.uuid()).copied();
-            if pending.submission.jobs.iter().all(|job| is_in(job).is_some()) {
+    /// Answers those whose jobs are all in, or were not let in. The others met a spent key or a held one, or may have: they
+    /// are looked at one by one, in transactions of their own.
+    fn answer(&self, group: Vec<Pending>, mut sent: Sent) {
+        for (n, mut pending) in group.into_iter().enumerate() {
+            let is_in = |job: &NewJob| sent.made.get(&job.id.uuid()).copied();
+            if let Some(exceeded) = sent.refused.remove(&n) {
+                if sent.apart.contains(&n) {
+                    own::spawn(&self.inner, pending);
+                } else {
+                    pending.answer(Ok(SubmitOutcome::OverQuota(exceeded)));
+                }
+            } else if pending.submission.jobs.iter().all(|job| is_in(job).is_some()) {
                 let jobs = std::mem::take(&mut pending.submission.jobs);
                 let results = jobs.into_iter().map(|job| {
-                    let created_at = made[&job.id.uuid()];
-                    Ok(Accepted::New(accepted(job, created_at)))
+                    let entry = sent.made[&job.id.uuid()];
+                    Ok(Accepted::New(accepted(job, entry)))
                 });
                 let outcome = SubmitOutcome::Done(results.collect());
                 pending.answer(Ok(outcome));
             } else {
-                own::spawn_rest(&self.inner, pending, made);
+                own::spawn_rest(&self.inner, pending, &sent.made);
             }
         }
     }
 }
 
+/// Queues of a group that may have to be made.
+fn unknown_queues<'a>(
+    known: &KnownQueues,
+    group: impl Iterator<Item = &'a Pending>,
+) -> Vec<(&'a Namespace, &'a QueueName)> {
+    let jobs = group.flat_map(|pending| &pending.submission.jobs);
+    known.unknown(jobs.map(|job| (&job.namespace, &job.queue)).collect())
+}
+
+/// What brings a group in.
+pub(super) fn statement<'a>(known: &KnownQueues, group: Vec<&'a Pending>) -> Insert<'a> {
+    let queues = unknown_queues(known, group.iter().copied());
+    let mut insert = Insert { queues, ..Insert::default() };
+    for Pending { submission, .. } in group {
+        let key = submission.idempotency.as_ref();
+        insert.jobs.extend(submission.jobs.iter().map(|j| (j, key.map(|k| k.key.as_str()))));
+        if let (Some(idempotency), Some(first)) = (key, submission.jobs.first()) {
+            let ids = pack_ids(submission.jobs.iter().map(|j| Some(j.id.uuid())));
+            insert.spends.push(Spend { namespace: &first.namespace, idempotency, ids });
+        }
+    }
+    insert
+}
+
 /// Whether a submission needs a lock that others may hold.
 fn has_key(pending: &Pending) -> bool {
     let submission = &pending.submission;
-    submission.idempotency.is_some() || submission.jobs.iter().any(|job| job.unique.is_some())
+    let holds = |job: &NewJob| job.unique.is_some() || job.spec.order_key.is_some();
+    submission.idempotency.is_some() || submission.jobs.iter().any(holds)
 }
 
 /// The error for one more of the group.

@@ -9,7 +9,7 @@ use super::record::cancelled;
 use super::runs::note::{self, Gone};
 use super::statement::{Args, execute, row};
 use super::writer::Tx;
-use super::{Changed, Guard, JobPatch, fit_text, prune, queues};
+use super::{Changed, Guard, JobPatch, fit_text, orders, prune, queues};
 use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::{Job, JobSpec, JobState};
 use crate::model::name::{Namespace, QueueName};
@@ -25,6 +25,7 @@ struct Known {
     expires_at: Option<Timestamp>,
     /// Of which run, and which step of it.
     step: Option<(WorkflowId, i32)>,
+    order_key: Option<String>,
 }
 
 impl Known {
@@ -39,7 +40,7 @@ impl Known {
 
 async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Option<Known>, Fault> {
     let sql = "SELECT state, fence, queue, unique_key, unique_until, expires_at, workflow_id, \
-               workflow_ord FROM jobs WHERE id = ? AND namespace = ?";
+               workflow_ord, order_key FROM jobs WHERE id = ? AND namespace = ?";
     let Some(row) = row(tx.connection, sql, key(namespace, id)).await? else { return Ok(None) };
     let mut c = Columns::of(&row);
     Ok(Some(Known {
@@ -50,6 +51,7 @@ async fn known(tx: &mut Tx<'_>, namespace: &Namespace, id: JobId) -> Result<Opti
         unique_until: c.maybe_time()?,
         expires_at: c.maybe_time()?,
         step: c.maybe_id()?.map(WorkflowId::from_bytes).zip(c.next()?),
+        order_key: c.next()?,
     }))
 }
 
@@ -72,12 +74,15 @@ pub(super) async fn cancel(
 ) -> Result<Changed<Job>, Fault> {
     let Some(known) = known(tx, namespace, id).await? else { return Ok(Changed::Unknown) };
     let is_other = seen.is_some_and(|seen| known.is_other(seen));
-    // A blocked job is its run's to end.
-    if known.state.is_terminal() || known.state == JobState::Blocked || is_other {
+    let is_blocked = known.state == JobState::Blocked;
+    let waits_in_order =
+        is_blocked && known.order_key.is_some() && orders::has_place(tx.connection, id).await?;
+    // One that waits for its needs is its run's to end.
+    if known.state.is_terminal() || is_other || is_blocked && !waits_in_order {
         return Ok(Changed::Refused(known.state));
     }
     let reason = fit_text(reason);
-    if running {
+    if running && !waits_in_order {
         let sql = "UPDATE jobs SET cancel_requested = 1, cancel_reason = ? \
                    WHERE id = ? AND state < 10";
         let args = Args::default().with(reason.as_ref()).with(id.as_bytes().as_slice());
@@ -177,7 +182,7 @@ pub(super) async fn patch(
         return Err(Fault::refused("a tag contains a NUL character"));
     }
     if let Some(queue) = patch.queue.as_ref().filter(|queue| **queue != known.queue)
-        && !move_to(tx, namespace, id, &known, queue).await?
+        && (known.order_key.is_some() || !move_to(tx, namespace, id, &known, queue).await?)
     {
         return Ok(Changed::Refused(known.state));
     }

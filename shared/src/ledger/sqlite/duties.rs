@@ -72,10 +72,12 @@ async fn note(
             .with(note.error.as_deref().map(cut));
         execute(tx.connection, sql, args).await?;
     }
-    let sql = "SELECT DISTINCT replica FROM duties WHERE seen_at > ? OR replica = ?";
+    let sql = "SELECT DISTINCT replica FROM duties WHERE seen_at > ? AND replica <> ?";
     let args = Args::default().with(now - micros(GONE_AFTER)).with(replica.as_bytes().as_slice());
-    let living = rows(tx.connection, sql, args).await?;
-    living.iter().map(|row| Ok(WorkerId::from_bytes(Columns::of(row).id()?))).collect()
+    let others = rows(tx.connection, sql, args).await?;
+    // One that has nothing to tell yet has no row, and lives.
+    let others = others.iter().map(|row| Ok(WorkerId::from_bytes(Columns::of(row).id()?)));
+    std::iter::once(Ok(replica)).chain(others).collect()
 }
 
 async fn duties(connection: &mut SqliteConnection) -> Result<Vec<DutyRow>, Fault> {

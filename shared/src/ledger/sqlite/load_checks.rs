@@ -303,6 +303,7 @@ async fn clean(tx: &mut Tx<'_>, shadow: &Namespace, left: &Left) -> Result<Clean
         "DELETE FROM rollups WHERE namespace = ?",
         "DELETE FROM workers WHERE namespace = ?",
         "DELETE FROM queues WHERE namespace = ?",
+        "DELETE FROM circuits WHERE namespace = ?",
         "DELETE FROM shards WHERE namespace = ?",
     ] {
         execute(tx.connection, sql, Args::default().with(shadow.as_str())).await?;

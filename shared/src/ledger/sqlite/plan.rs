@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::holds::{Hold, HoldKey};
+use super::quotas::Doors;
 use super::statement::Args;
 use super::{Accepted, Idempotency, Refused, Submission, SubmitOutcome, unfit_text};
+use crate::ledger::quotas::Exceeded;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState, NewJob, OnConflict, Unique, Value};
@@ -20,6 +22,8 @@ pub(super) struct Found {
     pub(super) existing: HashSet<JobId>,
     /// Queues that do not exist and may not be made.
     pub(super) closed: HashSet<(Namespace, QueueName)>,
+    /// Doors that what comes in has to pass.
+    pub(super) doors: Doors,
 }
 
 /// What an idempotency key stands for.
@@ -39,6 +43,8 @@ pub(super) struct Plan {
     /// Cancelled jobs, each with the one that took its key.
     pub(super) replaced: Vec<(JobId, JobId)>,
     pub(super) keys: Vec<((Namespace, String), KeyRow)>,
+    /// As they are once all have passed.
+    pub(super) doors: Doors,
     answers: Vec<Answer>,
 }
 
@@ -46,6 +52,7 @@ enum Answer {
     Done(Vec<Decided>),
     /// Its key was used before.
     Before(SubmitOutcome),
+    OverQuota(Exceeded),
 }
 
 /// What becomes of one job.
@@ -147,7 +154,8 @@ impl Planned {
             .add(job.meta.as_deref())
             .add(Arc::clone(&row.spec))
             .add(blob)
-            .add(inline);
+            .add(inline)
+            .add(job.spec.order_key.as_deref());
     }
 }
 
@@ -190,6 +198,7 @@ pub(super) fn plan(
     for (at, submission) in submissions.iter().enumerate() {
         planner.submission(at, submission);
     }
+    planner.plan.doors = planner.found.doors;
     planner.plan
 }
 
@@ -241,6 +250,15 @@ impl Planner<'_> {
                     *decided = Decided::Refused(Refused::Batch);
                 }
             }
+        }
+        // What brings nothing in pays nothing.
+        let comes_in = |d: &Decided| matches!(d, Decided::New(_) | Decided::Replaced(..));
+        if decided.iter().any(comes_in)
+            && let Err(exceeded) = self.found.doors.admit(self.now, &submission.jobs)
+        {
+            self.take_back(mark);
+            self.plan.answers.push(Answer::OverQuota(exceeded));
+            return;
         }
         if let Some((key, namespace)) = key {
             self.spend(namespace, key, &decided);
@@ -334,6 +352,7 @@ impl Plan {
                 SubmitOutcome::Done(decided.into_iter().map(&mut settle).collect())
             }
             Answer::Before(outcome) => outcome,
+            Answer::OverQuota(exceeded) => SubmitOutcome::OverQuota(exceeded),
         });
         answers.collect()
     }

@@ -6,11 +6,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::broadcast;
 
+use super::circuits::give;
 use super::fault::Fault;
 use super::jobs::Columns;
 use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
 use super::{Paused, Queue, QueueCursor, QueueMinute, QueuePage, QueueSettings, Rollup};
+use crate::ledger::circuits::SharedCircuits;
 use crate::ledger::minutes_before;
 use crate::ledger::queue_walk::NEWS_MAX;
 use crate::ledger::unreadable::readable;
@@ -180,6 +182,7 @@ fn queue_of(row: &SqliteRow) -> Result<Queue, Fault> {
         name: c.parsed()?,
         settings: c.json()?,
         version: c.count()?,
+        circuits: SharedCircuits::default(),
         paused: c.maybe_json()?,
         created_at: c.time()?,
     })
@@ -193,7 +196,8 @@ pub(super) async fn queue(
 ) -> Result<Option<Queue>, Fault> {
     let args = Args::default().with(namespace.as_str()).with(name.as_str());
     let found = row(connection, select_queue!("WHERE namespace = ? AND name = ?"), args).await?;
-    found.as_ref().map(queue_of).transpose()
+    let found = found.as_ref().map(queue_of).transpose()?;
+    Ok(give(connection, found.into_iter().collect()).await?.pop())
 }
 
 /// Queues of one namespace, or of all, from behind a place.
@@ -219,7 +223,8 @@ pub(super) async fn page(
     let found = rows(connection, sql, args).await?;
     let is_full = u32::try_from(found.len()).is_ok_and(|len| len >= limit);
     let next = found.last().filter(|_| is_full).map(cursor_of).transpose()?;
-    Ok(QueuePage { queues: readable("a queue", &found, queue_of), next })
+    let queues = give(connection, readable("a queue", &found, queue_of)).await?;
+    Ok(QueuePage { queues, next })
 }
 
 fn cursor_of(row: &SqliteRow) -> Result<QueueCursor, Fault> {

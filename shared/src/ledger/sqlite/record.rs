@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::holds::{self, HoldKey};
+use super::orders::OrderKey;
 use super::runs::note::{self, Follow, Gone};
 use super::writer::{Tx, release, savepoint, undo};
-use super::{LedgerError, Record, Recorded};
+use super::{LedgerError, Record, Recorded, orders};
 use crate::engine::Ended;
 use crate::model::id::{Fence, JobId, WorkflowId};
 use crate::model::job::{AttemptOutcome, JobError, JobState, Value};
@@ -32,7 +33,7 @@ pub(super) struct Recording {
 pub(super) struct Followed {
     /// One per record, in order.
     pub(super) replies: Vec<Recorded>,
-    /// Jobs that may run now.
+    /// Jobs that may run now: of steps, and the first of orders.
     pub(super) released: Vec<JobId>,
     /// Runs with something to be decided over.
     pub(super) due: Vec<WorkflowId>,
@@ -62,6 +63,11 @@ impl Followed {
         for run in all.follow.due {
             parts[part(&run)].due.push(run);
         }
+        for (record, head) in all.heads {
+            parts[ends.partition_point(|end| *end <= record).min(waiting.len() - 1)]
+                .released
+                .push(head);
+        }
         parts
     }
 }
@@ -72,6 +78,8 @@ struct Written {
     follow: Follow,
     /// Of each run in `follow`, the first of its outcomes.
     first: HashMap<WorkflowId, usize>,
+    /// The first jobs of orders in which one has ended, each with its outcome.
+    heads: Vec<(usize, JobId)>,
 }
 
 /// Writes all that wait, together; one that the database refuses is refused alone.
@@ -127,10 +135,11 @@ async fn write(tx: &mut Tx<'_>, records: &[&Record]) -> Result<Written, Fault> {
     rows::insert_attempts(tx.connection, &sheet.attempts).await?;
     holds::free(tx.connection, &sheet.freed).await?;
     let gone = gone(&changes);
+    let heads = orders::heads_after(tx.connection, &sheet.left_orders(records)).await?;
     let first = if gone.is_empty() { HashMap::new() } else { sheet.first_of_runs(records) };
     let rollups: Vec<(RollupKey, RollupSum)> = sheet.rollups.into_iter().collect();
     rows::add_rollups(tx.connection, &rollups).await?;
-    Ok(Written { replies, follow: note::note(tx, &gone).await?, first })
+    Ok(Written { replies, follow: note::note(tx, &gone).await?, first, heads })
 }
 
 /// The jobs of runs that have ended, by step.
@@ -153,6 +162,7 @@ struct Known<'r> {
     run_at: Timestamp,
     created_at: Timestamp,
     unique_key: Option<String>,
+    order_key: Option<String>,
     cancel_reason: Option<String>,
     /// Of which run, and which step of it.
     step: Option<(WorkflowId, i32)>,
@@ -204,6 +214,19 @@ struct Sheet<'r> {
 }
 
 impl<'r> Sheet<'r> {
+    /// The orders in which a job has ended, each with the place of an outcome of one.
+    fn left_orders(&self, records: &[&Record]) -> HashMap<OrderKey, usize> {
+        let ended = records.iter().enumerate().filter_map(|(at, record)| {
+            let job = self.known.get(&record.id)?;
+            let key = job
+                .order_key
+                .clone()
+                .filter(|_| job.change.is_some() && job.state.is_terminal())?;
+            Some(((job.names.namespace.clone(), job.names.queue.clone(), key), at))
+        });
+        ended.collect()
+    }
+
     /// Of each run that these outcomes are of, the first one's place.
     fn first_of_runs(&self, records: &[&Record]) -> HashMap<WorkflowId, usize> {
         let mut first = HashMap::new();

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::{LedgerError, Result, Sqlite, jobs, read, runs};
 use crate::ledger::runs::*;
 use crate::model::id::{Fence, JobId, WorkflowId};
-use crate::model::job::Job;
+use crate::model::job::{Job, JobState};
 use crate::model::name::Namespace;
 use crate::model::workflow::StepState;
 
@@ -29,7 +29,7 @@ impl Sqlite {
     pub async fn create_run(&self, new: &NewRun) -> Result<CreateOutcome> {
         let rows = new.steps.len() * ROWS_OF_STEP;
         let new = new.clone();
-        change!(self, rows, |tx| runs::create::create(tx, &new))
+        change!(self, rows, |tx| runs::create::submit(tx, &new))
     }
 
     pub async fn run(&self, namespace: &Namespace, id: WorkflowId) -> Result<Option<Run>> {
@@ -187,7 +187,9 @@ impl Sqlite {
         if ids.is_empty() {
             return Vec::new();
         }
-        self.read_jobs(ids).await.unwrap_or_default()
+        let jobs = self.read_jobs(ids).await.unwrap_or_default();
+        // Its order may keep a job waiting that its step has released.
+        jobs.into_iter().filter(|job| job.state != JobState::Blocked).collect()
     }
 
     async fn read_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {

@@ -22,7 +22,10 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (7, "overwatch", include_str!("../../../../migrations/sqlite/0007_overwatch.sql")),
     (8, "load_checks", include_str!("../../../../migrations/sqlite/0008_load_checks.sql")),
     (9, "backups", include_str!("../../../../migrations/sqlite/0009_backups.sql")),
-    (12, "doors", include_str!("../../../../migrations/sqlite/0012_doors.sql")),
+    (10, "quotas", include_str!("../../../../migrations/sqlite/0010_quotas.sql")),
+    (11, "order", include_str!("../../../../migrations/sqlite/0011_order.sql")),
+    (12, "circuits", include_str!("../../../../migrations/sqlite/0012_circuits.sql")),
+    (13, "shaping", include_str!("../../../../migrations/sqlite/0013_shaping.sql")),
 ];
 
 /// The version of this build.

@@ -8,19 +8,19 @@ use super::fault::Fault;
 use super::jobs::{Columns, jobs};
 use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
-use crate::ledger::doors::FRAME;
+use crate::ledger::shaping::FRAME;
 use crate::limits::INLINE_BYTES_MAX;
-use crate::model::door::{Series, SeriesSort};
 use crate::model::id::{BlobId, JobId};
 use crate::model::job::{Job, JobState, NewJob};
 use crate::model::name::Namespace;
+use crate::model::shaping::{Series, SeriesSort};
 use crate::model::time::Timestamp;
 
 macro_rules! select_series {
     ($tail:literal) => {
         concat!(
             "SELECT sort, key, job_id, opened_at, shuts_at, latest_at, items, items_max, bytes, \
-             bytes_max FROM doors ",
+             bytes_max FROM series ",
             $tail
         )
     };
@@ -78,7 +78,7 @@ pub(super) async fn put(
     series: &Series,
 ) -> Result<(), Fault> {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let sql = "INSERT INTO doors (namespace, queue, kind, sort, key, job_id, opened_at, shuts_at, \
+    let sql = "INSERT INTO series (namespace, queue, kind, sort, key, job_id, opened_at, shuts_at, \
                latest_at, items, items_max, bytes, bytes_max) \
                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
                job_id = excluded.job_id, opened_at = excluded.opened_at, shuts_at = excluded.shuts_at, \
@@ -108,7 +108,7 @@ pub(super) async fn due(
     now: Timestamp,
     limit: u32,
 ) -> Result<Vec<JobId>, Fault> {
-    let sql = "SELECT job_id FROM doors WHERE shuts_at <= ? ORDER BY shuts_at LIMIT ?";
+    let sql = "SELECT job_id FROM series WHERE shuts_at <= ? ORDER BY shuts_at LIMIT ?";
     let args = Args::default().with(now.micros()).with(limit);
     let found = rows(connection, sql, args).await?;
     found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()
@@ -120,7 +120,7 @@ pub(super) async fn shut_these(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<Vec<Job
     let mut shut = Vec::with_capacity(ids.len());
     for id in ids {
         let this = || Args::default().with(id.as_bytes().as_slice());
-        if execute(tx.connection, "DELETE FROM doors WHERE job_id = ?", this()).await? == 0 {
+        if execute(tx.connection, "DELETE FROM series WHERE job_id = ?", this()).await? == 0 {
             continue;
         }
         if let Some((namespace, payload)) = packed(tx.connection, *id).await? {
@@ -134,7 +134,7 @@ pub(super) async fn shut_these(tx: &mut Tx<'_>, ids: &[JobId]) -> Result<Vec<Job
                 .with(large.as_ref().map(|blob| blob.as_bytes().as_slice()))
                 .with(id.as_bytes().as_slice());
             execute(tx.connection, sql, args).await?;
-            execute(tx.connection, "DELETE FROM door_items WHERE job_id = ?", this()).await?;
+            execute(tx.connection, "DELETE FROM series_items WHERE job_id = ?", this()).await?;
         }
         let sql = "UPDATE jobs SET state = ?, run_at = min(run_at, ?), changed_at = ? \
                    WHERE id = ? AND state = 0 AND workflow_id IS NULL";
@@ -155,7 +155,7 @@ async fn packed(
     connection: &mut SqliteConnection,
     id: JobId,
 ) -> Result<Option<(Namespace, Bytes)>, Fault> {
-    let sql = "SELECT namespace, payload FROM door_items WHERE job_id = ? ORDER BY item";
+    let sql = "SELECT namespace, payload FROM series_items WHERE job_id = ? ORDER BY item";
     let found = rows(connection, sql, Args::default().with(id.as_bytes().as_slice())).await?;
     let mut payload = FRAME[0].as_bytes().to_vec();
     let mut namespace = None;

@@ -12,9 +12,10 @@ use super::fault::{Class, Fault};
 use super::holds::{self, HoldKey};
 use super::jobs::{Columns, bind_id};
 use super::plan::{self, Found, KeyRow, Planned};
-use super::statement::{Args, Bulk};
-use super::writer::{Tx, release, savepoint, undo};
-use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, doors, queues};
+use super::quotas::Doors;
+use super::statement::Bulk;
+use super::writer::{Tx, release, roll_back, savepoint, undo};
+use super::{Accepted, LedgerError, Refused, Submission, SubmitOutcome, orders, queues, shaping};
 use crate::model::id::JobId;
 use crate::model::job::NewJob;
 use crate::model::name::Namespace;
@@ -27,10 +28,13 @@ pub(super) struct Submitting {
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-impl Submitting {
-    pub(super) fn rows(&self) -> usize {
-        self.submission.jobs.len().max(1)
-    }
+/// How a submission comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Through the door of its namespace.
+    Door,
+    /// Past it: it is promised already.
+    Past,
 }
 
 /// Rows that the database refused when each was tried alone: (submission, job) and why.
@@ -48,23 +52,23 @@ pub(super) async fn write_all(
         return Ok(Vec::new());
     }
     let all = waiting.iter().map(|w| &w.submission);
-    let plain: Vec<&Submission> = all.clone().filter(|s| !doors::has_doors(s)).collect();
+    let plain: Vec<&Submission> = all.clone().filter(|s| !shaping::is_shaped(s)).collect();
     if plain.len() == waiting.len() {
         return write_plain(tx, plain).await;
     }
     let mut written = write_plain(tx, plain).await?.into_iter();
     let mut results = Vec::with_capacity(waiting.len());
     for submission in all {
-        results.push(if doors::has_doors(submission) {
-            doors::write(tx, submission).await?
+        results.push(if shaping::is_shaped(submission) {
+            shaping::write(tx, submission).await?
         } else {
-            written.next().expect("one result for each that has no doors")
+            written.next().expect("one result for each that is not shaped")
         });
     }
     Ok(results)
 }
 
-/// As [`write_all`], of those that have no doors.
+/// As [`write_all`], of those that are not shaped.
 async fn write_plain(
     tx: &mut Tx<'_>,
     submissions: Vec<&Submission>,
@@ -72,17 +76,17 @@ async fn write_plain(
     if submissions.is_empty() {
         return Ok(Vec::new());
     }
-    if let Ok(outcomes) = alone(tx, &submissions, &Bad::new()).await? {
+    if let Ok(outcomes) = alone(tx, &submissions, &Bad::new(), Way::Door).await? {
         return Ok(outcomes.into_iter().map(Ok).collect());
     }
     let bad = refused_rows(tx, &submissions).await?;
-    if let Ok(outcomes) = alone(tx, &submissions, &bad).await? {
+    if let Ok(outcomes) = alone(tx, &submissions, &bad, Way::Door).await? {
         return Ok(outcomes.into_iter().map(Ok).collect());
     }
     // Not a row of theirs, then: whoever is the reason is left alone with it.
     let mut results = Vec::with_capacity(submissions.len());
     for submission in submissions {
-        let result = alone(tx, &[submission], &Bad::new()).await?;
+        let result = alone(tx, &[submission], &Bad::new(), Way::Door).await?;
         results.push(result.map(|mut outcomes| outcomes.remove(0)));
     }
     Ok(results)
@@ -97,7 +101,7 @@ pub(super) async fn one(
     job: &NewJob,
 ) -> Result<std::result::Result<Accepted, Refused>, Fault> {
     let submission = Submission { jobs: vec![job.clone()], atomic: false, idempotency: None };
-    let outcome = match alone(tx, &[&submission], &Bad::new()).await? {
+    let outcome = match alone(tx, &[&submission], &Bad::new(), Way::Past).await? {
         Ok(mut outcomes) => outcomes.pop(),
         Err(fault) if fault.class() == Class::Data => None,
         Err(fault) => return Err(fault),
@@ -116,9 +120,10 @@ async fn alone(
     tx: &mut Tx<'_>,
     submissions: &[&Submission],
     bad: &Bad,
+    way: Way,
 ) -> Result<Result<Vec<SubmitOutcome>, Fault>, Fault> {
     savepoint(tx).await?;
-    let result = write(tx, submissions, bad).await;
+    let result = write(tx, submissions, bad, way).await;
     if let Err(fault) = &result {
         undo(tx, fault.clone()).await?;
     }
@@ -131,9 +136,13 @@ pub(super) async fn write(
     tx: &mut Tx<'_>,
     submissions: &[&Submission],
     bad: &Bad,
+    way: Way,
 ) -> Result<Vec<SubmitOutcome>, Fault> {
-    let found = look(tx, submissions).await?;
-    let plan = plan::plan(tx.now, submissions, found, bad);
+    let mut found = look(tx, submissions).await?;
+    if way == Way::Door {
+        found.doors = Doors::of(tx, submissions).await?;
+    }
+    let mut plan = plan::plan(tx.now, submissions, found, bad);
     let mut seen = HashSet::new();
     for row in &plan.rows {
         let queue = (&row.job.namespace, &row.job.queue);
@@ -147,6 +156,8 @@ pub(super) async fn write(
         holds::cancel_replaced(tx, *replaced, *by).await?;
     }
     keep_keys(tx, &plan.keys).await?;
+    plan.doors.write(tx).await?;
+    orders::settle(tx.connection, plan.rows.iter_mut().map(|row| &mut row.job)).await?;
     Ok(plan.outcomes())
 }
 
@@ -166,7 +177,8 @@ pub(super) async fn look(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result
     let holds = holds::look_up(tx.connection, &wanted).await?;
     let queues = submissions.iter().flat_map(|s| &s.jobs).map(|job| (&job.namespace, &job.queue));
     let closed = queues::without_room(tx, queues).await?;
-    Ok(Found { keys, holds, existing: existing(tx.connection, &named).await?, closed })
+    let existing = existing(tx.connection, &named).await?;
+    Ok(Found { keys, holds, existing, closed, doors: Doors::default() })
 }
 
 async fn look_up_keys(
@@ -220,8 +232,8 @@ pub(super) async fn insert(
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
-         meta, spec, payload_blob, payload) VALUES",
-        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         meta, spec, payload_blob, payload, order_key) VALUES",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     );
     INSERT.execute(connection, rows, Planned::bind).await?;
@@ -265,14 +277,7 @@ async fn refused_rows(tx: &mut Tx<'_>, submissions: &[&Submission]) -> Result<Ba
             release(tx).await?;
         }
     }
-    tx.queues.forget();
     roll_back(tx).await?;
     release(tx).await?;
     Ok(bad)
-}
-
-/// Back to the latest savepoint.
-pub(super) async fn roll_back(tx: &mut Tx<'_>) -> Result<(), Fault> {
-    super::statement::execute(tx.connection, "ROLLBACK TO alone", Args::default()).await?;
-    Ok(())
 }

@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::fault::{Class, Fault, Health};
 use super::place::Lock;
 use super::queues::Known;
+use super::quotas::Limited;
 use super::record::{self, Followed, Recording};
 use super::statement::{Args, execute};
 use super::submit::{self, Submitting};
 use super::{LedgerError, NewQueues, Record, Result, Submission, SubmitOutcome};
 use crate::clock::Clock;
 use crate::ledger::pulse::Pulse;
+use crate::ledger::turns::{NotIn, Turns};
 use crate::limits::WRITE_QUEUE_MAX;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -37,12 +39,14 @@ pub(super) struct Tx<'c> {
     pub(super) now: Timestamp,
     /// Queues that exist.
     pub(super) queues: &'c mut Known,
+    /// Namespaces with quotas.
+    pub(super) limited: &'c mut Limited,
 }
 
 /// The way to the writer. Dropping it closes the writer once what waits is written.
 pub(super) struct Writer {
     pulse: Arc<Pulse>,
-    submissions: mpsc::Sender<Submitting>,
+    submissions: Arc<Turns<Submitting>>,
     rows: Arc<Semaphore>,
     changes: mpsc::Sender<Change>,
     health: Arc<Health>,
@@ -75,8 +79,9 @@ impl Writer {
         lock: Lock,
         health: Arc<Health>,
         clock: Clock,
+        limited: Limited,
     ) -> Self {
-        let (submissions, submissions_in) = mpsc::channel(WRITE_QUEUE_MAX);
+        let submissions = Arc::new(Turns::new(TRANSACTION_ROWS));
         let (changes, changes_in) = mpsc::channel(CHANGES_MAX);
         let closing = CancellationToken::new();
         let queues = Known::default();
@@ -89,7 +94,8 @@ impl Writer {
             clock,
             health: Arc::clone(&health),
             queues,
-            submissions: submissions_in,
+            limited,
+            submissions: Arc::clone(&submissions),
             changes: changes_in,
             closing: closing.clone(),
         };
@@ -113,22 +119,26 @@ impl Writer {
     /// Hands in a submission and waits for its commit.
     ///
     /// # Errors
-    /// [`LedgerError::Overloaded`] at once when too many rows wait, [`LedgerError::Unavailable`] when nothing can be
-    /// written for now; nothing was handed in then.
+    /// [`LedgerError::Overloaded`] when too many rows wait, or its turn would come too late; [`LedgerError::Unavailable`]
+    /// when nothing can be written for now. Nothing was written then.
     pub(super) async fn submit(&self, submission: Submission) -> Result<SubmitOutcome> {
         self.health.check()?;
         self.pulse.check()?;
         let rows = submission.jobs.len().clamp(1, WRITE_QUEUE_MAX);
-        let rows = u32::try_from(rows).expect("the bound fits");
-        let Ok(permit) = Arc::clone(&self.rows).try_acquire_many_owned(rows) else {
+        match self.submissions.admit(rows) {
+            Ok(()) => {}
+            Err(NotIn::Overloaded) => return Err(LedgerError::Overloaded),
+            Err(NotIn::Closed) => return Err(Fault::closed().into()),
+        }
+        let permits = u32::try_from(rows).expect("the bound fits");
+        let Ok(permit) = Arc::clone(&self.rows).try_acquire_many_owned(permits) else {
             return Err(LedgerError::Overloaded);
         };
         let (reply, answer) = oneshot::channel();
         let submitting = Submitting { submission, reply, _permit: permit };
-        match self.submissions.try_send(submitting) {
+        match self.submissions.push(rows, submitting) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(Fault::closed().into())),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(LedgerError::Overloaded),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Fault::closed().into()),
+            Err(_) => Err(Fault::closed().into()),
         }
     }
 
@@ -229,7 +239,8 @@ struct Desk {
     clock: Clock,
     health: Arc<Health>,
     queues: Known,
-    submissions: mpsc::Receiver<Submitting>,
+    limited: Limited,
+    submissions: Arc<Turns<Submitting>>,
     changes: mpsc::Receiver<Change>,
     closing: CancellationToken,
 }
@@ -261,22 +272,20 @@ impl Desk {
     async fn gather(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut rows = 0;
-        loop {
+        while batch.is_empty() {
             tokio::select! {
                 biased;
-                () = self.closing.cancelled(), if !self.submissions.is_closed() => {
+                () = self.closing.cancelled(), if !self.changes.is_closed() => {
                     self.submissions.close();
                     self.changes.close();
-                    continue;
                 }
                 Some(change) = self.changes.recv() => {
                     rows += change.rows();
                     batch.take(change);
                 }
-                Some(submitting) = self.submissions.recv() => batch.submissions.push(submitting),
+                true = self.submissions.ready() => self.take_submissions(&mut batch),
                 else => return None,
             }
-            break;
         }
         while rows < TRANSACTION_ROWS
             && let Ok(change) = self.changes.try_recv()
@@ -284,14 +293,18 @@ impl Desk {
             rows += change.rows();
             batch.take(change);
         }
-        let mut rows: usize = batch.submissions.iter().map(Submitting::rows).sum();
-        while rows < TRANSACTION_ROWS
-            && let Ok(submitting) = self.submissions.try_recv()
-        {
-            rows += submitting.rows();
-            batch.submissions.push(submitting);
+        if batch.submissions.is_empty() {
+            self.take_submissions(&mut batch);
         }
         Some(batch)
+    }
+
+    fn take_submissions(&self, batch: &mut Batch) {
+        let group = self.submissions.take(TRANSACTION_ROWS);
+        for submitting in group.shed {
+            let _ = submitting.reply.send(Err(LedgerError::Overloaded)); // whoever waited may have gone
+        }
+        batch.submissions = group.taken;
     }
 
     async fn write(&mut self, mut batch: Batch) {
@@ -310,6 +323,7 @@ impl Desk {
             }
             Err(error) => {
                 self.queues.forget();
+                self.limited.forget();
                 batch.refuse(error);
             }
         }
@@ -323,6 +337,7 @@ impl Desk {
             connection: &mut self.connection,
             now: self.clock.now(),
             queues: &mut self.queues,
+            limited: &mut self.limited,
         };
         let written = match batch.write(&mut tx).await {
             Ok(written) => written,
@@ -375,6 +390,10 @@ impl Refusal {
 }
 
 impl Batch {
+    fn is_empty(&self) -> bool {
+        self.submissions.is_empty() && self.records.is_empty() && self.others.is_empty()
+    }
+
     fn take(&mut self, change: Change) {
         match change {
             Change::Record(recording) => self.records.push(recording),
@@ -444,6 +463,12 @@ pub(super) async fn undo(tx: &mut Tx<'_>, fault: Fault) -> Result<(), Fault> {
     if !fault.is_alone() {
         return Err(fault);
     }
+    roll_back(tx).await
+}
+
+/// Goes back to the latest point, which stays.
+pub(super) async fn roll_back(tx: &mut Tx<'_>) -> Result<(), Fault> {
     tx.queues.forget();
+    tx.limited.forget();
     command(tx.connection, "ROLLBACK TO alone").await
 }

@@ -142,7 +142,7 @@ impl JobTemplate {
             ttl: None,
             spec: self.spec.clone(),
             unique: None,
-            door: None,
+            shaping: None,
             tags: self.tags.clone(),
             meta: self.meta.as_ref().map(|meta| Bytes::from(meta.to_string())),
             request_id: origin.request_id.map(str::to_owned),

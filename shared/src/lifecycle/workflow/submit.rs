@@ -4,7 +4,7 @@ use super::decide::Options;
 use super::{Order, build, drive, pin, release};
 use crate::ledger::LedgerError;
 use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, quota};
 
 pub(super) async fn submit(
     life: &Lifecycle,
@@ -15,6 +15,10 @@ pub(super) async fn submit(
     // Fixed before the insert is sent: a push that is delayed past it could restart a finished job.
     let ticket = life.inner.delivery.ticket().await;
     let outcome = life.inner.ledger.create_run(&new).await?;
+    quota::after(life);
+    if let CreateOutcome::OverQuota(exceeded) = &outcome {
+        quota::refused(exceeded);
+    }
     if let CreateOutcome::Created(jobs) = &outcome {
         drive::push(life, jobs.clone(), ticket);
         if new.steps.iter().any(|step| step.due) {

@@ -155,6 +155,12 @@ pub const ENTRIES: &[Entry] = &[
         "Submissions to the queue are refused: add workers, or raise its `max_depth`.",
     ),
     entry(
+        "circuit_open",
+        "jobs",
+        0,
+        "`windlass circuit list`; mend the dependency: its jobs wait, and lose no attempts.",
+    ),
+    entry(
         "schedule_late",
         "schedules",
         30,

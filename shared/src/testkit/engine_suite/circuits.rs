@@ -185,3 +185,79 @@ pub async fn an_operator_opens_and_closes_a_circuit(rig: &Rig) {
     assert_eq!(rig.claim_ids(9).await, [id(6), id(7)]);
     assert!(!rig.engine.reset_circuit(&rig.shard, api()).await.unwrap());
 }
+
+/// The last attempt of a job is none either where it was the probe; one that is not worth another is the end.
+pub async fn a_probe_does_not_use_up_a_job(rig: &Rig) {
+    set(rig, 1, setting()).await;
+    push_calls(rig, 0, 6).await;
+    break_it(rig).await;
+    rig.advance(PROBE).await;
+    let (held, _) = rig.claim_one().await;
+    tell(rig, held, Verdict::Dead, Dependency::Exhausted).await;
+    assert!(matches!(rig.last_outcome().await.ended, Ended::Snoozed(_)));
+    rig.advance(PROBE).await;
+    let (again, job) = rig.claim_one().await;
+    assert_eq!((again.id, job.probe), (held.id, true));
+    tell(rig, again, Verdict::Dead, Dependency::Failed).await;
+    assert_eq!(rig.last_outcome().await.ended, Ended::Dead);
+    rig.advance(PROBE).await;
+    let (held, _) = rig.claim_one().await;
+    let stop = [(held.id, held.fence)];
+    rig.engine.cancel(&rig.shard, &stop, crate::engine::Withdraw::StopRunning).await.unwrap();
+    tell(rig, held, Verdict::Dead, Dependency::Exhausted).await;
+    assert_eq!(rig.last_outcome().await.ended, Ended::Dead, "it was to stop");
+}
+
+/// What is down for long is probed less often, and after an hour its probes are attempts.
+pub async fn a_dependency_that_stays_away_does_not_keep_its_jobs(rig: &Rig) {
+    set(rig, 1, setting()).await;
+    push_calls(rig, 0, 6).await;
+    break_it(rig).await;
+    let opened = rig.now().await;
+    rig.advance(Duration::from_secs(1_920)).await;
+    let (held, _) = rig.claim_one().await;
+    tell(rig, held, RETRY, Dependency::Failed).await;
+    rig.advance(Duration::from_millis(29_999)).await;
+    assert_eq!(rig.claim_ids(9).await, [], "a 64th of half an hour");
+    rig.advance(ms(1)).await;
+    let (held, _) = rig.claim_one().await;
+    tell(rig, held, RETRY, Dependency::Failed).await;
+    assert!(matches!(rig.last_outcome().await.ended, Ended::Snoozed(_)));
+    rig.advance(Duration::from_secs(3_600) - rig.now().await.since(opened)).await;
+    let (held, job) = rig.claim_one().await;
+    assert!(job.probe);
+    tell(rig, held, RETRY, Dependency::Failed).await;
+    assert!(matches!(rig.last_outcome().await.ended, Ended::Retry(_)));
+    rig.advance(Duration::from_secs(86_400)).await;
+    let (held, _) = rig.claim_one().await;
+    tell(rig, held, RETRY, Dependency::Failed).await;
+    rig.advance(Duration::from_millis(59_999)).await;
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.advance(ms(1)).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 1, "a minute is the most");
+}
+
+/// A circuit that nobody waits for is forgotten, and what answers is never kept.
+pub async fn a_circuit_without_jobs_is_forgotten(rig: &Rig) {
+    set(rig, 1, setting()).await;
+    push_calls(rig, 0, 4).await;
+    let (held, _) = rig.claim_one().await;
+    tell(rig, held, Verdict::Succeeded, Dependency::Answered).await;
+    assert_eq!(state(rig).await, None, "it has never failed");
+    let (held, _) = rig.claim_one().await;
+    tell(rig, held, Verdict::Dead, Dependency::Failed).await;
+    assert_eq!(state(rig).await, Some(CircuitState::Closed));
+    rig.advance(Duration::from_secs(60)).await;
+    rig.engine.promote(&rig.shard, 1).await.unwrap();
+    assert_eq!(state(rig).await, None, "that was a window ago");
+    for (held, _) in rig.claim(2).await {
+        tell(rig, held, Verdict::Dead, Dependency::Failed).await;
+    }
+    assert_eq!(state(rig).await, Some(CircuitState::Open));
+    rig.advance(Duration::from_secs(59)).await;
+    rig.engine.promote(&rig.shard, 1).await.unwrap();
+    assert_eq!(state(rig).await, Some(CircuitState::Open));
+    rig.advance(Duration::from_secs(1)).await;
+    rig.engine.promote(&rig.shard, 1).await.unwrap();
+    assert_eq!(state(rig).await, None);
+}

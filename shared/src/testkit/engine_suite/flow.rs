@@ -41,6 +41,12 @@ async fn limit(rig: &Rig, version: u64, flow: FlowSettings) {
     assert!(rig.configure(settings).await);
 }
 
+/// Ends an attempt well, and records it: outcomes that pile up hold leases back.
+async fn end(rig: &Rig, held: Held) {
+    assert_eq!(rig.settle(held, Verdict::Succeeded).await, Settled::Settled);
+    rig.confirm_all().await;
+}
+
 const fn running(concurrency: u32) -> Limits {
     Limits { concurrency: Some(concurrency), rate: None }
 }
@@ -150,24 +156,43 @@ pub async fn a_kind_is_limited_among_others(rig: &Rig) {
     assert_eq!(rig.claim_ids(9).await, [id(3)]);
 }
 
-/// A rate per key, which begins with its burst used up.
+/// A rate per key, with its burst to begin with.
 pub async fn a_rate_is_kept_by_each_key(rig: &Rig) {
     limit(rig, 1, keys(a_second(2))).await;
-    let jobs: Vec<_> = (0..6).map(|n| (n, rated(if n < 4 { "a" } else { "b" }, 1))).collect();
+    let jobs: Vec<_> = (0..9).map(|n| (n, rated(if n < 7 { "a" } else { "b" }, 1))).collect();
     push_keyed(rig, &jobs).await;
-    let opened = rig.now().await;
+    assert_eq!(sorted(rig, 9).await, [id(0), id(1), id(7), id(8)]);
+    let started = rig.now().await;
     let reply = rig.claim_as(&rig.request(9)).await;
-    assert_eq!((reply.jobs.len(), reply.next_due), (0, Some(opened.plus(ms(1_000)))));
+    assert_eq!((reply.jobs.len(), reply.next_due), (0, Some(started.plus(ms(1_000)))));
     rig.advance(ms(999)).await;
     assert_eq!(rig.claim_ids(9).await, []);
     rig.advance(ms(1)).await;
-    assert_eq!(sorted(rig, 9).await, [id(0), id(4)]);
+    assert_eq!(rig.claim_ids(9).await, [id(2)]);
     assert_eq!(rig.claim_ids(9).await, []);
     rig.advance(ms(10_000)).await;
-    let given = sorted(rig, 9).await;
-    assert_eq!(given, [id(1), id(2), id(5)], "no more than a burst is saved up");
+    assert_eq!(rig.claim_ids(9).await, [id(3), id(4)], "no more than a burst is saved up");
     rig.advance(ms(1_000)).await;
-    assert_eq!(rig.claim_ids(9).await, [id(3)]);
+    assert_eq!(rig.claim_ids(9).await, [id(5)]);
+}
+
+/// Whoever opens a shard after a loss cannot know what started just before: its bursts are used up, also where the
+/// store still knows something that may be old.
+pub async fn a_loss_uses_up_the_bursts(rig: &Rig) {
+    limit(rig, 1, keys(a_second(3))).await;
+    let jobs: Vec<_> = (0..9).map(|n| (n, rated(if n < 6 { "a" } else { "b" }, 1))).collect();
+    push_keyed(rig, &jobs).await;
+    assert_eq!(rig.claim_ids(1).await.len(), 1);
+    rig.shut(2).await;
+    let settings =
+        ShardSettings { version: 1, flow: keys(a_second(3)), ..ShardSettings::default() };
+    let opening = Opening { ramp: ms(1), slots: 100, ..rig.opening(2, settings).await };
+    assert_eq!(rig.open_gate(&opening).await, Opened::Open);
+    rig.advance(ms(999)).await;
+    assert_eq!(rig.claim_ids(9).await, []);
+    rig.advance(ms(1)).await;
+    assert_eq!(rig.claim_ids(9).await.len(), 2, "one of each");
+    assert_eq!(rig.claim_ids(9).await, []);
 }
 
 /// A start may cost more than one unit, and never more than the burst.
@@ -246,7 +271,7 @@ pub async fn a_share_pays_for_the_time_that_it_takes(rig: &Rig) {
     for _ in 0..19 {
         rig.advance(ms(100)).await;
         for held in std::mem::take(&mut short) {
-            rig.settle(held, Verdict::Succeeded).await;
+            end(rig, held).await;
         }
         for held in &long {
             rig.extend(*held, LEASE).await;
@@ -255,7 +280,8 @@ pub async fn a_share_pays_for_the_time_that_it_takes(rig: &Rig) {
             if held.id < id(20) { long.push(held) } else { short.push(held) }
         }
     }
-    assert_eq!(long.len(), 2, "it has had its half");
+    // Where both have had as much, either is next.
+    assert!((2..=3).contains(&long.len()), "{} of 4 slots", long.len());
 }
 
 /// Whoever waits for a limit is woken when it gives way.
@@ -266,7 +292,7 @@ pub async fn a_free_permit_wakes(rig: &Rig) {
     assert_eq!(rig.claim_ids(1).await, []);
     let shards = [rig.shard.clone()];
     let mut signals = rig.engine.subscribe_to(&shards, &[Topic::Ready]).await.unwrap();
-    rig.settle(held, Verdict::Succeeded).await;
+    end(rig, held).await;
     let signal = tokio::time::timeout(Duration::from_secs(10), signals.next()).await;
     assert_eq!(signal.expect("it comes"), Some(Signal::Ready(rig.shard.clone())));
 }
@@ -290,6 +316,177 @@ pub async fn an_adopted_lease_counts(rig: &Rig) {
     assert_eq!(rig.open_gate(&opening).await, Opened::Open);
     push_keyed(rig, &[(1, of("a"))]).await;
     assert_eq!(rig.claim_ids(9).await, []);
-    rig.settle(held, Verdict::Succeeded).await;
+    end(rig, held).await;
     assert_eq!(rig.claim_ids(9).await, [id(1)]);
+}
+
+/// Those that wait for a limit of their kind are next by what their shares have had, not by their age.
+pub async fn shares_take_turns_under_a_limit_of_their_kind(rig: &Rig) {
+    let kinds = [(kind("plain"), running(1))].into();
+    limit(rig, 1, FlowSettings { kinds, ..FlowSettings::default() }).await;
+    let jobs: Vec<_> = (0..30).map(|n| (n, shared("many"))).collect();
+    push_keyed(rig, &jobs).await;
+    rig.advance(ms(1)).await;
+    let jobs: Vec<_> = (30..36).map(|n| (n, shared("few"))).collect();
+    push_keyed(rig, &jobs).await;
+    let mut few = 0;
+    for _ in 0..12 {
+        let (held, _) = rig.claim_one().await;
+        few += u32::from(held.id >= id(30));
+        assert_eq!(rig.claim_ids(9).await, []);
+        rig.advance(ms(100)).await;
+        end(rig, held).await;
+    }
+    assert!((5..=6).contains(&few), "{few} of 12");
+}
+
+/// The same under a rate of their kind.
+pub async fn shares_take_turns_under_a_rate_of_their_kind(rig: &Rig) {
+    let kinds = [(kind("plain"), a_second(1))].into();
+    limit(rig, 1, FlowSettings { kinds, ..FlowSettings::default() }).await;
+    let jobs: Vec<_> = (0..30).map(|n| (n, shared("many"))).collect();
+    push_keyed(rig, &jobs).await;
+    rig.advance(ms(1)).await;
+    let jobs: Vec<_> = (30..36).map(|n| (n, shared("few"))).collect();
+    push_keyed(rig, &jobs).await;
+    let mut few = 0;
+    for _ in 0..12 {
+        let (held, _) = rig.claim_one().await;
+        few += u32::from(held.id >= id(30));
+        end(rig, held).await;
+        rig.advance(ms(1_000)).await;
+    }
+    assert!((5..=6).contains(&few), "{few} of 12");
+}
+
+/// Lanes of kinds that a worker does not serve are not even looked at.
+pub async fn lanes_of_other_kinds_are_in_nobodys_way(rig: &Rig) {
+    rig.open().await;
+    let mut jobs = Vec::new();
+    for n in 0..40 {
+        let name = if n < 39 { "other" } else { "plain" };
+        let share = format!("share-{n}");
+        let flow = Flow::new(&kind(name), shared(&share));
+        jobs.push(Push { kind: kind(name), flow, ..rig.job(n).await });
+    }
+    rig.push(&jobs).await;
+    let request = ClaimRequest { kinds: vec![kind("plain")], ..rig.request(1) };
+    let reply = rig.claim_as(&request).await;
+    assert_eq!(reply.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [id(39)]);
+}
+
+/// A claim that has looked at as many lanes as it may says that there is more.
+pub async fn a_claim_that_looked_at_enough_asks_again(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    let names: Vec<String> = (0..40).map(|n| format!("key-{n}")).collect();
+    for first in [0_u8, 40] {
+        let jobs: Vec<_> = (0..40).map(|n| (first + n, of(&names[usize::from(n)]))).collect();
+        push_keyed(rig, &jobs).await;
+    }
+    let mut given = 0;
+    for _ in 0..40 {
+        let reply = rig.claim_as(&rig.request(9)).await;
+        given += reply.jobs.len();
+        if reply.jobs.is_empty() && reply.next_due.is_none() {
+            break;
+        }
+    }
+    assert_eq!(given, 40, "one of each key");
+    limit(rig, 2, keys(running(2))).await;
+    for _ in 0..80 {
+        let reply = rig.claim_as(&rig.request(9)).await;
+        given += reply.jobs.len();
+        if reply.jobs.is_empty() && reply.next_due.is_none() {
+            break;
+        }
+    }
+    assert_eq!(given, 80);
+}
+
+/// Whoever waits for the queue's own limit is woken when it gives way.
+pub async fn room_in_a_full_queue_wakes(rig: &Rig) {
+    limit(rig, 1, FlowSettings { queue: running(1), ..FlowSettings::default() }).await;
+    rig.push(&[rig.job(0).await, rig.job(1).await]).await;
+    let (held, _) = rig.claim_one().await;
+    assert_eq!(rig.claim_as(&rig.request(1)).await.state, ClaimState::Limited);
+    let shards = [rig.shard.clone()];
+    let mut signals = rig.engine.subscribe_to(&shards, &[Topic::Ready]).await.unwrap();
+    end(rig, held).await;
+    let signal = tokio::time::timeout(Duration::from_secs(10), signals.next()).await;
+    assert_eq!(signal.expect("it comes"), Some(Signal::Ready(rig.shard.clone())));
+}
+
+/// A weight that changes counts from now on: nobody is starved for what was, nor has it saved up anything.
+pub async fn a_change_of_weight_is_not_about_the_past(rig: &Rig) {
+    rig.open().await;
+    let mut jobs: Vec<_> = (0..60).map(|n| (n, shared("a"))).collect();
+    jobs.extend((60..120).map(|n| (n, shared("b"))));
+    push_keyed(rig, &jobs).await;
+    let mut turns = Vec::new();
+    for version in [2, 3, 4] {
+        let mut of_a = 0;
+        for _ in 0..8 {
+            let (held, _) = rig.claim_one().await;
+            of_a += u32::from(held.id < id(60));
+            rig.advance(ms(10_000)).await;
+            end(rig, held).await;
+        }
+        turns.push(of_a);
+        let weights =
+            if version == 2 { [(FlowKey::of("a"), 3)].into() } else { Default::default() };
+        limit(rig, version, FlowSettings { weights, ..FlowSettings::default() }).await;
+    }
+    assert_eq!(turns[0], 4, "{turns:?}");
+    assert!((5..=7).contains(&turns[1]), "{turns:?}");
+    assert!((3..=5).contains(&turns[2]), "{turns:?}");
+}
+
+/// Jobs without keys save nothing up while none of them waits.
+pub async fn jobs_without_keys_are_owed_nothing(rig: &Rig) {
+    rig.open().await;
+    rig.push(&[rig.job(200).await]).await;
+    push_keyed(rig, &[(0, shared("a"))]).await;
+    let long = rig.claim(2).await;
+    let (long, short) =
+        if long[0].0.id == id(200) { (long[0].0, long[1].0) } else { (long[1].0, long[0].0) };
+    end(rig, short).await;
+    let jobs: Vec<_> = (1..60).map(|n| (n, shared("a"))).collect();
+    push_keyed(rig, &jobs).await;
+    for _ in 0..20 {
+        let held = rig.claim(4).await;
+        rig.advance(ms(1_000)).await;
+        rig.engine.extend(&rig.shard, &[long], LEASE).await.unwrap();
+        for (held, _) in held {
+            end(rig, held).await;
+        }
+    }
+    let jobs: Vec<_> = (60..100).map(|n| (n, shared("a"))).collect();
+    push_keyed(rig, &jobs).await;
+    let mut pushes = Vec::new();
+    for n in 100..140 {
+        pushes.push(rig.job(n).await);
+    }
+    rig.push(&pushes).await;
+    end(rig, long).await;
+    let mut of_a = 0;
+    for _ in 0..12 {
+        let (held, _) = rig.claim_one().await;
+        of_a += u32::from(held.id < id(100));
+        rig.advance(ms(1_000)).await;
+        end(rig, held).await;
+    }
+    assert!((4..=9).contains(&of_a), "{of_a} of 12");
+}
+
+/// The oldest of what may run is told of lanes too.
+pub async fn the_oldest_job_of_a_lane_is_told(rig: &Rig) {
+    limit(rig, 1, keys(running(1))).await;
+    let pushed = rig.now().await;
+    push_keyed(rig, &[(0, of("a")), (1, of("a"))]).await;
+    rig.advance(ms(5_000)).await;
+    rig.push(&[rig.job(2).await]).await;
+    let oldest = rig.engine.stats(&rig.shard).await.unwrap().oldest_ready;
+    assert_eq!(oldest, Some(pushed));
+    assert_eq!(rig.claim_ids(9).await.len(), 2);
+    assert_eq!(rig.engine.stats(&rig.shard).await.unwrap().oldest_ready, None, "a limit holds it");
 }

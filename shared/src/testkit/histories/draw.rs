@@ -261,7 +261,50 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
         steps.extend(next);
     }
     steps.truncate(len);
+    if rng.random_ratio(1, 4) {
+        steps.iter_mut().for_each(narrow);
+    }
     steps
+}
+
+/// All jobs are of one key and one circuit that opens easily, whatever their shares: permits and probes pass from one
+/// to the other, which hardly happens where everything is drawn.
+fn narrow(step: &mut Step) {
+    match step {
+        Step::Push { jobs, .. } => {
+            for job in jobs {
+                let flow = FlowPick { concurrency: 1, rate: 0, circuit: 1, ..NARROW };
+                job.flow = Some(FlowPick { share: job.id % 3, ..flow });
+                (job.expires_in_us, job.max_crashes) = (None, 3);
+            }
+        }
+        Step::Configure(settings) | Step::OpenGate { settings, .. } => {
+            settings.paused = false;
+            (settings.jobs_max, settings.bytes_max) = (50, 10_000);
+            settings.flow = narrow_settings();
+        }
+        Step::Claim { kinds, .. } => kinds.clear(),
+        _ => {}
+    }
+}
+
+const NARROW: FlowPick =
+    FlowPick { share: 0, concurrency: 0, rate: 0, circuit: 0, units: 1, weight: 1 };
+
+fn narrow_settings() -> FlowSettingsPick {
+    let setting = CircuitSetting {
+        mode: CircuitMode::Auto,
+        failures: 1,
+        window_ms: 60_000,
+        percent: 0,
+        calls_min: 1,
+        probe_us: 1_000,
+    };
+    FlowSettingsPick {
+        keys: (Some(2), None),
+        circuits: vec![(1, setting)],
+        ..FlowSettingsPick::default()
+    }
 }
 
 /// What meets a step too rarely by chance: pushes of what was withdrawn, adoptions of what was settled.
@@ -370,7 +413,7 @@ fn job(rng: &mut StdRng) -> JobPick {
             &[None, None, None, None, None, None, None, Some(0), Some(1), Some(1_000_000)],
         ),
         kind: rng.random_range(0..KINDS),
-        flow: rng.random_bool(0.6).then(|| flow(rng)),
+        flow: rng.random_bool(0.5).then(|| flow(rng)),
         bytes: pick(rng, &[0, 10, 100]),
     }
 }
@@ -398,7 +441,13 @@ fn settle(rng: &mut StdRng) -> Step {
         };
         let told = pick(
             rng,
-            &[None, Some(Dependency::Answered), Some(Dependency::Failed), Some(Dependency::Failed)],
+            &[
+                None,
+                Some(Dependency::Answered),
+                Some(Dependency::Failed),
+                Some(Dependency::Failed),
+                Some(Dependency::Exhausted),
+            ],
         );
         (held(rng), verdict, pick(rng, &[0, 1, 300, 300]), told)
     }))

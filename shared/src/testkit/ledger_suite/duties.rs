@@ -13,6 +13,7 @@ super::cases![
     what_a_process_tells_reads_back,
     a_process_that_is_silent_is_gone_and_then_forgotten,
     any_text_and_any_time_is_taken,
+    a_process_that_has_nothing_to_tell_yet_lives,
 ];
 
 fn note(duty: &str) -> DutyNote {
@@ -108,5 +109,15 @@ async fn any_text_and_any_time_is_taken(scene: &Scene) {
     let error = rows[0].error.as_ref().unwrap();
     assert!(error.len() <= ERROR_BYTES_MAX + 2 && error.ends_with('é'), "{}", error.len());
     assert_eq!(rows[0].ended_at, None);
-    assert!(scene.ledger.note_duties(replica, "s", &[]).await.unwrap().contains(&replica));
+}
+
+/// A scheduler that has just started owns no shard otherwise, and what runs meanwhile is recorded late.
+async fn a_process_that_has_nothing_to_tell_yet_lives(scene: &Scene) {
+    let (fresh, other) = (WorkerId::generate(), WorkerId::generate());
+    scene.ledger.note_duties(other, "s", &[note("a")]).await.unwrap();
+    for _ in 0..2 {
+        let living = scene.ledger.note_duties(fresh, "s", &[]).await.unwrap();
+        assert_eq!(living.iter().filter(|replica| **replica == fresh).count(), 1);
+        assert!(living.contains(&other));
+    }
 }

@@ -62,6 +62,7 @@ async fn twenty_clients_with_one_key_make_one_job(scene: &Scene) {
             SubmitOutcome::Done(mut results) => firsts.push(new(results.remove(0)).id),
             SubmitOutcome::Replayed(ids) => replays.extend(ids),
             SubmitOutcome::KeyReused => panic!("the bodies are the same"),
+            SubmitOutcome::OverQuota(exceeded) => panic!("{exceeded:?}"),
         }
     }
     assert_eq!(firsts.len(), 1);
@@ -146,6 +147,7 @@ async fn a_key_with_unique_jobs_makes_them_once(scene: &Scene) {
             SubmitOutcome::Done(results) => results.into_iter().map(|r| Some(new(r).id)).collect(),
             SubmitOutcome::Replayed(ids) => ids,
             SubmitOutcome::KeyReused => panic!("the bodies are the same"),
+            SubmitOutcome::OverQuota(exceeded) => panic!("{exceeded:?}"),
         });
     }
     answers.dedup();

@@ -10,7 +10,7 @@ use crate::ledger::{Accepted, Refused, Submission, SubmitOutcome};
 use crate::limits::WRITE_ROWS_MAX;
 use crate::model::id::{BlobId, Fence};
 use crate::model::job::{
-    Expect, Job, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
+    Expect, Job, JobSpec, JobState, NewJob, OnConflict, OrderOnFailure, Priority, Unique, Value,
 };
 use crate::model::retry::{Backoff, RetryPolicy};
 use crate::model::time::{Span, Timestamp};
@@ -52,6 +52,7 @@ fn full_job(scene: &Scene, now: Timestamp) -> NewJob {
             weight: 3,
             exclusive: true,
             order_key: Some("o".into()),
+            order_on_failure: OrderOnFailure::Block,
             concurrency_key: Some("c".into()),
             rate_limit_key: Some("r".into()),
             fairness_key: Some("f".into()),

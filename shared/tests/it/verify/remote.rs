@@ -14,7 +14,7 @@ async fn taken(rig: &Rig) -> Shown {
         wait: SOON,
     };
     let taken = rig.life.take(take).await.unwrap().remove(0);
-    Shown { queue: taken.job.queue, held: taken.held }
+    Shown { queue: taken.job.queue, held: taken.held, told: Default::default() }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn send(handler: &HttpRequest, payload: Value) -> Result<Value, Failed> {
     };
     match result {
         Ok(output) => Ok(serde_json::from_slice(output.bytes()).unwrap()),
-        Err(HandlerError(Cause::Failed { error, retry_after })) => {
+        Err(HandlerError(Cause::Failed { error, retry_after, .. })) => {
             Err((error.code, error.message, error.retryable, retry_after))
         }
         Err(other) => panic!("{other:?}"),

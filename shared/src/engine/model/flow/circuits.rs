@@ -20,7 +20,8 @@ pub enum CircuitState {
     },
 }
 
-/// All that is known of one circuit. A closed one without failures is not kept.
+/// All that is known of one circuit. What has not failed within its window is not kept, nor an open one for which nobody
+/// waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Circuit {
     /// What it is doing.
@@ -40,11 +41,13 @@ pub struct Circuit {
 }
 
 impl Circuit {
+    /// Whether the window of the counts is over.
+    fn is_over(&self, now_ms: u64, setting: &CircuitSetting) -> bool {
+        now_ms.saturating_sub(self.from_ms) >= setting.window_ms || now_ms < self.from_ms
+    }
+
     /// Counts a call; whether the circuit is to open.
-    fn count(&mut self, now_ms: u64, setting: &CircuitSetting, told: Dependency) -> bool {
-        if now_ms.saturating_sub(self.from_ms) >= setting.window_ms || now_ms < self.from_ms {
-            (self.from_ms, self.calls, self.failed, self.row) = (now_ms, 0, 0, 0);
-        }
+    fn count(&mut self, setting: &CircuitSetting, told: Dependency) -> bool {
         self.calls = self.calls.saturating_add(1);
         if told == Dependency::Answered {
             self.row = 0;
@@ -55,6 +58,10 @@ impl Circuit {
         let share =
             u64::from(self.failed) * 100 >= u64::from(setting.percent) * u64::from(self.calls);
         in_a_row || (setting.percent > 0 && self.calls >= setting.calls_min && share)
+    }
+
+    fn open_for_us(&self, now: Timestamp) -> u64 {
+        u64::try_from(now.micros() - self.since).unwrap_or(0)
     }
 }
 
@@ -114,7 +121,7 @@ impl Shard {
         if self.is_probe(flow, id, fence) {
             return match told {
                 Some(Dependency::Answered) => self.close(now, key),
-                Some(Dependency::Failed) => self.open_again(key, now.micros() + us(setting)),
+                Some(Dependency::Failed | Dependency::Exhausted) => self.probe_later(now, key),
                 // It says nothing: the next may start at once.
                 None => self.open_again(key, now.micros()),
             };
@@ -125,10 +132,18 @@ impl Shard {
             return;
         }
         let now_ms = u64::try_from(now.millis()).unwrap_or(0);
-        if known.count(now_ms, &setting, told) {
+        if known.is_over(now_ms, &setting) {
+            if told == Dependency::Answered {
+                self.flow.circuits.remove(&key);
+                return;
+            }
+            known = Circuit { from_ms: now_ms, ..Circuit::default() };
+            self.set_timer(Scope(ScopeKind::Circuit, key), window_end(now_ms, &setting));
+        }
+        if known.count(&setting, told) {
             known.state = CircuitState::Open;
             known.since = now.micros();
-            known.probe_at = now.micros() + us(setting);
+            known.probe_at = now.micros() + us(setting.probe_us);
             self.set_timer(Scope(ScopeKind::Circuit, key), known.probe_at);
         }
         self.flow.circuits.insert(key, known);
@@ -137,9 +152,42 @@ impl Shard {
     /// A lease has ended and nobody says how: a probe is tried again after a while.
     pub(super) fn lose_probe(&mut self, now: Timestamp, flow: &Flow, id: JobId, fence: Fence) {
         if self.is_probe(flow, id, fence) {
-            let probe_at = now.micros() + us(self.circuit_setting(flow.circuit));
-            self.open_again(flow.circuit, probe_at);
+            self.probe_later(now, flow.circuit);
         }
+    }
+
+    /// Whether the failure of this lease is none of its job's attempts.
+    pub(in crate::engine::model) fn is_spared(
+        &self,
+        now: Timestamp,
+        flow: &Flow,
+        (id, fence): (JobId, Fence),
+    ) -> bool {
+        let known = self.flow.circuits.get(&flow.circuit);
+        self.is_probe(flow, id, fence)
+            && known.is_some_and(|known| known.open_for_us(now) < CircuitSetting::SPARED_US)
+    }
+
+    /// Nobody waits for a circuit: it is forgotten at the end of its window.
+    pub(super) fn tend_circuit(&mut self, now: Timestamp, key: FlowKey) {
+        let Some(known) = self.flow.circuits.get(&key) else { return };
+        let setting = self.circuit_setting(key);
+        let until = match known.state {
+            CircuitState::Closed => window_end(known.from_ms, &setting),
+            CircuitState::Open => known.since + us(setting.window_ms.saturating_mul(1_000)),
+            CircuitState::HalfOpen { .. } => return,
+        };
+        if until <= now.micros() {
+            self.flow.circuits.remove(&key);
+        } else {
+            self.set_timer(Scope(ScopeKind::Circuit, key), until);
+        }
+    }
+
+    fn probe_later(&mut self, now: Timestamp, key: FlowKey) {
+        let open_for = self.flow.circuits.get(&key).map_or(0, |known| known.open_for_us(now));
+        let wait = self.circuit_setting(key).probe_wait_us(open_for);
+        self.open_again(key, now.micros() + us(wait));
     }
 
     fn open_again(&mut self, key: FlowKey, probe_at: i64) {
@@ -166,6 +214,11 @@ impl Shard {
     }
 }
 
-fn us(setting: CircuitSetting) -> i64 {
-    i64::try_from(setting.probe_us).unwrap_or(i64::MAX / 4)
+/// When the window of counts that began then is over, in µs.
+fn window_end(from_ms: u64, setting: &CircuitSetting) -> i64 {
+    us(from_ms.saturating_add(setting.window_ms).saturating_mul(1_000))
+}
+
+fn us(length: u64) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX).min(1 << 52)
 }

@@ -20,14 +20,14 @@ pub struct Share {
     pub at: u64,
     /// What one slot of a start cost of late, in ms: a moving average by eighths; 0: nothing is known.
     pub cost: u64,
-    /// Jobs that wait in its lanes.
-    pub waiting: u64,
 }
 
 /// What a start of a share is taken to cost of which nothing is known.
 const COST_UNKNOWN: u64 = 1_000;
 /// A share is remembered for at least this long after its last job.
 const IDLE_MS: u64 = 10_000;
+/// And for no longer than this, however much more than others it has had.
+const DEBT_MS: u64 = 3_600_000;
 
 impl Share {
     fn run_to(&mut self, now_ms: u64) {
@@ -44,19 +44,6 @@ impl Share {
 
 fn ms(at: Timestamp) -> u64 {
     u64::try_from(at.millis()).unwrap_or(0)
-}
-
-impl FlowState {
-    /// Where a share is among those that may be chosen, if it is one.
-    pub(in crate::engine) fn set_tag(&mut self, share: FlowKey, tag: Option<u64>) {
-        if let Some(before) = self.tags.remove(&share) {
-            self.fair.remove(&(before, share));
-        }
-        if let Some(tag) = tag {
-            self.tags.insert(share, tag);
-            self.fair.insert((tag, share));
-        }
-    }
 }
 
 impl Shard {
@@ -77,43 +64,37 @@ impl Shard {
         known.map_or(self.flow.virtual_ms, |known| known.tag(ms(now), self.share_weight(share)))
     }
 
-    /// A share has turns again: it is not owed for the time in which it had none.
-    pub(super) fn enter_fair(&mut self, now: Timestamp, share: FlowKey) {
-        let missing = self.flow.virtual_ms.saturating_sub(self.tag(now, share));
+    /// Makes a share begin no earlier than this tag.
+    pub(super) fn lift(&mut self, now: Timestamp, share: FlowKey, level: u64) {
         let weight = self.share_weight(share);
-        self.share(share).had += missing * weight;
         let tag = self.tag(now, share);
-        self.flow.set_tag(share, Some(tag));
-    }
-
-    /// A share without turns is not chosen.
-    pub(super) fn drop_fair(&mut self, share: FlowKey) {
-        if !self.flow.has_turns(share) {
-            self.flow.set_tag(share, None);
-        }
-    }
-
-    /// Puts a share that may be chosen where its tag is now.
-    pub(super) fn refresh_fair(&mut self, now: Timestamp, share: FlowKey) {
-        if self.flow.tags.contains_key(&share) {
-            let tag = self.tag(now, share);
-            self.flow.set_tag(share, Some(tag));
-        }
-    }
-
-    /// The share with the smallest tag but for those put aside. Tags grow as jobs run: those before it are reckoned anew.
-    pub(in crate::engine::model) fn first_share(
-        &mut self,
-        now: Timestamp,
-        aside: &BTreeSet<FlowKey>,
-    ) -> Option<(u64, FlowKey)> {
-        loop {
-            let found = self.flow.fair.iter().find(|(_, share)| !aside.contains(share)).copied()?;
-            let tag = self.tag(now, found.1);
-            if tag == found.0 {
-                return Some(found);
+        match self.flow.shares.get_mut(&share) {
+            Some(known) => known.had += level.saturating_sub(tag) * weight,
+            None => {
+                let fresh = Share { had: level * weight, ..Share::default() };
+                self.flow.shares.insert(share, fresh);
             }
-            self.flow.set_tag(found.1, Some(tag));
+        }
+    }
+
+    /// Those without keys are owed nothing for the time in which none of them waited.
+    pub(in crate::engine::model) fn lift_unkeyed(&mut self, now: Timestamp) {
+        let share = FlowKey::NONE;
+        if self.flow.shares.contains_key(&share) && !self.flow.stands_somewhere(share) {
+            self.lift(now, share, self.flow.virtual_ms);
+        }
+    }
+
+    /// What shares have had is worth as much by their weights as before these changed.
+    pub(super) fn weigh_anew(&mut self, before: &BTreeMap<FlowKey, u32>) {
+        let none = BTreeMap::new();
+        let after = self.settings.as_ref().map_or(&none, |settings| &settings.flow.weights);
+        let weight = |of: &BTreeMap<FlowKey, u32>, share| {
+            u64::from(of.get(share).copied().unwrap_or(1).max(1))
+        };
+        for (share, known) in &mut self.flow.shares {
+            let (old, new) = (weight(before, share), weight(after, share));
+            known.had = known.had / old * new + known.had % old * new / old;
         }
     }
 
@@ -122,7 +103,6 @@ impl Shard {
         let known = self.share(share);
         known.run_to(now_ms);
         known.slots += u64::from(weight);
-        self.refresh_fair(now, share);
     }
 
     pub(super) fn charge(
@@ -142,7 +122,6 @@ impl Shard {
         let ran = ran.max(1);
         known.had += ran * weight;
         known.cost = if known.cost == 0 { ran } else { ((known.cost * 7 + ran) / 8).max(1) };
-        self.refresh_fair(now, share);
         self.let_go(now, share);
     }
 
@@ -163,24 +142,26 @@ impl Shard {
     /// cost is worth knowing.
     pub(super) fn let_go(&mut self, now: Timestamp, share: FlowKey) {
         let Some(known) = self.flow.shares.get(&share) else { return };
-        if known.waiting > 0 || known.slots > 0 {
-            return;
+        if known.slots == 0 {
+            self.flow.idle.set(share, now.plus(Duration::from_millis(IDLE_MS)).micros());
         }
-        let ahead = self.tag(now, share).saturating_sub(self.flow.virtual_ms).max(IDLE_MS);
-        self.flow.idle.insert(share, now.plus(Duration::from_millis(ahead)).micros());
     }
 
     /// Forgets shares that are idle for long enough, at most so many.
     pub(super) fn forget_shares(&mut self, now: Timestamp, max: u32) {
-        let mut due: Vec<(i64, FlowKey)> =
-            self.flow.idle.iter().map(|(share, at)| (*at, *share)).collect();
-        due.sort_unstable();
-        due.retain(|(at, _)| *at <= now.micros());
-        for (_, share) in due.into_iter().take(max as usize) {
-            self.flow.idle.remove(&share);
-            let is_idle = |known: &Share| known.waiting == 0 && known.slots == 0;
-            if self.flow.shares.get(&share).is_some_and(is_idle) {
+        for share in self.flow.idle.take_due(now.micros(), max) {
+            let Some(known) = self.flow.shares.get(&share).copied() else { continue };
+            if known.slots > 0 || self.flow.stands_somewhere(share) {
+                continue;
+            }
+            let debt = self.tag(now, share).saturating_sub(self.flow.virtual_ms);
+            let rested = ms(now).saturating_sub(known.at);
+            let is_alone = self.flow.turns.is_empty() && self.ready.is_empty();
+            if debt == 0 || rested >= DEBT_MS || is_alone {
                 self.flow.shares.remove(&share);
+            } else {
+                let wait = debt.clamp(IDLE_MS, DEBT_MS);
+                self.flow.idle.set(share, now.plus(Duration::from_millis(wait)).micros());
             }
         }
         if self.flow.shares.is_empty() {

@@ -66,7 +66,7 @@ for i = 1, count do
       jobs[#jobs + 1] = job
       changed[#changed + 1] = id
       changed[#changed + 1] = STATUS[LEASED] .. "\0" .. worker .. sub(proof, 25, 32) .. sub(job, 9, 12)
-        .. sub(proof, 1, 24) .. sub(job, 13, 41) .. (flow or "")
+        .. sub(proof, 1, 24) .. sub(job, 13, 41) .. (flow and flow_tail(flow) or "")
       start_flow(id, unpacked(">I8", proof, 17), flow)
     end
     leases[#leases + 1] = text_of(until_ms)
@@ -77,7 +77,8 @@ for i = 1, count do
 end
 
 turn()
-for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, replaced) end
+for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, replaced) end
+local ended = each("ZREM", LEASES, replaced)
 each("HDEL", TOMBS0, raised)
 each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, jobs)
@@ -86,5 +87,5 @@ each("ZADD", LEASES, leases)
 if alive then note_seen() end
 save_flow()
 save()
-publish(flow_woken)
+publish(flow_woken, false, nil, ended)
 return reply

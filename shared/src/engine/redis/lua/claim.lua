@@ -6,7 +6,7 @@
 -- ARGV[5] how many of the ready to skip
 -- ARGV[6] the ledger whose jobs they must be, 16 bytes; empty: any
 -- ARGV[7] number of kinds; 0: any
--- ARGV[8…] the kinds
+-- ARGV[8…] for each: its key, 8 bytes, and its name in one string
 --
 -- Returns {"open", "unverified", "foreign", "paused", "braked", "warming" or "limited", now, next due ms or -1, next offset,
 -- end of the leases ms, members found that are no jobs, position, then for each lease: id, fence u64, crashes u32 and
@@ -15,8 +15,14 @@
 -- the latter.
 local leases_max, lease_us, holder, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local ledger = ARGV[6]
-local filtered, kinds = tonumber(ARGV[7]) > 0, {}
-for i = 1, tonumber(ARGV[7]) do kinds[ARGV[7 + i]] = true end
+local filtered, kinds, kind_list = tonumber(ARGV[7]) > 0, {}, few.free_kinds
+if filtered then
+  kind_list = {}
+  for i = 1, tonumber(ARGV[7]) do
+    kinds[sub(ARGV[7 + i], 9)] = true
+    kind_list[i] = sub(ARGV[7 + i], 1, 8)
+  end
+end
 
 local moved = promote(MOVE_MAX)
 local reaped = reap(MOVE_MAX)
@@ -61,7 +67,7 @@ local leased_ids, leased_jobs, leased_helds, leased, probes = {}, {}, {}, 0, {}
 -- Of members of `ready`: those to take out, in their order, and those that are no jobs, or held and not waiting.
 local removed, changed, strays, misplaced = {}, {}, {}, {}
 local looked, expired, skipped = 0, 0, 0
-local limited_until = nil
+local limited_until, again = nil, false
 local until_ms = ceil((now + lease_us) / 1000)
 
 local function stopped()
@@ -93,7 +99,8 @@ local function expire(id, job, held)
   local fence = pack(">I8", unpacked(">I8", held or job, held and 47 or 1) + 1)
   local crashes = held and sub(held, 27, 30) or sub(job, 9, 12)
   local before = held and sub(held, 2, 46) or "\0" .. NO_LEASE .. crashes .. NO_TOKEN
-  local tail = held and sub(held, 55) or sub(job, 13, 41) .. (flow_of(job) or "")
+  local flow = not held and flow_of(job)
+  local tail = held and sub(held, 55) or sub(job, 13, 41) .. (flow and flow_tail(flow) or "")
   changed[#changed + 1] = id
   changed[#changed + 1] = STATUS[FINISHING] .. before .. fence .. tail
   report(id, NO_LEASE .. crashes .. NO_TOKEN .. fence, sub(tail, 1, 4), EXPIRED, 0, "")
@@ -122,16 +129,19 @@ local function next_ready()
   return page.ids[page.at]
 end
 
+local any_lane = is_active()
+
 -- Gives a job a lane that waits without one though its kind is limited.
 local function to_lane(id, job, held, key)
   local flow = flow_of_kind(key)
   local length = byte(job, 50)
-  call("HSET", JOBS, id, sub(job, 1, 36) .. string.char(byte(job, 37) % 128 + 128) .. sub(job, 38, 50 + length) .. flow
-    .. sub(job, 51 + length))
+  call("HSET", JOBS, id, sub(job, 1, 36) .. string.char(byte(job, 37) % 128 + 128) .. sub(job, 38, 50 + length)
+    .. flow_tail(flow) .. sub(job, 51 + length))
   if held then
-    call("HSET", HELD, id, sub(held, 1, 78) .. string.char(byte(held, 79) % 128 + 128) .. sub(held, 80, 83) .. flow)
+    call("HSET", HELD, id, sub(held, 1, 78) .. string.char(byte(held, 79) % 128 + 128) .. sub(held, 80, 83) .. flow_tail(flow))
   end
   enter_lane(id, flow, (unpacked(">i8", held or job, held and 59 or 17)))
+  any_lane = true
 end
 
 -- Looks at a job that waits in no lane; whether the walk goes on.
@@ -139,10 +149,15 @@ local function visit_ready()
   local id, job, held = page.ids[page.at], page.jobs[page.at], page.helds[page.at]
   if not is_held(held) then held = false end
   if usable(id, job, held) then
-    local key = limited_kind(sub(job, 51, 50 + byte(job, 50)))
+    local key, own = limited_kind(sub(job, 51, 50 + byte(job, 50))), flow_of(job, held)
     if has_expired(job) then
       removed[#removed + 1] = id
       expire(id, job, held)
+    elseif own then
+      -- It has a lane, and is here by damage.
+      removed[#removed + 1] = id
+      enter_lane(id, own, (unpacked(">i8", held or job, held and 59 or 17)))
+      any_lane = true
     elseif key then
       removed[#removed + 1] = id
       to_lane(id, job, held, key)
@@ -161,97 +176,68 @@ local function visit_ready()
   return true
 end
 
-local lanes_aside, shares_aside = {}, {}
-fair_may_be = is_active() and call("EXISTS", FAIR) == 1
+if any_lane and not filtered then few.find_free_kinds() end
 
--- Tag and key of the share with the smallest tag, but for those put aside.
-local function first_share()
-  local place = 0
-  while fair_may_be do
-    local found = call("ZRANGE", FAIR, place, place, "WITHSCORES")
-    local key = found[1]
-    if not key then return nil end
-    if shares_aside[key] then
-      place = place + 1
-    else
-      local tag = tag_of(key)
-      if tag == tonumber(found[2]) then return tag, key end
-      set_tag(key)
-      place = 0
+-- Of the shares with lanes of the kinds asked for the one with the smallest tag: tag, share and kind.
+local function next_head()
+  local best, whose, of
+  for i = 1, #kind_list do
+    local kind = kind_list[i]
+    local tag, share = few.free_head(kind)
+    if tag and (not best or tag < best or (tag == best and few.is_before(share .. kind, whose .. of))) then
+      best, whose, of = tag, share, kind
     end
   end
+  return best, whose, of
 end
 
--- The first lane of a share that is not put aside, and its order.
-local function first_lane(share)
-  local place = 0
-  while true do
-    local found = call("ZRANGE", FLOW, "[t" .. share, "[t" .. share .. FAR, "BYLEX", "LIMIT", place, 1)[1]
-    if not found then return nil end
-    local lane = sub(found, 18, 25)
-    if not lanes_aside[lane] then return lane, sub(found, 10, 17) end
-    place = place + 1
-  end
-end
-
--- Who is next: "ready", or a lane; nil when there is nobody.
+-- Who is next: "ready", or a share with lanes of a kind; nil when there is nobody.
 local function choose()
   local ready = next_ready()
-  while true do
-    local tag, share = first_share()
-    if not tag then return ready and "ready" end
-    local unkeyed = tag_of(NO_KEY)
-    if ready and (unkeyed < tag or (unkeyed == tag and share ~= NO_KEY)) then
-      advance(unkeyed)
-      return "ready"
-    end
-    local lane, order = first_lane(share)
-    if lane then
-      advance(tag)
-      if ready and share == NO_KEY then
-        local score = tonumber(call("ZSCORE", READY, ready))
-        if score and order_of(score) <= order then return "ready" end
-      end
-      return lane
-    end
-    shares_aside[share] = true
+  if not any_lane then return ready and "ready" end
+  local tag, share, kind = next_head()
+  if not tag then return ready and "ready" end
+  local unkeyed = ready and tag_of(NO_KEY)
+  if ready and (unkeyed < tag or (unkeyed == tag and share ~= NO_KEY)) then
+    few.advance(unkeyed)
+    return "ready"
   end
+  few.advance(tag)
+  if ready and share == NO_KEY then
+    local score, order = tonumber(call("ZSCORE", READY, ready)), few.first_turn("f" .. kind, share)
+    if score and order and not few.is_before(order, order_of(score)) then return "ready" end
+  end
+  return share, kind
 end
 
--- Looks at the first job of a lane; whether the walk goes on.
-local function visit_lane(lane)
+-- Looks at the first job of the first lane of a share; whether the walk goes on.
+local function visit_lane(share, kind)
+  local place = "f" .. kind
+  local order, lane = few.first_turn(place, share)
+  looked = looked + 1
+  if not order then return true end
   local member = first_of("j" .. lane)
-  if not member then
-    -- Left of what the store has lost.
-    for _, turn in ipairs(call("ZRANGE", FLOW, "[t", "(u", "BYLEX")) do
-      if sub(turn, 18, 25) == lane then
-        call("ZREM", FLOW, turn)
-        drop_fair(sub(turn, 2, 9))
-      end
-    end
-    looked = looked + 1
+  if not member or sub(member, 10, 17) ~= order then
+    few.mend_turn(place, share, order, lane, kind, member and sub(member, 10, 17))
     return true
   end
-  local id, order = sub(member, 18), sub(member, 10, 17)
+  local id = sub(member, 18)
   local job, held = call("HGET", JOBS, id), call("HGET", HELD, id)
   if not is_held(held) then held = false end
   local score = unpacked(">I8", order) - SCORE_OFFSET
   local flow = (held or is_job(job)) and flow_of(job, held)
-  if not is_job(job) or not flow or (held and byte(held, 1) ~= WAITING) then
+  if not is_job(job) or not flow or sub(flow, 1, 24) ~= lane .. kind .. share or (held and byte(held, 1) ~= WAITING) then
     call("ZREM", FLOW, member)
     usable(id, job, held)
-    looked = looked + 1
     return true
   end
   local holds
   if has_expired(job) then
     leave_lane(id, flow, score)
     expire(id, job, held)
-  elseif not fits(job) then
-    lanes_aside[lane] = true
   else
-    local units, permit = unpacked(">I4", flow, 49), false
-    for _, scope in ipairs(scopes_of(flow)) do
+    local units, permit, scopes = unpacked(">I4", flow, 49), false, scopes_of(flow)
+    for _, scope in ipairs(scopes) do
       permit = held_by(scope, units)
       if permit then
         holds = scope
@@ -262,8 +248,11 @@ local function visit_lane(lane)
       block(holds, permit, flow, order)
     else
       limited_until = held_by("q" .. NO_KEY, units)
-      if limited_until then return false end
-      for _, scope in ipairs(scopes_of(flow)) do spend(scope, units) end
+      if limited_until then
+        looked = looked - 1
+        return false
+      end
+      for _, scope in ipairs(scopes) do spend(scope, units) end
       spend("q" .. NO_KEY, units)
       lease(id, job, held)
       local fence = max(now, unpacked(">I8", held or job, held and 47 or 1) + 1)
@@ -273,17 +262,17 @@ local function visit_lane(lane)
     end
   end
   pass_on(flow, holds)
-  looked = looked + 1
   return true
 end
 
 if state == "open" then
   local going = true
   while going and leased < leases_max and not stopped() do
-    local next = choose()
+    local next, kind = choose()
     if not next then break end
-    if next == "ready" then going = visit_ready() else going = visit_lane(next) end
+    if next == "ready" then going = visit_ready() else going = visit_lane(next, kind) end
   end
+  if leased < leases_max and stopped() and ((not filtered and next_ready()) or next_head()) then again = true end
   if leased == 0 and (queue_left == 0 or limited_until) then state = "limited" end
 end
 end
@@ -298,7 +287,8 @@ for i = 1, leased do
   if fence > now then packed_fence = pack(">I8", fence) end
   local crashes = held and sub(held, 27, 30) or sub(job, 9, 12)
   local tail = held and sub(held, 55) or sub(job, 13, 41)
-  if not held and byte(job, 37) > 127 then tail = tail .. flow_of(job) end
+  local flow = not held and flow_of(job)
+  if flow then tail = tail .. flow_tail(flow) end
   changed[changed_count + 1] = id
   changed[changed_count + 2] = before .. crashes .. token .. packed_fence .. tail
   changed_count = changed_count + 2
@@ -321,11 +311,12 @@ else
   each("HDEL", HELD, strays)
 end
 if leased > 0 then put(9, packed_now) end
+local ready_left = call("ZCARD", READY)
+if ready_left == 0 then few.lift_unkeyed() end
 save_flow()
 save()
 reply[7] = position()
 
-local ready_left = call("ZCARD", READY)
 if filtered and leased < leases_max and stopped() then
   local next_offset = offset + skipped
   if next_offset < ready_left then reply[4] = next_offset end
@@ -333,7 +324,7 @@ end
 local head = call("ZRANGE", DELAYED, 0, 0, "WITHSCORES")
 local due = head[2] and tonumber(head[2])
 local timer = is_active() and call("ZRANGE", TIMERS, 0, 0, "WITHSCORES")[2]
-for _, at in ipairs({ timer or false, limited_until or false }) do
+for _, at in ipairs({ timer or false, limited_until or false, again and now_ms * 1000 or false }) do
   if at then due = min(due or ceil(at / 1000), ceil(at / 1000)) end
 end
 if due then reply[3] = due end

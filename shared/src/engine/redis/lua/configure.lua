@@ -4,7 +4,8 @@
 --
 -- Returns {"configured"}, or {"newer"} when the shard has a higher version and keeps it.
 local was_open = open
-if not take_settings(2) then return { "newer" } end
+local found = take_settings(2)
+if found == nil then return { "newer" } end
 save()
-publish(not was_open and (call("ZCARD", READY) > 0 or any_turn()))
+publish(found or (not was_open and (call("ZCARD", READY) > 0 or any_turn())))
 return { "configured" }

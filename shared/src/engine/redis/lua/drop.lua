@@ -29,9 +29,10 @@ end
 
 turn()
 bury(buried)
-for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, dropped) end
+for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, dropped) end
+local ended = each("ZREM", LEASES, dropped)
 for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, dropped) end
 save_flow()
 save()
-publish(flow_woken)
+publish(flow_woken, false, nil, ended)
 return { "dropped", table.concat(answers) }

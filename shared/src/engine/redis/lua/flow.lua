@@ -1,17 +1,22 @@
 -- flow.lua: lanes, limits and shares, for the scripts that start, end or move jobs. Comes after shard.lua.
 --
--- FLOW holds all that has no number, by its first byte; scopes are a byte for their sort and a key of 8 bytes, scores
--- u64 with 2^52 added, so that they are in order:
---    j lane 8, score 8, id 16             a job that waits in a lane
---    t share 8, score 8, lane 8           a lane that nothing is known to hold, with the score of its first job
---    b scope 9, score 8, lane 8, share 8  a lane that a limit holds
---    r scope 9, id 16                     a lease that counts for a limit
--- FAIR    shares that have turns, by their tag when it was last reckoned
+-- A lane stands at one place: that of its kind ("f" and the key of the kind) as long as nothing is known to hold it, else at
+-- the scope that does. Places and scopes are a byte for their sort and a key of 8 bytes. FLOW holds all that has no
+-- number, by its first byte; scores are u64 with 2^52 added, so that they are in order, tags u64:
+--    j lane 8, score 8, id 16                      a job that waits in a lane
+--    t place 9, share 8, score 8, lane 8, kind 8   where a lane stands, with the score of its first job
+--    f place 9, tag 8, share 8                     the shares at a place, by their tag when it was last reckoned
+--    s share 8, place 9, tag 8                     the same, by share
+--    r scope 9, id 16                              a lease that counts for a limit
+--    x circuit 8                                   a circuit of which something is known
 -- TIMERS  scopes, by when to look at them again, µs
 -- IDLE    shares that neither wait nor run, by when they are forgotten, µs
 -- RATES   scopes, by when the next unit of their rate is due, µs
 -- FACTS   v: virtual time in ms u64, number of shares u64
---         s and a share: had u64, slots u64, accrued u64, at u64, cost u64, waiting u64
+--         t: when timers were looked at in µs u64, to within a second
+--         s and a share: had u64, slots u64, accrued u64, at u64, cost u64
+--         b and a lane: the scope that holds it, 9 bytes
+--         g: the version u64 of the settings of which the following are part
 --         w and a share: its weight u32
 --         k and the name of a kind: its key, 8 bytes
 --         l and the key of a kind: limits, 16 bytes
@@ -21,18 +26,30 @@
 --         m and the key of a circuit: mode u8 (0 its calls decide, 1 open, 2 closed), failures u32, window in ms u64,
 --         percent u32, least calls u32, time between probes in µs u64
 -- A job's flow: lane 8, kind 8, share 8, concurrency key 8, rate key 8, circuit 8, units u32, weight u32
-local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 33)
-local flow_woken, fair_may_be, kind_limits, kind_keys = false, false, {}, {}
+-- Bytes are compared as numbers: Lua compares text by the server's locale.
+local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 48)
+local flow_woken, kind_limits, kind_keys = false, {}, {}
 -- Only what other scripts use stays in sight: Lua has room for 200 names at one time.
 local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
-local first_of, order_of, tag_of, set_tag, drop_fair, advance, scopes_of, held_by, spend, block, pass_on, give_turn
+local first_of, order_of, tag_of, scopes_of, held_by, spend, block, pass_on
 -- What few scripts use.
-local few = {}
+local few = { free_kinds = {} }
 do
-local COST_UNKNOWN, SHARE_IDLE_MS = 1000, 10000
+-- Of a share of which nothing is known, in ms; how long one is remembered at least and at most, in ms; how many are reckoned
+-- anew at most to find out who is next; how old the note may get of when timers were looked at, in µs.
+local SHARE = { cost = 1000, idle = 10000, debt = 3600000, reckoned = 200, looked = 1000000 }
 
 function order_of(score)
   return pack(">I8", score + SCORE_OFFSET)
+end
+
+-- Whether these bytes come before those.
+function few.is_before(these, those)
+  for i = 1, #these do
+    local a, b = byte(these, i), byte(those, i)
+    if a ~= b then return a < b end
+  end
+  return false
 end
 
 -- The first member of FLOW that begins so.
@@ -40,22 +57,28 @@ function first_of(prefix)
   return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, 1)[1]
 end
 
+-- The first member after all that begin so, and before those that begin with `last`.
+function few.first_after(prefix, last)
+  return call("ZRANGE", FLOW, "(" .. prefix .. FAR, "(" .. last, "BYLEX", "LIMIT", 0, 1)[1]
+end
+
+-- Whether any lane may be chosen.
 function any_turn()
-  return first_of("t") ~= nil
+  return first_of("ff") ~= nil
+end
+
+local active
+
+-- Whether there is anything but jobs without keys and limits: else little is looked at.
+function is_active()
+  if active == nil then active = call("EXISTS", FLOW, FACTS, RATES) > 0 end
+  return active
 end
 
 -- Shares ----------------------------------------------------------------------------------------------------------
 
 local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
 local rates, rates_dirty, running, circuits = {}, {}, {}, {}
-
-local active
-
--- Whether there is anything but jobs without keys and limits: else little is looked at.
-function is_active()
-  if active == nil then active = call("EXISTS", FACTS, RATES) > 0 end
-  return active
-end
 
 local function load_virtual()
   if virtual_known then return end
@@ -70,23 +93,23 @@ local function share_of(key)
   local share = shares[key]
   if share then return share end
   load_virtual()
-  share = { key = key, known = false, slots = 0, accrued = 0, at = 0, cost = 0, waiting = 0, dirty = false }
+  share = { key = key, known = false, slots = 0, accrued = 0, at = 0, cost = 0, dirty = false }
   local values = is_active() and call("HMGET", FACTS, "s" .. key, "w" .. key) or {}
   share.weight = values[2] and #values[2] == 4 and max(unpacked(">I4", values[2]), 1) or 1
-  if values[1] and #values[1] == 48 then
+  if values[1] and #values[1] == 40 then
     share.known = true
-    share.had, share.slots, share.accrued, share.at, share.cost, share.waiting = unpacked(">I8I8I8I8I8I8", values[1])
+    share.had, share.slots, share.accrued, share.at, share.cost = unpacked(">I8I8I8I8I8", values[1])
   end
   shares[key] = share
   return share
 end
 
--- The same, begun if it is new.
-local function begun(key)
+-- The same, begun with this tag if it is new.
+local function begun(key, level)
   local share = share_of(key)
   if not share.known then
-    share.known, share.had, share.slots, share.accrued, share.at = true, virtual * share.weight, 0, 0, 0
-    share.cost, share.waiting = 0, 0
+    share.known, share.had, share.slots, share.accrued, share.at = true, level * share.weight, 0, 0, 0
+    share.cost = 0
     share_count = share_count + 1
   end
   share.dirty, facts_dirty, active = true, true, true
@@ -96,30 +119,31 @@ end
 function tag_of(key)
   local share = share_of(key)
   if not share.known then return virtual end
-  local cost = share.cost == 0 and COST_UNKNOWN or share.cost
+  local cost = share.cost == 0 and SHARE.cost or share.cost
   local runs = share.accrued + share.slots * max(now_ms - share.at, 0)
   return floor((share.had + max(runs, share.slots * cost)) / share.weight)
 end
 
-function set_tag(key)
-  fair_may_be = true
-  call("ZADD", FAIR, text_of(tag_of(key)), key)
-end
-
-local function refresh_fair(key)
-  call("ZADD", FAIR, "XX", text_of(tag_of(key)), key)
-end
-
-local function enter_fair(key)
-  local tag = tag_of(key)
-  local missing = max(virtual - tag, 0)
-  local share = begun(key)
+-- Makes a share begin no earlier than this tag.
+local function lift(key, level)
+  local missing = share_of(key).known and max(level - tag_of(key), 0) or 0
+  local share = begun(key, level)
   share.had = share.had + missing * share.weight
-  set_tag(key)
 end
 
-function drop_fair(key)
-  if not first_of("t" .. key) then call("ZREM", FAIR, key) end
+-- Those without keys are owed nothing for the time in which none of them waited.
+function few.lift_unkeyed()
+  if is_active() and share_of(NO_KEY).known and not first_of("s" .. NO_KEY) then lift(NO_KEY, virtual) end
+end
+
+-- What a share has had is worth as much by its new weight as by its old one.
+function few.weigh_anew(key, old, new)
+  local share = share_of(key)
+  share.weight = new
+  if share.known then
+    share.had = floor(share.had / old) * new + floor(share.had % old * new / old)
+    share.dirty, facts_dirty = true, true
+  end
 end
 
 local function run_to_now(share)
@@ -129,36 +153,42 @@ end
 
 -- Forgets shares that are idle for long enough, at most so many.
 local function forget_shares(limit)
-  for _, key in ipairs(call("ZRANGE", IDLE, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)) do
-    call("ZREM", IDLE, key)
+  local due = call("ZRANGE", IDLE, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)
+  each("ZREM", IDLE, due)
+  for _, key in ipairs(due) do
     local share = share_of(key)
-    if share.known and share.waiting == 0 and share.slots == 0 then
-      share.known, share.dirty, facts_dirty = false, true, true
-      share_count = max(share_count - 1, 0)
+    if share.known and share.slots == 0 and not first_of("s" .. key) then
+      local debt = max(tag_of(key) - virtual, 0)
+      local rested = max(now_ms - share.at, 0)
+      if debt == 0 or rested >= SHARE.debt or (not first_of("t") and call("ZCARD", READY) == 0) then
+        share.known, share.dirty, facts_dirty = false, true, true
+        share_count = max(share_count - 1, 0)
+      else
+        call("ZADD", IDLE, text_of(now + min(max(debt, SHARE.idle), SHARE.debt) * 1000), key)
+      end
     end
   end
   load_virtual()
-  if share_count == 0 then virtual = 0 end
+  if share_count == 0 and virtual > 0 then virtual, facts_dirty = 0, true end
 end
 
 -- A share that neither waits nor runs is forgotten when the others have had as much, and not at once: what its jobs cost
 -- is worth knowing.
 local function let_go(key)
   local share = share_of(key)
-  if not share.known or share.waiting > 0 or share.slots > 0 then return end
-  local ahead = max(tag_of(key) - virtual, SHARE_IDLE_MS)
-  call("ZADD", IDLE, text_of(now + ahead * 1000), key)
+  if share.known and share.slots == 0 then call("ZADD", IDLE, text_of(now + SHARE.idle * 1000), key) end
 end
 
 local function take_slots(key, weight)
-  local share = begun(key)
+  load_virtual()
+  local share = begun(key, virtual)
   run_to_now(share)
   share.slots = share.slots + weight
-  refresh_fair(key)
 end
 
 local function charge(key, weight, claimed_at)
-  local share = begun(key)
+  load_virtual()
+  local share = begun(key, virtual)
   local ran = max(now_ms - floor(claimed_at / 1000), 0)
   run_to_now(share)
   share.slots = max(share.slots - weight, 0)
@@ -166,11 +196,15 @@ local function charge(key, weight, claimed_at)
   ran = max(ran, 1)
   share.had = share.had + ran * weight
   share.cost = share.cost == 0 and ran or max(floor((share.cost * 7 + ran) / 8), 1)
-  refresh_fair(key)
   let_go(key)
 end
 
--- Writes what became of shares and rates.
+-- The tag of whoever was chosen.
+function few.advance(tag)
+  if tag > virtual then virtual, facts_dirty = tag, true end
+end
+
+-- Writes what became of shares, rates and circuits.
 function save_flow()
   for scope in pairs(rates_dirty) do call("ZADD", RATES, text_of(rates[scope]), scope) end
   if not facts_dirty then return end
@@ -179,7 +213,7 @@ function save_flow()
   for key, share in pairs(shares) do
     if share.dirty and share.known then
       kept[#kept + 1] = "s" .. key
-      kept[#kept + 1] = pack(">I8I8I8I8I8I8", share.had, share.slots, share.accrued, share.at, share.cost, share.waiting)
+      kept[#kept + 1] = pack(">I8I8I8I8I8", share.had, share.slots, share.accrued, share.at, share.cost)
     elseif share.dirty then
       gone[#gone + 1] = "s" .. key
     end
@@ -189,8 +223,10 @@ function save_flow()
       kept[#kept + 1] = "x" .. key
       kept[#kept + 1] = pack(">BI4I8I4I4I8I8", circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed,
         circuit.since, circuit.probe_at) .. (circuit.state == 2 and circuit.id .. pack(">I8", circuit.fence) or NO_LEASE)
+      call("ZADD", FLOW, 0, "x" .. key)
     elseif circuit.dirty then
       gone[#gone + 1] = "x" .. key
+      call("ZREM", FLOW, "x" .. key)
     end
   end
   if share_count > 0 then
@@ -210,8 +246,11 @@ function few.limits_of_kind(key)
   local limits = kind_limits[key]
   if not limits then
     local value = kinds_limited > 0 and call("HGET", FACTS, "l" .. key)
-    limits = { 0, 0, 0 }
-    if value and #value == 16 then limits = { unpacked(">I4I8I4", value) } end
+    limits = { 0, 0, 0, limited = false }
+    if value and #value == 16 then
+      limits = { unpacked(">I4I8I4", value) }
+      limits.limited = true
+    end
     kind_limits[key] = limits
   end
   return limits
@@ -254,18 +293,21 @@ local function rule_of(scope)
     if queue_interval == 0 then return nil end
     return nil, queue_interval, queue_burst
   end
-  if sort == 120 then return nil end
+  if sort == 120 or sort == 102 then return nil end
   local limits = few.limits_of_kind(sub(scope, 2))
   if sort == 107 then return limits[1] > 0 and limits[1] or nil end
   if limits[2] == 0 then return nil end
   return nil, limits[2], limits[3]
 end
 
--- When the next unit is due: not before now, and no later than a burst used up says.
+-- When the next unit is due: not before now, and no later than a burst used up says. A shard that was opened with a ramp,
+-- after a loss that is, has used up its bursts: what it still knows may be old.
 local function due_of(scope, interval, burst)
   local due = rates[scope]
   if not due then
-    due = tonumber(call("ZSCORE", RATES, scope) or unpacked(">I8", rest, 109) + interval * burst)
+    local ramp, opened = unpacked(">I8I8", rest, 101)
+    local least = ramp > 0 and opened + interval * burst or 0
+    due = max(tonumber(call("ZSCORE", RATES, scope) or 0), least)
     rates[scope] = due
   end
   return min(max(due, now), now + interval * burst)
@@ -354,49 +396,277 @@ function spend(scope, units)
   end
 end
 
-local function set_timer(scope, at)
+function few.set_timer(scope, at)
   call("ZADD", TIMERS, "LT", text_of(at), scope)
 end
+local set_timer = few.set_timer
 
--- Lanes -----------------------------------------------------------------------------------------------------------
+-- Places ----------------------------------------------------------------------------------------------------------
 
-function give_turn(share, order, lane)
-  local back = not first_of("t" .. share)
-  call("ZADD", FLOW, 0, "t" .. share .. order .. lane)
-  if back then enter_fair(share) end
+-- What is known of them within a script: places of lanes (false: that of their kind), tags of shares at places, scopes
+-- that nobody waits for, and who is next for a kind.
+local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {} }
+
+-- Where a lane stands, or would if it had jobs.
+local function place_of(lane, kind)
+  if seen.places[lane] == nil then seen.places[lane] = is_active() and call("HGET", FACTS, "b" .. lane) or false end
+  return seen.places[lane] or "f" .. kind
 end
 
--- Lets the first lane that waits for the scope be chosen, if it has a permit.
+function few.note_place(lane, scope)
+  seen.places[lane] = scope
+  if scope then call("HSET", FACTS, "b" .. lane, scope) else call("HDEL", FACTS, "b" .. lane) end
+end
+
+-- The tag with which a share stands at a place, or false.
+local function noted_of(share, place)
+  local name = share .. place
+  if seen.noted[name] == nil then
+    local member = first_of("s" .. name)
+    seen.noted[name] = member and (unpacked(">I8", member, 19)) or false
+  end
+  return seen.noted[name]
+end
+
+-- Notes where a share stands at a place; false: it has no lanes there.
+local function set_noted(share, place, tag)
+  local before = noted_of(share, place)
+  if before == tag then return end
+  if before then
+    local old = pack(">I8", before)
+    call("ZREM", FLOW, "f" .. place .. old .. share, "s" .. share .. place .. old)
+  end
+  if tag then
+    local new = pack(">I8", tag)
+    call("ZADD", FLOW, 0, "f" .. place .. new .. share, 0, "s" .. share .. place .. new)
+  end
+  seen.noted[share .. place] = tag
+  if byte(place) == 102 then
+    local kind = sub(place, 2)
+    seen.heads[kind] = nil
+    if not seen.kinds[kind] then
+      seen.kinds[kind] = true
+      few.free_kinds[#few.free_kinds + 1] = kind
+    end
+  end
+end
+
+-- Where shares wait to be next for jobs of a kind.
+function few.contested(kind)
+  if few.limits_of_kind(kind).limited then return { "f" .. kind, "k" .. kind, "l" .. kind } end
+  return { "f" .. kind }
+end
+
+-- Puts a lane at a place. A share that is new among those that compete begins where the others are: it is not owed for
+-- the time in which it had nothing that could start.
+local function stand(place, share, order, lane, kind)
+  call("ZADD", FLOW, 0, "t" .. place .. share .. order .. lane .. kind)
+  active, seen.unwanted[place] = true, nil
+  if noted_of(share, place) then return end
+  local sort = byte(place)
+  if sort == 102 or sort == 107 or sort == 108 then
+    load_virtual()
+    local competes, level = false, virtual
+    for _, other in ipairs(few.contested(kind)) do
+      if noted_of(share, other) then competes = true end
+      local first = not competes and first_of("f" .. other)
+      local tag = first and unpacked(">I8", first, 11)
+      if tag and tag < level then level = tag end
+    end
+    if not competes then lift(share, level) end
+  end
+  set_noted(share, place, tag_of(share))
+end
+
+-- The lane does not stand there any more.
+function few.unstand(place, share, order, lane, kind)
+  if call("ZREM", FLOW, "t" .. place .. share .. order .. lane .. kind) == 1 and not first_of("t" .. place .. share) then
+    set_noted(share, place, false)
+  end
+end
+
+-- The lane has another first job.
+function few.move_turn(flow, place, from, to)
+  local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+  call("ZADD", FLOW, 0, "t" .. place .. share .. to .. lane .. kind)
+  if from ~= to then call("ZREM", FLOW, "t" .. place .. share .. from .. lane .. kind) end
+end
+
+-- Reckons a share's tag anew where it stands for jobs of a kind.
+function few.refresh(share, kind)
+  local tag
+  for _, place in ipairs(few.contested(kind)) do
+    if noted_of(share, place) then
+      tag = tag or tag_of(share)
+      set_noted(share, place, tag)
+    end
+  end
+end
+
+-- Tag and key of the share that is next at a place. Tags grow as jobs run: those before it are reckoned anew.
+local function head(place)
+  for _ = 1, SHARE.reckoned do
+    local first = first_of("f" .. place)
+    if not first then return nil end
+    local was, share = unpacked(">I8", first, 11), sub(first, 19)
+    local tag = tag_of(share)
+    if tag == was then return tag, share end
+    -- Left of what the store has lost.
+    if noted_of(share, place) ~= was then call("ZREM", FLOW, first) end
+    set_noted(share, place, tag)
+  end
+  local first = first_of("f" .. place)
+  if first then return unpacked(">I8", first, 11), sub(first, 19) end
+end
+
+-- The same for jobs of a kind that may be chosen.
+function few.free_head(kind)
+  local known = seen.heads[kind]
+  if known == nil or (known and tag_of(known.share) ~= known.tag) then
+    local tag, share = head("f" .. kind)
+    known = share and { tag = tag, share = share } or false
+    seen.heads[kind] = known
+  end
+  if known then return known.tag, known.share end
+end
+
+-- Fills few.free_kinds with the kinds that have lanes which may be chosen.
+function few.find_free_kinds()
+  local first = first_of("ff")
+  while first do
+    local kind = sub(first, 3, 10)
+    if not seen.kinds[kind] then
+      seen.kinds[kind] = true
+      few.free_kinds[#few.free_kinds + 1] = kind
+    end
+    first = few.first_after("ff" .. kind, "fg")
+  end
+end
+
+-- The first lane of a share at a place: order, lane and kind. A share without lanes does not stand there.
+function few.first_turn(place, share)
+  local turn = first_of("t" .. place .. share)
+  if turn then return sub(turn, 19, 26), sub(turn, 27, 34), sub(turn, 35) end
+  local first = first_of("f" .. place)
+  if first and sub(first, 19) == share then call("ZREM", FLOW, first) end
+  set_noted(share, place, false)
+  seen.heads[sub(place, 2)] = nil
+end
+
+-- Lets the lane be chosen that is next among those that wait for the scope, if it has a permit.
 local function wake_lane(scope)
-  local next = first_of("b" .. scope)
-  if not next then return end
+  if seen.unwanted[scope] then return end
+  if not first_of("f" .. scope) then
+    seen.unwanted[scope] = true
+    return
+  end
   local held = held_by(scope, 1)
   if held == true then return end
   if held then return set_timer(scope, held) end
-  call("ZREM", FLOW, next)
-  give_turn(sub(next, 27, 34), sub(next, 11, 18), sub(next, 19, 26))
-  flow_woken = true
+  local _, share = head(scope)
+  while share do
+    local order, lane, kind = few.first_turn(scope, share)
+    if order then
+      few.note_place(lane, false)
+      stand("f" .. kind, share, order, lane, kind)
+      few.unstand(scope, share, order, lane, kind)
+      flow_woken = true
+      return
+    end
+    _, share = head(scope)
+  end
 end
 
-local function open_again(key, probe_at)
+-- Puts the right turn of a lane in the place of one that is left of what the store has lost.
+function few.mend_turn(place, share, order, lane, kind, right)
+  few.unstand(place, share, order, lane, kind)
+  few.note_place(lane, false)
+  if right then stand("f" .. kind, share, right, lane, kind) end
+end
+
+-- A job of a lane was replaced: heals a lane that stands nowhere, or waits for a rate without a timer.
+function few.mend_lane(flow)
+  local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+  local place, first = place_of(lane, kind), first_of("j" .. lane)
+  if first then
+    if not call("ZSCORE", FLOW, "t" .. place .. share .. sub(first, 10, 17) .. lane .. kind) then
+      few.note_place(lane, false)
+      place = "f" .. kind
+      stand(place, share, sub(first, 10, 17), lane, kind)
+      flow_woken = true
+    end
+    local tag = noted_of(share, place)
+    if tag then call("ZADD", FLOW, 0, "f" .. place .. pack(">I8", tag) .. share) end
+  end
+  local sort = byte(place)
+  if sort == 100 or sort == 108 or sort == 120 then call("ZADD", TIMERS, "NX", text_of(now), place) end
+end
+
+-- Looks for timers that are lost.
+function few.check_timers(limit)
+  if not is_active() then return end
+  for _, sort in ipairs({ "d", "l", "x" }) do
+    local first = first_of("f" .. sort)
+    while first and limit > 0 do
+      local scope = sub(first, 2, 10)
+      if not call("ZSCORE", TIMERS, scope) then
+        local held = held_by(scope, 1)
+        if held ~= true then set_timer(scope, held or now) end
+      end
+      limit = limit - 1
+      first = few.first_after("f" .. scope, "f" .. string.char(byte(sort) + 1))
+    end
+  end
+end
+
+-- Circuits, what ends them ------------------------------------------------------------------------------------------
+
+function few.open_again(key, probe_at)
   local circuit = circuit_of(key)
   circuit.state, circuit.probe_at = 1, probe_at
   changed(circuit)
   set_timer("x" .. key, probe_at)
 end
 
--- Forgets what is known of a circuit; whether something was.
-function few.close_circuit(key)
+-- From one probe to the next, µs: longer as time passes, and a minute at most unless the setting says more.
+local function probe_later(key)
   local circuit = circuit_of(key)
+  local open_for = circuit.known and max(now - circuit.since, 0) or 0
+  local wait = min(max(floor(open_for / 64), circuit.probe), max(circuit.probe, 60000000))
+  few.open_again(key, now + wait)
+end
+
+-- Whether the failure of this lease is none of its job's attempts.
+function few.is_spared(flow, id, fence)
+  return few.is_probe(flow, id, fence) and max(now - circuit_of(sub(flow, 41, 48)).since, 0) < 3600000000
+end
+
+local function forget_circuit(circuit)
   local known = circuit.known
   circuit.known, circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed = false, 0, 0, 0, 0, 0
   circuit.since, circuit.probe_at = 0, 0
   circuit.dirty, facts_dirty = circuit.dirty or known, facts_dirty or known
+  return known
+end
+
+-- Forgets what is known of a circuit, and lets its jobs start; whether something was.
+function few.close_circuit(key)
+  local known = forget_circuit(circuit_of(key))
   wake_lane("x" .. key)
   return known
 end
 
--- A lease has ended of which the holder says how its dependency was: 0 nothing, 1 it answered, 2 it failed.
+-- Nobody waits for a circuit: it is forgotten at the end of its window.
+local function tend_circuit(key)
+  local circuit = circuit_of(key)
+  if not circuit.known or circuit.state == 2 then return end
+  local till = (circuit.from + circuit.window) * 1000
+  if circuit.state == 1 then till = circuit.since + circuit.window * 1000 end
+  if till <= now then forget_circuit(circuit) else set_timer("x" .. key, till) end
+end
+
+-- A lease has ended of which the holder says how its dependency was: 0 nothing, 1 it answered, 2 it failed, 3 it failed and
+-- the job's attempts are used up.
 function few.note_dependency(flow, id, fence, told)
   local key = sub(flow, 41, 48)
   if key == NO_KEY then return end
@@ -405,14 +675,21 @@ function few.note_dependency(flow, id, fence, told)
   if few.is_probe(flow, id, fence) then
     if told == 1 then
       few.close_circuit(key)
+    elseif told == 0 then
+      few.open_again(key, now)
     else
-      open_again(key, told == 2 and now + circuit.probe or now)
+      probe_later(key)
     end
     return
   end
   if told == 0 or circuit.state ~= 0 then return end
   if now_ms - circuit.from >= circuit.window or now_ms < circuit.from then
+    if told == 1 then
+      forget_circuit(circuit)
+      return
+    end
     circuit.from, circuit.calls, circuit.failed, circuit.row = now_ms, 0, 0, 0
+    set_timer("x" .. key, (now_ms + circuit.window) * 1000)
   end
   circuit.calls = circuit.calls + 1
   local opens = false
@@ -432,12 +709,11 @@ function few.note_dependency(flow, id, fence, told)
 end
 
 -- A lease has ended and nobody says how: a probe is tried again after a while.
-local function lose_probe(flow, id, fence)
-  if few.is_probe(flow, id, fence) then
-    local key = sub(flow, 41, 48)
-    open_again(key, now + circuit_of(key).probe)
-  end
+function few.lose_probe(flow, id, fence)
+  if few.is_probe(flow, id, fence) then probe_later(sub(flow, 41, 48)) end
 end
+
+-- Lanes -----------------------------------------------------------------------------------------------------------
 
 -- A lane was looked at, or is gone: those behind it get their chance, but not at the scope that holds it.
 function pass_on(flow, holds)
@@ -446,74 +722,53 @@ function pass_on(flow, holds)
   end
 end
 
--- Puts a lane aside until the scope has a permit.
+-- Puts a lane that may be chosen aside until the scope has a permit.
 function block(scope, held, flow, order)
-  local lane, share = sub(flow, 1, 8), sub(flow, 17, 24)
-  call("ZREM", FLOW, "t" .. share .. order .. lane)
-  call("ZADD", FLOW, 0, "b" .. scope .. order .. lane .. share)
+  local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+  -- First: among those that compete it is no newcomer.
+  stand(scope, share, order, lane, kind)
+  few.unstand("f" .. kind, share, order, lane, kind)
+  few.note_place(lane, scope)
   if held ~= true then set_timer(scope, held) end
-  drop_fair(share)
-end
-
--- A lane's first job has another order, or there is none.
-local function move_lane(flow, from, to)
-  local lane, share = sub(flow, 1, 8), sub(flow, 17, 24)
-  local blocked
-  if call("ZREM", FLOW, "t" .. share .. from .. lane) == 0 then
-    for _, scope in ipairs(scopes_of(flow)) do
-      if call("ZREM", FLOW, "b" .. scope .. from .. lane .. share) == 1 then
-        blocked = scope
-        break
-      end
-    end
-  end
-  if to and blocked then
-    call("ZADD", FLOW, 0, "b" .. blocked .. to .. lane .. share)
-  elseif to then
-    give_turn(share, to, lane)
-  end
-  drop_fair(share)
 end
 
 -- Puts a job that is in no order into its lane.
 function enter_lane(id, flow, score)
-  local lane, order = sub(flow, 1, 8), order_of(score)
-  local before = first_of("j" .. lane)
-  local place = order .. id
-  call("ZADD", FLOW, 0, "j" .. lane .. place)
-  local share = begun(sub(flow, 17, 24))
-  share.waiting = share.waiting + 1
+  local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
+  local before, place = first_of("j" .. lane), "f" .. kind
+  call("ZADD", FLOW, 0, "j" .. lane .. order .. id)
   if not before then
-    give_turn(sub(flow, 17, 24), order, lane)
-  elseif place < sub(before, 10) then
-    move_lane(flow, sub(before, 10, 17), order)
+    stand(place, share, order, lane, kind)
+  else
+    place = place_of(lane, kind)
+    if few.is_before(order .. id, sub(before, 10)) then few.move_turn(flow, place, sub(before, 10, 17), order) end
   end
-  flow_woken = true
+  if byte(place) == 102 then flow_woken = true end
 end
 
--- Takes a job out of its lane, if it is there.
+-- Takes a job out of its lane, if it is there. A lane that is empty then passes on what it was next for.
 function leave_lane(id, flow, score)
-  local lane, order = sub(flow, 1, 8), order_of(score)
-  local first = first_of("j" .. lane)
+  local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
   if call("ZREM", FLOW, "j" .. lane .. order .. id) == 0 then return end
-  if first == "j" .. lane .. order .. id then
-    local next = first_of("j" .. lane)
-    move_lane(flow, order, next and sub(next, 10, 17))
-    if not next then pass_on(flow) end
+  local place, next = place_of(lane, kind), first_of("j" .. lane)
+  if not next then
+    few.unstand(place, share, order, lane, kind)
+    if byte(place) ~= 102 then few.note_place(lane, false) end
+    pass_on(flow)
+  elseif few.is_before(order .. id, sub(next, 10)) then
+    few.move_turn(flow, place, order, sub(next, 10, 17))
   end
-  local share = begun(sub(flow, 17, 24))
-  share.waiting = max(share.waiting - 1, 0)
-  let_go(sub(flow, 17, 24))
+  let_go(share)
 end
 
 -- Counts a lease for a scope.
-local function count(scope, id)
-  local added = call("ZADD", FLOW, 0, "r" .. scope .. id)
-  if running[scope] then running[scope] = running[scope] + added end
+function few.count(scope, id)
+  call("ZADD", FLOW, 0, "r" .. scope .. id)
+  if running[scope] then running[scope] = running[scope] + 1 end
 end
 
--- It is counted no longer: who waits for the scope gets a chance.
-local function uncount(scope, id)
+-- Counts it no longer, and lets another have its chance.
+function few.uncount(scope, id)
   if call("ZREM", FLOW, "r" .. scope .. id) == 0 then return end
   if running[scope] then running[scope] = running[scope] - 1 end
   wake_lane(scope)
@@ -527,10 +782,11 @@ function start_flow(id, fence, flow)
     return
   end
   if sub(flow, 41, 48) ~= NO_KEY then start_probe(sub(flow, 41, 48), id, fence) end
-  local kind, key = sub(flow, 9, 16), sub(flow, 25, 32)
-  if few.limits_of_kind(kind)[1] > 0 then count("k" .. kind, id) end
-  if key ~= NO_KEY then count("c" .. key, id) end
-  take_slots(sub(flow, 17, 24), (unpacked(">I4", flow, 53)))
+  local kind, share, key = sub(flow, 9, 16), sub(flow, 17, 24), sub(flow, 25, 32)
+  if few.limits_of_kind(kind)[1] > 0 then few.count("k" .. kind, id) end
+  if key ~= NO_KEY then few.count("c" .. key, id) end
+  take_slots(share, (unpacked(">I4", flow, 53)))
+  few.refresh(share, kind)
 end
 
 -- The lease of a held has ended; `flow` is nil for a job without keys.
@@ -540,11 +796,12 @@ function end_flow(id, flow, held)
     if share_of(NO_KEY).known then charge(NO_KEY, 1, claimed_at) end
     return
   end
-  lose_probe(flow, id, unpacked(">I8", held, 47))
-  charge(sub(flow, 17, 24), unpacked(">I4", flow, 53), claimed_at)
-  local kind, key = sub(flow, 9, 16), sub(flow, 25, 32)
-  uncount("k" .. kind, id)
-  if key ~= NO_KEY then uncount("c" .. key, id) end
+  few.lose_probe(flow, id, unpacked(">I8", held, 47))
+  local kind, share, key = sub(flow, 9, 16), sub(flow, 17, 24), sub(flow, 25, 32)
+  charge(share, unpacked(">I4", flow, 53), claimed_at)
+  few.refresh(share, kind)
+  if few.limits_of_kind(kind)[1] > 0 then few.uncount("k" .. kind, id) end
+  if key ~= NO_KEY then few.uncount("c" .. key, id) end
 end
 
 -- The job with the flow of its kind, if that is limited and it has none.
@@ -553,7 +810,7 @@ function with_flow(job)
   local length = byte(job, 50)
   local key = limited_kind(sub(job, 51, 50 + length))
   if not key then return job end
-  return sub(job, 1, 36) .. string.char(byte(job, 37) + 128) .. sub(job, 38, 50 + length) .. flow_of_kind(key)
+  return sub(job, 1, 36) .. string.char(byte(job, 37) + 128) .. sub(job, 38, 50 + length) .. flow_tail(flow_of_kind(key))
     .. sub(job, 51 + length)
 end
 
@@ -567,19 +824,29 @@ function take_out(id, job, held)
   end
 end
 
--- Does what is due: at most so much.
+-- Does what is due: at most so much of each sort.
 function fire_timers(limit)
   if not is_active() then return end
+  -- Forgotten: rates that are as if nothing had ever started.
   call("ZREMRANGEBYSCORE", RATES, "-inf", text_of(now))
   forget_shares(limit)
-  for _, scope in ipairs(call("ZRANGE", TIMERS, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)) do
-    call("ZREM", TIMERS, scope)
-    wake_lane(scope)
+  if not call("ZRANGE", TIMERS, 0, 0)[1] then return end
+  local value = call("HGET", FACTS, "t")
+  local since = now - (value and #value == 8 and unpacked(">I8", value) or 0)
+  if since < 0 then
+    -- The clock was set back: who waits for an instant that is far off now is looked at.
+    local all = {}
+    for _, scope in ipairs(call("ZRANGE", TIMERS, 0, -1)) do
+      all[#all + 1] = text_of(now)
+      all[#all + 1] = scope
+    end
+    each("ZADD", TIMERS, all)
   end
-end
-
--- The tag of whoever was chosen.
-function advance(tag)
-  if tag > virtual then virtual, facts_dirty = tag, true end
+  if since < 0 or since >= SHARE.looked then call("HSET", FACTS, "t", pack(">I8", now)) end
+  local due = call("ZRANGE", TIMERS, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)
+  each("ZREM", TIMERS, due)
+  for _, scope in ipairs(due) do
+    if byte(scope) == 120 and not first_of("f" .. scope) then tend_circuit(sub(scope, 2)) else wake_lane(scope) end
+  end
 end
 end

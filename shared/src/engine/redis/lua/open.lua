@@ -10,11 +10,11 @@ local present, given = unpacked(">I8", rest, 41), unpacked(">I8", gate, 17)
 if sub(rest, 25, 40) ~= sub(gate, 1, 16) or present > given then return { "newer" } end
 if present < given or sub(gate, 25, 64) ~= process() then return { "moved" } end
 if verified() then return { "open" } end
-take_settings(3)
+local found = take_settings(3)
 local packed_now = pack(">I8", now)
 put(25, gate .. packed_now)
 put(9, packed_now)
 if call("ZCARD", LEASES) > 0 then put(17, pack(">I8", now + unpacked(">I8", gate, 65))) end
 save()
-publish(call("ZCARD", READY) > 0 or any_turn())
+publish(found or call("ZCARD", READY) > 0 or any_turn())
 return { "open" }

@@ -3,6 +3,7 @@
 -- ARGV[2] how many at most
 --
 -- Returns {"moved", how many, members found that are no jobs}. Writes their places.
+few.check_timers(MOVE_MAX)
 local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX))
 save_flow()
 publish(moved > 0 or flow_woken)

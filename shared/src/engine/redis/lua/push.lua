@@ -77,6 +77,7 @@ local function admit(i, id, job, old, held, tomb)
   local flow = flow_of(job)
   if not is_later and flow then
     enter_lane(id, flow, score)
+    if old or held then few.mend_lane(flow) end
   elseif not is_later then
     ready[ready_count + 1], ready[ready_count + 2] = text_of(score), id
     ready_count = ready_count + 2
@@ -93,7 +94,8 @@ for i = 1, count do
 end
 
 turn()
-for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, replaced) end
+for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, replaced) end
+local ended = each("ZREM", LEASES, replaced)
 -- Left of one that was lost, it would be given out before its time.
 each("ZREM", READY, later)
 each("HDEL", HELD, replaced)
@@ -104,5 +106,5 @@ each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 save_flow()
 save()
-publish(ready_count > 0 or flow_woken)
+publish(ready_count > 0 or flow_woken, false, nil, ended)
 return { "pushed", now, opened() and 1 or 0, generation(), table.concat(answers) }

@@ -41,8 +41,9 @@ local function apply(id, held, ended, delay, detail, told)
   local flow = flow_of(nil, held)
   if flow then
     local fence = unpacked(">I8", held, 47)
-    -- A probe that finds its dependency still failing is none of the job's attempts.
-    if ended == RETRY and told == 2 and few.is_probe(flow, id, fence) then ended = SNOOZED end
+    -- A probe that finds its dependency still failing is none of the job's attempts, be it the last.
+    local spared = told > 1 and byte(held, 2) == 0 and few.is_spared(flow, id, fence)
+    if spared and (ended == RETRY or (ended == DEAD and told == 3)) then ended = SNOOZED end
     few.note_dependency(flow, id, fence, told)
   end
   end_flow(id, flow, held)
@@ -87,8 +88,8 @@ each("HSET", HELD, changed)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 each("RPUSH", OUTBOX, outcomes)
-each("ZREM", LEASES, ended_leases)
+local ended_count = each("ZREM", LEASES, ended_leases)
 save_flow()
 save()
-publish(#ready > 0 or flow_woken, outcome_count > 0)
+publish(#ready > 0 or flow_woken, outcome_count > 0, nil, ended_count)
 return { "settled", position(), table.concat(answers) }

@@ -13,28 +13,29 @@
 -- KEYS[8] tombs0   hash    id -> tombstone written in an even window: fence u64, and "\1" if it lets in the job that
 --                          waits with this very fence
 -- KEYS[9] tombs1   hash    the same of odd windows
--- KEYS[10…15] flow, fair, timers, idle, rates, facts: limits and shares (flow.lua)
--- KEYS[16] reported set    workers that reported since the gate was shut; only for the scripts of gates
+-- KEYS[10…14] flow, timers, idle, rates, facts: limits and shares (flow.lua)
+-- KEYS[15] reported set    workers that reported since the gate was shut; only for the scripts of gates
 -- ARGV[1] how the names of the channels of the shard's signals begin; a letter follows
 --
--- The meta, numbers u64 unless said otherwise; of any other length than 148 or 219 it counts as lost, so that the
+-- The meta, numbers u64 unless said otherwise; of any other length than 148 or 220 it counts as lost, so that the
 -- gate is shut:
 --    1 last seq   9 bytes   17 outbox bytes   25 tombstone window
 --   33 recorded seq, and from here on `rest`, of which few scripts unpack anything; 41 seen   49 no reap until
 --   57 ledger, 16 bytes   73 generation   81 process, 40 bytes: all zero: no gate; all `-`: shut;
 --      all `=`: shut and sealed; else of the process that it is open for
 --  121 grace   129 slots u32   133 ramp   141 ramp from
---  149 settings, 71 bytes or none: version u64, paused u8, jobs_max u64, bytes_max u64, priority unit in whole
---      seconds u64 and rest in ns u32; limits (flow.lua) of the queue and of each key; how many kinds have some u16
+--  149 settings, 72 bytes or none: version u64, paused u8, jobs_max u64, bytes_max u64, priority unit in whole
+--      seconds u64 and rest in ns u32; limits (flow.lua) of the queue and of each key; how many kinds have some u16;
+--      whether facts belong to them u8
 -- A job, big-endian; ids are 16 raw bytes, times µs. Its head, to 41, is what changes once there is a held:
 --    1 fence u64   9 crashes u32   13 attempt u32   17 score i64   25 run_at i64   33 max_crashes u32
 --   37 priority u8, 128 more if it has a flow   38 envelope's length u32
---   42 expires_at i64 (2^53: never)   50 kind's length u8   51 kind, then its flow if it has
---   one (flow.lua), and the envelope, never looked at
+--   42 expires_at i64 (2^53: never)   50 kind's length u8   51 kind, then if it has a flow (flow.lua) that
+--   and its length u8 before it, and the envelope, never looked at
 -- A held:
 --    1 status u8   2 cancel u8   3 worker (zero: never leased)   19 claimed_at i64   27 crashes u32
 --   31 lease token (zero: none, or reaped)   47 fence u64   55 attempt u32   59 on: a head's from score on
---   84 its flow if it has one, which then is the one that holds
+--   84 if it has a flow its length u8   85 the flow, which then is the one that holds
 -- Jobs are written once, so that an envelope is touched by push and claim only. A held is longer than 64
 -- bytes: Redis would search a hash of smaller values linearly. Its parts are in the order in which scripts
 -- cut and join most of them at a time.
@@ -46,7 +47,7 @@
 -- Numbers are whole and below 2^53: exact in Lua, and in commands, to which Redis writes them as %.17g.
 -- Every stage of a script reads and decides first and writes last: a command that a stranger's value makes
 -- fail leaves what was written before it.
-local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, FAIR, TIMERS, IDLE, RATES, FACTS, REPORTED = unpack(KEYS)
+local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS, REPORTED = unpack(KEYS)
 local CHANNEL = ARGV[1]
 local WAITING, LEASED, FINISHING = 1, 2, 3
 local STATUS = { "\1", "\2", "\3" }
@@ -54,7 +55,7 @@ local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARA
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
 local JOB_MIN, HELD_LENGTH, FLOW_LENGTH, SCORE_OFFSET = 51, 83, 56, 4503599627370496
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
-local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 71
+local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 72
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
 local SHUT, SEALED = byte("-"), byte("=")
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
@@ -73,13 +74,13 @@ local rest, settings = sub(meta, 33), sub(meta, 149)
 local configured = #settings > 0
 local version, paused, jobs_max, bytes_max, unit_s, unit_ns = -1, 0, DEFAULT_JOBS_MAX, DEFAULT_BYTES_MAX, 0, 0
 local unit_ms, queue_concurrency, queue_interval, queue_burst = DEFAULT_UNIT_MS, 0, 0, 0
-local key_concurrency, key_interval, key_burst, kinds_limited = 0, 0, 0, 0
+local key_concurrency, key_interval, key_burst, kinds_limited, with_facts = 0, 0, 0, 0, 0
 local open = false
 
 -- Takes the settings for what is done from here on.
 local function read_settings(given)
   version, paused, jobs_max, bytes_max, unit_s, unit_ns, queue_concurrency, queue_interval, queue_burst,
-    key_concurrency, key_interval, key_burst, kinds_limited = unpacked(">I8BI8I8I8I4I4I8I4I4I8I4I2", given)
+    key_concurrency, key_interval, key_burst, kinds_limited, with_facts = unpacked(">I8BI8I8I8I4I4I8I4I4I8I4I2B", given)
   unit_ms, open = unit_s * 1000 + floor(unit_ns / 1000000), paused == 0
 end
 if configured then read_settings(settings) end
@@ -147,11 +148,13 @@ local function note_seen()
   end
 end
 
--- Runs a variadic command over any number of values, or pairs of values, in bounded pieces.
+-- Runs a variadic command over any number of values, or pairs of values, in bounded pieces; the sum of its replies.
 local function each(command, key, values)
+  local changed = 0
   for first = 1, #values, 400 do
-    call(command, key, unpack(values, first, min(first + 399, #values)))
+    changed = changed + call(command, key, unpack(values, first, min(first + 399, #values)))
   end
+  return changed
 end
 
 -- The values of these ids, in order; false where there is none.
@@ -174,15 +177,21 @@ end
 
 -- The same of a held.
 local function is_held(held)
-  return held and (#held == HELD_LENGTH or #held == HELD_LENGTH + FLOW_LENGTH)
+  return held and (#held == HELD_LENGTH or (#held > HELD_LENGTH and #held == HELD_LENGTH + 1 + byte(held, HELD_LENGTH + 1)))
 end
 
--- The flow of a job, by its held or false and the job; nil if it has none.
+-- A flow as jobs and helds have it.
+local function flow_tail(flow)
+  return string.char(FLOW_LENGTH) .. flow
+end
+
+-- The flow of a job, by its held or false and the job; nil if it has none, or one of a length that is not known.
 local function flow_of(job, held)
   if held then
-    if byte(held, 79) > 127 and #held > HELD_LENGTH then return sub(held, 84) end
-  elseif byte(job, 37) > 127 and #job >= 50 + byte(job, 50) + FLOW_LENGTH then
-    return sub(job, 51 + byte(job, 50), 50 + byte(job, 50) + FLOW_LENGTH)
+    if byte(held, 79) > 127 and byte(held, 84) == FLOW_LENGTH then return sub(held, 85) end
+  elseif byte(job, 37) > 127 then
+    local at = 51 + byte(job, 50)
+    if byte(job, at) == FLOW_LENGTH and #job >= at + FLOW_LENGTH then return sub(job, at + 1, at + FLOW_LENGTH) end
   end
 end
 
@@ -249,8 +258,15 @@ local function braked()
 end
 
 -- Tells what is worth waking for, each on a channel of its own, so that it wakes only those whom it concerns:
--- "r" ready, "o" outcomes, "c" and an id per cancel; shut says "g", and a claim that found no verified gate "u".
-local function publish(ready, grew, cancels)
+-- "r" ready, "o" outcomes, "c" and an id per cancel; shut says "g", and a claim that found no verified gate "u". `ended` is
+-- how many leases have ended: where they were as many as the queue allows, there is room again for what is ready.
+local function publish(ready, grew, cancels, ended)
+  if not ready and open and queue_concurrency > 0 and (ended or 0) > 0 then
+    local left = call("ZCARD", LEASES)
+    if left < queue_concurrency and left + ended >= queue_concurrency then
+      ready = call("ZCARD", READY) > 0 or #call("ZRANGE", FLOW, "[ff", "(fg", "BYLEX", "LIMIT", 0, 1) > 0
+    end
+  end
   if ready and open then call("PUBLISH", CHANNEL .. "r", "r") end
   if grew then call("PUBLISH", CHANNEL .. "o", "o") end
   if cancels and cancels ~= "" then call("PUBLISH", CHANNEL .. "c", cancels) end

@@ -9,7 +9,16 @@ local function in_lane(id, held)
   local job = not held and call("HGET", JOBS, id)
   if not held and not is_job(job) then return false end
   local flow, score = flow_of(job, held), unpacked(">i8", held or job, held and 59 or 17)
-  return flow and call("ZSCORE", FLOW, "j" .. sub(flow, 1, 8) .. pack(">I8", score + SCORE_OFFSET) .. id)
+  if not flow then return false end
+  local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+  if not call("ZSCORE", FLOW, "j" .. lane .. pack(">I8", score + SCORE_OFFSET) .. id) then return false end
+  -- And the lane where it is found.
+  local first = call("ZRANGE", FLOW, "[j" .. lane, "(k", "BYLEX", "LIMIT", 0, 1)[1]
+  local place = call("HGET", FACTS, "b" .. lane) or "f" .. kind
+  if not call("ZSCORE", FLOW, "t" .. place .. share .. sub(first, 10, 17) .. lane .. kind) then return false end
+  local name = "s" .. share .. place
+  local noted = call("ZRANGE", FLOW, "[" .. name, "[" .. name .. string.rep("\255", 9), "BYLEX", "LIMIT", 0, 1)[1]
+  return noted and call("ZSCORE", FLOW, "f" .. place .. sub(noted, 19) .. share)
 end
 
 -- For each id of a job, with its held or false, whether it is where its status says.

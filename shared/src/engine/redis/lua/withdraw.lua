@@ -72,10 +72,11 @@ end
 
 turn()
 bury(buried)
-for _, key in ipairs({ READY, DELAYED, LEASES }) do each("ZREM", key, gone) end
+for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, gone) end
+local ended = each("ZREM", LEASES, gone)
 each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
 save_flow()
 save()
-publish(flow_woken)
+publish(flow_woken, false, nil, ended)
 return { "withdrawn", pack(">I8", before + last) .. generation_now, table.concat(answers) }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::super::error::{is_collision, is_lost, unchanged};
 use super::super::insert::pack_ids;
 use super::super::own::{self, Taken};
+use super::super::quotas::{Doors, Limited};
 use super::super::row::{int4, value_parts};
 use super::super::unknown::Backend;
 use super::super::{Inner, LedgerError, Result};
@@ -13,6 +14,7 @@ use super::rows::{StepJobRow, StepRow, insert_jobs, insert_steps, make_queues};
 use super::{name_blob, read_back};
 use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
 use crate::model::id::{JobId, WorkflowId};
+use crate::model::job::NewJob;
 use crate::model::time::Timestamp;
 use crate::model::workflow::StepState;
 
@@ -31,7 +33,7 @@ pub(in super::super) async fn create(inner: &Inner, new: &NewRun) -> Result<Crea
     for _ in 0..TRIES_MAX {
         let mut connection = inner.own.acquire().await.map_err(unchanged)?;
         let backend = Backend::of(&mut connection).await.map_err(unchanged)?;
-        match attempt(&mut connection, new).await {
+        match attempt(&mut connection, new, &inner.limited).await {
             Ok(Attempt::Committed) => return Ok(created(inner, new).await),
             Ok(Attempt::Answered(outcome)) => return Ok(outcome),
             Ok(Attempt::TooManyQueues) => return Err(LedgerError::TooManyQueues),
@@ -66,8 +68,16 @@ async fn created(inner: &Inner, new: &NewRun) -> CreateOutcome {
     CreateOutcome::Created(read_back(inner, &ids).await)
 }
 
-async fn attempt(connection: &mut PgConnection, new: &NewRun) -> Result<Attempt, sqlx::Error> {
+async fn attempt(
+    connection: &mut PgConnection,
+    new: &NewRun,
+    limited: &Limited,
+) -> Result<Attempt, sqlx::Error> {
     let mut transaction = connection.begin().await?;
+    // What a step starts is promised already.
+    let is_limited = new.parent.is_none() && limited.has(&new.namespace);
+    let doors = Some(&new.namespace).filter(|_| is_limited).into_iter().collect();
+    let mut doors = Doors::lock(&mut transaction, &doors).await?;
     if let Some(key) = &new.idempotency {
         let ids = pack_ids([Some(new.id.uuid())].into_iter());
         match own::take_key(&mut transaction, &new.namespace, key, &ids).await? {
@@ -92,6 +102,12 @@ async fn attempt(connection: &mut PgConnection, new: &NewRun) -> Result<Attempt,
     }
     if !insert_all_steps(&mut transaction, new, now).await? {
         return Ok(Attempt::TooManyQueues);
+    }
+    let jobs: Vec<&NewJob> = new.steps.iter().filter_map(|step| step.job.as_ref()).collect();
+    let admitted = doors.admit(&mut transaction, &jobs).await?;
+    doors.note(limited);
+    if let Err(exceeded) = admitted {
+        return Ok(Attempt::Answered(CreateOutcome::OverQuota(exceeded)));
     }
     transaction.commit().await?;
     Ok(Attempt::Committed)

@@ -93,8 +93,9 @@ pub(in super::super) async fn live_jobs(
     after: Option<JobId>,
     limit: u32,
 ) -> Result<Vec<JobId>> {
-    let sql = "SELECT id FROM jobs WHERE workflow_id = $1 AND id > $2 AND state + 0 < 10 \
-               AND state + 0 <> 0 ORDER BY id LIMIT $3";
+    let sql = "SELECT id FROM jobs j WHERE workflow_id = $1 AND id > $2 AND state + 0 < 10 \
+               AND (state + 0 <> 0 OR order_key IS NOT NULL \
+                    AND EXISTS (SELECT FROM order_links l WHERE l.job_id = j.id)) ORDER BY id LIMIT $3";
     let query = sqlx::query_scalar(sql)
         .bind(id.uuid())
         .bind(after.map_or(Uuid::nil(), JobId::uuid))

@@ -27,7 +27,7 @@ pub(super) async fn look<'r>(
     static LOOK: Bulk = Bulk::new(
         "SELECT json_group_array(json_array(hex(id), row, namespace, queue, kind, state, fence, \
          unique_key, cancel_reason, iif(workflow_id IS NULL, NULL, hex(workflow_id)), \
-         workflow_ord, run_at, created_at)) FROM jobs WHERE id IN (VALUES",
+         workflow_ord, run_at, created_at, order_key)) FROM jobs WHERE id IN (VALUES",
         "(?)",
         ")",
     );
@@ -75,11 +75,27 @@ type Line<'j> = (
     Option<i32>,
     i64,
     i64,
+    Option<String>,
 );
 
 /// Jobs that end together mostly have the same names, which are then not made anew.
 fn known_of<'r>(
-    (id, row, namespace, queue, kind, state, fence, unique_key, cancel_reason, run, ord, due, made): Line<'_>,
+    (
+        id,
+        row,
+        namespace,
+        queue,
+        kind,
+        state,
+        fence,
+        unique_key,
+        cancel_reason,
+        run,
+        ord,
+        due,
+        made,
+        order_key,
+    ): Line<'_>,
     latest: &mut Option<Names>,
 ) -> Result<(JobId, Known<'r>), Fault> {
     let id = uuid::Uuid::try_parse(id).map_err(Fault::unreadable)?;
@@ -106,6 +122,7 @@ fn known_of<'r>(
         run_at: Timestamp::from_micros(due),
         created_at: Timestamp::from_micros(made),
         unique_key,
+        order_key,
         cancel_reason,
         step: run.map(WorkflowId::from_uuid).zip(ord),
         change: None,

@@ -7,15 +7,50 @@ use crate::ledger::runs::{CreateOutcome, NewRun, Parent};
 use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::jobs::Columns;
 use crate::ledger::sqlite::plan::tags_text;
+use crate::ledger::sqlite::quotas::Doors;
 use crate::ledger::sqlite::statement::{Args, execute, row};
-use crate::ledger::sqlite::writer::Tx;
+use crate::ledger::sqlite::writer::{Tx, release, roll_back, savepoint, undo};
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::WorkflowId;
-use crate::model::job::Value;
+use crate::model::job::{NewJob, Value};
 use crate::model::name::Namespace;
 use crate::model::time::Timestamp;
 
 /// See [`crate::ledger::Ledger::create_run`].
+pub(in crate::ledger::sqlite) async fn submit(
+    tx: &mut Tx<'_>,
+    new: &NewRun,
+) -> Result<CreateOutcome, Fault> {
+    // What a step starts is promised already.
+    if new.parent.is_some() {
+        return create(tx, new).await;
+    }
+    let jobs: Vec<NewJob> = new.steps.iter().filter_map(|step| step.job.clone()).collect();
+    let mut doors = Doors::of_jobs(tx, jobs.iter()).await?;
+    savepoint(tx).await?;
+    let outcome = match create(tx, new).await {
+        Ok(CreateOutcome::Created(released)) => match doors.admit(tx.now, &jobs) {
+            Ok(()) => Ok(CreateOutcome::Created(released)),
+            Err(exceeded) => {
+                roll_back(tx).await?;
+                Ok(CreateOutcome::OverQuota(exceeded))
+            }
+        },
+        Ok(other) => Ok(other),
+        Err(fault) => {
+            undo(tx, fault.clone()).await?;
+            Err(fault)
+        }
+    };
+    release(tx).await?;
+    doors.write(tx).await?;
+    outcome
+}
+
+/// Brings a run in past the door.
+///
+/// # Errors
+/// What was written has to be undone.
 pub(in crate::ledger::sqlite) async fn create(
     tx: &mut Tx<'_>,
     new: &NewRun,

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashSet};
 use crate::ledger::runs::NewStep;
 use crate::ledger::sqlite::fault::Fault;
 use crate::ledger::sqlite::plan::{Planned, Specs};
-use crate::ledger::sqlite::queues;
 use crate::ledger::sqlite::statement::Bulk;
 use crate::ledger::sqlite::writer::Tx;
+use crate::ledger::sqlite::{orders, queues};
 use crate::ledger::unfit_text;
 use crate::model::id::WorkflowId;
 use crate::model::job::{Job, JobState, NewJob, StepRef};
@@ -66,9 +66,9 @@ pub(super) async fn insert(
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
-         meta, spec, payload_blob, payload, workflow_id, workflow_step, workflow_ord, \
+         meta, spec, payload_blob, payload, order_key, workflow_id, workflow_step, workflow_ord, \
          workflow_item) VALUES",
-        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     );
     if let Some(why) = jobs.iter().find_map(|row| unfit_text(row.job)) {
@@ -81,7 +81,7 @@ pub(super) async fn insert(
         }
     }
     let mut specs = Specs::default();
-    let rows: Vec<(Planned, &StepJob<'_>)> = jobs
+    let mut rows: Vec<(Planned, &StepJob<'_>)> = jobs
         .iter()
         .map(|row| {
             let mut planned = Planned::new(tx.now, row.job, &mut specs);
@@ -99,6 +99,7 @@ pub(super) async fn insert(
         })
         .await?;
     number(tx, run, jobs).await?;
+    orders::settle(tx.connection, rows.iter_mut().map(|row| &mut row.0.job)).await?;
     let made = rows.into_iter().map(|(planned, _)| planned.job);
     Ok(made.filter(|job| job.state != JobState::Blocked).collect())
 }

@@ -161,8 +161,9 @@ pub(in crate::ledger::sqlite) async fn live_jobs(
     after: Option<JobId>,
     limit: u32,
 ) -> Result<Vec<JobId>, Fault> {
-    let sql = "SELECT id FROM jobs WHERE workflow_id = ? AND id > ? AND state > 0 AND state < 10 \
-               ORDER BY id LIMIT ?";
+    let sql = "SELECT id FROM jobs WHERE workflow_id = ? AND id > ? AND state < 10 \
+               AND (state > 0 OR order_key IS NOT NULL \
+                    AND EXISTS (SELECT 1 FROM order_links l WHERE l.job_id = jobs.id)) ORDER BY id LIMIT ?";
     let after = after.map_or([0; 16], |id| *id.as_bytes());
     let found = rows(connection, sql, of(id).with(after.as_slice()).with(limit)).await?;
     found.iter().map(|row| Ok(JobId::from_bytes(Columns::of(row).id()?))).collect()

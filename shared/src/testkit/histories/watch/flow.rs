@@ -62,51 +62,65 @@ fn lanes(state: &ShardDump, wrong: &mut Vec<String>) {
     for (lane, score, id) in &expected {
         firsts.entry(*lane).or_insert((*score, state.entries[id].flow.expect("it has a lane")));
     }
-    let stands = state.flow.turns.iter().map(|(share, score, lane)| (*lane, (*score, *share)));
-    let blocked = state.flow.blocked.iter();
-    let blocked = blocked.map(|(_, score, lane, share)| (*lane, (*score, *share)));
     let mut places = BTreeMap::new();
-    for (lane, place) in stands.chain(blocked) {
-        if places.insert(lane, place).is_some() {
-            wrong.push(format!("{lane:?} stands in two places"));
+    for turn in &state.flow.turns {
+        let blocked = state.flow.blocked.get(&turn.lane).copied();
+        if blocked.unwrap_or(Scope::free(turn.kind)) != turn.place {
+            wrong.push(format!("{:?} stands elsewhere than is noted", turn.lane));
+        }
+        if places.insert(turn.lane, (turn.score, turn.share, turn.kind)).is_some() {
+            wrong.push(format!("{:?} stands in two places", turn.lane));
         }
     }
     let firsts: BTreeMap<_, _> =
-        firsts.into_iter().map(|(lane, (score, flow))| (lane, (score, flow.share))).collect();
+        firsts.into_iter().map(|(lane, (score, f))| (lane, (score, f.share, f.kind))).collect();
     if firsts != places {
         wrong.push(format!("lanes stand wrongly: {firsts:?} {places:?}"));
+    }
+    if state.flow.blocked.keys().any(|lane| !firsts.contains_key(lane)) {
+        wrong.push("a lane without jobs is held".to_owned());
     }
 }
 
 fn shares(state: &ShardDump, wrong: &mut Vec<String>) {
-    let turns: BTreeSet<FlowKey> = state.flow.turns.iter().map(|(share, ..)| *share).collect();
-    let fair: BTreeSet<FlowKey> = state.flow.fair.iter().map(|(_, share)| *share).collect();
+    let turns: BTreeSet<(Scope, FlowKey)> =
+        state.flow.turns.iter().map(|turn| (turn.place, turn.share)).collect();
+    let fair: BTreeSet<(Scope, FlowKey)> =
+        state.flow.fair.iter().map(|(place, _, share)| (*place, *share)).collect();
     if turns != fair || fair.len() != state.flow.fair.len() {
-        wrong.push("who may be chosen has no turns, or the reverse".to_owned());
+        wrong.push("a share stands where it has no lanes, or the reverse".to_owned());
     }
-    let mut waiting = BTreeMap::<FlowKey, u64>::new();
     let mut slots = BTreeMap::<FlowKey, u64>::new();
+    let mut waiting = BTreeSet::new();
     for entry in state.entries.values() {
         let Some(flow) = entry.flow else { continue };
         if entry.status == Status::Ready {
-            *waiting.entry(flow.share).or_default() += 1;
+            waiting.insert(flow.share);
         } else if is_leased(entry) {
             *slots.entry(flow.share).or_default() += u64::from(flow.weight);
         }
     }
     for (key, share) in &state.flow.shares {
-        if share.waiting != waiting.remove(key).unwrap_or_default() {
-            wrong.push(format!("{key:?} has another number of jobs waiting"));
-        }
+        waiting.remove(key);
         // Jobs without keys are counted from when there are others.
         if share.slots != slots.remove(key).unwrap_or_default() && !key.is_none() {
             wrong.push(format!("{key:?} has another number of slots"));
+        }
+        if share.slots == 0 && !waiting.contains(key) && !stands(state, *key) {
+            let is_known = state.flow.idle.get(*key).is_some();
+            if !is_known && !key.is_none() {
+                wrong.push(format!("{key:?} is never forgotten"));
+            }
         }
     }
     slots.remove(&FlowKey::NONE);
     if !waiting.is_empty() || !slots.is_empty() {
         wrong.push("a share is forgotten that waits or runs".to_owned());
     }
+}
+
+fn stands(state: &ShardDump, share: FlowKey) -> bool {
+    state.flow.turns.iter().any(|turn| turn.share == share)
 }
 
 /// Leases are counted for their keys, and for their kinds while these are limited.
@@ -123,15 +137,8 @@ fn running(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) 
             expected.entry(scope).or_default().insert(*id);
         }
     }
-    let limited = |scope: &Scope| {
-        let is_of = |kind: &crate::model::name::Kind| FlowKey::of(kind.as_str()) == scope.1;
-        let mut kinds = settings.kinds.iter();
-        scope.0 != ScopeKind::Kind
-            || kinds.any(|(kind, limits)| is_of(kind) && limits.concurrency.is_some())
-    };
-    let counted: BTreeMap<_, _> =
-        state.flow.running.clone().into_iter().filter(|(scope, _)| limited(scope)).collect();
-    if expected != counted {
+    let counted = &state.flow.running;
+    if expected != *counted {
         wrong.push(format!("leases are miscounted: {expected:?} {counted:?}"));
     }
 }
@@ -142,7 +149,7 @@ fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
         let mut jobs = state.flow.lanes.iter().filter(|(of, ..)| *of == lane);
         state.entries.get(&jobs.next()?.2)?.flow
     };
-    for (scope, ..) in &state.flow.blocked {
+    for scope in state.flow.blocked.values() {
         let key = scope.1;
         let of_kind = || {
             let mut kinds = settings.kinds.iter();
@@ -150,18 +157,19 @@ fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
         };
         let running = state.flow.running.get(scope).map_or(0, BTreeSet::len) as u32;
         let is_full = |limit: Option<u32>| limit.is_some_and(|limit| running >= limit);
+        let has_timer = state.flow.timers.get(*scope).is_some();
         let is_held = match scope.0 {
-            ScopeKind::Key => is_full(settings.keys.concurrency),
-            ScopeKind::Kind => is_full(of_kind().and_then(|limits| limits.concurrency)),
-            ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => {
-                state.flow.timers.contains_key(scope)
-            }
+            // A limit that is another one now: a timer says so.
+            ScopeKind::Key => is_full(settings.keys.concurrency) || has_timer,
+            ScopeKind::Kind => is_full(of_kind().and_then(|l| l.concurrency)) || has_timer,
+            ScopeKind::Free => false,
+            ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => has_timer,
             ScopeKind::Circuit => {
                 let known = state.flow.circuits.get(&key).map(|known| known.state);
                 let mode = settings.circuits.get(&key).map(|setting| setting.mode);
                 mode == Some(CircuitMode::Open)
                     || matches!(known, Some(CircuitState::HalfOpen { .. }))
-                    || state.flow.timers.contains_key(scope)
+                    || has_timer
             }
         };
         let passes_on = |flow: Flow| match scope.0 {
@@ -169,9 +177,10 @@ fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
             ScopeKind::KeyRate => flow.rate == key,
             ScopeKind::Kind | ScopeKind::KindRate => flow.kind == key,
             ScopeKind::Circuit => flow.circuit == key,
-            ScopeKind::QueueRate => false,
+            ScopeKind::QueueRate | ScopeKind::Free => false,
         };
-        let mut turns = state.flow.turns.iter().filter_map(|(.., lane)| flow_of(*lane));
+        let free = state.flow.turns.iter().filter(|turn| turn.place.is_free());
+        let mut turns = free.filter_map(|turn| flow_of(turn.lane));
         if !is_held && !turns.any(passes_on) {
             wrong.push(format!("{scope:?} has a permit that nobody is told of"));
         }

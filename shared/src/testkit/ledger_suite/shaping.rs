@@ -1,4 +1,4 @@
-//! Submissions that are shaped at the door: debounced, collected, throttled.
+//! Submissions that are shaped before they are jobs: debounced, collected, throttled.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -9,12 +9,12 @@ use futures::future::join_all;
 use super::scene::{Scene, done, key, new};
 use crate::engine::Ended;
 use crate::engine::flow::Rate;
-use crate::ledger::doors::{Collected, Debounced};
+use crate::ledger::shaping::{Collected, Debounced};
 use crate::ledger::{Accepted, JobFilter, LedgerError, Recorded, Refused, SubmitOutcome};
 use crate::limits::INLINE_BYTES_MAX;
-use crate::model::door::{Collect, Debounce, Door, SeriesSort, Throttle};
 use crate::model::id::{BlobId, JobId};
 use crate::model::job::{Job, JobState, NewJob, OnConflict, Value};
+use crate::model::shaping::{Collect, Debounce, SeriesSort, Shaping, Throttle};
 use crate::model::time::Timestamp;
 
 super::cases![
@@ -40,49 +40,49 @@ super::cases![
     clients_race_through_a_throttle,
     a_refused_submission_costs_no_unit,
     a_throttle_that_says_nothing_is_forgotten,
-    a_batch_may_mix_doors,
-    doors_of_other_namespaces_are_others,
+    a_batch_may_mix_them,
+    series_of_other_namespaces_are_others,
 ];
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 fn numbered(scene: &Scene, n: usize) -> NewJob {
     NewJob { payload: Value::Inline(n.to_string().into()), ..scene.new_job() }
 }
 
-fn with_door(job: NewJob, door: Door) -> NewJob {
-    NewJob { door: Some(Box::new(door)), ..job }
+pub(super) fn shaped(job: NewJob, shaping: Shaping) -> NewJob {
+    NewJob { shaping: Some(Box::new(shaping)), ..job }
 }
 
-fn debounced(scene: &Scene, n: usize, delay: Duration, max_wait: Duration) -> NewJob {
-    with_door(numbered(scene, n), Door::Debounce(Debounce { key: "k".into(), delay, max_wait }))
+pub(super) fn debounced(scene: &Scene, n: usize, delay: Duration, max_wait: Duration) -> NewJob {
+    shaped(numbered(scene, n), Shaping::Debounce(Debounce { key: "k".into(), delay, max_wait }))
 }
 
-fn collected(scene: &Scene, n: usize, items_max: u32) -> NewJob {
+pub(super) fn collected(scene: &Scene, n: usize, items_max: u32) -> NewJob {
     item(numbered(scene, n), items_max, HOUR, 1 << 20)
 }
 
 fn item(job: NewJob, items_max: u32, wait: Duration, bytes_max: u32) -> NewJob {
-    with_door(job, Door::Collect(Collect { key: "k".into(), items_max, wait, bytes_max }))
+    shaped(job, Shaping::Collect(Collect { key: "k".into(), items_max, wait, bytes_max }))
 }
 
-fn throttled(scene: &Scene, interval: Duration, burst: u32) -> NewJob {
+pub(super) fn throttled(scene: &Scene, interval: Duration, burst: u32) -> NewJob {
     let rate = Rate::new(u64::try_from(interval.as_micros()).unwrap(), burst);
-    with_door(scene.new_job(), Door::Throttle(Throttle { key: "k".into(), rate }))
+    shaped(scene.new_job(), Shaping::Throttle(Throttle { key: "k".into(), rate }))
 }
 
-async fn debounce(scene: &Scene, job: NewJob) -> Debounced {
+pub(super) async fn debounce(scene: &Scene, job: NewJob) -> Debounced {
     match scene.offer(job).await {
         Ok(Accepted::Debounced(debounced)) => debounced,
         other => panic!("not debounced: {other:?}"),
     }
 }
 
-async fn collect(scene: &Scene, job: NewJob) -> Collected {
+pub(super) async fn collect(scene: &Scene, job: NewJob) -> Collected {
     as_collected(scene.offer(job).await)
 }
 
-fn as_collected(result: Result<Accepted, Refused>) -> Collected {
+pub(super) fn as_collected(result: Result<Accepted, Refused>) -> Collected {
     match result {
         Ok(Accepted::Collected(collected)) => collected,
         other => panic!("not collected: {other:?}"),
@@ -91,19 +91,19 @@ fn as_collected(result: Result<Accepted, Refused>) -> Collected {
 
 /// Lets the time of every open series of the scene come, and shuts those that nobody else has. Other cases' series that
 /// are due meanwhile are shut as well.
-async fn let_time_come(scene: &Scene) -> Vec<Job> {
-    let sql = format!("UPDATE doors SET shuts_at = 1 WHERE namespace = '{}'", scene.namespace);
+pub(super) async fn let_time_come(scene: &Scene) -> Vec<Job> {
+    let sql = format!("UPDATE series SET shuts_at = 1 WHERE namespace = '{}'", scene.namespace);
     scene.ledger.tamper(sql).await.unwrap();
     let shut = scene.ledger.shut_due(100).await.unwrap();
     shut.into_iter().filter(|job| job.namespace == scene.namespace).collect()
 }
 
 /// Fails where items are left of the scene.
-async fn assert_no_items(scene: &Scene) {
+pub(super) async fn assert_no_items(scene: &Scene) {
     // A row that cannot be: where there is an item, it is refused.
     let sql = format!(
         "INSERT INTO throttles (namespace, queue, key, free_at, job_id) \
-         SELECT namespace, 'left', 'left', NULL, job_id FROM door_items WHERE namespace = '{}'",
+         SELECT namespace, 'left', 'left', NULL, job_id FROM series_items WHERE namespace = '{}'",
         scene.namespace
     );
     let left: Result<(), LedgerError> = scene.ledger.tamper(sql).await;
@@ -119,7 +119,7 @@ async fn bytes(scene: &Scene, job: &Job) -> Bytes {
     }
 }
 
-async fn items(scene: &Scene, job: &Job) -> Vec<usize> {
+pub(super) async fn items(scene: &Scene, job: &Job) -> Vec<usize> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Payload {
@@ -129,7 +129,7 @@ async fn items(scene: &Scene, job: &Job) -> Vec<usize> {
     payload.items
 }
 
-async fn in_state(scene: &Scene, state: JobState) -> Vec<Job> {
+pub(super) async fn in_state(scene: &Scene, state: JobState) -> Vec<Job> {
     let filter = JobFilter { states: vec![state], ..JobFilter::default() };
     scene.ledger.list(&scene.namespace, &filter, None, 500).await.unwrap().jobs
 }
@@ -451,7 +451,7 @@ async fn racing_shutters_shut_once(scene: &Scene) {
         let job = NewJob { kind: format!("kind{n}").parse().unwrap(), ..collected(scene, n, 10) };
         collect(scene, job).await;
     }
-    let sql = format!("UPDATE doors SET shuts_at = 1 WHERE namespace = '{}'", scene.namespace);
+    let sql = format!("UPDATE series SET shuts_at = 1 WHERE namespace = '{}'", scene.namespace);
     scene.ledger.tamper(sql).await.unwrap();
     let shut = join_all((0..6).map(|_| scene.ledger.shut_due(7))).await;
     let mut shut: Vec<Job> = shut.into_iter().flat_map(Result::unwrap).collect();
@@ -537,7 +537,7 @@ async fn a_throttle_that_says_nothing_is_forgotten(scene: &Scene) {
     new(scene.offer(throttled(scene, Duration::from_micros(1), 1)).await);
     let busy = |key: &str| {
         let rate = Rate::new(3_600_000_000, 1);
-        with_door(scene.new_job(), Door::Throttle(Throttle { key: key.into(), rate }))
+        shaped(scene.new_job(), Shaping::Throttle(Throttle { key: key.into(), rate }))
     };
     let last = new(scene.offer(busy("busy")).await);
     let before = Timestamp::from_millis(0);
@@ -553,7 +553,7 @@ async fn a_throttle_that_says_nothing_is_forgotten(scene: &Scene) {
     assert_eq!(refused(scene.offer(busy("busy")).await).0, last.id, "the busy one is not");
 }
 
-async fn a_batch_may_mix_doors(scene: &Scene) {
+async fn a_batch_may_mix_them(scene: &Scene) {
     let jobs = vec![
         scene.new_job(),
         collected(scene, 1, 2),
@@ -593,7 +593,7 @@ async fn a_batch_may_mix_doors(scene: &Scene) {
     }
 }
 
-async fn doors_of_other_namespaces_are_others(scene: &Scene) {
+async fn series_of_other_namespaces_are_others(scene: &Scene) {
     let there = scene.elsewhere();
     let here = collect(scene, collected(scene, 1, 10)).await;
     let other = collect(&there, collected(&there, 1, 10)).await;

@@ -1,4 +1,4 @@
-//! The rows of a submission that meet a door: one place after the other, in the order of locking, each within a savepoint.
+//! The rows of a submission that are shaped: one place after the other, in the order of locking, each within a savepoint.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,25 +6,24 @@ use std::time::Duration;
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
-use super::doors::{self, Entered};
 use super::error::is_bad_data;
 use super::insert::{Insert, accepted};
 use super::own_rows::{BAD_DATA, Outcome, Rows};
-use crate::ledger::doors::{
+use super::series::{self, Entered};
+use crate::ledger::shaping::{
     Collected, Debounced, Place, deal, interval_us, move_on, place, tolerance_us,
 };
 use crate::ledger::{Accepted, Refused};
-use crate::model::door::{Collect, Debounce, Door, Series, Throttle};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState, NewJob, Value};
-use crate::model::time::Timestamp;
+use crate::model::shaping::{Collect, Debounce, Series, Shaping, Throttle};
 
 /// A row and what it has come to.
 type Decided = Vec<(usize, Outcome)>;
 
 impl Rows<'_> {
-    /// Decides every row that has a door and is not decided yet.
-    pub(super) async fn pass_doors(&mut self) -> Result<(), sqlx::Error> {
+    /// Decides every row that is shaped and is not decided yet.
+    pub(super) async fn pass_shaped(&mut self) -> Result<(), sqlx::Error> {
         let mut places: BTreeMap<Place<'_>, Vec<usize>> = BTreeMap::new();
         for (n, job) in self.jobs.iter().enumerate() {
             if let Some(place) = place(job)
@@ -49,15 +48,15 @@ impl Rows<'_> {
 
     /// Decides rows of one place; `false`: the database does not take one of them, and nothing was decided.
     async fn try_at(&mut self, rows: &[usize]) -> Result<bool, sqlx::Error> {
-        self.connection.execute("SAVEPOINT door").await?;
+        self.connection.execute("SAVEPOINT shaped").await?;
         match pass(self.connection, self.jobs, rows).await {
             Ok(decided) => {
-                self.connection.execute("RELEASE SAVEPOINT door").await?;
+                self.connection.execute("RELEASE SAVEPOINT shaped").await?;
                 decided.into_iter().for_each(|(n, outcome)| self.outcomes[n] = Some(outcome));
                 Ok(true)
             }
             Err(error) if is_bad_data(&error) => {
-                self.connection.execute("ROLLBACK TO SAVEPOINT door").await?;
+                self.connection.execute("ROLLBACK TO SAVEPOINT shaped").await?;
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -74,15 +73,15 @@ async fn pass(
     let mut items = Vec::new();
     for n in rows {
         let job = &jobs[*n];
-        match job.door.as_deref() {
-            Some(Door::Debounce(rule)) => {
+        match job.shaping.as_deref() {
+            Some(Shaping::Debounce(rule)) => {
                 let debounced = debounce(connection, job, rule).await?;
                 decided.push((*n, Ok(Accepted::Debounced(debounced))));
             }
-            Some(Door::Throttle(rule)) => {
+            Some(Shaping::Throttle(rule)) => {
                 decided.push((*n, throttle(connection, job, rule).await?));
             }
-            Some(Door::Collect(rule)) => items.push((*n, job, rule)),
+            Some(Shaping::Collect(rule)) => items.push((*n, job, rule)),
             None => {}
         }
     }
@@ -97,19 +96,19 @@ async fn debounce(
     job: &NewJob,
     rule: &Debounce,
 ) -> Result<Debounced, sqlx::Error> {
-    let door = Door::Debounce(rule.clone());
+    let shaping = Shaping::Debounce(rule.clone());
     let mut shut = Vec::new();
-    let mut entered = doors::enter(connection, job, &door).await?;
+    let mut entered = series::enter(connection, job, &shaping).await?;
     if !entered.is_new && entered.series.is_due(entered.now) {
-        shut = doors::shut_these(connection, &[entered.series.job.uuid()]).await?;
-        entered = doors::enter(connection, job, &door).await?;
+        shut = series::shut_these(connection, &[entered.series.job.uuid()]).await?;
+        entered = series::enter(connection, job, &shaping).await?;
     }
     let Entered { series, is_new, now } = entered;
     let (series, superseded) = if is_new {
         (series, None)
     } else {
         let next = move_on(&series, now, job.id, rule);
-        doors::put(connection, job, &next).await?;
+        series::put(connection, job, &next).await?;
         supersede(connection, series.job, job.id).await?;
         (next, Some(series.job))
     };
@@ -130,7 +129,7 @@ async fn supersede(
         UPDATE jobs SET state = 12, finished_at = clock.now, changed_at = clock.now,
             error_code = 'superseded', error_retryable = false, error_message = $2
         FROM clock WHERE id = $1 AND state = 0 AND workflow_id IS NULL";
-    let query = sqlx::query(sql).bind(old.uuid()).bind(crate::ledger::doors::superseded_by(by));
+    let query = sqlx::query(sql).bind(old.uuid()).bind(crate::ledger::shaping::superseded_by(by));
     query.execute(connection).await?;
     Ok(())
 }
@@ -147,14 +146,14 @@ async fn block(
         queues: vec![(&job.namespace, &job.queue)],
     };
     let made = insert.run(&mut *connection).await?;
-    let Some(created_at) = made.get(&job.id.uuid()).copied() else {
+    let Some(entry) = made.get(&job.id.uuid()).copied() else {
         // Its id is there already.
         return Err(sqlx::Error::Encode("a job that is there".into()));
     };
     let sql = "UPDATE jobs SET state = 0, run_at = $2 WHERE id = $1";
     let query = sqlx::query(sql).bind(job.id.uuid()).bind(series.shuts_at.micros());
     query.execute(connection).await?;
-    let job = accepted(job, created_at);
+    let job = accepted(job, entry);
     Ok(Job { state: JobState::Blocked, run_at: series.shuts_at, ..job })
 }
 
@@ -166,7 +165,7 @@ async fn collect(
     decided: &mut Decided,
 ) -> Result<(), sqlx::Error> {
     let Some((_, one, rule)) = items.first().copied() else { return Ok(()) };
-    let entered = doors::enter(connection, one, &Door::Collect(rule.clone())).await?;
+    let entered = series::enter(connection, one, &Shaping::Collect(rule.clone())).await?;
     let open = (!entered.is_new).then_some(entered.series);
     let mut shut = Vec::new();
     for part in deal(entered.now, open, items.iter().copied()) {
@@ -176,12 +175,12 @@ async fn collect(
             block(connection, job, &part.series).await?;
         }
         let members: Vec<&NewJob> = part.members.iter().map(|n| &jobs[*n]).collect();
-        doors::add_items(connection, part.series.job, part.first(), &members).await?;
+        series::add_items(connection, part.series.job, part.first(), &members).await?;
         if part.is_over {
             let job: Uuid = part.series.job.uuid();
-            shut.extend(doors::shut_these(connection, &[job]).await?);
+            shut.extend(series::shut_these(connection, &[job]).await?);
         } else {
-            doors::put(connection, one, &part.series).await?;
+            series::put(connection, one, &part.series).await?;
         }
         for (item, n) in (part.first()..).zip(&part.members) {
             let collected = Collected {
@@ -234,10 +233,9 @@ async fn throttle(
             queues: vec![(&job.namespace, &job.queue)],
         };
         let made = insert.run(connection).await?;
-        let created_at: Option<Timestamp> = made.get(&job.id.uuid()).copied();
-        let created_at =
-            created_at.ok_or_else(|| sqlx::Error::Encode("a job that is there".into()))?;
-        return Ok(Ok(Accepted::New(accepted(job.clone(), created_at))));
+        let entry = made.get(&job.id.uuid()).copied();
+        let entry = entry.ok_or_else(|| sqlx::Error::Encode("a job that is there".into()))?;
+        return Ok(Ok(Accepted::New(accepted(job.clone(), entry))));
     }
     // The row is locked by the statement above, so it is still there.
     let sql = "SELECT job_id, free_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \

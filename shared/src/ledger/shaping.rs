@@ -1,4 +1,4 @@
-//! Submissions that are shaped at the door: what both databases decide in the same way, and the calls about series.
+//! Submissions that are shaped before they are jobs: what both databases decide in the same way, and the calls about series.
 //!
 //! A series is a row, and a job that is blocked while the row is there. Who adds to it, replaces its job or shuts it holds
 //! the row until the commit, so that a submission is in one series or in the next, and never in none. Nobody but the
@@ -9,9 +9,9 @@ use futures::future::BoxFuture;
 
 use super::{Ledger, Result, dispatch};
 use crate::engine::flow::Rate;
-use crate::model::door::{Collect, Debounce, Door, Series, SeriesSort};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState, NewJob, Value};
+use crate::model::shaping::{Collect, Debounce, Series, SeriesSort, Shaping};
 use crate::model::time::Timestamp;
 
 /// What a debounced submission has come to.
@@ -72,30 +72,30 @@ impl Ledger {
 /// locking, so that two submissions with many keys don't wait for each other.
 pub(super) type Place<'a> = (i16, &'a str, &'a str, &'a str);
 
-/// Where the door of a job is; `None`: it has none.
+/// Where a job meets others; `None`: it is not shaped.
 pub(super) fn place(job: &NewJob) -> Option<Place<'_>> {
     let (queue, kind) = (job.queue.as_str(), job.kind.as_str());
-    Some(match job.door.as_deref()? {
-        Door::Debounce(rule) => (SeriesSort::Debounce as i16, queue, kind, rule.key.as_str()),
-        Door::Collect(rule) => (SeriesSort::Collect as i16, queue, kind, rule.key.as_str()),
-        Door::Throttle(rule) => (0, queue, "", rule.key.as_str()),
+    Some(match job.shaping.as_deref()? {
+        Shaping::Debounce(rule) => (SeriesSort::Debounce as i16, queue, kind, rule.key.as_str()),
+        Shaping::Collect(rule) => (SeriesSort::Collect as i16, queue, kind, rule.key.as_str()),
+        Shaping::Throttle(rule) => (0, queue, "", rule.key.as_str()),
     })
 }
 
 /// The series that a job begins at `now`.
-pub(super) fn begin(now: Timestamp, job: &NewJob, door: &Door) -> Option<Series> {
-    let (sort, shuts_at, latest_at, items_max, bytes_max) = match door {
-        Door::Debounce(rule) => {
+pub(super) fn begin(now: Timestamp, job: &NewJob, shaping: &Shaping) -> Option<Series> {
+    let (sort, shuts_at, latest_at, items_max, bytes_max) = match shaping {
+        Shaping::Debounce(rule) => {
             let latest_at = now.plus(rule.max_wait);
             (SeriesSort::Debounce, now.plus(rule.delay).min(latest_at), latest_at, 0, 0)
         }
-        Door::Collect(rule) => {
+        Shaping::Collect(rule) => {
             let until = now.plus(rule.wait);
             (SeriesSort::Collect, until, until, rule.items_max, rule.bytes_max.into())
         }
-        Door::Throttle(_) => return None,
+        Shaping::Throttle(_) => return None,
     };
-    let (opened_at, key) = (now, door.key().to_owned());
+    let (opened_at, key) = (now, shaping.key().to_owned());
     let (items, bytes) = (0, FRAME_BYTES);
     let job = job.id;
     Some(Series {
@@ -193,7 +193,8 @@ pub(super) fn deal<'a>(
             parts.push(Part { is_over: true, ..part });
         }
         let part = current.get_or_insert_with(|| Part {
-            series: begin(now, job, &Door::Collect(rule.clone())).expect("collecting is a series"),
+            series: begin(now, job, &Shaping::Collect(rule.clone()))
+                .expect("collecting is a series"),
             opener: Some(place),
             members: Vec::new(),
             is_over: false,

@@ -1,4 +1,4 @@
-//! Submissions with doors, each decided by itself: the writer is alone, so that nothing changes between looking and
+//! Submissions that are shaped, each decided by itself: the writer is alone, so that nothing changes between looking and
 //! writing.
 
 use std::collections::BTreeMap;
@@ -7,18 +7,19 @@ use std::time::Duration;
 use super::fault::{Class, Fault};
 use super::jobs::Columns;
 use super::plan::{self, KeyRow, Planned, Specs};
+use super::quotas::Doors;
 use super::series::{find, put, shut_these};
 use super::statement::{Args, Bulk, execute, row};
-use super::submit::{self, BAD_DATA, Bad};
-use super::writer::{Tx, release, savepoint, undo};
-use super::{Accepted, Refused, Submission, SubmitOutcome, queues, unfit_text};
-use crate::ledger::doors::{
+use super::submit::{self, BAD_DATA, Bad, Way};
+use super::writer::{Tx, release, roll_back, savepoint, undo};
+use super::{Accepted, Refused, Submission, SubmitOutcome, orders, queues, unfit_text};
+use crate::ledger::shaping::{
     Collected, Debounced, Place, begin, deal, interval_us, item_bytes, move_on, place,
     superseded_by, tolerance_us,
 };
-use crate::model::door::{Collect, Debounce, Door, Series, SeriesSort, Throttle};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState, NewJob, Value};
+use crate::model::shaping::{Collect, Debounce, Series, SeriesSort, Shaping, Throttle};
 
 /// What one job has come to.
 type Outcome = Result<Accepted, Refused>;
@@ -28,12 +29,12 @@ enum Passed {
     /// What was written for it stays.
     Kept(SubmitOutcome),
     /// Nothing of it is to stay.
-    Refused(Vec<Outcome>),
+    Refused(SubmitOutcome),
 }
 
 /// Whether a submission is for [`write()`].
-pub(super) fn has_doors(submission: &Submission) -> bool {
-    submission.jobs.iter().any(|job| job.door.is_some())
+pub(super) fn is_shaped(submission: &Submission) -> bool {
+    submission.jobs.iter().any(|job| job.shaping.is_some())
 }
 
 /// Writes a submission, or nothing of it.
@@ -47,10 +48,9 @@ pub(super) async fn write(
     savepoint(tx).await?;
     let result = match pass(tx, submission).await {
         Ok(Passed::Kept(outcome)) => Ok(outcome),
-        Ok(Passed::Refused(results)) => {
-            tx.queues.forget();
-            submit::roll_back(tx).await?;
-            Ok(SubmitOutcome::Done(results))
+        Ok(Passed::Refused(outcome)) => {
+            roll_back(tx).await?;
+            Ok(outcome)
         }
         Err(fault) => {
             undo(tx, fault.clone()).await?;
@@ -85,16 +85,24 @@ async fn pass(tx: &mut Tx<'_>, submission: &Submission) -> Result<Passed, Fault>
         }
     }
     for rows in places.into_values() {
-        pass_door(tx, &submission.jobs, &rows, &mut outcomes).await?;
+        pass_place(tx, &submission.jobs, &rows, &mut outcomes).await?;
     }
     let decided = |outcome: Option<Outcome>| outcome.expect("every job has been looked at");
     let results: Vec<Outcome> = outcomes.into_iter().map(decided).collect();
     if submission.atomic && results.iter().any(Result::is_err) {
         let refused = results.into_iter().map(|result| result.and(Err(Refused::Batch)));
-        return Ok(Passed::Refused(refused.collect()));
+        return Ok(Passed::Refused(SubmitOutcome::Done(refused.collect())));
     }
     if results.iter().all(Result::is_err) {
-        return Ok(Passed::Refused(results));
+        return Ok(Passed::Refused(SubmitOutcome::Done(results)));
+    }
+    if results.iter().flatten().any(Accepted::brings_in) {
+        let mut doors = Doors::of(tx, &[submission]).await?;
+        let admitted = doors.admit(tx.now, &submission.jobs);
+        doors.write(tx).await?;
+        if let Err(exceeded) = admitted {
+            return Ok(Passed::Refused(SubmitOutcome::OverQuota(exceeded)));
+        }
     }
     if let (Some(key), Some(first)) = (&submission.idempotency, submission.jobs.first()) {
         let ids = results.iter().map(|result| result.as_ref().ok().map(Accepted::id)).collect();
@@ -104,23 +112,25 @@ async fn pass(tx: &mut Tx<'_>, submission: &Submission) -> Result<Passed, Fault>
     Ok(Passed::Kept(SubmitOutcome::Done(results)))
 }
 
-/// Writes those that have no door; a place for each job.
+/// Writes those that are not shaped, of which the door of the namespace is asked with the others; a place for each job.
 async fn pass_plain(
     tx: &mut Tx<'_>,
     submission: &Submission,
 ) -> Result<Vec<Option<Outcome>>, Fault> {
     let mut outcomes: Vec<Option<Outcome>> = submission.jobs.iter().map(|_| None).collect();
-    let jobs = submission.jobs.iter().filter(|job| job.door.is_none()).cloned();
+    let jobs = submission.jobs.iter().filter(|job| job.shaping.is_none()).cloned();
     let plain = Submission { jobs: jobs.collect(), atomic: false, idempotency: None };
     if plain.jobs.is_empty() {
         return Ok(outcomes);
     }
-    let written = submit::write(tx, &[&plain], &Bad::new()).await?;
+    let written = submit::write(tx, &[&plain], &Bad::new(), Way::Past).await?;
     let results = written.into_iter().flat_map(|outcome| match outcome {
         SubmitOutcome::Done(results) => results,
-        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused => Vec::new(),
+        SubmitOutcome::Replayed(_) | SubmitOutcome::KeyReused | SubmitOutcome::OverQuota(_) => {
+            Vec::new()
+        }
     });
-    let free = outcomes.iter_mut().zip(&submission.jobs).filter(|(_, job)| job.door.is_none());
+    let free = outcomes.iter_mut().zip(&submission.jobs).filter(|(_, job)| job.shaping.is_none());
     for ((outcome, _), result) in free.zip(results) {
         *outcome = Some(result);
     }
@@ -128,7 +138,7 @@ async fn pass_plain(
 }
 
 /// Decides jobs of one place, in order.
-async fn pass_door(
+async fn pass_place(
     tx: &mut Tx<'_>,
     jobs: &[NewJob],
     rows: &[usize],
@@ -137,13 +147,13 @@ async fn pass_door(
     let mut items = Vec::new();
     for n in rows {
         let job = &jobs[*n];
-        match job.door.as_deref() {
-            Some(Door::Debounce(rule)) => {
+        match job.shaping.as_deref() {
+            Some(Shaping::Debounce(rule)) => {
                 let debounced = debounce(tx, job, rule).await?;
                 outcomes[*n] = Some(Ok(Accepted::Debounced(debounced)));
             }
-            Some(Door::Throttle(rule)) => outcomes[*n] = Some(throttle(tx, job, rule).await?),
-            Some(Door::Collect(rule)) => items.push((*n, job, rule)),
+            Some(Shaping::Throttle(rule)) => outcomes[*n] = Some(throttle(tx, job, rule).await?),
+            Some(Shaping::Collect(rule)) => items.push((*n, job, rule)),
             None => {}
         }
     }
@@ -158,7 +168,7 @@ async fn debounce(tx: &mut Tx<'_>, job: &NewJob, rule: &Debounce) -> Result<Debo
     }
     let series = match &open {
         Some(series) => Some(move_on(series, tx.now, job.id, rule)),
-        None => begin(tx.now, job, &Door::Debounce(rule.clone())),
+        None => begin(tx.now, job, &Shaping::Debounce(rule.clone())),
     };
     let series = series.expect("a debounced job is of a series");
     let superseded = open.map(|series| series.job);
@@ -196,7 +206,7 @@ async fn collect(
     outcomes: &mut [Option<Outcome>],
 ) -> Result<(), Fault> {
     static ADD: Bulk = Bulk::new(
-        "INSERT INTO door_items (job_id, item, id, namespace, payload) VALUES",
+        "INSERT INTO series_items (job_id, item, id, namespace, payload) VALUES",
         "(?, ?, ?, ?, ?)",
         "",
     );
@@ -264,7 +274,8 @@ async fn throttle(tx: &mut Tx<'_>, job: &NewJob, rule: &Throttle) -> Result<Outc
         .with(job.id.as_bytes().as_slice());
     execute(tx.connection, sql, args).await?;
     queues::ensure_allowed(tx, &job.namespace, &job.queue).await?;
-    let row = Planned::new(tx.now, job, &mut Specs::default());
+    let mut row = Planned::new(tx.now, job, &mut Specs::default());
     submit::insert(tx.connection, std::slice::from_ref(&row)).await?;
+    orders::settle(tx.connection, std::iter::once(&mut row.job)).await?;
     Ok(Ok(Accepted::New(row.job)))
 }

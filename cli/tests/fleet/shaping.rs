@@ -1,4 +1,4 @@
-//! Submissions shaped at the door, over two API processes, with a worker that sees what comes of them.
+//! Submissions shaped before they are jobs, over two API processes, with a worker that sees what comes of them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -175,7 +175,7 @@ async fn a_collection_survives_the_death_of_who_shuts_it() {
     let (status, answer) = fleet.post("/v1/jobs", job).await;
     assert_eq!(status, 202, "{answer}");
     let id = answer["id"].as_str().expect("an id").to_owned();
-    fleet.set("WINDLASS_FAIL", "doors.shut=abort");
+    fleet.set("WINDLASS_FAIL", "series.shut=abort");
     let mut dying = fleet.role("scheduler", &[]);
     until("the scheduler has shut it and died", || async {
         (fleet.job(&id).await["state"] == "ready").then_some(())

@@ -1,4 +1,4 @@
-//! What a submission meets at the door: debounce, throttle, collect.
+//! How a submission is shaped before it is a job: debounce, throttle, collect.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use windlass_shared::ledger::RateLimit;
-use windlass_shared::ledger::doors::item_bytes_max;
+use windlass_shared::ledger::shaping::item_bytes_max;
 use windlass_shared::limits;
-use windlass_shared::model::door::{Collect, Debounce, Door, Throttle};
+use windlass_shared::model::shaping::{Collect, Debounce, Shaping, Throttle};
 use windlass_shared::model::time::Span;
 
 use super::docs::{DayText, WeekText};
@@ -86,13 +86,13 @@ pub struct CollectRequest<'a> {
 }
 
 /// The three of them, as of a request.
-pub(super) struct Doors<'r, 'a> {
+pub(super) struct Shapings<'r, 'a> {
     pub(super) debounce: Option<&'r DebounceRequest<'a>>,
     pub(super) throttle: Option<&'r ThrottleRequest<'a>>,
     pub(super) collect: Option<&'r CollectRequest<'a>>,
 }
 
-impl Doors<'_, '_> {
+impl Shapings<'_, '_> {
     /// The names of those that are given.
     fn given(&self) -> impl Iterator<Item = &'static str> {
         let all = [
@@ -110,8 +110,8 @@ impl Doors<'_, '_> {
         }
     }
 
-    /// The door, checked. `beside`: fields that are given and that series have no use for, or none together with a door.
-    pub(super) fn check(&self, beside: &Beside, faults: &mut Faults) -> Option<Door> {
+    /// The one that is given, checked. `beside`: other fields that are given, which may not go with it.
+    pub(super) fn check(&self, beside: &Beside, faults: &mut Faults) -> Option<Shaping> {
         let mut given = beside.unique.then_some("unique").into_iter().chain(self.given());
         let first = given.next();
         for other in given {
@@ -119,16 +119,21 @@ impl Doors<'_, '_> {
             faults.wrong(&format!("/{other}"), text);
         }
         if self.debounce.is_some() || self.collect.is_some() {
-            for (name, is_given) in [("run_at", beside.run_at), ("delay", beside.delay)] {
+            const WHEN: &str = "cannot be given: debounce and collect say when the job runs";
+            const PLACE: &str = "cannot be given: debounce and collect give a job no place in an order before it may run";
+            for (name, is_given, text) in [
+                ("run_at", beside.run_at, WHEN),
+                ("delay", beside.delay, WHEN),
+                ("order_key", beside.order_key, PLACE),
+            ] {
                 if is_given {
-                    let text = "cannot be given: debounce and collect say when the job runs";
                     faults.wrong(&format!("/{name}"), text);
                 }
             }
         }
-        let debounce = self.debounce.and_then(|rule| rule.check(faults)).map(Door::Debounce);
-        let throttle = self.throttle.and_then(|rule| rule.check(faults)).map(Door::Throttle);
-        let collect = self.collect.and_then(|rule| rule.check(faults)).map(Door::Collect);
+        let debounce = self.debounce.and_then(|rule| rule.check(faults)).map(Shaping::Debounce);
+        let throttle = self.throttle.and_then(|rule| rule.check(faults)).map(Shaping::Throttle);
+        let collect = self.collect.and_then(|rule| rule.check(faults)).map(Shaping::Collect);
         debounce.or(throttle).or(collect)
     }
 }
@@ -138,10 +143,11 @@ pub(super) struct Beside {
     pub(super) unique: bool,
     pub(super) run_at: bool,
     pub(super) delay: bool,
+    pub(super) order_key: bool,
 }
 
-fn check_key(key: Option<&Text<'_>>, door: &str, faults: &mut Faults) -> Option<String> {
-    let pointer = format!("/{door}/key");
+fn check_key(key: Option<&Text<'_>>, field: &str, faults: &mut Faults) -> Option<String> {
+    let pointer = format!("/{field}/key");
     let Some(key) = key else {
         faults.wrong(&pointer, "is required");
         return None;
@@ -151,7 +157,7 @@ fn check_key(key: Option<&Text<'_>>, door: &str, faults: &mut Faults) -> Option<
 }
 
 fn check_wait(span: Span, pointer: &str, faults: &mut Faults) -> Duration {
-    if !(limits::DOOR_WAIT_MIN..=limits::DOOR_WAIT_MAX).contains(&span.0) {
+    if !(limits::SERIES_WAIT_MIN..=limits::SERIES_WAIT_MAX).contains(&span.0) {
         faults.wrong(pointer, "must be from 10 ms to 1 day");
     }
     span.0

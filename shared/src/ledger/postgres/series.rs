@@ -1,4 +1,4 @@
-//! Series that are open, and what becomes of their jobs. The words are those of [`crate::ledger::doors`].
+//! Series that are open, and what becomes of their jobs. The words are those of [`crate::ledger::shaping`].
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -7,12 +7,12 @@ use uuid::Uuid;
 use super::error::{after_write, is_collision, unchanged};
 use super::row::{self, get, int4, int8, select_jobs};
 use super::{LedgerError, Result};
-use crate::ledger::doors::{self, FRAME};
+use crate::ledger::shaping::{self, FRAME};
 use crate::ledger::{Accepted, Refused, Submission};
 use crate::limits::INLINE_BYTES_MAX;
-use crate::model::door::{Door, Series, SeriesSort};
 use crate::model::id::JobId;
 use crate::model::job::{Job, NewJob};
+use crate::model::shaping::{Series, SeriesSort, Shaping};
 use crate::model::time::Timestamp;
 
 /// Tries of a shutting that met a deadlock.
@@ -38,16 +38,16 @@ pub(super) struct Entered {
 pub(super) async fn enter(
     connection: &mut PgConnection,
     job: &NewJob,
-    door: &Door,
+    shaping: &Shaping,
 ) -> Result<Entered, sqlx::Error> {
     const LOCK: &str = concat!(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, ",
         series_columns!(),
-        " FROM doors WHERE namespace = $1 AND queue = $2 AND kind = $3 AND sort = $4 AND key = $5 \
+        " FROM series WHERE namespace = $1 AND queue = $2 AND kind = $3 AND sort = $4 AND key = $5 \
          FOR UPDATE"
     );
     // Lengths of time here: the ledger knows what they are counted from.
-    let lengths = doors::begin(Timestamp::default(), job, door);
+    let lengths = shaping::begin(Timestamp::default(), job, shaping);
     let lengths =
         lengths.ok_or_else(|| sqlx::Error::Protocol("a throttle has no series".into()))?;
     for _ in 0..LOOKS_MAX {
@@ -80,7 +80,7 @@ async fn open(
         "WITH clock AS MATERIALIZED (
              SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
          )
-         INSERT INTO doors (namespace, queue, kind, ",
+         INSERT INTO series (namespace, queue, kind, ",
         series_columns!(),
         ") SELECT $1, $2, $3, $4, $5, $6, clock.now, clock.now + $7, clock.now + $8, $9, $10, $11, $12
          FROM clock ON CONFLICT (namespace, queue, kind, sort, key) DO NOTHING RETURNING ",
@@ -118,7 +118,7 @@ pub(super) async fn put(
     series: &Series,
 ) -> Result<(), sqlx::Error> {
     const PUT: &str = concat!(
-        "INSERT INTO doors (namespace, queue, kind, ",
+        "INSERT INTO series (namespace, queue, kind, ",
         series_columns!(),
         ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (namespace, queue, kind, sort, key) DO UPDATE SET job_id = EXCLUDED.job_id,
@@ -138,7 +138,7 @@ pub(super) async fn add_items(
     items: &[&NewJob],
 ) -> Result<(), sqlx::Error> {
     let Some(one) = items.first() else { return Ok(()) };
-    let sql = "INSERT INTO door_items (job_id, item, id, namespace, payload)
+    let sql = "INSERT INTO series_items (job_id, item, id, namespace, payload)
         SELECT $1, $2 + i.place::int - 1, i.id, $3, i.payload
         FROM unnest($4::uuid[], $5::bytea[]) WITH ORDINALITY AS i(id, payload, place)";
     sqlx::query(sql)
@@ -146,7 +146,7 @@ pub(super) async fn add_items(
         .bind(int4(first))
         .bind(one.namespace.as_str())
         .bind(items.iter().map(|job| job.id.uuid()).collect::<Vec<_>>())
-        .bind(items.iter().map(|job| doors::item_bytes(job)).collect::<Vec<_>>())
+        .bind(items.iter().map(|job| shaping::item_bytes(job)).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())
@@ -165,11 +165,11 @@ WITH clock AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS s(id, blob)
 ), packed AS MATERIALIZED (
     SELECT i.job_id, $4::bytea || string_agg(i.payload, $5::bytea ORDER BY i.item) || $6::bytea AS payload
-    FROM door_items i WHERE i.job_id = ANY($1) GROUP BY i.job_id
+    FROM series_items i WHERE i.job_id = ANY($1) GROUP BY i.job_id
 ), gone AS (
-    DELETE FROM doors WHERE job_id = ANY($1)
+    DELETE FROM series WHERE job_id = ANY($1)
 ), used AS (
-    DELETE FROM door_items WHERE job_id = ANY($1)
+    DELETE FROM series_items WHERE job_id = ANY($1)
 ), large AS (
     INSERT INTO blobs (namespace, id, bytes, refs, created_at)
     SELECT j.namespace, s.blob, p.payload, 1, clock.now
@@ -201,19 +201,19 @@ WHERE j.id = s.id AND j.state = 0 AND j.workflow_id IS NULL";
 
 pub(super) async fn shut_due(pool: &PgPool, limit: u32) -> Result<Vec<Job>> {
     // Asked without a lock first: that none is due is the common case.
-    let sql = "SELECT EXISTS (SELECT FROM doors \
+    let sql = "SELECT EXISTS (SELECT FROM series \
                WHERE shuts_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)";
     if !sqlx::query_scalar(sql).fetch_one(pool).await.map_err(unchanged)? {
         return Ok(Vec::new());
     }
-    let sql = "SELECT job_id FROM doors \
+    let sql = "SELECT job_id FROM series \
                WHERE shuts_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
                ORDER BY shuts_at LIMIT $1 FOR UPDATE SKIP LOCKED";
     shut_found(pool, || sqlx::query_scalar(sql).bind(i64::from(limit))).await
 }
 
 pub(super) async fn shut(pool: &PgPool, job: JobId) -> Result<Option<Job>> {
-    let sql = "SELECT job_id FROM doors WHERE job_id = $1 FOR UPDATE";
+    let sql = "SELECT job_id FROM series WHERE job_id = $1 FOR UPDATE";
     Ok(shut_found(pool, || sqlx::query_scalar(sql).bind(job.uuid())).await?.pop())
 }
 
@@ -242,7 +242,7 @@ async fn shut_found<'q>(pool: &PgPool, find: impl Fn() -> Ids<'q>) -> Result<Vec
 }
 
 pub(super) async fn series(pool: &PgPool, job: JobId) -> Result<Option<Series>> {
-    const SQL: &str = concat!("SELECT ", series_columns!(), " FROM doors WHERE job_id = $1");
+    const SQL: &str = concat!("SELECT ", series_columns!(), " FROM series WHERE job_id = $1");
     let row = sqlx::query(SQL).bind(job.uuid()).fetch_optional(pool).await.map_err(unchanged)?;
     row.map(|row| series_at(&row, 0).map_err(unchanged)).transpose()
 }
@@ -282,8 +282,8 @@ pub(super) async fn kept(
         return Ok(Some(false));
     }
     // All are of one transaction: one that is there, or one that its open series has not got, tells of all.
-    let sql = "SELECT EXISTS (SELECT FROM door_items WHERE job_id = ANY($1) AND id = ANY($2)), \
-               EXISTS (SELECT FROM doors WHERE job_id = ANY($1))";
+    let sql = "SELECT EXISTS (SELECT FROM series_items WHERE job_id = ANY($1) AND id = ANY($2)), \
+               EXISTS (SELECT FROM series WHERE job_id = ANY($1))";
     let found: (bool, bool) =
         sqlx::query_as(sql).bind(jobs).bind(ids).fetch_one(connection).await?;
     Ok(match found {

@@ -55,7 +55,7 @@ fn a_collection_is_over_before_its_payload_is_too_large() {
 #[test]
 fn a_collection_whose_time_has_come_takes_nothing_more() {
     let job = item("1");
-    let mut open = begin(at(-5), &job, &Door::Collect(collect(9, 1_000))).unwrap();
+    let mut open = begin(at(-5), &job, &Shaping::Collect(collect(9, 1_000))).unwrap();
     open.items = 3;
     let parts = dealt(Some(open.clone()), std::slice::from_ref(&job), &collect(9, 1_000));
     assert_eq!(shape(&parts), [(vec![], 4, true), (vec![0], 1, false)]);
@@ -73,7 +73,7 @@ fn a_debounced_series_ends_at_the_bound_of_its_first() {
         max_wait: Duration::from_secs(max_wait),
     };
     let job = item("1");
-    let first = begin(at(0), &job, &Door::Debounce(rule(5, 12))).unwrap();
+    let first = begin(at(0), &job, &Shaping::Debounce(rule(5, 12))).unwrap();
     assert_eq!((first.shuts_at, first.latest_at), (at(5), at(12)));
     let second = move_on(&first, at(4), job.id, &rule(5, 12));
     assert_eq!(second.shuts_at, at(9));

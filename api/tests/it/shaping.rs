@@ -1,4 +1,4 @@
-//! Submissions that are shaped at the door.
+//! Submissions that are shaped before they are jobs.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn explained(api: &Fixture, id: &str) -> Value {
 async fn shut_until(api: &Fixture, id: &str, state: &str) -> Value {
     let wait = async {
         loop {
-            api.life.shut_doors(100).await.unwrap();
+            api.life.shut_series(100).await.unwrap();
             let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
             if job["state"] == state {
                 return job;
@@ -154,7 +154,7 @@ async fn wrong_rules_are_refused_by_pointer() {
             assert_eq!(body["errors"][0]["pointer"], json!(pointer), "{body}");
         }
     }
-    for (door, rule, pointer) in [
+    for (field, rule, pointer) in [
         ("debounce", json!({"delay": "1s"}), "/debounce/key"),
         ("debounce", json!({"key": "", "delay": "1s"}), "/debounce/key"),
         ("debounce", json!({"key": "k"}), "/debounce/delay"),
@@ -173,13 +173,14 @@ async fn wrong_rules_are_refused_by_pointer() {
         ("collect", json!({"key": "k", "wait": "2d"}), "/collect/wait"),
         ("collect", json!({"key": "k", "max_bytes": 100}), "/collect/max_bytes"),
     ] {
-        wrong.push((json!({"kind": "a", door: rule}), pointer));
+        wrong.push((json!({"kind": "a", field: rule}), pointer));
     }
-    for door in ["debounce", "collect"] {
-        let rule = &good.iter().find(|(name, _)| *name == door).expect("named above").1;
-        wrong.push((json!({"kind": "a", "delay": "1s", door: rule}), "/delay"));
-        let job = json!({"kind": "a", "run_at": "2030-01-01T00:00:00Z", door: rule});
+    for field in ["debounce", "collect"] {
+        let rule = &good.iter().find(|(name, _)| *name == field).expect("named above").1;
+        wrong.push((json!({"kind": "a", "delay": "1s", field: rule}), "/delay"));
+        let job = json!({"kind": "a", "run_at": "2030-01-01T00:00:00Z", field: rule});
         wrong.push((job, "/run_at"));
+        wrong.push((json!({"kind": "a", "order_key": "o", field: rule}), "/order_key"));
     }
     let long = "x".repeat(2_000);
     let rule = json!({"key": "k", "max_bytes": 2_000});
@@ -192,24 +193,24 @@ async fn wrong_rules_are_refused_by_pointer() {
 }
 
 #[tokio::test]
-async fn schedules_and_steps_have_no_doors() {
+async fn schedules_and_steps_are_not_shaped() {
     let api = Fixture::new().await;
-    for (door, rule) in [
+    for (field, rule) in [
         ("debounce", json!({"key": "k", "delay": "1s"})),
         ("throttle", json!({"key": "k", "limit": 1, "per": "1s"})),
         ("collect", json!({"key": "k"})),
     ] {
-        let schedule = json!({"name": "s", "every": "1h", "job": {"kind": "a", door: rule}});
+        let schedule = json!({"name": "s", "every": "1h", "job": {"kind": "a", field: rule}});
         let body = api.post("/v1/schedules", schedule).await.refused(422, "invalid");
-        assert_eq!(body["errors"][0]["pointer"], json!(format!("/job/{door}")), "{body}");
-        let run = json!({"name": "r", "steps": [{"id": "a", "kind": "a", door: rule}]});
+        assert_eq!(body["errors"][0]["pointer"], json!(format!("/job/{field}")), "{body}");
+        let run = json!({"name": "r", "steps": [{"id": "a", "kind": "a", field: rule}]});
         let body = api.post("/v1/workflows", run).await.refused(422, "invalid");
-        assert_eq!(body["errors"][0]["pointer"], json!(format!("/steps/0/{door}")), "{body}");
+        assert_eq!(body["errors"][0]["pointer"], json!(format!("/steps/0/{field}")), "{body}");
         let undo = json!({"name": "r", "steps": [
-            {"id": "a", "kind": "a", "compensate": {"kind": "b", door: rule}},
+            {"id": "a", "kind": "a", "compensate": {"kind": "b", field: rule}},
         ]});
         let body = api.post("/v1/workflows", undo).await.refused(422, "invalid");
-        let pointer = json!(format!("/steps/0/compensate/{door}"));
+        let pointer = json!(format!("/steps/0/compensate/{field}"));
         assert_eq!(body["errors"][0]["pointer"], pointer, "{body}");
     }
 }
@@ -235,4 +236,20 @@ async fn a_series_that_ends_reaches_the_engine_at_once() {
         };
         tokio::time::timeout(SOON, there).await.expect("the engine gets it");
     }
+}
+
+#[tokio::test]
+async fn a_throttled_job_has_its_place_in_an_order() {
+    let api = Fixture::new().await;
+    let rule = json!({"key": "k", "limit": 2, "per": "1h"});
+    let job = || json!({"kind": "a", "order_key": "o", "throttle": rule});
+    let first = api.post("/v1/jobs", job()).await.expect(201);
+    let second = api.post("/v1/jobs", job()).await.expect(201);
+    assert_eq!((&first["state"], &second["state"]), (&json!("ready"), &json!("blocked")));
+    let why = explained(&api, &id(&second)).await;
+    assert_eq!((&why["code"], &why["evidence"]["head"]["id"]), (&json!("blocked_by"), &first["id"]));
+    // The place of one that is cancelled is nobody's, as of one that is not throttled.
+    let cancel = format!("/v1/jobs/{}/cancel", id(&second));
+    assert_eq!(api.post(&cancel, json!({})).await.expect(200)["state"], "cancelled");
+    api.post("/v1/jobs", job()).await.refused(429, "throttled");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::Lifecycle;
-use windlass_shared::limits::DOORS_BATCH_MAX;
+use windlass_shared::limits::SERIES_BATCH_MAX;
 
 use crate::board::Duty;
 use crate::ticker::{Ticks, every};
@@ -13,10 +13,10 @@ use crate::ticker::{Ticks, every};
 const INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) static DUTY: Duty = Duty {
-    name: "doors",
+    name: "series",
     what: "makes debounced and collecting jobs ready whose time has come",
     interval: INTERVAL,
-    batch: DOORS_BATCH_MAX,
+    batch: SERIES_BATCH_MAX,
     longest: Duration::from_secs(60),
     who: Who::Every,
 };
@@ -27,9 +27,9 @@ pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
         async move {
             let mut shut = 0;
             loop {
-                let some = life.shut_doors(DOORS_BATCH_MAX).await?;
+                let some = life.shut_series(SERIES_BATCH_MAX).await?;
                 shut += some;
-                if some < u64::from(DOORS_BATCH_MAX) {
+                if some < u64::from(SERIES_BATCH_MAX) {
                     return Ok(shut);
                 }
             }

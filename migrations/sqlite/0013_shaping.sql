@@ -1,6 +1,6 @@
--- Submissions that are shaped before they are jobs: the tables and words of ../postgres/0012_doors.sql.
+-- Submissions that are shaped before they are jobs: the tables and words of ../postgres/0013_shaping.sql.
 
-CREATE TABLE doors (
+CREATE TABLE series (
     namespace TEXT    NOT NULL,
     queue     TEXT    NOT NULL,
     kind      TEXT    NOT NULL,
@@ -16,11 +16,11 @@ CREATE TABLE doors (
     bytes_max INTEGER NOT NULL,
     PRIMARY KEY (namespace, queue, kind, sort, key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX doors_shuts_at ON doors (shuts_at);
-CREATE INDEX doors_job_id ON doors (job_id);
+CREATE INDEX series_shuts_at ON series (shuts_at);
+CREATE INDEX series_job_id ON series (job_id);
 
 -- With a rowid: its rows may be wide.
-CREATE TABLE door_items (
+CREATE TABLE series_items (
     job_id    BLOB    NOT NULL,
     item      INTEGER NOT NULL,
     id        BLOB    NOT NULL,

@@ -1,4 +1,4 @@
-//! What a submission may meet at the door, before it becomes a job of its own: a series that stands for many submissions,
+//! How a submission may be shaped before it is a job of its own: a series that stands for many submissions,
 //! or a throttle.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::engine::flow::Rate;
 
 /// What the caller asked for. A job has at most one of these, and none beside a unique key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum Shaping {
     /// The last submission of a series wins.
     Debounce(Debounce),
     /// The submissions of a series become one job.
@@ -18,7 +18,7 @@ pub enum Door {
     Throttle(Throttle),
 }
 
-impl Door {
+impl Shaping {
     /// By which submissions find each other.
     pub fn key(&self) -> &str {
         match self {

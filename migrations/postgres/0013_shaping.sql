@@ -1,8 +1,8 @@
--- Submissions that are shaped before they are jobs (shared/src/model/door.rs).
+-- Submissions that are shaped before they are jobs (shared/src/model/shaping.rs).
 
 -- Series that are open, at most one of a key. The job that stands for one is blocked; the row goes in the transaction that
 -- shuts the series and makes the job ready.
-CREATE TABLE doors (
+CREATE TABLE series (
     namespace TEXT     NOT NULL,
     queue     TEXT     NOT NULL,
     kind      TEXT     NOT NULL,
@@ -18,11 +18,11 @@ CREATE TABLE doors (
     bytes_max BIGINT   NOT NULL,
     PRIMARY KEY (namespace, queue, kind, sort, key)
 );
-CREATE INDEX doors_shuts_at ON doors (shuts_at);
-CREATE INDEX doors_job_id ON doors (job_id);
+CREATE INDEX series_shuts_at ON series (shuts_at);
+CREATE INDEX series_job_id ON series (job_id);
 
 -- What collecting jobs have so far; gone once it is their payload. `id` was drawn by the submitter.
-CREATE TABLE door_items (
+CREATE TABLE series_items (
     job_id    UUID    NOT NULL,
     item      INTEGER NOT NULL,
     id        UUID    NOT NULL,

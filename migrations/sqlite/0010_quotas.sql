@@ -1,0 +1,16 @@
+-- What namespaces may bring in; those that may bring in what they like have no row. shared/src/ledger/quotas.rs says what
+-- is reckoned with.
+CREATE TABLE quotas (
+    namespace  TEXT    NOT NULL PRIMARY KEY,
+    settings   TEXT    NOT NULL,                   -- Quotas as JSON
+    changed_at INTEGER NOT NULL,                   -- ledger time
+    changed_by TEXT    NOT NULL,                   -- a key's name, or `local`
+    tat_ns     INTEGER NOT NULL DEFAULT 0,         -- when the rate has recovered from all that was let in; ns since 1970
+    jobs       INTEGER NOT NULL DEFAULT 0,         -- not finished, when they were counted last
+    bytes      INTEGER NOT NULL DEFAULT 0,         -- of their payloads
+    jobs_in    INTEGER NOT NULL DEFAULT 0,         -- let in since
+    bytes_in   INTEGER NOT NULL DEFAULT 0,
+    counts     INTEGER NOT NULL DEFAULT 0,         -- how often they were counted: of two counts at once one holds
+    counted_at INTEGER,                            -- ledger time
+    count_us   INTEGER NOT NULL DEFAULT 0          -- how long that took
+) STRICT, WITHOUT ROWID;
