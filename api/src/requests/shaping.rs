@@ -120,7 +120,8 @@ impl Shapings<'_, '_> {
         }
         if self.debounce.is_some() || self.collect.is_some() {
             const WHEN: &str = "cannot be given: debounce and collect say when the job runs";
-            const PLACE: &str = "cannot be given: debounce and collect give a job no place in an order before it may run";
+            const PLACE: &str =
+                "cannot be given: what debounce and collect hold back has no place in an order";
             for (name, is_given, text) in [
                 ("run_at", beside.run_at, WHEN),
                 ("delay", beside.delay, WHEN),

@@ -176,7 +176,8 @@ async fn shaped_submissions_pay_too() {
     }
     let jobs = api.send(list()).await.expect(200);
     assert_eq!(jobs["items"].as_array().unwrap().len(), 2);
-    let states: Vec<&Value> = jobs["items"].as_array().unwrap().iter().map(|job| &job["state"]).collect();
+    let states: Vec<&Value> =
+        jobs["items"].as_array().unwrap().iter().map(|job| &job["state"]).collect();
     assert_eq!(states, ["blocked", "blocked"], "nobody took the place of {}", waiting["id"]);
     put(&api, TEAM, json!({"rate": {"limit": 1, "per": "1h", "burst": 3}})).await.expect(200);
     let next = post(&api, "/v1/jobs", &[], item()).await.expect(202);

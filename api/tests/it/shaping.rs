@@ -247,7 +247,10 @@ async fn a_throttled_job_has_its_place_in_an_order() {
     let second = api.post("/v1/jobs", job()).await.expect(201);
     assert_eq!((&first["state"], &second["state"]), (&json!("ready"), &json!("blocked")));
     let why = explained(&api, &id(&second)).await;
-    assert_eq!((&why["code"], &why["evidence"]["head"]["id"]), (&json!("blocked_by"), &first["id"]));
+    assert_eq!(
+        (&why["code"], &why["evidence"]["head"]["id"]),
+        (&json!("blocked_by"), &first["id"])
+    );
     // The place of one that is cancelled is nobody's, as of one that is not throttled.
     let cancel = format!("/v1/jobs/{}/cancel", id(&second));
     assert_eq!(api.post(&cancel, json!({})).await.expect(200)["state"], "cancelled");

@@ -56,11 +56,8 @@ async fn a_rate_refuses_whatever_is_shaped(scene: &Scene) {
     let first = collect(scene, collected(scene, 1, 3)).await;
     let waiting = debounce(scene, debounced(scene, 1, HOUR, HOUR)).await.job;
     assert_eq!(used(scene).await.rate, 2, "each is a unit");
-    for job in [
-        collected(scene, 2, 3),
-        debounced(scene, 2, HOUR, HOUR),
-        throttled(scene, HOUR, 1),
-    ] {
+    for job in [collected(scene, 2, 3), debounced(scene, 2, HOUR, HOUR), throttled(scene, HOUR, 1)]
+    {
         let id = job.id;
         let exceeded = refused(scene, vec![job]).await;
         assert_eq!((exceeded.quota, exceeded.used, exceeded.asked), (Quota::Rate, 2, 1));
@@ -106,10 +103,7 @@ async fn items_pay_their_places_and_bytes(scene: &Scene) {
     // {"items":[1000,2000,3000]} has 26 bytes, and while it is open its job has those of `null`.
     let counted = count(scene).await;
     assert_eq!((counted.jobs, counted.bytes), (1, 30));
-    let long = NewJob {
-        payload: Value::Inline("12345678901".into()),
-        ..collected(scene, 4, 100)
-    };
+    let long = NewJob { payload: Value::Inline("12345678901".into()), ..collected(scene, 4, 100) };
     assert_eq!(refused(scene, vec![long]).await.quota, Quota::Bytes);
     assert_eq!(scene.ledger.shut(job.expect("three were let in")).await.unwrap().iter().count(), 1);
     let counted = count(scene).await;
