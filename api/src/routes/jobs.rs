@@ -42,7 +42,7 @@ pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed")
             headers(("Location" = String, description = "The job that collects."),
                 ("Idempotency-Replayed" = String, description = "`true` where the answer was given before."))),
         (status = 409, description = "Its unique key is held.", body = crate::error::Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Its throttle is used up, or its queue is full.", body = crate::error::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Its throttle or a quota of its namespace is used up, or its queue is full.", body = crate::error::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn submit_job(
