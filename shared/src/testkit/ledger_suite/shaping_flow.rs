@@ -105,15 +105,20 @@ async fn items_pay_their_places_and_bytes(scene: &Scene) {
     assert_eq!((counted.jobs, counted.bytes), (1, 30));
     let long = NewJob { payload: Value::Inline("12345678901".into()), ..collected(scene, 4, 100) };
     assert_eq!(refused(scene, vec![long]).await.quota, Quota::Bytes);
-    assert_eq!(scene.ledger.shut(job.expect("three were let in")).await.unwrap().iter().count(), 1);
+    let shut = scene.ledger.shut(job.expect("three were let in")).await.unwrap();
+    assert!(shut.is_some());
     let counted = count(scene).await;
     assert_eq!((counted.jobs, counted.bytes), (1, 26));
     assert!(collect(scene, collected(scene, 5, 100)).await.opened);
-    // A superseded job has ended.
+    // A debounced job needs a place although it takes another one's, which is free with the next count.
+    set(scene, &Quotas { max_jobs: Some(4), ..Quotas::default() }).await;
     for n in [1, 2] {
         debounce(scene, debounced(scene, n, HOUR, HOUR)).await;
+        assert_eq!(used(scene).await.jobs, 2 + n as u64);
         assert_eq!(count(scene).await.jobs, 3);
     }
+    debounce(scene, debounced(scene, 3, HOUR, HOUR)).await;
+    assert_eq!(refused(scene, vec![debounced(scene, 4, HOUR, HOUR)]).await.used, 4);
 }
 
 async fn a_mixed_batch_pays_as_a_whole(scene: &Scene) {
