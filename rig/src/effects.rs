@@ -57,6 +57,8 @@ pub enum End {
     Ok,
     /// It failed because its payload said so.
     Planned,
+    /// It failed because what it depends on was down.
+    Down,
     /// The fenced store refused its write.
     Refused,
     /// Its future was dropped: the worker told it to stop.

@@ -60,6 +60,7 @@ pub(crate) async fn perform(
     if is_fenced && !execution.write_fenced()? {
         return execution.end(End::Refused);
     }
+    let is_down = work.needs.as_ref().is_some_and(|file| file.exists());
     let length = Duration::from_millis(work.ms);
     if work.spin {
         let until = Instant::now() + length;
@@ -71,6 +72,9 @@ pub(crate) async fn perform(
     }
     if is_fenced && !execution.write_fenced()? {
         return execution.end(End::Refused);
+    }
+    if is_down {
+        return execution.end(End::Down);
     }
     let is_planned = execution.effect.attempt <= work.fails;
     execution.end(if is_planned { End::Planned } else { End::Ok })

@@ -28,6 +28,7 @@ pub(crate) mod engine_clock;
 mod full;
 pub(crate) mod full_disk;
 mod gaps;
+mod herd;
 mod hole;
 mod keys;
 mod leases;
@@ -193,6 +194,7 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &engine_clock::EngineClock,
         &cron::LeaderAtEdges,
         &api::SameKeys,
+        &herd::Herd,
         &tree::Escape,
         &power::PowerCutOfBoth,
     ]

@@ -21,6 +21,8 @@ use crate::execution::{Assignment, Evidence, perform};
 pub const EFFECT: &str = "rig.effect";
 /// The handler that also writes to a store with fences, at its start and at its end.
 pub const FENCED: &str = "rig.fenced";
+/// The handler that depends on something, see [`Work::needs`].
+pub const CALL: &str = "rig.call";
 /// How long tasks may take to end after a drain; as `windlass worker`.
 const TASKS_END: Duration = Duration::from_secs(15);
 
@@ -38,7 +40,7 @@ pub struct WorkerArgs {
     pub synced: bool,
 }
 
-/// Payload of both handlers.
+/// Payload of all of them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Work {
@@ -50,6 +52,9 @@ pub struct Work {
     /// It does not wait but computes, without ever giving its thread back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spin: bool,
+    /// What it depends on is down while this file is there: then it fails, with the code `down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<PathBuf>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
@@ -83,6 +88,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<()> {
         .builtin()
         .handle(EFFECT, handler())
         .handle(FENCED, handler())
+        .handle(CALL, handler())
         .build()?;
     let worked = worker.run(shutdown.token.clone()).await;
     shutdown.token.cancel();
@@ -108,6 +114,7 @@ async fn execute(
     match perform(&evidence, assignment, &work).await? {
         End::Ok => Ok(()),
         End::Planned => Err(HandlerError::retryable("planned", "as the payload says")),
+        End::Down => Err(HandlerError::retryable("down", "what it depends on is down")),
         End::Refused | End::Dropped => {
             Err(HandlerError::retryable("refused", "the store has seen a higher fence"))
         }

@@ -164,6 +164,11 @@ async fn e25_shared_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e27_a_dependency_that_is_down() {
+    holds("E27").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e30_commands_that_try_to_escape() {
     holds("E30").await;
 }

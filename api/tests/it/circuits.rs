@@ -182,7 +182,7 @@ async fn a_probe_that_fails_is_no_attempt() {
     fail(&api, &probe, json!({})).await;
     api.record("q").await;
     let job = api.get(&format!("/v1/jobs/{id}")).await.expect(200);
-    assert_eq!((&job["state"], &job["attempt"]), (&json!("scheduled"), &json!(0)), "{job}");
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("ready"), &json!(0)), "{job}");
 }
 
 /// Goal: jobs that make requests are held by their host's circuit unless they say otherwise.

@@ -7,6 +7,7 @@ use super::{Kind, Verdict, is_terminal};
 use crate::dev::calls::HTTP;
 use crate::dump::{AttemptRow, JobRow};
 use crate::effects::End;
+use crate::load::plan::ANY;
 
 pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
     for (id, job) in &index.evidence.ledger.jobs {
@@ -62,6 +63,9 @@ fn one_end(id: &str, job: &JobRow, verdict: &mut Verdict) {
 /// Failures on record are those that the payload asked for: a crash is not charged as one.
 fn charged(index: &Index<'_>, id: &str, job: &JobRow, verdict: &mut Verdict) {
     let Some(key) = index.key_of.get(id).and_then(|key| index.keys.get(key)) else { return };
+    if key.fails == ANY {
+        return;
+    }
     let failed = |a: &&AttemptRow| matches!(a.outcome.as_deref(), Some("failed" | "timed_out"));
     let failures = job.attempts.iter().filter(failed).count();
     if job.state == "succeeded" && failures != key.fails as usize {
@@ -83,7 +87,7 @@ fn done(index: &Index<'_>, id: &str, job: &JobRow, verdict: &mut Verdict) {
         let end = execution.and_then(|execution| execution.end).map(|(_, end)| end);
         let fits = match attempt.outcome.as_deref() {
             Some("succeeded") => end == Some(End::Ok),
-            Some("failed") => matches!(end, Some(End::Planned | End::Refused)),
+            Some("failed") => matches!(end, Some(End::Planned | End::Down | End::Refused)),
             // A lease may be lost, or handed back, before its handler was called.
             _ => true,
         };

@@ -31,7 +31,9 @@ fn extra(index: &Index<'_>, job: &str, verdict: &mut Verdict) {
         let outcome = outcome_of(execution.fence);
         let again = seen.contains(&execution.fence);
         seen.push(execution.fence);
-        if !again && matches!(outcome, Some("succeeded" | "failed" | "timed_out" | "cancelled")) {
+        // A probe that found its dependency down is on record as snoozed.
+        let counts = ["succeeded", "failed", "timed_out", "cancelled", "snoozed"];
+        if !again && outcome.is_some_and(|outcome| counts.contains(&outcome)) {
             continue;
         }
         let cause =

@@ -218,7 +218,7 @@ async fn execute(
     };
     match perform(&evidence, assignment, &work).await {
         Ok(End::Ok) => StatusCode::OK,
-        Ok(End::Planned) => StatusCode::INTERNAL_SERVER_ERROR,
+        Ok(End::Planned | End::Down) => StatusCode::INTERNAL_SERVER_ERROR,
         Ok(End::Refused | End::Dropped) => StatusCode::SERVICE_UNAVAILABLE,
         Err(error) => {
             eprintln!("the evidence cannot be kept: {error}");

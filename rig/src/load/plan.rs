@@ -16,6 +16,9 @@ pub const DIAMOND: u32 = 6;
 /// Between attempts that fail as planned.
 const RETRY_MS: u64 = 300;
 
+/// Of [`Submission::fails`]: nobody knows beforehand.
+pub const ANY: u32 = u32::MAX;
+
 /// The mix of 3A.
 #[derive(Debug, Clone)]
 pub struct Mix {
@@ -72,7 +75,7 @@ pub struct Submission {
     pub queue: String,
     /// The handler.
     pub kind: &'static str,
-    /// Attempts that are to fail.
+    /// Attempts that are to fail, or [`ANY`].
     pub fails: u32,
     /// The state that it is to end in.
     pub ends: &'static str,
@@ -122,7 +125,7 @@ impl Draw {
             // Evenly over the logarithm of 5 to 200 ms: 53 ms in the mean.
             self.rng.random_range(5f64.ln()..200f64.ln()).exp().round() as u64
         };
-        Work { ms, fails: u32::from(self.rng.random_bool(self.mix.failing)), spin: false }
+        Work { ms, fails: u32::from(self.rng.random_bool(self.mix.failing)), ..Work::default() }
     }
 
     fn diamond(&mut self, key: String, queue: &str) -> Submission {

@@ -284,6 +284,13 @@ fn narrow(step: &mut Step) {
             settings.flow = narrow_settings();
         }
         Step::Claim { kinds, .. } => kinds.clear(),
+        Step::Settle(settles) => {
+            for (_, verdict, _, told) in settles {
+                if *verdict == Verdict::Dead {
+                    *told = Some(Dependency::Exhausted);
+                }
+            }
+        }
         _ => {}
     }
 }
@@ -295,7 +302,7 @@ fn narrow_settings() -> FlowSettingsPick {
     let setting = CircuitSetting {
         mode: CircuitMode::Auto,
         failures: 1,
-        window_ms: 60_000,
+        window_ms: 1_000,
         percent: 0,
         calls_min: 1,
         probe_us: 1_000,

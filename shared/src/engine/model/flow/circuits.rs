@@ -168,13 +168,13 @@ impl Shard {
             && known.is_some_and(|known| known.open_for_us(now) < CircuitSetting::SPARED_US)
     }
 
-    /// Nobody waits for a circuit: it is forgotten at the end of its window.
+    /// Nobody waits for a circuit: it is forgotten a window after its failures, or after a probe might have started.
     pub(super) fn tend_circuit(&mut self, now: Timestamp, key: FlowKey) {
         let Some(known) = self.flow.circuits.get(&key) else { return };
         let setting = self.circuit_setting(key);
         let until = match known.state {
             CircuitState::Closed => window_end(known.from_ms, &setting),
-            CircuitState::Open => known.since + us(setting.window_ms.saturating_mul(1_000)),
+            CircuitState::Open => known.probe_at + us(setting.window_ms.saturating_mul(1_000)),
             CircuitState::HalfOpen { .. } => return,
         };
         if until <= now.micros() {

@@ -656,12 +656,12 @@ function few.close_circuit(key)
   return known
 end
 
--- Nobody waits for a circuit: it is forgotten at the end of its window.
+-- Nobody waits for a circuit: it is forgotten a window after its failures, or after a probe might have started.
 local function tend_circuit(key)
   local circuit = circuit_of(key)
   if not circuit.known or circuit.state == 2 then return end
   local till = (circuit.from + circuit.window) * 1000
-  if circuit.state == 1 then till = circuit.since + circuit.window * 1000 end
+  if circuit.state == 1 then till = circuit.probe_at + circuit.window * 1000 end
   if till <= now then forget_circuit(circuit) else set_timer("x" .. key, till) end
 end
 
