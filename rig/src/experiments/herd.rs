@@ -1,6 +1,6 @@
 //! A dependency that is down while many jobs call it, with its circuit and without: E27.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -95,8 +95,8 @@ async fn outage(scene: &mut Scene, half: &str) -> anyhow::Result<()> {
     .context("the calls have not all been made")
 }
 
-fn call(key: String, half: &str, down: &PathBuf) -> Submission {
-    let work = Work { ms: CALL_MS, needs: Some(down.clone()), ..Work::default() };
+fn call(key: String, half: &str, down: &Path) -> Submission {
+    let work = Work { ms: CALL_MS, needs: Some(down.to_owned()), ..Work::default() };
     let call = job(key, QUEUE, CALL, &work, 0);
     let mut body = call.body;
     // Without a circuit a job needs more attempts than by default to live through it.

@@ -44,7 +44,8 @@ impl Shard {
         let flow = entry.flow;
         self.entries.insert(job.id, entry);
         self.place(now, job.id);
-        if let (Some(flow), Some(_)) = (flow, replaced_bytes) {
+        let waits_in_lane = self.entries[&job.id].status == Status::Ready;
+        if let (Some(flow), Some(_), true) = (flow, replaced_bytes, waits_in_lane) {
             self.mend_lane(now, &flow);
         }
         Pushed::Added
