@@ -60,6 +60,9 @@ pub(crate) async fn perform(
     if is_fenced && !execution.write_fenced()? {
         return execution.end(End::Refused);
     }
+    if let Some(poison) = work.poison {
+        poison.take();
+    }
     let is_down = work.needs.as_ref().is_some_and(|file| file.exists());
     let length = Duration::from_millis(work.ms);
     if work.spin {

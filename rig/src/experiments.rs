@@ -35,6 +35,7 @@ mod leases;
 pub(crate) mod ledger;
 mod long;
 pub(crate) mod measure;
+mod poison;
 pub(crate) mod power;
 mod promotion;
 mod replies;
@@ -193,6 +194,7 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &worker_clocks::WorkerClocks,
         &engine_clock::EngineClock,
         &cron::LeaderAtEdges,
+        &poison::PoisonJobs,
         &api::SameKeys,
         &herd::Herd,
         &tree::Escape,

@@ -55,6 +55,45 @@ pub struct Work {
     /// What it depends on is down while this file is there: then it fails, with the code `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<PathBuf>,
+    /// It takes its process down with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poison: Option<Poison>,
+}
+
+/// How a handler takes its process down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Poison {
+    /// SIGABRT.
+    Abort,
+    /// The stack runs over, which is SIGSEGV or SIGABRT.
+    Overflow,
+    /// SIGKILL, as by the kernel when memory runs out.
+    Kill,
+}
+
+impl Poison {
+    /// Does not return.
+    pub(crate) fn take(self) {
+        match self {
+            Self::Abort => std::process::abort(),
+            Self::Overflow => {
+                std::hint::black_box(deeper(1));
+            }
+            Self::Kill => {
+                let own = std::process::id().to_string();
+                let sent = std::process::Command::new("kill").args(["-9", &own]).status();
+                unreachable!("SIGKILL to itself was survived: {sent:?}");
+            }
+        }
+    }
+}
+
+/// Without end: each level keeps some of the stack.
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn deeper(n: u64) -> u64 {
+    let kept = std::hint::black_box([n; 512]);
+    deeper(n + 1) + kept[0]
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]

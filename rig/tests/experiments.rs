@@ -159,6 +159,11 @@ async fn e23_the_leader_hurt_before_every_edge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e24_poison_jobs() {
+    holds("E24").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e25_shared_keys() {
     holds("E25").await;
 }

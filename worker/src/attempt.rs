@@ -102,7 +102,7 @@ pub(crate) struct Attempt {
     /// It is the probe of its circuit.
     pub(crate) is_probe: bool,
     /// Leases lost before this one.
-    crashes: u32,
+    pub(crate) crashes: u32,
     /// As it was claimed; shares its memory with the payload.
     envelope: Bytes,
     pub(crate) head: EnvelopeHead,
@@ -213,6 +213,11 @@ impl Attempt {
             unknown: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the job may be what its workers died of: it lost two leases, or all but the last that it may lose.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.crashes >= self.head.spec.max_crashes.saturating_sub(1).clamp(1, 2)
     }
 
     /// Its end, now.

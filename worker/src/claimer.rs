@@ -33,6 +33,11 @@ const REFILL_WAIT: Duration = Duration::from_millis(2);
 pub(crate) const WEIGHT_WAIT: Duration = Duration::from_secs(10);
 /// A job too heavy for now comes back after this long, so that lighter ones pass it meanwhile.
 const TOO_HEAVY_DELAY: Duration = Duration::from_secs(1);
+/// Longest wait of a job that must run alone for the jobs beside it to end. What does not run within it comes back
+/// after once to twice that time, so that a fleet of long jobs is kept waiting for a third of its time at most.
+pub(crate) const ALONE_WAIT: Duration = Duration::from_secs(600);
+/// Of several jobs that must run alone one is kept; the others go back for once to twice this time.
+const NOT_TOGETHER_DELAY: Duration = Duration::from_secs(1);
 /// A job written by a newer build waits this long for a worker that can read it.
 const NEWER_BUILD_DELAY: Duration = Duration::from_secs(30);
 /// Most signals taken at one time.
@@ -53,6 +58,8 @@ pub(crate) struct Claimer {
     pub(crate) queues: Rotation,
     /// [`WEIGHT_WAIT`], but for tests.
     pub(crate) weight_wait: Duration,
+    /// [`ALONE_WAIT`], but for tests.
+    pub(crate) alone_wait: Duration,
     /// Shows no gauges.
     pub(crate) is_aside: bool,
     pub(crate) stop: CancellationToken,
@@ -174,7 +181,8 @@ impl Claimer {
         Ok(())
     }
 
-    /// Starts claimed jobs: the light ones at once, the heavy ones as their slots become free.
+    /// Starts claimed jobs: the light ones at once, the heavy ones as their slots become free, and last one of those
+    /// that must run alone.
     async fn start(
         &self,
         shard: &Arc<ShardId>,
@@ -201,6 +209,13 @@ impl Claimer {
         for (job, newer, why) in refused {
             self.refuse(shard, claim, job, (newer, &why)).await;
         }
+        let (mut suspects, attempts): (Vec<_>, Vec<_>) =
+            attempts.into_iter().partition(|attempt| attempt.is_suspect());
+        let suspect = suspects.pop();
+        // They must not be on a lease here when that one takes the worker down.
+        for attempt in suspects {
+            self.put_off(&attempt, jittered(NOT_TOGETHER_DELAY)).await;
+        }
         let (light, heavy): (Vec<_>, Vec<_>) =
             attempts.into_iter().partition(|attempt| attempt.head.spec.weight <= 1);
         for attempt in light {
@@ -211,6 +226,48 @@ impl Claimer {
         for attempt in heavy {
             self.start_heavy(attempt, &mut slots, deadline).await;
         }
+        if let Some(attempt) = suspect {
+            self.start_alone(attempt, slots).await;
+        }
+    }
+
+    /// Starts a job that was on two workers that died when nothing else runs here, nor is settled yet, and claims
+    /// nothing until it has ended. If it is what kills workers, it harms no other job; if it is not, none harms it.
+    async fn start_alone(&self, attempt: Arc<Attempt>, mut slots: OwnedSemaphorePermit) {
+        tracing::warn!(job.id = %attempt.held.id, crashes = attempt.crashes, "a job that lost its workers waits to run alone");
+        let missing = (self.concurrency as usize).saturating_sub(slots.num_permits());
+        let missing = u32::try_from(missing).expect("slots are counted in 32 bits");
+        let alone = async {
+            let more = Arc::clone(&self.slots).acquire_many_owned(missing).await;
+            // An attempt that has ended but is not settled would lose its lease as well.
+            self.leases.all_but(&attempt.held).await;
+            more.expect("the semaphore is never closed")
+        };
+        let count = |result| {
+            metrics::counter!("windlass_worker_alone_total", "result" => result).increment(1);
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => self.executor.hand_in(&attempt, released()).await,
+            () = attempt.stop.stopped() => self.executor.hand_in(&attempt, released()).await,
+            more = tokio::time::timeout(self.alone_wait, alone) => match more {
+                Ok(more) => {
+                    count("started");
+                    slots.merge(more);
+                    self.send(Start { attempt, slots }).await;
+                }
+                Err(_) => {
+                    count("put_off");
+                    self.put_off(&attempt, jittered(self.alone_wait)).await;
+                }
+            },
+        }
+    }
+
+    /// Hands a job back that is to come again after this long. Spends no attempt.
+    async fn put_off(&self, attempt: &Attempt, delay: Duration) {
+        let conclusion = Conclusion { verdict: Verdict::Snooze { delay }, ..released() };
+        self.executor.hand_in(attempt, conclusion).await;
     }
 
     /// `pot` holds slots that were taken for this claim and are not used yet. What needs more than are free
@@ -230,11 +287,7 @@ impl Claimer {
             () = self.stop.cancelled() => return self.executor.hand_in(&attempt, released()).await,
             more = tokio::time::timeout_at(deadline, more) => match more {
                 Ok(more) => pot.merge(more.expect("the semaphore is never closed")),
-                Err(_) => {
-                    let verdict = Verdict::Snooze { delay: TOO_HEAVY_DELAY };
-                    let conclusion = Conclusion { verdict, ..released() };
-                    return self.executor.hand_in(&attempt, conclusion).await;
-                }
+                Err(_) => return self.put_off(&attempt, TOO_HEAVY_DELAY).await,
             },
         }
         let slots = pot.split(weight as usize).expect("the missing slots were just added");
@@ -325,6 +378,11 @@ impl Claimer {
     }
 }
 
+/// Once to twice this time, so that what was together does not come back together.
+fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(1.0 + rand::random::<f64>())
+}
+
 fn claim_label(reply: &ClaimReply) -> &'static str {
     match reply.state {
         _ if !reply.jobs.is_empty() => "jobs",
@@ -397,6 +455,7 @@ mod tests {
             },
             queues: Rotation::new(std::iter::empty()),
             weight_wait: WAIT,
+            alone_wait: WAIT,
             is_aside: false,
             stop: CancellationToken::new(),
         };
@@ -441,5 +500,72 @@ mod tests {
         assert!(started.recv().await.is_none(), "nothing else was started");
         assert_eq!(acker.await.unwrap(), 0);
         assert_eq!(leases.len(), 1, "the others were handed back");
+    }
+
+    /// Goal: a job that may be what kills workers runs alone: when all else has ended and is settled, and nothing but it
+    /// is on a lease then. What cannot be alone in time comes back later.
+    #[tokio::test]
+    async fn a_job_that_lost_its_workers_runs_alone() {
+        let shard = Arc::new(ShardId::first(Namespace::default(), "q".parse().unwrap()));
+        let (claimer, mut started, acker) = claimer(&shard);
+        let (acker, leases) = (tokio::spawn(acker.run()), Arc::clone(&claimer.leases));
+        let suspect = |crashes| Claimed { crashes, ..claimed(1) };
+        let claim = Claim {
+            lease_id: LeaseId::random(),
+            sent_ms: 0,
+            at: Timestamp::default(),
+            ledger: None,
+        };
+        let slots = || Arc::clone(&claimer.slots).try_acquire_many_owned(4).unwrap();
+        let jobs = vec![suspect(2), suspect(1), suspect(3), claimed(2)];
+        let mut start = Box::pin(claimer.start(&shard, claim, jobs, slots()));
+        let mut others = Vec::new();
+        while others.len() < 2 {
+            tokio::select! {
+                () = &mut start => panic!("it cannot be alone yet"),
+                start = started.recv() => others.push(start.unwrap()),
+            }
+        }
+        assert!(others.iter().all(|start| !start.attempt.is_suspect()));
+        // Its slots are free, but one of the others is not settled.
+        let last = others.pop().unwrap().attempt;
+        let settled: Vec<_> = others.iter().map(|start| start.attempt.held).collect();
+        leases.remove(settled.iter());
+        drop(others);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut start).await;
+        assert!(early.is_err() && started.try_recv().is_err(), "an end is not settled");
+        leases.remove(std::iter::once(&last.held));
+        start.await;
+        let alone = started.recv().await.unwrap();
+        assert!(alone.attempt.is_suspect());
+        assert_eq!(alone.slots.num_permits(), 4, "nothing starts beside it");
+        assert_eq!(leases.len(), 1, "the other suspect was handed back");
+        drop(alone);
+
+        // One that never gets the worker for itself goes back. The first is still on its lease.
+        let began = Instant::now();
+        claimer.start(&shard, claim, vec![suspect(9)], slots()).await;
+        assert!(began.elapsed() >= WAIT);
+        drop(claimer);
+        assert!(started.recv().await.is_none());
+        assert_eq!(acker.await.unwrap(), 0);
+        assert_eq!(leases.len(), 1);
+    }
+
+    #[test]
+    fn the_last_chance_of_a_job_is_its_own() {
+        let shard = Arc::new(ShardId::first(Namespace::default(), "q".parse().unwrap()));
+        let is_suspect = |crashes, max_crashes| {
+            let mut envelope = sample::envelope("k", 1);
+            envelope.head.spec.max_crashes = max_crashes;
+            let claimed = Claimed { crashes, ..sample::claimed(&envelope) };
+            let (lease_id, at) = (LeaseId::random(), Timestamp::default());
+            let claim = Claim { lease_id, sent_ms: 0, at, ledger: None };
+            Attempt::new(&sample::crew(), &shard, claim, (&claimed, envelope)).is_suspect()
+        };
+        let suspects = [(1, 2), (2, 3), (2, 9), (3, 9), (1, 1)];
+        let others = [(0, 1), (0, 2), (0, 3), (1, 3), (1, 9)];
+        assert!(suspects.iter().all(|(crashes, max)| is_suspect(*crashes, *max)));
+        assert!(others.iter().all(|(crashes, max)| !is_suspect(*crashes, *max)));
     }
 }

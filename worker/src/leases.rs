@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use windlass_shared::engine::{Held, ShardId};
 use windlass_shared::model::id::{JobId, LedgerId};
 
@@ -15,6 +16,7 @@ use crate::ring::Rings;
 #[derive(Default)]
 pub(crate) struct Leases {
     held: Mutex<HashMap<Held, Arc<Attempt>>>,
+    removed: Notify,
 }
 
 impl Leases {
@@ -30,6 +32,20 @@ impl Leases {
         let mut held = self.lock();
         for lease in settled {
             held.remove(lease);
+        }
+        drop(held);
+        self.removed.notify_waiters();
+    }
+
+    /// Returns once every lease but this one is settled.
+    pub(crate) async fn all_but(&self, lease: &Held) {
+        loop {
+            let removed = self.removed.notified();
+            // From here on no removal is missed.
+            if self.lock().keys().all(|held| held == lease) {
+                return;
+            }
+            removed.await;
         }
     }
 

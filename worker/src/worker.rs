@@ -20,7 +20,7 @@ use crate::acker::Acker;
 use crate::attempt::{Crew, StopReason};
 use crate::breaker::Breaker;
 use crate::builder::{EngineSource, WorkerBuilder};
-use crate::claimer::{Claimer, WEIGHT_WAIT};
+use crate::claimer::{ALONE_WAIT, Claimer, WEIGHT_WAIT};
 use crate::direct::{self, Direct};
 use crate::executor::Executor;
 use crate::home::Home;
@@ -179,6 +179,7 @@ impl Worker {
             request: self.request(id),
             queues: self.rotation(),
             weight_wait: WEIGHT_WAIT,
+            alone_wait: ALONE_WAIT,
             is_aside: self.is_aside,
             stop: stop_claiming.clone(),
         };

@@ -177,6 +177,7 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Counter,
         "Jobs handed back because this worker saw their dependency fail",
     ),
+    ("windlass_worker_alone_total", Counter, "Jobs that must run alone: started, or put off"),
     ("windlass_worker_log_lines_dropped_total", Counter, "Log lines of jobs that were dropped"),
 ];
 
