@@ -264,7 +264,7 @@ async fn push(shared: &Shared) -> Result<()> {
                 break reply;
             }
         };
-        ensure!(!reply.pushed.contains(&Pushed::Full), "the engine has no room for the backlog");
+        ensure!(reply.pushed.iter().all(|it| *it == Pushed::Added), "the engine has no room for the backlog");
     }
 }
 

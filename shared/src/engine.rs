@@ -123,8 +123,21 @@ pub enum Pushed {
     /// Engine time is past `not_after`, or the shard was compared with the ledger since the caller looked at it: the
     /// caller must look again.
     Late,
-    /// The shard's budget of jobs or bytes is used up, or the store has no memory. Waits in the ledger.
+    /// The shard's budget of bytes is used up, or that of jobs that are ahead of their time, or the store has no memory.
+    /// Waits in the ledger.
     Full,
+    /// Its [`Group`](flow::Group) has as many waiting here as are left to it: four for every job that there is room for
+    /// yet. Others may have room. Waits in the ledger.
+    Crowded,
+}
+
+/// A group that was refused room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Which.
+    pub group: flow::Group,
+    /// When, the last time.
+    pub at: Timestamp,
 }
 
 /// Answer to [`Engine::push`].
@@ -492,9 +505,9 @@ pub struct ShardSettings {
     pub version: u64,
     /// Give out no leases.
     pub paused: bool,
-    /// Most jobs that a push lets into the shard (ready, leased and finishing). Delayed ones don't count, so
-    /// that retries that wait cannot keep fresh jobs out. As many again may be delayed before a push ahead of
-    /// its time is refused; retries are always taken, and use `bytes_max`.
+    /// Most jobs that a push lets into the shard (ready, leased and finishing), four fifths of them of one group; see
+    /// [`Pushed::Crowded`]. Delayed ones don't count, so that retries that wait cannot keep fresh jobs out. As many again
+    /// may be delayed before a push ahead of its time is refused; retries are always taken, and use `bytes_max`.
     pub jobs_max: u64,
     /// Most bytes of envelopes and unrecorded outcomes.
     pub bytes_max: u64,
@@ -531,6 +544,8 @@ pub struct ShardStats {
     pub outbox: u64,
     /// Bytes of envelopes and of unrecorded outcomes.
     pub bytes: u64,
+    /// Groups that were refused room, and may have more in the ledger.
+    pub refused: u64,
     /// Ready since when, of the first in ready order.
     pub oldest_ready: Option<Timestamp>,
     /// `None`: nobody has given it any. Without limits of kinds, and weights.
@@ -962,6 +977,26 @@ impl Engine {
         id: JobId,
     ) -> BoxFuture<'a, Result<Option<Vec<Hold>>, EngineError>> {
         Box::pin(async move { dispatch!(self, holds(shard, id)) })
+    }
+
+    /// Groups that were refused room and have some by now, those first that were refused longest ago; at most `max`. Looks
+    /// at a bounded number of groups, so that there may be more.
+    pub fn refused<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        max: u32,
+    ) -> BoxFuture<'a, Result<Vec<Refused>, EngineError>> {
+        Box::pin(async move { dispatch!(self, refused(shard, max)) })
+    }
+
+    /// Notes that nothing of a group waits in the ledger any more, unless it was refused again since. May be repeated;
+    /// if it is dropped, the group is looked through once more.
+    pub fn refilled<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        group: Refused,
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { dispatch!(self, refilled(shard, group)) })
     }
 
     /// What the shard knows of circuits: nothing of those that are closed and did not fail lately.

@@ -48,6 +48,7 @@ mod settings_text;
 pub mod shaping;
 pub mod sqlite;
 mod turns;
+mod unfinished;
 mod unreadable;
 pub mod upkeep;
 pub mod wal;
@@ -55,6 +56,7 @@ pub mod wal;
 pub use gate_calls::{Epoch, Leader, ShardRecord, TERM_MAX};
 pub use queue::{KindLimits, Paused, Queue, QueueSettings, RateLimit, WEIGHTS_MAX};
 pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
+pub use unfinished::{Groups, Unfinished};
 
 /// Jobs submitted together.
 #[derive(Debug, Clone)]
@@ -692,20 +694,10 @@ impl Ledger {
         Box::pin(async move { dispatch!(self, record_running(running)) })
     }
 
-    /// Jobs of a queue that should be in the engine: not terminal, not blocked, due before `due_before`,
-    /// unchanged since `changed_before`, with ids after `after`, in id order.
-    pub fn unfinished<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        queue: &'a QueueName,
-        due_before: Timestamp,
-        changed_before: Timestamp,
-        after: Option<JobId>,
-        limit: u32,
-    ) -> BoxFuture<'a, Result<JobPage>> {
-        Box::pin(async move {
-            dispatch!(self, unfinished(namespace, queue, due_before, changed_before, after, limit))
-        })
+    /// Jobs of a queue that should be in the engine: not terminal, not blocked, due and unchanged as `wanted` says, in id
+    /// order.
+    pub fn unfinished<'a>(&'a self, wanted: Unfinished<'a>) -> BoxFuture<'a, Result<JobPage>> {
+        Box::pin(async move { dispatch!(self, unfinished(wanted)) })
     }
 
     /// How many jobs of a queue wait or run, as recorded, those waiting for dependencies left out; counts no

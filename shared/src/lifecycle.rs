@@ -35,6 +35,7 @@ mod known;
 pub mod lease;
 mod lost;
 pub mod order;
+pub mod pump;
 pub mod push;
 mod quota;
 pub mod record;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use windlass_shared::clock::Clock;
 use windlass_shared::config::{BackupSettings, EngineSettings, LedgerSettings};
 use windlass_shared::engine::{Engine, ShardId, Verdict};
-use windlass_shared::ledger::{Ledger, LedgerError, TERM_MAX, backup as ledger};
+use windlass_shared::ledger::{Ledger, LedgerError, TERM_MAX, Unfinished, backup as ledger};
 use windlass_shared::lifecycle::Lifecycle;
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::model::id::{JobId, WorkerId};
@@ -348,7 +348,8 @@ async fn compare(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
     let now = life.engine().now().await.map_err(failed)?;
     let (mut due, mut after): (usize, Option<JobId>) = (0, None);
     loop {
-        let page = ledger.unfinished(&shard.namespace, &shard.queue, now, now, after, PAGE).await?;
+        let wanted = Unfinished::new(&shard.namespace, &shard.queue, (now, now), PAGE);
+        let page = ledger.unfinished(Unfinished { after, ..wanted }).await?;
         due += page.jobs.len();
         after = page.next;
         if after.is_none() || due >= COUNTED_MAX {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use windlass_shared::ledger::duties::Who;
 use windlass_shared::lifecycle::Lifecycle;
-use windlass_shared::lifecycle::sweep::Pump;
+use windlass_shared::lifecycle::pump::Pump;
 
 use super::Tally;
 use crate::board::Duty;

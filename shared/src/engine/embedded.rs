@@ -335,6 +335,15 @@ impl Embedded {
         Ok(self.look(shard, |state, now| state.holds(now, id)))
     }
 
+    pub async fn refused(&self, shard: &ShardId, max: u32) -> Result<Vec<Refused>, EngineError> {
+        Ok(self.look(shard, |state, _| state.refused(max)))
+    }
+
+    pub async fn refilled(&self, shard: &ShardId, group: Refused) -> Result<(), EngineError> {
+        self.change(shard, |state, _| state.refilled(group));
+        Ok(())
+    }
+
     pub async fn circuits(
         &self,
         shard: &ShardId,

@@ -53,6 +53,19 @@ impl FlowKey {
         self == Self::NONE
     }
 
+    /// Of a lane's key: the group of its jobs.
+    pub fn group(self) -> Group {
+        let [a, b, c, ..] = self.0;
+        Group::from_bytes([a, b, c])
+    }
+
+    /// Of a lane: its group, and this to tell it from others of the group.
+    fn lane(group: Group, rest: Self) -> Self {
+        let ([a, b, c], [_, _, _, rest @ ..]) = (group.as_bytes(), rest.0);
+        let [d, e, f, g, h] = rest;
+        Self([a, b, c, d, e, f, g, h])
+    }
+
     fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = sha2::Sha256::new();
         for part in parts {
@@ -65,11 +78,48 @@ impl FlowKey {
     }
 }
 
+/// Jobs that have one part of a shard's room together: those of one fairness key, or of one lane where there is no such
+/// key; all without keys are one group. The first 24 bits of a key: groups that are the same by chance (among ten thousand
+/// some three pairs) share their part, and nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group(u32);
+
+impl Group {
+    /// Of the jobs without keys.
+    pub const UNKEYED: Self = Self(0);
+
+    /// Of a job with this flow.
+    pub fn of(flow: Option<&Flow>) -> Self {
+        flow.map_or(Self::UNKEYED, |flow| flow.lane.group())
+    }
+
+    /// From what [`Self::number`] gave; other bits are lost.
+    pub const fn from_number(number: u32) -> Self {
+        Self(number & 0xff_ffff)
+    }
+
+    /// Below 2^24.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// As keys of lanes begin.
+    pub fn as_bytes(self) -> [u8; 3] {
+        let [_, bytes @ ..] = self.0.to_be_bytes();
+        bytes
+    }
+
+    /// From what [`Self::as_bytes`] gave.
+    pub const fn from_bytes([a, b, c]: [u8; 3]) -> Self {
+        Self(u32::from_be_bytes([0, a, b, c]))
+    }
+}
+
 /// What a job's start is held to. All jobs with the same one are held by the same limits: they wait in one *lane*, of
 /// which only the first is ever looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
-    /// Which lane it waits in.
+    /// Which lane it waits in; begins with its [`Group`].
     pub lane: FlowKey,
     /// Of its kind, for limits of kinds.
     pub kind: FlowKey,
@@ -94,7 +144,7 @@ impl Flow {
     pub fn of_kind(kind: &Kind) -> Self {
         let kind = FlowKey::of(kind.as_str());
         Self {
-            lane: kind,
+            lane: FlowKey::lane(Group::UNKEYED, kind),
             kind,
             share: FlowKey::NONE,
             concurrency: FlowKey::NONE,
@@ -116,7 +166,10 @@ impl Flow {
         let flow = Self { share, concurrency, rate, circuit, ..Self::of_kind(kind) };
         let parts = [share, concurrency, rate, circuit, flow.kind];
         let parts = parts.iter().map(|part| part.0.as_slice());
-        let lane = FlowKey::digest(parts);
+        let whole = FlowKey::digest(parts);
+        let group = if share.is_none() { whole.group() } else { share.group() };
+        // That of those without keys is not for others.
+        let lane = FlowKey::lane(Group(group.0.max(1)), whole);
         let units = keys.units.clamp(1, UNITS_MAX);
         Some(Self { lane, units, weight: keys.weight.max(1), ..flow })
     }

@@ -48,8 +48,10 @@
 //!
 //! **push**: a gate of another ledger: all `Late`, told as if there were none. `now > not_after`, or the gate has a higher generation than the caller knew (0 counts as 1): all `Late`. Else job by job:
 //! entry with `fence >= pushed` → `Present`; `standing(id)` bars it ([`Tombstone::bars`]) → `Present`;
-//! not replacing, `entries − delayed >= jobs_max`, or with `run_at > now` `delayed >= jobs_max` → `Full`;
 //! `bytes − replaced envelope + envelope > bytes_max` → `Full`;
+//! not replacing, `run_at > now` and `delayed >= jobs_max` → `Full`;
+//! not replacing, `run_at <= now` and the waiting of its group `>= 4 × (jobs_max − (entries − delayed))` → `Crowded`;
+//! (a refusal with `run_at <= now` notes group and `now` in `refused`, which has at most 10,000);
 //! else the entry is (re)written as pushed, whatever it was (a lease is lost; `cancel`, `lease_id`, `worker`,
 //! `claimed_at` are cleared), its tombstones go, it is placed → `Added`. Outcomes in the outbox stay.
 //!
@@ -122,6 +124,9 @@
 //! `Stolen`, else out. Waiting: with f but a higher `attempt` or `crashes` or the given token → `Stolen`, else out.
 //! Out: the entry is removed, a tombstone `max(standing, f)` (not whole if the job is to run again) written → `Out`.
 //!
+//! **refused**(max): of the first `scan_max` of `refused`, by (time, group), those with fewer waiting than
+//! `3 × (jobs_max − (entries − delayed))`. **refilled**(group, at): it leaves `refused` unless its time there is later.
+//!
 //! **report**(ledger, generation): the worker has reported, or said that it is present, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.
 //!
@@ -133,7 +138,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::flow::{Flow, FlowKey, Limits};
+use super::flow::{Flow, FlowKey, Group, Limits};
 use super::gate::*;
 use super::*;
 use crate::limits;
@@ -142,6 +147,7 @@ mod adopt;
 mod audit;
 mod cancel;
 mod claim;
+pub(super) mod crowd;
 mod dump;
 mod entry;
 mod flow;
@@ -157,7 +163,7 @@ mod withdraw;
 
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
-pub use flow::{Circuit, CircuitState, FlowState, Scope, ScopeKind, Share, Turn};
+pub use flow::{Circuit, CircuitState, Due, FlowState, Scope, ScopeKind, Share, Turn};
 pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
@@ -227,6 +233,8 @@ pub struct Shard {
     outbox: Outbox,
     tombstones: Tombstones,
     flow: FlowState,
+    /// Groups that were refused room, and when, in µs.
+    refused: Due<Group>,
     /// Of `settings`, by the keys of the kinds.
     kind_limits: BTreeMap<FlowKey, Limits>,
     /// Σ envelope lengths of `entries`.
@@ -256,6 +264,7 @@ impl Shard {
             outbox: Outbox::default(),
             tombstones: Tombstones::default(),
             flow: FlowState::default(),
+            refused: Due::default(),
             kind_limits: BTreeMap::new(),
             envelope_bytes: 0,
             has_room_again: false,

@@ -384,17 +384,8 @@ impl Postgres {
         self.read(jobs::waiting(&self.inner.pool, namespace, queue, at_most)).await
     }
 
-    pub async fn unfinished(
-        &self,
-        namespace: &Namespace,
-        queue: &QueueName,
-        due_before: Timestamp,
-        changed_before: Timestamp,
-        after: Option<JobId>,
-        limit: u32,
-    ) -> Result<JobPage> {
-        let (pool, queue) = (&self.inner.pool, (namespace, queue));
-        self.read(jobs::unfinished(pool, queue, due_before, changed_before, after, limit)).await
+    pub async fn unfinished(&self, wanted: Unfinished<'_>) -> Result<JobPage> {
+        self.read(jobs::unfinished(&self.inner.pool, wanted)).await
     }
 
     pub async fn cancel(

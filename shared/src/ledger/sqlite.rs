@@ -261,17 +261,7 @@ impl Sqlite {
         read!(self, list::waiting, namespace, queue, at_most)
     }
 
-    pub async fn unfinished(
-        &self,
-        namespace: &Namespace,
-        queue: &QueueName,
-        due_before: Timestamp,
-        changed_before: Timestamp,
-        after: Option<JobId>,
-        limit: u32,
-    ) -> Result<JobPage> {
-        let wanted =
-            list::Unfinished { namespace, queue, due_before, changed_before, after, limit };
+    pub async fn unfinished(&self, wanted: Unfinished<'_>) -> Result<JobPage> {
         read!(self, list::unfinished, wanted)
     }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::delivery::PushError;
 use super::ended::waits;
 use super::push::{belongs_in_engine, push_of};
-use super::sweep::{SeenFences, SeenForms, end, fill_page, form};
+use super::sweep::{Crowded, SeenFences, SeenForms, end, fill_page, form};
 use super::{Lifecycle, record};
 use crate::engine::{LiveEntry, ShardId};
 use crate::ledger::Queue;
@@ -67,13 +67,15 @@ impl<'a> Comparison<'a> {
         let live = scan(self.life, self.shard).await?;
         self.seen = live.into_iter().map(|entry| (entry.id, entry.fence)).collect();
         self.found.checked = self.seen.len() as u64;
-        let mut after = None;
+        let (mut after, mut crowded) = (None, Crowded::default());
         loop {
-            let (seen, over) = (&mut self.seen, &mut self.over);
-            let page = fill_page(self.life, self.shard, after, (seen, &mut self.met), over).await?;
+            let (seen, over) = ((&mut self.seen, &mut self.met), &mut self.over);
+            let from = (after, crowded.others());
+            let page = fill_page(self.life, self.shard, from, seen, over).await?;
             self.found.pushed += page.pushed;
             after = page.last;
-            if after.is_none() {
+            // What is left waits in the ledger: it does not keep the gate shut.
+            if after.is_none() || !crowded.add(&page) {
                 return Ok(());
             }
         }

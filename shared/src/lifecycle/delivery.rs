@@ -1,11 +1,12 @@
 //! Push calls, and the first opening of a shard that they may make necessary.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::engine_time::EngineTime;
 use super::push::{belongs_in_engine, push_of};
+use crate::engine::flow::Group;
 use crate::engine::{
     Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut, Validity,
 };
@@ -30,13 +31,15 @@ pub enum PushError {
 }
 
 /// What became of some pushes of one shard.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct PushCount {
     /// Now claimable or delayed.
     pub added: u64,
-    /// Left in the ledger for want of room although they could run now. Those refused ahead of their time,
+    /// Left in the ledger for want of bytes although they could run now. Those refused ahead of their time,
     /// for which there is a bound of its own, do not count.
     pub full: u64,
+    /// Groups of which some are left in the ledger because they have their part of the room.
+    pub crowded: BTreeSet<Group>,
 }
 
 /// What was known of the engine at one moment. Pushes that are justified by a statement are justified for as long as
@@ -129,8 +132,11 @@ impl Delivery {
         let could_run =
             pushes.iter().zip(&reply.pushed).filter(|(push, _)| push.run_at <= reply.now);
         let full = could_run.filter(|(_, what)| **what == Pushed::Full).count() as u64;
-        let counted = PushCount { added: count(Pushed::Added), full };
-        let refused = count(Pushed::Full);
+        let crowded = pushes.iter().zip(&reply.pushed);
+        let crowded = crowded.filter(|(_, what)| **what == Pushed::Crowded);
+        let crowded = crowded.map(|(push, _)| Group::of(push.flow.as_ref())).collect();
+        let counted = PushCount { added: count(Pushed::Added), full, crowded };
+        let refused = count(Pushed::Full) + count(Pushed::Crowded);
         if refused > 0 {
             metrics::counter!("windlass_push_full_total").increment(refused);
         }

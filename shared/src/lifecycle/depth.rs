@@ -43,12 +43,12 @@ impl Depth {
     }
 }
 
-/// Whether the ledger may keep jobs of the queue that the engine has no room for. The pump fills the head up to
-/// its bound, so that a head with a tenth free has all there is.
+/// Whether the ledger may keep jobs of the queue that the engine has no room for. Of those ahead of their time the pump
+/// brings more before a tenth of their room is free, and so of all when there is no room for their bytes.
 fn may_hold_back(stats: &ShardStats) -> bool {
     let Some(settings) = &stats.settings else { return true };
-    let held = stats.ready + stats.leased + stats.outbox;
-    held.max(stats.delayed) >= settings.jobs_max / 10 * 9
+    stats.refused > 0
+        || stats.delayed >= settings.jobs_max / 10 * 9
         || stats.bytes >= settings.bytes_max / 10 * 9
 }
 
@@ -58,12 +58,12 @@ mod tests {
     use crate::engine::ShardSettings;
 
     #[test]
-    fn the_ledger_is_asked_once_the_head_is_nearly_full() {
+    fn the_ledger_is_asked_once_the_engine_has_refused_or_may_have() {
         let settings =
             ShardSettings { jobs_max: 100, bytes_max: 1_000, ..ShardSettings::default() };
         let stats = ShardStats { settings: Some(settings), ..ShardStats::default() };
-        assert!(!may_hold_back(&ShardStats { ready: 89, delayed: 50, ..stats.clone() }));
-        assert!(may_hold_back(&ShardStats { ready: 80, leased: 10, ..stats.clone() }));
+        assert!(!may_hold_back(&ShardStats { ready: 80, delayed: 89, ..stats.clone() }));
+        assert!(may_hold_back(&ShardStats { refused: 1, ..stats.clone() }));
         assert!(may_hold_back(&ShardStats { delayed: 90, ..stats.clone() }));
         assert!(may_hold_back(&ShardStats { bytes: 900, ..stats }));
         assert!(may_hold_back(&ShardStats::default()));

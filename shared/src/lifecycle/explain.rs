@@ -378,9 +378,8 @@ fn engine_state(seen: &Seen, stats: Option<&ShardStats>, now: Timestamp) -> Opti
         return None;
     }
     let held = stats.ready + stats.leased + stats.outbox;
-    let full = stats.settings.as_ref().is_some_and(|settings| held >= settings.jobs_max);
-    Some(if full {
-        let detail = "waits in the ledger behind the head of its queue";
+    Some(if stats.refused > 0 {
+        let detail = "waits in the ledger until there is room for more of its kind in the queue store";
         Reason::new("waiting_in_ledger", detail, json!({ "jobs_ahead_at_least": held }))
     } else {
         let detail =

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::Lifecycle;
-use crate::ledger::LedgerError;
 use crate::ledger::load_checks::Cleaned;
+use crate::ledger::{LedgerError, Unfinished};
 use crate::model::load_check::SHADOW_QUEUE;
 use crate::model::name::{Namespace, QueueName};
 
@@ -36,9 +36,9 @@ async fn clean(
     let Some(Cleaned { is_done: false, .. }) = cleaned else { return Ok(cleaned) };
     let queue: QueueName = SHADOW_QUEUE.parse().expect("a legal name");
     let now = life.ledger().now().await?;
-    let left =
-        life.ledger().unfinished(shadow, &queue, now.plus(AHEAD), now.plus(AHEAD), None, limit);
-    for job in left.await?.jobs {
+    let ever = now.plus(AHEAD);
+    let left = Unfinished::new(shadow, &queue, (ever, ever), limit);
+    for job in life.ledger().unfinished(left).await?.jobs {
         life.cancel(shadow, job.id, REASON).await?;
     }
     Ok(cleaned)

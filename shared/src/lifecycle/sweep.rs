@@ -4,15 +4,18 @@
 //! repairs a running one. Of reconciliation (reliability 2.8) this is the slow path from ledger to engine; the one
 //! from engine to ledger is [`super::compare`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::Lifecycle;
 use super::delivery::{PushError, Ticket};
 use super::push::{counted, push_of};
+use crate::engine::flow::Group;
 use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
-use crate::ledger::{Changed, Guard, JobPage, LedgerError, Queue, Record};
+use crate::ledger::{
+    Changed, Groups, Guard, JobPage, LedgerError, Queue, Record, Unfinished,
+};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError};
@@ -21,9 +24,11 @@ use crate::model::time::Timestamp;
 /// Rows of one page.
 const PAGE: u32 = 1_000;
 /// Pages of one queue in one pass.
-const PAGES_MAX: usize = 20;
+pub(super) const PAGES_MAX: usize = 20;
+/// Most groups that a walk leaves out.
+const CROWDED_MAX: usize = 1_000;
 /// A job that changed within this time may still be on its way to the engine by the common path.
-const SETTLED_AFTER: Duration = Duration::from_secs(10);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 /// What one pass over a queue found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,7 +39,7 @@ pub struct Swept {
     pub pushed: u64,
     /// Jobs that ended here: expired, or cancelled while the engine was away.
     pub ended: u64,
-    /// The end of the queue was reached, or the engine is full.
+    /// The end of the queue was reached, or the engine has no room for any of it.
     pub complete: bool,
 }
 
@@ -69,9 +74,11 @@ impl Sweeper {
             return Ok(Swept { complete: true, ..Swept::default() });
         }
         let mut swept = Swept::default();
+        let mut crowded = Crowded::default();
         for _ in 0..pages_max {
             let after = self.cursors.get(&shard).copied();
-            let page = page(life, &shard, changed_before, after).await?;
+            let page = page(life, &shard, changed_before, after, crowded.others()).await?;
+            let goes_on = crowded.add(&page);
             swept.checked += page.checked;
             swept.pushed += page.pushed;
             swept.ended += page.ended;
@@ -81,6 +88,8 @@ impl Sweeper {
             };
             if page.last.is_none() {
                 swept.complete = true;
+            }
+            if page.last.is_none() || !goes_on {
                 break;
             }
         }
@@ -105,61 +114,23 @@ async fn settle_settings(
     Ok(true)
 }
 
-/// Fills the head of a queue again as it drains, while more of the queue waits in the ledger than the engine
-/// has room for. The sweep would get there too, but at its own slow pace.
+/// Groups that a walk has found to have their part of the room: it looks for the others from there on.
 #[derive(Default)]
-pub struct Pump {
-    /// The queues whose rest is in the ledger, each with the id up to which all are in the engine.
-    behind: HashMap<ShardId, Option<JobId>>,
-    /// Shards that were nearly full of jobs ahead of their time, and may have refused some.
-    held_back: HashSet<ShardId>,
-}
+pub(super) struct Crowded(Vec<Group>);
 
-impl Pump {
-    /// One bounded pass over a queue; how many jobs it pushed. Asks the engine only, unless its shard was
-    /// seen nearly full since its rest was last found empty.
-    ///
-    /// Safe to drop and to run twice at once.
-    ///
-    /// # Errors
-    /// The engine or the ledger did not answer; the next pass starts from the same place.
-    pub async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<u64, PushError> {
-        let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
-        let stats = life.inner.engine.stats(&shard).await?;
-        let Some(settings) = stats.settings.filter(|_| stats.open) else { return Ok(0) };
-        // Those that wait for their time have room of their own; see `ShardSettings::jobs_max`.
-        let is_full_ahead = stats.delayed >= settings.jobs_max / 5 * 4;
-        if is_full_ahead {
-            self.held_back.insert(shard.clone());
-        }
-        let head = stats.ready + stats.leased + stats.outbox;
-        let is_full =
-            head >= settings.jobs_max / 5 * 4 || stats.bytes >= settings.bytes_max / 5 * 4;
-        if is_full {
-            self.behind.entry(shard).or_insert(None);
-            return Ok(0);
-        }
-        // A walk that is under way comes to its end first.
-        if !is_full_ahead && !self.behind.contains_key(&shard) && self.held_back.remove(&shard) {
-            self.behind.insert(shard.clone(), None);
-        }
-        let Some(cursor) = self.behind.get_mut(&shard) else { return Ok(0) };
-        let mut pushed = 0;
-        for _ in 0..PAGES_MAX {
-            // No matter when they changed: what is on its way by the common path as well is pushed once.
-            let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
-            let page = page(life, &shard, changed_before, *cursor).await?;
-            pushed += page.pushed;
-            *cursor = page.filled_to;
-            if page.is_full {
-                break;
-            }
-            if page.last.is_none() {
-                self.behind.remove(&shard);
-                break;
+impl Crowded {
+    pub(super) fn others(&self) -> Groups<'_> {
+        Groups::AllBut(&self.0)
+    }
+
+    /// Notes those of a page; `false`: they are too many to be left out.
+    pub(super) fn add(&mut self, page: &Page) -> bool {
+        for group in &page.crowded {
+            if !self.0.contains(group) {
+                self.0.push(*group);
             }
         }
-        Ok(pushed)
+        self.0.len() <= CROWDED_MAX
     }
 }
 
@@ -186,12 +157,12 @@ fn form_of(job: &Job) -> u64 {
 pub(super) async fn fill_page(
     life: &Lifecycle,
     shard: &ShardId,
-    after: Option<JobId>,
+    (after, groups): (Option<JobId>, Groups<'_>),
     (seen, met): (&mut SeenFences, &mut SeenForms),
     over: &mut Vec<Job>,
 ) -> Result<Page, PushError> {
     let changed_before = life.inner.ledger.now().await?.plus(SETTLED_AFTER);
-    let Some(mut look) = look(life, shard, changed_before, after).await? else {
+    let Some(mut look) = look(life, shard, changed_before, (after, groups)).await? else {
         return Err(PushError::Engine(EngineError::Unavailable(
             "it does not tell its time".into(),
         )));
@@ -213,16 +184,21 @@ pub(super) struct Page {
     ended: u64,
     /// `None`: nothing more to do in this queue.
     pub(super) last: Option<JobId>,
-    /// Up to here all that belongs in the engine is there, but for those refused ahead of their time.
-    filled_to: Option<JobId>,
-    /// The engine had no room for the rest.
-    is_full: bool,
+    /// Up to here all that belongs in the engine is there, but for those refused ahead of their time, or as of a crowded
+    /// group.
+    pub(super) filled_to: Option<JobId>,
+    /// The engine had no room for the rest, or for more of the only group that was looked for.
+    pub(super) is_full: bool,
+    /// Groups that had their part of the room.
+    pub(super) crowded: BTreeSet<Group>,
 }
 
 /// A page of the ledger, before anything is done about it.
 struct Look {
     /// Where it began.
     after: Option<JobId>,
+    /// The only group that is looked for.
+    only: Option<Group>,
     /// Where the next one begins.
     last: Option<JobId>,
     ticket: Ticket,
@@ -238,27 +214,28 @@ async fn look(
     life: &Lifecycle,
     shard: &ShardId,
     changed_before: Timestamp,
-    after: Option<JobId>,
+    (after, groups): (Option<JobId>, Groups<'_>),
 ) -> Result<Option<Look>, PushError> {
     // Fixed before the select that proves the jobs unfinished is sent.
     let Some(ticket) = life.inner.delivery.ticket().await else { return Ok(None) };
     let now = ticket.now();
-    let (namespace, queue) = (&shard.namespace, &shard.queue);
-    let due_before = now.plus(limits::SCHEDULE_AHEAD);
-    let page =
-        life.inner.ledger.unfinished(namespace, queue, due_before, changed_before, after, PAGE);
+    let times = (now.plus(limits::SCHEDULE_AHEAD), changed_before);
+    let wanted = Unfinished::new(&shard.namespace, &shard.queue, times, PAGE);
+    let page = life.inner.ledger.unfinished(Unfinished { after, groups, ..wanted });
     let JobPage { jobs, next: last } = page.await?;
     let (over, live): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| is_over(job, now));
-    Ok(Some(Look { after, last, ticket, now, live, over }))
+    let only = if let Groups::Only(group) = groups { Some(group) } else { None };
+    Ok(Some(Look { after, only, last, ticket, now, live, over }))
 }
 
-async fn page(
+pub(super) async fn page(
     life: &Lifecycle,
     shard: &ShardId,
     changed_before: Timestamp,
     after: Option<JobId>,
+    groups: Groups<'_>,
 ) -> Result<Page, PushError> {
-    let Some(look) = look(life, shard, changed_before, after).await? else {
+    let Some(look) = look(life, shard, changed_before, (after, groups)).await? else {
         // The walk keeps its place.
         return Err(
             LedgerError::Unavailable("the queue store does not tell the time".into()).into()
@@ -284,6 +261,7 @@ async fn push_missing(
         last: look.last,
         filled_to: look.after,
         is_full: false,
+        crowded: BTreeSet::new(),
     };
     let ids: Vec<JobId> = look.live.iter().map(|job| job.id).collect();
     let mut missing = Vec::new();
@@ -297,9 +275,11 @@ async fn push_missing(
         missing.extend(missed.map(|(job, _)| push_of(job)));
     }
     for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
-        let count = life.inner.delivery.push(shard, chunk, look.ticket).await?;
+        let mut count = life.inner.delivery.push(shard, chunk, look.ticket).await?;
         page.pushed += count.added;
-        if count.full > 0 {
+        let is_done = look.only.is_some_and(|group| count.crowded.contains(&group));
+        page.crowded.append(&mut count.crowded);
+        if count.full > 0 || is_done {
             // The head of the queue is in the engine; the rest waits here for its turn.
             page.last = None;
             page.is_full = true;

@@ -26,6 +26,7 @@ pub mod adopt;
 pub mod cancel;
 pub mod circuits;
 pub mod claim;
+pub mod crowd;
 pub mod feed;
 pub mod filter;
 pub mod flow;
@@ -311,6 +312,14 @@ macro_rules! engine_cases {
             unrecorded_outcomes_use_the_budget_of_bytes
             a_replacement_needs_no_room_for_another_job
             the_default_budget_holds_until_configured
+        );
+        $crate::engine_cases!(@ $mode $rig, crowd:
+            one_group_leaves_room_for_others
+            a_call_counts_what_it_lets_in
+            what_runs_is_not_what_waits
+            jobs_without_keys_are_one_group
+            a_refused_group_is_told_when_it_has_room
+            refused_groups_come_in_turn
         );
         $crate::engine_cases!(@ $mode $rig, claim:
             leases_are_given_in_ready_order

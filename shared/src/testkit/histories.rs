@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::engine::flow::FlowKey;
+use crate::engine::flow::{FlowKey, Group};
 use crate::engine::model::{Bounds, Circuit, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
     GateView, Held, Hold, Live, LiveEntry, Looked, Mark, Opened, Opening, Outcome, Position,
-    ProcessId, Push, PushReply, Report, Running, Settle, SettleReply, ShardId, ShardSettings,
+    ProcessId, Push, PushReply, Refused, Report, Running, Settle, SettleReply, ShardId, ShardSettings,
     ShardStats, Shut, Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
@@ -64,6 +64,8 @@ pub enum Call {
     Holds(JobId),
     Circuits,
     ResetCircuit(FlowKey),
+    Refused(u32),
+    Refilled(Refused),
     Leased {
         after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
@@ -123,6 +125,8 @@ pub enum Reply {
     Holds(Option<Vec<Hold>>),
     Circuits(Vec<(FlowKey, Circuit)>),
     ResetCircuit(bool),
+    Refused(Vec<Refused>),
+    Refilled,
     Leased(Vec<Running>),
     Stats(ShardStats),
     /// Those who have reported in order.
@@ -159,6 +163,11 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Holds(id) => Reply::Holds(shard.holds(now, *id)),
         Call::Circuits => Reply::Circuits(shard.circuits()),
         Call::ResetCircuit(key) => Reply::ResetCircuit(shard.reset_circuit(now, *key)),
+        Call::Refused(max) => Reply::Refused(shard.refused(*max)),
+        Call::Refilled(group) => {
+            shard.refilled(*group);
+            Reply::Refilled
+        }
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(shard.leased(*after, *claimed_by, *max))
         }
@@ -206,6 +215,11 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Holds(id) => Reply::Holds(engine.holds(shard, *id).await?),
         Call::Circuits => Reply::Circuits(engine.circuits(shard).await?),
         Call::ResetCircuit(key) => Reply::ResetCircuit(engine.reset_circuit(shard, *key).await?),
+        Call::Refused(max) => Reply::Refused(engine.refused(shard, *max).await?),
+        Call::Refilled(group) => {
+            engine.refilled(shard, *group).await?;
+            Reply::Refilled
+        }
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(engine.leased(shard, *after, *claimed_by, *max).await?)
         }

@@ -60,7 +60,12 @@ faults! {
     old_settings_win: "if unpacked(\">I8\", given) < version then return nil end" => "";
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
     delayed_jobs_take_room: "local head = entries - waiting" => "local head = entries";
-    any_number_waits: "(is_later and waiting or head) >= jobs_max" => "not is_later and head >= jobs_max";
+    any_number_waits: "refusal = waiting >= jobs_max and" => "refusal = false and";
+    a_group_takes_all_room: "return waiting >= most" => "return head >= jobs_max";
+    jobs_without_keys_are_no_group: "waiting = waiting + unkeyed end" => "waiting = waiting end";
+    a_refused_group_is_not_noted: "if not is_later then refused[group] = true end" => "";
+    a_crowded_group_is_filled: "if #group == 3 and waiting < GROUP_REFILL * free then" => "if true then";
+    a_group_that_was_refused_again_is_done: "at and tonumber(at) <= tonumber(ARGV[3])" => "at";
     a_replaced_job_still_waits: "then waiting = waiting - 1 else head" => "then waiting = waiting else head";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
     a_shut_gate_gives_leases: "if not verified() then\n  state" => "if false then\n  state";

@@ -45,6 +45,8 @@ pub struct ShardDump {
     pub tombstones: Vec<(i64, JobId, Tombstone)>,
     /// Lanes, limits and shares.
     pub flow: FlowState,
+    /// Groups that were refused room, and when, in µs.
+    pub refused: Due<Group>,
 }
 
 impl Shard {
@@ -69,6 +71,7 @@ impl Shard {
             bytes: self.bytes(),
             tombstones: self.tombstones.list(now),
             flow: self.flow.clone(),
+            refused: self.refused.clone(),
         }
     }
 }

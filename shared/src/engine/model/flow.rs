@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::engine::flow::{Flow, FlowKey, FlowSettings, Limits, Rate};
+use crate::engine::flow::{Flow, FlowKey, FlowSettings, Group, Limits, Rate};
 
 mod circuits;
 mod due;
@@ -27,6 +27,8 @@ pub use shares::Share;
 pub struct FlowState {
     /// The jobs that wait in lanes: (lane, score, id).
     pub lanes: BTreeSet<(FlowKey, i64, JobId)>,
+    /// How many of each group they are.
+    groups: BTreeMap<Group, u64>,
     /// Where lanes stand.
     pub turns: BTreeSet<Turn>,
     /// The shares with lanes at a place, by their tag when it was last reckoned.
@@ -67,6 +69,33 @@ impl FlowState {
         self.lanes.range(from..(lane, score, id)).count()
     }
 
+    /// A job waits in a lane.
+    pub(in crate::engine) fn wait(&mut self, lane: FlowKey, score: i64, id: JobId) {
+        if self.lanes.insert((lane, score, id)) {
+            *self.groups.entry(lane.group()).or_default() += 1;
+        }
+    }
+
+    /// It waits there no longer; whether it did.
+    fn wait_no_longer(&mut self, lane: FlowKey, score: i64, id: JobId) -> bool {
+        if !self.lanes.remove(&(lane, score, id)) {
+            return false;
+        }
+        let group = lane.group();
+        match self.groups.get_mut(&group) {
+            Some(waiting) if *waiting > 1 => *waiting -= 1,
+            _ => {
+                self.groups.remove(&group);
+            }
+        }
+        true
+    }
+
+    /// How many of a group wait in lanes.
+    pub(super) fn waiting_of(&self, group: Group) -> u64 {
+        self.groups.get(&group).copied().unwrap_or(0)
+    }
+
     /// How many wait in lanes.
     pub(super) fn waiting(&self) -> u64 {
         self.lanes.len() as u64
@@ -77,7 +106,7 @@ impl Shard {
     /// Puts a job that is in no order into its lane. A lane that was empty may be chosen.
     pub(super) fn enter_lane(&mut self, now: Timestamp, id: JobId, flow: &Flow, score: i64) {
         let before = self.flow.first(flow.lane);
-        self.flow.lanes.insert((flow.lane, score, id));
+        self.flow.wait(flow.lane, score, id);
         let place = self.flow.place(flow);
         match before {
             None => self.stand(now, Turn::of(flow, place, score)),
@@ -97,7 +126,7 @@ impl Shard {
         flow: &Flow,
         score: i64,
     ) -> bool {
-        if !self.flow.lanes.remove(&(flow.lane, score, id)) {
+        if !self.flow.wait_no_longer(flow.lane, score, id) {
             return false;
         }
         let place = self.flow.place(flow);

@@ -87,6 +87,7 @@ impl Shard {
             leased: self.leases.len() as u64,
             outbox: self.outbox.len(),
             bytes: self.bytes(),
+            refused: self.refused.len() as u64,
             oldest_ready: self.oldest_ready(),
             settings: self.settings.as_ref().map(without_kinds),
             open: self.is_verified(),

@@ -30,8 +30,11 @@ impl Shard {
             return Pushed::Present;
         }
         let replaced_bytes = present.map(|entry| entry.envelope.len() as u64);
-        if !self.has_room(now, job, replaced_bytes) {
-            return Pushed::Full;
+        if let Some(refusal) = self.refusal(now, job, replaced_bytes) {
+            if job.run_at <= now {
+                self.refuse(now, Group::of(job.flow.as_ref()));
+            }
+            return refusal;
         }
         if replaced_bytes.is_some() {
             self.unplace(now, job.id);
@@ -51,21 +54,23 @@ impl Shard {
         Pushed::Added
     }
 
-    fn has_room(&self, now: Timestamp, job: &Push, replaced_bytes: Option<u64>) -> bool {
-        let (jobs_max, bytes_max) = match &self.settings {
-            Some(settings) => (settings.jobs_max, settings.bytes_max),
-            None => {
-                let default = ShardSettings::default();
-                (default.jobs_max, default.bytes_max)
-            }
-        };
+    /// `None`: there is room.
+    fn refusal(&self, now: Timestamp, job: &Push, replaced_bytes: Option<u64>) -> Option<Pushed> {
+        let default = ShardSettings::default();
+        let ShardSettings { jobs_max, bytes_max, .. } = self.settings.as_ref().unwrap_or(&default);
+        let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
+        if bytes > *bytes_max {
+            return Some(Pushed::Full);
+        }
+        if replaced_bytes.is_some() {
+            return None;
+        }
         // Those that wait for their time, retries above all, must not keep out what could run now. What is
         // pushed ahead of its time has a bound of its own.
-        let waiting = self.delayed.len() as u64;
-        let head = self.entries.len() as u64 - waiting;
-        let beside = if job.run_at > now { waiting } else { head };
-        let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
-        (replaced_bytes.is_some() || beside < jobs_max) && bytes <= bytes_max
+        if job.run_at > now {
+            return (self.delayed.len() as u64 >= *jobs_max).then_some(Pushed::Full);
+        }
+        self.is_crowded(Group::of(job.flow.as_ref())).then_some(Pushed::Crowded)
     }
 
     /// The entry of a job as it was pushed.

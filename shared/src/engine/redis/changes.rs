@@ -184,6 +184,16 @@ impl Redis {
         )
     }
 
+    pub async fn refilled(&self, shard: &ShardId, group: Refused) -> Result<(), EngineError> {
+        let mut reply = self
+            .change(&self.scripts.refilled, shard, |cmd| {
+                cmd.arg(&group.group.as_bytes()).arg(layout::micros(group.at));
+            })
+            .await?;
+        reply.expect("refilled")?;
+        reply.end()
+    }
+
     pub async fn reset_circuit(
         &self,
         shard: &ShardId,
@@ -294,6 +304,7 @@ fn read_pushed(value: ::redis::Value, count: usize) -> Result<PushReply, EngineE
             b'A' => Some(Pushed::Added),
             b'P' => Some(Pushed::Present),
             b'F' => Some(Pushed::Full),
+            b'C' => Some(Pushed::Crowded),
             _ => None,
         })?,
         _ => return Err(reply.unknown(word)),

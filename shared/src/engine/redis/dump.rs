@@ -68,6 +68,10 @@ impl Redis {
         dump.present.sort_unstable();
         let beside;
         (dump.flow, beside) = flow(&mut reply)?;
+        for (group, at) in pairs(&mut reply)? {
+            let group = flow::read_group(&mut &*group).map_err(|_| contradiction("no group"))?;
+            dump.refused.set(group, number(&at)?);
+        }
         if let Some(ShardSettings { flow, .. }) = &mut dump.settings {
             (flow.kinds, flow.weights, flow.circuits) = beside;
         }

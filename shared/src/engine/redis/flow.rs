@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut};
 
 use super::layout::{Damaged, take_id};
-use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Limits, Rate};
+use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Group, Limits, Rate};
 use crate::engine::model::{Circuit, CircuitState};
 #[cfg(feature = "testkit")]
 use crate::engine::model::{FlowState, Scope, ScopeKind, Share, Turn};
@@ -44,6 +44,13 @@ pub(super) fn read_key(bytes: &mut impl Buf) -> Result<FlowKey, Damaged> {
     let mut key = [0; 8];
     bytes.try_copy_to_slice(&mut key)?;
     Ok(FlowKey::from_bytes(key))
+}
+
+/// Reads a group.
+pub(super) fn read_group(bytes: &mut impl Buf) -> Result<Group, Damaged> {
+    let mut group = [0; 3];
+    bytes.try_copy_to_slice(&mut group)?;
+    Ok(Group::from_bytes(group))
 }
 
 /// Puts limits down.
@@ -142,7 +149,7 @@ pub(super) fn read_member(state: &mut FlowState, bytes: &mut impl Buf) -> Result
     match bytes.try_get_u8()? {
         b'j' => {
             let (lane, score) = (read_key(bytes)?, read_order(bytes)?);
-            state.lanes.insert((lane, score, JobId::from_bytes(take_id(bytes)?)));
+            state.wait(lane, score, JobId::from_bytes(take_id(bytes)?));
         }
         b't' => {
             let (place, share) = (read_scope(bytes)?, read_key(bytes)?);

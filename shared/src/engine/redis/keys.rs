@@ -3,9 +3,9 @@
 use crate::engine::{ShardId, Topic};
 
 /// In the order in which the scripts expect them; see `lua/shard.lua`.
-const PARTS: [&str; 15] = [
+const PARTS: [&str; 16] = [
     "meta", "jobs", "held", "ready", "delayed", "leases", "outbox", "tombs0", "tombs1", "flow",
-    "timers", "idle", "rates", "facts", "reported",
+    "timers", "idle", "rates", "facts", "refused", "reported",
 ];
 
 /// Which keys a script reaches.

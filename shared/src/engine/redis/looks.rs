@@ -93,6 +93,22 @@ impl Redis {
         }))
     }
 
+    pub async fn refused(&self, shard: &ShardId, max: u32) -> Result<Vec<Refused>, EngineError> {
+        let mut reply = self
+            .look(&self.scripts.refused, Way::Read, shard, |cmd| {
+                cmd.arg(max);
+            })
+            .await?;
+        reply.expect("refused")?;
+        let mut refused = Vec::new();
+        while reply.len() > 0 {
+            let group = reply.sound(packed::read_group(&mut reply.bytes()?))?;
+            let at = reply.word()?.parse().map_err(|_| layout::Damaged);
+            refused.push(Refused { group, at: Timestamp::from_micros(reply.sound(at)?) });
+        }
+        Ok(refused)
+    }
+
     pub async fn circuits(
         &self,
         shard: &ShardId,
@@ -202,6 +218,7 @@ impl Redis {
             &mut stats.leased,
             &mut stats.outbox,
             &mut stats.bytes,
+            &mut stats.refused,
         ] {
             *count = reply.count()?;
         }

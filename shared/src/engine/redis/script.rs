@@ -9,7 +9,7 @@ use super::keys::Scope;
 use super::link::Link;
 use super::{fault::Fault, layout};
 use crate::engine::ShardSettings;
-use crate::engine::model::{Bounds, OUTCOME_BYTES, SEEN_EVERY};
+use crate::engine::model::{Bounds, OUTCOME_BYTES, SEEN_EVERY, crowd};
 use crate::limits;
 
 const SHARD: &str = include_str!("lua/shard.lua");
@@ -70,6 +70,8 @@ pub(super) struct Scripts {
     pub(super) report: Script,
     pub(super) scan: Script,
     pub(super) drop: Script,
+    pub(super) refused: Script,
+    pub(super) refilled: Script,
     pub(super) circuits: Script,
     pub(super) reset: Script,
     pub(super) publish: Script,
@@ -155,6 +157,8 @@ impl Scripts {
             adopt: build("adopt", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/adopt.lua")]),
             report: build("report", WRITES, &[SHARD, include_str!("lua/report.lua")]),
             scan: build("scan", READS, &[SHARD, include_str!("lua/scan.lua")]),
+            refused: build("refused", READS, &[SHARD, include_str!("lua/refused.lua")]),
+            refilled: build("refilled", WRITES, &[SHARD, include_str!("lua/refilled.lua")]),
             circuits: build("circuits", READS, &[SHARD, include_str!("lua/circuits.lua")]),
             reset: build("reset", WRITES, &[SHARD, FLOW, include_str!("lua/reset.lua")]),
             drop: build("drop", WRITES, &[SHARD, TOMBS, FLOW, include_str!("lua/drop.lua")]),
@@ -230,7 +234,7 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         Time::Argument => "local now = tonumber(ARGV[#ARGV])\n",
     };
     let defaults = ShardSettings::default();
-    let numbers: [(&str, u128); 12] = [
+    let numbers: [(&str, u128); 15] = [
         ("MOVE_MAX", bounds.move_max.into()),
         ("SCAN_MAX", bounds.scan_max.into()),
         ("OUTBOX_ENTRIES_MAX", bounds.outbox_entries_max.into()),
@@ -240,6 +244,9 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         ("SEEN_EVERY_US", SEEN_EVERY.as_micros()),
         ("CLOCK_STEP_US", limits::CLOCK_STEP_MIN.as_micros()),
         ("TOMBSTONE_US", limits::TOMBSTONE_TTL.as_micros()),
+        ("GROUP_PART", crowd::PART.into()),
+        ("GROUP_REFILL", crowd::REFILL.into()),
+        ("REFUSED_MAX", crowd::REFUSED_MAX as u128),
         ("DEFAULT_JOBS_MAX", defaults.jobs_max.into()),
         ("DEFAULT_BYTES_MAX", defaults.bytes_max.into()),
         ("DEFAULT_UNIT_MS", defaults.priority_unit.as_millis()),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::row::{int8, value_parts};
 use crate::ledger::Idempotency;
+use crate::ledger::unfinished::group_of;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::job::{Job, JobState, NewJob};
 use crate::model::name::{Namespace, QueueName};
@@ -26,9 +27,11 @@ WITH clock AS MATERIALIZED (
 ), input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[],
         $7::uuid[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[],
-        $14::bytea[], $15::text[], $16::text[], $17::text[], $25::bigint[], $26::bigint[], $27::text[])
+        $14::bytea[], $15::text[], $16::text[], $17::text[], $25::bigint[], $26::bigint[], $27::text[],
+        $28::int[])
     AS i(id, namespace, queue, kind, priority, payload, payload_blob, run_at, expires_at, spec,
-        unique_key, window_us, tags, meta, request_id, traceparent, idempotency_key, delay_us, ttl_us, order_key)
+        unique_key, window_us, tags, meta, request_id, traceparent, idempotency_key, delay_us, ttl_us, order_key,
+        flow_group)
 ), spent AS (
     INSERT INTO idempotency (namespace, key, body_hash, ids, created_at)
     SELECT k.namespace, k.key, k.body_hash, k.ids, clock.now
@@ -51,12 +54,12 @@ WITH clock AS MATERIALIZED (
 ), made AS (
     INSERT INTO jobs (id, fence, run_at, created_at, changed_at, expires_at, state, priority,
         namespace, queue, kind, spec, payload, payload_blob, tags, meta, unique_key, unique_until,
-        request_id, traceparent, order_key)
+        request_id, traceparent, order_key, flow_group)
     SELECT i.id, 0, coalesce(i.run_at, clock.now + i.delay_us, clock.now), clock.now, clock.now,
         coalesce(i.expires_at, clock.now + i.ttl_us),
         CASE WHEN coalesce(i.run_at, clock.now + i.delay_us) > clock.now THEN 1 ELSE 2 END, i.priority, i.namespace, i.queue, i.kind,
         i.spec, i.payload, i.payload_blob, coalesce(i.tags::text[], '{}'), i.meta, i.unique_key,
-        clock.now + i.window_us, i.request_id, i.traceparent, i.order_key
+        clock.now + i.window_us, i.request_id, i.traceparent, i.order_key, i.flow_group
     FROM input i, clock
     WHERE (SELECT count(*) FROM spent) + (SELECT count(*) FROM held) >= 0
       AND (i.unique_key IS NULL OR i.id IN (SELECT job_id FROM held))
@@ -155,6 +158,7 @@ impl<'a> Insert<'a> {
             .bind(self.each(|j| j.delay.map(micros)))
             .bind(self.each(|j| j.ttl.map(micros)))
             .bind(self.each(|j| j.spec.order_key.as_deref()))
+            .bind(self.each(|j| group_of(&j.spec, &j.kind)))
     }
 
     /// One column of the jobs.

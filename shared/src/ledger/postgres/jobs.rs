@@ -7,7 +7,9 @@ use uuid::Uuid;
 use super::Result;
 use super::error::unchanged;
 use super::row::{self, select_jobs};
-use crate::ledger::{JobFilter, JobPage};
+use crate::engine::flow::Group;
+use crate::ledger::unfinished::number;
+use crate::ledger::{Groups, JobFilter, JobPage, Unfinished};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::name::{Namespace, QueueName};
@@ -68,30 +70,44 @@ pub(super) async fn waiting(
     row::unsigned(&query.fetch_one(pool).await.map_err(unchanged)?, 0, "count")
 }
 
-pub(super) async fn unfinished(
-    pool: &PgPool,
-    (namespace, queue): (&Namespace, &QueueName),
-    due_before: Timestamp,
-    changed_before: Timestamp,
-    after: Option<JobId>,
-    limit: u32,
-) -> Result<JobPage> {
-    const SQL: &str = select_jobs!(
-        "(SELECT * FROM jobs WHERE namespace = $1 AND queue = $2 AND state < 10 AND state <> 0 \
-          AND run_at < $3 AND changed_at < $4 AND id > $5 ORDER BY id LIMIT $6)",
-        "ORDER BY j.id"
-    );
-    let rows = sqlx::query(SQL)
-        .bind(namespace.as_str())
-        .bind(queue.as_str())
-        .bind(due_before.micros())
-        .bind(changed_before.micros())
-        .bind(after.map_or(Uuid::nil(), JobId::uuid))
-        .bind(i64::from(limit))
-        .fetch_all(pool)
-        .await
-        .map_err(unchanged)?;
-    Ok(JobPage { next: full(&rows, limit)?, jobs: row::jobs(&rows) })
+/// Jobs that should be in the engine, of the groups that `$groups` says.
+macro_rules! unfinished {
+    ($groups:literal) => {
+        select_jobs!(
+            concat!(
+                "(SELECT * FROM jobs WHERE namespace = $1 AND queue = $2 AND state < 10 AND state <> 0 \
+                  AND run_at < $3 AND changed_at < $4 AND id > $5 AND ",
+                $groups,
+                " ORDER BY id LIMIT $6)"
+            ),
+            "ORDER BY j.id"
+        )
+    };
+}
+
+pub(super) async fn unfinished(pool: &PgPool, wanted: Unfinished<'_>) -> Result<JobPage> {
+    const ALL_BUT: &str = unfinished!("coalesce(flow_group, 0) <> ALL($7)");
+    const UNKEYED: &str = unfinished!("flow_group IS NULL");
+    const OF_ONE: &str = unfinished!("flow_group = $7");
+    let sql = match wanted.groups {
+        Groups::AllBut(_) => ALL_BUT,
+        Groups::Only(Group::UNKEYED) => UNKEYED,
+        Groups::Only(_) => OF_ONE,
+    };
+    let query = sqlx::query(sql)
+        .bind(wanted.namespace.as_str())
+        .bind(wanted.queue.as_str())
+        .bind(wanted.due_before.micros())
+        .bind(wanted.changed_before.micros())
+        .bind(wanted.after.map_or(Uuid::nil(), JobId::uuid))
+        .bind(i64::from(wanted.limit));
+    let query = match wanted.groups {
+        Groups::AllBut(groups) => query.bind(groups.iter().map(|it| number(*it)).collect::<Vec<_>>()),
+        Groups::Only(Group::UNKEYED) => query,
+        Groups::Only(group) => query.bind(number(group)),
+    };
+    let rows = query.fetch_all(pool).await.map_err(unchanged)?;
+    Ok(JobPage { next: full(&rows, wanted.limit)?, jobs: row::jobs(&rows) })
 }
 
 /// The page of a list: filters over a window of ids. `$source` gives the window, newest first.

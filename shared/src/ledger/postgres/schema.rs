@@ -11,7 +11,7 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 14] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
@@ -25,6 +25,7 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
     (11, "order", include_str!("../../../../migrations/postgres/0011_order.sql")),
     (12, "circuits", include_str!("../../../../migrations/postgres/0012_circuits.sql")),
     (13, "shaping", include_str!("../../../../migrations/postgres/0013_shaping.sql")),
+    (14, "groups", include_str!("../../../../migrations/postgres/0014_groups.sql")),
 ];
 
 /// The version of this build.

@@ -19,7 +19,7 @@ use crate::model::time::Timestamp;
 
 /// `SELECT` of whole jobs; what follows names the jobs, as `j`.
 macro_rules! select_jobs {
-    ($tail:literal) => {
+    ($tail:expr) => {
         concat!(
             "SELECT j.id, j.state, j.fence, j.namespace, j.queue, j.kind, j.unique_key, j.run_at, ",
             "j.created_at, j.started_at, j.finished_at, j.expires_at, j.attempt, j.crashes, ",

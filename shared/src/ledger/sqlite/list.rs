@@ -9,7 +9,10 @@ use super::JobPage;
 use super::fault::Fault;
 use super::jobs::{Columns, job_of, jobs, select_jobs};
 use super::statement::{Args, composed, row, rows};
+use crate::engine::flow::Group;
+use crate::ledger::unfinished::number;
 use crate::ledger::unreadable::{self, readable};
+use crate::ledger::{Groups, Unfinished};
 use crate::model::id::JobId;
 use crate::model::name::{Namespace, QueueName};
 use crate::model::time::Timestamp;
@@ -148,16 +151,6 @@ fn matches(c: &mut Columns<'_>, filter: &JobFilter) -> Result<bool, Fault> {
         || message.is_some_and(has))
 }
 
-/// Which jobs [`unfinished`] means.
-pub(super) struct Unfinished<'a> {
-    pub(super) namespace: &'a Namespace,
-    pub(super) queue: &'a QueueName,
-    pub(super) due_before: Timestamp,
-    pub(super) changed_before: Timestamp,
-    pub(super) after: Option<JobId>,
-    pub(super) limit: u32,
-}
-
 /// Jobs of a queue that are neither terminal nor blocked, counted up to a bound.
 pub(super) async fn waiting(
     connection: &mut SqliteConnection,
@@ -173,24 +166,46 @@ pub(super) async fn waiting(
     found.first().map_or(Ok(0), |row| Columns::of(row).count())
 }
 
+/// Jobs that should be in the engine, of the groups that `$groups` says.
+macro_rules! unfinished {
+    ($groups:literal) => {
+        select_jobs!(
+            concat!(
+                "WHERE j.namespace = ? AND j.queue = ? AND j.id > ? AND j.state < 10 AND j.state > 0 \
+                 AND j.run_at < ? AND j.changed_at < ? AND ",
+                $groups,
+                " ORDER BY j.id LIMIT ?"
+            )
+        )
+    };
+}
+
 /// Jobs of a queue that should be in the engine, in id order.
 pub(super) async fn unfinished(
     connection: &mut SqliteConnection,
     wanted: Unfinished<'_>,
 ) -> Result<JobPage, Fault> {
-    let sql = select_jobs!(
-        "WHERE j.namespace = ? AND j.queue = ? AND j.id > ? AND j.state < 10 AND j.state > 0 \
-         AND j.run_at < ? AND j.changed_at < ? ORDER BY j.id LIMIT ?"
-    );
+    const ALL_BUT: &str =
+        unfinished!("coalesce(j.flow_group, 0) NOT IN (SELECT value FROM json_each(?))");
+    const UNKEYED: &str = unfinished!("j.flow_group IS NULL");
+    const OF_ONE: &str = unfinished!("j.flow_group = ?");
     let after = wanted.after.map_or([0; 16], |id| *id.as_bytes());
     let args = Args::default()
         .with(wanted.namespace.as_str())
         .with(wanted.queue.as_str())
         .with(after.as_slice())
         .with(wanted.due_before.micros())
-        .with(wanted.changed_before.micros())
-        .with(i64::from(wanted.limit));
-    let found = rows(connection, sql, args).await?;
+        .with(wanted.changed_before.micros());
+    let (sql, args) = match wanted.groups {
+        Groups::AllBut(groups) => {
+            let groups: Vec<i32> = groups.iter().map(|it| number(*it)).collect();
+            let text = serde_json::to_string(&groups).expect("numbers always serialise");
+            (ALL_BUT, args.with(text))
+        }
+        Groups::Only(Group::UNKEYED) => (UNKEYED, args),
+        Groups::Only(group) => (OF_ONE, args.with(number(group))),
+    };
+    let found = rows(connection, sql, args.with(i64::from(wanted.limit))).await?;
     let is_full = u32::try_from(found.len()).is_ok_and(|len| len >= wanted.limit);
     let last = found.last().filter(|_| is_full);
     let next = last.map(|row| Ok::<_, Fault>(JobId::from_bytes(Columns::of(row).id()?)));

@@ -8,6 +8,7 @@ use super::quotas::Doors;
 use super::statement::Args;
 use super::{Accepted, Idempotency, Refused, Submission, SubmitOutcome, unfit_text};
 use crate::ledger::quotas::Exceeded;
+use crate::ledger::unfinished::group_of;
 use crate::limits::IDEMPOTENCY_TTL;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobSpec, JobState, NewJob, OnConflict, Unique, Value};
@@ -155,7 +156,8 @@ impl Planned {
             .add(Arc::clone(&row.spec))
             .add(blob)
             .add(inline)
-            .add(job.spec.order_key.as_deref());
+            .add(job.spec.order_key.as_deref())
+            .add(group_of(&job.spec, &job.kind));
     }
 }
 

@@ -26,6 +26,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "order", include_str!("../../../../migrations/sqlite/0011_order.sql")),
     (12, "circuits", include_str!("../../../../migrations/sqlite/0012_circuits.sql")),
     (13, "shaping", include_str!("../../../../migrations/sqlite/0013_shaping.sql")),
+    (14, "groups", include_str!("../../../../migrations/sqlite/0014_groups.sql")),
 ];
 
 /// The version of this build.

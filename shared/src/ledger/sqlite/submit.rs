@@ -232,8 +232,8 @@ pub(super) async fn insert(
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
-         meta, spec, payload_blob, payload, order_key) VALUES",
-        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         meta, spec, payload_blob, payload, order_key, flow_group) VALUES",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     );
     INSERT.execute(connection, rows, Planned::bind).await?;

@@ -124,10 +124,10 @@ pub async fn a_full_shard_refuses_job_by_job(rig: &Rig) {
     let (held, _) = rig.claim_one().await;
     let mut jobs = vec![rig.job(1).await, rig.job(0).await];
     jobs.extend([rig.job(2).await, rig.job(3).await]);
-    let expected = [Pushed::Added, Pushed::Present, Pushed::Added, Pushed::Full];
+    let expected = [Pushed::Added, Pushed::Present, Pushed::Added, Pushed::Crowded];
     assert_eq!(rig.push(&jobs).await, expected);
     rig.settle(held, Verdict::Succeeded).await;
-    assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Full], "a finishing job is still there");
+    assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Crowded], "a finishing job is still there");
     rig.confirm_all().await;
     assert_eq!(rig.push(&jobs[3..]).await, [Pushed::Added]);
 }
@@ -143,12 +143,12 @@ pub async fn delayed_jobs_keep_nobody_out(rig: &Rig) {
     let mut jobs = vec![Push { run_at: later, ..rig.job(2).await }];
     jobs.extend([rig.job(3).await, rig.job(4).await, rig.job(5).await, rig.job(6).await]);
     let added = Pushed::Added;
-    assert_eq!(rig.push(&jobs).await, [added, added, added, added, Pushed::Full]);
+    assert_eq!(rig.push(&jobs).await, [added, added, added, added, Pushed::Crowded]);
     let sooner = Push { fence: Fence(2), ..rig.job(2).await };
     assert_eq!(rig.push(&[sooner]).await, [Pushed::Added], "a replacement needs no room");
     rig.advance(ms(1_000)).await;
     assert_eq!(rig.claim(9).await.len(), 6);
-    assert_eq!(rig.push(&jobs[4..]).await, [Pushed::Full]);
+    assert_eq!(rig.push(&jobs[4..]).await, [Pushed::Crowded]);
 }
 
 /// As many as the head has places; whatever is there by then, retries also, uses them. Retries need none.
@@ -203,16 +203,16 @@ pub async fn a_replacement_for_later_makes_room(rig: &Rig) {
     let run_at = rig.now().await.plus(ms(1_000));
     let later = Push { fence: Fence(2), run_at, ..rig.job(0).await };
     let jobs = [rig.job(1).await, later, rig.job(2).await, rig.job(3).await];
-    let expected = [Pushed::Full, Pushed::Added, Pushed::Added, Pushed::Full];
+    let expected = [Pushed::Crowded, Pushed::Added, Pushed::Added, Pushed::Crowded];
     assert_eq!(rig.push(&jobs).await, expected);
     let still_later = Push { fence: Fence(3), run_at, ..rig.job(0).await };
     let jobs = [still_later, rig.job(3).await];
-    assert_eq!(rig.push(&jobs).await, [Pushed::Added, Pushed::Full], "it had no room to give");
+    assert_eq!(rig.push(&jobs).await, [Pushed::Added, Pushed::Crowded], "it had no room to give");
     let sooner = Push { fence: Fence(4), ..rig.job(0).await };
     assert_eq!(rig.push(&[sooner]).await, [Pushed::Added]);
     assert_eq!(rig.claim(1).await.len(), 1);
     rig.confirm_all().await;
-    assert_eq!(rig.push(&jobs[1..]).await, [Pushed::Full], "two are there");
+    assert_eq!(rig.push(&jobs[1..]).await, [Pushed::Crowded], "two are there");
 }
 
 /// Up to the last byte, not beyond. A smaller one behind a refused one gets in.
@@ -249,7 +249,7 @@ pub async fn a_replacement_needs_no_room_for_another_job(rig: &Rig) {
     rig.open_with(2).await;
     rig.configure(ShardSettings { version: 2, jobs_max: 1, ..ShardSettings::default() }).await;
     let replacement = Push { fence: Fence(2), ..rig.job(0).await };
-    assert_eq!(rig.push(&[replacement, rig.job(2).await]).await, [Pushed::Added, Pushed::Full]);
+    assert_eq!(rig.push(&[replacement, rig.job(2).await]).await, [Pushed::Added, Pushed::Crowded]);
 }
 
 /// A new shard takes jobs before anybody configured it, and says so.

@@ -182,6 +182,12 @@ pub enum Step {
     Holds(u8),
     Circuits,
     ResetCircuit(u8),
+    Refused(u32),
+    /// The one so far before the last that was told, as refused so much later.
+    Refilled {
+        back: u8,
+        by_us: i64,
+    },
     /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
     Leased {
         after: bool,
@@ -361,7 +367,11 @@ fn step(rng: &mut StdRng) -> Step {
             before_us: pick(rng, &[0, 1, 1_000_000]),
             max: rng.random_range(0..4),
         },
-        _ => Step::Stats,
+        _ => match rng.random_range(0..4) {
+            0 => Step::Refused(pick(rng, &[0, 1, 9, 9])),
+            1 => Step::Refilled { back: rng.random_range(0..2), by_us: pick(rng, &[-1, 0, 0]) },
+            _ => Step::Stats,
+        },
     }
 }
 
@@ -521,7 +531,7 @@ fn settings(rng: &mut StdRng) -> SettingsPick {
     SettingsPick {
         version: pick(rng, &[-1, 0, 1, 1]),
         paused: rng.random_ratio(1, 4),
-        jobs_max: pick(rng, &[0, 2, 3, 50, 50]),
+        jobs_max: pick(rng, &[0, 2, 3, 5, 6, 50, 50]),
         bytes_max: pick(rng, &[0, 500, 10_000, 10_000, 10_000]),
         unit_ms: pick(rng, &[0, 1, 1_000, 60_000]),
         flow: flow_settings(rng),

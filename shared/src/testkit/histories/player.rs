@@ -31,6 +31,8 @@ pub struct Player {
     ledger: u8,
     generation: u64,
     last_running: Option<(Timestamp, JobId)>,
+    /// As the last reply told.
+    refused: Vec<Refused>,
     /// As withdrawals told them.
     looks: Vec<Looked>,
 }
@@ -81,6 +83,11 @@ impl Player {
             Step::Peek(n) => Call::Peek(id(*n)),
             Step::Holds(n) => Call::Holds(id(*n)),
             Step::Circuits => Call::Circuits,
+            Step::Refused(max) => Call::Refused(*max),
+            Step::Refilled { back, by_us } => {
+                let told = self.refused.iter().rev().nth(usize::from(*back)).copied()?;
+                Call::Refilled(Refused { at: shift(told.at, *by_us), ..told })
+            }
             Step::ResetCircuit(n) => Call::ResetCircuit(FlowKey::of(&format!("x{n}"))),
             Step::Leased { after, before_us, max } => Call::Leased {
                 after: self.last_running.filter(|_| *after),
@@ -165,6 +172,9 @@ impl Player {
         }
         if let Reply::Withdraw(WithdrawReply { looked, .. }) = reply {
             self.looks.push(*looked);
+        }
+        if let Reply::Refused(refused) = reply {
+            self.refused.clone_from(refused);
         }
         if let Reply::Leased(running) = reply {
             self.last_running = running.last().map(|lease| (lease.claimed_at, lease.id));

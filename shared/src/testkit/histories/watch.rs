@@ -99,6 +99,7 @@ impl Watch {
             | (Call::Peek(_), Reply::Peek(_))
             | (Call::Holds(_), Reply::Holds(_))
             | (Call::Circuits, Reply::Circuits(_))
+            | (Call::Refused(_), Reply::Refused(_))
             | (Call::Leased { .. }, Reply::Leased(_))
             | (Call::Stats, Reply::Stats(_)) => unchanged_if(true, seen, &mut wrong),
             _ => gates::step(seen, &mut wrong),
@@ -274,7 +275,16 @@ fn ready_order(
 
 fn push(seen: &Seen<'_>, jobs: &[Push], reply: &PushReply, wrong: &mut Vec<String>) {
     let added = reply.pushed.contains(&Pushed::Added);
-    unchanged_if(!added, seen, wrong);
+    let refused = jobs.iter().zip(&reply.pushed);
+    let refused = refused.filter(|(_, what)| matches!(what, Pushed::Full | Pushed::Crowded));
+    let mut groups = refused
+        .filter(|(job, _)| job.run_at <= seen.now)
+        .map(|(job, _)| Group::of(job.flow.as_ref()))
+        .peekable();
+    unchanged_if(!added && groups.peek().is_none(), seen, wrong);
+    if groups.any(|group| seen.after.refused.get(group) != Some(seen.now.micros())) {
+        wrong.push("a group was refused and is not noted".into());
+    }
     if !added {
         return;
     }

@@ -10,6 +10,7 @@ use super::orders::{blocking, ordered};
 use super::run_scene::plain;
 use super::scene::{Scene, changed, new};
 use crate::engine::Ended;
+use crate::ledger::Unfinished;
 use crate::ledger::runs::Reset;
 use crate::ledger::{Ledger, Record, Recorded};
 use crate::model::id::{JobId, WorkflowId};
@@ -194,8 +195,8 @@ async fn orders_and_submissions_of_many_keys_do_not_stand_in_each_others_way(sce
         drain(scene, key).await;
     }
     let ahead = scene.ledger.now().await.unwrap().plus(std::time::Duration::from_secs(60));
-    let left = scene.ledger.unfinished(&scene.namespace, &scene.queue, ahead, ahead, None, 10);
-    assert_eq!(left.await.unwrap().jobs, []);
+    let left = Unfinished::new(&scene.namespace, &scene.queue, (ahead, ahead), 10);
+    assert_eq!(scene.ledger.unfinished(left).await.unwrap().jobs, []);
 }
 
 /// One member of the model's order.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::scene::{Scene, at, error};
+use super::scene::{Scene, at, changed, error};
 use crate::engine::Ended;
-use crate::ledger::{JobFilter, LedgerError, Record};
+use crate::engine::flow::Group;
+use crate::ledger::{Groups, JobFilter, LedgerError, Record, Unfinished};
 use crate::model::id::{JobId, WorkflowId};
-use crate::model::job::{Job, JobState, NewJob};
+use crate::model::job::{Job, JobSpec, JobState, NewJob};
 use crate::model::time::Timestamp;
 
 super::cases![
@@ -23,6 +24,7 @@ super::cases![
     terminal_jobs_are_told_apart,
     unfinished_jobs_are_those_due_and_unchanged,
     unfinished_jobs_come_in_pages_by_id,
+    unfinished_jobs_are_found_by_group,
     waiting_jobs_are_counted_up_to_a_bound,
     rows_of_a_newer_build_hide_no_others,
     what_cannot_be_read_is_on_record_all_the_same,
@@ -221,14 +223,8 @@ async fn unfinished_jobs_are_those_due_and_unchanged(scene: &Scene) {
     let now = scene.ledger.now().await.unwrap().plus(Duration::from_secs(1));
     let hours = now.plus(Duration::from_secs(7_200));
     let call = |due_before, changed_before| {
-        scene.ledger.unfinished(
-            &scene.namespace,
-            &scene.queue,
-            due_before,
-            changed_before,
-            None,
-            100,
-        )
+        let times = (due_before, changed_before);
+        scene.ledger.unfinished(Unfinished::new(&scene.namespace, &scene.queue, times, 100))
     };
     let found = call(now, now).await.unwrap();
     assert_eq!(found.jobs.iter().map(|j| j.id).collect::<Vec<_>>(), due);
@@ -246,6 +242,43 @@ async fn unfinished_jobs_come_in_pages_by_id(scene: &Scene) {
     // A full last page is followed by an empty one, and that is the end.
     assert_eq!(all_unfinished(scene, now, 5).await, ids);
     assert_eq!(all_unfinished(scene, now, 100).await, ids);
+}
+
+/// Those without keys are a group; who has gone is of none.
+async fn unfinished_jobs_are_found_by_group(scene: &Scene) {
+    let of = |key: Option<&str>| {
+        let spec = JobSpec { fairness_key: key.map(Into::into), ..JobSpec::default() };
+        NewJob { spec, ..scene.new_job() }
+    };
+    let keys = [None, Some("a"), Some("b"), Some("a"), None, Some("a")];
+    let jobs: Vec<NewJob> = keys.iter().map(|key| of(*key)).collect();
+    let flow = |job: &NewJob| job.spec.flow(&job.kind);
+    let [none, a, b] = [0, 1, 2].map(|n| Group::of(flow(&jobs[n]).as_ref()));
+    let ids = accept_all(scene, jobs).await;
+    let now = scene.ledger.now().await.unwrap().plus(Duration::from_secs(1));
+    let found = async |groups| {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let wanted = Unfinished::new(&scene.namespace, &scene.queue, (now, now), 2);
+            let page = scene.ledger.unfinished(Unfinished { after, groups, ..wanted });
+            let page = page.await.unwrap();
+            found.extend(page.jobs.iter().map(|job| job.id));
+            after = page.next;
+            if after.is_none() {
+                return found;
+            }
+        }
+    };
+    let at = |places: &[usize]| places.iter().map(|n| ids[*n]).collect::<Vec<_>>();
+    assert_eq!(none, Group::UNKEYED);
+    assert_eq!(found(Groups::Only(none)).await, at(&[0, 4]));
+    assert_eq!(found(Groups::Only(a)).await, at(&[1, 3, 5]));
+    assert_eq!(found(Groups::Only(b)).await, at(&[2]));
+    assert_eq!(found(Groups::AllBut(&[a])).await, at(&[0, 2, 4]));
+    assert_eq!(found(Groups::AllBut(&[none, b])).await, at(&[1, 3, 5]));
+    assert_eq!(found(Groups::AllBut(&[none, a, b])).await, []);
+    changed(scene.ledger.cancel(&scene.namespace, ids[3], None, true, "r").await.unwrap());
+    assert_eq!(found(Groups::Only(a)).await, at(&[1, 5]));
 }
 
 async fn waiting_jobs_are_counted_up_to_a_bound(scene: &Scene) {
@@ -268,8 +301,8 @@ async fn waiting_jobs_are_counted_up_to_a_bound(scene: &Scene) {
 async fn all_unfinished(scene: &Scene, now: Timestamp, limit: u32) -> Vec<JobId> {
     let (mut seen, mut after) = (Vec::new(), None);
     for _ in 0..100 {
-        let (namespace, queue) = (&scene.namespace, &scene.queue);
-        let page = scene.ledger.unfinished(namespace, queue, now, now, after, limit).await.unwrap();
+        let wanted = Unfinished::new(&scene.namespace, &scene.queue, (now, now), limit);
+        let page = scene.ledger.unfinished(Unfinished { after, ..wanted }).await.unwrap();
         seen.extend(page.jobs.into_iter().map(|j| j.id));
         match page.next {
             Some(next) => after = Some(next),

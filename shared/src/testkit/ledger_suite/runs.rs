@@ -10,7 +10,7 @@ use super::run_scene::{
 use super::scene::{Scene, key};
 use crate::engine::Ended;
 use crate::ledger::runs::{CreateOutcome, DUE_MAX, END, Items, NewRun, Parent, RunFilter};
-use crate::ledger::{JobFilter, LedgerError};
+use crate::ledger::{JobFilter, LedgerError, Unfinished};
 use crate::model::id::{BlobId, WorkflowId};
 use crate::model::job::{JobState, Value};
 use crate::model::workflow::{StepSpec, StepState, WorkflowState};
@@ -383,6 +383,6 @@ async fn blocked_jobs_are_nobodys_work(scene: &Scene) {
     assert_eq!(waiting, 1);
     let later = scene.ledger.now().await.unwrap().plus(Duration::from_secs(60));
     let (namespace, queue) = (&scene.namespace, &scene.queue);
-    let page = scene.ledger.unfinished(namespace, queue, later, later, None, 10).await.unwrap();
+    let page = scene.ledger.unfinished(Unfinished::new(namespace, queue, (later, later), 10)).await.unwrap();
     assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [a]);
 }

@@ -10,7 +10,9 @@ use super::scene::{Scene, done, key, new};
 use crate::engine::Ended;
 use crate::engine::flow::Rate;
 use crate::ledger::shaping::{Collected, Debounced};
-use crate::ledger::{Accepted, JobFilter, LedgerError, Recorded, Refused, SubmitOutcome};
+use crate::ledger::{
+    Accepted, JobFilter, LedgerError, Recorded, Refused, SubmitOutcome, Unfinished,
+};
 use crate::limits::INLINE_BYTES_MAX;
 use crate::model::id::{BlobId, JobId};
 use crate::model::job::{Job, JobState, NewJob, OnConflict, Value};
@@ -137,8 +139,9 @@ pub(super) async fn in_state(scene: &Scene, state: JobState) -> Vec<Job> {
 /// Jobs that the sweep would bring to the engine.
 async fn startable(scene: &Scene) -> Vec<JobId> {
     let ever = Timestamp::from_micros(i64::MAX);
-    let page = scene.ledger.unfinished(&scene.namespace, &scene.queue, ever, ever, None, 1_000);
-    page.await.unwrap().jobs.iter().map(|job| job.id).collect()
+    let page = Unfinished::new(&scene.namespace, &scene.queue, (ever, ever), 1_000);
+    let page = scene.ledger.unfinished(page).await.unwrap();
+    page.jobs.iter().map(|job| job.id).collect()
 }
 
 async fn a_debounced_job_waits_where_nobody_can_start_it(scene: &Scene) {

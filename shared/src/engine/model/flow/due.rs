@@ -41,7 +41,18 @@ impl<K: Copy + Ord> Due<K> {
         }
     }
 
-    pub(super) fn remove(&mut self, key: K) {
+    /// How many there are.
+    pub(in crate::engine::model) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// All, the earliest first.
+    pub(in crate::engine::model) fn iter(&self) -> impl Iterator<Item = (i64, K)> {
+        self.order.iter().copied()
+    }
+
+    /// Forgets this.
+    pub(in crate::engine::model) fn remove(&mut self, key: K) {
         if let Some(at) = self.at.remove(&key) {
             self.order.remove(&(at, key));
         }

@@ -269,7 +269,7 @@ end
 
 -- The flow of a job without keys, of a limited kind.
 function flow_of_kind(key)
-  return key .. key .. NO_KEY .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
+  return "\0\0\0" .. sub(key, 4) .. key .. NO_KEY .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
 end
 
 -- What a lane may wait for, in the order in which they are asked.

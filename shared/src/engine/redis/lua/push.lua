@@ -9,7 +9,7 @@
 --
 -- Returns {"late" or "pushed", now, gate open 0 or 1, its generation, answers}, or as if there were no gate if it is
 -- another ledger's; answers has a letter per job:
--- A added, P present, F full. Writes the added jobs, in the place that their run_at asks for. A job of which the
+-- A added, P present, F full, C crowded. Writes the added jobs, in the place that their run_at asks for. A job of which the
 -- store has lost a part is replaced whatever its fence, and keeps the higher one.
 if has_gate() and sub(rest, 25, 40) ~= ARGV[4] then return { "late", now, 0, 0, "" } end
 if now > tonumber(ARGV[2]) or generation() > max(tonumber(ARGV[3]), 1) then
@@ -32,6 +32,16 @@ local answers, added, ready, delayed, later, replaced, raised = {}, {}, {}, {}, 
 local added_count, ready_count, delayed_count = 0, 0, 0
 local last_run_at, last_priority, due_ms, score, packed_score
 
+-- Whether a group has as many waiting as are left to it. Nobody has before four fifths of the room are used.
+local unkeyed, refused = call("ZCARD", READY), {}
+local function crowded(group)
+  local most = GROUP_PART * max(jobs_max - head, 0)
+  if most > head then return false end
+  local waiting = call("ZLEXCOUNT", FLOW, "[j" .. group, "[j" .. group .. FAR)
+  if group == sub(NO_KEY, 1, 3) then waiting = waiting + unkeyed end
+  return waiting >= most
+end
+
 -- Decides on one job; the letter of the answer.
 local function admit(i, id, job, old, held, tomb)
   local old_length = 0
@@ -52,8 +62,16 @@ local function admit(i, id, job, old, held, tomb)
   end
   local run_at, _, priority, length = unpacked(">i8I4BI4", job, 25)
   local is_later = run_at > now
-  if not old and (is_later and waiting or head) >= jobs_max then return "F" end
-  if bytes - old_length + length > bytes_max then return "F" end
+  local flow = flow_of(job)
+  local group = flow and sub(flow, 1, 3) or sub(NO_KEY, 1, 3)
+  local refusal = bytes - old_length + length > bytes_max and "F"
+  if not refusal and not old then
+    if is_later then refusal = waiting >= jobs_max and "F" else refusal = crowded(group) and "C" end
+  end
+  if refusal then
+    if not is_later then refused[group] = true end
+    return refusal
+  end
   bytes = bytes - old_length + length
   if old or held then
     replaced[#replaced + 1] = id
@@ -61,6 +79,7 @@ local function admit(i, id, job, old, held, tomb)
   end
   if old then
     if call("ZSCORE", DELAYED, id) then waiting = waiting - 1 else head = head - 1 end
+    if call("ZSCORE", READY, id) then unkeyed = unkeyed - 1 end
   end
   if is_later then waiting = waiting + 1 else head = head + 1 end
   if tomb >= 0 then raised[#raised + 1] = id end
@@ -74,13 +93,14 @@ local function admit(i, id, job, old, held, tomb)
   job = with_flow(job)
   added[added_count + 1], added[added_count + 2] = id, job
   added_count = added_count + 2
-  local flow = flow_of(job)
+  flow = flow_of(job)
   if not is_later and flow then
     enter_lane(id, flow, score)
     if old or held then few.mend_lane(flow) end
   elseif not is_later then
     ready[ready_count + 1], ready[ready_count + 2] = text_of(score), id
     ready_count = ready_count + 2
+    unkeyed = unkeyed + 1
   else
     delayed[delayed_count + 1], delayed[delayed_count + 2] = text_of(due_ms), id
     delayed_count = delayed_count + 2
@@ -104,6 +124,12 @@ each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, added)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
+for group in pairs(refused) do
+  -- What is not noted is found by whoever walks over the ledger.
+  if call("ZSCORE", REFUSED, group) or call("ZCARD", REFUSED) < REFUSED_MAX then
+    call("ZADD", REFUSED, text_of(now), group)
+  end
+end
 save_flow()
 save()
 publish(ready_count > 0 or flow_woken, false, nil, ended)

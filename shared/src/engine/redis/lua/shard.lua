@@ -14,7 +14,9 @@
 --                          waits with this very fence
 -- KEYS[9] tombs1   hash    the same of odd windows
 -- KEYS[10…14] flow, timers, idle, rates, facts: limits and shares (flow.lua)
--- KEYS[15] reported set    workers that reported since the gate was shut; only for the scripts of gates
+-- KEYS[15] refused  zset    groups of jobs (the first three bytes of a lane, zeros for those without one) that were refused
+--                          room, by when, µs
+-- KEYS[16] reported set    workers that reported since the gate was shut; only for the scripts of gates
 -- ARGV[1] how the names of the channels of the shard's signals begin; a letter follows
 --
 -- The meta, numbers u64 unless said otherwise; of any other length than 148 or 220 it counts as lost, so that the
@@ -47,7 +49,7 @@
 -- Numbers are whole and below 2^53: exact in Lua, and in commands, to which Redis writes them as %.17g.
 -- Every stage of a script reads and decides first and writes last: a command that a stranger's value makes
 -- fail leaves what was written before it.
-local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS, REPORTED = unpack(KEYS)
+local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS, REFUSED, REPORTED = unpack(KEYS)
 local CHANNEL = ARGV[1]
 local WAITING, LEASED, FINISHING = 1, 2, 3
 local STATUS = { "\1", "\2", "\3" }

@@ -1,6 +1,6 @@
 -- stats.lua: counts of a shard, in constant time.
 --
--- Returns {"stats", now, ready, delayed, leased, outbox, bytes, settings as stored or "", head of
+-- Returns {"stats", now, ready, delayed, leased, outbox, bytes, groups that were refused room, settings as stored or "", head of
 -- the first of the ready or of a lane or "", gate open 0 or 1}. Writes nothing.
 
 -- The first member of FLOW that begins so.
@@ -26,5 +26,5 @@ local facts = call("HGET", FACTS, "g")
 if configured and with_facts ~= 0 and facts ~= sub(settings, 1, 8) then settings = "" end
 return {
   "stats", now, call("ZCARD", READY) + call("ZLEXCOUNT", FLOW, "[j", "(k"), call("ZCARD", DELAYED), call("ZCARD", LEASES), call("LLEN", OUTBOX),
-  bytes, settings, heads[1] or "", verified() and 1 or 0,
+  bytes, call("ZCARD", REFUSED), settings, heads[1] or "", verified() and 1 or 0,
 }

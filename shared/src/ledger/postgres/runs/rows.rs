@@ -8,6 +8,7 @@ use super::super::insert::array_text;
 use super::super::queues;
 use super::super::row::{int4, value_parts};
 use crate::ledger::runs::NewStep;
+use crate::ledger::unfinished::group_of;
 use crate::model::id::WorkflowId;
 use crate::model::job::NewJob;
 use crate::model::name::Namespace;
@@ -66,17 +67,17 @@ pub(super) async fn insert_jobs(
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::bytea[],
         $9::uuid[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::bytea[], $15::text[],
-        $16::text[], $17::int[], $18::text[], $19::int[], $20::boolean[], $21::text[])
+        $16::text[], $17::int[], $18::text[], $19::int[], $20::boolean[], $21::text[], $22::int[])
     AS i(id, namespace, queue, kind, priority, payload, payload_blob, run_at, expires_at, spec, tags, meta,
-        request_id, traceparent, ord, step, item, blocked, order_key)
+        request_id, traceparent, ord, step, item, blocked, order_key, flow_group)
 ), made AS (
     INSERT INTO jobs (id, fence, run_at, created_at, changed_at, expires_at, state, priority, namespace,
         queue, kind, spec, payload, payload_blob, tags, meta, request_id, traceparent, workflow_id,
-        workflow_ord, workflow_step, workflow_item, order_key)
+        workflow_ord, workflow_step, workflow_item, order_key, flow_group)
     SELECT id, 0, coalesce(run_at, $2), $2, $2, expires_at,
         CASE WHEN blocked THEN 0 WHEN run_at > $2 THEN 1 ELSE 2 END, priority, namespace, queue, kind, spec,
         payload, payload_blob, coalesce(tags::text[], '{}'), meta, request_id, traceparent, $1, ord, step, item,
-        order_key
+        order_key, flow_group
     FROM input
 ), numbered AS (
     INSERT INTO workflow_items (workflow_id, ord, item, job_id)
@@ -118,6 +119,7 @@ ON CONFLICT (namespace, name) DO NOTHING";
             .bind(each(rows, |r| r.item.map(int4)))
             .bind(each(rows, |r| r.blocked))
             .bind(each(rows, |r| r.job.spec.order_key.as_deref()))
+            .bind(each(rows, |r| group_of(&r.job.spec, &r.job.kind)))
             .execute(&mut *connection)
             .await?;
     }

@@ -66,9 +66,9 @@ pub(super) async fn insert(
     static INSERT: Bulk = Bulk::new(
         "INSERT INTO jobs (id, state, fence, namespace, queue, kind, unique_key, unique_until, \
          run_at, created_at, changed_at, expires_at, priority, tags, request_id, traceparent, \
-         meta, spec, payload_blob, payload, order_key, workflow_id, workflow_step, workflow_ord, \
+         meta, spec, payload_blob, payload, order_key, flow_group, workflow_id, workflow_step, workflow_ord, \
          workflow_item) VALUES",
-        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "",
     );
     if let Some(why) = jobs.iter().find_map(|row| unfit_text(row.job)) {

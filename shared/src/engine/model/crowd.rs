@@ -1,0 +1,61 @@
+//! Who may put more into the head: every group of jobs may have as many waiting as a multiple of what is free.
+//!
+//! One that has a backlog leaves room for the others, however many have one, and one that has none always gets in; nothing is
+//! set aside for anybody. (Dynamic thresholds: A. K. Choudhury, E. L. Hahne, "Dynamic queue length thresholds for
+//! shared-memory packet switches", IEEE/ACM Transactions on Networking 6(2), 1998.)
+
+use super::*;
+
+/// Jobs of a group that may wait for each place that is free: one group alone has four fifths of the room.
+pub(in crate::engine) const PART: u64 = 4;
+/// A group with fewer than so many for each free place is worth filling up.
+pub(in crate::engine) const REFILL: u64 = 3;
+/// Most groups that are noted as refused. Of more the ledger's sweep takes care.
+pub(in crate::engine) const REFUSED_MAX: usize = 10_000;
+
+impl Shard {
+    /// Places that are free among those of jobs that could run, run, or have just ended.
+    fn free(&self) -> u64 {
+        let jobs_max =
+            self.settings.as_ref().map_or(ShardSettings::default().jobs_max, |it| it.jobs_max);
+        jobs_max.saturating_sub(self.head())
+    }
+
+    fn head(&self) -> u64 {
+        (self.entries.len() - self.delayed.len()) as u64
+    }
+
+    fn waiting_of(&self, group: Group) -> u64 {
+        let unkeyed = if group == Group::UNKEYED { self.ready.len() as u64 } else { 0 };
+        unkeyed + self.flow.waiting_of(group)
+    }
+
+    /// Whether a group has as many waiting as are left to it.
+    pub(super) fn is_crowded(&self, group: Group) -> bool {
+        self.waiting_of(group) >= PART * self.free()
+    }
+
+    /// Notes that a group was refused room.
+    pub(super) fn refuse(&mut self, now: Timestamp, group: Group) {
+        if self.refused.get(group).is_some() || self.refused.len() < REFUSED_MAX {
+            self.refused.set(group, now.micros());
+        }
+    }
+
+    /// Groups that were refused room and have some by now; see the module's rules.
+    pub fn refused(&self, max: u32) -> Vec<Refused> {
+        let most = REFILL * self.free();
+        let looked = self.refused.iter().take(self.bounds.scan_max as usize);
+        let has_room = looked.filter(|(_, group)| self.waiting_of(*group) < most);
+        let told =
+            has_room.map(|(at, group)| Refused { group, at: Timestamp::from_micros(at) });
+        told.take(max as usize).collect()
+    }
+
+    /// Nothing of a group waits in the ledger any more; see the module's rules.
+    pub fn refilled(&mut self, Refused { group, at }: Refused) {
+        if self.refused.get(group).is_some_and(|refused| refused <= at.micros()) {
+            self.refused.remove(group);
+        }
+    }
+}
