@@ -41,6 +41,9 @@ pub struct Paused {
     pub reason: Option<String>,
 }
 
+/// A queue that changes while its circuits are read is read so many times.
+pub(super) const READS_MAX: usize = 10;
+
 /// Most fairness keys of a queue with a weight of their own.
 pub const WEIGHTS_MAX: usize = 1_000;
 
@@ -137,8 +140,7 @@ impl Queue {
     /// The version of what its shards are to know: rises with every change of the queue, and of any circuit of its
     /// namespace.
     ///
-    /// Two reads that missed one of two changes each may have the same version and differ. But whoever has made a change
-    /// reads the queue after it, and the circuits after the queue: the last of them has seen both, under a higher version.
+    /// A queue and its circuits are always read as of one moment, so that this tells their states apart.
     pub fn shard_version(&self) -> u64 {
         self.version + self.circuits.revision
     }

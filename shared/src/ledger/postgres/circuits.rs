@@ -1,6 +1,6 @@
 //! Circuits and what is set of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sqlx::PgPool;
@@ -12,7 +12,7 @@ use super::{Postgres, Result};
 use crate::ledger::Queue;
 use crate::ledger::circuits::{
     CIRCUITS_KNOWN_MAX, CIRCUITS_SET_MAX, Circuit, CircuitPage, CircuitSet, CircuitSettings,
-    ShardCircuits,
+    ShardCircuits, SharedCircuits,
 };
 use crate::ledger::unreadable::{note, readable};
 use crate::model::name::{CircuitName, Namespace};
@@ -138,28 +138,26 @@ async fn has_room(pool: &PgPool, namespace: &Namespace, name: &CircuitName) -> R
     Ok(others < int8(CIRCUITS_SET_MAX))
 }
 
-/// Gives queues what is set of the circuits of their namespaces. To be called after they were read: see
-/// [`Queue::shard_version`].
-pub(super) async fn give(pool: &PgPool, mut queues: Vec<Queue>) -> Result<Vec<Queue>> {
+/// What is set of the circuits of these queues' namespaces; `None`: nothing.
+pub(super) async fn set_for(
+    pool: &PgPool,
+    queues: &[Queue],
+) -> Result<Option<HashMap<Namespace, SharedCircuits>>> {
     let namespaces: BTreeSet<&str> = queues.iter().map(|queue| queue.namespace.as_str()).collect();
     let namespaces: Vec<&str> = namespaces.into_iter().collect();
     let sql = "SELECT namespace, name, settings, version FROM circuits \
                WHERE namespace = ANY($1) AND version > 0";
     let rows = sqlx::query(sql).bind(namespaces).fetch_all(pool).await.map_err(unchanged)?;
-    let mut found: BTreeMap<&str, ShardCircuits> = BTreeMap::new();
+    let mut found: HashMap<Namespace, ShardCircuits> = HashMap::new();
     for row in &rows {
         let settings: Result<CircuitSettings> = json(get(row, 2)?, "settings");
         if let Err(error) = &settings {
             note("a circuit", error);
         }
         let version = unsigned(row, 3, "version")?;
-        found.entry(get(row, 0)?).or_default().add(get(row, 1)?, settings.ok().as_ref(), version);
+        let of = found.entry(parse(row, 0, "namespace")?).or_default();
+        of.add(get(row, 1)?, settings.ok().as_ref(), version);
     }
-    let found: BTreeMap<&str, _> = found.into_iter().map(|(n, set)| (n, Arc::new(set))).collect();
-    for queue in &mut queues {
-        if let Some(circuits) = found.get(queue.namespace.as_str()) {
-            queue.circuits = Arc::clone(circuits);
-        }
-    }
-    Ok(queues)
+    let shared = found.into_iter().map(|(of, set)| (of, Arc::new(set)));
+    Ok(Some(shared.collect()).filter(|found: &HashMap<_, _>| !found.is_empty()))
 }

@@ -153,21 +153,20 @@ async fn has_room(
     Ok(Columns::of(&found).count::<u64>()? < CIRCUITS_SET_MAX)
 }
 
-/// Gives queues what is set of the circuits of their namespaces. To be called after they were read: see
-/// [`Queue::shard_version`].
+/// Gives queues what is set of the circuits of their namespaces; whether anything is.
 pub(super) async fn give(
     connection: &mut SqliteConnection,
-    mut queues: Vec<Queue>,
-) -> Result<Vec<Queue>, Fault> {
+    queues: &mut [Queue],
+) -> Result<bool, Fault> {
     let mut found: HashMap<Namespace, SharedCircuits> = HashMap::new();
-    for queue in &mut queues {
+    for queue in queues {
         if !found.contains_key(&queue.namespace) {
             let circuits = Arc::new(changed(connection, &queue.namespace).await?);
             found.insert(queue.namespace.clone(), circuits);
         }
         queue.circuits = Arc::clone(&found[&queue.namespace]);
     }
-    Ok(queues)
+    Ok(found.values().any(|circuits| circuits.revision > 0))
 }
 
 async fn changed(

@@ -46,6 +46,12 @@ impl Fault {
     }
 
     /// The writer or its connection is gone.
+    pub(super) fn restless() -> Self {
+        let said = Said("queues change faster than they can be read".into());
+        Self { class: Class::Passing, source: Arc::new(said) }
+    }
+
+    /// The writer is gone.
     pub(super) fn closed() -> Self {
         Self { class: Class::Passing, source: Arc::new(Said("the ledger is closed".into())) }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::broadcast;
@@ -13,6 +14,7 @@ use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
 use super::{Paused, Queue, QueueCursor, QueueMinute, QueuePage, QueueSettings, Rollup};
 use crate::ledger::circuits::SharedCircuits;
+use crate::ledger::queue::READS_MAX;
 use crate::ledger::minutes_before;
 use crate::ledger::queue_walk::NEWS_MAX;
 use crate::ledger::unreadable::readable;
@@ -194,10 +196,42 @@ pub(super) async fn queue(
     namespace: &Namespace,
     name: &QueueName,
 ) -> Result<Option<Queue>, Fault> {
+    let found = bare(connection, namespace, name).await?;
+    Ok(given(connection, found.into_iter().collect()).await?.pop())
+}
+
+/// Without what is set of its circuits.
+async fn bare(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    name: &QueueName,
+) -> Result<Option<Queue>, Fault> {
     let args = Args::default().with(namespace.as_str()).with(name.as_str());
     let found = row(connection, select_queue!("WHERE namespace = ? AND name = ?"), args).await?;
-    let found = found.as_ref().map(queue_of).transpose()?;
-    Ok(give(connection, found.into_iter().collect()).await?.pop())
+    found.as_ref().map(queue_of).transpose()
+}
+
+/// With what is set of the circuits of their namespaces, as of one moment: what changed while circuits were read is read
+/// anew, and then they are, too. See [`Queue::shard_version`].
+async fn given(
+    connection: &mut SqliteConnection,
+    mut queues: Vec<Queue>,
+) -> Result<Vec<Queue>, Fault> {
+    for _ in 0..READS_MAX {
+        if !give(connection, &mut queues).await? {
+            return Ok(queues);
+        }
+        let mut is_same = true;
+        for queue in &mut queues {
+            let Some(now) = bare(connection, &queue.namespace, &queue.name).await? else { continue };
+            is_same &= now.version == queue.version;
+            *queue = Queue { circuits: Arc::clone(&queue.circuits), ..now };
+        }
+        if is_same {
+            return Ok(queues);
+        }
+    }
+    Err(Fault::restless())
 }
 
 /// Queues of one namespace, or of all, from behind a place.
@@ -223,7 +257,7 @@ pub(super) async fn page(
     let found = rows(connection, sql, args).await?;
     let is_full = u32::try_from(found.len()).is_ok_and(|len| len >= limit);
     let next = found.last().filter(|_| is_full).map(cursor_of).transpose()?;
-    let queues = give(connection, readable("a queue", &found, queue_of)).await?;
+    let queues = given(connection, readable("a queue", &found, queue_of)).await?;
     Ok(QueuePage { queues, next })
 }
 

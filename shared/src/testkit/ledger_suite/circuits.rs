@@ -1,12 +1,14 @@
 //! Circuits: their names, what is set of them, and how it comes to shards.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
 
 use super::scene::{Scene, at};
 use crate::engine::flow::{CircuitMode, CircuitSetting, FlowKey};
-use crate::ledger::QueueSettings;
+use crate::ledger::{Paused, QueueSettings};
 use crate::ledger::circuits::{
     CIRCUITS_KNOWN_MAX, CIRCUITS_SET_MAX, Circuit, CircuitSet, CircuitSettings,
 };
@@ -19,6 +21,7 @@ super::cases![
     settings_replace_only_the_version_that_was_seen,
     every_queue_of_the_namespace_carries_what_is_set,
     a_circuit_that_cannot_be_read_hides_no_others,
+    a_version_has_one_meaning,
     names_have_a_bound,
     settings_have_a_bound,
 ];
@@ -190,6 +193,41 @@ async fn a_circuit_that_cannot_be_read_hides_no_others(scene: &Scene) {
     let queue = ledger.queue(namespace, queue).await.unwrap().unwrap();
     assert_eq!(queue.circuits.set.len(), 1);
     assert_eq!(queue.circuits.revision, 2, "it counts all the same");
+}
+
+/// Goal: no two states of a queue with its circuits have one version: the later one, a pause perhaps, would lose.
+/// Method: a queue is paused and resumed, and a circuit set, again and again, while others read.
+async fn a_version_has_one_meaning(scene: &Scene) {
+    const CHANGES: u32 = 100;
+    let (ledger, namespace, queue) = (&scene.ledger, &scene.namespace, &scene.queue);
+    ledger.set_queue(namespace, queue, None, &QueueSettings::default()).await.unwrap();
+    done(scene, "c", 0, &rule(1)).await;
+    let over = std::sync::atomic::AtomicU32::new(0);
+    let pauses = async {
+        for n in 0..CHANGES {
+            let paused = (n % 2 == 0).then(|| Paused { since: at(1), by: "t".into(), reason: None });
+            ledger.set_paused(namespace, queue, paused.as_ref()).await.unwrap();
+        }
+        over.fetch_add(1, Ordering::SeqCst);
+    };
+    let rules = async {
+        for n in 0..CHANGES {
+            done(scene, "c", u64::from(n) + 1, &rule(n + 2)).await;
+        }
+        over.fetch_add(1, Ordering::SeqCst);
+    };
+    let meanings = std::sync::Mutex::new(BTreeMap::new());
+    let reads = async || {
+        while over.load(Ordering::SeqCst) < 2 {
+            let read = ledger.queue(namespace, queue).await.unwrap().unwrap();
+            let settings = read.shard_settings();
+            let mut meanings = meanings.lock().unwrap();
+            let known = meanings.entry(settings.version).or_insert_with(|| settings.clone());
+            assert_eq!(*known, settings);
+        }
+    };
+    futures::join!(pauses, rules, reads(), reads(), reads());
+    assert!(meanings.lock().unwrap().len() > 10);
 }
 
 async fn names_have_a_bound(scene: &Scene) {
