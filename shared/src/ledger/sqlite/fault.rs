@@ -45,13 +45,13 @@ impl Fault {
         Self { class: Class::TooManyQueues, source: Arc::new(said) }
     }
 
-    /// The writer or its connection is gone.
+    /// Queues had changed whenever their circuits were read.
     pub(super) fn restless() -> Self {
         let said = Said("queues change faster than they can be read".into());
         Self { class: Class::Passing, source: Arc::new(said) }
     }
 
-    /// The writer is gone.
+    /// The writer or its connection is gone.
     pub(super) fn closed() -> Self {
         Self { class: Class::Passing, source: Arc::new(Said("the ledger is closed".into())) }
     }
