@@ -54,7 +54,9 @@ pub mod upkeep;
 pub mod wal;
 
 pub use gate_calls::{Epoch, Leader, ShardRecord, TERM_MAX};
-pub use queue::{KindLimits, Paused, Queue, QueueSettings, RateLimit, WEIGHTS_MAX};
+pub use queue::{
+    KindLimits, Paused, Queue, QueueSettings, RateLimit, RetryBudgetSettings, WEIGHTS_MAX,
+};
 pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
 pub use unfinished::{Groups, Unfinished};
 

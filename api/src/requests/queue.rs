@@ -37,6 +37,10 @@ pub struct QueuePatch {
     #[serde(default)]
     #[schema(value_type = Option<RateLimitDocs>)]
     per_key_rate_limit: Change<RateLimit>,
+    /// How many retries may run: a share of the first starts, and a floor.
+    #[serde(default)]
+    #[schema(value_type = Option<RetryBudgetDocs>)]
+    retry_budget: Change<RetryBudgetSettings>,
     /// Limits of kinds, within those of the queue: all of them anew. At most 100.
     #[serde(default)]
     #[schema(value_type = Option<HashMap<String, KindLimitsDocs>>)]
@@ -155,6 +159,9 @@ impl QueuePatch {
                 check_rate(pointer, rate, &mut faults);
             }
         }
+        if let Some(budget) = self.retry_budget.value() {
+            check_budget(budget, &mut faults);
+        }
         if let Some(kinds) = self.kinds.value() {
             check_kinds(kinds, &mut faults);
         }
@@ -173,6 +180,7 @@ impl QueuePatch {
         self.rate_limit.apply(&mut settings.rate_limit);
         self.per_key_concurrency.apply(&mut settings.per_key_concurrency);
         self.per_key_rate_limit.apply(&mut settings.per_key_rate_limit);
+        self.retry_budget.apply(&mut settings.retry_budget);
         self.kinds.apply(&mut settings.kinds);
         self.fairness_weights.apply(&mut settings.fairness_weights);
         self.max_depth.apply(&mut settings.max_depth);

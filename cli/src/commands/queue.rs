@@ -114,6 +114,9 @@ struct Set {
     /// The same of each rate limit key
     #[arg(long, value_name = "JSON")]
     per_key_rate_limit: Option<String>,
+    /// How many retries may run, as JSON: {"percent": 20, "min": {"limit": 10, "per": "1s"}}
+    #[arg(long, value_name = "JSON")]
+    retry_budget: Option<String>,
     /// Limits of kinds, all of them anew, as JSON: {"mail.send": {"max_concurrency": 5}}
     #[arg(long, value_name = "JSON")]
     kinds: Option<String>,
@@ -221,6 +224,7 @@ async fn set(args: Set) -> Outcome {
     for (name, text, example) in [
         ("rate_limit", &args.rate_limit, RATE),
         ("per_key_rate_limit", &args.per_key_rate_limit, RATE),
+        ("retry_budget", &args.retry_budget, r#"{"percent": 20}"#),
         ("kinds", &args.kinds, r#"{"mail.send": {"max_concurrency": 5}}"#),
         ("fairness_weights", &args.fairness_weights, r#"{"big-customer": 3}"#),
     ] {

@@ -217,6 +217,36 @@ impl Rate {
     }
 }
 
+/// Most retries of a budget for every hundred first starts.
+pub const RETRY_PERCENT_MAX: u32 = 1_000;
+/// Retries that have no room in the budget are looked at again after no more than this, µs.
+pub(in crate::engine) const RETRY_LOOK_US: u64 = 10_000_000;
+
+/// How many retries may come to run, so that they do not multiply the load on what fails: in any span of time what the
+/// floor allows, and a share of the jobs that start for the first time in it. (As Finagle's `RetryBudget`, with GCRA for
+/// the bucket: a first start brings the next unit nearer.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Retries for every hundred first starts; at most [`RETRY_PERCENT_MAX`].
+    pub percent: u32,
+    /// Those that may run whatever starts, and how many at once.
+    pub floor: Rate,
+}
+
+impl RetryBudget {
+    /// Bounded: one retry takes no longer than an hour.
+    pub fn new(percent: u32, floor: Rate) -> Self {
+        let interval_us = floor.interval_us.min(3_600_000_000);
+        Self { percent: percent.min(RETRY_PERCENT_MAX), floor: Rate { interval_us, ..floor } }
+    }
+
+    /// How much nearer a first start brings the next retry, µs.
+    pub(in crate::engine) fn credit_us(&self) -> i64 {
+        let credit = self.floor.interval_us * u64::from(self.percent) / 100;
+        i64::try_from(credit).unwrap_or(i64::MAX)
+    }
+}
+
 /// Limits of what runs or starts; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -305,6 +335,8 @@ pub struct FlowSettings {
     pub queue: Limits,
     /// Of each concurrency key, and of each rate limit key.
     pub keys: Limits,
+    /// How many retries may come to run; `None`: all.
+    pub retries: Option<RetryBudget>,
     /// Of these kinds; at most [`KINDS_MAX`].
     pub kinds: BTreeMap<Kind, Limits>,
     /// Shares that count for more than 1; at most [`SHARE_WEIGHT_MAX`] each.

@@ -80,7 +80,9 @@
 //! and `Dead`, in entry and outcome. `Retry`, `Snooze`: `run_at = now + delay`, new score, placed. `Release`: ready
 //! with its old score. Others: `finishing`. Fence, token, worker, `claimed_at` stay (so `Repeated` is seen).
 //!
-//! **promote**: `delayed` with `ceil_ms(run_at) <= now_ms`, in order, ≤ min(max, `move_max`) → `ready`, score kept.
+//! **promote**: `delayed` with `ceil_ms(run_at) <= now_ms`, in order, ≤ min(max, `move_max`) → `ready`, score kept; but
+//! one with an attempt that counted, where the retry budget has no unit until `u`, is delayed until
+//! `min(u, now + 10 s) + (n × interval) mod 10 s`, the `n`-th of the call from 0.
 //!
 //! **reap**: nothing without leases. Else a sign of life: engine time has jumped if `now > seen + CLOCK_STEP_MIN`; then, if
 //! `now >= no_reap_until + grace`, `no_reap_until = now + grace` ([`limits::CLOCK_STEP_MIN`]). `seen = now` if it is

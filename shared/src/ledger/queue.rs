@@ -71,6 +71,13 @@ pub struct QueueSettings {
         deserialize_with = "super::settings_text::rate"
     )]
     pub per_key_rate_limit: Option<RateLimit>,
+    /// How many retries may run.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "super::settings_text::retry_budget"
+    )]
+    pub retry_budget: Option<RetryBudgetSettings>,
     /// Limits of these kinds, within those of the queue; at most [`KINDS_MAX`](crate::engine::flow::KINDS_MAX).
     #[serde(
         default,
@@ -123,6 +130,18 @@ pub struct KindLimits {
     pub rate_limit: Option<RateLimit>,
 }
 
+/// How many retries may run: a share of the first starts, and a floor.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBudgetSettings {
+    /// For every hundred first starts; `None`: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    /// Beside those; `None`: 10 a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<RateLimit>,
+}
+
 /// A rate.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,10 +192,19 @@ impl QueueSettings {
                 concurrency: self.per_key_concurrency,
                 rate: rate(&self.per_key_rate_limit),
             },
+            retries: self.retry_budget.as_ref().map(RetryBudgetSettings::budget),
             kinds: self.kinds.iter().flatten().map(of_kind).collect(),
             weights: self.fairness_weights.iter().flatten().map(weight).collect(),
             circuits: BTreeMap::new(),
         }
+    }
+}
+
+impl RetryBudgetSettings {
+    /// As the engine holds to it.
+    fn budget(&self) -> RetryBudget {
+        let ten = RateLimit { limit: 10, per: Span(Duration::from_secs(1)), burst: None };
+        RetryBudget::new(self.percent.unwrap_or(20), self.min.as_ref().unwrap_or(&ten).rate())
     }
 }
 

@@ -7,10 +7,11 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{KindLimits, RateLimit};
+use super::{KindLimits, RateLimit, RetryBudgetSettings};
 use crate::model::name::Kind;
 use crate::model::retry::RetryPolicy;
 
+const BUDGET: [&str; 2] = ["percent", "min"];
 const KIND: [&str; 2] = ["max_concurrency", "rate_limit"];
 const RATE: [&str; 3] = ["limit", "per", "burst"];
 const RETRY: [&str; 6] = ["backoff", "initial", "max", "multiplier", "jitter", "rules"];
@@ -18,6 +19,15 @@ const RULE: [&str; 4] = ["code", "retry", "delay", "max_attempts"];
 
 pub(super) fn rate<'de, D: Deserializer<'de>>(d: D) -> Result<Option<RateLimit>, D::Error> {
     known(d, |value| keep(value, &RATE))
+}
+
+pub(super) fn retry_budget<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<RetryBudgetSettings>, D::Error> {
+    known(d, |value| {
+        keep(value, &BUDGET);
+        value.get_mut("min").into_iter().for_each(|rate| keep(rate, &RATE));
+    })
 }
 
 pub(super) fn kinds<'de, D: Deserializer<'de>>(
@@ -61,6 +71,7 @@ mod tests {
     #[test]
     fn fields_of_a_newer_build_are_passed_over_at_every_depth() {
         let known = r#"{"max_depth":5,"rate_limit":{"limit":2,"per":"1m","burst":3},
+            "retry_budget":{"percent":5,"min":{"limit":2,"per":"1m"}},
             "kinds":{"a.b":{"max_concurrency":3,"rate_limit":{"limit":2,"per":"1m"}}},
             "default_retry":{"backoff":"linear","initial":"2s","max":"9s","multiplier":3.0,
             "jitter":"none","rules":[{"code":"x","retry":false,"delay":"1s","max_attempts":2}]}}"#;
@@ -69,6 +80,7 @@ mod tests {
         let newer = known
             .replace("\"limit\"", "\"new\":1,\"limit\"")
             .replace("\"max_concurrency\"", "\"new\":{},\"max_concurrency\"")
+            .replace("\"percent\"", "\"new\":0,\"percent\"")
             .replace("\"backoff\"", "\"new\":{},\"backoff\"")
             .replace("\"code\"", "\"new\":[],\"code\"")
             .replace("\"max_depth\"", "\"new\":null,\"max_depth\"");

@@ -249,6 +249,9 @@ impl Shard {
     }
 
     fn lease(&mut self, now: Timestamp, id: JobId, request: &ClaimRequest) -> Claimed {
+        if self.entries[&id].attempt == 0 {
+            self.credit_retries(now);
+        }
         // First: whoever is woken by what follows sees that it runs.
         let flow = self.entries[&id].flow;
         let now_us = u64::try_from(now.micros()).unwrap_or(0);

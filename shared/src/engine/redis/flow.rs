@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut};
 
 use super::layout::{Damaged, take_id};
-use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Group, Limits, Rate};
+use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Group, Limits, Rate, RetryBudget};
 use crate::engine::model::{Circuit, CircuitState};
 #[cfg(feature = "testkit")]
 use crate::engine::model::{FlowState, Scope, ScopeKind, Share, Turn};
@@ -66,6 +66,18 @@ pub(super) fn read_limits(bytes: &mut impl Buf) -> Result<Limits, Damaged> {
     let (interval_us, burst) = (bytes.try_get_u64()?, bytes.try_get_u32()?);
     let rate = (interval_us > 0).then_some(Rate { interval_us, burst });
     Ok(Limits { concurrency, rate })
+}
+
+/// Puts a retry budget down.
+pub(super) fn put_retries(out: &mut Vec<u8>, budget: Option<RetryBudget>) {
+    out.put_u32(budget.map_or(0, |budget| budget.percent));
+    put_limits(out, &Limits { concurrency: None, rate: budget.map(|budget| budget.floor) });
+}
+
+/// Reads what [`put_retries`] wrote.
+pub(super) fn read_retries(bytes: &mut impl Buf) -> Result<Option<RetryBudget>, Damaged> {
+    let percent = bytes.try_get_u32()?;
+    Ok(read_limits(bytes)?.rate.map(|floor| RetryBudget { percent, floor }))
 }
 
 /// What follows the settings of a shard: the kinds with limits, and the weights.
@@ -195,6 +207,7 @@ pub(super) fn read_scope(bytes: &mut impl Buf) -> Result<Scope, Damaged> {
         b'l' => ScopeKind::KindRate,
         b'q' => ScopeKind::QueueRate,
         b'x' => ScopeKind::Circuit,
+        b'y' => ScopeKind::Retries,
         _ => return Err(Damaged),
     };
     Ok(Scope(kind, read_key(bytes)?))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::flow::{FLOW_LENGTH, put_flow, put_limits, read_flow, read_limits};
+use super::flow::{FLOW_LENGTH, put_flow, put_limits, put_retries, read_flow, read_limits, read_retries};
 use crate::engine::flow::{Dependency, Flow, FlowSettings};
 #[cfg(any(test, feature = "testkit"))]
 use crate::engine::model::GateState;
@@ -478,7 +478,7 @@ pub(super) fn read_outcome(mut bytes: Bytes) -> Result<Outcome, Damaged> {
 
 /// Settings as the store keeps them, but for kinds and weights.
 pub(super) fn settings_bytes(settings: &ShardSettings) -> Vec<u8> {
-    let mut out = Vec::with_capacity(72);
+    let mut out = Vec::with_capacity(92);
     out.put_u64(settings.version);
     out.put_u8(settings.paused.into());
     out.put_u64(settings.jobs_max);
@@ -491,6 +491,7 @@ pub(super) fn settings_bytes(settings: &ShardSettings) -> Vec<u8> {
     let FlowSettings { kinds, weights, circuits, .. } = &settings.flow;
     let has_facts = !(kinds.is_empty() && weights.is_empty() && circuits.is_empty());
     out.put_u8(has_facts.into());
+    put_retries(&mut out, settings.flow.retries);
     out
 }
 
@@ -500,7 +501,7 @@ pub(super) fn read_settings(mut bytes: &[u8]) -> Result<Option<ShardSettings>, D
         return Ok(None);
     }
     let bytes = &mut bytes;
-    let settings = ShardSettings {
+    let mut settings = ShardSettings {
         version: bytes.try_get_u64()?,
         paused: bytes.try_get_u8()? != 0,
         jobs_max: bytes.try_get_u64()?,
@@ -520,6 +521,7 @@ pub(super) fn read_settings(mut bytes: &[u8]) -> Result<Option<ShardSettings>, D
     };
     bytes.try_get_u16()?;
     bytes.try_get_u8()?;
+    settings.flow.retries = read_retries(bytes)?;
     if bytes.is_empty() { Ok(Some(settings)) } else { Err(Damaged) }
 }
 

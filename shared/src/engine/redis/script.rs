@@ -9,6 +9,7 @@ use super::keys::Scope;
 use super::link::Link;
 use super::{fault::Fault, layout};
 use crate::engine::ShardSettings;
+use crate::engine::flow::RETRY_LOOK_US;
 use crate::engine::model::{Bounds, OUTCOME_BYTES, SEEN_EVERY, crowd};
 use crate::limits;
 
@@ -234,7 +235,7 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         Time::Argument => "local now = tonumber(ARGV[#ARGV])\n",
     };
     let defaults = ShardSettings::default();
-    let numbers: [(&str, u128); 15] = [
+    let numbers: [(&str, u128); 16] = [
         ("MOVE_MAX", bounds.move_max.into()),
         ("SCAN_MAX", bounds.scan_max.into()),
         ("OUTBOX_ENTRIES_MAX", bounds.outbox_entries_max.into()),
@@ -246,6 +247,7 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         ("TOMBSTONE_US", limits::TOMBSTONE_TTL.as_micros()),
         ("GROUP_PART", crowd::PART.into()),
         ("GROUP_REFILL", crowd::REFILL.into()),
+        ("RETRY_LOOK_US", RETRY_LOOK_US.into()),
         ("REFUSED_MAX", crowd::REFUSED_MAX as u128),
         ("DEFAULT_JOBS_MAX", defaults.jobs_max.into()),
         ("DEFAULT_BYTES_MAX", defaults.bytes_max.into()),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::draw::{FencePick, HeldPick, JobPick, SettingsPick, Step, Tamper, WithdrawalPick};
 use super::*;
 use crate::engine::ClaimState;
-use crate::engine::flow::{Flow, FlowKey, FlowSettings, Keys, Limits, Rate};
+use crate::engine::flow::{Flow, FlowKey, FlowSettings, Keys, Limits, Rate, RetryBudget};
 use crate::engine::model::Entry;
 use crate::model::id::LeaseId;
 use crate::model::job::Priority;
@@ -340,6 +340,9 @@ fn flow_settings(pick: &FlowSettingsPick) -> FlowSettings {
     FlowSettings {
         queue: limits(pick.queue),
         keys: limits(pick.keys),
+        retries: pick.retries.map(|(percent, interval_us, burst)| {
+            RetryBudget::new(percent, Rate { interval_us, burst })
+        }),
         kinds,
         weights: weights.collect(),
         circuits: circuits.collect(),

@@ -38,6 +38,7 @@ fn settings() -> QueueSettings {
         }),
         per_key_concurrency: Some(1),
         per_key_rate_limit: None,
+        retry_budget: Some(RetryBudgetSettings { percent: Some(7), min: None }),
         kinds: Some([("a.b".parse().expect("a kind"), KindLimits::default())].into()),
         fairness_weights: Some([("a".to_owned(), 3)].into()),
         max_depth: Some(1 << 40),

@@ -107,6 +107,7 @@ local function expire(id, job, held)
 end
 
 local function lease(id, job, held)
+  if sub(held or job, held and 55 or 13, held and 58 or 16) == "\0\0\0\0" then few.credit_retries() end
   leased = leased + 1
   leased_ids[leased], leased_jobs[leased], leased_helds[leased] = id, job, held
 end

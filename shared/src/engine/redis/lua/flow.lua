@@ -293,6 +293,10 @@ local function rule_of(scope)
     if queue_interval == 0 then return nil end
     return nil, queue_interval, queue_burst
   end
+  if sort == 121 then
+    if retries.interval == 0 then return nil end
+    return nil, retries.interval, retries.burst
+  end
   if sort == 120 or sort == 102 then return nil end
   local limits = few.limits_of_kind(sub(scope, 2))
   if sort == 107 then return limits[1] > 0 and limits[1] or nil end
@@ -394,6 +398,28 @@ function spend(scope, units)
   if interval then
     rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true
   end
+end
+
+-- A job starts for the first time, which brings the next retry nearer.
+function few.credit_retries()
+  if retries.interval == 0 then return end
+  local scope = "y" .. NO_KEY
+  local due = due_of(scope, retries.interval, retries.burst)
+  if due > now then
+    rates[scope], rates_dirty[scope] = max(due - floor(retries.interval * retries.percent / 100), now), true
+  end
+end
+
+-- Until when a retry has to wait for the queue's budget, µs, or false; what need not is paid for. Those of one call, of
+-- which so many were put off before, are looked at again one by one, as the floor of the budget has room for them.
+function few.retry_waits(before)
+  local scope = "y" .. NO_KEY
+  local from = held_by(scope, 1)
+  if not from then
+    spend(scope, 1)
+    return false
+  end
+  return min(from, now + RETRY_LOOK_US) + before * retries.interval % RETRY_LOOK_US
 end
 
 function few.set_timer(scope, at)

@@ -8,16 +8,28 @@ local function promote(limit)
   local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
   if #ids == 0 then return 0 end
   local ready, moved = {}, 0
+  -- Of retries that have to wait: how many, their new places, and what is kept of them.
+  local put_off, later, jobs_later, helds_later = 0, {}, {}, {}
   local heads, helds = fetch_heads(ids)
   for i = 1, #ids do
     local head, held = heads[i], helds[i]
     -- One that is held or finishing is here by damage only.
     if head and (not held or byte(held, 1) == WAITING) then
       local score, flow = unpacked(">i8", head, 17), flow_of(head, held)
-      moved = moved + 1
-      if flow then
+      local until_us = retries.interval > 0 and sub(head, 13, 16) ~= "\0\0\0\0" and few.retry_waits(put_off)
+      if until_us then
+        put_off = put_off + 1
+        local kept = held and helds_later or jobs_later
+        kept[#kept + 1] = ids[i]
+        kept[#kept + 1] = held and sub(held, 1, 66) .. pack(">i8", until_us) .. sub(held, 75)
+          or sub(head, 1, 24) .. pack(">i8", until_us) .. sub(head, 33)
+        later[#later + 1] = text_of(ceil(until_us / 1000))
+        later[#later + 1] = ids[i]
+      elseif flow then
+        moved = moved + 1
         enter_lane(ids[i], flow, score)
       else
+        moved = moved + 1
         ready[#ready + 1] = text_of(score)
         ready[#ready + 1] = ids[i]
       end
@@ -26,7 +38,10 @@ local function promote(limit)
     end
   end
   each("ZADD", READY, ready)
+  each("HSET", HELD, helds_later)
+  each("HSET", JOBS, jobs_later)
   call("ZREMRANGEBYRANK", DELAYED, 0, #ids - 1)
+  each("ZADD", DELAYED, later)
   return moved
 end
 

@@ -19,16 +19,17 @@
 -- KEYS[16] reported set    workers that reported since the gate was shut; only for the scripts of gates
 -- ARGV[1] how the names of the channels of the shard's signals begin; a letter follows
 --
--- The meta, numbers u64 unless said otherwise; of any other length than 148 or 220 it counts as lost, so that the
+-- The meta, numbers u64 unless said otherwise; of any other length than 148 or 240 it counts as lost, so that the
 -- gate is shut:
 --    1 last seq   9 bytes   17 outbox bytes   25 tombstone window
 --   33 recorded seq, and from here on `rest`, of which few scripts unpack anything; 41 seen   49 no reap until
 --   57 ledger, 16 bytes   73 generation   81 process, 40 bytes: all zero: no gate; all `-`: shut;
 --      all `=`: shut and sealed; else of the process that it is open for
 --  121 grace   129 slots u32   133 ramp   141 ramp from
---  149 settings, 72 bytes or none: version u64, paused u8, jobs_max u64, bytes_max u64, priority unit in whole
+--  149 settings, 92 bytes or none: version u64, paused u8, jobs_max u64, bytes_max u64, priority unit in whole
 --      seconds u64 and rest in ns u32; limits (flow.lua) of the queue and of each key; how many kinds have some u16;
---      whether facts belong to them u8
+--      whether facts belong to them u8; retry budget: for each hundred first starts u32, 4 bytes, interval in µs u64 (0: no
+--      budget), burst u32
 -- A job, big-endian; ids are 16 raw bytes, times µs. Its head, to 41, is what changes once there is a held:
 --    1 fence u64   9 crashes u32   13 attempt u32   17 score i64   25 run_at i64   33 max_crashes u32
 --   37 priority u8, 128 more if it has a flow   38 envelope's length u32
@@ -57,7 +58,7 @@ local SUCCEEDED, RETRY, DEAD, SNOOZED, RELEASED, CANCELLED, EXPIRED, LOST, QUARA
 local TERMINAL = { [SUCCEEDED] = true, [DEAD] = true, [CANCELLED] = true, [EXPIRED] = true, [QUARANTINED] = true }
 local JOB_MIN, HELD_LENGTH, FLOW_LENGTH, SCORE_OFFSET = 51, 83, 56, 4503599627370496
 local NO_TOKEN, NO_LEASE = string.rep("\0", 16), string.rep("\0", 24)
-local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 72
+local META_LENGTH, REST_LENGTH, SETTINGS_LENGTH = 148, 116, 92
 local call, pack, unpacked, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
 local SHUT, SEALED = byte("-"), byte("=")
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
@@ -77,12 +78,13 @@ local configured = #settings > 0
 local version, paused, jobs_max, bytes_max, unit_s, unit_ns = -1, 0, DEFAULT_JOBS_MAX, DEFAULT_BYTES_MAX, 0, 0
 local unit_ms, queue_concurrency, queue_interval, queue_burst = DEFAULT_UNIT_MS, 0, 0, 0
 local key_concurrency, key_interval, key_burst, kinds_limited, with_facts = 0, 0, 0, 0, 0
-local open = false
+local open, retries = false, { interval = 0 }
 
 -- Takes the settings for what is done from here on.
 local function read_settings(given)
   version, paused, jobs_max, bytes_max, unit_s, unit_ns, queue_concurrency, queue_interval, queue_burst,
     key_concurrency, key_interval, key_burst, kinds_limited, with_facts = unpacked(">I8BI8I8I8I4I4I8I4I4I8I4I2B", given)
+  retries.percent, retries.interval, retries.burst = unpacked(">I4I8I4", sub(given, 73, 76) .. sub(given, 81))
   unit_ms, open = unit_s * 1000 + floor(unit_ns / 1000000), paused == 0
 end
 if configured then read_settings(settings) end
