@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use utoipa::ToSchema;
-use windlass_shared::engine::flow::{KINDS_MAX, SHARE_WEIGHT_MAX};
-use windlass_shared::ledger::{KindLimits, QueueSettings, RateLimit, WEIGHTS_MAX};
+use windlass_shared::engine::flow::{KINDS_MAX, RETRY_PERCENT_MAX, SHARE_WEIGHT_MAX};
+use windlass_shared::ledger::{
+    KindLimits, QueueSettings, RateLimit, RetryBudgetSettings, WEIGHTS_MAX,
+};
 use windlass_shared::limits;
 use windlass_shared::model::job::{JobState, Priority};
 use windlass_shared::model::name::Kind;
@@ -98,6 +100,19 @@ pub struct RateLimitDocs {
     /// At once.
     #[schema(minimum = 1, maximum = 1_000_000)]
     burst: Option<u32>,
+}
+
+/// How many retries may run: a share of the first starts, and a floor.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RetryBudget)]
+#[expect(dead_code, reason = "describes a type of another crate")]
+pub struct RetryBudgetDocs {
+    /// For every hundred first starts; 20 where nothing is said.
+    #[schema(maximum = 1_000)]
+    percent: Option<u32>,
+    /// Beside those, at least one an hour; 10 a second where nothing is said.
+    min: Option<RateLimitDocs>,
 }
 
 /// Limits of a kind.
@@ -204,6 +219,19 @@ pub fn check_rate(pointer: &str, rate: &RateLimit, faults: &mut Faults) {
     }
     if rate.burst.is_some_and(|n| !(1..=COUNT_MAX).contains(&n)) {
         faults.wrong(&format!("{pointer}/burst"), "must be from 1 to 1000000");
+    }
+}
+
+fn check_budget(budget: &RetryBudgetSettings, faults: &mut Faults) {
+    if budget.percent.is_some_and(|percent| percent > RETRY_PERCENT_MAX) {
+        faults.wrong("/retry_budget/percent", "must be at most 1000");
+    }
+    if let Some(min) = &budget.min {
+        check_rate("/retry_budget/min", min, faults);
+        let hours = u64::from(min.limit) * 3_600;
+        if min.per.0.as_secs() > hours {
+            faults.wrong("/retry_budget/min", "must be at least one an hour");
+        }
     }
 }
 

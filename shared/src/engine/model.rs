@@ -77,7 +77,8 @@
 //! Fences equal: token equal → settled if leased, else `Repeated`; token differs → `Gone` if the
 //! entry has none (never leased since the push, or reaped), else `Stolen`.
 //! `Retry`, `Snooze` and `Release` with the cancel flag become `Cancelled`. `attempt + 1` for `Succeeded`, `Retry`
-//! and `Dead`, in entry and outcome. `Retry`, `Snooze`: `run_at = now + delay`, new score, placed. `Release`: ready
+//! and `Dead`, in entry and outcome. `Retry`, `Snooze`: `run_at = now + delay`, new score, placed; `Retry` without a delay as
+//! promote has it. `Release`: ready
 //! with its old score. Others: `finishing`. Fence, token, worker, `claimed_at` stay (so `Repeated` is seen).
 //!
 //! **promote**: `delayed` with `ceil_ms(run_at) <= now_ms`, in order, ≤ min(max, `move_max`) → `ready`, score kept; but

@@ -1,10 +1,11 @@
 //! Queues on record: their settings and pauses.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::circuits::SharedCircuits;
 use crate::engine::ShardSettings;
-use crate::engine::flow::{FlowKey, FlowSettings, INTERVAL_MAX_US, Limits, Rate};
+use crate::engine::flow::{FlowKey, FlowSettings, INTERVAL_MAX_US, Limits, Rate, RetryBudget};
 use crate::model::job::Priority;
 use crate::model::name::{Kind, Namespace, QueueName};
 use crate::model::retry::RetryPolicy;

@@ -373,6 +373,9 @@ macro_rules! engine_cases {
             a_change_of_weight_is_not_about_the_past
             jobs_without_keys_are_owed_nothing
             the_oldest_job_of_a_lane_is_told
+            retries_keep_to_their_budget
+            first_starts_make_room_for_retries
+            a_budget_that_is_taken_away_holds_nothing
         );
         $crate::engine_cases!(@ $mode $rig, circuits:
             failures_open_a_circuit

@@ -25,7 +25,7 @@ use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::lifecycle::{Action, Cancelled, Lifecycle, record};
 use windlass_shared::model::id::{JobId, LeaseId, WorkerId};
 use windlass_shared::model::job::{
-    Job, JobError, JobState, NewJob, OnConflict, Priority, Unique, Value,
+    Job, JobError, JobSpec, JobState, NewJob, OnConflict, Priority, Unique, Value,
 };
 use windlass_shared::model::name::{Namespace, QueueName};
 use windlass_shared::model::time::Timestamp;

@@ -61,10 +61,15 @@ faults! {
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
     delayed_jobs_take_room: "local head = entries - waiting" => "local head = entries";
     any_number_waits: "refusal = waiting >= jobs_max and" => "refusal = false and";
+    retries_are_not_counted: "    spend(scope, 1)\n    return false" => "    return false";
+    a_retry_at_once_is_free: "if ended == RETRY and delay == 0 and retries" => "if false and retries";
+    first_starts_leave_no_credit: "rates[scope], rates_dirty[scope] = max(due - floor(" => "rates[scope], rates_dirty[scope] = max(due - 0 * floor(";
+    any_start_is_a_first_one: "held and 58 or 16) == \"\\0\\0\\0\\0\" then few.credit" => "held and 58 or 16) ~= \"\" then few.credit";
+    retries_come_all_at_once: "+ before * retries.interval % BOUNDS.retry_look" => "";
     a_group_takes_all_room: "return waiting >= most" => "return head >= jobs_max";
     jobs_without_keys_are_no_group: "waiting = waiting + unkeyed end" => "waiting = waiting end";
     a_refused_group_is_not_noted: "if not is_later then refused[group] = true end" => "";
-    a_crowded_group_is_filled: "if #group == 3 and waiting < GROUP_REFILL * free then" => "if true then";
+    a_crowded_group_is_filled: "if #group == 3 and waiting < BOUNDS.refill * free then" => "if true then";
     a_group_that_was_refused_again_is_done: "at and tonumber(at) <= tonumber(ARGV[3])" => "at";
     a_replaced_job_still_waits: "then waiting = waiting - 1 else head" => "then waiting = waiting else head";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";

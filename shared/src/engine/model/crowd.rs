@@ -18,11 +18,8 @@ impl Shard {
     fn free(&self) -> u64 {
         let jobs_max =
             self.settings.as_ref().map_or(ShardSettings::default().jobs_max, |it| it.jobs_max);
-        jobs_max.saturating_sub(self.head())
-    }
-
-    fn head(&self) -> u64 {
-        (self.entries.len() - self.delayed.len()) as u64
+        let used = self.entries.len() - self.delayed.len();
+        jobs_max.saturating_sub(used as u64)
     }
 
     fn waiting_of(&self, group: Group) -> u64 {

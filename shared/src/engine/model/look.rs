@@ -101,6 +101,7 @@ fn without_kinds(settings: &ShardSettings) -> ShardSettings {
     let flow = FlowSettings {
         queue: settings.flow.queue,
         keys: settings.flow.keys,
+        retries: settings.flow.retries,
         ..FlowSettings::default()
     };
     ShardSettings { flow, ..*settings }

@@ -89,8 +89,14 @@ impl Shard {
             Verdict::Succeeded => self.finish(id, 1, Ended::Succeeded),
             Verdict::Dead => self.finish(id, 1, Ended::Dead),
             Verdict::Cancelled => self.finish(id, 0, Ended::Cancelled),
-            Verdict::Retry { delay } => Ended::Retry(self.postpone(now, id, 1, delay)),
-            Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, 0, delay)),
+            Verdict::Retry { delay } => {
+                let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
+                entry.attempt = entry.attempt.saturating_add(1);
+                let at_once = delay.is_zero();
+                let waits = if at_once { self.retry_waits(now, id, 0) } else { None };
+                Ended::Retry(self.postpone(now, id, waits.unwrap_or(now.plus(delay))))
+            }
+            Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, now.plus(delay))),
             Verdict::Release => {
                 self.make_ready(now, id);
                 Ended::Released
@@ -107,12 +113,10 @@ impl Shard {
         ended
     }
 
-    /// Counts `attempts` and lets the job run again after `delay`; from when on.
-    fn postpone(&mut self, now: Timestamp, id: JobId, attempts: u32, delay: Duration) -> Timestamp {
-        let run_at = now.plus(delay);
+    /// Lets the job run again from then on.
+    fn postpone(&mut self, now: Timestamp, id: JobId, run_at: Timestamp) -> Timestamp {
         let score = self.score(run_at, self.entries[&id].priority);
         let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
-        entry.attempt = entry.attempt.saturating_add(attempts);
         entry.run_at = run_at;
         entry.score = score;
         self.place(now, id);

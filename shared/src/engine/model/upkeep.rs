@@ -38,7 +38,7 @@ impl Shard {
 
     /// Until when a retry has to wait for the queue's budget, if it has to; what need not is paid for. Those of one call
     /// are looked at again one by one, as the floor of the budget has room for them.
-    fn retry_waits(&mut self, now: Timestamp, id: JobId, before: u32) -> Option<Timestamp> {
+    pub(super) fn retry_waits(&mut self, now: Timestamp, id: JobId, before: u32) -> Option<Timestamp> {
         if self.entries[&id].attempt == 0 {
             return None;
         }

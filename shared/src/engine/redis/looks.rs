@@ -102,7 +102,8 @@ impl Redis {
         reply.expect("refused")?;
         let mut refused = Vec::new();
         while reply.len() > 0 {
-            let group = reply.sound(packed::read_group(&mut reply.bytes()?))?;
+            let mut group = reply.bytes()?;
+            let group = reply.sound(packed::read_group(&mut group))?;
             let at = reply.word()?.parse().map_err(|_| layout::Damaged);
             refused.push(Refused { group, at: Timestamp::from_micros(reply.sound(at)?) });
         }

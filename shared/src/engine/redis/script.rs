@@ -235,7 +235,7 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         Time::Argument => "local now = tonumber(ARGV[#ARGV])\n",
     };
     let defaults = ShardSettings::default();
-    let numbers: [(&str, u128); 16] = [
+    let numbers: [(&str, u128); 12] = [
         ("MOVE_MAX", bounds.move_max.into()),
         ("SCAN_MAX", bounds.scan_max.into()),
         ("OUTBOX_ENTRIES_MAX", bounds.outbox_entries_max.into()),
@@ -245,10 +245,6 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         ("SEEN_EVERY_US", SEEN_EVERY.as_micros()),
         ("CLOCK_STEP_US", limits::CLOCK_STEP_MIN.as_micros()),
         ("TOMBSTONE_US", limits::TOMBSTONE_TTL.as_micros()),
-        ("GROUP_PART", crowd::PART.into()),
-        ("GROUP_REFILL", crowd::REFILL.into()),
-        ("RETRY_LOOK_US", RETRY_LOOK_US.into()),
-        ("REFUSED_MAX", crowd::REFUSED_MAX as u128),
         ("DEFAULT_JOBS_MAX", defaults.jobs_max.into()),
         ("DEFAULT_BYTES_MAX", defaults.bytes_max.into()),
         ("DEFAULT_UNIT_MS", defaults.priority_unit.as_millis()),
@@ -257,5 +253,12 @@ fn prelude(bounds: Bounds, time: Time) -> String {
     for (name, number) in numbers {
         text.push_str(&format!("local {name} = {number}\n"));
     }
+    // What few scripts use, under one name: Lua has room for 200.
+    text.push_str(&format!(
+        "local BOUNDS = {{ part = {}, refill = {}, refused = {}, retry_look = {RETRY_LOOK_US} }}\n",
+        crowd::PART,
+        crowd::REFILL,
+        crowd::REFUSED_MAX,
+    ));
     text
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use sqlx::postgres::PgRow;
 
 use super::error::{after_write, unchanged};
@@ -140,14 +140,14 @@ async fn has_room(pool: &PgPool, namespace: &Namespace, name: &CircuitName) -> R
 
 /// What is set of the circuits of these queues' namespaces; `None`: nothing.
 pub(super) async fn set_for(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     queues: &[Queue],
 ) -> Result<Option<HashMap<Namespace, SharedCircuits>>> {
     let namespaces: BTreeSet<&str> = queues.iter().map(|queue| queue.namespace.as_str()).collect();
     let namespaces: Vec<&str> = namespaces.into_iter().collect();
     let sql = "SELECT namespace, name, settings, version FROM circuits \
                WHERE namespace = ANY($1) AND version > 0";
-    let rows = sqlx::query(sql).bind(namespaces).fetch_all(pool).await.map_err(unchanged)?;
+    let rows = sqlx::query(sql).bind(namespaces).fetch_all(executor).await.map_err(unchanged)?;
     let mut found: HashMap<Namespace, ShardCircuits> = HashMap::new();
     for row in &rows {
         let settings: Result<CircuitSettings> = json(get(row, 2)?, "settings");

@@ -11,7 +11,6 @@ use super::error::{after_write, unchanged};
 use super::row::{get, int8, json, parse, time, to_json, unsigned};
 use super::{Inner, LedgerError, Result};
 use crate::ledger::circuits::SharedCircuits;
-use crate::ledger::queue::READS_MAX;
 use crate::ledger::unreadable::readable;
 use crate::ledger::{Paused, Queue, QueueCursor, QueuePage, QueueSettings, Submission};
 use crate::limits::QUEUES_PER_NAMESPACE_MAX;
@@ -100,34 +99,37 @@ async fn given(pool: &PgPool, queue: Queue) -> Result<Queue> {
     Ok(queues.remove(0))
 }
 
-/// Gives queues what is set of the circuits of their namespaces, as of one moment: what changed while circuits were read
-/// is read anew, and then they are, too. See [`Queue::shard_version`].
+/// Gives queues what is set of the circuits of their namespaces. Where anything is, both are read once more, as of one
+/// moment: see [`Queue::shard_version`].
 async fn give(pool: &PgPool, mut queues: Vec<Queue>) -> Result<Vec<Queue>> {
-    const AGAIN: &str = "SELECT namespace, name, settings, version, paused, created_at FROM queues \
-         WHERE (namespace, name) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
-    for _ in 0..READS_MAX {
-        let Some(circuits) = set_for(pool, &queues).await? else { return Ok(queues) };
-        let namespaces: Vec<&str> = queues.iter().map(|queue| queue.namespace.as_str()).collect();
-        let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
-        let query = sqlx::query(AGAIN).bind(namespaces).bind(names);
-        let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-        let fresh = readable("a queue", &rows, queue_of).into_iter();
-        let mut fresh: HashMap<_, _> =
-            fresh.map(|queue| ((queue.namespace.clone(), queue.name.clone()), queue)).collect();
-        let mut is_same = true;
-        for queue in &mut queues {
-            let Some(now) = fresh.remove(&(queue.namespace.clone(), queue.name.clone())) else {
-                continue;
-            };
-            is_same &= now.version == queue.version;
-            let circuits = circuits.get(&queue.namespace).cloned().unwrap_or_default();
-            *queue = Queue { circuits, ..now };
-        }
-        if is_same {
-            return Ok(queues);
+    if set_for(pool, &queues).await?.is_none() {
+        return Ok(queues);
+    }
+    let sql = "SELECT namespace, name, settings, version, paused, created_at FROM queues \
+               WHERE (namespace, name) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
+    let mut moment = pool.begin().await.map_err(unchanged)?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .execute(&mut *moment)
+        .await
+        .map_err(unchanged)?;
+    let namespaces: Vec<&str> = queues.iter().map(|queue| queue.namespace.as_str()).collect();
+    let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+    let query = sqlx::query(sql).bind(namespaces).bind(names);
+    let rows = query.fetch_all(&mut *moment).await.map_err(unchanged)?;
+    let circuits = set_for(&mut *moment, &queues).await?.unwrap_or_default();
+    moment.commit().await.map_err(unchanged)?;
+    let seen = readable("a queue", &rows, queue_of).into_iter();
+    let mut seen: HashMap<_, _> =
+        seen.map(|queue| ((queue.namespace.clone(), queue.name.clone()), queue)).collect();
+    for queue in &mut queues {
+        let key = (queue.namespace.clone(), queue.name.clone());
+        let circuits = circuits.get(&queue.namespace).cloned().unwrap_or_default();
+        // Queues are never deleted.
+        if let Some(seen) = seen.remove(&key) {
+            *queue = Queue { circuits, ..seen };
         }
     }
-    Err(LedgerError::Unavailable("queues change faster than they can be read".into()))
+    Ok(queues)
 }
 
 pub(super) async fn page(

@@ -15,7 +15,6 @@ use crate::ledger::unreadable::{self, readable};
 use crate::ledger::{Groups, Unfinished};
 use crate::model::id::JobId;
 use crate::model::name::{Namespace, QueueName};
-use crate::model::time::Timestamp;
 
 /// Jobs looked at for one page, of any namespace.
 const SCAN_MAX: u32 = 10_000;

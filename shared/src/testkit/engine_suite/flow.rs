@@ -1,7 +1,7 @@
 //! Limits and shares.
 
 use super::*;
-use crate::engine::flow::{Flow, FlowKey, FlowSettings, Keys, Limits, Rate};
+use crate::engine::flow::{Flow, FlowKey, FlowSettings, Keys, Limits, Rate, RetryBudget};
 use crate::engine::{ClaimState, Signal, Topic};
 
 /// The `n`-th job, with keys.
@@ -489,4 +489,75 @@ pub async fn the_oldest_job_of_a_lane_is_told(rig: &Rig) {
     assert_eq!(oldest, Some(pushed));
     assert_eq!(rig.claim_ids(9).await.len(), 2);
     assert_eq!(rig.engine.stats(&rig.shard).await.unwrap().oldest_ready, None, "a limit holds it");
+}
+
+fn budget(percent: u32, seconds: u64, burst: u32) -> FlowSettings {
+    let floor = Rate { interval_us: seconds * 1_000_000, burst };
+    FlowSettings { retries: Some(RetryBudget::new(percent, floor)), ..FlowSettings::default() }
+}
+
+/// So many at once, and then one by one; what starts for the first time waits for none of it.
+pub async fn retries_keep_to_their_budget(rig: &Rig) {
+    limit(rig, 1, budget(0, 1, 2)).await;
+    let mut jobs = Vec::new();
+    for n in 0..4 {
+        jobs.push(rig.job(n).await);
+    }
+    rig.push(&jobs).await;
+    for (held, _) in rig.claim(4).await {
+        rig.settle(held, Verdict::Retry { delay: ms(1_000) }).await;
+    }
+    rig.confirm_all().await;
+    rig.advance(ms(1_000)).await;
+    assert_eq!(rig.push(&[rig.job(9).await]).await, [Pushed::Added]);
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        given.push(rig.claim_ids(9).await.len());
+        rig.advance(ms(999)).await;
+        assert_eq!(rig.claim(9).await, [], "not before its time");
+        rig.advance(ms(1)).await;
+    }
+    assert_eq!(given, [3, 1, 1]);
+}
+
+/// As many as the budget says; one that is to come again at once waits for it, too.
+pub async fn first_starts_make_room_for_retries(rig: &Rig) {
+    limit(rig, 1, budget(100, 4, 1)).await;
+    assert_eq!(rig.push(&[rig.job(0).await]).await, [Pushed::Added]);
+    let again = Verdict::Retry { delay: Duration::ZERO };
+    let (held, _) = rig.claim_one().await;
+    rig.settle(held, again).await;
+    let (held, _) = rig.claim_one().await;
+    rig.settle(held, again).await;
+    assert_eq!(rig.state(0).await, Some(LiveState::Delayed), "nothing was left of the budget");
+    rig.confirm_all().await;
+
+    assert_eq!(rig.push(&[rig.job(1).await]).await, [Pushed::Added]);
+    let (held, _) = rig.claim_one().await;
+    assert_eq!(held.id, id(1));
+    rig.settle(held, again).await;
+    assert_eq!(rig.claim_ids(9).await, [id(1)], "it was a first start");
+    rig.advance(ms(4_000)).await;
+    assert_eq!(rig.claim_ids(9).await, [id(0)]);
+}
+
+/// Without a budget any number of them may run, also of those that one had put off.
+pub async fn a_budget_that_is_taken_away_holds_nothing(rig: &Rig) {
+    limit(rig, 1, budget(0, 60, 1)).await;
+    let mut jobs = Vec::new();
+    for n in 0..3 {
+        jobs.push(rig.job(n).await);
+    }
+    rig.push(&jobs).await;
+    for (held, _) in rig.claim(3).await {
+        rig.settle(held, Verdict::Retry { delay: ms(1) }).await;
+    }
+    rig.confirm_all().await;
+    rig.advance(ms(1)).await;
+    let (held, _) = rig.claim_one().await;
+    end(rig, held).await;
+    assert_eq!(rig.claim(9).await, [], "the budget is used up");
+    limit(rig, 2, FlowSettings::default()).await;
+    rig.advance(ms(19_999)).await;
+    assert_eq!(rig.claim(9).await.len(), 2, "they are looked at again within twice ten seconds");
 }

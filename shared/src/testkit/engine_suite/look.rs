@@ -128,6 +128,7 @@ pub async fn stats_count_everything(rig: &Rig) {
         leased: 1,
         outbox: 1,
         bytes: 6 * claimed.envelope.len() as u64 + 5 + crate::engine::model::OUTCOME_BYTES,
+        refused: 0,
         oldest_ready: Some(waits_since),
         settings: Some(ShardSettings { version: 1, ..ShardSettings::default() }),
         open: true,

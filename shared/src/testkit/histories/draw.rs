@@ -533,7 +533,7 @@ fn settings(rng: &mut StdRng) -> SettingsPick {
     SettingsPick {
         version: pick(rng, &[-1, 0, 1, 1]),
         paused: rng.random_ratio(1, 4),
-        jobs_max: pick(rng, &[0, 2, 3, 5, 6, 50, 50]),
+        jobs_max: pick(rng, &[0, 2, 3, 5, 50, 50, 50]),
         bytes_max: pick(rng, &[0, 500, 10_000, 10_000, 10_000]),
         unit_ms: pick(rng, &[0, 1, 1_000, 60_000]),
         flow: flow_settings(rng),

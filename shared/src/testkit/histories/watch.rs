@@ -102,6 +102,7 @@ impl Watch {
             | (Call::Refused(_), Reply::Refused(_))
             | (Call::Leased { .. }, Reply::Leased(_))
             | (Call::Stats, Reply::Stats(_)) => unchanged_if(true, seen, &mut wrong),
+            (Call::Refilled(group), Reply::Refilled) => refilled(seen, *group, &mut wrong),
             _ => gates::step(seen, &mut wrong),
         }
         wrong
@@ -309,6 +310,17 @@ fn push(seen: &Seen<'_>, jobs: &[Push], reply: &PushReply, wrong: &mut Vec<Strin
     }
     if seen.after.bytes > settings.bytes_max {
         wrong.push("more bytes than the budget".into());
+    }
+}
+
+/// Nothing else changes, and a group that was refused later stays.
+fn refilled(seen: &Seen<'_>, group: Refused, wrong: &mut Vec<String>) {
+    let mut expected = seen.before.clone();
+    if expected.refused.get(group.group).is_some_and(|at| at <= group.at.micros()) {
+        expected.refused.remove(group.group);
+    }
+    if expected != *seen.after {
+        wrong.push("more changed than that a group is done".into());
     }
 }
 

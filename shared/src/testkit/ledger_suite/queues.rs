@@ -6,7 +6,8 @@ use futures::future::join_all;
 
 use super::scene::{Scene, at, done, key, new};
 use crate::ledger::{
-    Accepted, KindLimits, LedgerError, Paused, QueueSettings, RateLimit, Refused, SubmitOutcome,
+    Accepted, KindLimits, LedgerError, Paused, QueueSettings, RateLimit, Refused,
+    RetryBudgetSettings, SubmitOutcome,
 };
 use crate::model::job::{NewJob, Priority};
 use crate::model::retry::RetryPolicy;

@@ -256,29 +256,30 @@ async fn unfinished_jobs_are_found_by_group(scene: &Scene) {
     let [none, a, b] = [0, 1, 2].map(|n| Group::of(flow(&jobs[n]).as_ref()));
     let ids = accept_all(scene, jobs).await;
     let now = scene.ledger.now().await.unwrap().plus(Duration::from_secs(1));
-    let found = async |groups| {
-        let (mut found, mut after) = (Vec::new(), None);
-        loop {
-            let wanted = Unfinished::new(&scene.namespace, &scene.queue, (now, now), 2);
-            let page = scene.ledger.unfinished(Unfinished { after, groups, ..wanted });
-            let page = page.await.unwrap();
-            found.extend(page.jobs.iter().map(|job| job.id));
-            after = page.next;
-            if after.is_none() {
-                return found;
-            }
-        }
-    };
     let at = |places: &[usize]| places.iter().map(|n| ids[*n]).collect::<Vec<_>>();
     assert_eq!(none, Group::UNKEYED);
-    assert_eq!(found(Groups::Only(none)).await, at(&[0, 4]));
-    assert_eq!(found(Groups::Only(a)).await, at(&[1, 3, 5]));
-    assert_eq!(found(Groups::Only(b)).await, at(&[2]));
-    assert_eq!(found(Groups::AllBut(&[a])).await, at(&[0, 2, 4]));
-    assert_eq!(found(Groups::AllBut(&[none, b])).await, at(&[1, 3, 5]));
-    assert_eq!(found(Groups::AllBut(&[none, a, b])).await, []);
-    changed(scene.ledger.cancel(&scene.namespace, ids[3], None, true, "r").await.unwrap());
-    assert_eq!(found(Groups::Only(a)).await, at(&[1, 5]));
+    assert_eq!(of_groups(scene, now, Groups::Only(none)).await, at(&[0, 4]));
+    assert_eq!(of_groups(scene, now, Groups::Only(a)).await, at(&[1, 3, 5]));
+    assert_eq!(of_groups(scene, now, Groups::Only(b)).await, at(&[2]));
+    assert_eq!(of_groups(scene, now, Groups::AllBut(&[a])).await, at(&[0, 2, 4]));
+    assert_eq!(of_groups(scene, now, Groups::AllBut(&[none, b])).await, at(&[1, 3, 5]));
+    assert_eq!(of_groups(scene, now, Groups::AllBut(&[none, a, b])).await, []);
+    changed(scene.ledger.cancel(&scene.namespace, ids[3], None, false, "r").await.unwrap());
+    assert_eq!(of_groups(scene, now, Groups::Only(a)).await, at(&[1, 5]));
+}
+
+/// The unfinished jobs of these groups, in pages of two.
+async fn of_groups(scene: &Scene, now: Timestamp, groups: Groups<'_>) -> Vec<JobId> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let wanted = Unfinished::new(&scene.namespace, &scene.queue, (now, now), 2);
+        let page = scene.ledger.unfinished(Unfinished { after, groups, ..wanted }).await.unwrap();
+        found.extend(page.jobs.iter().map(|job| job.id));
+        after = page.next;
+        if after.is_none() {
+            return found;
+        }
+    }
 }
 
 async fn waiting_jobs_are_counted_up_to_a_bound(scene: &Scene) {

@@ -52,7 +52,7 @@ impl<K: Copy + Ord> Due<K> {
     }
 
     /// Forgets this.
-    pub(in crate::engine::model) fn remove(&mut self, key: K) {
+    pub fn remove(&mut self, key: K) {
         if let Some(at) = self.at.remove(&key) {
             self.order.remove(&(at, key));
         }

@@ -37,7 +37,7 @@ impl Scope {
     /// As it is told.
     pub(in crate::engine) const fn limit(self) -> Limit {
         match self.0 {
-            ScopeKind::Free | ScopeKind::Retries => unreachable!("no lane is held there"),
+            ScopeKind::Free | ScopeKind::Retries => unreachable!(),
             ScopeKind::Key => Limit::KeyConcurrency,
             ScopeKind::KeyRate => Limit::KeyRate,
             ScopeKind::Kind => Limit::KindConcurrency,

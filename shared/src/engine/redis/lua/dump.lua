@@ -6,8 +6,8 @@ return {
   "dump", meta, call("HGETALL", JOBS), call("HGETALL", HELD), call("ZRANGE", READY, 0, -1, "WITHSCORES"),
   call("ZRANGE", DELAYED, 0, -1, "WITHSCORES"), call("ZRANGE", LEASES, 0, -1, "WITHSCORES"),
   call("LRANGE", OUTBOX, 0, -1), call("HGETALL", TOMBS0), call("HGETALL", TOMBS1),
-  call("SMEMBERS", REPORTED), call("ZRANGE", FLOW, 0, -1), 
+  call("SMEMBERS", KEYS[16]), call("ZRANGE", FLOW, 0, -1), 
   call("ZRANGE", TIMERS, 0, -1, "WITHSCORES"), call("ZRANGE", IDLE, 0, -1, "WITHSCORES"),
   call("ZRANGE", RATES, 0, -1, "WITHSCORES"), call("HGETALL", FACTS),
-  call("ZRANGE", REFUSED, 0, -1, "WITHSCORES"),
+  call("ZRANGE", KEYS[15], 0, -1, "WITHSCORES"),
 }

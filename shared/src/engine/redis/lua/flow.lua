@@ -419,7 +419,7 @@ function few.retry_waits(before)
     spend(scope, 1)
     return false
   end
-  return min(from, now + RETRY_LOOK_US) + before * retries.interval % RETRY_LOOK_US
+  return min(from, now + BOUNDS.retry_look) + before * retries.interval % BOUNDS.retry_look
 end
 
 function few.set_timer(scope, at)

@@ -2,4 +2,4 @@
 --
 -- Returns {"gate", the id of the process that serves the shard, the gate as stored, workers that reported}. Writes
 -- nothing.
-return { "gate", process(), sub(rest, 25, REST_LENGTH), call("SMEMBERS", REPORTED) }
+return { "gate", process(), sub(rest, 25, REST_LENGTH), call("SMEMBERS", KEYS[16]) }

@@ -35,7 +35,7 @@ local last_run_at, last_priority, due_ms, score, packed_score
 -- Whether a group has as many waiting as are left to it. Nobody has before four fifths of the room are used.
 local unkeyed, refused = call("ZCARD", READY), {}
 local function crowded(group)
-  local most = GROUP_PART * max(jobs_max - head, 0)
+  local most = BOUNDS.part * max(jobs_max - head, 0)
   if most > head then return false end
   local waiting = call("ZLEXCOUNT", FLOW, "[j" .. group, "[j" .. group .. FAR)
   if group == sub(NO_KEY, 1, 3) then waiting = waiting + unkeyed end
@@ -126,8 +126,8 @@ each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 for group in pairs(refused) do
   -- What is not noted is found by whoever walks over the ledger.
-  if call("ZSCORE", REFUSED, group) or call("ZCARD", REFUSED) < REFUSED_MAX then
-    call("ZADD", REFUSED, text_of(now), group)
+  if call("ZSCORE", KEYS[15], group) or call("ZCARD", KEYS[15]) < BOUNDS.refused then
+    call("ZADD", KEYS[15], text_of(now), group)
   end
 end
 save_flow()

@@ -4,6 +4,6 @@
 -- ARGV[3] when it was refused, µs
 --
 -- Returns {"refilled"}.
-local at = call("ZSCORE", REFUSED, ARGV[2])
-if at and tonumber(at) <= tonumber(ARGV[3]) then call("ZREM", REFUSED, ARGV[2]) end
+local at = call("ZSCORE", KEYS[15], ARGV[2])
+if at and tonumber(at) <= tonumber(ARGV[3]) then call("ZREM", KEYS[15], ARGV[2]) end
 return { "refilled" }

@@ -4,5 +4,5 @@
 -- ARGV[3] ledger, 16 bytes, and generation u64 in one string
 --
 -- Returns {"reported"}.
-if is_shut() and sub(rest, 25, 48) == ARGV[3] then call("SADD", REPORTED, ARGV[2]) end
+if is_shut() and sub(rest, 25, 48) == ARGV[3] then call("SADD", KEYS[16], ARGV[2]) end
 return { "reported" }

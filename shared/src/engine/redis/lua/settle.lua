@@ -50,6 +50,7 @@ local function apply(id, held, ended, delay, detail, told)
   if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
     again_at, status = now + delay, WAITING
+    if ended == RETRY and delay == 0 and retries.interval > 0 then again_at = few.retry_waits(0) or now end
     local due_ms, score = due_and_score(again_at, byte(held, 79))
     end_part = pack(">i8i8", score, again_at) .. sub(held, 75)
     if again_at > now then

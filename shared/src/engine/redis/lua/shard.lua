@@ -50,7 +50,7 @@
 -- Numbers are whole and below 2^53: exact in Lua, and in commands, to which Redis writes them as %.17g.
 -- Every stage of a script reads and decides first and writes last: a command that a stranger's value makes
 -- fail leaves what was written before it.
-local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS, REFUSED, REPORTED = unpack(KEYS)
+local META, JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS = unpack(KEYS)
 local CHANNEL = ARGV[1]
 local WAITING, LEASED, FINISHING = 1, 2, 3
 local STATUS = { "\1", "\2", "\3" }

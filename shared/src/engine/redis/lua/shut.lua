@@ -12,7 +12,7 @@ if has_gate() then
   local present, given = unpacked(">I8", rest, 41), unpacked(">I8", ARGV[4])
   if sub(rest, 25, 40) ~= ARGV[3] then
     wiped = 1
-    call("UNLINK", JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS, REFUSED)
+    call("UNLINK", JOBS, HELD, READY, DELAYED, LEASES, OUTBOX, TOMBS0, TOMBS1, FLOW, TIMERS, IDLE, RATES, FACTS, KEYS[15])
     last_seq, bytes, outbox_bytes, window, rest = 0, 0, 0, 0, string.rep("\0", REST_LENGTH)
   elseif present > given or (present == given and not is_shut()) then
     return { "newer" }
@@ -21,7 +21,7 @@ if has_gate() then
   end
 end
 put(25, ARGV[3] .. ARGV[4] .. string.rep("-", 40) .. string.rep("\0", 28))
-call("UNLINK", REPORTED)
+call("UNLINK", KEYS[16])
 save()
 call("PUBLISH", CHANNEL .. "g", "g")
 return { "shut", process(), wiped }

@@ -26,5 +26,5 @@ local facts = call("HGET", FACTS, "g")
 if configured and with_facts ~= 0 and facts ~= sub(settings, 1, 8) then settings = "" end
 return {
   "stats", now, call("ZCARD", READY) + call("ZLEXCOUNT", FLOW, "[j", "(k"), call("ZCARD", DELAYED), call("ZCARD", LEASES), call("LLEN", OUTBOX),
-  bytes, call("ZCARD", REFUSED), settings, heads[1] or "", verified() and 1 or 0,
+  bytes, call("ZCARD", KEYS[15]), settings, heads[1] or "", verified() and 1 or 0,
 }
