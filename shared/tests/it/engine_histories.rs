@@ -95,6 +95,7 @@ fn count(call: &Call, reply: &Reply, tally: &mut Tally) {
             replies.leases.iter().for_each(|r| seen(format!("withdrawn-{r:?}")));
         }
         (_, Reply::Configure(applied)) => seen(format!("configure {applied}")),
+        (_, Reply::Refused(groups)) => groups.iter().for_each(|_| seen("refused".into())),
         (_, Reply::Leased(running)) if !running.is_empty() => seen("running".into()),
         _ => {}
     }
@@ -109,7 +110,7 @@ fn play_all(seeds: std::ops::Range<u64>) {
             panic!("seed {seed}: {wrong}\nshorter: {shorter:#?}");
         }
     }
-    let expected = "Added Present Late Full Open Unverified Paused Braked Warming leased next_offset \
+    let expected = "Added Present Late Full Crowded refused Open Unverified Paused Braked Warming leased next_offset \
         Succeeded Retry Dead Snoozed Released Cancelled Expired Lost Quarantined running shut-Shut shut-Newer shut-Late opened-Open opened-Moved opened-Newer \
         adopt-Held adopt-Over adopt-Stolen drop-true drop-false reported \
         seal-true seal-false withdrawn-Out withdrawn-Waits withdrawn-Behind withdrawn-Known withdrawn-Stolen";
