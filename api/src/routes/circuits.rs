@@ -214,7 +214,9 @@ pub async fn reset_circuit(
 async fn answer(app: &App, caller: &Caller, changed: Changed) -> Result<Response, ApiError> {
     match changed {
         Changed::Done(circuit, applied) => {
-            let sight = app.life.look_at_circuits(&caller.namespace).await?;
+            // It is on record: that nobody can tell now what the queues see is no failure of it.
+            let blind = Sight { silent: 1, ..Sight::default() };
+            let sight = app.life.look_at_circuits(&caller.namespace).await.unwrap_or(blind);
             let version = circuit.version;
             Ok(tagged(version, view(app, caller, circuit, &sight).applied(applied)))
         }

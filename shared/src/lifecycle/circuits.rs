@@ -85,8 +85,10 @@ impl Lifecycle {
             let forget = move |engine: Engine, shard: ShardId, _: Queue| {
                 async move { engine.reset_circuit(&shard, key).await.map(|_| ()) }.boxed()
             };
-            let all = each_shard(self, namespace, forget).await?;
-            Ok(Changed::Done(circuit, told && all.iter().all(|(_, forgot)| forgot.is_ok())))
+            // As in `change_circuit`.
+            let forgot = each_shard(self, namespace, forget).await;
+            let forgot = forgot.is_ok_and(|all| all.iter().all(|(_, forgot)| forgot.is_ok()));
+            Ok(Changed::Done(circuit, told && forgot))
         })
     }
 
