@@ -61,6 +61,8 @@ faults! {
     tombstones_stand_for_one_window: "for number = standing_window - 1, standing_window do" => "for number = standing_window, standing_window do";
     delayed_jobs_take_room: "local head = entries - waiting" => "local head = entries";
     any_number_waits: "refusal = waiting >= jobs_max and" => "refusal = false and";
+    a_circuit_closes_at_once: "if circuit.state == 1 or ease_of(circuit) then" => "if circuit.state == 1 then";
+    jobs_after_a_probe_are_not_apart: "circuit.probe_at = max(circuit.probe_at, now) + apart" => "circuit.probe_at = now";
     retries_are_not_counted: "    spend(scope, 1)\n    return false" => "    return false";
     a_retry_at_once_is_free: "if ended == RETRY and delay == 0 and retries" => "if false and retries";
     first_starts_leave_no_credit: "rates[scope], rates_dirty[scope] = max(due - floor(" => "rates[scope], rates_dirty[scope] = max(due - 0 * floor(";

@@ -159,7 +159,7 @@ impl Shard {
         flow: Option<&Flow>,
     ) {
         let Some(flow) = flow else { return self.start_unkeyed(now) };
-        self.start_probe(flow.circuit, id, fence);
+        self.start_probe(now, flow.circuit, id, fence);
         for scope in [Scope(ScopeKind::Kind, flow.kind), Scope(ScopeKind::Key, flow.concurrency)] {
             if self.counts(scope) {
                 self.flow.running.entry(scope).or_default().insert(id);

@@ -101,18 +101,27 @@ pub async fn one_probe_starts_per_interval(rig: &Rig) {
     let (held, job) = rig.claim_one().await;
     assert!(job.probe);
     tell(rig, held, Verdict::Succeeded, Dependency::Answered).await;
-    assert_eq!(state(rig).await, None, "nothing is held against it");
+    assert_eq!(state(rig).await, Some(CircuitState::Closed));
 }
 
-/// When the probe has succeeded all go on.
+/// When the probe has succeeded its jobs start: one at first, four times as many in each second, and all after four.
 pub async fn a_probe_that_succeeds_closes_the_circuit(rig: &Rig) {
     set(rig, 1, setting()).await;
-    push_calls(rig, 0, 6).await;
+    push_calls(rig, 0, 120).await;
     break_it(rig).await;
     rig.advance(PROBE).await;
     let (held, _) = rig.claim_one().await;
     tell(rig, held, Verdict::Succeeded, Dependency::Answered).await;
-    assert_eq!(rig.claim_ids(9).await, [id(3), id(4), id(5)]);
+    let mut started = [0; 4];
+    for n in 0..160 {
+        started[n / 40] += rig.claim_ids(9).await.len();
+        rig.advance(ms(25)).await;
+    }
+    assert_eq!(started[0], 1);
+    assert!((3..=5).contains(&started[1]), "{started:?}");
+    assert!((10..=17).contains(&started[2]), "{started:?}");
+    assert!((30..=65).contains(&started[3]), "{started:?}");
+    assert_eq!(rig.claim_ids(9).await.len(), 9);
 }
 
 /// A probe that is lost, or says nothing, is followed by another one.

@@ -34,11 +34,17 @@ pub struct Circuit {
     pub calls: u32,
     /// Those that failed.
     pub failed: u32,
-    /// When it opened, in µs.
+    /// When it opened, in µs; of one that is closed when a probe closed it, else 0.
     pub since: i64,
-    /// When the next probe may start, in µs.
+    /// When the next probe may start, in µs, or the next job of one that was closed a moment ago.
     pub probe_at: i64,
 }
+
+/// After a probe has closed a circuit its jobs start slowly for this long, µs: what has just come back is not to be hit by
+/// all that waited.
+const EASE_US: i64 = 4_000_000;
+/// First so far apart, µs, and a quarter of that after each second.
+const EASE_APART_US: i64 = 1_000_000;
 
 impl Circuit {
     /// Whether the window of the counts is over.
@@ -60,6 +66,14 @@ impl Circuit {
         in_a_row || (setting.percent > 0 && self.calls >= setting.calls_min && share)
     }
 
+    /// How far apart its jobs start, if it was closed a moment ago.
+    fn ease(&self, now: Timestamp) -> Option<i64> {
+        let closed_for = now.micros() - self.since;
+        let eases = self.state == CircuitState::Closed && self.since > 0;
+        (eases && (0..EASE_US).contains(&closed_for))
+            .then(|| EASE_APART_US >> (2 * (closed_for / 1_000_000)))
+    }
+
     fn open_for_us(&self, now: Timestamp) -> u64 {
         u64::try_from(now.micros() - self.since).unwrap_or(0)
     }
@@ -78,24 +92,25 @@ impl Shard {
             CircuitMode::Closed => return Permit::Free,
             CircuitMode::Auto => {}
         }
-        match self.flow.circuits.get(&key).map(|known| (known.state, known.probe_at)) {
-            Some((CircuitState::Open, probe_at)) if probe_at > now.micros() => {
-                Permit::Until(probe_at)
-            }
-            Some((CircuitState::HalfOpen { .. }, _)) => Permit::Full,
-            Some(_) | None => Permit::Free,
+        let Some(known) = self.flow.circuits.get(&key) else { return Permit::Free };
+        let waits = known.state == CircuitState::Open || known.ease(now).is_some();
+        match known.state {
+            CircuitState::HalfOpen { .. } => Permit::Full,
+            _ if waits && known.probe_at > now.micros() => Permit::Until(known.probe_at),
+            _ => Permit::Free,
         }
     }
 
     /// A job of the circuit starts: the probe, if it is open.
-    pub(super) fn start_probe(&mut self, key: FlowKey, id: JobId, fence: Fence) {
+    pub(super) fn start_probe(&mut self, now: Timestamp, key: FlowKey, id: JobId, fence: Fence) {
         if self.circuit_setting(key).mode != CircuitMode::Auto {
             return;
         }
-        if let Some(known) = self.flow.circuits.get_mut(&key)
-            && known.state == CircuitState::Open
-        {
+        let Some(known) = self.flow.circuits.get_mut(&key) else { return };
+        if known.state == CircuitState::Open {
             known.state = CircuitState::HalfOpen { id, fence };
+        } else if let Some(apart) = known.ease(now) {
+            known.probe_at = known.probe_at.max(now.micros()) + apart;
         }
     }
 
@@ -120,7 +135,7 @@ impl Shard {
         }
         if self.is_probe(flow, id, fence) {
             return match told {
-                Some(Dependency::Answered) => self.close(now, key),
+                Some(Dependency::Answered) => self.close_slowly(now, key, &setting),
                 Some(Dependency::Failed | Dependency::Exhausted) => self.probe_later(now, key),
                 // It says nothing: the next may start at once.
                 None => self.open_again(key, now.micros()),
@@ -194,6 +209,15 @@ impl Shard {
         let known = self.flow.circuits.entry(key).or_default();
         (known.state, known.probe_at) = (CircuitState::Open, probe_at);
         self.set_timer(Scope(ScopeKind::Circuit, key), probe_at);
+    }
+
+    fn close_slowly(&mut self, now: Timestamp, key: FlowKey, setting: &CircuitSetting) {
+        let from_ms = u64::try_from(now.millis()).unwrap_or(0);
+        let (since, probe_at) = (now.micros(), now.micros());
+        let known = Circuit { from_ms, since, probe_at, ..Circuit::default() };
+        self.flow.circuits.insert(key, known);
+        self.set_timer(Scope(ScopeKind::Circuit, key), window_end(from_ms, setting));
+        self.wake_lane(now, Scope(ScopeKind::Circuit, key));
     }
 
     fn close(&mut self, now: Timestamp, key: FlowKey) {

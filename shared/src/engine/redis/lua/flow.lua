@@ -351,11 +351,18 @@ local function circuit_of(key)
   return circuit
 end
 
+-- How far apart the jobs of a circuit start that a probe closed a moment ago, µs; nil otherwise.
+local function ease_of(circuit)
+  local closed_for = now - circuit.since
+  if circuit.state ~= 0 or circuit.since == 0 or closed_for < 0 or closed_for >= 4000000 then return nil end
+  return floor(1000000 / 4 ^ floor(closed_for / 1000000))
+end
+
 -- What a circuit says to a start, as held_by says it.
 local function circuit_holds(key)
   local circuit = circuit_of(key)
   if circuit.mode > 0 then return circuit.mode == 1 end
-  if circuit.state == 1 then return circuit.probe_at > now and circuit.probe_at end
+  if circuit.state == 1 or ease_of(circuit) then return circuit.probe_at > now and circuit.probe_at end
   return circuit.state == 2
 end
 
@@ -374,8 +381,13 @@ end
 -- A job of the circuit starts: the probe, if it is open.
 local function start_probe(key, id, fence)
   local circuit = circuit_of(key)
-  if circuit.mode == 0 and circuit.state == 1 then
+  if circuit.mode ~= 0 then return end
+  local apart = ease_of(circuit)
+  if circuit.state == 1 then
     circuit.state, circuit.id, circuit.fence = 2, id, fence
+    changed(circuit)
+  elseif apart then
+    circuit.probe_at = max(circuit.probe_at, now) + apart
     changed(circuit)
   end
 end
@@ -700,7 +712,12 @@ function few.note_dependency(flow, id, fence, told)
   if circuit.mode ~= 0 then return end
   if few.is_probe(flow, id, fence) then
     if told == 1 then
-      few.close_circuit(key)
+      -- Slowly: what has just come back is not to be hit by all that waited.
+      forget_circuit(circuit)
+      circuit.from, circuit.since, circuit.probe_at = now_ms, now, now
+      changed(circuit)
+      set_timer("x" .. key, (now_ms + circuit.window) * 1000)
+      wake_lane("x" .. key)
     elseif told == 0 then
       few.open_again(key, now)
     else
@@ -714,7 +731,7 @@ function few.note_dependency(flow, id, fence, told)
       forget_circuit(circuit)
       return
     end
-    circuit.from, circuit.calls, circuit.failed, circuit.row = now_ms, 0, 0, 0
+    circuit.from, circuit.calls, circuit.failed, circuit.row, circuit.since, circuit.probe_at = now_ms, 0, 0, 0, 0, 0
     set_timer("x" .. key, (now_ms + circuit.window) * 1000)
   end
   circuit.calls = circuit.calls + 1
