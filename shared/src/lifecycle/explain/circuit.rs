@@ -43,11 +43,15 @@ pub(super) async fn open(life: &Lifecycle, shard: &ShardId, job: &Job, hold: &Ho
             evidence["probe"] = json!(id);
             format!("the circuit {text} is open: a probe is under way, which decides")
         }
-        CircuitState::Open | CircuitState::Closed => {
+        CircuitState::Closed => {
+            format!("the circuit {text} was closed a moment ago: its jobs start slowly for 4 s")
+        }
+        CircuitState::Open => {
             evidence["next_probe_at"] = json!(Timestamp::from_micros(known.probe_at));
             format!("the circuit {text} is open: its dependency fails; the next probe decides")
         }
     };
     let since = Timestamp::from_micros(known.since);
-    Reason::new("circuit_open", detail, evidence).since(since).until(hold.until)
+    let code = if known.state == CircuitState::Closed { "circuit_closing" } else { "circuit_open" };
+    Reason::new(code, detail, evidence).since(since).until(hold.until)
 }
