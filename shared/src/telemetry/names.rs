@@ -177,6 +177,11 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
         Counter,
         "Jobs handed back because this worker saw their dependency fail",
     ),
+    (
+        "windlass_worker_rate_holds_total",
+        Counter,
+        "Times that a worker left a kind alone because its own rate of it was used up",
+    ),
     ("windlass_worker_log_lines_dropped_total", Counter, "Log lines of jobs that were dropped"),
 ];
 
