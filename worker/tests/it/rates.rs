@@ -23,9 +23,12 @@ fn per_second(limit: u32, burst: Option<u32>) -> RateLimit {
     RateLimit { limit, per: Span(SECOND), burst }
 }
 
-/// Kind, queue's number and time of each start.
+/// Kind, queue's number and time.
+type Begun = (&'static str, u64, Instant);
+
+/// What has begun.
 #[derive(Clone, Default)]
-struct Starts(Arc<Mutex<Vec<(&'static str, u64, Instant)>>>);
+struct Starts(Arc<Mutex<Vec<Begun>>>);
 
 impl Starts {
     fn add(&self, builder: WorkerBuilder, kind: &'static str, takes: Duration) -> WorkerBuilder {
