@@ -4,6 +4,7 @@
 //! [`load`] makes [`Settings`] of all four, knows where each value came from, and refuses what is unsafe.
 //! The structs of this file are what the crates take; they can also be made by hand, as tests do.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::model::name::{Namespace, QueueName};
+use crate::ledger::RateLimit;
+use crate::model::name::{Kind, Namespace, QueueName};
 
 mod checks;
 mod keys;
@@ -19,6 +21,7 @@ mod layers;
 mod load;
 mod mask;
 mod overwatch;
+mod rates;
 mod retention;
 mod typed;
 mod values;
@@ -148,6 +151,8 @@ pub struct WorkerSettings {
     pub queues: Vec<(QueueName, u32)>,
     /// Slots.
     pub concurrency: u32,
+    /// Most starts of a kind per time by this worker alone. It begins with its bursts used up.
+    pub rate_limits: BTreeMap<Kind, RateLimit>,
     /// Lease TTL.
     pub lease: Duration,
     /// Time to finish on SIGTERM.
@@ -169,6 +174,7 @@ impl Default for WorkerSettings {
             namespace: Namespace::default(),
             queues: vec![(QueueName::default(), 1)],
             concurrency: 16,
+            rate_limits: BTreeMap::new(),
             lease: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
             api_url: None,

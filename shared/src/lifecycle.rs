@@ -35,6 +35,7 @@ mod known;
 pub mod lease;
 mod lost;
 pub mod order;
+mod pace;
 pub mod pump;
 pub mod push;
 mod quota;
@@ -71,6 +72,7 @@ struct Inner {
     known_queues: known::KnownQueues,
     circuit_names: Arc<circuits::Names>,
     driver: workflow::drive::Driver,
+    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -108,7 +110,7 @@ impl Lifecycle {
         let names = Arc::clone(&circuit_names);
         let pusher = push::Pusher::start(delivery.clone(), names, shutdown.clone(), &tasks);
         let driver = workflow::drive::Driver::new(shutdown.clone());
-        let waiters = wait::Waiters::start(ledger.clone(), shutdown, &tasks);
+        let waiters = wait::Waiters::start(ledger.clone(), shutdown.clone(), &tasks);
         let known_queues = known::KnownQueues::default();
         let inner = Inner {
             ledger,
@@ -120,6 +122,7 @@ impl Lifecycle {
             known_queues,
             circuit_names,
             driver,
+            stop: shutdown,
             tasks,
         };
         Self { inner: Arc::new(inner) }
@@ -237,7 +240,8 @@ impl Lifecycle {
         Box::pin(async move { actions::count(self, namespace, action, filter).await })
     }
 
-    /// Starts a bulk action in the background; follow it with [`Ledger::operation`].
+    /// Starts a bulk action in the background; follow it with [`Ledger::operation`]. When this process is told to stop
+    /// it ends as failed, with what it has changed until then.
     pub fn start_action<'a>(
         &'a self,
         namespace: &'a Namespace,

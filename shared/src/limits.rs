@@ -1,5 +1,6 @@
 //! Every bound that has a name and is not a setting.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Largest payload or output, in bytes of JSON.
@@ -83,6 +84,10 @@ pub const QUEUES_PER_NAMESPACE_MAX: u64 = 10_000;
 pub const ATTEMPTS_SHOWN_MAX: u32 = 10_000;
 /// A bulk operation that has not reported progress for this long has failed.
 pub const OPERATION_SILENCE_MAX: Duration = Duration::from_secs(600);
+/// Jobs that a bulk retry starts per second, unless its caller says otherwise: what failed has just recovered.
+pub const RETRY_RATE: NonZeroU32 = NonZeroU32::new(100).expect("it is not zero");
+/// Most jobs per second of a bulk action that is metered.
+pub const ACTION_RATE_MAX: u32 = 10_000;
 /// Clocks of hosts that report to us are trusted to be this near to ours.
 pub const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 /// Most items of one page of a list.

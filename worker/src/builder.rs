@@ -1,11 +1,13 @@
 //! Putting a worker together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use windlass_shared::config::{EngineSettings, WorkerSettings};
 use windlass_shared::engine::{Engine, EngineError};
+use windlass_shared::ledger::RateLimit;
 use windlass_shared::limits::{LEASE_MAX, LEASE_MIN};
 use windlass_shared::model::name::Kind;
 
@@ -183,9 +185,11 @@ impl WorkerBuilder {
             registry.add_all(self.registry);
             self.registry = registry;
         }
-        if self.registry.kinds().is_empty() {
+        let kinds = self.registry.kinds();
+        if kinds.is_empty() {
             return Err(BuildError::NoHandlers);
         }
+        check_rates(&self.settings.rate_limits, &kinds)?;
         let reporter = match self.reporter {
             Some(reporter) => reporter,
             None => reporter_of(&self.settings)?,
@@ -207,6 +211,22 @@ fn check(settings: &WorkerSettings) -> Result<(), BuildError> {
     }
     if !(LEASE_MIN..=LEASE_MAX).contains(&settings.lease) {
         return fault("worker.lease", "must be from 3 s to 1 h");
+    }
+    Ok(())
+}
+
+/// A rate of a kind that is misspelt would protect nothing.
+fn check_rates(rates: &BTreeMap<Kind, RateLimit>, kinds: &[Kind]) -> Result<(), BuildError> {
+    let fault = |fault| Err(BuildError::Setting { setting: "worker.rate_limits", fault });
+    for (kind, rate) in rates {
+        if !kinds.contains(kind) {
+            let served: Vec<&str> = kinds.iter().map(Kind::as_str).collect();
+            let served = served.join(", ");
+            return fault(format!("names {kind}, which this worker does not serve: {served}"));
+        }
+        if rate.limit == 0 || rate.per.0.is_zero() || rate.burst == Some(0) {
+            return fault(format!("has a rate of {kind} with a 0"));
+        }
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::attempt::{Attempt, Claim, Crew};
 use crate::boot_time::boot_ms;
 use crate::executor::{Executor, Start};
 use crate::leases::Leases;
+use crate::local_rates::LocalRates;
 use crate::metrics::OutcomeLabel;
 use crate::outcome::{self, Conclusion};
 use crate::pause::Pause;
@@ -53,9 +54,11 @@ pub(crate) struct Claimer {
     pub(crate) starts: mpsc::Sender<Start>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) concurrency: u32,
-    /// Worker, lease and kinds of every claim; the rest is filled in for each.
+    /// Worker and lease of every claim; the rest is filled in for each.
     pub(crate) request: ClaimRequest,
+    /// The turns of every queue, one for each part of [`Self::rates`].
     pub(crate) queues: Rotation,
+    pub(crate) rates: LocalRates,
     /// [`WEIGHT_WAIT`], but for tests.
     pub(crate) weight_wait: Duration,
     /// [`ALONE_WAIT`], but for tests.
@@ -81,7 +84,9 @@ impl Claimer {
         let mut pause = Pause::default();
         while !self.stop.is_cancelled() {
             self.subscribe(&mut ear).await;
-            let Some(queue) = self.queues.next(Instant::now()) else {
+            let now = Instant::now();
+            self.queues.hold(now, |turn| self.rates.held_until(turn, now));
+            let Some(queue) = self.queues.next(now) else {
                 self.wait(&mut ear).await;
                 continue;
             };
@@ -154,9 +159,15 @@ impl Claimer {
     async fn claim(
         &mut self,
         queue: usize,
-        slots: OwnedSemaphorePermit,
+        mut slots: OwnedSemaphorePermit,
     ) -> Result<(), EngineError> {
         let shard = Arc::clone(self.queues.shard(queue));
+        let most = self.rates.permits(queue, Instant::now()).min(slots.num_permits());
+        // Not kept for later: heavy jobs of this claim may need them.
+        drop(slots.split(slots.num_permits() - most));
+        if self.request.kinds != self.rates.kinds(queue) {
+            self.request.kinds = self.rates.kinds(queue).to_vec();
+        }
         let max = u32::try_from(slots.num_permits()).expect("a batch is small");
         self.request.lease_id = LeaseId::random();
         self.request.max = max;
@@ -174,9 +185,12 @@ impl Claimer {
             tracing::error!(queue = %shard.queue, "wrong_ledger: the queue store holds jobs of another ledger here than the API's; none is taken");
         }
         if !reply.jobs.is_empty() {
+            let started = reply.jobs.len();
             let Self { request: ClaimRequest { lease_id, ledger, .. }, .. } = self;
             let claim = Claim { lease_id: *lease_id, sent_ms, at: reply.now, ledger: *ledger };
             self.start(&shard, claim, reply.jobs, slots).await;
+            // Only now: those that waited for slots have just been started.
+            self.rates.take(queue, started, Instant::now());
         }
         Ok(())
     }
@@ -326,7 +340,10 @@ impl Claimer {
         if ear.signals.is_some() || ear.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let shards: Vec<ShardId> = self.queues.shards().map(|shard| (**shard).clone()).collect();
+        let mut shards: Vec<ShardId> =
+            self.queues.shards().map(|shard| (**shard).clone()).collect();
+        // Each has as many turns as there are parts.
+        shards.dedup();
         match self.engine.subscribe_to(&shards, &[Topic::Ready]).await {
             Ok(signals) => {
                 ear.signals = Some(signals);
@@ -454,6 +471,7 @@ mod tests {
                 ledger: None,
             },
             queues: Rotation::new(std::iter::empty()),
+            rates: LocalRates::new(Vec::new(), &Default::default(), Instant::now()),
             weight_wait: WAIT,
             alone_wait: WAIT,
             is_aside: false,

@@ -46,6 +46,7 @@ mod gating;
 mod home;
 mod keeper;
 mod leases;
+mod local_rates;
 mod metrics;
 mod outcome;
 mod pause;

@@ -31,6 +31,8 @@ struct Turn {
     look_at: Instant,
     /// Signals don't make it earlier than this.
     rest_until: Instant,
+    /// It has something to ask for but must not, so that it keeps its credit.
+    held: bool,
     offset: u32,
     /// Calls of the scan under way, and whether one of them gave a job.
     pages: u32,
@@ -47,6 +49,7 @@ impl Rotation {
             credit: 0,
             look_at: now,
             rest_until: now,
+            held: false,
             offset: 0,
             pages: 0,
             found: false,
@@ -66,6 +69,22 @@ impl Rotation {
         self.queues[queue].offset
     }
 
+    /// Leaves queues that could be asked now alone for as long as `until` says, whatever is signalled. When they can be
+    /// asked again, who had less is next, as if they had never been left alone.
+    pub(crate) fn hold(&mut self, now: Instant, until: impl Fn(usize) -> Option<Instant>) {
+        for (index, turn) in self.queues.iter_mut().enumerate() {
+            if turn.look_at > now {
+                continue;
+            }
+            let until = until(index);
+            turn.held = until.is_some();
+            if let Some(until) = until {
+                turn.rest_until = until;
+                turn.look_at = until;
+            }
+        }
+    }
+
     /// The queue to ask now; `None`: none before [`Self::next_look`].
     pub(crate) fn next(&mut self, now: Instant) -> Option<usize> {
         let mut total = 0;
@@ -74,7 +93,9 @@ impl Rotation {
             let turn = &mut self.queues[index];
             if turn.look_at > now {
                 // Weights share out what is there; a queue does not save up while it has nothing.
-                turn.credit = 0;
+                if !turn.held {
+                    turn.credit = 0;
+                }
                 continue;
             }
             turn.credit += turn.weight;
@@ -231,6 +252,27 @@ mod tests {
         rotation.wake(&shard);
         assert_eq!(rotation.next(now), None);
         assert_eq!(rotation.next(now + SCAN_REST), Some(0));
+    }
+
+    /// Goal: where one permit at a time is what several queues wait for, they take turns by weight; and signals do not
+    /// wake them before there is one.
+    #[test]
+    fn queues_that_are_held_together_take_turns() {
+        let mut rotation = rotation(&[("a", 1), ("b", 2)]);
+        let began = Instant::now();
+        let mut asked = [0; 2];
+        for n in 1..=30 {
+            let now = began + n * POLL;
+            rotation.hold(now, |_| None);
+            let queue = rotation.next(now).unwrap();
+            asked[queue] += 1;
+            rotation.note(queue, 1, &reply(1, 0), now);
+            rotation.hold(now, |_| Some(now + POLL));
+            let shard = rotation.shard(0).clone();
+            rotation.wake(&shard);
+            assert_eq!((rotation.next(now), rotation.next_look()), (None, now + POLL));
+        }
+        assert_eq!(asked, [10, 20]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use windlass_shared::engine::{ClaimRequest, Engine, EngineError, ShardId};
 use windlass_shared::gate::Gate;
 use windlass_shared::limits::ENGINE_BATCH_MAX;
 use windlass_shared::model::id::{LeaseId, WorkerId};
+use windlass_shared::model::name::QueueName;
 
 use crate::acker::Acker;
 use crate::attempt::{Crew, StopReason};
@@ -26,6 +27,7 @@ use crate::executor::Executor;
 use crate::home::Home;
 use crate::keeper::{Keeper, KeeperThread};
 use crate::leases::Leases;
+use crate::local_rates::LocalRates;
 use crate::metrics::{self, MetricsByKind};
 use crate::registry::Registry;
 use crate::reporter::buffer::Reports;
@@ -167,6 +169,8 @@ impl Worker {
         let stop_direct = CancellationToken::new();
         let stop_pump = CancellationToken::new();
         let drain = CancellationToken::new();
+        let (kinds, limits) = (self.registry.kinds(), &self.settings.rate_limits);
+        let rates = LocalRates::new(kinds, limits, Instant::now());
         let claimer = Claimer {
             engine: engine.clone(),
             crew: Arc::clone(&crew),
@@ -177,7 +181,8 @@ impl Worker {
             slots: Arc::new(Semaphore::new(self.settings.concurrency as usize)),
             concurrency: self.settings.concurrency,
             request: self.request(id),
-            queues: self.rotation(),
+            queues: self.rotation(rates.turns()),
+            rates,
             weight_wait: WEIGHT_WAIT,
             alone_wait: ALONE_WAIT,
             is_aside: self.is_aside,
@@ -207,14 +212,15 @@ impl Worker {
         })
     }
 
-    fn shard(&self, queue: &windlass_shared::model::name::QueueName) -> ShardId {
+    fn shard(&self, queue: &QueueName) -> ShardId {
         ShardId::first(self.settings.namespace.clone(), queue.clone())
     }
 
-    fn rotation(&self) -> Rotation {
-        Rotation::new(
-            self.settings.queues.iter().map(|(queue, weight)| (self.shard(queue), *weight)),
-        )
+    fn rotation(&self, turns: usize) -> Rotation {
+        let turns_of = |(queue, weight): &(QueueName, u32)| {
+            std::iter::repeat_n((self.shard(queue), *weight), turns)
+        };
+        Rotation::new(self.settings.queues.iter().flat_map(turns_of))
     }
 
     fn request(&self, worker: WorkerId) -> ClaimRequest {
@@ -223,7 +229,7 @@ impl Worker {
             lease_id: LeaseId::random(),
             max: 0,
             lease: self.settings.lease,
-            kinds: self.registry.kinds(),
+            kinds: Vec::new(),
             offset: 0,
             ledger: None,
         }

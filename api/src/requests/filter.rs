@@ -1,6 +1,7 @@
 //! Which jobs a list, a stream or a bulk action means.
 
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +15,7 @@ use windlass_shared::model::time::Timestamp;
 
 use super::Faults;
 use super::docs::Tag;
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldError};
 use crate::extract::Params;
 use crate::views::job::StateDocs;
 
@@ -203,9 +204,44 @@ pub struct ActionRequest {
     #[serde(default)]
     #[schema(value_type = FilterRequest, required = true)]
     pub filter: Option<FilterRequest>,
+    /// Of `retry`: at most so many jobs per second, evenly; 0 is no limit.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 10_000, default = 100)]
+    pub rate: Option<u32>,
     /// Only count.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+impl ActionRequest {
+    /// What to do, with which jobs, and whether only to count them.
+    ///
+    /// # Errors
+    /// 422 or 400.
+    pub fn check(self) -> Result<(Action, JobFilter, bool), ApiError> {
+        let missing = |field: &str| {
+            ApiError::invalid(vec![FieldError::at(format!("/{field}"), "is required")])
+        };
+        let action = self.action.ok_or_else(|| missing("action"))?;
+        let filter = self.filter.ok_or_else(|| missing("filter"))?.check()?;
+        let mut faults = Faults::default();
+        if self.rate.is_some_and(|rate| rate > limits::ACTION_RATE_MAX) {
+            faults.wrong("/rate", "must be from 0 to 10000; 0 is no limit");
+        }
+        if self.rate.is_some() && !matches!(action, ActionDocs::Retry) {
+            faults
+                .wrong("/rate", "is for retry only: cancel and delete start nothing; leave it out");
+        }
+        faults.finish()?;
+        let action = match action {
+            ActionDocs::Retry => {
+                Action::Retry { rate: self.rate.map_or(Some(limits::RETRY_RATE), NonZeroU32::new) }
+            }
+            ActionDocs::Cancel => Action::Cancel,
+            ActionDocs::Delete => Action::Delete,
+        };
+        Ok((action, filter, self.dry_run))
+    }
 }
 
 /// What a bulk action does.
@@ -213,22 +249,12 @@ pub struct ActionRequest {
 #[serde(rename_all = "snake_case")]
 #[schema(as = Action)]
 pub enum ActionDocs {
-    /// Runs dead, cancelled, expired and quarantined jobs again.
+    /// Runs dead, cancelled, expired and quarantined jobs again, at `rate`.
     Retry,
     /// Cancels those that have not ended.
     Cancel,
     /// Forgets those that have ended.
     Delete,
-}
-
-impl From<ActionDocs> for Action {
-    fn from(action: ActionDocs) -> Self {
-        match action {
-            ActionDocs::Retry => Self::Retry,
-            ActionDocs::Cancel => Self::Cancel,
-            ActionDocs::Delete => Self::Delete,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,15 +12,16 @@ use super::located;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::claims::{self, Key};
-use crate::error::{ApiError, FieldError};
+use crate::error::ApiError;
 use crate::extract::{Id, NoParams, RawBody, SMALL};
 use crate::requests::filter::ActionRequest;
 use crate::views::job::{DryRun, OperationView};
 
 /// Change many jobs
 ///
-/// Runs in the background as an operation. With `dry_run` it only counts. With an `Idempotency-Key` the call
-/// may be repeated: the first operation is the answer again.
+/// Runs in the background as an operation. A retry is metered (`rate`), so that what has just recovered is not knocked
+/// over. With `dry_run` it only counts. With an `Idempotency-Key` the call may be repeated: the first operation is the
+/// answer again.
 #[utoipa::path(
     post, path = "/v1/jobs/actions", tag = "jobs",
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes repeating safe; kept 24 h.", min_length = 1, max_length = 255, pattern = "^[ -~]+$")),
@@ -42,12 +43,8 @@ pub async fn start_action(
     body: RawBody<SMALL>,
 ) -> Result<Response, ApiError> {
     let key = Key::of(&caller.namespace, &headers, &Method::POST, &uri, &body.bytes)?;
-    let request: ActionRequest = body.json()?;
-    let missing =
-        |field: &str| ApiError::invalid(vec![FieldError::at(format!("/{field}"), "is required")]);
-    let action = request.action.ok_or_else(|| missing("action"))?.into();
-    let filter = request.filter.ok_or_else(|| missing("filter"))?.check()?;
-    if request.dry_run {
+    let (action, filter, dry_run) = body.json::<ActionRequest>()?.check()?;
+    if dry_run {
         let matched = app.life.count(&caller.namespace, action, &filter).await?;
         return Ok(Json(DryRun { dry_run: true, matched }).into_response());
     }

@@ -8,6 +8,7 @@ use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::Outcome;
 use crate::output::{self, Output, text};
 
+mod retry_all;
 mod submit;
 mod wait;
 
@@ -18,8 +19,9 @@ Examples:
   windlass job list --state dead --limit 20
   windlass job explain 0197b0a4-...        why it is not running
   windlass job retry 0197b0a4-...          run a dead job again
+  windlass job retry-all --state dead --queue mail --rate 20 --wait
 
-Exit codes: 0 fine, 1 failed, 2 bad usage, 3 the job did not succeed (wait).";
+Exit codes: 0 fine, 1 failed, 2 bad usage, 3 the job or the retry did not succeed (wait).";
 
 /// Submit, look at, wait for, stop and rerun jobs.
 #[derive(Debug, Args)]
@@ -43,6 +45,8 @@ enum JobCommand {
     Cancel(One),
     /// Run a dead, cancelled, expired or quarantined job again
     Retry(One),
+    /// Run all ended jobs that match again, so many per second
+    RetryAll(Box<retry_all::RetryAll>),
     /// Say what holds a job back, with evidence
     Explain(One),
     /// Show every attempt of a job
@@ -101,6 +105,7 @@ pub async fn run(args: JobArgs) -> Outcome {
         JobCommand::Wait(args) => wait::run(args).await,
         JobCommand::Cancel(one) => cancel(one).await,
         JobCommand::Retry(one) => retry(one).await,
+        JobCommand::RetryAll(args) => retry_all::run(*args).await,
         JobCommand::Explain(one) => explain(one).await,
         JobCommand::Attempts(one) => attempts(one).await,
         JobCommand::Logs(one) => logs(one).await,

@@ -16,6 +16,7 @@ Needs WINDLASS_ENGINE__URL (Redis); no ledger. Any number may run. With WINDLASS
 WINDLASS_WORKER__API_KEY (`windlass key create --role worker`) it also sends logs, progress and large \
 values, and shows up in `GET /v1/workers`.
   windlass worker --queues default,io:3 --concurrency 32
+  WINDLASS_WORKER__RATE_LIMITS='http.request=50/s' windlass worker     starts no more of a kind than that
 On SIGTERM it claims nothing more, finishes within the drain time-out, hands the rest back and exits 0.
 Probes and metrics: http://127.0.0.1:9091/readiness and /metrics.";
 

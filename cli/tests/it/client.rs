@@ -113,6 +113,42 @@ fn a_submission_carries_what_was_given_and_a_key_of_its_own() {
     assert_eq!(body, expected);
 }
 
+/// Goal: a bulk retry sends what was chosen, under a key, and waits for its operation's end.
+#[test]
+fn a_bulk_retry_is_followed_to_its_end() {
+    let operation = |state: &str, changed: u32, error: Value| {
+        json!({
+            "id": ID, "action": "retry", "state": state, "matched": 9, "changed": changed, "error": error,
+        })
+    };
+    let env = |server: &Server| [("WINDLASS_URL", server.url.clone())];
+    let run = |args: &[&str], env: &[(&str, String)]| {
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, v)| (*name, v.as_str())).collect();
+        windlass(&[&["job", "retry-all"], args].concat(), &env)
+    };
+    let server = Server::answering(vec![
+        (202, "", operation("running", 0, Value::Null)),
+        (200, "", operation("running", 4, Value::Null)),
+        (200, "", operation("succeeded", 9, Value::Null)),
+    ]);
+    let args =
+        ["--state", "dead,expired", "--queue", "mail", "--tag", "a", "--rate", "7", "--wait"];
+    let said = run(&args, &env(&server));
+    assert!(said.code == 0 && said.out.contains("succeeded"), "{said:?}");
+    let seen = server.seen();
+    assert_eq!(seen[0].line, "POST /v1/jobs/actions HTTP/1.1");
+    assert!(seen[0].header("idempotency-key").is_some());
+    let filter = json!({ "states": ["dead", "expired"], "queue": "mail", "tags": ["a"] });
+    let expected = json!({ "action": "retry", "filter": filter, "rate": 7, "dry_run": false });
+    assert_eq!(serde_json::from_str::<Value>(&seen[0].body).expect("JSON"), expected);
+    assert_eq!(seen[2].line, format!("GET /v1/operations/{ID} HTTP/1.1"));
+
+    let stopped = operation("failed", 4, json!("its process was stopped"));
+    let server = Server::answering(vec![(202, "", stopped)]);
+    let said = run(&["--all", "--wait"], &env(&server));
+    assert!(said.code == 3 && said.err.contains("its process was stopped"), "{said:?}");
+}
+
 #[test]
 fn quotas_are_set_and_shown() {
     let view = json!({

@@ -65,6 +65,47 @@ fn the_environment_wins_over_the_file_and_the_file_over_defaults() {
     assert_eq!(row("admin.listen"), ("127.0.0.1:9091".into(), "default".into()));
 }
 
+/// Goal: rates of kinds are a table in the file, with or without quotes around a kind's dots, or one text.
+#[test]
+fn rates_of_kinds_are_a_table_or_a_text() {
+    let text =
+        "[worker.rate_limits]\nhttp.request = \"50/s\"\n\"mail.send\" = \"600/1m burst 10\"\n";
+    let (_folder, path) = file(text);
+    let pairs = "http.request=50/s,mail.send=600/1m burst 10";
+    let rows = shown(&["--role", "worker"], &[("WINDLASS_CONFIG", &path)]);
+    assert_eq!(rows["worker.rate_limits"], (pairs.into(), format!("file {path}")));
+    let env = [("WINDLASS_CONFIG", path.as_str()), ("WINDLASS_WORKER__RATE_LIMITS", "noop=1/s")];
+    assert_eq!(shown(&["--role", "worker"], &env)["worker.rate_limits"].0, "noop=1/s");
+
+    let err = refused(&[("WINDLASS_WORKER__RATE_LIMITS", "noop=50")], &[]);
+    assert!(
+        err.contains("worker.rate_limits (env WINDLASS_WORKER__RATE_LIMITS) a rate is"),
+        "{err}"
+    );
+    assert!(err.contains("http.request=50/s"), "{err}");
+    let (_folder, path) = file("[worker.rate_limits]\nnoop = 50\n");
+    let err = refused(&[("WINDLASS_CONFIG", path.as_str())], &[]);
+    assert!(err.contains("must be a text, or a table of texts"), "{err}");
+    // Other settings are no tables.
+    let (_folder, path) = file("[worker.name]\na = \"b\"\n");
+    assert!(refused(&[("WINDLASS_CONFIG", path.as_str())], &[]).contains("worker.name"));
+}
+
+/// Goal: a rate of a kind that is misspelt would protect nothing: the worker does not start.
+#[test]
+fn a_worker_refuses_a_rate_of_a_kind_that_it_does_not_serve() {
+    let env = [
+        ("WINDLASS_ENGINE__URL", "redis://127.0.0.1:1"),
+        ("WINDLASS_WORKER__RATE_LIMITS", "http.requst=50/s"),
+    ];
+    let Said { code, err, .. } = windlass(&["worker"], &env);
+    assert_eq!(code, 2, "{err}");
+    assert!(
+        err.contains("worker.rate_limits names http.requst") && err.contains("http.request"),
+        "{err}"
+    );
+}
+
 #[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     let err = refused(&[("WINDLASS_WORKER__CONCURENCY", "8")], &[]);

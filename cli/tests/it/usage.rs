@@ -59,6 +59,8 @@ fn bad_usage_exits_2() {
         &["job", "submit", "echo", "--payload", "@/no/such/file"],
         &["job", "list", "--url", "not a url"],
         &["job", "list", "--limit", "501"],
+        &["job", "retry-all"],
+        &["job", "retry-all", "--all", "--rate", "fast"],
         &["queue", "purge", "default"],
         &["queue", "get", "../keys"],
         &["queue", "set", "default"],

@@ -106,6 +106,11 @@ pub(super) const KNOWN: &[Known] = &[
     open("worker.namespace", "default", "where it works"),
     open("worker.queues", "default", "queues with weights, such as default,io:3"),
     open("worker.concurrency", "16", "slots, 1 to 10000"),
+    optional(
+        "worker.rate_limits",
+        Secrecy::Open,
+        "most starts of kinds by this worker alone, such as http.request=50/s,mail.send=600/1m burst 10; a table in the file",
+    ),
     open("worker.lease", "15s", "lease of a job, 3s to 1h; extended while the job runs"),
     open("worker.drain_timeout", "30s", "time to finish on SIGTERM, 0s to 1h"),
     optional("worker.api_url", Secrecy::Url, "where logs, progress and large values go"),

@@ -9,6 +9,9 @@ use super::load::Problem;
 /// Largest settings file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Settings that may be a table in the file: as text they are pairs, `a=1,b=2`.
+const PAIRS: [&str; 2] = ["retention.namespaces", "worker.rate_limits"];
+
 /// A value given by a flag of the command.
 #[derive(Debug, Clone)]
 pub struct Flag {
@@ -88,14 +91,22 @@ fn add_value(
     let Some(known) = keys::known(key) else {
         return problems.push(Problem::unknown_key(key, source.clone()));
     };
-    match text_of(value) {
+    let text = match value {
+        toml::Value::Table(table) if PAIRS.contains(&known.key) => pairs_of(table, ""),
+        value => text_of(value),
+    };
+    match text {
         Some(text) => {
             layer.insert(known.key, Sourced { text, source: source.clone() });
         }
         None => problems.push(Problem::of_value(
             known.key,
             source.clone(),
-            "must be a text, a number, true or false, or a list of texts".into(),
+            if PAIRS.contains(&known.key) {
+                "must be a text, or a table of texts".into()
+            } else {
+                "must be a text, a number, true or false, or a list of texts".into()
+            },
         )),
     }
 }
@@ -112,6 +123,17 @@ fn text_of(value: &toml::Value) -> Option<String> {
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
+}
+
+/// A name with dots that was not put in quotes is a table in a table.
+fn pairs_of(table: &toml::Table, above: &str) -> Option<String> {
+    let pair = |(name, value): (&String, &toml::Value)| match value {
+        toml::Value::String(text) => Some(format!("{above}{name}={text}")),
+        toml::Value::Table(table) => pairs_of(table, &format!("{above}{name}.")),
+        _ => None,
+    };
+    let pairs: Option<Vec<String>> = table.iter().map(pair).collect();
+    Some(pairs?.join(","))
 }
 
 /// Adds `WINDLASS_PROFILE` and every `WINDLASS_<SECTION>__<KEY>`. Other `WINDLASS_` variables belong to the

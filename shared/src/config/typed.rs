@@ -11,7 +11,7 @@ use super::load::{Inputs, Problem, Profile, Settings};
 use super::retention::{self, LONGEST, RetentionSettings, SHORTEST};
 use super::{
     ApiSettings, BackupSettings, EngineSettings, LedgerSettings, LogFormat, LogSettings,
-    OverwatchSettings, WorkerSettings, keys, values,
+    OverwatchSettings, WorkerSettings, keys, rates, values,
 };
 use crate::limits::{LATENCY_OBJECTIVE_MAX, LATENCY_OBJECTIVE_MIN, LEASE_MAX, LEASE_MIN};
 use crate::model::job::JobState;
@@ -218,6 +218,7 @@ fn worker(r: &mut Reader) -> WorkerSettings {
     });
     r.set(&mut worker.queues, "worker.queues", values::queues);
     r.set(&mut worker.concurrency, "worker.concurrency", |t| values::whole(t, 1..=10_000));
+    r.set(&mut worker.rate_limits, "worker.rate_limits", rates::kinds);
     r.set(&mut worker.lease, "worker.lease", |t| values::duration(t, LEASE_MIN..=LEASE_MAX));
     r.set(&mut worker.drain_timeout, "worker.drain_timeout", |t| {
         values::duration(t, Duration::ZERO..=HOUR)

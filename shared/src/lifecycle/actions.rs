@@ -1,10 +1,13 @@
 //! Bulk actions by filter, as tracked operations.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
+use tokio::time::sleep_until;
 
+use super::pace::Pace;
 use super::{Cancelled, Lifecycle};
 use crate::ledger::{Changed, JobFilter, LedgerError, Operation};
 use crate::model::id::{JobId, OperationId};
@@ -23,7 +26,10 @@ const END_TRIES_MAX: usize = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Redrive the terminal ones that did not succeed.
-    Retry,
+    Retry {
+        /// At most so many per second, evenly; `None`: as fast as the ledger takes them.
+        rate: Option<NonZeroU32>,
+    },
     /// Cancel those that are not terminal.
     Cancel,
     /// Forget the terminal ones.
@@ -34,15 +40,23 @@ impl Action {
     /// The wire word.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Retry => "retry",
+            Self::Retry { .. } => "retry",
             Self::Cancel => "cancel",
             Self::Delete => "delete",
         }
     }
 
+    fn rate(self) -> Option<NonZeroU32> {
+        match self {
+            Self::Retry { rate } => rate,
+            // They start nothing.
+            Self::Cancel | Self::Delete => None,
+        }
+    }
+
     fn applies_to(self, state: JobState) -> bool {
         match self {
-            Self::Retry => state.can_redrive(),
+            Self::Retry { .. } => state.can_redrive(),
             Self::Cancel => !state.is_terminal(),
             Self::Delete => state.is_terminal(),
         }
@@ -57,6 +71,15 @@ impl Action {
             .collect();
         (!states.is_empty()).then(|| JobFilter { states, ..filter.clone() })
     }
+}
+
+/// Why an operation ended before it had seen every job.
+#[derive(Debug, thiserror::Error)]
+enum CutShort {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("its process was stopped; what was changed stays, start it again for the rest")]
+    Stopped,
 }
 
 pub(super) async fn count(
@@ -138,26 +161,42 @@ async fn note_end(life: &Lifecycle, operation: &Operation) {
     }
 }
 
+/// Stops between jobs when the process is told to: metered, it may have hours to go.
 async fn pages(
     life: &Lifecycle,
     operation: &mut Operation,
     action: Action,
     filter: &JobFilter,
     by: &str,
-) -> Result<(), LedgerError> {
+) -> Result<(), CutShort> {
+    let (rate, stop) = (action.rate(), &life.inner.stop);
+    // Progress is told after each page: of a metered action, about once a second.
+    let size = rate.map_or(PAGE, |rate| rate.get().min(PAGE));
+    let mut pace = Pace::new(rate);
     // New jobs sort before the first page, so the walk ends.
     let mut before: Option<JobId> = None;
     loop {
-        let page = life.inner.ledger.list(&operation.namespace, filter, before, PAGE).await?;
+        let page = life.inner.ledger.list(&operation.namespace, filter, before, size).await?;
         operation.matched += page.jobs.len() as u64;
         let namespace = &operation.namespace;
-        let changed: Vec<Result<bool, LedgerError>> = futures::stream::iter(page.jobs)
-            .map(|job| one(life, namespace, action, job.id, by))
+        let changed: Vec<Result<bool, LedgerError>> = stream::iter(page.jobs)
+            .map(|job| {
+                let at = pace.turn();
+                async move {
+                    match stop.run_until_cancelled(sleep_until(at)).await {
+                        Some(()) => one(life, namespace, action, job.id, by).await,
+                        None => Ok(false),
+                    }
+                }
+            })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
         for result in changed {
             operation.changed += u64::from(result?);
+        }
+        if stop.is_cancelled() {
+            return Err(CutShort::Stopped);
         }
         life.inner.ledger.put_operation(operation).await?;
         match page.next {
@@ -175,7 +214,7 @@ async fn one(
     by: &str,
 ) -> Result<bool, LedgerError> {
     Ok(match action {
-        Action::Retry => matches!(life.redrive(namespace, id).await?, Changed::Done(_)),
+        Action::Retry { .. } => matches!(life.redrive(namespace, id).await?, Changed::Done(_)),
         Action::Cancel => matches!(
             life.cancel(namespace, id, by).await?,
             Changed::Done(Cancelled::Now(_) | Cancelled::Requested(_))

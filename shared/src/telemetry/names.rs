@@ -170,6 +170,11 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     ("windlass_attempts_total", Counter, "Attempts ended, by queue, kind and outcome"),
     ("windlass_attempt_seconds", Histogram, "Run time of an attempt, by queue and kind"),
     ("windlass_settles_total", Counter, "Settles, by the engine's reply"),
+    (
+        "windlass_worker_rate_holds_total",
+        Counter,
+        "Times that a worker left a kind alone because its own rate of it was used up",
+    ),
     ("windlass_lease_lost_total", Counter, "Leases that had passed on or were unknown"),
     ("windlass_circuit_calls_total", Counter, "Attempts that tell of their dependency, by result"),
     (

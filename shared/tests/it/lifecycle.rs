@@ -147,7 +147,10 @@ impl World {
     }
 }
 
-async fn soon<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub(crate) async fn soon<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let looking = async {
         loop {
             if let Some(found) = look().await {
@@ -583,7 +586,7 @@ async fn a_bulk_action_changes_what_matches_and_nothing_else() {
     let filter = JobFilter { tags: vec!["old".into()], ..JobFilter::default() };
     let (life, namespace) = (&world.life, &world.namespace);
     assert_eq!(life.count(namespace, Action::Cancel, &filter).await.unwrap(), 3);
-    assert_eq!(life.count(namespace, Action::Retry, &filter).await.unwrap(), 0);
+    assert_eq!(life.count(namespace, Action::Retry { rate: None }, &filter).await.unwrap(), 0);
     let operation =
         life.start_action(namespace, Action::Cancel, filter.clone(), "test").await.unwrap();
     let ended = soon("the operation's end", || async {
@@ -593,7 +596,7 @@ async fn a_bulk_action_changes_what_matches_and_nothing_else() {
     .await;
     assert_eq!((ended.state.as_str(), ended.matched, ended.changed), ("succeeded", 3, 3));
     assert_eq!(world.job(spared.id).await.state, JobState::Ready);
-    assert_eq!(life.count(namespace, Action::Retry, &filter).await.unwrap(), 3);
+    assert_eq!(life.count(namespace, Action::Retry { rate: None }, &filter).await.unwrap(), 3);
 }
 
 #[tokio::test]

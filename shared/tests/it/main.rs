@@ -1,5 +1,6 @@
 //! Integration tests of the shared crate, one module per subject.
 
+mod bulk;
 mod cron_oracle;
 mod engine_compare;
 mod engine_embedded;

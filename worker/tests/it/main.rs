@@ -9,6 +9,7 @@ mod http;
 mod leases;
 mod life;
 mod order;
+mod rates;
 mod recovery;
 mod redis;
 mod reports;
