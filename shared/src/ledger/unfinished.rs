@@ -34,6 +34,19 @@ pub enum Groups<'a> {
     Only(Group),
 }
 
+/// Most jobs that one page looks at where it may pass over some.
+pub(super) const WALK_WINDOW: i64 = 20_000;
+
+impl Groups<'_> {
+    /// Whether a page may have to look at many jobs that are not wanted: those of one group have an index.
+    pub(super) fn may_skip(self) -> bool {
+        match self {
+            Self::AllBut(groups) => !groups.is_empty(),
+            Self::Only(group) => group == Group::UNKEYED,
+        }
+    }
+}
+
 impl<'a> Unfinished<'a> {
     /// Of all groups, from the beginning.
     pub fn new(

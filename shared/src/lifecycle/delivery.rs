@@ -38,6 +38,8 @@ pub(super) struct PushCount {
     /// Left in the ledger for want of bytes although they could run now. Those refused ahead of their time,
     /// for which there is a bound of its own, do not count.
     pub full: u64,
+    /// What justified them is too old by now: the caller must look at the ledger again.
+    pub late: u64,
     /// Groups of which some are left in the ledger because they have their part of the room.
     pub crowded: BTreeSet<Group>,
 }
@@ -135,7 +137,7 @@ impl Delivery {
         let crowded = pushes.iter().zip(&reply.pushed);
         let crowded = crowded.filter(|(_, what)| **what == Pushed::Crowded);
         let crowded = crowded.map(|(push, _)| Group::of(push.flow.as_ref())).collect();
-        let counted = PushCount { added: count(Pushed::Added), full, crowded };
+        let counted = PushCount { added: count(Pushed::Added), late: count(Pushed::Late), full, crowded };
         let refused = count(Pushed::Full) + count(Pushed::Crowded);
         if refused > 0 {
             metrics::counter!("windlass_push_full_total").increment(refused);

@@ -26,7 +26,7 @@ const PAGE: u32 = 1_000;
 /// Pages of one queue in one pass.
 pub(super) const PAGES_MAX: usize = 20;
 /// Most groups that a walk leaves out.
-const CROWDED_MAX: usize = 1_000;
+const CROWDED_MAX: usize = 200;
 /// A job that changed within this time may still be on its way to the engine by the common path.
 pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -277,6 +277,11 @@ async fn push_missing(
     for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
         let mut count = life.inner.delivery.push(shard, chunk, look.ticket).await?;
         page.pushed += count.added;
+        if count.late > 0 {
+            // Not there, and not refused: the walk keeps its place.
+            let why = "the ledger's answer was too old to be acted on";
+            return Err(LedgerError::Unavailable(why.into()).into());
+        }
         let is_done = look.only.is_some_and(|group| count.crowded.contains(&group));
         page.crowded.append(&mut count.crowded);
         if count.full > 0 || is_done {

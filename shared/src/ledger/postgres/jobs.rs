@@ -8,7 +8,7 @@ use super::Result;
 use super::error::unchanged;
 use super::row::{self, select_jobs};
 use crate::engine::flow::Group;
-use crate::ledger::unfinished::number;
+use crate::ledger::unfinished::{WALK_WINDOW, number};
 use crate::ledger::{Groups, JobFilter, JobPage, Unfinished};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
@@ -86,28 +86,48 @@ macro_rules! unfinished {
 }
 
 pub(super) async fn unfinished(pool: &PgPool, wanted: Unfinished<'_>) -> Result<JobPage> {
-    const ALL_BUT: &str = unfinished!("coalesce(flow_group, 0) <> ALL($7)");
-    const UNKEYED: &str = unfinished!("flow_group IS NULL");
+    const ALL: &str = unfinished!("true");
+    const ALL_BUT: &str =
+        unfinished!("id <= $8 AND coalesce(flow_group, 0) NOT IN (SELECT unnest($7::int[]))");
+    const UNKEYED: &str = unfinished!("id <= $7 AND flow_group IS NULL");
     const OF_ONE: &str = unfinished!("flow_group = $7");
-    let sql = match wanted.groups {
-        Groups::AllBut(_) => ALL_BUT,
-        Groups::Only(Group::UNKEYED) => UNKEYED,
-        Groups::Only(_) => OF_ONE,
+    let edge = if wanted.groups.may_skip() { edge(pool, &wanted).await? } else { None };
+    let last = edge.map_or(Uuid::max(), JobId::uuid);
+    let of = |sql: &'static str| {
+        sqlx::query(sql)
+            .bind(wanted.namespace.as_str())
+            .bind(wanted.queue.as_str())
+            .bind(wanted.due_before.micros())
+            .bind(wanted.changed_before.micros())
+            .bind(wanted.after.map_or(Uuid::nil(), JobId::uuid))
+            .bind(i64::from(wanted.limit))
     };
-    let query = sqlx::query(sql)
-        .bind(wanted.namespace.as_str())
-        .bind(wanted.queue.as_str())
-        .bind(wanted.due_before.micros())
-        .bind(wanted.changed_before.micros())
-        .bind(wanted.after.map_or(Uuid::nil(), JobId::uuid))
-        .bind(i64::from(wanted.limit));
     let query = match wanted.groups {
-        Groups::AllBut(groups) => query.bind(groups.iter().map(|it| number(*it)).collect::<Vec<_>>()),
-        Groups::Only(Group::UNKEYED) => query,
-        Groups::Only(group) => query.bind(number(group)),
+        Groups::AllBut([]) => of(ALL),
+        Groups::AllBut(groups) => {
+            let groups: Vec<i32> = groups.iter().map(|it| number(*it)).collect();
+            of(ALL_BUT).bind(groups).bind(last)
+        }
+        Groups::Only(Group::UNKEYED) => of(UNKEYED).bind(last),
+        Groups::Only(group) => of(OF_ONE).bind(number(group)),
     };
     let rows = query.fetch_all(pool).await.map_err(unchanged)?;
-    Ok(JobPage { next: full(&rows, wanted.limit)?, jobs: row::jobs(&rows) })
+    let next = full(&rows, wanted.limit)?.or(edge);
+    Ok(JobPage { next, jobs: row::jobs(&rows) })
+}
+
+/// The last id of the [`WALK_WINDOW`] jobs that a page may look at, if there are more of them. Read before the page, so
+/// that what goes meanwhile lets no others be passed over.
+async fn edge(pool: &PgPool, wanted: &Unfinished<'_>) -> Result<Option<JobId>> {
+    let sql = "SELECT id FROM jobs WHERE namespace = $1 AND queue = $2 AND state < 10 AND id > $3 \
+               ORDER BY id OFFSET $4 - 1 LIMIT 1";
+    let query = sqlx::query_scalar(sql)
+        .bind(wanted.namespace.as_str())
+        .bind(wanted.queue.as_str())
+        .bind(wanted.after.map_or(Uuid::nil(), JobId::uuid))
+        .bind(WALK_WINDOW);
+    let edge: Option<Uuid> = query.fetch_optional(pool).await.map_err(unchanged)?;
+    Ok(edge.map(JobId::from_uuid))
 }
 
 /// The page of a list: filters over a window of ids. `$source` gives the window, newest first.

@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::jobs::{Columns, job_of, jobs, select_jobs};
 use super::statement::{Args, composed, row, rows};
 use crate::engine::flow::Group;
-use crate::ledger::unfinished::number;
+use crate::ledger::unfinished::{WALK_WINDOW, number};
 use crate::ledger::unreadable::{self, readable};
 use crate::ledger::{Groups, Unfinished};
 use crate::model::id::JobId;
@@ -168,14 +168,12 @@ pub(super) async fn waiting(
 /// Jobs that should be in the engine, of the groups that `$groups` says.
 macro_rules! unfinished {
     ($groups:literal) => {
-        select_jobs!(
-            concat!(
-                "WHERE j.namespace = ? AND j.queue = ? AND j.id > ? AND j.state < 10 AND j.state > 0 \
-                 AND j.run_at < ? AND j.changed_at < ? AND ",
-                $groups,
-                " ORDER BY j.id LIMIT ?"
-            )
-        )
+        select_jobs!(concat!(
+            "WHERE j.namespace = ? AND j.queue = ? AND j.id > ? AND j.state < 10 AND j.state > 0 \
+             AND j.run_at < ? AND j.changed_at < ? AND ",
+            $groups,
+            " ORDER BY j.id LIMIT ?"
+        ))
     };
 }
 
@@ -184,10 +182,14 @@ pub(super) async fn unfinished(
     connection: &mut SqliteConnection,
     wanted: Unfinished<'_>,
 ) -> Result<JobPage, Fault> {
-    const ALL_BUT: &str =
-        unfinished!("coalesce(j.flow_group, 0) NOT IN (SELECT value FROM json_each(?))");
-    const UNKEYED: &str = unfinished!("j.flow_group IS NULL");
+    const ALL: &str = unfinished!("true");
+    const ALL_BUT: &str = unfinished!(
+        "j.id <= ? AND coalesce(j.flow_group, 0) NOT IN (SELECT value FROM json_each(?))"
+    );
+    const UNKEYED: &str = unfinished!("j.id <= ? AND j.flow_group IS NULL");
     const OF_ONE: &str = unfinished!("j.flow_group = ?");
+    let edge = if wanted.groups.may_skip() { edge(connection, &wanted).await? } else { None };
+    let last = edge.map_or([0xff; 16], |id| *id.as_bytes());
     let after = wanted.after.map_or([0; 16], |id| *id.as_bytes());
     let args = Args::default()
         .with(wanted.namespace.as_str())
@@ -196,19 +198,39 @@ pub(super) async fn unfinished(
         .with(wanted.due_before.micros())
         .with(wanted.changed_before.micros());
     let (sql, args) = match wanted.groups {
+        Groups::AllBut([]) => (ALL, args),
         Groups::AllBut(groups) => {
             let groups: Vec<i32> = groups.iter().map(|it| number(*it)).collect();
             let text = serde_json::to_string(&groups).expect("numbers always serialise");
-            (ALL_BUT, args.with(text))
+            (ALL_BUT, args.with(last.as_slice()).with(text))
         }
-        Groups::Only(Group::UNKEYED) => (UNKEYED, args),
+        Groups::Only(Group::UNKEYED) => (UNKEYED, args.with(last.as_slice())),
         Groups::Only(group) => (OF_ONE, args.with(number(group))),
     };
     let found = rows(connection, sql, args.with(i64::from(wanted.limit))).await?;
     let is_full = u32::try_from(found.len()).is_ok_and(|len| len >= wanted.limit);
     let last = found.last().filter(|_| is_full);
     let next = last.map(|row| Ok::<_, Fault>(JobId::from_bytes(Columns::of(row).id()?)));
-    Ok(JobPage { jobs: readable("a job", &found, job_of), next: next.transpose()? })
+    let next = next.transpose()?.or(edge);
+    Ok(JobPage { jobs: readable("a job", &found, job_of), next })
+}
+
+/// The last id of the [`WALK_WINDOW`] jobs that a page may look at, if there are more of them. Read before the page, so
+/// that what goes meanwhile lets no others be passed over.
+async fn edge(
+    connection: &mut SqliteConnection,
+    wanted: &Unfinished<'_>,
+) -> Result<Option<JobId>, Fault> {
+    let sql = "SELECT id FROM jobs WHERE namespace = ? AND queue = ? AND state < 10 AND id > ? \
+               ORDER BY id LIMIT 1 OFFSET ? - 1";
+    let after = wanted.after.map_or([0; 16], |id| *id.as_bytes());
+    let args = Args::default()
+        .with(wanted.namespace.as_str())
+        .with(wanted.queue.as_str())
+        .with(after.as_slice())
+        .with(WALK_WINDOW);
+    let found = row(connection, sql, args).await?;
+    found.map(|row| Ok(JobId::from_bytes(Columns::of(&row).id()?))).transpose()
 }
 
 /// Proof that the database answers.
