@@ -127,7 +127,8 @@ pub enum Pushed {
     /// Waits in the ledger.
     Full,
     /// Its [`Group`](flow::Group) has as many waiting here as are left to it: four for every job that there is room for
-    /// yet. Others may have room. Waits in the ledger.
+    /// yet; or others of it wait in the ledger, and it comes from nowhere else ([`gate::Source::Fresh`]). Others may have room.
+    /// Waits in the ledger.
     Crowded,
 }
 
@@ -136,8 +137,8 @@ pub enum Pushed {
 pub struct Refused {
     /// Which.
     pub group: flow::Group,
-    /// When, the last time.
-    pub at: Timestamp,
+    /// Whether there is room for more of it by now, so that it is worth looking for them.
+    pub has_room: bool,
 }
 
 /// Answer to [`Engine::push`].
@@ -979,8 +980,7 @@ impl Engine {
         Box::pin(async move { dispatch!(self, holds(shard, id)) })
     }
 
-    /// Groups that were refused room and have some by now, those first that were refused longest ago; at most `max`. Looks
-    /// at a bounded number of groups, so that there may be more.
+    /// Groups that were refused room, those first that were refused longest ago; at most `max`.
     pub fn refused<'a>(
         &'a self,
         shard: &'a ShardId,
@@ -989,14 +989,15 @@ impl Engine {
         Box::pin(async move { dispatch!(self, refused(shard, max)) })
     }
 
-    /// Notes that nothing of a group waits in the ledger any more, unless it was refused again since. May be repeated;
-    /// if it is dropped, the group is looked through once more.
+    /// Takes fresh jobs of these groups again. To be called when a walk over the ledger has found no more of them, and to be
+    /// followed by another one, for those that were refused before this call. May be repeated, and dropped: then they are
+    /// walked over once more.
     pub fn refilled<'a>(
         &'a self,
         shard: &'a ShardId,
-        group: Refused,
+        groups: &'a [flow::Group],
     ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { dispatch!(self, refilled(shard, group)) })
+        Box::pin(async move { dispatch!(self, refilled(shard, groups)) })
     }
 
     /// What the shard knows of circuits: nothing of those that are closed and did not fail lately.

@@ -339,8 +339,12 @@ impl Embedded {
         Ok(self.look(shard, |state, _| state.refused(max)))
     }
 
-    pub async fn refilled(&self, shard: &ShardId, group: Refused) -> Result<(), EngineError> {
-        self.change(shard, |state, _| state.refilled(group));
+    pub async fn refilled(
+        &self,
+        shard: &ShardId,
+        groups: &[flow::Group],
+    ) -> Result<(), EngineError> {
+        self.change(shard, |state, _| state.refilled(groups));
         Ok(())
     }
 

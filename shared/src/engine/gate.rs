@@ -89,6 +89,16 @@ impl GateView {
     }
 }
 
+/// Where pushed jobs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A change that was committed a moment ago. Of a [`Group`](super::flow::Group) that was refused room none are let in:
+    /// they would pass those of it that wait in the ledger.
+    Fresh,
+    /// A walk over the ledger.
+    Ledger,
+}
+
 /// Up to when a push is good, and for which state of a shard ([`Engine::push`](super::Engine::push)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
@@ -101,6 +111,8 @@ pub struct Validity {
     /// Engine time fixed *before* the statement that proved the jobs unfinished was sent, plus
     /// [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
     pub not_after: Timestamp,
+    /// Where they come from.
+    pub source: Source,
 }
 
 /// What a worker says of itself while a gate is shut.

@@ -50,8 +50,9 @@
 //! entry with `fence >= pushed` → `Present`; `standing(id)` bars it ([`Tombstone::bars`]) → `Present`;
 //! `bytes − replaced envelope + envelope > bytes_max` → `Full`;
 //! not replacing, `run_at > now` and `delayed >= jobs_max` → `Full`;
-//! not replacing, `run_at <= now` and the waiting of its group `>= 4 × (jobs_max − (entries − delayed))` → `Crowded`;
-//! (a refusal with `run_at <= now` notes group and `now` in `refused`, which has at most 10,000);
+//! not replacing, `run_at <= now` and the waiting of its group `>= 4 × (jobs_max − (entries − delayed))` → `Crowded`,
+//! and so with a `Fresh` one whose group is in `refused`
+//! (a refusal with `run_at <= now` notes group and `now` in `refused`, which has at most 2,000);
 //! else the entry is (re)written as pushed, whatever it was (a lease is lost; `cancel`, `lease_id`, `worker`,
 //! `claimed_at` are cleared), its tombstones go, it is placed → `Added`. Outcomes in the outbox stay.
 //!
@@ -127,8 +128,8 @@
 //! `Stolen`, else out. Waiting: with f but a higher `attempt` or `crashes` or the given token → `Stolen`, else out.
 //! Out: the entry is removed, a tombstone `max(standing, f)` (not whole if the job is to run again) written → `Out`.
 //!
-//! **refused**(max): of the first `scan_max` of `refused`, by (time, group), those with fewer waiting than
-//! `3 × (jobs_max − (entries − delayed))`. **refilled**(group, at): it leaves `refused` unless its time there is later.
+//! **refused**(max): the first of `refused`, by (time, group), and whether fewer of them wait than
+//! `3 × (jobs_max − (entries − delayed))`. **refilled**(groups): they leave `refused`.
 //!
 //! **report**(ledger, generation): the worker has reported, or said that it is present, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.
@@ -164,6 +165,7 @@ mod tombstones;
 mod upkeep;
 mod withdraw;
 
+pub(crate) use crowd::REFUSED_MAX;
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
 pub use flow::{Circuit, CircuitState, Due, FlowState, Scope, ScopeKind, Share, Turn};

@@ -22,6 +22,9 @@ use crate::model::time::Timestamp;
 const BATCH: usize = 500;
 /// Pages of the engine that one pass of the audit looks at.
 const AUDIT_PAGES_MAX: usize = 20;
+/// Pages one after the other with nothing to push after which a comparison stops filling, where there are groups that have
+/// their part.
+const BARREN_MAX: usize = 50;
 /// Jobs past their end that one comparison ends itself; the sweep does the others.
 const OVER_MAX: usize = 10_000;
 /// Passes of the recorder over one shard's outbox within a comparison: more than the outbox brake lets gather.
@@ -67,15 +70,17 @@ impl<'a> Comparison<'a> {
         let live = scan(self.life, self.shard).await?;
         self.seen = live.into_iter().map(|entry| (entry.id, entry.fence)).collect();
         self.found.checked = self.seen.len() as u64;
-        let (mut after, mut crowded) = (None, Crowded::default());
+        let (mut after, mut crowded, mut barren) = (None, Crowded::default(), 0);
         loop {
             let (seen, over) = ((&mut self.seen, &mut self.met), &mut self.over);
             let from = (after, crowded.others());
             let page = fill_page(self.life, self.shard, from, seen, over).await?;
             self.found.pushed += page.pushed;
             after = page.last;
-            // What is left waits in the ledger: it does not keep the gate shut.
-            if after.is_none() || !crowded.add(&page) {
+            crowded.add(&page);
+            barren = if page.pushed == 0 { barren + 1 } else { 0 };
+            // What waits behind a long queue does not keep the gate shut: the sweep gets there.
+            if after.is_none() || (barren >= BARREN_MAX && !crowded.is_empty()) {
                 return Ok(());
             }
         }

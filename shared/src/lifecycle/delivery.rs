@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::engine_time::EngineTime;
 use super::push::{belongs_in_engine, push_of};
 use crate::engine::flow::Group;
+use crate::engine::gate::Source;
 use crate::engine::{
     Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut, Validity,
 };
@@ -107,14 +108,35 @@ impl Delivery {
         Some(Ticket { not_after, version })
     }
 
-    /// Pushes up to [`limits::ENGINE_BATCH_MAX`] jobs, and opens the shard if it never was.
+    /// Pushes up to [`limits::ENGINE_BATCH_MAX`] jobs that a walk over the ledger has found, and opens the shard if it never
+    /// was.
     pub(super) async fn push(
         &self,
         shard: &ShardId,
         pushes: &[Push],
         ticket: Ticket,
     ) -> Result<PushCount, PushError> {
-        let mut reply = self.push_once(shard, pushes, ticket).await?;
+        self.push_from(shard, pushes, ticket, Source::Ledger).await
+    }
+
+    /// The same, of jobs that were committed a moment ago.
+    pub(super) async fn push_fresh(
+        &self,
+        shard: &ShardId,
+        pushes: &[Push],
+        ticket: Ticket,
+    ) -> Result<PushCount, PushError> {
+        self.push_from(shard, pushes, ticket, Source::Fresh).await
+    }
+
+    async fn push_from(
+        &self,
+        shard: &ShardId,
+        pushes: &[Push],
+        ticket: Ticket,
+        source: Source,
+    ) -> Result<PushCount, PushError> {
+        let mut reply = self.push_once(shard, pushes, ticket, source).await?;
         let again;
         let mut pushes = pushes;
         let is_late = reply.pushed.first() == Some(&Pushed::Late);
@@ -123,12 +145,12 @@ impl Delivery {
             let Some(ticket) = self.ticket().await else { return Ok(PushCount::default()) };
             again = self.still_due(shard, pushes, ticket).await?;
             pushes = &again;
-            reply = self.push_once(shard, pushes, ticket).await?;
+            reply = self.push_once(shard, pushes, ticket, source).await?;
         }
         // Nothing of this ledger was ever there, or all of it is gone: the push is as good after the first opening.
         if !reply.open && self.open_first(shard).await? && is_late && reply.now <= ticket.not_after
         {
-            reply = self.push_once(shard, pushes, ticket).await?;
+            reply = self.push_once(shard, pushes, ticket, source).await?;
         }
         let count = |what: Pushed| reply.pushed.iter().filter(|p| **p == what).count() as u64;
         let could_run =
@@ -150,11 +172,13 @@ impl Delivery {
         shard: &ShardId,
         pushes: &[Push],
         ticket: Ticket,
+        source: Source,
     ) -> Result<PushReply, EngineError> {
         let valid = Validity {
             ledger: self.ledger.id(),
             generation: self.generation(shard, ticket),
             not_after: ticket.not_after,
+            source,
         };
         let reply = self.engine.push(shard, pushes, &valid).await?;
         self.time.note(reply.now);

@@ -112,7 +112,8 @@ pub(super) async fn explain(
             reasons.extend(no_worker(&seen.job, &workers));
             reasons.extend(unverified(life, &shard, stats.as_ref()).await?);
             reasons.extend(limits(life, &shard, &seen).await);
-            reasons.extend(engine_state(&seen, stats.as_ref(), now));
+            let is_refused = is_refused(life, &shard, &seen, stats.as_ref()).await;
+            reasons.extend(engine_state(&seen, stats.as_ref(), is_refused, now));
             if let Some(reason) = waiting_turn(life, &seen, stats.as_ref(), now).await? {
                 reasons.push(reason);
             }
@@ -363,7 +364,12 @@ async fn unverified(
 }
 
 /// What the engine itself adds: it is away, closed, full, braked, or does not have the job yet.
-fn engine_state(seen: &Seen, stats: Option<&ShardStats>, now: Timestamp) -> Option<Reason> {
+fn engine_state(
+    seen: &Seen,
+    stats: Option<&ShardStats>,
+    is_refused: bool,
+    now: Timestamp,
+) -> Option<Reason> {
     let Some(stats) = stats else {
         let detail =
             "the queue store does not answer; jobs wait safely in the ledger until it does";
@@ -377,15 +383,31 @@ fn engine_state(seen: &Seen, stats: Option<&ShardStats>, now: Timestamp) -> Opti
     if seen.live.is_some() || far {
         return None;
     }
-    let held = stats.ready + stats.leased + stats.outbox;
-    Some(if stats.refused > 0 {
-        let detail = "waits in the ledger until there is room for more of its kind in the queue store";
-        Reason::new("waiting_in_ledger", detail, json!({ "jobs_ahead_at_least": held }))
+    Some(if is_refused {
+        let detail = "waits in the ledger: others of its group have the group's part of the room in the \
+                      queue store, and it follows as they go";
+        let evidence = json!({ "jobs_there": stats.ready + stats.leased + stats.outbox });
+        Reason::new("waiting_in_ledger", detail, evidence)
     } else {
         let detail =
             "is on its way from the ledger to the queue store; the sweep brings it within seconds";
         Reason::new("not_delivered_yet", detail, json!({ "created_at": seen.job.created_at }))
     })
+}
+
+/// Whether the engine has refused room to jobs of the job's group, which then wait in the ledger.
+async fn is_refused(
+    life: &Lifecycle,
+    shard: &ShardId,
+    seen: &Seen,
+    stats: Option<&ShardStats>,
+) -> bool {
+    if seen.live.is_some() || stats.is_none_or(|stats| stats.refused == 0) {
+        return false;
+    }
+    let group = Group::of(seen.job.spec.flow(&seen.job.kind).as_ref());
+    let refused = life.inner.engine.refused(shard, REFUSED_MAX as u32).await;
+    refused.is_ok_and(|refused| refused.iter().any(|refused| refused.group == group))
 }
 
 async fn waiting_turn(

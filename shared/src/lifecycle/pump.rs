@@ -1,5 +1,9 @@
 //! Fills the head of a queue again as it drains, while more of the queue waits in the ledger than the engine has room
 //! for. The sweep would get there too, but at its own slow pace.
+//!
+//! The engine notes which groups of jobs it has refused room. The rest of a group comes from here alone, in the order of
+//! acceptance: fresh ones are refused until a walk has found no more of them. Then they are taken again, and one more walk
+//! brings those that were refused before. What a crash leaves undone there, the sweep does.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,32 +11,46 @@ use super::Lifecycle;
 use super::delivery::PushError;
 use super::sweep::{Crowded, PAGES_MAX, SETTLED_AFTER, page};
 use crate::engine::flow::Group;
-use crate::engine::{Refused, ShardId, ShardStats};
+use crate::engine::model::REFUSED_MAX;
+use crate::engine::{ShardId, ShardStats};
 use crate::ledger::{Groups, Queue};
 use crate::model::id::JobId;
 use crate::model::time::Timestamp;
 
-/// Groups that one pass fills.
-const GROUPS_MAX: u32 = 20;
+/// Most groups that are walked one by one; more of them are looked for among all jobs of the queue.
+const GROUPS_MAX: u64 = 20;
 
 /// Where the walks over the rest of queues are.
 #[derive(Default)]
 pub struct Pump {
-    /// Groups that were refused room.
-    groups: HashMap<(ShardId, Group), Walk>,
-    /// Shards of which anything may wait in the ledger, whatever its group, each with the id up to which all are in the
-    /// engine.
-    behind: HashMap<ShardId, Option<JobId>>,
+    shards: HashMap<ShardId, Walks>,
     /// Shards that were nearly full of bytes, or of jobs ahead of their time, and may have refused some.
     held_back: HashSet<ShardId>,
 }
 
-/// A walk over the jobs of one group.
+/// Those of one queue.
+#[derive(Default)]
+struct Walks {
+    /// Over the jobs of one group.
+    groups: HashMap<Group, Walk>,
+    /// Over all jobs.
+    all: Option<WalkOverAll>,
+}
+
+#[derive(Default)]
 struct Walk {
     /// Up to here all are in the engine.
     after: Option<JobId>,
-    /// When the group was refused room before the walk began. What is refused later may be behind it.
-    since: Timestamp,
+    /// Fresh jobs are taken again: it is the one that brings those that were refused before.
+    is_last: bool,
+}
+
+#[derive(Default)]
+struct WalkOverAll {
+    walk: Walk,
+    /// Groups that had been refused when it began.
+    refused: Vec<Group>,
+    crowded: Crowded,
 }
 
 impl Pump {
@@ -46,30 +64,60 @@ impl Pump {
     pub async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<u64, PushError> {
         let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
         let stats = life.inner.engine.stats(&shard).await?;
-        if !stats.open {
-            return Ok(0);
-        }
-        let Some(is_full) = fullness(&stats) else { return Ok(0) };
-        if is_full != Full::No {
+        let Some(full) = fullness(&stats).filter(|_| stats.open) else { return Ok(0) };
+        if full != Full::No {
             self.held_back.insert(shard.clone());
         }
-        if is_full == Full::OfBytes {
+        if full == Full::OfBytes {
             return Ok(0);
         }
+        let may_have_been_refused = full == Full::No && self.held_back.contains(&shard);
+        if stats.refused == 0 && !may_have_been_refused && !self.shards.contains_key(&shard) {
+            return Ok(0);
+        }
+        let walks = self.shards.entry(shard.clone()).or_default();
+        let mut pages = PAGES_MAX;
         let mut pushed = 0;
-        if stats.refused > 0 {
-            for group in life.inner.engine.refused(&shard, GROUPS_MAX).await? {
-                pushed += self.fill(life, &shard, group).await?;
-            }
-        } else {
-            self.groups.retain(|(of, _), _| *of != shard);
+        if walks.all.is_none() && (stats.refused > GROUPS_MAX || may_have_been_refused) {
+            let refused = life.inner.engine.refused(&shard, REFUSED_MAX as u32).await?;
+            let refused = refused.into_iter().map(|refused| refused.group).collect();
+            walks.all = Some(WalkOverAll { refused, ..WalkOverAll::default() });
+            self.held_back.remove(&shard);
         }
-        // A walk that is under way comes to its end first.
-        let is_due = is_full == Full::No && !self.behind.contains_key(&shard);
-        if is_due && self.held_back.remove(&shard) {
-            self.behind.insert(shard.clone(), None);
+        if stats.refused <= GROUPS_MAX {
+            pushed += walks.fill_groups(life, &shard, stats.refused, &mut pages).await?;
         }
-        Ok(pushed + self.catch_up(life, &shard).await?)
+        pushed += walks.fill_all(life, &shard, &mut pages).await?;
+        if walks.groups.is_empty() && walks.all.is_none() {
+            self.shards.remove(&shard);
+        }
+        Ok(pushed)
+    }
+}
+
+impl Walks {
+    /// Goes on with the groups that have room, and with those that are nearly done.
+    async fn fill_groups(
+        &mut self,
+        life: &Lifecycle,
+        shard: &ShardId,
+        refused: u64,
+        pages: &mut usize,
+    ) -> Result<u64, PushError> {
+        let mut noted = Vec::new();
+        if refused > 0 {
+            noted = life.inner.engine.refused(shard, GROUPS_MAX as u32).await?;
+        }
+        let is_noted = |group: &Group| noted.iter().any(|refused| refused.group == *group);
+        // Somebody else has come to the end of the others.
+        self.groups.retain(|group, walk| walk.is_last || is_noted(group));
+        let mut due: Vec<Group> = self.groups.keys().copied().filter(|it| !is_noted(it)).collect();
+        due.extend(noted.iter().filter(|refused| refused.has_room).map(|refused| refused.group));
+        let mut pushed = 0;
+        for group in due {
+            pushed += self.fill(life, shard, group, pages).await?;
+        }
+        Ok(pushed)
     }
 
     /// Pushes the next jobs of a group, until it has its part again.
@@ -77,46 +125,66 @@ impl Pump {
         &mut self,
         life: &Lifecycle,
         shard: &ShardId,
-        refused: Refused,
+        group: Group,
+        pages: &mut usize,
     ) -> Result<u64, PushError> {
-        let key = (shard.clone(), refused.group);
-        let walk = self.groups.entry(key.clone()).or_insert(Walk { after: None, since: refused.at });
+        let walk = self.groups.entry(group).or_default();
         let mut pushed = 0;
-        for _ in 0..PAGES_MAX {
+        while *pages > 0 {
+            *pages -= 1;
             let changed_before = any_time(life).await?;
-            let groups = Groups::Only(refused.group);
-            let page = page(life, shard, changed_before, walk.after, groups).await?;
+            let page = page(life, shard, changed_before, walk.after, Groups::Only(group)).await?;
             pushed += page.pushed;
             walk.after = page.filled_to;
             if page.is_full {
+                // It is noted again.
+                walk.is_last = false;
                 break;
             }
-            if page.last.is_none() {
-                let done = Refused { at: walk.since, ..refused };
-                life.inner.engine.refilled(shard, done).await?;
-                self.groups.remove(&key);
+            if page.last.is_some() {
+                continue;
+            }
+            if walk.is_last {
+                self.groups.remove(&group);
                 break;
             }
+            life.inner.engine.refilled(shard, &[group]).await?;
+            *walk = Walk { after: None, is_last: true };
         }
         Ok(pushed)
     }
 
     /// Goes on with the walk over all of a queue, if there is one.
-    async fn catch_up(&mut self, life: &Lifecycle, shard: &ShardId) -> Result<u64, PushError> {
-        let Some(cursor) = self.behind.get_mut(shard) else { return Ok(0) };
-        let (mut pushed, mut crowded) = (0, Crowded::default());
-        for _ in 0..PAGES_MAX {
+    async fn fill_all(
+        &mut self,
+        life: &Lifecycle,
+        shard: &ShardId,
+        pages: &mut usize,
+    ) -> Result<u64, PushError> {
+        let Some(all) = &mut self.all else { return Ok(0) };
+        let mut pushed = 0;
+        while *pages > 0 {
+            *pages -= 1;
             let changed_before = any_time(life).await?;
-            let page = page(life, shard, changed_before, *cursor, crowded.others()).await?;
+            let groups = all.crowded.others();
+            let page = page(life, shard, changed_before, all.walk.after, groups).await?;
             pushed += page.pushed;
-            *cursor = page.filled_to;
-            if page.is_full || !crowded.add(&page) {
+            all.walk.after = page.filled_to;
+            all.crowded.add(&page);
+            if page.is_full {
                 break;
             }
-            if page.last.is_none() {
-                self.behind.remove(shard);
+            if page.last.is_some() {
+                continue;
+            }
+            if all.walk.is_last {
+                self.all = None;
                 break;
             }
+            let is_done = |group: &Group| !all.crowded.contains(*group);
+            let done: Vec<Group> = all.refused.drain(..).filter(is_done).collect();
+            life.inner.engine.refilled(shard, &done).await?;
+            all.walk = Walk { after: None, is_last: true };
         }
         Ok(pushed)
     }

@@ -140,7 +140,7 @@ async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: Cancel
                         metrics::counter!("windlass_push_dropped_total").increment(count);
                         return;
                     }
-                    let result = delivery.push(&shard, &pushes, ticket).await;
+                    let result = delivery.push_fresh(&shard, &pushes, ticket).await;
                     if let Err(error) = result {
                         metrics::counter!("windlass_push_failed_total").increment(count);
                         tracing::debug!(shard = %shard, %error, "push failed; the sweep will repeat it");

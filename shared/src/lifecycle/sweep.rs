@@ -78,7 +78,7 @@ impl Sweeper {
         for _ in 0..pages_max {
             let after = self.cursors.get(&shard).copied();
             let page = page(life, &shard, changed_before, after, crowded.others()).await?;
-            let goes_on = crowded.add(&page);
+            crowded.add(&page);
             swept.checked += page.checked;
             swept.pushed += page.pushed;
             swept.ended += page.ended;
@@ -88,8 +88,6 @@ impl Sweeper {
             };
             if page.last.is_none() {
                 swept.complete = true;
-            }
-            if page.last.is_none() || !goes_on {
                 break;
             }
         }
@@ -116,21 +114,32 @@ async fn settle_settings(
 
 /// Groups that a walk has found to have their part of the room: it looks for the others from there on.
 #[derive(Default)]
-pub(super) struct Crowded(Vec<Group>);
+pub(super) struct Crowded {
+    left_out: Vec<Group>,
+    all: BTreeSet<Group>,
+}
 
 impl Crowded {
+    /// All but those that the walk leaves out.
     pub(super) fn others(&self) -> Groups<'_> {
-        Groups::AllBut(&self.0)
+        Groups::AllBut(&self.left_out)
     }
 
-    /// Notes those of a page; `false`: they are too many to be left out.
-    pub(super) fn add(&mut self, page: &Page) -> bool {
+    /// Notes those of a page. Too many are not left out, but walked over.
+    pub(super) fn add(&mut self, page: &Page) {
         for group in &page.crowded {
-            if !self.0.contains(group) {
-                self.0.push(*group);
+            if self.all.insert(*group) && self.left_out.len() < CROWDED_MAX {
+                self.left_out.push(*group);
             }
         }
-        self.0.len() <= CROWDED_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(super) fn contains(&self, group: Group) -> bool {
+        self.all.contains(&group)
     }
 }
 

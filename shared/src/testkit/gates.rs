@@ -12,7 +12,7 @@ pub const LEDGER: LedgerId = LedgerId::from_bytes([0x1e; 16]);
 
 /// For a push that is good until then, into a shard of [`LEDGER`], whatever its generation.
 pub const fn until(not_after: Timestamp) -> Validity {
-    Validity { ledger: LEDGER, generation: u64::MAX, not_after }
+    Validity { ledger: LEDGER, generation: u64::MAX, not_after, source: Source::Ledger }
 }
 
 /// As [`open_shard_of`], for the ledger that the shard has been shut for before, or else for [`LEDGER`].

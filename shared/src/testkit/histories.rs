@@ -65,7 +65,7 @@ pub enum Call {
     Circuits,
     ResetCircuit(FlowKey),
     Refused(u32),
-    Refilled(Refused),
+    Refilled(Vec<Group>),
     Leased {
         after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
@@ -164,8 +164,8 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Circuits => Reply::Circuits(shard.circuits()),
         Call::ResetCircuit(key) => Reply::ResetCircuit(shard.reset_circuit(now, *key)),
         Call::Refused(max) => Reply::Refused(shard.refused(*max)),
-        Call::Refilled(group) => {
-            shard.refilled(*group);
+        Call::Refilled(groups) => {
+            shard.refilled(groups);
             Reply::Refilled
         }
         Call::Leased { after, claimed_by, max } => {
@@ -216,8 +216,8 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Circuits => Reply::Circuits(engine.circuits(shard).await?),
         Call::ResetCircuit(key) => Reply::ResetCircuit(engine.reset_circuit(shard, *key).await?),
         Call::Refused(max) => Reply::Refused(engine.refused(shard, *max).await?),
-        Call::Refilled(group) => {
-            engine.refilled(shard, *group).await?;
+        Call::Refilled(groups) => {
+            engine.refilled(shard, groups).await?;
             Reply::Refilled
         }
         Call::Leased { after, claimed_by, max } => {

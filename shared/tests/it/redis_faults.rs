@@ -70,9 +70,10 @@ faults! {
     retries_come_all_at_once: "+ before * retries.interval % BOUNDS.retry_look" => "";
     a_group_takes_all_room: "return waiting >= most" => "return head >= jobs_max";
     jobs_without_keys_are_no_group: "waiting = waiting + unkeyed end" => "waiting = waiting end";
-    a_refused_group_is_not_noted: "if not is_later then refused[group] = true end" => "";
-    a_crowded_group_is_filled: "if #group == 3 and waiting < BOUNDS.refill * free then" => "if true then";
-    a_group_that_was_refused_again_is_done: "at and tonumber(at) <= tonumber(ARGV[3])" => "at";
+    a_refused_group_is_not_noted: "if not is_later and not refused[group] then" => "if false then";
+    a_crowded_group_has_room: "waiting < BOUNDS.refill * free and 1 or 0" => "1";
+    fresh_jobs_pass_those_in_the_ledger: "if ARGV[5] == \"1\" and (refused[group]" => "if false and (refused[group]";
+    a_group_stays_refused: "each(\"ZREM\", KEYS[15], groups)" => "";
     a_replaced_job_still_waits: "then waiting = waiting - 1 else head" => "then waiting = waiting else head";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";
     a_shut_gate_gives_leases: "if not verified() then\n  state" => "if false then\n  state";

@@ -11,7 +11,7 @@ pub(in crate::engine) const PART: u64 = 4;
 /// A group with fewer than so many for each free place is worth filling up.
 pub(in crate::engine) const REFILL: u64 = 3;
 /// Most groups that are noted as refused. Of more the ledger's sweep takes care.
-pub(in crate::engine) const REFUSED_MAX: usize = 10_000;
+pub(crate) const REFUSED_MAX: usize = 2_000;
 
 impl Shard {
     /// Places that are free among those of jobs that could run, run, or have just ended.
@@ -27,9 +27,10 @@ impl Shard {
         unkeyed + self.flow.waiting_of(group)
     }
 
-    /// Whether a group has as many waiting as are left to it.
-    pub(super) fn is_crowded(&self, group: Group) -> bool {
-        self.waiting_of(group) >= PART * self.free()
+    /// Whether a group has as many waiting as are left to it, or fresh jobs would pass those of it that wait in the ledger.
+    pub(super) fn is_crowded(&self, group: Group, source: Source) -> bool {
+        let would_pass = source == Source::Fresh && self.refused.get(group).is_some();
+        would_pass || self.waiting_of(group) >= PART * self.free()
     }
 
     /// Notes that a group was refused room.
@@ -39,20 +40,19 @@ impl Shard {
         }
     }
 
-    /// Groups that were refused room and have some by now; see the module's rules.
+    /// Groups that were refused room; see the module's rules.
     pub fn refused(&self, max: u32) -> Vec<Refused> {
         let most = REFILL * self.free();
-        let looked = self.refused.iter().take(self.bounds.scan_max as usize);
-        let has_room = looked.filter(|(_, group)| self.waiting_of(*group) < most);
+        let first = self.refused.iter().take(max as usize);
         let told =
-            has_room.map(|(at, group)| Refused { group, at: Timestamp::from_micros(at) });
-        told.take(max as usize).collect()
+            first.map(|(_, group)| Refused { group, has_room: self.waiting_of(group) < most });
+        told.collect()
     }
 
-    /// Nothing of a group waits in the ledger any more; see the module's rules.
-    pub fn refilled(&mut self, Refused { group, at }: Refused) {
-        if self.refused.get(group).is_some_and(|refused| refused <= at.micros()) {
-            self.refused.remove(group);
+    /// Takes fresh jobs of these groups again; see the module's rules.
+    pub fn refilled(&mut self, groups: &[Group]) {
+        for group in groups {
+            self.refused.remove(*group);
         }
     }
 }

@@ -14,14 +14,14 @@ impl Shard {
             vec![Pushed::Late; jobs.len()]
         } else {
             self.tombstones.turn(now);
-            jobs.iter().map(|job| self.push_one(now, job)).collect()
+            jobs.iter().map(|job| self.push_one(now, job, valid.source)).collect()
         };
         let open = self.gate.is_some_and(|state| state.gate.process.is_some());
         let generation = self.generation();
         PushReply { pushed, open, generation, now }
     }
 
-    fn push_one(&mut self, now: Timestamp, job: &Push) -> Pushed {
+    fn push_one(&mut self, now: Timestamp, job: &Push, source: Source) -> Pushed {
         let present = self.entries.get(&job.id);
         if present.is_some_and(|entry| entry.fence >= job.fence) {
             return Pushed::Present;
@@ -30,7 +30,7 @@ impl Shard {
             return Pushed::Present;
         }
         let replaced_bytes = present.map(|entry| entry.envelope.len() as u64);
-        if let Some(refusal) = self.refusal(now, job, replaced_bytes) {
+        if let Some(refusal) = self.refusal(now, job, source, replaced_bytes) {
             if job.run_at <= now {
                 self.refuse(now, Group::of(job.flow.as_ref()));
             }
@@ -55,7 +55,13 @@ impl Shard {
     }
 
     /// `None`: there is room.
-    fn refusal(&self, now: Timestamp, job: &Push, replaced_bytes: Option<u64>) -> Option<Pushed> {
+    fn refusal(
+        &self,
+        now: Timestamp,
+        job: &Push,
+        source: Source,
+        replaced_bytes: Option<u64>,
+    ) -> Option<Pushed> {
         let default = ShardSettings::default();
         let ShardSettings { jobs_max, bytes_max, .. } = self.settings.as_ref().unwrap_or(&default);
         let bytes = self.bytes() - replaced_bytes.unwrap_or(0) + job.envelope.len() as u64;
@@ -70,7 +76,7 @@ impl Shard {
         if job.run_at > now {
             return (self.delayed.len() as u64 >= *jobs_max).then_some(Pushed::Full);
         }
-        self.is_crowded(Group::of(job.flow.as_ref())).then_some(Pushed::Crowded)
+        self.is_crowded(Group::of(job.flow.as_ref()), source).then_some(Pushed::Crowded)
     }
 
     /// The entry of a job as it was pushed.

@@ -58,7 +58,9 @@ impl Redis {
         let value = self
             .run(&self.scripts.push, Way::Hot, shard, |cmd| {
                 cmd.arg(layout::micros(valid.not_after)).arg(valid.generation);
-                cmd.arg(valid.ledger.as_bytes()).arg(jobs.len()).arg(layout::forms(jobs));
+                cmd.arg(valid.ledger.as_bytes());
+                cmd.arg(u8::from(valid.source == Source::Fresh));
+                cmd.arg(jobs.len()).arg(layout::forms(jobs));
                 for (job, value) in jobs.iter().zip(&values) {
                     cmd.arg(job.id.as_bytes()).arg(value);
                 }
@@ -184,10 +186,17 @@ impl Redis {
         )
     }
 
-    pub async fn refilled(&self, shard: &ShardId, group: Refused) -> Result<(), EngineError> {
+    pub async fn refilled(
+        &self,
+        shard: &ShardId,
+        groups: &[crate::engine::flow::Group],
+    ) -> Result<(), EngineError> {
         let mut reply = self
             .change(&self.scripts.refilled, shard, |cmd| {
-                cmd.arg(&group.group.as_bytes()).arg(layout::micros(group.at));
+                cmd.arg(groups.len());
+                for group in groups {
+                    cmd.arg(&group.as_bytes());
+                }
             })
             .await?;
         reply.expect("refilled")?;

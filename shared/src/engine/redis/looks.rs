@@ -104,8 +104,7 @@ impl Redis {
         while reply.len() > 0 {
             let mut group = reply.bytes()?;
             let group = reply.sound(packed::read_group(&mut group))?;
-            let at = reply.word()?.parse().map_err(|_| layout::Damaged);
-            refused.push(Refused { group, at: Timestamp::from_micros(reply.sound(at)?) });
+            refused.push(Refused { group, has_room: reply.count()? == 1 });
         }
         Ok(refused)
     }

@@ -1,6 +1,7 @@
 //! Room: what groups may have of it, and how they get more.
 
 use super::*;
+use crate::engine::gate::{Source, Validity};
 use crate::engine::Refused;
 use crate::engine::flow::{Flow, Group, Keys};
 
@@ -106,32 +107,45 @@ pub async fn jobs_without_keys_are_one_group(rig: &Rig) {
     assert_eq!(told.iter().map(|it| it.group).collect::<Vec<_>>(), [Group::UNKEYED]);
 }
 
-/// Noted until somebody has looked for the rest, and told once there is room for some of it.
-pub async fn a_refused_group_is_told_when_it_has_room(rig: &Rig) {
+/// Noted until somebody has looked for the rest, and has room once enough of it is gone.
+pub async fn a_refused_group_has_room_again(rig: &Rig) {
     tight(rig).await;
     let large = group(&of(rig, 0, "large").await);
-    assert_eq!(noted(rig).await, 0);
+    let told = |has_room| vec![Refused { group: large, has_room }];
+    assert_eq!((noted(rig).await, refused(rig).await), (0, Vec::new()));
     assert_eq!(crowd(rig, 0, "large").await, 8);
-    let at = rig.now().await;
-    assert_eq!(noted(rig).await, 1);
-    assert_eq!(refused(rig).await, [], "it has its part");
+    assert_eq!((noted(rig).await, refused(rig).await), (1, told(false)));
     for (held, _) in rig.claim(2).await {
         rig.settle(held, Verdict::Succeeded).await;
     }
-    assert_eq!(refused(rig).await, [], "what is not recorded takes its place still");
+    assert_eq!(refused(rig).await, told(false), "what is not recorded takes its place still");
     rig.confirm_all().await;
-    assert_eq!(refused(rig).await, [Refused { group: large, at }]);
+    assert_eq!(refused(rig).await, told(true));
+    assert_eq!(crowd(rig, 20, "large").await, 2);
+    assert_eq!(refused(rig).await, told(false));
+    rig.engine.refilled(&rig.shard, &[large]).await.unwrap();
+    assert_eq!((noted(rig).await, refused(rig).await), (0, Vec::new()));
+}
 
-    // Refused again meanwhile: whoever looked for the rest may have missed it.
-    rig.advance(ms(5)).await;
-    assert!(crowd(rig, 20, "large").await > 0);
-    rig.engine.refilled(&rig.shard, Refused { group: large, at }).await.unwrap();
-    assert_eq!(noted(rig).await, 1);
-    let at = rig.now().await;
-    rig.engine.refilled(&rig.shard, Refused { group: large, at }).await.unwrap();
-    assert_eq!(noted(rig).await, 0);
-    rig.claim(3).await;
-    assert_eq!(refused(rig).await, []);
+/// Those that were committed a moment ago pass none of their group that wait in the ledger.
+pub async fn fresh_jobs_wait_behind_those_in_the_ledger(rig: &Rig) {
+    tight(rig).await;
+    let fresh = async |job: Push| {
+        let not_after = rig.now().await.plus(PUSH_WINDOW);
+        let valid = Validity { source: Source::Fresh, ..until(not_after) };
+        rig.engine.push(&rig.shard, &[job], &valid).await.unwrap().pushed[0]
+    };
+    assert_eq!(crowd(rig, 0, "large").await, 8);
+    for (held, _) in rig.claim(4).await {
+        rig.settle(held, Verdict::Succeeded).await;
+    }
+    rig.confirm_all().await;
+    assert_eq!(fresh(of(rig, 20, "large").await).await, Pushed::Crowded, "though there is room");
+    assert_eq!(fresh(of(rig, 30, "small").await).await, Pushed::Added);
+    assert_eq!(rig.push(&[of(rig, 8, "large").await]).await, [Pushed::Added], "from the ledger");
+    let large = group(&of(rig, 0, "large").await);
+    rig.engine.refilled(&rig.shard, &[large]).await.unwrap();
+    assert_eq!(fresh(of(rig, 20, "large").await).await, Pushed::Added);
 }
 
 /// Those first that were refused longest ago, and no more than asked for.
@@ -139,18 +153,14 @@ pub async fn refused_groups_come_in_turn(rig: &Rig) {
     tight(rig).await;
     assert_eq!(crowd(rig, 0, "large").await, 8);
     let mut expected = vec![group(&of(rig, 0, "large").await)];
-    assert_eq!(rig.push(&[of(rig, 30, "a").await, of(rig, 31, "b").await]).await, [Pushed::Added; 2]);
+    let pushed = rig.push(&[of(rig, 30, "a").await, of(rig, 31, "b").await]).await;
+    assert_eq!(pushed, [Pushed::Added; 2]);
     for (n, tenant) in (40..).zip(["c", "a", "b"]) {
         rig.advance(ms(1)).await;
         let job = of(rig, n, tenant).await;
         assert_eq!(rig.push(std::slice::from_ref(&job)).await, [Pushed::Crowded]);
         expected.push(group(&job));
     }
-    let given = rig.claim(9).await;
-    for (held, _) in &given {
-        rig.settle(*held, Verdict::Succeeded).await;
-    }
-    rig.confirm_all().await;
     let told: Vec<Group> = refused(rig).await.iter().map(|it| it.group).collect();
     assert_eq!(told, expected);
     let first = rig.engine.refused(&rig.shard, 2).await.unwrap();

@@ -155,6 +155,7 @@ pub enum Step {
         late_us: i64,
         below: u64,
         foreign: bool,
+        fresh: bool,
     },
     /// `go_on`: with the offset that the last claim gave.
     Claim {
@@ -185,11 +186,8 @@ pub enum Step {
     Circuits,
     ResetCircuit(u8),
     Refused(u32),
-    /// The one so far before the last that was told, as refused so much later.
-    Refilled {
-        back: u8,
-        by_us: i64,
-    },
+    /// So many of those that were told last.
+    Refilled(u8),
     /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
     Leased {
         after: bool,
@@ -328,7 +326,7 @@ fn follow_up(rng: &mut StdRng, step: &Step) -> Option<Step> {
         Step::Withdraw { .. } if rng.random_ratio(1, 3) => {
             let job = |id| JobPick { id, fence: FencePick::Same, ..job(rng) };
             let jobs = (0..IDS).map(job).collect();
-            Some(Step::Push { jobs, late_us: 0, below: 0, foreign: false })
+            Some(Step::Push { jobs, late_us: 0, below: 0, foreign: false, fresh: false })
         }
         Step::Settle(settles) if rng.random_ratio(1, 10) => {
             let leases = settles.iter().map(|(held, ..)| *held).collect();
@@ -371,7 +369,7 @@ fn step(rng: &mut StdRng) -> Step {
         },
         _ => match rng.random_range(0..4) {
             0 => Step::Refused(pick(rng, &[0, 1, 9, 9])),
-            1 => Step::Refilled { back: rng.random_range(0..2), by_us: pick(rng, &[-1, 0, 0]) },
+            1 => Step::Refilled(rng.random_range(0..3)),
             _ => Step::Stats,
         },
     }
@@ -414,6 +412,7 @@ fn push(rng: &mut StdRng) -> Step {
         late_us: pick(rng, &[-5_000_000, -5_000_000, -5_000_000, -1, 0, 0, 0, 0, 0, 1]),
         below: u64::from(rng.random_ratio(1, 20)),
         foreign: rng.random_ratio(1, 60),
+        fresh: rng.random(),
     }
 }
 

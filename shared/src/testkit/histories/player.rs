@@ -43,12 +43,13 @@ impl Player {
     pub fn call(&mut self, now: Timestamp, process: ProcessId, step: &Step) -> Option<Call> {
         Some(match step {
             Step::Advance(_) | Step::Wipe | Step::Restart => return None,
-            Step::Push { jobs, late_us, below, foreign } => Call::Push {
+            Step::Push { jobs, late_us, below, foreign, fresh } => Call::Push {
                 jobs: jobs.iter().map(|job| self.job(now, job)).collect(),
                 valid: Validity {
                     ledger: ledger(self.ledger + u8::from(*foreign)),
                     generation: self.generation.saturating_sub(*below),
                     not_after: shift(now, -*late_us),
+                    source: if *fresh { Source::Fresh } else { Source::Ledger },
                 },
             },
             Step::Claim { worker, max, lease_us, kinds, go_on } => {
@@ -84,9 +85,9 @@ impl Player {
             Step::Holds(n) => Call::Holds(id(*n)),
             Step::Circuits => Call::Circuits,
             Step::Refused(max) => Call::Refused(*max),
-            Step::Refilled { back, by_us } => {
-                let told = self.refused.iter().rev().nth(usize::from(*back)).copied()?;
-                Call::Refilled(Refused { at: shift(told.at, *by_us), ..told })
+            Step::Refilled(count) => {
+                let first = self.refused.iter().take(usize::from(*count));
+                Call::Refilled(first.map(|told| told.group).collect())
             }
             Step::ResetCircuit(n) => Call::ResetCircuit(FlowKey::of(&format!("x{n}"))),
             Step::Leased { after, before_us, max } => Call::Leased {

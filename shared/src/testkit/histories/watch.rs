@@ -102,7 +102,7 @@ impl Watch {
             | (Call::Refused(_), Reply::Refused(_))
             | (Call::Leased { .. }, Reply::Leased(_))
             | (Call::Stats, Reply::Stats(_)) => unchanged_if(true, seen, &mut wrong),
-            (Call::Refilled(group), Reply::Refilled) => refilled(seen, *group, &mut wrong),
+            (Call::Refilled(groups), Reply::Refilled) => refilled(seen, groups, &mut wrong),
             _ => gates::step(seen, &mut wrong),
         }
         wrong
@@ -278,16 +278,18 @@ fn push(seen: &Seen<'_>, jobs: &[Push], reply: &PushReply, wrong: &mut Vec<Strin
     let added = reply.pushed.contains(&Pushed::Added);
     let refused = jobs.iter().zip(&reply.pushed);
     let refused = refused.filter(|(_, what)| matches!(what, Pushed::Full | Pushed::Crowded));
-    let mut groups = refused
-        .filter(|(job, _)| job.run_at <= seen.now)
-        .map(|(job, _)| Group::of(job.flow.as_ref()))
-        .peekable();
-    unchanged_if(!added && groups.peek().is_none(), seen, wrong);
-    if groups.any(|group| seen.after.refused.get(group) != Some(seen.now.micros())) {
-        wrong.push("a group was refused and is not noted".into());
-    }
+    let groups = refused.filter(|(job, _)| job.run_at <= seen.now);
+    let groups: Vec<Group> = groups.map(|(job, _)| Group::of(job.flow.as_ref())).collect();
     if !added {
+        let mut expected = seen.before.clone();
+        groups.iter().for_each(|group| expected.refused.set(*group, seen.now.micros()));
+        if expected != *seen.after {
+            wrong.push("more changed than that groups were refused".into());
+        }
         return;
+    }
+    if groups.iter().any(|group| seen.after.refused.get(*group) != Some(seen.now.micros())) {
+        wrong.push("a group was refused and is not noted".into());
     }
     let settings = seen.after.settings.clone().unwrap_or_default();
     let (before, after) = (&seen.before.entries, &seen.after.entries);
@@ -313,14 +315,12 @@ fn push(seen: &Seen<'_>, jobs: &[Push], reply: &PushReply, wrong: &mut Vec<Strin
     }
 }
 
-/// Nothing else changes, and a group that was refused later stays.
-fn refilled(seen: &Seen<'_>, group: Refused, wrong: &mut Vec<String>) {
+/// Nothing else changes.
+fn refilled(seen: &Seen<'_>, groups: &[Group], wrong: &mut Vec<String>) {
     let mut expected = seen.before.clone();
-    if expected.refused.get(group.group).is_some_and(|at| at <= group.at.micros()) {
-        expected.refused.remove(group.group);
-    }
+    groups.iter().for_each(|group| expected.refused.remove(*group));
     if expected != *seen.after {
-        wrong.push("more changed than that a group is done".into());
+        wrong.push("more changed than that groups are refilled".into());
     }
 }
 

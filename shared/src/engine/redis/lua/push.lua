@@ -3,9 +3,10 @@
 -- ARGV[2] not after, µs
 -- ARGV[3] generation of the gate as the caller knew it when it looked at the ledger; 0: unknown
 -- ARGV[4] ledger, 16 bytes
--- ARGV[5] number of jobs, their ids all different
--- ARGV[6] a byte for each: 1 its attempt is under way, 0 it waits
--- ARGV[7…] for each: id, job with its score by the default unit of priority
+-- ARGV[5] whether they come from a change that was just committed, 0 or 1
+-- ARGV[6] number of jobs, their ids all different
+-- ARGV[7] a byte for each: 1 its attempt is under way, 0 it waits
+-- ARGV[8…] for each: id, job with its score by the default unit of priority
 --
 -- Returns {"late" or "pushed", now, gate open 0 or 1, its generation, answers}, or as if there were no gate if it is
 -- another ledger's; answers has a letter per job:
@@ -15,9 +16,9 @@ if has_gate() and sub(rest, 25, 40) ~= ARGV[4] then return { "late", now, 0, 0, 
 if now > tonumber(ARGV[2]) or generation() > max(tonumber(ARGV[3]), 1) then
   return { "late", now, opened() and 1 or 0, generation(), "" }
 end
-local count, forms = tonumber(ARGV[5]), ARGV[6]
+local count, forms = tonumber(ARGV[6]), ARGV[7]
 local ids = {}
-for i = 1, count do ids[i] = ARGV[2 * i + 5] end
+for i = 1, count do ids[i] = ARGV[2 * i + 6] end
 local present, helds = fetch(JOBS, ids), fetch(HELD, ids)
 local tombs, partly = standing(ids)
 -- Those that wait for their time, retries above all, must not keep out what could run now. What is pushed ahead
@@ -33,8 +34,11 @@ local added_count, ready_count, delayed_count = 0, 0, 0
 local last_run_at, last_priority, due_ms, score, packed_score
 
 -- Whether a group has as many waiting as are left to it. Nobody has before four fifths of the room are used.
-local unkeyed, refused = call("ZCARD", READY), {}
+local unkeyed, refused, order = call("ZCARD", READY), {}, {}
+local any_refused = call("ZCARD", KEYS[15]) > 0
 local function crowded(group)
+  -- Fresh ones would pass those of the group that wait in the ledger.
+  if ARGV[5] == "1" and (refused[group] or (any_refused and call("ZSCORE", KEYS[15], group))) then return true end
   local most = BOUNDS.part * max(jobs_max - head, 0)
   if most > head then return false end
   local waiting = call("ZLEXCOUNT", FLOW, "[j" .. group, "[j" .. group .. FAR)
@@ -69,7 +73,10 @@ local function admit(i, id, job, old, held, tomb)
     if is_later then refusal = waiting >= jobs_max and "F" else refusal = crowded(group) and "C" end
   end
   if refusal then
-    if not is_later then refused[group] = true end
+    if not is_later and not refused[group] then
+      refused[group] = true
+      order[#order + 1] = group
+    end
     return refusal
   end
   bytes = bytes - old_length + length
@@ -110,7 +117,7 @@ local function admit(i, id, job, old, held, tomb)
 end
 
 for i = 1, count do
-  answers[i] = admit(i, ids[i], ARGV[2 * i + 6], present[i], helds[i], tombs[i])
+  answers[i] = admit(i, ids[i], ARGV[2 * i + 7], present[i], helds[i], tombs[i])
 end
 
 turn()
@@ -124,7 +131,7 @@ each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, added)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
-for group in pairs(refused) do
+for _, group in ipairs(order) do
   -- What is not noted is found by whoever walks over the ledger.
   if call("ZSCORE", KEYS[15], group) or call("ZCARD", KEYS[15]) < BOUNDS.refused then
     call("ZADD", KEYS[15], text_of(now), group)

@@ -1,9 +1,10 @@
--- refilled.lua: nothing of a group waits in the ledger any more, unless it was refused room again since.
+-- refilled.lua: takes fresh jobs of groups again that were refused room.
 --
--- ARGV[2] the group
--- ARGV[3] when it was refused, µs
+-- ARGV[2] how many
+-- ARGV[3…] the groups
 --
 -- Returns {"refilled"}.
-local at = call("ZSCORE", KEYS[15], ARGV[2])
-if at and tonumber(at) <= tonumber(ARGV[3]) then call("ZREM", KEYS[15], ARGV[2]) end
+local groups = {}
+for i = 1, tonumber(ARGV[2]) do groups[i] = ARGV[2 + i] end
+each("ZREM", KEYS[15], groups)
 return { "refilled" }
