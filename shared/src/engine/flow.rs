@@ -219,12 +219,12 @@ impl Rate {
 
 /// Most retries of a budget for every hundred first starts.
 pub const RETRY_PERCENT_MAX: u32 = 1_000;
-/// Retries that have no room in the budget are looked at again after no more than this, µs.
-pub(in crate::engine) const RETRY_LOOK_US: u64 = 10_000_000;
+/// First starts save up no more retries than this, beyond what the floor lets run at once.
+pub(in crate::engine) const RETRIES_SAVED_MAX: u64 = 1_000;
 
 /// How many retries may come to run, so that they do not multiply the load on what fails: in any span of time what the
-/// floor allows, and a share of the jobs that start for the first time in it. (As Finagle's `RetryBudget`, with GCRA for
-/// the bucket: a first start brings the next unit nearer.)
+/// floor allows, and a share of the jobs that start for the first time in it. (After Finagle's `RetryBudget`: a bucket that
+/// fills with time, and with first starts.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryBudget {
     /// Retries for every hundred first starts; at most [`RETRY_PERCENT_MAX`].
@@ -240,10 +240,19 @@ impl RetryBudget {
         Self { percent: percent.min(RETRY_PERCENT_MAX), floor: Rate { interval_us, ..floor } }
     }
 
-    /// How much nearer a first start brings the next retry, µs.
-    pub(in crate::engine) fn credit_us(&self) -> i64 {
-        let credit = self.floor.interval_us * u64::from(self.percent) / 100;
-        i64::try_from(credit).unwrap_or(i64::MAX)
+    /// What a first start is worth, in µs of the floor.
+    pub(in crate::engine) fn credit_us(&self) -> u64 {
+        self.floor.interval_us * u64::from(self.percent) / 100
+    }
+
+    /// What time alone fills the bucket up to, in µs of the floor.
+    pub(in crate::engine) fn full_us(&self) -> u64 {
+        self.floor.interval_us * u64::from(self.floor.burst)
+    }
+
+    /// What first starts fill it up to.
+    pub(in crate::engine) fn most_us(&self) -> u64 {
+        self.full_us() + self.floor.interval_us * RETRIES_SAVED_MAX
     }
 }
 

@@ -78,13 +78,14 @@
 //! Fences equal: token equal → settled if leased, else `Repeated`; token differs → `Gone` if the
 //! entry has none (never leased since the push, or reaped), else `Stolen`.
 //! `Retry`, `Snooze` and `Release` with the cancel flag become `Cancelled`. `attempt + 1` for `Succeeded`, `Retry`
-//! and `Dead`, in entry and outcome. `Retry`, `Snooze`: `run_at = now + delay`, new score, placed; `Retry` without a delay as
-//! promote has it. `Release`: ready
+//! and `Dead`, in entry and outcome. `Retry`, `Snooze`: `run_at = now + delay`, new score, placed; `Retry` without a delay
+//! under a budget: ready for a unit where nobody is behind, else behind. `Release`: ready
 //! with its old score. Others: `finishing`. Fence, token, worker, `claimed_at` stay (so `Repeated` is seen).
 //!
 //! **promote**: `delayed` with `ceil_ms(run_at) <= now_ms`, in order, ≤ min(max, `move_max`) → `ready`, score kept; but
-//! one with an attempt that counted, where the retry budget has no unit until `u`, is delayed until
-//! `min(u, now + 10 s) + (n × interval) mod 10 s`, the `n`-th of the call from 0.
+//! where there is a retry budget, those with an attempt that counted go *behind*, to `ceil_ms(run_at) + 2^50` of `delayed`.
+//! With what is left of the bound, the first of those behind → `ready`, as long as there is a unit for each; all of them
+//! where there is no budget.
 //!
 //! **reap**: nothing without leases. Else a sign of life: engine time has jumped if `now > seen + CLOCK_STEP_MIN`; then, if
 //! `now >= no_reap_until + grace`, `no_reap_until = now + grace` ([`limits::CLOCK_STEP_MIN`]). `seen = now` if it is
@@ -168,7 +169,8 @@ mod withdraw;
 pub(crate) use crowd::REFUSED_MAX;
 pub use dump::ShardDump;
 pub use entry::{Entry, Status};
-pub use flow::{Circuit, CircuitState, Due, FlowState, Scope, ScopeKind, Share, Turn};
+pub(super) use flow::BEHIND_MS;
+pub use flow::{Circuit, CircuitState, Due, FlowState, Saved, Scope, ScopeKind, Share, Turn};
 pub use gate::GateState;
 pub use outbox::OUTCOME_BYTES;
 pub use tombstones::window;
@@ -379,7 +381,11 @@ impl Shard {
                 Some(flow) => self.leave_lane(now, id, &flow, score),
                 None => self.ready.remove(&(score, id)),
             },
-            Status::Delayed => self.delayed.remove(&(ceil_ms(run_at), id)),
+            Status::Delayed => {
+                let entry = self.entries.get_mut(&id).expect("it was looked at");
+                let behind = if std::mem::take(&mut entry.is_behind) { BEHIND_MS } else { 0 };
+                self.delayed.remove(&(ceil_ms(run_at) + behind, id))
+            }
             Status::Leased { until_ms } => {
                 let claimed_at = claimed_at.expect("a leased entry was claimed");
                 let is_full = self.queue_concurrency() == Some(self.leases.len() as u64);

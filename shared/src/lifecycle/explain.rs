@@ -112,6 +112,7 @@ pub(super) async fn explain(
             reasons.extend(no_worker(&seen.job, &workers));
             reasons.extend(unverified(life, &shard, stats.as_ref()).await?);
             reasons.extend(limits(life, &shard, &seen).await);
+            reasons.extend(retry_budget(&seen, queue.as_ref(), now));
             let is_refused = is_refused(life, &shard, &seen, stats.as_ref()).await;
             reasons.extend(engine_state(&seen, stats.as_ref(), is_refused, now));
             if let Some(reason) = waiting_turn(life, &seen, stats.as_ref(), now).await? {
@@ -393,6 +394,17 @@ fn engine_state(
             "is on its way from the ledger to the queue store; the sweep brings it within seconds";
         Reason::new("not_delivered_yet", detail, json!({ "created_at": seen.job.created_at }))
     })
+}
+
+/// A retry that is due and waits for its queue's budget.
+fn retry_budget(seen: &Seen, queue: Option<&Queue>, now: Timestamp) -> Option<Reason> {
+    let budget = queue?.settings.retry_budget.as_ref()?;
+    let live = seen.live?;
+    if live.state != LiveState::Delayed || live.attempt == 0 || live.run_at > now {
+        return None;
+    }
+    let detail = "retries of its queue have used up their budget (`retry_budget`); it comes as others start";
+    Some(Reason::new("retry_budget", detail, json!({ "budget": budget })).since(live.run_at))
 }
 
 /// Whether the engine has refused room to jobs of the job's group, which then wait in the ledger.

@@ -63,11 +63,12 @@ faults! {
     any_number_waits: "refusal = waiting >= jobs_max and" => "refusal = false and";
     a_circuit_closes_at_once: "if circuit.state == 1 or ease_of(circuit) then" => "if circuit.state == 1 then";
     jobs_after_a_probe_are_not_apart: "circuit.probe_at = max(circuit.probe_at, now) + apart" => "circuit.probe_at = now";
-    retries_are_not_counted: "    spend(scope, 1)\n    return false" => "    return false";
-    a_retry_at_once_is_free: "if ended == RETRY and delay == 0 and retries" => "if false and retries";
-    first_starts_leave_no_credit: "rates[scope], rates_dirty[scope] = max(due - floor(" => "rates[scope], rates_dirty[scope] = max(due - 0 * floor(";
-    any_start_is_a_first_one: "held and 58 or 16) == \"\\0\\0\\0\\0\" then few.credit" => "held and 58 or 16) ~= \"\" then few.credit";
-    retries_come_all_at_once: "+ before * retries.interval % BOUNDS.retry_look" => "";
+    retries_are_not_counted: "bucket.us, bucket.dirty, bucket.known = bucket.us - count * retries.interval, true, true" => "bucket.dirty = true";
+    a_retry_at_once_is_free: "local waits = ended == RETRY and delay == 0 and retries" => "local waits = false and retries";
+    a_retry_at_once_passes_others: "if waits and not any_behind and not few.behind(1)[1] and" => "if waits and";
+    first_starts_leave_no_credit: "local us = min(had.us + floor(" => "local us = min(had.us + 0 * floor(";
+    any_start_is_a_first_one: "if not held and sub(job, 9, 16) == \"\\0\\0\\0\\0\\0\\0\\0\\0\" then few.credit" => "if true then few.credit";
+    retries_wait_for_a_budget_that_is_gone: "return retries.interval > 0 or (is_active()" => "return retries.interval > 0 or (false and is_active()";
     a_group_takes_all_room: "return waiting >= most" => "return head >= jobs_max";
     jobs_without_keys_are_no_group: "waiting = waiting + unkeyed end" => "waiting = waiting end";
     a_refused_group_is_not_noted: "if not is_later and not refused[group] then" => "if false then";

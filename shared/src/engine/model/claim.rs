@@ -50,7 +50,7 @@ impl Shard {
     /// Leases ready jobs; see the module's rules.
     pub fn claim(&mut self, now: Timestamp, request: &ClaimRequest) -> ClaimReply {
         let woken_before = std::mem::take(&mut self.wake.ready);
-        let moved = self.move_due(now, u32::MAX) + self.reap(now, u32::MAX);
+        let moved = self.move_due(now, u32::MAX, false) + self.reap(now, u32::MAX);
         let (ramp, limit) = (self.ramp_leaves(now), self.limit_leaves());
         let mut state = self.claim_state(request.ledger, ramp);
         self.wake.unverified |= state == ClaimState::Unverified;
@@ -100,7 +100,7 @@ impl Shard {
         if !walk.jobs.is_empty() {
             self.seen = now;
         }
-        let next_due = self.next_due(walk.until).into_iter().chain(again).min();
+        let next_due = self.next_due(now, walk.until).into_iter().chain(again).min();
         let next_due = next_due.map(Timestamp::from_millis);
         let position = self.position();
         ClaimReply { state, jobs: walk.jobs, next_due, next_offset, now, position }
@@ -126,11 +126,12 @@ impl Shard {
     }
 
     /// In whole ms, rounded up.
-    fn next_due(&self, until: Option<i64>) -> Option<i64> {
+    fn next_due(&self, now: Timestamp, until: Option<i64>) -> Option<i64> {
         let up = |us: i64| ceil_ms(Timestamp::from_micros(us));
-        let delayed = self.delayed.first().map(|(due_ms, _)| *due_ms);
+        let delayed = self.delayed.first().map(|(due_ms, _)| *due_ms).filter(|it| *it < BEHIND_MS);
+        let retry = self.next_retry(now).map(up);
         let timer = self.flow.timers.first().map(|(at, _)| up(at));
-        [delayed, timer, until.map(up)].into_iter().flatten().min()
+        [delayed, timer, retry, until.map(up)].into_iter().flatten().min()
     }
 
     fn walk(&mut self, now: Timestamp, walk: &mut Walk<'_>) {
@@ -249,7 +250,8 @@ impl Shard {
     }
 
     fn lease(&mut self, now: Timestamp, id: JobId, request: &ClaimRequest) -> Claimed {
-        if self.entries[&id].attempt == 0 {
+        let Entry { attempt, crashes, claimed_at, .. } = self.entries[&id];
+        if attempt == 0 && crashes == 0 && claimed_at.is_none() {
             self.credit_retries(now);
         }
         // First: whoever is woken by what follows sees that it runs.

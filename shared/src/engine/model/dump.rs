@@ -25,7 +25,7 @@ pub struct ShardDump {
     pub entries: BTreeMap<JobId, Entry>,
     /// (score, id), ascending.
     pub ready: Vec<(i64, JobId)>,
-    /// (due ms, id), ascending.
+    /// (due ms, id), ascending; those behind 2^50 ms later.
     pub delayed: Vec<(i64, JobId)>,
     /// (until ms, id), ascending.
     pub leases: Vec<(i64, JobId)>,

@@ -43,6 +43,8 @@ pub struct Entry {
     pub claimed_at: Option<Timestamp>,
     /// Not before; exact.
     pub run_at: Timestamp,
+    /// Delayed: a retry that is due and waits for the queue's budget.
+    pub is_behind: bool,
     /// As pushed.
     pub expires_at: Option<Timestamp>,
     /// Its place in `ready`, there or to come.

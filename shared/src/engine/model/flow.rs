@@ -13,6 +13,7 @@ mod circuits;
 mod due;
 mod limits;
 mod places;
+mod retries;
 mod shares;
 
 pub use circuits::{Circuit, CircuitState};
@@ -20,6 +21,8 @@ pub use due::Due;
 pub(super) use limits::Permit;
 pub use limits::{Scope, ScopeKind};
 pub use places::Turn;
+pub(in crate::engine) use retries::BEHIND_MS;
+pub use retries::Saved;
 pub use shares::Share;
 
 /// All of a shard that is about flow.
@@ -45,6 +48,8 @@ pub struct FlowState {
     pub running: BTreeMap<Scope, BTreeSet<JobId>>,
     /// When the next unit of a rate is due, in µs.
     pub rates: Due<Scope>,
+    /// What is in the bucket of the retry budget; `None`: as at first.
+    pub retries: Option<Saved>,
     /// What is known of circuits.
     pub circuits: BTreeMap<FlowKey, Circuit>,
     /// When to look again at a scope, in µs.

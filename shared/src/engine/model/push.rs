@@ -94,6 +94,7 @@ impl Shard {
             worker: None,
             claimed_at: None,
             run_at: job.run_at,
+            is_behind: false,
             expires_at: job.expires_at,
             score,
             kind: job.kind.clone(),

@@ -92,11 +92,9 @@ impl Shard {
             Verdict::Retry { delay } => {
                 let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
                 entry.attempt = entry.attempt.saturating_add(1);
-                let at_once = delay.is_zero();
-                let waits = if at_once { self.retry_waits(now, id, 0) } else { None };
-                Ended::Retry(self.postpone(now, id, waits.unwrap_or(now.plus(delay))))
+                Ended::Retry(self.postpone(now, id, now.plus(delay), delay.is_zero()))
             }
-            Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, now.plus(delay))),
+            Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, now.plus(delay), false)),
             Verdict::Release => {
                 self.make_ready(now, id);
                 Ended::Released
@@ -113,13 +111,15 @@ impl Shard {
         ended
     }
 
-    /// Lets the job run again from then on.
-    fn postpone(&mut self, now: Timestamp, id: JobId, run_at: Timestamp) -> Timestamp {
+    /// Lets the job run again from then on; `at_once`: it is a retry without a delay.
+    fn postpone(&mut self, now: Timestamp, id: JobId, run_at: Timestamp, at_once: bool) -> Timestamp {
         let score = self.score(run_at, self.entries[&id].priority);
         let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
         entry.run_at = run_at;
         entry.score = score;
-        self.place(now, id);
+        if !(at_once && self.put_behind(now, id, true)) {
+            self.place(now, id);
+        }
         run_at
     }
 }

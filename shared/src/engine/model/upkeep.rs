@@ -1,55 +1,32 @@
 //! promote and reap: what time does to a shard.
 
-use super::flow::Permit;
 use super::*;
-use crate::engine::flow::RETRY_LOOK_US;
 
 impl Shard {
     /// Makes due delayed jobs ready; see the module's rules.
     pub fn promote(&mut self, now: Timestamp, max: u32) -> u32 {
         self.check_timers(now);
-        self.move_due(now, max)
+        self.move_due(now, max, true)
     }
 
     /// The same as a part of another verb.
-    pub(super) fn move_due(&mut self, now: Timestamp, max: u32) -> u32 {
-        let (mut moved, mut put_off) = (0, 0);
+    pub(super) fn move_due(&mut self, now: Timestamp, max: u32, heal: bool) -> u32 {
+        let max = max.min(self.bounds.move_max);
+        let (mut looked, mut moved) = (0, 0);
         self.fire_timers(now, self.bounds.move_max);
-        while moved + put_off < max.min(self.bounds.move_max) {
+        while looked < max {
             let Some((due_ms, id)) = self.delayed.first().copied() else { break };
             if due_ms > now.millis() {
                 break;
             }
+            looked += 1;
             self.unplace(now, id);
-            match self.retry_waits(now, id, put_off) {
-                Some(until) => {
-                    self.entries.get_mut(&id).expect("delayed jobs have entries").run_at = until;
-                    self.delayed.insert((ceil_ms(until), id));
-                    put_off += 1;
-                }
-                None => {
-                    self.make_ready(now, id);
-                    moved += 1;
-                }
+            if !self.put_behind(now, id, false) {
+                self.make_ready(now, id);
+                moved += 1;
             }
         }
-        moved
-    }
-
-    /// Until when a retry has to wait for the queue's budget, if it has to; what need not is paid for. Those of one call
-    /// are looked at again one by one, as the floor of the budget has room for them.
-    pub(super) fn retry_waits(&mut self, now: Timestamp, id: JobId, before: u32) -> Option<Timestamp> {
-        if self.entries[&id].attempt == 0 {
-            return None;
-        }
-        let Permit::Until(until) = self.permit(now, Scope::RETRIES, 1) else {
-            self.spend(now, Scope::RETRIES, 1);
-            return None;
-        };
-        let interval_us = self.settings.as_ref()?.flow.retries?.floor.interval_us;
-        let apart = u64::from(before) * interval_us % RETRY_LOOK_US;
-        let until = until.min(now.micros() + RETRY_LOOK_US as i64) + apart as i64;
-        Some(Timestamp::from_micros(until))
+        moved + self.move_retries(now, max - looked, heal)
     }
 
     /// Takes back jobs whose lease ran out; see the module's rules.

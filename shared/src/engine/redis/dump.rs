@@ -10,7 +10,7 @@ use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outco
 use super::reply::Reply;
 use super::script::Way;
 use crate::engine::flow::{CircuitSetting, FlowKey, Limits};
-use crate::engine::model::{Entry, FlowState, ShardDump, Status, window};
+use crate::engine::model::{BEHIND_MS, Entry, FlowState, Saved, ShardDump, Status, window};
 use crate::engine::*;
 
 /// The zsets by id, with their scores.
@@ -148,6 +148,7 @@ fn entry(
         worker: held.and_then(|held| held.lease).map(|(worker, _)| worker),
         claimed_at: held.and_then(|held| held.lease).map(|(_, claimed_at)| claimed_at),
         run_at: head.run_at,
+        is_behind: places.delayed.get(&id).is_some_and(|due_ms| *due_ms >= BEHIND_MS),
         expires_at: job.expires_at,
         score: head.score,
         kind: job.kind,
@@ -220,6 +221,11 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
             }
             Some(b't') => {
                 flow.looked_at = value.try_get_u64().map_err(|e| damaged(e.into()))? as i64;
+            }
+            Some(b'y') => {
+                let us = value.try_get_u64().map_err(|e| damaged(e.into()))?;
+                let at = value.try_get_u64().map_err(|e| damaged(e.into()))? as i64;
+                flow.retries = Some(Saved { us, at });
             }
             Some(b'g') => {
                 value.try_get_u64().map_err(|e| damaged(e.into()))?;

@@ -207,7 +207,6 @@ pub(super) fn read_scope(bytes: &mut impl Buf) -> Result<Scope, Damaged> {
         b'l' => ScopeKind::KindRate,
         b'q' => ScopeKind::QueueRate,
         b'x' => ScopeKind::Circuit,
-        b'y' => ScopeKind::Retries,
         _ => return Err(Damaged),
     };
     Ok(Scope(kind, read_key(bytes)?))

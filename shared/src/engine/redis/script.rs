@@ -9,8 +9,8 @@ use super::keys::Scope;
 use super::link::Link;
 use super::{fault::Fault, layout};
 use crate::engine::ShardSettings;
-use crate::engine::flow::RETRY_LOOK_US;
-use crate::engine::model::{Bounds, OUTCOME_BYTES, SEEN_EVERY, crowd};
+use crate::engine::flow::RETRIES_SAVED_MAX;
+use crate::engine::model::{BEHIND_MS, Bounds, OUTCOME_BYTES, SEEN_EVERY, crowd};
 use crate::limits;
 
 const SHARD: &str = include_str!("lua/shard.lua");
@@ -255,10 +255,12 @@ fn prelude(bounds: Bounds, time: Time) -> String {
     }
     // What few scripts use, under one name: Lua has room for 200.
     text.push_str(&format!(
-        "local BOUNDS = {{ part = {}, refill = {}, refused = {}, retry_look = {RETRY_LOOK_US} }}\n",
+        "local BOUNDS = {{ part = {}, refill = {}, refused = {}, saved = {}, behind = {} }}\n",
         crowd::PART,
         crowd::REFILL,
         crowd::REFUSED_MAX,
+        RETRIES_SAVED_MAX,
+        BEHIND_MS,
     ));
     text
 }

@@ -25,8 +25,6 @@ pub enum ScopeKind {
     QueueRate = b'q',
     /// A circuit.
     Circuit = b'x',
-    /// The queue's retry budget. No lane waits for it: it is asked before a retry becomes ready.
-    Retries = b'y',
 }
 
 /// What a limit is about. A lane waits for one at a time.
@@ -37,7 +35,7 @@ impl Scope {
     /// As it is told.
     pub(in crate::engine) const fn limit(self) -> Limit {
         match self.0 {
-            ScopeKind::Free | ScopeKind::Retries => unreachable!(),
+            ScopeKind::Free => unreachable!(),
             ScopeKind::Key => Limit::KeyConcurrency,
             ScopeKind::KeyRate => Limit::KeyRate,
             ScopeKind::Kind => Limit::KindConcurrency,
@@ -49,9 +47,6 @@ impl Scope {
 
     /// Of the queue's rate.
     pub const QUEUE_RATE: Self = Self(ScopeKind::QueueRate, FlowKey::NONE);
-
-    /// Of the queue's retry budget.
-    pub const RETRIES: Self = Self(ScopeKind::Retries, FlowKey::NONE);
 
     /// Where lanes of a kind stand that nothing is known to hold.
     pub const fn free(kind: FlowKey) -> Self {
@@ -146,7 +141,6 @@ impl Shard {
             ScopeKind::Kind => full(self.kind_limits(scope.1).concurrency),
             ScopeKind::KindRate => late(self.kind_limits(scope.1).rate),
             ScopeKind::QueueRate => late(flow.queue.rate),
-            ScopeKind::Retries => late(flow.retries.map(|budget| budget.floor)),
             ScopeKind::Circuit => self.circuit_permit(now, scope.1),
             ScopeKind::Free => Permit::Free,
         }
@@ -164,7 +158,6 @@ impl Shard {
             ScopeKind::KeyRate
             | ScopeKind::KindRate
             | ScopeKind::QueueRate
-            | ScopeKind::Retries
             | ScopeKind::Circuit
             | ScopeKind::Free => None,
         }
@@ -204,7 +197,6 @@ impl Shard {
             ScopeKind::KeyRate => settings.flow.keys.rate,
             ScopeKind::KindRate => self.kind_limits(scope.1).rate,
             ScopeKind::QueueRate => settings.flow.queue.rate,
-            ScopeKind::Retries => settings.flow.retries.map(|budget| budget.floor),
             _ => None,
         };
         let Some(rate) = rate else { return };
@@ -212,18 +204,6 @@ impl Shard {
         let due =
             self.due(now, scope, rate).saturating_add(i64::try_from(cost).unwrap_or(i64::MAX));
         self.flow.rates.set(scope, due);
-    }
-
-    /// A job starts for the first time, which brings the next retry nearer.
-    pub(in crate::engine::model) fn credit_retries(&mut self, now: Timestamp) {
-        let Some(budget) = self.settings.as_ref().and_then(|settings| settings.flow.retries) else {
-            return;
-        };
-        let due = self.due(now, Scope::RETRIES, budget.floor);
-        if due > now.micros() {
-            let due = due.saturating_sub(budget.credit_us()).max(now.micros());
-            self.flow.rates.set(Scope::RETRIES, due);
-        }
     }
 
     pub(super) fn set_timer(&mut self, scope: Scope, at: i64) {
@@ -338,7 +318,7 @@ impl Shard {
                     had.get(&key) == self.kind_limits.get(&key)
                 }
                 ScopeKind::Circuit => before.circuits.get(&key) == after.circuits.get(&key),
-                ScopeKind::QueueRate | ScopeKind::Retries | ScopeKind::Free => true,
+                ScopeKind::QueueRate | ScopeKind::Free => true,
             };
             if !is_same {
                 self.set_timer(scope, now.micros());

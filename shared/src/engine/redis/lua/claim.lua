@@ -107,7 +107,7 @@ local function expire(id, job, held)
 end
 
 local function lease(id, job, held)
-  if sub(held or job, held and 55 or 13, held and 58 or 16) == "\0\0\0\0" then few.credit_retries() end
+  if not held and sub(job, 9, 16) == "\0\0\0\0\0\0\0\0" then few.credit_retries() end
   leased = leased + 1
   leased_ids[leased], leased_jobs[leased], leased_helds[leased] = id, job, held
 end
@@ -324,8 +324,9 @@ if filtered and leased < leases_max and stopped() then
 end
 local head = call("ZRANGE", DELAYED, 0, 0, "WITHSCORES")
 local due = head[2] and tonumber(head[2])
+if due and due >= BOUNDS.behind then due = nil end
 local timer = is_active() and call("ZRANGE", TIMERS, 0, 0, "WITHSCORES")[2]
-for _, at in ipairs({ timer or false, limited_until or false, again and now_ms * 1000 or false }) do
+for _, at in ipairs({ timer or false, limited_until or false, again and now_ms * 1000 or false, few.next_retry() or false }) do
   if at then due = min(due or ceil(at / 1000), ceil(at / 1000)) end
 end
 if due then reply[3] = due end

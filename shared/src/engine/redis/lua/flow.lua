@@ -16,6 +16,7 @@
 --         t: when timers were looked at in µs u64, to within a second
 --         s and a share: had u64, slots u64, accrued u64, at u64, cost u64
 --         b and a lane: the scope that holds it, 9 bytes
+--         y: what is in the bucket of the retry budget in µs u64, at u64
 --         g: the version u64 of the settings of which the following are part
 --         w and a share: its weight u32
 --         k and the name of a kind: its key, 8 bytes
@@ -206,6 +207,10 @@ end
 
 -- Writes what became of shares, rates and circuits.
 function save_flow()
+  if bucket and bucket.dirty then
+    call("HSET", FACTS, "y", pack(">I8I8", bucket.us, now))
+    bucket.dirty = false
+  end
   for scope in pairs(rates_dirty) do call("ZADD", RATES, text_of(rates[scope]), scope) end
   if not facts_dirty then return end
   load_virtual()
@@ -292,10 +297,6 @@ local function rule_of(scope)
   if sort == 113 then
     if queue_interval == 0 then return nil end
     return nil, queue_interval, queue_burst
-  end
-  if sort == 121 then
-    if retries.interval == 0 then return nil end
-    return nil, retries.interval, retries.burst
   end
   if sort == 120 or sort == 102 then return nil end
   local limits = few.limits_of_kind(sub(scope, 2))
@@ -412,26 +413,61 @@ function spend(scope, units)
   end
 end
 
--- A job starts for the first time, which brings the next retry nearer.
-function few.credit_retries()
-  if retries.interval == 0 then return end
-  local scope = "y" .. NO_KEY
-  local due = due_of(scope, retries.interval, retries.burst)
-  if due > now then
-    rates[scope], rates_dirty[scope] = max(due - floor(retries.interval * retries.percent / 100), now), true
-  end
+-- Retries ---------------------------------------------------------------------------------------------------------
+
+-- What is in the bucket of the retry budget: `us` of the floor, of which a retry costs an interval. It is full at first; of a
+-- shard that was opened with a ramp, after a loss that is, it was empty then.
+local bucket
+local function saved()
+  if bucket then return bucket end
+  local full, at = retries.interval * retries.burst, now
+  local value, ramp, opened = call("HGET", FACTS, "y"), unpacked(">I8I8", rest, 101)
+  local known, us = value and #value == 16, full
+  if known then us, at = unpacked(">I8I8", value) end
+  if ramp > 0 and (not known or at < opened) then us, at = 0, opened end
+  if us < full then us = min(us + max(now - at, 0), full) end
+  bucket = { us = min(us, full + BOUNDS.saved * retries.interval), known = known, dirty = false }
+  return bucket
 end
 
--- Until when a retry has to wait for the queue's budget, µs, or false; what need not is paid for. Those of one call, of
--- which so many were put off before, are looked at again one by one, as the floor of the budget has room for them.
-function few.retry_waits(before)
-  local scope = "y" .. NO_KEY
-  local from = held_by(scope, 1)
-  if not from then
-    spend(scope, 1)
-    return false
-  end
-  return min(from, now + BOUNDS.retry_look) + before * retries.interval % BOUNDS.retry_look
+-- Says also that somebody may wait.
+function few.note_bucket()
+  local had = saved()
+  if not had.known then had.known, had.dirty = true, true end
+end
+
+-- A job starts for the first time.
+function few.credit_retries()
+  if retries.interval == 0 then return end
+  local had = saved()
+  local us = min(had.us + floor(retries.interval * retries.percent / 100),
+    retries.interval * (retries.burst + BOUNDS.saved))
+  if us > had.us then had.us, had.known, had.dirty = us, true, true end
+end
+
+-- How many retries there are units for.
+function few.retry_units()
+  return floor(saved().us / retries.interval)
+end
+
+function few.spend_retries(count)
+  if count > 0 then bucket.us, bucket.dirty, bucket.known = bucket.us - count * retries.interval, true, true end
+end
+
+-- Whether any retries may wait for the budget, also for one that is gone.
+function few.may_be_behind()
+  return retries.interval > 0 or (is_active() and call("HEXISTS", FACTS, "y") == 1)
+end
+
+-- The first of the retries that wait for the budget.
+function few.behind(count)
+  return call("ZRANGE", DELAYED, BOUNDS.behind, "+inf", "BYSCORE", "LIMIT", 0, count)
+end
+
+-- When the first of them may run, µs; nil if none waits.
+function few.next_retry()
+  if not few.may_be_behind() or not few.behind(1)[1] then return nil end
+  return retries.interval == 0 and now or now + max(retries.interval - saved().us, 0)
 end
 
 function few.set_timer(scope, at)

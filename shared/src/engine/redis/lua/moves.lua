@@ -2,46 +2,64 @@
 -- flow.lua.
 local garbage = 0
 
--- Makes due delayed jobs ready, in order, up to `limit`; how many.
-local function promote(limit)
-  fire_timers(MOVE_MAX)
-  local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
-  if #ids == 0 then return 0 end
+-- Makes these delayed jobs ready, but for retries, if `put_behind` is given: those are put there with where they stand behind
+-- the other delayed ones. How many became ready.
+function few.make_ready(ids, put_behind)
   local ready, moved = {}, 0
-  -- Of retries that have to wait: how many, their new places, and what is kept of them.
-  local put_off, later, jobs_later, helds_later = 0, {}, {}, {}
   local heads, helds = fetch_heads(ids)
   for i = 1, #ids do
     local head, held = heads[i], helds[i]
     -- One that is held or finishing is here by damage only.
-    if head and (not held or byte(held, 1) == WAITING) then
+    if not head or (held and byte(held, 1) ~= WAITING) then
+      garbage = garbage + 1
+    elseif put_behind and sub(head, 13, 16) ~= "\0\0\0\0" then
+      put_behind[#put_behind + 1] = text_of(ceil(unpacked(">i8", head, 25) / 1000) + BOUNDS.behind)
+      put_behind[#put_behind + 1] = ids[i]
+    else
       local score, flow = unpacked(">i8", head, 17), flow_of(head, held)
-      local until_us = retries.interval > 0 and sub(head, 13, 16) ~= "\0\0\0\0" and few.retry_waits(put_off)
-      if until_us then
-        put_off = put_off + 1
-        local kept = held and helds_later or jobs_later
-        kept[#kept + 1] = ids[i]
-        kept[#kept + 1] = held and sub(held, 1, 66) .. pack(">i8", until_us) .. sub(held, 75)
-          or sub(head, 1, 24) .. pack(">i8", until_us) .. sub(head, 33)
-        later[#later + 1] = text_of(ceil(until_us / 1000))
-        later[#later + 1] = ids[i]
-      elseif flow then
-        moved = moved + 1
+      moved = moved + 1
+      if flow then
         enter_lane(ids[i], flow, score)
       else
-        moved = moved + 1
         ready[#ready + 1] = text_of(score)
         ready[#ready + 1] = ids[i]
       end
-    else
-      garbage = garbage + 1
     end
   end
   each("ZADD", READY, ready)
-  each("HSET", HELD, helds_later)
-  each("HSET", JOBS, jobs_later)
-  call("ZREMRANGEBYRANK", DELAYED, 0, #ids - 1)
-  each("ZADD", DELAYED, later)
+  return moved
+end
+
+-- Makes the first of the retries ready that wait for the budget, as many as there are units for; how many.
+function few.move_retries(limit)
+  local most = limit
+  if retries.interval > 0 then most = min(few.retry_units(), limit) end
+  local ids = most > 0 and few.behind(most) or {}
+  local moved = few.make_ready(ids)
+  each("ZREM", DELAYED, ids)
+  if retries.interval > 0 then
+    few.spend_retries(#ids)
+  elseif #ids < limit then
+    -- Nobody waits any more for a budget that is gone.
+    call("HDEL", FACTS, "y")
+  end
+  return moved
+end
+
+-- Makes due delayed jobs ready, in order, up to `limit`; how many. `heal`: also retries of which the store has lost that any
+-- wait for the budget.
+local function promote(limit, heal)
+  fire_timers(MOVE_MAX)
+  local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
+  local moved = 0
+  if #ids > 0 then
+    local put_behind = retries.interval > 0 and {} or nil
+    moved = few.make_ready(ids, put_behind)
+    call("ZREMRANGEBYRANK", DELAYED, 0, #ids - 1)
+    each("ZADD", DELAYED, put_behind or {})
+    if put_behind and #put_behind > 0 then few.note_bucket() end
+  end
+  if heal or few.may_be_behind() then moved = moved + few.move_retries(limit - #ids) end
   return moved
 end
 

@@ -4,7 +4,7 @@
 --
 -- Returns {"moved", how many, members found that are no jobs}. Writes their places.
 few.check_timers(MOVE_MAX)
-local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX))
+local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX), true)
 save_flow()
 publish(moved > 0 or flow_woken)
 return { "moved", moved, garbage }

@@ -26,6 +26,7 @@ local function refusal(id, held, proof)
 end
 
 local answers, changed, changed_count, ended_leases, settled, ready, delayed = {}, {}, 0, {}, 0, {}, {}
+local any_behind = false
 
 -- Makes a job ready.
 local function place(id, flow, score)
@@ -50,11 +51,17 @@ local function apply(id, held, ended, delay, detail, told)
   if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
     again_at, status = now + delay, WAITING
-    if ended == RETRY and delay == 0 and retries.interval > 0 then again_at = few.retry_waits(0) or now end
     local due_ms, score = due_and_score(again_at, byte(held, 79))
     end_part = pack(">i8i8", score, again_at) .. sub(held, 75)
-    if again_at > now then
-      delayed[#delayed + 1] = text_of(due_ms)
+    local waits = ended == RETRY and delay == 0 and retries.interval > 0
+    if waits and not any_behind and not few.behind(1)[1] and few.retry_units() > 0 then
+      few.spend_retries(1)
+      waits = false
+    end
+    any_behind = any_behind or waits
+    if waits then few.note_bucket() end
+    if again_at > now or waits then
+      delayed[#delayed + 1] = text_of(due_ms + (waits and BOUNDS.behind or 0))
       delayed[#delayed + 1] = id
     else
       place(id, flow, score)

@@ -162,7 +162,7 @@ fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
             // A limit that is another one now: a timer says so.
             ScopeKind::Key => is_full(settings.keys.concurrency) || has_timer,
             ScopeKind::Kind => is_full(of_kind().and_then(|l| l.concurrency)) || has_timer,
-            ScopeKind::Free | ScopeKind::Retries => false,
+            ScopeKind::Free => false,
             ScopeKind::KeyRate | ScopeKind::KindRate | ScopeKind::QueueRate => has_timer,
             ScopeKind::Circuit => {
                 let known = state.flow.circuits.get(&key).map(|known| known.state);
@@ -177,7 +177,7 @@ fn waits(state: &ShardDump, settings: &FlowSettings, wrong: &mut Vec<String>) {
             ScopeKind::KeyRate => flow.rate == key,
             ScopeKind::Kind | ScopeKind::KindRate => flow.kind == key,
             ScopeKind::Circuit => flow.circuit == key,
-            ScopeKind::QueueRate | ScopeKind::Retries | ScopeKind::Free => false,
+            ScopeKind::QueueRate | ScopeKind::Free => false,
         };
         let free = state.flow.turns.iter().filter(|turn| turn.place.is_free());
         let mut turns = free.filter_map(|turn| flow_of(turn.lane));

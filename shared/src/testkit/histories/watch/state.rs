@@ -52,7 +52,9 @@ fn orders(state: &ShardDump, wrong: &mut Vec<String>) {
     let is = |status: Status, entry: &Entry| entry.status == status;
     let is_ready = |entry: &Entry| is(Status::Ready, entry) && entry.flow.is_none();
     let ready = |entry: &Entry| is_ready(entry).then_some(entry.score);
-    let delayed = |entry: &Entry| is(Status::Delayed, entry).then(|| due_ms(entry.run_at));
+    let behind = |entry: &Entry| if entry.is_behind { BEHIND_MS } else { 0 };
+    let delayed =
+        |entry: &Entry| is(Status::Delayed, entry).then(|| due_ms(entry.run_at) + behind(entry));
     let claims = |entry: &Entry| until_ms(entry).and(entry.claimed_at);
     check(state, "ready", &state.ready, ready, wrong);
     check(state, "delayed", &state.delayed, delayed, wrong);
