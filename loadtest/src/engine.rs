@@ -256,7 +256,8 @@ async fn push(shared: &Shared) -> Result<()> {
         let jobs: Vec<Push> = (0..count).map(|_| new_push(shared, &kind, now)).collect();
         let reply = loop {
             let not_after = now.plus(PUSH_WINDOW);
-            let valid = Validity { ledger: LEDGER, generation: 1, not_after, source: Source::Fresh };
+            let valid =
+                Validity { ledger: LEDGER, generation: 1, not_after, origin: PushOrigin::Fresh };
             let reply = shared.engine.push(&shared.shard, &jobs, &valid).await?;
             now = reply.now;
             // Late: this process was held up for long. The batch is safe to repeat.
@@ -264,7 +265,10 @@ async fn push(shared: &Shared) -> Result<()> {
                 break reply;
             }
         };
-        ensure!(reply.pushed.iter().all(|it| *it == Pushed::Added), "the engine has no room for the backlog");
+        ensure!(
+            reply.pushed.iter().all(|it| *it == Pushed::Added),
+            "the engine has no room for the backlog"
+        );
     }
 }
 

@@ -34,8 +34,8 @@ pub mod redis;
 
 pub use gate::{
     Adopted, Adoption, Gate, GateView, LiveEntry, Looked, Mark, Opened, Opening, Position,
-    ProcessId, Report, ScanPage, Shut, Then, Tombstone, Validity, WithdrawReply, Withdrawal,
-    Withdrawn,
+    ProcessId, PushOrigin, Report, ScanPage, Shut, Then, Tombstone, Validity, WithdrawReply,
+    Withdrawal, Withdrawn,
 };
 
 /// One slice of one queue; all its state sits in one Cluster slot.
@@ -127,7 +127,7 @@ pub enum Pushed {
     /// Waits in the ledger.
     Full,
     /// Its [`Group`](flow::Group) has as many waiting here as are left to it: four for every job that there is room for
-    /// yet; or others of it wait in the ledger, and it comes from nowhere else ([`gate::Source::Fresh`]). Others may have room.
+    /// yet; or others of it wait in the ledger, and it comes from nowhere else ([`gate::PushOrigin::Fresh`]). Others may have room.
     /// Waits in the ledger.
     Crowded,
 }

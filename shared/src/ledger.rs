@@ -58,7 +58,7 @@ pub use queue::{
     KindLimits, Paused, Queue, QueueSettings, RateLimit, RetryBudgetSettings, WEIGHTS_MAX,
 };
 pub use queue_walk::{NewQueues, QueueCursor, QueuePage, QueueWalk};
-pub use unfinished::{Groups, Unfinished};
+pub use unfinished::{Groups, Unfinished, WALK_WINDOW};
 
 /// Jobs submitted together.
 #[derive(Debug, Clone)]

@@ -91,7 +91,7 @@ impl GateView {
 
 /// Where pushed jobs come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum PushOrigin {
     /// A change that was committed a moment ago. Of a [`Group`](super::flow::Group) that was refused room none are let in:
     /// they would pass those of it that wait in the ledger.
     Fresh,
@@ -112,7 +112,7 @@ pub struct Validity {
     /// [`crate::limits::PUSH_WINDOW`]: a push that arrives later could restart a finished job.
     pub not_after: Timestamp,
     /// Where they come from.
-    pub source: Source,
+    pub origin: PushOrigin,
 }
 
 /// What a worker says of itself while a gate is shut.

@@ -23,6 +23,8 @@ pub struct Unfinished<'a> {
     pub limit: u32,
     /// Of which groups.
     pub groups: Groups<'a>,
+    /// Most jobs that one page looks at where it may pass over some; [`WALK_WINDOW`] but for tests.
+    pub window: u32,
 }
 
 /// Of which groups jobs are looked for. Jobs with keys that were accepted by a build without groups count as unkeyed.
@@ -35,7 +37,7 @@ pub enum Groups<'a> {
 }
 
 /// Most jobs that one page looks at where it may pass over some.
-pub(super) const WALK_WINDOW: i64 = 20_000;
+pub const WALK_WINDOW: u32 = 20_000;
 
 impl Groups<'_> {
     /// Whether a page may have to look at many jobs that are not wanted: those of one group have an index.
@@ -56,7 +58,8 @@ impl<'a> Unfinished<'a> {
         limit: u32,
     ) -> Self {
         let groups = Groups::AllBut(&[]);
-        Self { namespace, queue, due_before, changed_before, after: None, limit, groups }
+        let window = WALK_WINDOW;
+        Self { namespace, queue, due_before, changed_before, after: None, limit, groups, window }
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::engine_time::EngineTime;
 use super::push::{belongs_in_engine, push_of};
+use crate::engine::PushOrigin;
 use crate::engine::flow::Group;
-use crate::engine::gate::Source;
 use crate::engine::{
     Engine, EngineError, Opened, Opening, Push, PushReply, Pushed, ShardId, Shut, Validity,
 };
@@ -116,7 +116,7 @@ impl Delivery {
         pushes: &[Push],
         ticket: Ticket,
     ) -> Result<PushCount, PushError> {
-        self.push_from(shard, pushes, ticket, Source::Ledger).await
+        self.push_from(shard, pushes, ticket, PushOrigin::Ledger).await
     }
 
     /// The same, of jobs that were committed a moment ago.
@@ -126,7 +126,7 @@ impl Delivery {
         pushes: &[Push],
         ticket: Ticket,
     ) -> Result<PushCount, PushError> {
-        self.push_from(shard, pushes, ticket, Source::Fresh).await
+        self.push_from(shard, pushes, ticket, PushOrigin::Fresh).await
     }
 
     async fn push_from(
@@ -134,9 +134,9 @@ impl Delivery {
         shard: &ShardId,
         pushes: &[Push],
         ticket: Ticket,
-        source: Source,
+        origin: PushOrigin,
     ) -> Result<PushCount, PushError> {
-        let mut reply = self.push_once(shard, pushes, ticket, source).await?;
+        let mut reply = self.push_once(shard, pushes, ticket, origin).await?;
         let again;
         let mut pushes = pushes;
         let is_late = reply.pushed.first() == Some(&Pushed::Late);
@@ -145,12 +145,12 @@ impl Delivery {
             let Some(ticket) = self.ticket().await else { return Ok(PushCount::default()) };
             again = self.still_due(shard, pushes, ticket).await?;
             pushes = &again;
-            reply = self.push_once(shard, pushes, ticket, source).await?;
+            reply = self.push_once(shard, pushes, ticket, origin).await?;
         }
         // Nothing of this ledger was ever there, or all of it is gone: the push is as good after the first opening.
         if !reply.open && self.open_first(shard).await? && is_late && reply.now <= ticket.not_after
         {
-            reply = self.push_once(shard, pushes, ticket, source).await?;
+            reply = self.push_once(shard, pushes, ticket, origin).await?;
         }
         let count = |what: Pushed| reply.pushed.iter().filter(|p| **p == what).count() as u64;
         let could_run =
@@ -159,7 +159,8 @@ impl Delivery {
         let crowded = pushes.iter().zip(&reply.pushed);
         let crowded = crowded.filter(|(_, what)| **what == Pushed::Crowded);
         let crowded = crowded.map(|(push, _)| Group::of(push.flow.as_ref())).collect();
-        let counted = PushCount { added: count(Pushed::Added), late: count(Pushed::Late), full, crowded };
+        let counted =
+            PushCount { added: count(Pushed::Added), late: count(Pushed::Late), full, crowded };
         let refused = count(Pushed::Full) + count(Pushed::Crowded);
         if refused > 0 {
             metrics::counter!("windlass_push_full_total").increment(refused);
@@ -172,13 +173,13 @@ impl Delivery {
         shard: &ShardId,
         pushes: &[Push],
         ticket: Ticket,
-        source: Source,
+        origin: PushOrigin,
     ) -> Result<PushReply, EngineError> {
         let valid = Validity {
             ledger: self.ledger.id(),
             generation: self.generation(shard, ticket),
             not_after: ticket.not_after,
-            source,
+            origin,
         };
         let reply = self.engine.push(shard, pushes, &valid).await?;
         self.time.note(reply.now);

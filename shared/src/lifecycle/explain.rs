@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::{Lifecycle, Seen, order};
 use crate::engine::ShardId;
+use crate::engine::flow::Group;
+use crate::engine::model::REFUSED_MAX;
 use crate::engine::{Hold, Limit, LiveState, ShardStats};
 use crate::ledger::runs::END;
 use crate::ledger::{LedgerError, Queue, WorkerBeat, shard_of};
@@ -403,7 +405,8 @@ fn retry_budget(seen: &Seen, queue: Option<&Queue>, now: Timestamp) -> Option<Re
     if live.state != LiveState::Delayed || live.attempt == 0 || live.run_at > now {
         return None;
     }
-    let detail = "retries of its queue have used up their budget (`retry_budget`); it comes as others start";
+    let detail =
+        "retries of its queue have used up their budget (`retry_budget`); it comes as others start";
     Some(Reason::new("retry_budget", detail, json!({ "budget": budget })).since(live.run_at))
 }
 

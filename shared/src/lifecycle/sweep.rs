@@ -13,9 +13,7 @@ use super::delivery::{PushError, Ticket};
 use super::push::{counted, push_of};
 use crate::engine::flow::Group;
 use crate::engine::{CancelReply, Ended, EngineError, ShardId, Withdraw};
-use crate::ledger::{
-    Changed, Groups, Guard, JobPage, LedgerError, Queue, Record, Unfinished,
-};
+use crate::ledger::{Changed, Groups, Guard, JobPage, LedgerError, Queue, Record, Unfinished};
 use crate::limits;
 use crate::model::id::{Fence, JobId};
 use crate::model::job::{Job, JobError};

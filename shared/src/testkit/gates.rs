@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::engine::{Engine, EngineError, Opened, Opening, ShardId, ShardSettings, Validity};
+use crate::engine::{
+    Engine, EngineError, Opened, Opening, PushOrigin, ShardId, ShardSettings, Validity,
+};
 use crate::limits::PUSH_WINDOW;
 use crate::model::id::LedgerId;
 use crate::model::time::Timestamp;
@@ -12,7 +14,7 @@ pub const LEDGER: LedgerId = LedgerId::from_bytes([0x1e; 16]);
 
 /// For a push that is good until then, into a shard of [`LEDGER`], whatever its generation.
 pub const fn until(not_after: Timestamp) -> Validity {
-    Validity { ledger: LEDGER, generation: u64::MAX, not_after, source: Source::Ledger }
+    Validity { ledger: LEDGER, generation: u64::MAX, not_after, origin: PushOrigin::Ledger }
 }
 
 /// As [`open_shard_of`], for the ledger that the shard has been shut for before, or else for [`LEDGER`].

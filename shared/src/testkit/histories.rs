@@ -14,8 +14,8 @@ use crate::engine::model::{Bounds, Circuit, Shard, ShardDump};
 use crate::engine::{
     Adopted, Adoption, CancelReply, ClaimReply, ClaimRequest, Engine, EngineError, ExtendReply,
     GateView, Held, Hold, Live, LiveEntry, Looked, Mark, Opened, Opening, Outcome, Position,
-    ProcessId, Push, PushReply, Refused, Report, Running, Settle, SettleReply, ShardId, ShardSettings,
-    ShardStats, Shut, Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
+    ProcessId, Push, PushOrigin, PushReply, Refused, Report, Running, Settle, SettleReply, ShardId,
+    ShardSettings, ShardStats, Shut, Tombstone, Validity, Withdraw, WithdrawReply, Withdrawal,
 };
 use crate::model::id::{Fence, JobId, LedgerId, WorkerId};
 use crate::model::time::Timestamp;

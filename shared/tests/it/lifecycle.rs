@@ -481,7 +481,9 @@ async fn a_long_queue_of_one_tenant_keeps_out_nobody() {
         assert!(waiting.is_empty(), "{} never ran", waiting.len());
         let most = small_done_at.unwrap();
         assert!(most <= 100, "the others waited for {most} jobs");
-        pump.pass(&world.life, &queue).await.unwrap();
+        for _ in 0..3 {
+            pump.pass(&world.life, &queue).await.unwrap();
+        }
         assert_eq!(stats(&world).await.refused, 0, "all is there");
     }
 }

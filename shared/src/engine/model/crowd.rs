@@ -28,8 +28,8 @@ impl Shard {
     }
 
     /// Whether a group has as many waiting as are left to it, or fresh jobs would pass those of it that wait in the ledger.
-    pub(super) fn is_crowded(&self, group: Group, source: Source) -> bool {
-        let would_pass = source == Source::Fresh && self.refused.get(group).is_some();
+    pub(super) fn is_crowded(&self, group: Group, origin: PushOrigin) -> bool {
+        let would_pass = origin == PushOrigin::Fresh && self.refused.get(group).is_some();
         would_pass || self.waiting_of(group) >= PART * self.free()
     }
 

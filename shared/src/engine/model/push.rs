@@ -14,14 +14,14 @@ impl Shard {
             vec![Pushed::Late; jobs.len()]
         } else {
             self.tombstones.turn(now);
-            jobs.iter().map(|job| self.push_one(now, job, valid.source)).collect()
+            jobs.iter().map(|job| self.push_one(now, job, valid.origin)).collect()
         };
         let open = self.gate.is_some_and(|state| state.gate.process.is_some());
         let generation = self.generation();
         PushReply { pushed, open, generation, now }
     }
 
-    fn push_one(&mut self, now: Timestamp, job: &Push, source: Source) -> Pushed {
+    fn push_one(&mut self, now: Timestamp, job: &Push, origin: PushOrigin) -> Pushed {
         let present = self.entries.get(&job.id);
         if present.is_some_and(|entry| entry.fence >= job.fence) {
             return Pushed::Present;
@@ -30,7 +30,7 @@ impl Shard {
             return Pushed::Present;
         }
         let replaced_bytes = present.map(|entry| entry.envelope.len() as u64);
-        if let Some(refusal) = self.refusal(now, job, source, replaced_bytes) {
+        if let Some(refusal) = self.refusal(now, job, origin, replaced_bytes) {
             if job.run_at <= now {
                 self.refuse(now, Group::of(job.flow.as_ref()));
             }
@@ -59,7 +59,7 @@ impl Shard {
         &self,
         now: Timestamp,
         job: &Push,
-        source: Source,
+        origin: PushOrigin,
         replaced_bytes: Option<u64>,
     ) -> Option<Pushed> {
         let default = ShardSettings::default();
@@ -76,7 +76,7 @@ impl Shard {
         if job.run_at > now {
             return (self.delayed.len() as u64 >= *jobs_max).then_some(Pushed::Full);
         }
-        self.is_crowded(Group::of(job.flow.as_ref()), source).then_some(Pushed::Crowded)
+        self.is_crowded(Group::of(job.flow.as_ref()), origin).then_some(Pushed::Crowded)
     }
 
     /// The entry of a job as it was pushed.

@@ -94,7 +94,9 @@ impl Shard {
                 entry.attempt = entry.attempt.saturating_add(1);
                 Ended::Retry(self.postpone(now, id, now.plus(delay), delay.is_zero()))
             }
-            Verdict::Snooze { delay } => Ended::Snoozed(self.postpone(now, id, now.plus(delay), false)),
+            Verdict::Snooze { delay } => {
+                Ended::Snoozed(self.postpone(now, id, now.plus(delay), false))
+            }
             Verdict::Release => {
                 self.make_ready(now, id);
                 Ended::Released
@@ -112,7 +114,13 @@ impl Shard {
     }
 
     /// Lets the job run again from then on; `at_once`: it is a retry without a delay.
-    fn postpone(&mut self, now: Timestamp, id: JobId, run_at: Timestamp, at_once: bool) -> Timestamp {
+    fn postpone(
+        &mut self,
+        now: Timestamp,
+        id: JobId,
+        run_at: Timestamp,
+        at_once: bool,
+    ) -> Timestamp {
         let score = self.score(run_at, self.entries[&id].priority);
         let entry = self.entries.get_mut(&id).expect("leased jobs have entries");
         entry.run_at = run_at;

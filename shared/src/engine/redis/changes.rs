@@ -59,7 +59,7 @@ impl Redis {
             .run(&self.scripts.push, Way::Hot, shard, |cmd| {
                 cmd.arg(layout::micros(valid.not_after)).arg(valid.generation);
                 cmd.arg(valid.ledger.as_bytes());
-                cmd.arg(u8::from(valid.source == Source::Fresh));
+                cmd.arg(u8::from(valid.origin == PushOrigin::Fresh));
                 cmd.arg(jobs.len()).arg(layout::forms(jobs));
                 for (job, value) in jobs.iter().zip(&values) {
                     cmd.arg(job.id.as_bytes()).arg(value);

@@ -3,7 +3,9 @@
 use bytes::{Buf, BufMut};
 
 use super::layout::{Damaged, take_id};
-use crate::engine::flow::{CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Group, Limits, Rate, RetryBudget};
+use crate::engine::flow::{
+    CircuitMode, CircuitSetting, Flow, FlowKey, FlowSettings, Group, Limits, Rate, RetryBudget,
+};
 use crate::engine::model::{Circuit, CircuitState};
 #[cfg(feature = "testkit")]
 use crate::engine::model::{FlowState, Scope, ScopeKind, Share, Turn};

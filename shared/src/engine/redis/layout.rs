@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::flow::{FLOW_LENGTH, put_flow, put_limits, put_retries, read_flow, read_limits, read_retries};
+use super::flow::{
+    FLOW_LENGTH, put_flow, put_limits, put_retries, read_flow, read_limits, read_retries,
+};
 use crate::engine::flow::{Dependency, Flow, FlowSettings};
 #[cfg(any(test, feature = "testkit"))]
 use crate::engine::model::GateState;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sqlx::{PgExecutor, PgPool};
 use sqlx::postgres::PgRow;
+use sqlx::{PgExecutor, PgPool};
 
 use super::error::{after_write, unchanged};
 use super::row::{get, int8, json, parse, time, to_json, unsigned};

@@ -8,7 +8,7 @@ use super::Result;
 use super::error::unchanged;
 use super::row::{self, select_jobs};
 use crate::engine::flow::Group;
-use crate::ledger::unfinished::{WALK_WINDOW, number};
+use crate::ledger::unfinished::number;
 use crate::ledger::{Groups, JobFilter, JobPage, Unfinished};
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState};
@@ -116,7 +116,7 @@ pub(super) async fn unfinished(pool: &PgPool, wanted: Unfinished<'_>) -> Result<
     Ok(JobPage { next, jobs: row::jobs(&rows) })
 }
 
-/// The last id of the [`WALK_WINDOW`] jobs that a page may look at, if there are more of them. Read before the page, so
+/// The last id of the jobs that a page may look at, if there are more of them. Read before the page, so
 /// that what goes meanwhile lets no others be passed over.
 async fn edge(pool: &PgPool, wanted: &Unfinished<'_>) -> Result<Option<JobId>> {
     let sql = "SELECT id FROM jobs WHERE namespace = $1 AND queue = $2 AND state < 10 AND id > $3 \
@@ -125,7 +125,7 @@ async fn edge(pool: &PgPool, wanted: &Unfinished<'_>) -> Result<Option<JobId>> {
         .bind(wanted.namespace.as_str())
         .bind(wanted.queue.as_str())
         .bind(wanted.after.map_or(Uuid::nil(), JobId::uuid))
-        .bind(WALK_WINDOW);
+        .bind(i64::from(wanted.window));
     let edge: Option<Uuid> = query.fetch_optional(pool).await.map_err(unchanged)?;
     Ok(edge.map(JobId::from_uuid))
 }

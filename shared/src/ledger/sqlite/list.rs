@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::jobs::{Columns, job_of, jobs, select_jobs};
 use super::statement::{Args, composed, row, rows};
 use crate::engine::flow::Group;
-use crate::ledger::unfinished::{WALK_WINDOW, number};
+use crate::ledger::unfinished::number;
 use crate::ledger::unreadable::{self, readable};
 use crate::ledger::{Groups, Unfinished};
 use crate::model::id::JobId;
@@ -215,20 +215,20 @@ pub(super) async fn unfinished(
     Ok(JobPage { jobs: readable("a job", &found, job_of), next })
 }
 
-/// The last id of the [`WALK_WINDOW`] jobs that a page may look at, if there are more of them. Read before the page, so
+/// The last id of the jobs that a page may look at, if there are more of them. Read before the page, so
 /// that what goes meanwhile lets no others be passed over.
 async fn edge(
     connection: &mut SqliteConnection,
     wanted: &Unfinished<'_>,
 ) -> Result<Option<JobId>, Fault> {
-    let sql = "SELECT id FROM jobs WHERE namespace = ? AND queue = ? AND state < 10 AND id > ? \
-               ORDER BY id LIMIT 1 OFFSET ? - 1";
+    let sql = "SELECT id FROM jobs INDEXED BY jobs_live WHERE namespace = ? AND queue = ? \
+               AND state < 10 AND state > 0 AND id > ? ORDER BY id LIMIT 1 OFFSET ? - 1";
     let after = wanted.after.map_or([0; 16], |id| *id.as_bytes());
     let args = Args::default()
         .with(wanted.namespace.as_str())
         .with(wanted.queue.as_str())
         .with(after.as_slice())
-        .with(WALK_WINDOW);
+        .with(i64::from(wanted.window));
     let found = row(connection, sql, args).await?;
     found.map(|row| Ok(JobId::from_bytes(Columns::of(&row).id()?))).transpose()
 }

@@ -14,8 +14,8 @@ use super::statement::{Args, execute, row, rows};
 use super::writer::Tx;
 use super::{Paused, Queue, QueueCursor, QueueMinute, QueuePage, QueueSettings, Rollup};
 use crate::ledger::circuits::SharedCircuits;
-use crate::ledger::queue::READS_MAX;
 use crate::ledger::minutes_before;
+use crate::ledger::queue::READS_MAX;
 use crate::ledger::queue_walk::NEWS_MAX;
 use crate::ledger::unreadable::readable;
 use crate::limits::QUEUES_PER_NAMESPACE_MAX;
@@ -223,7 +223,9 @@ async fn given(
         }
         let mut is_same = true;
         for queue in &mut queues {
-            let Some(now) = bare(connection, &queue.namespace, &queue.name).await? else { continue };
+            let Some(now) = bare(connection, &queue.namespace, &queue.name).await? else {
+                continue;
+            };
             is_same &= now.version == queue.version;
             *queue = Queue { circuits: Arc::clone(&queue.circuits), ..now };
         }

@@ -331,8 +331,19 @@ async fn no_hot_statement_scans_a_table() {
         (
             "SELECT j.payload FROM jobs j WHERE j.namespace = 'a' AND j.queue = 'b' \
              AND j.id > x'00' AND j.state < 10 AND j.state > 0 AND j.run_at < 1 \
-             AND j.changed_at < 1 ORDER BY j.id LIMIT 10",
+             AND j.changed_at < 1 AND true ORDER BY j.id LIMIT 10",
             "SEARCH j USING INDEX jobs_live (namespace=? AND queue=? AND id>?)",
+        ),
+        (
+            "SELECT j.payload FROM jobs j WHERE j.namespace = 'a' AND j.queue = 'b' \
+             AND j.id > x'00' AND j.state < 10 AND j.state > 0 AND j.run_at < 1 \
+             AND j.changed_at < 1 AND j.flow_group = 7 ORDER BY j.id LIMIT 10",
+            "SEARCH j USING INDEX jobs_groups (namespace=? AND queue=? AND flow_group=? AND id>?)",
+        ),
+        (
+            "SELECT id FROM jobs INDEXED BY jobs_live WHERE namespace = 'a' AND queue = 'b' \
+             AND state < 10 AND state > 0 AND id > x'00' ORDER BY id LIMIT 1 OFFSET 19999",
+            "SEARCH jobs USING COVERING INDEX jobs_live (namespace=? AND queue=? AND id>?)",
         ),
         (
             "SELECT id FROM jobs WHERE id < x'ff' AND namespace = 'a' AND id >= x'00' \

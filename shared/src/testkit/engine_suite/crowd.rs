@@ -1,9 +1,9 @@
 //! Room: what groups may have of it, and how they get more.
 
 use super::*;
-use crate::engine::gate::{Source, Validity};
 use crate::engine::Refused;
 use crate::engine::flow::{Flow, Group, Keys};
+use crate::engine::{PushOrigin, Validity};
 
 const ROOM: u64 = 10;
 
@@ -63,11 +63,8 @@ pub async fn a_call_counts_what_it_lets_in(rig: &Rig) {
     let mut expected = vec![Pushed::Added; 8];
     expected.push(Pushed::Crowded);
     assert_eq!(rig.push(&jobs).await, expected);
-    let later = Push {
-        fence: Fence(2),
-        run_at: rig.now().await.plus(ms(1_000)),
-        ..rig.job(0).await
-    };
+    let later =
+        Push { fence: Fence(2), run_at: rig.now().await.plus(ms(1_000)), ..rig.job(0).await };
     let jobs = [rig.job(9).await, later, rig.job(8).await, rig.job(9).await];
     let expected = [Pushed::Crowded, Pushed::Added, Pushed::Added, Pushed::Crowded];
     assert_eq!(rig.push(&jobs).await, expected);
@@ -84,8 +81,7 @@ pub async fn what_runs_is_not_what_waits(rig: &Rig) {
 
 /// Jobs of a kind that is limited and without keys are one group with all others without keys.
 pub async fn jobs_without_keys_are_one_group(rig: &Rig) {
-    let mut settings =
-        ShardSettings { version: 1, jobs_max: ROOM, ..ShardSettings::default() };
+    let mut settings = ShardSettings { version: 1, jobs_max: ROOM, ..ShardSettings::default() };
     let limits = crate::engine::flow::Limits { concurrency: Some(1), rate: None };
     settings.flow.kinds.insert(kind("limited"), limits);
     rig.configure(settings).await;
@@ -132,7 +128,7 @@ pub async fn fresh_jobs_wait_behind_those_in_the_ledger(rig: &Rig) {
     tight(rig).await;
     let fresh = async |job: Push| {
         let not_after = rig.now().await.plus(PUSH_WINDOW);
-        let valid = Validity { source: Source::Fresh, ..until(not_after) };
+        let valid = Validity { origin: PushOrigin::Fresh, ..until(not_after) };
         rig.engine.push(&rig.shard, &[job], &valid).await.unwrap().pushed[0]
     };
     assert_eq!(crowd(rig, 0, "large").await, 8);

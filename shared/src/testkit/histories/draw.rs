@@ -563,7 +563,8 @@ fn flow_settings(rng: &mut StdRng) -> FlowSettingsPick {
     let weight = |rng: &mut StdRng| (rng.random_range(1..3), pick(rng, &[2, 5]));
     let weights = if rng.random_ratio(1, 3) { some(rng, 2, weight) } else { Vec::new() };
     let circuits = if rng.random() { some(rng, 2, circuit) } else { Vec::new() };
-    let budget = (pick(rng, &[0, 50, 100]), pick(rng, &[1_000, 1_000_000, 4_000_000]), pick(rng, &[1, 2]));
+    let budget =
+        (pick(rng, &[0, 50, 100]), pick(rng, &[1_000, 1_000_000, 4_000_000]), pick(rng, &[1, 2]));
     let retries = rng.random_ratio(1, 3).then_some(budget);
     FlowSettingsPick { queue, keys: limits(rng), retries, kinds, weights, circuits }
 }

@@ -49,7 +49,7 @@ impl Player {
                     ledger: ledger(self.ledger + u8::from(*foreign)),
                     generation: self.generation.saturating_sub(*below),
                     not_after: shift(now, -*late_us),
-                    source: if *fresh { Source::Fresh } else { Source::Ledger },
+                    origin: if *fresh { PushOrigin::Fresh } else { PushOrigin::Ledger },
                 },
             },
             Step::Claim { worker, max, lease_us, kinds, go_on } => {

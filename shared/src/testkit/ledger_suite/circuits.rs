@@ -8,10 +8,10 @@ use futures::future::join_all;
 
 use super::scene::{Scene, at};
 use crate::engine::flow::{CircuitMode, CircuitSetting, FlowKey};
-use crate::ledger::{Paused, QueueSettings};
 use crate::ledger::circuits::{
     CIRCUITS_KNOWN_MAX, CIRCUITS_SET_MAX, Circuit, CircuitSet, CircuitSettings,
 };
+use crate::ledger::{Paused, QueueSettings};
 use crate::model::name::CircuitName;
 use crate::model::time::Span;
 
@@ -205,7 +205,8 @@ async fn a_version_has_one_meaning(scene: &Scene) {
     let over = std::sync::atomic::AtomicU32::new(0);
     let pauses = async {
         for n in 0..CHANGES {
-            let paused = (n % 2 == 0).then(|| Paused { since: at(1), by: "t".into(), reason: None });
+            let paused =
+                (n % 2 == 0).then(|| Paused { since: at(1), by: "t".into(), reason: None });
             ledger.set_paused(namespace, queue, paused.as_ref()).await.unwrap();
         }
         over.fetch_add(1, Ordering::SeqCst);

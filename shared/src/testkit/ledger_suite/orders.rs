@@ -95,7 +95,11 @@ async fn only_the_first_of_a_key_may_run(scene: &Scene) {
     // What the engine is filled from, and what is counted as waiting.
     let ahead = scene.ledger.now().await.unwrap().plus(Duration::from_secs(60));
     let (namespace, queue) = (&scene.namespace, &scene.queue);
-    let page = scene.ledger.unfinished(Unfinished::new(namespace, queue, (ahead, ahead), 10)).await.unwrap();
+    let page = scene
+        .ledger
+        .unfinished(Unfinished::new(namespace, queue, (ahead, ahead), 10))
+        .await
+        .unwrap();
     let mut found: Vec<JobId> = page.jobs.iter().map(|job| job.id).collect();
     let mut expected: Vec<JobId> = jobs[..3].iter().map(|job| job.id).collect();
     found.sort_unstable();

@@ -268,12 +268,13 @@ async fn unfinished_jobs_are_found_by_group(scene: &Scene) {
     assert_eq!(of_groups(scene, now, Groups::Only(a)).await, at(&[1, 5]));
 }
 
-/// The unfinished jobs of these groups, in pages of two.
+/// The unfinished jobs of these groups, in pages of two that look at three.
 async fn of_groups(scene: &Scene, now: Timestamp, groups: Groups<'_>) -> Vec<JobId> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let wanted = Unfinished::new(&scene.namespace, &scene.queue, (now, now), 2);
-        let page = scene.ledger.unfinished(Unfinished { after, groups, ..wanted }).await.unwrap();
+        let wanted = Unfinished { after, groups, window: 3, ..wanted };
+        let page = scene.ledger.unfinished(wanted).await.unwrap();
         found.extend(page.jobs.iter().map(|job| job.id));
         after = page.next;
         if after.is_none() {

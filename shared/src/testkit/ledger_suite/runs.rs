@@ -383,6 +383,10 @@ async fn blocked_jobs_are_nobodys_work(scene: &Scene) {
     assert_eq!(waiting, 1);
     let later = scene.ledger.now().await.unwrap().plus(Duration::from_secs(60));
     let (namespace, queue) = (&scene.namespace, &scene.queue);
-    let page = scene.ledger.unfinished(Unfinished::new(namespace, queue, (later, later), 10)).await.unwrap();
+    let page = scene
+        .ledger
+        .unfinished(Unfinished::new(namespace, queue, (later, later), 10))
+        .await
+        .unwrap();
     assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [a]);
 }

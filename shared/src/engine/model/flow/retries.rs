@@ -67,7 +67,12 @@ impl Shard {
 
     /// Puts a retry that is due and in no order behind the other delayed jobs, if it has to wait for the budget; whether it
     /// has. One that comes again at once need not where there is a unit and nobody before it.
-    pub(in crate::engine::model) fn put_behind(&mut self, now: Timestamp, id: JobId, at_once: bool) -> bool {
+    pub(in crate::engine::model) fn put_behind(
+        &mut self,
+        now: Timestamp,
+        id: JobId,
+        at_once: bool,
+    ) -> bool {
         let Some(budget) = self.retry_budget() else { return false };
         if self.entries[&id].attempt == 0 {
             return false;
@@ -92,7 +97,12 @@ impl Shard {
 
     /// Makes the first of the retries ready that wait for the budget, as many as there are units for; how many. `heal`: also
     /// where a store has lost that any wait.
-    pub(in crate::engine::model) fn move_retries(&mut self, now: Timestamp, max: u32, heal: bool) -> u32 {
+    pub(in crate::engine::model) fn move_retries(
+        &mut self,
+        now: Timestamp,
+        max: u32,
+        heal: bool,
+    ) -> u32 {
         if !heal && !self.may_be_behind() {
             return 0;
         }

@@ -79,7 +79,7 @@ end
 -- Shares ----------------------------------------------------------------------------------------------------------
 
 local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
-local rates, rates_dirty, running, circuits = {}, {}, {}, {}
+local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
 
 local function load_virtual()
   if virtual_known then return end
@@ -417,7 +417,6 @@ end
 
 -- What is in the bucket of the retry budget: `us` of the floor, of which a retry costs an interval. It is full at first; of a
 -- shard that was opened with a ramp, after a loss that is, it was empty then.
-local bucket
 local function saved()
   if bucket then return bucket end
   local full, at = retries.interval * retries.burst, now
@@ -456,7 +455,7 @@ end
 
 -- Whether any retries may wait for the budget, also for one that is gone.
 function few.may_be_behind()
-  return retries.interval > 0 or (is_active() and call("HEXISTS", FACTS, "y") == 1)
+  return retries.interval > 0 or (is_active() and call("HGET", FACTS, "y") ~= false)
 end
 
 -- The first of the retries that wait for the budget.

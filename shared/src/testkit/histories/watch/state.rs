@@ -52,7 +52,7 @@ fn orders(state: &ShardDump, wrong: &mut Vec<String>) {
     let is = |status: Status, entry: &Entry| entry.status == status;
     let is_ready = |entry: &Entry| is(Status::Ready, entry) && entry.flow.is_none();
     let ready = |entry: &Entry| is_ready(entry).then_some(entry.score);
-    let behind = |entry: &Entry| if entry.is_behind { BEHIND_MS } else { 0 };
+    let behind = |entry: &Entry| if entry.is_behind { 1 << 50 } else { 0 };
     let delayed =
         |entry: &Entry| is(Status::Delayed, entry).then(|| due_ms(entry.run_at) + behind(entry));
     let claims = |entry: &Entry| until_ms(entry).and(entry.claimed_at);
