@@ -153,7 +153,8 @@ impl Shard {
         self.ready.range((from, Bound::Unbounded)).next().copied()
     }
 
-    /// Of the shares with lanes of the kinds asked for the one with the smallest tag: (tag, share, kind).
+    /// Of the shares with lanes of the kinds asked for the one with the smallest tag, and of that the kind whose first job is
+    /// first in ready order: (tag, share, kind).
     fn next_head(&mut self, now: Timestamp, walk: &Walk<'_>) -> Option<(u64, FlowKey, FlowKey)> {
         let of_any;
         let kinds = if walk.is_filtered() {
@@ -165,11 +166,14 @@ impl Shard {
         let mut next = None;
         for kind in kinds {
             let Some((tag, share)) = self.head(now, Scope::free(*kind)) else { continue };
-            if next.is_none_or(|next| (tag, share, *kind) < next) {
-                next = Some((tag, share, *kind));
+            let turn = self.flow.first_turn(Scope::free(*kind), share);
+            let score = turn.map_or(i64::MAX, |turn| turn.score);
+            let found = (tag, share, score, *kind);
+            if next.is_none_or(|next| found < next) {
+                next = Some(found);
             }
         }
-        next
+        next.map(|(tag, share, _, kind)| (tag, share, kind))
     }
 
     /// Who is next: the share with the smallest tag, and of that the lane whose first job is first in ready order. Those

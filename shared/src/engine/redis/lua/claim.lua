@@ -179,13 +179,17 @@ end
 
 if any_lane and not filtered then few.find_free_kinds() end
 
--- Of the shares with lanes of the kinds asked for the one with the smallest tag: tag, share and kind.
+-- Of the shares with lanes of the kinds asked for the one with the smallest tag, and of that the kind whose first job is
+-- first in ready order: tag, share and kind.
 local function next_head()
   local best, whose, of
+  local function place_in(share, kind)
+    return share .. (few.first_turn("f" .. kind, share) or FAR) .. kind
+  end
   for i = 1, #kind_list do
     local kind = kind_list[i]
     local tag, share = few.free_head(kind)
-    if tag and (not best or tag < best or (tag == best and few.is_before(share .. kind, whose .. of))) then
+    if tag and (not best or tag < best or (tag == best and few.is_before(place_in(share, kind), place_in(whose, of)))) then
       best, whose, of = tag, share, kind
     end
   end
