@@ -1,6 +1,6 @@
 //! Calls of a dependency that is down, with its circuit and without, from the evidence of E27.
 
-use super::svg::{Line, Panel, Tone, draw as picture};
+use super::svg::{Line, Panel, Tone, draw as picture, grouped};
 use crate::check::{Evidence, Execution};
 use crate::experiments::herd::HALVES;
 use crate::experiments::measure::mark_of;
@@ -34,7 +34,7 @@ pub(super) fn draw(evidence: &Evidence, executions: &[Execution]) -> Option<Stri
             most,
             shaded: Some((0.0, half.back)),
             lines: vec![Line {
-                name: format!("calls; {} while it is down (shaded)", half.failed),
+                name: format!("calls; {} while it is down (shaded)", grouped(half.failed)),
                 tone,
                 points,
             }],

@@ -1,6 +1,6 @@
 //! What tenants got over time, from the evidence of E32.
 
-use super::svg::{Line, Panel, Tone, draw as picture};
+use super::svg::{Line, Panel, Tone, draw as picture, grouped};
 use crate::check::{Evidence, Execution};
 use crate::experiments::measure::mark_of;
 use crate::experiments::tenants::{BESIDE, GREAT, LONG, by_tenant, run};
@@ -50,18 +50,6 @@ fn beside(evidence: &Evidence, executions: &[Execution]) -> Option<Panel> {
     Some(panel("Jobs done, of tenants that want all slots", "jobs", span, lines))
 }
 
-/// With commas between thousands.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let parts: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|part| std::str::from_utf8(part).expect("digits"))
-        .collect();
-    parts.join(",")
-}
-
 /// How long jobs have run, from when those with short ones came.
 fn long(evidence: &Evidence, executions: &[Execution]) -> Option<Panel> {
     let span = span(evidence, LONG, "is joined")?;
@@ -109,13 +97,6 @@ fn panel(title: &str, axis: &'static str, span: Span, lines: Vec<Line>) -> Panel
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(grouped(900), "900");
-        assert_eq!(grouped(20_000), "20,000");
-        assert_eq!(grouped(1_000_000), "1,000,000");
-    }
 
     #[test]
     fn a_line_goes_from_the_beginning_of_its_span_to_its_end() {
