@@ -490,3 +490,17 @@ pub async fn the_oldest_job_of_a_lane_is_told(rig: &Rig) {
     assert_eq!(rig.claim_ids(9).await.len(), 2);
     assert_eq!(rig.engine.stats(&rig.shard).await.unwrap().oldest_ready, None, "a limit holds it");
 }
+
+/// In a share the first in ready order is next, of whatever kind it is.
+pub async fn kinds_of_a_share_are_in_ready_order(rig: &Rig) {
+    rig.open().await;
+    let of = |name: &str| Flow::new(&kind(name), shared("one"));
+    for (n, name) in [(0, "plain"), (1, "other"), (2, "plain"), (3, "other")] {
+        let push = Push { kind: kind(name), flow: of(name), ..rig.job(n).await };
+        assert_eq!(rig.push(&[push]).await, [Pushed::Added]);
+        rig.advance(ms(1)).await;
+    }
+    for n in 0..4 {
+        assert_eq!(rig.claim_ids(1).await, [id(n)]);
+    }
+}
