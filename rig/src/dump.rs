@@ -128,7 +128,8 @@ impl Dump {
             jobs.insert(id, row);
         }
         // Of a job that was never claimed there is none to ask for.
-        let claimed = |row: &JobRow| row.attempt + row.crashes > 0 || row.state != "cancelled";
+        let waited = |row: &JobRow| matches!(row.state.as_str(), "cancelled" | "expired");
+        let claimed = |row: &JobRow| row.attempt + row.crashes > 0 || !waited(row);
         let ids = jobs.iter().filter(|(_, row)| claimed(row)).map(|(id, _)| id.clone());
         let ids: Vec<String> = ids.collect();
         let mut attempts = futures::stream::iter(ids)

@@ -23,16 +23,18 @@ mod api_clocks;
 pub(crate) mod clocks;
 mod cluster;
 mod cron;
+mod ends;
 mod engine;
 pub(crate) mod engine_clock;
 mod full;
 pub(crate) mod full_disk;
 mod gaps;
-mod herd;
+pub(crate) mod herd;
 mod hole;
 mod keys;
 mod leases;
 pub(crate) mod ledger;
+mod limits;
 mod long;
 pub(crate) mod measure;
 mod poison;
@@ -43,6 +45,7 @@ mod sentinels;
 mod slow;
 mod stalls;
 mod submissions;
+pub(crate) mod tenants;
 pub(crate) mod tree;
 mod worker_clocks;
 mod workers;
@@ -198,6 +201,8 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &api::SameKeys,
         &herd::Herd,
         &tree::Escape,
+        &limits::Limits,
+        &tenants::Tenants,
         &power::PowerCutOfBoth,
     ]
 }

@@ -18,6 +18,7 @@ pub mod redis;
 pub mod replica;
 pub mod sentinel;
 pub mod topology;
+mod workers;
 
 use links::{Links, Ways};
 use postgres::Postgres;
@@ -205,25 +206,6 @@ impl Fleet {
         Ok(())
     }
 
-    /// A worker's program. Every start has a name of its own, so that evidence tells them apart.
-    fn worker_program(&mut self, n: usize) -> Program {
-        self.starts += 1;
-        let name = format!("worker-{n}.{}", self.starts);
-        let api = self.urls[n % self.urls.len()].clone();
-        let mut env =
-            vec![("WINDLASS_WORKER__NAME", name.clone()), ("WINDLASS_WORKER__API_URL", api)];
-        env.extend(self.links.of_worker(n).map(|link| (ENGINE_URL, links::url(link))));
-        if n == 0 && !self.options.queues_of_first.is_empty() {
-            let queues = self.options.queues.iter().chain(&self.options.queues_of_first);
-            let queues: Vec<&str> = queues.map(String::as_str).collect();
-            env.push(("WINDLASS_WORKER__QUEUES", queues.join(",")));
-        }
-        let mut program = self.program(&name, Role::Worker, &env);
-        // Its name is of one start; its place stays.
-        program.env.extend(self.own_env(&format!("worker-{n}")));
-        program
-    }
-
     fn own_env(&self, place: &str) -> BTreeMap<String, String> {
         self.options.own_env.get(place).cloned().unwrap_or_default()
     }
@@ -292,17 +274,6 @@ impl Fleet {
     pub fn server(&mut self, port: u16) -> anyhow::Result<&mut Redis> {
         let mut servers = std::iter::once(&mut self.redis).chain(self.beside.servers_mut());
         servers.find(|server| server.port() == port).with_context(|| format!("no Redis at {port}"))
-    }
-
-    /// Starts a worker in the place of a killed one; its new name.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn replace_worker(&mut self, n: usize) -> anyhow::Result<String> {
-        let program = self.worker_program(n);
-        let name = program.name.clone();
-        self.workers[n] = Process::start(program)?;
-        Ok(name)
     }
 
     /// The processes of a role.

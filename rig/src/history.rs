@@ -59,7 +59,7 @@ pub enum Call {
         kind: String,
         /// Attempts that are to fail before one succeeds.
         fails: u32,
-        /// The state that it is to end in.
+        /// The state that it is to end in; of several, with `|` between them, one.
         #[serde(default = "succeeded")]
         ends: String,
         /// Not before this long after acceptance, in ms; 0: at once.

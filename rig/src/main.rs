@@ -13,6 +13,7 @@ use windlass_rig::dump::Dump;
 use windlass_rig::experiments::{self, Experiment, Form};
 use windlass_rig::history::Recorder;
 use windlass_rig::load::client::Client;
+use windlass_rig::plot::{self, PlotArgs};
 use windlass_rig::report::Report;
 use windlass_rig::runner::{self, Settings};
 use windlass_rig::target::Target;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Draw what the evidence of a run shows
+    Plot(PlotArgs),
     /// Run the worker that leaves evidence (a fleet starts it)
     Worker(worker::WorkerArgs),
     /// The same faults for BullMQ and graphile-worker, beside Windlass
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         },
         Command::Check(args) => block_on(check(args)),
         Command::Table { files } => print_table(&files),
+        Command::Plot(args) => plot::plot(&args).map(|()| true),
         Command::Worker(args) => block_on(worker::run(args)).map(|()| true),
         Command::Peers(action) => block_on(interruptible(peers::command::main(action))),
         Command::Tool(tool) => tool.run().map(|()| true),

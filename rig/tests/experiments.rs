@@ -179,6 +179,16 @@ async fn e30_commands_that_try_to_escape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e31_limits_while_redis_is_wiped() {
+    holds("E31").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e32_a_tenant_with_very_many_jobs_and_one_with_long_ones() {
+    holds("E32").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pc_power_cuts_of_redis_and_the_ledger() {
     if !is_without_disks() {
         holds("PC").await;

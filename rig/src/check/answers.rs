@@ -71,7 +71,10 @@ fn kept(index: &Index<'_>, name: &str, key: &Key<'_>, verdict: &mut Verdict) {
             Some(job) if !is_terminal(&job.state) => {
                 verdict.add(Kind::Lost, id, format!("job {name} is still {}", job.state));
             }
-            Some(job) if job.state != key.ends && !is_quarantined(index, id) => {
+            Some(job)
+                if !key.ends.split('|').any(|end| end == job.state)
+                    && !is_quarantined(index, id) =>
+            {
                 verdict.add(Kind::WrongEnd, id, format!("job {name} is {}", job.state));
             }
             Some(_) => {}

@@ -4,7 +4,7 @@ use super::{Cause, Evidence, Kind, check};
 use crate::dump::{AttemptRow, Depth, JobRow, RunRow};
 use crate::effects::{Effect, End, Phase as EffectPhase};
 use crate::history::{Call, Event, Fault, Phase, Reply};
-use crate::load::plan::needs;
+use crate::load::plan::{EXPIRING, needs};
 use crate::stamp::Stamp;
 
 mod clocks;
@@ -208,6 +208,27 @@ fn an_end_that_was_not_planned_is_found() {
     // Quarantined after too few lost workers.
     story.job("a").state = "quarantined".into();
     story.breaks(Kind::WrongEnd);
+}
+
+#[test]
+fn of_several_ends_that_are_planned_any_will_do_and_no_other() {
+    let ended = |state: &str| {
+        let mut story = Story::with_job("a", 2_000_000, 2_050_000);
+        for event in &mut story.evidence.history {
+            if let Call::Submit { ends, .. } = &mut event.call {
+                *ends = EXPIRING.into();
+            }
+        }
+        story.job("a").state = state.into();
+        if state == "expired" {
+            story.job("a").attempts.clear();
+            story.evidence.effects.clear();
+        }
+        story
+    };
+    ended("succeeded").holds();
+    ended("expired").holds();
+    ended("dead").breaks(Kind::WrongEnd);
 }
 
 #[test]

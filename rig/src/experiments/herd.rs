@@ -35,7 +35,7 @@ const SHARE: f64 = 0.8;
 const WINDOW_US: u64 = 1_000_000;
 
 /// The two halves of the experiment.
-const HALVES: [&str; 2] = ["with", "without"];
+pub(crate) const HALVES: [&str; 2] = ["with", "without"];
 
 /// E27.
 pub(super) struct Herd;

@@ -1,6 +1,6 @@
 //! Figures that several experiments take.
 
-use crate::check::{Cause, Execution, Index};
+use crate::check::{Cause, Evidence, Execution, Index};
 use crate::figure::{Figure, count};
 use crate::fleet::LEASE;
 use crate::history::{Call, Fault};
@@ -89,7 +89,12 @@ pub(crate) fn outcomes(seen: &Seen<'_>, outcome: &str) -> usize {
 
 /// The instant of an experiment's own mark.
 pub(crate) fn mark(seen: &Seen<'_>, name: &str) -> Option<Stamp> {
-    seen.evidence.history.iter().find_map(|event| match &event.call {
+    mark_of(seen.evidence, name)
+}
+
+/// The same, of evidence alone.
+pub(crate) fn mark_of(evidence: &Evidence, name: &str) -> Option<Stamp> {
+    evidence.history.iter().find_map(|event| match &event.call {
         Call::Fault(Fault::Mark { name: found }) if found == name => Some(event.at),
         _ => None,
     })

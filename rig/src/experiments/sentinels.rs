@@ -21,7 +21,7 @@ const LISTEN_MAX: Duration = Duration::from_secs(45);
 
 /// How a primary goes: with all its connections, or silently, so that nobody is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
+pub(super) enum How {
     Kill,
     Freeze,
 }
@@ -91,7 +91,7 @@ fn failovers(form: Form) -> usize {
 
 /// Takes the primary away, waits until all goes on with the other one, and brings it back as a replica; after how many
 /// seconds as many listened for signals as before, if they do.
-async fn fail_over(scene: &mut Scene, how: How) -> anyhow::Result<Option<f64>> {
+pub(super) async fn fail_over(scene: &mut Scene, how: How) -> anyhow::Result<Option<f64>> {
     let sentinels = scene.fleet.beside.sentinels()?;
     sentinels.acquainted().await?;
     let old = sentinels.primary().context("the Sentinels name a primary")?;

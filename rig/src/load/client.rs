@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use rand::Rng as _;
 use serde_json::Value;
 use windlass_shared::model::time::Timestamp;
@@ -12,6 +13,7 @@ use windlass_shared::model::time::Timestamp;
 use super::plan::Submission;
 use crate::dev::calls;
 use crate::history::{Call, Phase, Recorder, Reply};
+use crate::until::until_seldom;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -141,6 +143,25 @@ impl Client {
         let body: Value = answer.json().await?;
         anyhow::ensure!(status.is_success(), "POST {path}: {status} {body}");
         Ok(body)
+    }
+
+    /// Changes settings of a queue until the engine knows, for at most `patience`; not on record.
+    ///
+    /// # Errors
+    /// Not done in that time.
+    pub async fn set_queue(
+        &self,
+        queue: &str,
+        settings: &Value,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/queues/{queue}");
+        let known = until_seldom(patience, || async {
+            let request = self.request(reqwest::Method::PATCH, &path).json(settings);
+            let answer: Value = request.send().await.ok()?.json().await.ok()?;
+            (answer["applied"] == true).then_some(())
+        });
+        known.await.with_context(|| format!("the settings of {queue}"))
     }
 
     async fn post(&self, call: &Call, path: &str, submission: Option<&Submission>) -> Reply {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::worker::{EFFECT, FENCED, Work};
 
 /// The queue that is never touched, the one that is paused half of the time, and another plain one. Of 3A's three queues
-/// two have rules that the product does not have yet (a rate limit, order keys): they are plain here.
+/// two have rules (a rate limit, order keys): they are plain here, and limits have an experiment of their own.
 pub const QUEUES: [&str; 3] = ["rig-a", "rig-paused", "rig-c"];
 /// The one that is paused half of the time.
 pub const PAUSED: &str = QUEUES[1];
@@ -18,6 +18,8 @@ const RETRY_MS: u64 = 300;
 
 /// Of [`Submission::fails`]: nobody knows beforehand.
 pub const ANY: u32 = u32::MAX;
+/// Of [`Submission::ends`]: of one that does not wait for ever.
+pub const EXPIRING: &str = "succeeded|expired";
 
 /// The mix of 3A.
 #[derive(Debug, Clone)]
@@ -77,7 +79,7 @@ pub struct Submission {
     pub kind: &'static str,
     /// Attempts that are to fail, or [`ANY`].
     pub fails: u32,
-    /// The state that it is to end in.
+    /// The state that it is to end in; of several, with `|` between them, one.
     pub ends: &'static str,
     /// How long it waits before it may start.
     pub delay_ms: u64,

@@ -15,11 +15,13 @@ const BATCH: usize = 500;
 /// How long one request is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Submits these jobs in batches. Their keys are only tags here: a batch has a key of its own, as long as its first.
+/// Submits these jobs in batches; their ids, in their order. Their keys are only tags here: a batch has a key of its own,
+/// as long as its first.
 ///
 /// # Errors
 /// A batch is not answered, or a job of it is refused.
-pub async fn preload(client: &Client, submissions: &[Submission]) -> anyhow::Result<()> {
+pub async fn preload(client: &Client, submissions: &[Submission]) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::with_capacity(submissions.len());
     for part in submissions.chunks(BATCH) {
         let calls: Vec<_> = part.iter().map(call_of).collect();
         let ops: Vec<u64> = calls.iter().map(|call| client.history.invoke(call)).collect();
@@ -33,12 +35,13 @@ pub async fn preload(client: &Client, submissions: &[Submission]) -> anyhow::Res
         let results = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
         anyhow::ensure!(results.len() == part.len(), "not a result for each job: {answer}");
         for ((op, call), result) in ops.into_iter().zip(calls).zip(results) {
-            let id = result["id"].as_str().map(str::to_owned);
-            anyhow::ensure!(id.is_some(), "a job was refused: {result}");
+            let id = result["id"].as_str();
+            let id = id.with_context(|| format!("a job was refused: {result}"))?.to_owned();
             let state = result["state"].as_str().map(str::to_owned);
-            let reply = Reply { status: 201, id, state, ..Reply::default() };
+            ids.push(id.clone());
+            let reply = Reply { status: 201, id: Some(id), state, ..Reply::default() };
             client.history.complete(op, Phase::Ok, call, reply);
         }
     }
-    Ok(())
+    Ok(ids)
 }

@@ -16,6 +16,7 @@ use windlass_shared::config::{BackupSettings, EngineSettings, LedgerSettings};
 use windlass_shared::engine::{Engine, ShardId, Verdict};
 use windlass_shared::ledger::{Ledger, LedgerError, TERM_MAX, Unfinished, backup as ledger};
 use windlass_shared::lifecycle::Lifecycle;
+use windlass_shared::lifecycle::sweep::is_over;
 use windlass_shared::lifecycle::verify::{Verified, VerifySettings, verify};
 use windlass_shared::model::id::{JobId, WorkerId};
 use windlass_shared::model::time::Timestamp;
@@ -342,7 +343,7 @@ async fn rebuild(life: &Lifecycle, faults: &Faults) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Every job that is due is in the engine, and nothing is that the ledger does not have.
+/// Every job that is due and may still start is in the engine, and nothing is that the ledger does not have.
 async fn compare(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
     let ledger = life.ledger();
     let now = life.engine().now().await.map_err(failed)?;
@@ -350,7 +351,7 @@ async fn compare(life: &Lifecycle, shard: &ShardId) -> Result<(), BackupError> {
     loop {
         let wanted = Unfinished::new(&shard.namespace, &shard.queue, (now, now), PAGE);
         let page = ledger.unfinished(Unfinished { after, ..wanted }).await?;
-        due += page.jobs.len();
+        due += page.jobs.iter().filter(|job| !is_over(job, now)).count();
         after = page.next;
         if after.is_none() || due >= COUNTED_MAX {
             break;

@@ -310,7 +310,7 @@ async fn push_missing(
 }
 
 /// Whether a job must not start any more: past its `expires_at`, or asked to stop.
-fn is_over(job: &Job, now: Timestamp) -> bool {
+pub fn is_over(job: &Job, now: Timestamp) -> bool {
     job.cancel_requested || job.expires_at.is_some_and(|at| at <= now)
 }
 

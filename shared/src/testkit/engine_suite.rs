@@ -372,6 +372,7 @@ macro_rules! engine_cases {
             a_claim_that_looked_at_enough_asks_again
             room_in_a_full_queue_wakes
             a_change_of_weight_is_not_about_the_past
+            kinds_of_a_share_are_in_ready_order
             jobs_without_keys_are_owed_nothing
             the_oldest_job_of_a_lane_is_told
             retries_keep_to_their_budget

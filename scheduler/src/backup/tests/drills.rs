@@ -25,6 +25,27 @@ async fn a_good_backup_is_proven_and_nothing_is_left() {
     }
 }
 
+/// Jobs that were to start before the backup was restored are ended in time, and not put into the engine. There are more
+/// of them than one comparison ends, which takes a while: on one database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_with_many_jobs_that_have_expired_is_proven() {
+    let scene = Scene::new(Sort::Sqlite).await;
+    let open = Ledger::open(&scene.live).await.unwrap();
+    for _ in 0..11 {
+        let made = || {
+            let text = Value::Inline(Bytes::from_static(b"1"));
+            let kind = "plain".parse().unwrap();
+            NewJob::new(Namespace::default(), QueueName::default(), kind, text)
+        };
+        let jobs = (0..1_000).map(|_| made()).collect();
+        open.submit(Submission { jobs, atomic: true, idempotency: None }).await.unwrap();
+    }
+    open.tamper("UPDATE jobs SET expires_at = run_at".into()).await.unwrap();
+    open.close().await;
+    let report = scene.drill(&scene.create().await.id).await;
+    assert!(report.good, "{report:?}");
+}
+
 /// Goal: the comparison is not vacuous. One row of one table, of each sort of wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_changed_row_is_found() {

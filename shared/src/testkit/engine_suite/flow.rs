@@ -568,4 +568,17 @@ pub async fn a_budget_that_is_taken_away_holds_nothing(rig: &Rig) {
     assert_eq!((reply.jobs, reply.next_due), (Vec::new(), Some(reply.now.plus(ms(60_000)))));
     limit(rig, 2, FlowSettings::default()).await;
     assert_eq!(rig.claim(9).await.len(), 2);
+
+/// In a share the first in ready order is next, of whatever kind it is.
+pub async fn kinds_of_a_share_are_in_ready_order(rig: &Rig) {
+    rig.open().await;
+    let of = |name: &str| Flow::new(&kind(name), shared("one"));
+    for (n, name) in [(0, "plain"), (1, "other"), (2, "plain"), (3, "other")] {
+        let push = Push { kind: kind(name), flow: of(name), ..rig.job(n).await };
+        assert_eq!(rig.push(&[push]).await, [Pushed::Added]);
+        rig.advance(ms(1)).await;
+    }
+    for n in 0..4 {
+        assert_eq!(rig.claim_ids(1).await, [id(n)]);
+    }
 }
