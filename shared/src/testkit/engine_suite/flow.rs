@@ -568,6 +568,7 @@ pub async fn a_budget_that_is_taken_away_holds_nothing(rig: &Rig) {
     assert_eq!((reply.jobs, reply.next_due), (Vec::new(), Some(reply.now.plus(ms(60_000)))));
     limit(rig, 2, FlowSettings::default()).await;
     assert_eq!(rig.claim(9).await.len(), 2);
+}
 
 /// In a share the first in ready order is next, of whatever kind it is.
 pub async fn kinds_of_a_share_are_in_ready_order(rig: &Rig) {
