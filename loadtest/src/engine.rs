@@ -14,8 +14,8 @@ use windlass_shared::clock::Clock;
 use windlass_shared::config::{EngineSettings, WorkerSettings};
 use windlass_shared::engine::envelope::{Envelope, EnvelopeHead};
 use windlass_shared::engine::{
-    ClaimRequest, Ended, Engine, Held, Opened, Opening, Push, Pushed, Settle, Settled, ShardId,
-    ShardSettings, Shut, Validity, Verdict,
+    ClaimRequest, Ended, Engine, Held, Opened, Opening, Push, PushOrigin, Pushed, Settle, Settled,
+    ShardId, ShardSettings, Shut, Validity, Verdict,
 };
 use windlass_shared::limits::{ENGINE_BATCH_MAX, PUSH_WINDOW};
 use windlass_shared::model::id::{Fence, JobId, LeaseId, LedgerId, WorkerId};

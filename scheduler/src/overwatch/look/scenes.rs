@@ -38,6 +38,7 @@ impl Seen {
             leased: 0,
             outbox: 0,
             bytes: 0,
+            refused: 0,
             oldest_ready: None,
             settings: None,
             open: true,

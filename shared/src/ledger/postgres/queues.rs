@@ -95,7 +95,7 @@ pub(super) async fn queue(
 
 /// With what is set of its circuits.
 async fn given(pool: &PgPool, queue: Queue) -> Result<Queue> {
-    let mut queues = give(pool, vec![queue]).await?;
+    let mut queues = Box::pin(give(pool, vec![queue])).await?;
     Ok(queues.remove(0))
 }
 
@@ -154,7 +154,7 @@ pub(super) async fn page(
     let is_full = u32::try_from(rows.len()).is_ok_and(|len| len >= limit);
     let last = rows.last().filter(|_| is_full);
     let next = last.map(cursor).transpose()?;
-    let queues = give(pool, readable("a queue", &rows, queue_of)).await?;
+    let queues = Box::pin(give(pool, readable("a queue", &rows, queue_of))).await?;
     Ok(QueuePage { queues, next })
 }
 
