@@ -35,7 +35,7 @@ pub(crate) const WEIGHT_WAIT: Duration = Duration::from_secs(10);
 /// A job too heavy for now comes back after this long, so that lighter ones pass it meanwhile.
 const TOO_HEAVY_DELAY: Duration = Duration::from_secs(1);
 /// Longest wait of a job that must run alone for the jobs beside it to end. What does not run within it comes back
-/// after once to twice that time, so that a fleet of long jobs is kept waiting for a third of its time at most.
+/// after once to twice that time, so that a fleet of long jobs is kept waiting for half of its time at most.
 pub(crate) const ALONE_WAIT: Duration = Duration::from_secs(600);
 /// Of several jobs that must run alone one is kept; the others go back for once to twice this time.
 const NOT_TOGETHER_DELAY: Duration = Duration::from_secs(1);
