@@ -37,6 +37,7 @@ pub(crate) mod ledger;
 mod limits;
 mod long;
 pub(crate) mod measure;
+mod overload;
 mod poison;
 pub(crate) mod power;
 mod promotion;
@@ -199,6 +200,7 @@ pub fn all() -> Vec<&'static dyn Experiment> {
         &cron::LeaderAtEdges,
         &poison::PoisonJobs,
         &api::SameKeys,
+        &overload::Overload,
         &herd::Herd,
         &tree::Escape,
         &limits::Limits,

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod client;
+pub(crate) mod flood;
 pub mod plan;
 pub mod preload;
 pub mod shared_keys;
