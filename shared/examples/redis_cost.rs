@@ -1,8 +1,9 @@
 //! What a job costs Redis: CPU per job and memory per waiting job, on a private server.
 //!
-//! `cargo run --release -p windlass-shared --features testkit --example redis_cost [JOBS [BATCH [BYTES [KEYS]]]]`
+//! `cargo run --release -p windlass-shared --features testkit --example redis_cost [JOBS [BATCH [BYTES [LIMIT]]]]`
 //!
-//! With KEYS the jobs have so many keys in turn, each with a limit of concurrency and of rate that never hold.
+//! LIMIT is what has a limit of concurrency and of rate that never hold: `none`, `queue`, `kind`, or so many keys, of which the
+//! jobs have one in turn.
 //!
 //! Each phase is one call after the other from one task, so that the server's CPU is only the jobs'. Two
 //! rounds: everything pushed, then everything claimed, and so on; and batch by batch, as a queue that keeps up.
@@ -155,23 +156,33 @@ fn report(what: &str, jobs: usize, before: &Reading, after: &Reading) -> f64 {
 
 #[tokio::main]
 async fn main() {
-    let mut numbers = std::env::args().skip(1).map(|arg| arg.parse().expect("a number"));
-    let (jobs, batch, bytes, keys) = (
+    let mut numbers = std::env::args().skip(1).map_while(|arg| arg.parse().ok());
+    let (jobs, batch, bytes) = (
         numbers.next().unwrap_or(40_000usize),
         numbers.next().unwrap_or(100usize),
         numbers.next().unwrap_or(200usize),
-        numbers.next().unwrap_or(0usize),
     );
+    let limit = std::env::args().nth(4).unwrap_or_else(|| "none".into());
+    let keys = limit.parse().unwrap_or(0usize);
     let server = RedisServer::start(RedisOptions::default());
     let mut settings = EngineSettings::new(server.url());
     settings.prefix = unique_prefix();
     let engine = Engine::open(&settings).await.expect("the private redis is fit");
     let shard = ShardId::first(Namespace::default(), QueueName::default());
     let limits = Limits { concurrency: Some(1_000_000), rate: Some(Rate::new(1, 1_000_000_000)) };
-    let limited = FlowSettings { keys: limits, ..FlowSettings::default() };
+    let none = FlowSettings::default();
+    let flow = match limit.as_str() {
+        "none" => none,
+        "queue" => FlowSettings { queue: limits, ..none },
+        "kind" => {
+            let kind = "email.send".parse().expect("a legal kind");
+            FlowSettings { kinds: [(kind, limits)].into(), ..none }
+        }
+        _ => FlowSettings { keys: limits, ..none },
+    };
     let wide = ShardSettings {
         version: 1,
-        flow: if keys > 0 { limited } else { FlowSettings::default() },
+        flow,
         jobs_max: 10_000_000,
         bytes_max: 1 << 40,
         ..ShardSettings::default()
@@ -186,7 +197,7 @@ async fn main() {
         keys,
         pushed: AtomicUsize::new(0),
     };
-    println!("{jobs} jobs, batches of {batch}, envelopes of {bytes} bytes, {keys} keys");
+    println!("{jobs} jobs, batches of {batch}, envelopes of {bytes} bytes, limit: {limit}");
 
     let rounds = jobs / batch;
     let memory = bench.memory();

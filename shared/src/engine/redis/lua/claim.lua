@@ -215,10 +215,71 @@ local function choose()
   return share, kind
 end
 
+-- The lane that a lease was given of last, and how many of its jobs are looked at together if it is next once more.
+few.run = { lane = "", size = 4 }
+
+-- Gives leases of a lane for as long as it stays next, as visit_lane does one by one, and writes once what becomes of it;
+-- whether it gave any.
+function few.visit_run(share, kind, order, lane)
+  local run, place = few.run, "f" .. kind
+  local most = min(leases_max - leased, SCAN_MAX - looked, run.size)
+  local members = few.jobs_of(lane, most)
+  local ids = {}
+  for i, member in ipairs(members) do ids[i] = sub(member, 18) end
+  if #ids == 0 or sub(members[1], 10, 17) ~= order then return false end
+  local jobs, helds = fetch(JOBS, ids), fetch(HELD, ids)
+  local first = is_job(jobs[1]) and flow_of(jobs[1], is_held(helds[1]) and helds[1])
+  if not first or sub(first, 1, 24) ~= lane .. kind .. share then return false end
+  local scopes, limits = scopes_of(first), sub(first, 1, 48)
+  if not few.unwanted(scopes) then return false end
+  local rival_tag, rival_order = few.rivals(share, kind, kind_list)
+  if not rival_tag then return false end
+  local ready, ready_order = next_ready(), nil
+  if ready and share ~= NO_KEY then
+    rival_tag = min(rival_tag, tag_of(NO_KEY))
+  elseif ready then
+    local score = tonumber(call("ZSCORE", READY, ready))
+    ready_order = score and order_of(score)
+  end
+  local taken = {}
+  for i, member in ipairs(members) do
+    local at, id, job, held = sub(member, 10, 17), ids[i], jobs[i], helds[i]
+    held = is_held(held) and held
+    if not is_job(job) or (held and byte(held, 1) ~= WAITING) or has_expired(job) then break end
+    local flow = flow_of(job, held)
+    if not flow or sub(flow, 1, 48) ~= limits then break end
+    if i > 1 then
+      local tag = tag_of(share)
+      if tag >= rival_tag or not few.is_before(at, rival_order) or (ready_order and not few.is_before(at, ready_order)) then
+        break
+      end
+      few.advance(tag)
+    end
+    local units = unpacked(">I4", flow, 49)
+    local holds = held_by("q" .. NO_KEY, units)
+    for _, scope in ipairs(scopes) do holds = holds or held_by(scope, units) end
+    if holds then break end
+    looked = looked + 1
+    for _, scope in ipairs(scopes) do spend(scope, units) end
+    spend("q" .. NO_KEY, units)
+    lease(id, job, held)
+    local fence = max(now, unpacked(">I8", held or job, held and 47 or 1) + 1)
+    start_flow(id, fence, flow)
+    if few.is_probe(flow, id, fence) then probes[id] = "\1" end
+    taken[i] = member
+  end
+  run.size = #taken == #members and min(run.size * 4, 100) or 4
+  if #taken == 0 then return false end
+  each("ZREM", FLOW, taken)
+  few.cut_lane(first, place, order, members[#taken + 1] or first_of("j" .. lane))
+  return true
+end
+
 -- Looks at the first job of the first lane of a share; whether the walk goes on.
 local function visit_lane(share, kind)
   local place = "f" .. kind
   local order, lane = few.first_turn(place, share)
+  if order and lane == few.run.lane and few.visit_run(share, kind, order, lane) then return true end
   looked = looked + 1
   if not order then return true end
   local member = first_of("j" .. lane)
@@ -232,7 +293,7 @@ local function visit_lane(share, kind)
   local score = unpacked(">I8", order) - SCORE_OFFSET
   local flow = (held or is_job(job)) and flow_of(job, held)
   if not is_job(job) or not flow or sub(flow, 1, 24) ~= lane .. kind .. share or (held and byte(held, 1) ~= WAITING) then
-    call("ZREM", FLOW, member)
+    few.take_stray(lane, member)
     usable(id, job, held)
     return true
   end
@@ -264,6 +325,7 @@ local function visit_lane(share, kind)
       start_flow(id, fence, flow)
       if few.is_probe(flow, id, fence) then probes[id] = "\1" end
       leave_lane(id, flow, score)
+      few.run.lane = lane
     end
   end
   pass_on(flow, holds)

@@ -34,7 +34,7 @@ local flow_woken, kind_limits, kind_keys = false, {}, {}
 local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
 local first_of, order_of, tag_of, scopes_of, held_by, spend, block, pass_on
 -- What few scripts use.
-local few = { free_kinds = {} }
+local few = { free_kinds = {}, scopes = {} }
 do
 -- Of a share of which nothing is known, in ms; how long one is remembered at least and at most, in ms; how many are reckoned
 -- anew at most to find out who is next; how old the note may get of when timers were looked at, in µs.
@@ -207,6 +207,8 @@ end
 
 -- Writes what became of shares, rates and circuits.
 function save_flow()
+  few.reckon_stale()
+  few.write_counts()
   if bucket and bucket.dirty then
     call("HSET", FACTS, "y", pack(">I8I8", bucket.us, now))
     bucket.dirty = false
@@ -279,7 +281,10 @@ end
 
 -- What a lane may wait for, in the order in which they are asked.
 function scopes_of(flow)
-  local scopes = { "k" .. sub(flow, 9, 16), "l" .. sub(flow, 9, 16) }
+  local scopes = few.scopes[flow]
+  if scopes then return scopes end
+  scopes = { "k" .. sub(flow, 9, 16), "l" .. sub(flow, 9, 16) }
+  few.scopes[flow] = scopes
   if sub(flow, 25, 32) ~= NO_KEY then scopes[#scopes + 1] = "c" .. sub(flow, 25, 32) end
   if sub(flow, 33, 40) ~= NO_KEY then scopes[#scopes + 1] = "d" .. sub(flow, 33, 40) end
   if sub(flow, 41, 48) ~= NO_KEY then scopes[#scopes + 1] = "x" .. sub(flow, 41, 48) end
@@ -319,7 +324,10 @@ local function due_of(scope, interval, burst)
 end
 
 function few.running_of(scope)
-  running[scope] = running[scope] or call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
+  if not running[scope] then
+    few.write_counts()
+    running[scope] = call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
+  end
   return running[scope]
 end
 
@@ -477,8 +485,16 @@ local set_timer = few.set_timer
 -- Places ----------------------------------------------------------------------------------------------------------
 
 -- What is known of them within a script: places of lanes (false: that of their kind), tags of shares at places, scopes
--- that nobody waits for, and who is next for a kind.
-local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {} }
+-- that nobody waits for, who is next for a kind, and the first jobs of lanes. What is put off: shares to reckon anew for
+-- jobs of a kind, leases that count no longer and those that do now.
+local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, stale = {}, any_stale = false, gone = {}, counted = {} }
+
+-- Writes which leases count for which scopes.
+function few.write_counts()
+  if #seen.gone > 0 then each("ZREM", FLOW, seen.gone) end
+  if #seen.counted > 0 then each("ZADD", FLOW, seen.counted) end
+  seen.gone, seen.counted = {}, {}
+end
 
 -- Where a lane stands, or would if it had jobs.
 local function place_of(lane, kind)
@@ -533,6 +549,7 @@ end
 -- Puts a lane at a place. A share that is new among those that compete begins where the others are: it is not owed for
 -- the time in which it had nothing that could start.
 local function stand(place, share, order, lane, kind)
+  few.reckon_stale()
   call("ZADD", FLOW, 0, "t" .. place .. share .. order .. lane .. kind)
   active, seen.unwanted[place] = true, nil
   if noted_of(share, place) then return end
@@ -565,19 +582,29 @@ function few.move_turn(flow, place, from, to)
   if from ~= to then call("ZREM", FLOW, "t" .. place .. share .. from .. lane .. kind) end
 end
 
--- Reckons a share's tag anew where it stands for jobs of a kind.
+-- Has a share's tag reckoned anew where it stands for jobs of a kind, before anybody asks who is next.
 function few.refresh(share, kind)
-  local tag
-  for _, place in ipairs(few.contested(kind)) do
-    if noted_of(share, place) then
-      tag = tag or tag_of(share)
-      set_noted(share, place, tag)
+  seen.stale[share .. kind], seen.any_stale = true, true
+end
+
+function few.reckon_stale()
+  if not seen.any_stale then return end
+  local stale = seen.stale
+  seen.stale, seen.any_stale = {}, false
+  for name in pairs(stale) do
+    local share, tag = sub(name, 1, 8)
+    for _, place in ipairs(few.contested(sub(name, 9))) do
+      if noted_of(share, place) then
+        tag = tag or tag_of(share)
+        set_noted(share, place, tag)
+      end
     end
   end
 end
 
 -- Tag and key of the share that is next at a place. Tags grow as jobs run: those before it are reckoned anew.
 local function head(place)
+  few.reckon_stale()
   for _ = 1, SHARE.reckoned do
     local first = first_of("f" .. place)
     if not first then return nil end
@@ -813,20 +840,27 @@ end
 -- Puts a job that is in no order into its lane.
 function enter_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
-  local before, place = first_of("j" .. lane), "f" .. kind
-  call("ZADD", FLOW, 0, "j" .. lane .. order .. id)
+  local before, place, member = seen.firsts[lane], "f" .. kind, "j" .. lane .. order .. id
+  if before == nil then before = first_of("j" .. lane) or false end
+  call("ZADD", FLOW, 0, member)
   if not before then
     stand(place, share, order, lane, kind)
   else
     place = place_of(lane, kind)
-    if few.is_before(order .. id, sub(before, 10)) then few.move_turn(flow, place, sub(before, 10, 17), order) end
+    if few.is_before(order .. id, sub(before, 10)) then
+      few.move_turn(flow, place, sub(before, 10, 17), order)
+    else
+      member = before
+    end
   end
+  seen.firsts[lane] = member
   if byte(place) == 102 then flow_woken = true end
 end
 
 -- Takes a job out of its lane, if it is there. A lane that is empty then passes on what it was next for.
 function leave_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
+  seen.firsts[lane] = nil
   if call("ZREM", FLOW, "j" .. lane .. order .. id) == 0 then return end
   local place, next = place_of(lane, kind), first_of("j" .. lane)
   if not next then
@@ -841,15 +875,75 @@ end
 
 -- Counts a lease for a scope.
 function few.count(scope, id)
-  call("ZADD", FLOW, 0, "r" .. scope .. id)
+  local counted = seen.counted
+  counted[#counted + 1] = 0
+  counted[#counted + 1] = "r" .. scope .. id
   if running[scope] then running[scope] = running[scope] + 1 end
 end
 
 -- Counts it no longer, and lets another have its chance.
 function few.uncount(scope, id)
+  if #seen.counted > 0 then few.write_counts() end
+  if seen.unwanted[scope] and not running[scope] then
+    seen.gone[#seen.gone + 1] = "r" .. scope .. id
+    return
+  end
   if call("ZREM", FLOW, "r" .. scope .. id) == 0 then return end
   if running[scope] then running[scope] = running[scope] - 1 end
   wake_lane(scope)
+end
+
+-- Jobs that wait in a lane behind its first, that one included.
+function few.jobs_of(lane, count)
+  return call("ZRANGE", FLOW, "[j" .. lane, "[j" .. lane .. FAR, "BYLEX", "LIMIT", 0, count)
+end
+
+-- Whether nobody waits for any of these scopes: then no start gives anybody a chance.
+function few.unwanted(scopes)
+  for _, scope in ipairs(scopes) do
+    if not seen.unwanted[scope] then
+      if first_of("f" .. scope) then return false end
+      seen.unwanted[scope] = true
+    end
+  end
+  return true
+end
+
+-- The tag below which a share stays next among those with lanes of these kinds, and the order before which its first lane
+-- does; nil where that is not simple.
+function few.rivals(share, kind, kinds)
+  local place = "f" .. kind
+  local own = noted_of(share, place)
+  if not own then return nil end
+  local next = few.first_after(place .. pack(">I8", own) .. share, place .. FAR)
+  local tag = next and unpacked(">I8", next, 11) or math.huge
+  for _, other in ipairs(kinds) do
+    if other ~= kind then
+      if noted_of(share, "f" .. other) then return nil end
+      local first = first_of("ff" .. other)
+      if first then tag = min(tag, (unpacked(">I8", first, 11))) end
+    end
+  end
+  local turn = call("ZRANGE", FLOW, "[t" .. place .. share, "[t" .. place .. share .. FAR, "BYLEX", "LIMIT", 1, 1)[1]
+  return tag, turn and sub(turn, 19, 26) or FAR
+end
+
+-- Takes a member out of a lane that is no job of it.
+function few.take_stray(lane, member)
+  seen.firsts[lane] = nil
+  call("ZREM", FLOW, member)
+end
+
+-- The first so many of a lane were leased: this job is the first now, or none.
+function few.cut_lane(flow, place, order, next)
+  local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+  seen.firsts[lane] = nil
+  if not next then
+    few.unstand(place, share, order, lane, kind)
+  elseif order ~= sub(next, 10, 17) then
+    few.move_turn(flow, place, order, sub(next, 10, 17))
+  end
+  let_go(share)
 end
 
 -- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
