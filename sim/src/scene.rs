@@ -70,9 +70,11 @@ enum Event {
 /// # Errors
 /// The world could not be set up.
 pub fn live(seed: u64, faults: Faults, print: bool) -> anyhow::Result<Outcome> {
+    // Before the world begins: a name by its dice would be that of the same seed in another process, and what is drawn
+    // until a free one is found would show in the world.
+    let folder = below::outside(folder)?;
     below::begin(seed);
     windlass_shared::tap::simulate();
-    let folder = folder()?;
     let file = folder.path().join("ledger.db");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -43,3 +43,19 @@ fn other_worlds_that_lose_their_engine_keep_their_promises() {
 fn worlds_repeat_exactly() {
     live("1000..1006", "all", &["--twice"]);
 }
+
+/// Goal: nothing that another process does shows in a world, not even the same world at the same time.
+#[test]
+fn worlds_at_once_are_the_same() {
+    let start = |_| {
+        Command::new(env!("CARGO_BIN_EXE_windlass-sim"))
+            .args(["one", "--quiet", "1006"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the simulator starts")
+    };
+    let worlds: Vec<_> = (0..6).map(start).collect();
+    let said = worlds.into_iter().map(|world| world.wait_with_output().expect("it ends").stdout);
+    let said: std::collections::BTreeSet<_> = said.collect();
+    assert_eq!(said.len(), 1, "{:?}", said.iter().map(|one| String::from_utf8_lossy(one)));
+}
