@@ -24,6 +24,7 @@ pub mod compare;
 mod draw;
 mod player;
 pub mod shrink;
+mod theme;
 pub mod watch;
 
 pub use draw::{

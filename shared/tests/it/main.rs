@@ -10,6 +10,7 @@ mod lifecycle_faults;
 mod order;
 mod postgres;
 mod postgres_faults;
+mod postgres_plans;
 mod postgres_rights;
 mod redis_damage;
 mod redis_faults;

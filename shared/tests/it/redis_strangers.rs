@@ -55,7 +55,7 @@ async fn strange_members_of_orders_are_passed_over() {
 
 #[tokio::test]
 async fn strange_values_are_told_and_never_panic() {
-    let odd_settings = [[0; 148].as_slice(), &[0xff; 71], &[0]].concat();
+    let odd_settings = [[0; 148].as_slice(), &[0xff; 71], &[0], &[0xff; 20]].concat();
     for (command, words) in [
         ("SET", [b"meta".as_slice(), &odd_settings].as_slice()),
         ("SET", &[b"jobs", b"?"]),

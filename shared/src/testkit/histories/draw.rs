@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use super::theme;
 use crate::engine::flow::{CircuitMode, CircuitSetting, Dependency};
 use crate::engine::{Report, Then, Verdict, Withdraw};
 use crate::limits::TOMBSTONE_TTL;
@@ -267,57 +268,7 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
         steps.extend(next);
     }
     steps.truncate(len);
-    if rng.random_ratio(1, 4) {
-        steps.iter_mut().for_each(narrow);
-    }
-    steps
-}
-
-/// All jobs are of one key and one circuit that opens easily, whatever their shares: permits and probes pass from one
-/// to the other, which hardly happens where everything is drawn.
-fn narrow(step: &mut Step) {
-    match step {
-        Step::Push { jobs, .. } => {
-            for job in jobs {
-                let flow = FlowPick { concurrency: 1, rate: 0, circuit: 1, ..NARROW };
-                job.flow = Some(FlowPick { share: job.id % 3, ..flow });
-                (job.expires_in_us, job.max_crashes) = (None, 3);
-            }
-        }
-        Step::Configure(settings) | Step::OpenGate { settings, .. } => {
-            settings.paused = false;
-            (settings.jobs_max, settings.bytes_max) = (50, 10_000);
-            settings.flow = narrow_settings();
-        }
-        Step::Claim { kinds, .. } => kinds.clear(),
-        Step::Settle(settles) => {
-            for (_, verdict, _, told) in settles {
-                if *verdict == Verdict::Dead {
-                    *told = Some(Dependency::Exhausted);
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-const NARROW: FlowPick =
-    FlowPick { share: 0, concurrency: 0, rate: 0, circuit: 0, units: 1, weight: 1 };
-
-fn narrow_settings() -> FlowSettingsPick {
-    let setting = CircuitSetting {
-        mode: CircuitMode::Auto,
-        failures: 1,
-        window_ms: 1_000,
-        percent: 0,
-        calls_min: 1,
-        probe_us: 1_000,
-    };
-    FlowSettingsPick {
-        keys: (Some(2), None),
-        circuits: vec![(1, setting)],
-        ..FlowSettingsPick::default()
-    }
+    theme::apply(&mut rng, steps)
 }
 
 /// What meets a step too rarely by chance: pushes of what was withdrawn, adoptions of what was settled.
@@ -375,11 +326,15 @@ fn step(rng: &mut StdRng) -> Step {
     }
 }
 
-fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     *from.choose(rng).expect("every list of choices has some")
 }
 
-fn some<T>(rng: &mut StdRng, max: usize, mut one: impl FnMut(&mut StdRng) -> T) -> Vec<T> {
+pub(super) fn some<T>(
+    rng: &mut StdRng,
+    max: usize,
+    mut one: impl FnMut(&mut StdRng) -> T,
+) -> Vec<T> {
     (0..rng.random_range(1..=max)).map(|_| one(rng)).collect()
 }
 
@@ -416,7 +371,7 @@ fn push(rng: &mut StdRng) -> Step {
     }
 }
 
-fn job(rng: &mut StdRng) -> JobPick {
+pub(super) fn job(rng: &mut StdRng) -> JobPick {
     JobPick {
         id: id(rng),
         fence: fence(rng),
