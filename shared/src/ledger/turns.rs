@@ -4,6 +4,7 @@
 //! comes in ends up too late (Nichols and Jacobson, "Controlling Queue Delay", 2012). From then on until nothing had to be
 //! refused for an interval,
 //! * what could not be written within the target is refused at once;
+//! * no more is written at once than is written quickly, where less is written faster;
 //! * what came last is written first: whoever sent it is still there;
 //! * what is left then and has waited for longer than the target is refused, with nothing of it written.
 //!
@@ -18,6 +19,10 @@ use tokio::time::Instant;
 
 /// A wait that nobody should stand for long.
 const TARGET: Duration = Duration::from_millis(500);
+/// A group that takes longer to be written holds up what is in it.
+const QUICK: Duration = Duration::from_millis(250);
+/// Where smaller groups take as long, larger ones are not looked at again for so long.
+const AS_LONG_FOR: Duration = Duration::from_secs(30);
 /// A line that was too slow for so long is a standing one; one that had room for everybody for so long is none any more.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,13 +37,23 @@ struct State<T> {
     waiting: VecDeque<(Instant, usize, T)>,
     rows: usize,
     closed: bool,
-    /// Rows that are taken at once: what is written fastest.
-    group: usize,
+    writers: usize,
+    reach: Reach,
     /// Since when everybody waits too long.
     slow_since: Option<Instant>,
     /// While it sheds: when something was refused last.
     shedding: Option<Instant>,
     pace: Pace,
+}
+
+/// How many rows one writer is to write at once while the line is a standing one: as many as it writes quickly, but all where
+/// that is a matter of the commit and not of the rows.
+struct Reach {
+    rows: usize,
+    most: usize,
+    /// The latest group that was not quick.
+    slow: Option<(usize, Duration)>,
+    fixed_until: Option<Instant>,
 }
 
 /// How many rows are written in a time.
@@ -64,9 +79,15 @@ pub(super) enum NotIn {
 }
 
 impl<T> Turns<T> {
-    /// A line whose writers take about so many rows at once.
-    pub(super) fn new(group: usize) -> Self {
-        Self { state: Mutex::new(State::new(group, Instant::now())), wake: Notify::new() }
+    /// A line of so many writers, which take at most about so many rows at once.
+    pub(super) fn new(writers: usize, group: usize) -> Self {
+        let state = Mutex::new(State::new((writers, group), Instant::now()));
+        Self { state, wake: Notify::new() }
+    }
+
+    /// A group of so many rows took so long.
+    pub(super) fn wrote(&self, rows: usize, took: Duration) {
+        self.state().reach.note(rows, took, Instant::now());
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -149,12 +170,13 @@ fn shed(at: &'static str, count: usize) {
 }
 
 impl<T> State<T> {
-    fn new(group: usize, now: Instant) -> Self {
+    fn new((writers, group): (usize, usize), now: Instant) -> Self {
         Self {
             waiting: VecDeque::new(),
             rows: 0,
             closed: false,
-            group,
+            writers,
+            reach: Reach { rows: group, most: group, slow: None, fixed_until: None },
             slow_since: None,
             shedding: None,
             pace: Pace { since: now, rows: 0, per_second: 0.0 },
@@ -168,7 +190,7 @@ impl<T> State<T> {
         let in_time = self.pace.per_second * TARGET.as_secs_f64();
         let is_full = self.shedding.is_some()
             && self.rows > 0
-            && self.rows + rows > self.group.max(in_time as usize);
+            && self.rows + rows > (self.writers * self.reach.rows).max(in_time as usize);
         if is_full {
             self.shedding = Some(now);
         }
@@ -186,6 +208,8 @@ impl<T> State<T> {
     fn take(&mut self, rows_max: usize, now: Instant) -> Group<T> {
         let mut group = Group { taken: Vec::new(), shed: Vec::new() };
         self.look(now);
+        let rows_max =
+            if self.shedding.is_some() { rows_max.min(self.reach.rows) } else { rows_max };
         let mut taken = 0;
         while let Some((at, rows, item)) = self.next(rows_max.saturating_sub(taken), taken == 0) {
             taken += rows;
@@ -239,6 +263,29 @@ impl<T> State<T> {
             );
             self.shedding = Some(now);
         }
+    }
+}
+
+impl Reach {
+    fn note(&mut self, rows: usize, took: Duration, now: Instant) {
+        if took <= QUICK {
+            if rows * 2 > self.rows {
+                self.rows = (self.rows + self.rows / 4 + 1).min(self.most);
+            }
+            return;
+        }
+        if self.fixed_until.is_some_and(|until| now < until) {
+            return;
+        }
+        if self.slow.is_some_and(|(more, longer)| rows <= more / 2 && took * 4 > longer * 3) {
+            (self.rows, self.slow, self.fixed_until) = (self.most, None, Some(now + AS_LONG_FOR));
+            return;
+        }
+        if self.slow.is_none_or(|(more, _)| rows <= more / 2 || rows > more) {
+            self.slow = Some((rows, took));
+        }
+        let quickly = rows as f64 * QUICK.as_secs_f64() / took.as_secs_f64();
+        self.rows = (quickly as usize).clamp(1, self.most);
     }
 }
 
@@ -296,12 +343,18 @@ mod tests {
         line: State<Instant>,
         now: Instant,
         free_at: Instant,
+        group: usize,
+        cost: fn(usize) -> Duration,
     }
 
     impl World {
         fn new() -> Self {
+            Self::of(GROUP, cost)
+        }
+
+        fn of(group: usize, cost: fn(usize) -> Duration) -> Self {
             let now = Instant::now();
-            Self { line: State::new(GROUP, now), now, free_at: now }
+            Self { line: State::new((1, group), now), now, free_at: now, group, cost }
         }
 
         /// One row each `1 / per_second`, for so long.
@@ -327,12 +380,14 @@ mod tests {
         }
 
         fn write(&mut self, ran: &mut Ran, next: Instant) {
-            let group = self.line.take(GROUP, self.now);
+            let group = self.line.take(self.group, self.now);
             if group.taken.is_empty() && group.shed.is_empty() {
                 self.free_at = next + Duration::from_nanos(1);
                 return;
             }
-            self.free_at = self.now + cost(group.taken.len());
+            let took = (self.cost)(group.taken.len());
+            self.free_at = self.now + took;
+            self.line.reach.note(group.taken.len(), took, self.free_at);
             ran.latencies.extend(group.taken.iter().map(|at| self.free_at - *at));
             ran.shed += group.shed.len();
             let in_vain = group.shed.iter().map(|at| self.now - *at).max();
@@ -381,7 +436,7 @@ mod tests {
     #[test]
     fn a_slow_writer_is_not_starved() {
         let now = Instant::now();
-        let mut line: State<usize> = State::new(GROUP, now);
+        let mut line: State<usize> = State::new((1, GROUP), now);
         let at = |ms| now + Duration::from_millis(ms);
         // Groups take two seconds: more than the target.
         let mut written = 0;
@@ -390,15 +445,32 @@ mod tests {
                 line.push(1, 0, at(ms));
             }
             if ms % 2_000 == 0 {
-                written += line.take(GROUP, at(ms)).taken.len();
+                let rows = line.take(GROUP, at(ms)).taken.len();
+                line.reach.note(rows, Duration::from_secs(2), at(ms + 2_000));
+                written += rows;
             }
         }
-        assert!(written >= 28 * GROUP, "{written}");
+        // Some groups are smaller: to find out that they take as long.
+        assert!(written >= 26 * GROUP, "{written}");
+    }
+
+    /// Goal: where each row takes its time, groups are no larger than what is written in time.
+    #[test]
+    fn what_takes_its_time_by_the_row_is_written_in_small_groups() {
+        let mut world = World::of(500, |rows| Duration::from_millis(10 * rows as u64));
+        world.run(300.0, Duration::from_secs(20));
+        let over = world.run(300.0, Duration::from_secs(120));
+        let goodput = over.latencies.len() as f64 / 120.0 / 100.0;
+        assert!(goodput > 0.95, "{goodput}");
+        assert!(over.p99() < Duration::from_secs(1), "{:?}", over.p99());
+        world.run(50.0, Duration::from_secs(3));
+        let after = world.run(50.0, Duration::from_secs(10));
+        assert_eq!((after.refused, after.shed), (0, 0));
     }
 
     #[tokio::test]
     async fn a_closed_line_gives_what_it_has_and_takes_nothing() {
-        let turns = Turns::new(GROUP);
+        let turns = Turns::new(1, GROUP);
         assert!(turns.push(1, 'a').is_ok() && turns.push(1, 'b').is_ok());
         turns.close();
         assert_eq!(turns.push(1, 'c'), Err('c'));

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -52,7 +53,7 @@ impl WriteQueue {
     /// For so many writers.
     pub(super) fn new(writers: usize) -> Self {
         let room = Arc::new(Semaphore::new(WRITE_QUEUE_MAX));
-        Self { pulse: Pulse::new(writers), room, turns: Turns::new(writers * WRITE_ROWS_MAX) }
+        Self { pulse: Pulse::new(writers), room, turns: Turns::new(writers, WRITE_ROWS_MAX) }
     }
 
     /// Takes room for a submission.
@@ -81,6 +82,11 @@ impl WriteQueue {
         if let Err(pending) = self.turns.push(rows, pending) {
             pending.answer(Err(closed()));
         }
+    }
+
+    /// A group of so many rows took so long.
+    pub(super) fn wrote(&self, rows: usize, took: Duration) {
+        self.turns.wrote(rows, took);
     }
 
     /// Lets the writers finish what waits, and end.

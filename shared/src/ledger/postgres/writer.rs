@@ -4,6 +4,7 @@
 //! cancels, so a caller that goes away takes nothing with it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -69,7 +70,12 @@ impl Writer {
         while let Some(mut part) = parts.pop() {
             let inner = Arc::clone(&self.inner);
             let beat = inner.queue.pulse.begin();
+            let begun = Instant::now();
             let inserted = self.insert(&part).await;
+            if inserted.is_ok() {
+                let rows = part.iter().map(|pending| pending.submission.jobs.len()).sum();
+                inner.queue.wrote(rows, begun.elapsed());
+            }
             let lost = |fault: &Fault| matches!(fault, Fault::Ledger(LedgerError::Unavailable(_)));
             beat.end(!inserted.as_ref().is_err_and(lost));
             match inserted {

@@ -5,6 +5,7 @@
 //! Submissions and everything else wait in lanes of their own, so that neither can keep the other out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
@@ -81,7 +82,7 @@ impl Writer {
         clock: Clock,
         limited: Limited,
     ) -> Self {
-        let submissions = Arc::new(Turns::new(TRANSACTION_ROWS));
+        let submissions = Arc::new(Turns::new(1, TRANSACTION_ROWS));
         let (changes, changes_in) = mpsc::channel(CHANGES_MAX);
         let closing = CancellationToken::new();
         let queues = Known::default();
@@ -310,12 +311,17 @@ impl Desk {
     async fn write(&mut self, mut batch: Batch) {
         let pulse = Arc::clone(&self.pulse);
         let beat = pulse.begin();
+        let rows = batch.submissions.iter().map(|it| it.submission.jobs.len()).sum();
+        let begun = Instant::now();
         let written = match self.health.check() {
             Ok(()) => self.transact(&mut batch).await,
             Err(fault) => Err(fault.into()),
         };
         let lost = |refusal: &Refusal| matches!(refusal.error(), LedgerError::Unavailable(_));
         beat.end(!written.as_ref().is_err_and(lost));
+        if written.is_ok() && rows > 0 {
+            self.submissions.wrote(rows, begun.elapsed());
+        }
         match written {
             Ok(written) => {
                 self.queues.keep();
