@@ -169,6 +169,11 @@ async fn e25_shared_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e26_overload() {
+    holds("E26").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e27_a_dependency_that_is_down() {
     holds("E27").await;
 }

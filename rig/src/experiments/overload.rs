@@ -1,4 +1,6 @@
-//! Three times as much as the fleet takes: E26.
+//! Three times as much as the ledger takes: E26.
+//!
+//! Each row takes the ledger so long that it, and not the processor which is shared with whoever submits, is what is short.
 
 use std::time::Duration;
 
@@ -18,6 +20,11 @@ use crate::until::until_seldom;
 use crate::worker::{EFFECT, Work};
 
 const QUEUE: &str = "rig-flood";
+/// Each of their rows takes the ledger this long.
+const SLOW: &str = "CREATE FUNCTION rig_slow() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$; \
+    CREATE TRIGGER rig_slow BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.queue = 'rig-flood') \
+    EXECUTE FUNCTION rig_slow()";
 /// So many times what it takes.
 const TIMES: f64 = 3.0;
 /// Afterwards so much of it.
@@ -47,7 +54,7 @@ impl Experiment for Overload {
     }
 
     fn title(&self) -> &'static str {
-        "three times as many submissions as the fleet takes, then half as many"
+        "three times as many submissions as the ledger takes, then half as many"
     }
 
     fn setup(&self, form: Form) -> Setup {
@@ -65,6 +72,7 @@ impl Experiment for Overload {
         Box::pin(async move {
             let seconds = |short, long| Duration::from_secs(scene.form.pick(short, long));
             let (to_peak, over, after) = (seconds(6, 30), seconds(8, 120), seconds(12, 30));
+            scene.fleet.postgres.sql(SLOW)?;
             let closed = pour(scene, "peak", None, to_peak).await?;
             let peak = accepted(&closed.answers) / to_peak.as_secs_f64();
             scene.say(&format!("{peak:.0} submissions a second are taken"));
