@@ -12,12 +12,13 @@ Parts, in this order:
   ledger   the ledger alone, PostgreSQL (fsync on) and SQLite: submissions of 1, 100 and 1,000, and records of 500
   worker   the same jobs through the real worker runtime, no-op handler
   path     HTTP batches -> PostgreSQL (fsync on) -> Redis -> worker -> recorded; each role a process
+  limits   path, in turn without a limit and with limits that never hold: of the queue, of the kind, of 100 keys
   workflow one graph of 9,002 steps over HTTP on the same fleet: steps per second until the run has ended
   start    an idle installation at 100 jobs/s: from before the POST to the job's start
   dev      the same as `start`, on `windlass dev` (SQLite, embedded engine)
 
   --only PARTS    these parts alone
-  --jobs N        jobs per run of engine, ledger, worker and path (default 200000)
+  --jobs N        jobs per run of engine, ledger, worker, path and limits (default 200000)
   --runs N        runs of each; the medians are what counts (default 3)
   --json FOLDER   write each report there as JSON too
   --no-build      use target/release/windlass as it is
@@ -38,7 +39,7 @@ fail() {
     exit 1
 }
 
-parts="engine,ledger,worker,path,workflow,start,dev"
+parts="engine,ledger,worker,path,limits,workflow,start,dev"
 jobs=200000
 runs=3
 json=""
@@ -66,7 +67,7 @@ while [ $# -gt 0 ]; do
 done
 for part in ${parts//,/ }; do
     case "$part" in
-        engine | ledger | worker | path | workflow | start | dev) ;;
+        engine | ledger | worker | path | limits | workflow | start | dev) ;;
         *) fail "there is no part '$part'; see --help" ;;
     esac
 done
@@ -118,13 +119,31 @@ if selected worker; then
     start_redis
     bench worker worker --engine-url "$redis_url" --jobs "$jobs"
 fi
-if selected path || selected workflow || selected start; then
+if selected path || selected limits || selected workflow || selected start; then
     start_redis
     if selected ledger; then createdb -h 127.0.0.1 -p "$postgres_port" -U windlass fleet; postgres_url="${postgres_url%/*}/fleet"; else start_postgres; fi
+    if selected limits; then export WINDLASS_WORKER__QUEUES=default,limited-queue,limited-kind,limited-keys; fi
     start_fleet
 fi
 if selected path; then
     bench path path --jobs "$jobs" --ledger-url "$postgres_url" "${fleet_pids[@]}"
+fi
+if selected limits; then
+    rate='{"limit": 1000000, "per": "1s"}'
+    "$windlass" queue set limited-queue --max-concurrency 1000000 --rate-limit "$rate" >/dev/null
+    "$windlass" queue set limited-kind --kinds '{"noop": {"max_concurrency": 1000000, "rate_limit": '"$rate"'}}' >/dev/null
+    "$windlass" queue set limited-keys --per-key-concurrency 1000000 --per-key-rate-limit "$rate" >/dev/null
+    rounds="$runs"
+    runs=1
+    for round in $(seq "$rounds"); do
+        for queue in default limited-queue limited-kind limited-keys; do
+            echo "$queue, round $round"
+            keys=0
+            if [ "$queue" = limited-keys ]; then keys=100; fi
+            bench "limits-$queue-$round" path --queue "$queue" --keys "$keys" --jobs "$jobs" --ledger-url "$postgres_url" "${fleet_pids[@]}"
+        done
+    done
+    runs="$rounds"
 fi
 if selected workflow; then
     bench workflow workflow --ledger-url "$postgres_url" "${fleet_pids[@]}"

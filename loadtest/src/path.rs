@@ -45,6 +45,8 @@ pub struct PathBench {
     pub batch: u32,
     /// Into this queue.
     pub queue: String,
+    /// So many keys, of which the jobs have one in turn, for concurrency and rate; 0: none.
+    pub keys: u32,
     /// Whose CPU to show.
     pub watched: Vec<Watched>,
     /// How often.
@@ -144,9 +146,16 @@ async fn submit_share(bench: &PathBench, share: u64) -> Result<(Vec<Uuid>, u64)>
 }
 
 fn body_of(bench: &PathBench, jobs: u64) -> Bytes {
-    let job =
-        json!({"kind": "noop", "queue": bench.queue, "payload": {"to": "somebody@example.org"}});
-    let jobs: Vec<_> = (0..jobs).map(|_| &job).collect();
+    let job = |n: u64| {
+        let mut job = json!({"kind": "noop", "queue": bench.queue, "payload": {"to": "somebody@example.org"}});
+        if bench.keys > 0 {
+            let key = format!("key-{}", n % u64::from(bench.keys));
+            job["concurrency_key"] = key.clone().into();
+            job["rate_limit_key"] = key.into();
+        }
+        job
+    };
+    let jobs: Vec<_> = (0..jobs).map(job).collect();
     json!({ "jobs": jobs }).to_string().into()
 }
 

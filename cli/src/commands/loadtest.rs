@@ -195,6 +195,9 @@ struct PathArgs {
     /// Jobs per run
     #[arg(long, default_value_t = 100_000)]
     jobs: u64,
+    /// Give the jobs one of so many keys in turn, for concurrency and rate
+    #[arg(long, default_value_t = 0)]
+    keys: u32,
     /// Connections that submit
     #[arg(long, default_value_t = 4)]
     connections: u32,
@@ -317,6 +320,7 @@ async fn path(args: &PathArgs) -> Outcome<Report> {
         connections: args.connections,
         batch: args.batch,
         queue: args.target.queue.clone(),
+        keys: args.keys,
         watched: args.target.watched.clone(),
         runs: args.common.runs,
         limit: args.common.limit(),
