@@ -215,25 +215,23 @@ local function choose()
   return share, kind
 end
 
--- The lane that a lease was given of last, and how many of its jobs are looked at together if it is next once more.
-few.run = { lane = "", size = 4 }
+-- The lane that a lease was given of last with the flow of that job, and how many of its jobs are looked at together if it is
+-- next once more.
+few.run = { lane = "", flow = "", size = 4 }
 
 -- Gives leases of a lane for as long as it stays next, as visit_lane does one by one, and writes once what becomes of it;
 -- whether it gave any.
 function few.visit_run(share, kind, order, lane)
   local run, place = few.run, "f" .. kind
-  local most = min(leases_max - leased, SCAN_MAX - looked, run.size)
-  local members = few.jobs_of(lane, most)
-  local ids = {}
+  local limits, scopes, size = sub(run.flow, 1, 48), scopes_of(run.flow), run.size
+  local rival_tag, rival_order
+  if few.unwanted(scopes) then rival_tag, rival_order = few.rivals(lane, share, kind, kind_list) end
+  run.lane, run.size = "", 4
+  if not rival_tag then return false end
+  local members, ids = few.jobs_of(lane, min(leases_max - leased, SCAN_MAX - looked, size)), {}
   for i, member in ipairs(members) do ids[i] = sub(member, 18) end
   if #ids == 0 or sub(members[1], 10, 17) ~= order then return false end
   local jobs, helds = fetch(JOBS, ids), fetch(HELD, ids)
-  local first = is_job(jobs[1]) and flow_of(jobs[1], is_held(helds[1]) and helds[1])
-  if not first or sub(first, 1, 24) ~= lane .. kind .. share then return false end
-  local scopes, limits = scopes_of(first), sub(first, 1, 48)
-  if not few.unwanted(scopes) then return false end
-  local rival_tag, rival_order = few.rivals(share, kind, kind_list)
-  if not rival_tag then return false end
   local ready, ready_order = next_ready(), nil
   if ready and share ~= NO_KEY then
     rival_tag = min(rival_tag, tag_of(NO_KEY))
@@ -242,6 +240,7 @@ function few.visit_run(share, kind, order, lane)
     ready_order = score and order_of(score)
   end
   local taken = {}
+  few.defers = true
   for i, member in ipairs(members) do
     local at, id, job, held = sub(member, 10, 17), ids[i], jobs[i], helds[i]
     held = is_held(held) and held
@@ -268,10 +267,13 @@ function few.visit_run(share, kind, order, lane)
     if few.is_probe(flow, id, fence) then probes[id] = "\1" end
     taken[i] = member
   end
-  run.size = #taken == #members and min(run.size * 4, 100) or 4
+  few.write_counts()
+  few.defers = false
   if #taken == 0 then return false end
+  run.lane = lane
+  if #taken == #members then run.size = min(size * 4, 100) end
   each("ZREM", FLOW, taken)
-  few.cut_lane(first, place, order, members[#taken + 1] or first_of("j" .. lane))
+  few.cut_lane(run.flow, place, order, members[#taken + 1] or first_of("j" .. lane))
   return true
 end
 
@@ -325,7 +327,7 @@ local function visit_lane(share, kind)
       start_flow(id, fence, flow)
       if few.is_probe(flow, id, fence) then probes[id] = "\1" end
       leave_lane(id, flow, score)
-      few.run.lane = lane
+      few.run.lane, few.run.flow = lane, flow
     end
   end
   pass_on(flow, holds)

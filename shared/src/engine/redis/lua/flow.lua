@@ -208,7 +208,6 @@ end
 -- Writes what became of shares, rates and circuits.
 function save_flow()
   few.reckon_stale()
-  few.write_counts()
   if bucket and bucket.dirty then
     call("HSET", FACTS, "y", pack(">I8I8", bucket.us, now))
     bucket.dirty = false
@@ -485,11 +484,12 @@ local set_timer = few.set_timer
 -- Places ----------------------------------------------------------------------------------------------------------
 
 -- What is known of them within a script: places of lanes (false: that of their kind), tags of shares at places, scopes
--- that nobody waits for, who is next for a kind, and the first jobs of lanes. What is put off: shares to reckon anew for
+-- that nobody waits for, who is next for a kind, and the first jobs of lanes. What is put off: tags of shares to note for
 -- jobs of a kind, leases that count no longer and those that do now.
 local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, stale = {}, any_stale = false, gone = {}, counted = {} }
 
--- Writes which leases count for which scopes.
+-- Writes which leases count for which scopes, as far as that was put off: what writes only a part of it must not have written
+-- yet that the leases began or ended.
 function few.write_counts()
   if #seen.gone > 0 then each("ZREM", FLOW, seen.gone) end
   if #seen.counted > 0 then each("ZADD", FLOW, seen.counted) end
@@ -582,22 +582,19 @@ function few.move_turn(flow, place, from, to)
   if from ~= to then call("ZREM", FLOW, "t" .. place .. share .. from .. lane .. kind) end
 end
 
--- Has a share's tag reckoned anew where it stands for jobs of a kind, before anybody asks who is next.
+-- Has the tag that a share has now noted where it stands for jobs of a kind, before anybody asks who is next.
 function few.refresh(share, kind)
-  seen.stale[share .. kind], seen.any_stale = true, true
+  seen.stale[share .. kind], seen.any_stale = tag_of(share), true
 end
 
 function few.reckon_stale()
   if not seen.any_stale then return end
   local stale = seen.stale
   seen.stale, seen.any_stale = {}, false
-  for name in pairs(stale) do
-    local share, tag = sub(name, 1, 8)
+  for name, tag in pairs(stale) do
+    local share = sub(name, 1, 8)
     for _, place in ipairs(few.contested(sub(name, 9))) do
-      if noted_of(share, place) then
-        tag = tag or tag_of(share)
-        set_noted(share, place, tag)
-      end
+      if noted_of(share, place) then set_noted(share, place, tag) end
     end
   end
 end
@@ -632,6 +629,7 @@ end
 
 -- Fills few.free_kinds with the kinds that have lanes which may be chosen.
 function few.find_free_kinds()
+  few.reckon_stale()
   local first = first_of("ff")
   while first do
     local kind = sub(first, 3, 10)
@@ -656,6 +654,7 @@ end
 -- Lets the lane be chosen that is next among those that wait for the scope, if it has a permit.
 local function wake_lane(scope)
   if seen.unwanted[scope] then return end
+  few.reckon_stale()
   if not first_of("f" .. scope) then
     seen.unwanted[scope] = true
     return
@@ -875,16 +874,19 @@ end
 
 -- Counts a lease for a scope.
 function few.count(scope, id)
-  local counted = seen.counted
-  counted[#counted + 1] = 0
-  counted[#counted + 1] = "r" .. scope .. id
+  local counted, member = seen.counted, "r" .. scope .. id
+  if few.defers then
+    counted[#counted + 1] = 0
+    counted[#counted + 1] = member
+  else
+    call("ZADD", FLOW, 0, member)
+  end
   if running[scope] then running[scope] = running[scope] + 1 end
 end
 
 -- Counts it no longer, and lets another have its chance.
 function few.uncount(scope, id)
-  if #seen.counted > 0 then few.write_counts() end
-  if seen.unwanted[scope] and not running[scope] then
+  if few.defers and seen.unwanted[scope] and not running[scope] then
     seen.gone[#seen.gone + 1] = "r" .. scope .. id
     return
   end
@@ -900,6 +902,7 @@ end
 
 -- Whether nobody waits for any of these scopes: then no start gives anybody a chance.
 function few.unwanted(scopes)
+  few.reckon_stale()
   for _, scope in ipairs(scopes) do
     if not seen.unwanted[scope] then
       if first_of("f" .. scope) then return false end
@@ -911,11 +914,11 @@ end
 
 -- The tag below which a share stays next among those with lanes of these kinds, and the order before which its first lane
 -- does; nil where that is not simple.
-function few.rivals(share, kind, kinds)
+function few.rivals(lane, share, kind, kinds)
   local place = "f" .. kind
   local own = noted_of(share, place)
-  if not own then return nil end
-  local next = few.first_after(place .. pack(">I8", own) .. share, place .. FAR)
+  if not own or place_of(lane, kind) ~= place then return nil end
+  local next = few.first_after("f" .. place .. pack(">I8", own) .. share, "f" .. place .. FAR)
   local tag = next and unpacked(">I8", next, 11) or math.huge
   for _, other in ipairs(kinds) do
     if other ~= kind then

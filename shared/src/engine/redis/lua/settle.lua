@@ -78,6 +78,7 @@ local function apply(id, held, ended, delay, detail, told)
   report(id, part, attempt, ended, again_at, detail)
 end
 
+few.defers = true
 for i = 1, count do
   local id, held, settle = ids[i], helds[i], ARGV[3 * i + 1]
   if not is_held(held) or sub(held, 31, 54) ~= sub(settle, 1, 24) then
@@ -92,6 +93,7 @@ for i = 1, count do
   end
 end
 
+few.write_counts()
 each("HSET", HELD, changed)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
