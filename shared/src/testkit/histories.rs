@@ -22,6 +22,7 @@ use crate::model::time::Timestamp;
 
 pub mod compare;
 mod draw;
+pub mod long;
 mod player;
 pub mod shrink;
 mod theme;

@@ -6,8 +6,10 @@ use std::ops::Range;
 use windlass_shared::engine::Pushed;
 use windlass_shared::engine::model::{Shard, Wake};
 use windlass_shared::model::id::JobId;
-use windlass_shared::testkit::histories::compare::check;
-use windlass_shared::testkit::histories::{BOUNDS, Call, Player, Replay, Reply, Step, apply, draw};
+use windlass_shared::testkit::histories::compare::{check, check_within};
+use windlass_shared::testkit::histories::{
+    BOUNDS, Call, Player, Replay, Reply, Step, apply, draw, long,
+};
 use windlass_shared::testkit::redis_server::cluster::RedisCluster;
 use windlass_shared::testkit::redis_server::resp::{Connection, Reply as Raw};
 use windlass_shared::testkit::redis_server::{RedisOptions, RedisServer};
@@ -30,6 +32,13 @@ async fn redis_does_what_the_model_does_1() {
 #[tokio::test]
 async fn redis_does_what_the_model_does_2() {
     play_on_single(4_000..8_000).await;
+}
+
+/// Goal: leases of one lane are given as if one by one, however many at a time.
+#[tokio::test]
+async fn redis_does_what_the_model_does_with_long_lanes() {
+    let stage = Stage::open(RedisServer::shared().url(), long::WIDE, None).await;
+    check_within(long::WIDE, 0..400, |seed| long::draw(seed, STEPS), async || stage.fresh()).await;
 }
 
 #[tokio::test]

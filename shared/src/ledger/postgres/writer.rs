@@ -72,10 +72,9 @@ impl Writer {
             let beat = inner.queue.pulse.begin();
             let begun = Instant::now();
             let inserted = self.insert(&part).await;
-            if inserted.is_ok() {
-                let rows = part.iter().map(|pending| pending.submission.jobs.len()).sum();
-                inner.queue.wrote(rows, begun.elapsed());
-            }
+            // Also one that came to nothing: it may have been too large for the time that it had.
+            let rows = part.iter().map(|pending| pending.submission.jobs.len()).sum();
+            inner.queue.wrote(rows, begun.elapsed());
             let lost = |fault: &Fault| matches!(fault, Fault::Ledger(LedgerError::Unavailable(_)));
             beat.end(!inserted.as_ref().is_err_and(lost));
             match inserted {

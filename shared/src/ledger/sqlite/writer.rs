@@ -311,7 +311,7 @@ impl Desk {
     async fn write(&mut self, mut batch: Batch) {
         let pulse = Arc::clone(&self.pulse);
         let beat = pulse.begin();
-        let rows = batch.submissions.iter().map(|it| it.submission.jobs.len()).sum();
+        let rows = batch.rows();
         let begun = Instant::now();
         let written = match self.health.check() {
             Ok(()) => self.transact(&mut batch).await,
@@ -319,9 +319,7 @@ impl Desk {
         };
         let lost = |refusal: &Refusal| matches!(refusal.error(), LedgerError::Unavailable(_));
         beat.end(!written.as_ref().is_err_and(lost));
-        if written.is_ok() && rows > 0 {
-            self.submissions.wrote(rows, begun.elapsed());
-        }
+        self.submissions.wrote(rows, begun.elapsed());
         match written {
             Ok(written) => {
                 self.queues.keep();
@@ -398,6 +396,13 @@ impl Refusal {
 impl Batch {
     fn is_empty(&self) -> bool {
         self.submissions.is_empty() && self.records.is_empty() && self.others.is_empty()
+    }
+
+    /// About how many rows are written.
+    fn rows(&self) -> usize {
+        let submitted = self.submissions.iter().map(|it| it.submission.jobs.len()).sum::<usize>();
+        let recorded = self.records.iter().map(|it| it.records.len()).sum::<usize>();
+        submitted + recorded + self.others.len()
     }
 
     fn take(&mut self, change: Change) {

@@ -37,15 +37,24 @@ impl fmt::Display for Difference {
 
 /// Plays one history on a fresh shard of an engine and on a fresh model; where they first differ.
 pub async fn play(engine: &mut impl Replay, steps: &[Step]) -> Option<Difference> {
+    play_within(BOUNDS, engine, steps).await
+}
+
+/// The same with other bounds, which the engine has, too.
+pub async fn play_within(
+    bounds: Bounds,
+    engine: &mut impl Replay,
+    steps: &[Step],
+) -> Option<Difference> {
     let mut process = engine.process().await;
-    let mut model = Shard::new(BOUNDS, process);
+    let mut model = Shard::new(bounds, process);
     let mut player = Player::default();
     for (number, step) in steps.iter().enumerate() {
         match step {
             Step::Advance(us) => engine.advance(Duration::from_micros(*us)).await,
             Step::Wipe => {
                 engine.wipe().await;
-                model = Shard::new(BOUNDS, process);
+                model = Shard::new(bounds, process);
             }
             Step::Restart if engine.restart().await => {
                 process = engine.process().await;
@@ -72,15 +81,29 @@ pub async fn play(engine: &mut impl Replay, steps: &[Step]) -> Option<Difference
 ///
 /// # Panics
 /// When an engine differs from the model: shows the shortest history found that makes it differ.
-pub async fn check<R: Replay>(seeds: Range<u64>, len: usize, mut fresh: impl AsyncFnMut() -> R) {
+pub async fn check<R: Replay>(seeds: Range<u64>, len: usize, fresh: impl AsyncFnMut() -> R) {
+    check_within(BOUNDS, seeds, |seed| draw(seed, len), fresh).await;
+}
+
+/// The same with other bounds, which the engines have, too, and of other histories.
+///
+/// # Panics
+/// As [`check`].
+pub async fn check_within<R: Replay>(
+    bounds: Bounds,
+    seeds: Range<u64>,
+    draw: impl Fn(u64) -> Vec<Step>,
+    mut fresh: impl AsyncFnMut() -> R,
+) {
     for seed in seeds {
-        let steps = draw(seed, len);
-        if play(&mut fresh().await, &steps).await.is_none() {
+        let steps = draw(seed);
+        if play_within(bounds, &mut fresh().await, &steps).await.is_none() {
             continue;
         }
-        let fails = async |steps: &[Step]| play(&mut fresh().await, steps).await.is_some();
+        let fails =
+            async |steps: &[Step]| play_within(bounds, &mut fresh().await, steps).await.is_some();
         let steps = shrink(steps, fails).await;
-        match play(&mut fresh().await, &steps).await {
+        match play_within(bounds, &mut fresh().await, &steps).await {
             Some(difference) => panic!("seed {seed}, steps {steps:#?}\n{difference}"),
             None => panic!("seed {seed} differs, but not every time: steps {steps:#?}"),
         }
