@@ -188,37 +188,50 @@ impl From<Record> for Direct {
     }
 }
 
+/// So often a verification may begin between an engine's letting go of jobs and their commit.
+const DIRECT_TRIES_MAX: usize = 3;
+
 /// Records outcomes that came past the engine, after the engine has let go of their jobs: committed first, a job that
 /// has ended could be started, and a lease that was taken back could count.
 pub(super) async fn record_direct(
     life: &Lifecycle,
     outcomes: Vec<Direct>,
 ) -> Result<Vec<Recorded>, LedgerError> {
-    let freed = super::withdraw::withdraw(life, &outcomes).await?;
+    for _ in 0..DIRECT_TRIES_MAX {
+        if let Some(replies) = record_freed(life, &outcomes).await? {
+            return Ok(replies);
+        }
+    }
+    let why = "the engine changed while it let go of the jobs; send the outcomes again";
+    Err(LedgerError::Unavailable(why.into()))
+}
+
+/// `None`: nothing was written, since the engine may not have kept out what it let go of.
+async fn record_freed(
+    life: &Lifecycle,
+    outcomes: &[Direct],
+) -> Result<Option<Vec<Recorded>>, LedgerError> {
+    let freed = super::withdraw::withdraw(life, outcomes).await?;
     let mut replies = vec![Recorded::Stale; outcomes.len()];
     let (mut places, mut kept, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, (Direct { record, .. }, free)) in outcomes.into_iter().zip(&freed.free).enumerate()
-    {
+    for (place, (Direct { record, .. }, free)) in outcomes.iter().zip(&freed.free).enumerate() {
         if *free {
             places.push(place);
             ends.push((record.id, record.ended.is_terminal()));
-            kept.push(record);
+            kept.push(record.clone());
         }
     }
     if kept.is_empty() {
-        return Ok(replies);
+        return Ok(Some(replies));
     }
     let ticket = life.inner.delivery.ticket().await;
-    let again = || {
-        let why = "the engine changed while it let go of the jobs; send the outcomes again";
-        LedgerError::Unavailable(why.into())
-    };
     // The tombstones would not outlast a slow commit for ever.
     if freed.since.elapsed() >= limits::PUSH_WINDOW {
-        return Err(again());
+        return Ok(None);
     }
-    let reply =
-        life.inner.ledger.record_within(kept, freed.generations).await?.ok_or_else(again)?;
+    let Some(reply) = life.inner.ledger.record_within(kept, freed.generations).await? else {
+        return Ok(None);
+    };
     let (mut applied, mut ended) = (Vec::new(), Vec::new());
     for ((place, (id, ends)), reply) in places.iter().zip(ends).zip(follow(life, reply, ticket)) {
         replies[*place] = reply;
@@ -229,5 +242,5 @@ pub(super) async fn record_direct(
     }
     life.inner.waiters.notify(&ended);
     super::ended::align(life, applied).await;
-    Ok(replies)
+    Ok(Some(replies))
 }

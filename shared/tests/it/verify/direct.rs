@@ -1,5 +1,13 @@
 //! Outcomes that are recorded past an engine that has lost, or gone back on, what it knew.
 
+use std::any::Any;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use windlass_shared::engine::{Engine, EngineError};
+use windlass_shared::ledger::LedgerError;
+use windlass_shared::tap::EngineTap;
+
 use super::*;
 
 #[tokio::test]
@@ -158,4 +166,60 @@ async fn a_retry_that_the_engine_has_forgotten_is_recorded_beside_the_next_attem
     assert_eq!(rig.settle(&second, Verdict::Succeeded).await, Settled::Settled);
     rig.record_all().await;
     assert_eq!(rig.on_record(id).await, (JobState::Succeeded, second.job.fence, 2));
+}
+
+/// Has somebody verify the engine each time it has let go of jobs, for as long as there is somebody.
+struct Verifying {
+    engine: Arc<Embedded>,
+    asks: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl EngineTap for Verifying {
+    fn before(&self, _: &'static str) -> BoxFuture<'_, Result<Arc<Embedded>, EngineError>> {
+        Box::pin(async { Ok(Arc::clone(&self.engine)) })
+    }
+
+    fn saw(&self, _: &'static str, _: &dyn Any) {}
+
+    fn after(&self, call: &'static str) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            let (done, is_done) = oneshot::channel();
+            if call == "withdraw" && self.asks.send(done).await.is_ok() {
+                is_done.await.unwrap();
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Goal: who tells an outcome is not told to come again because the engine was verified just then; and is told so where
+/// that does not end. The job does not run again.
+#[tokio::test]
+async fn a_verification_between_letting_go_and_the_commit_is_gone_round() {
+    for (times, is_recorded) in [(0, true), (1, true), (2, true), (3, false)] {
+        let rig = Rig::new().await;
+        let id = rig.submit(1).await[0].id;
+        let mine = rig.claim(1).await.remove(0);
+        let (asks, mut asked) = mpsc::channel(1);
+        let tap = Verifying { engine: Arc::clone(&rig.engine), asks };
+        let life = process_on(rig.life.ledger(), Engine::Tapped(Arc::new(tap)));
+        let verifying = async {
+            for _ in 0..times {
+                let done = asked.recv().await.unwrap();
+                rig.engine.wipe();
+                rig.verify_with(&[]).await;
+                done.send(()).unwrap();
+            }
+            drop(asked);
+        };
+        let record = mine.record(&rig.shard.namespace, Ended::Succeeded);
+        let (replies, ()) = tokio::join!(life.record_direct(vec![record.into()]), verifying);
+        if is_recorded {
+            assert_eq!(replies.unwrap(), [Recorded::Applied], "{times}");
+            assert!(rig.try_claim(1).await.1.is_empty());
+        } else {
+            assert!(matches!(replies, Err(LedgerError::Unavailable(_))), "{replies:?}");
+        }
+        assert_eq!(rig.state(id).await == JobState::Succeeded, is_recorded, "{times}");
+    }
 }

@@ -262,7 +262,10 @@ pub fn patient() -> VerifySettings {
 }
 
 pub fn process(ledger: &Ledger, engine: &Arc<Embedded>) -> Lifecycle {
-    let engine = Engine::Embedded(Arc::clone(engine));
+    process_on(ledger, Engine::Embedded(Arc::clone(engine)))
+}
+
+pub fn process_on(ledger: &Ledger, engine: Engine) -> Lifecycle {
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     Lifecycle::start(ledger.clone(), engine, Clock::System, shutdown, tasks)
 }
