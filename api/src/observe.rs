@@ -71,6 +71,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     };
     drop(in_flight);
 
+    let refusal = response.extensions().get::<ApiError>().map(ApiError::code);
     response = finish(response, &context.id);
     let status = response.status();
     metrics::counter!(
@@ -82,7 +83,8 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         .record(started.elapsed());
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
-        if status.is_server_error() {
+        // What is refused so that the rest goes well comes in great numbers; it is counted.
+        if status.is_server_error() && refusal != Some(Code::Overloaded) {
             tracing::warn!(http.status = status.as_u16(), duration_ms, "request failed");
         } else {
             tracing::debug!(http.status = status.as_u16(), duration_ms, "request answered");

@@ -26,12 +26,22 @@ async fn play_on_single(seeds: Range<u64>) {
 
 #[tokio::test]
 async fn redis_does_what_the_model_does_1() {
-    play_on_single(0..4_000).await;
+    play_on_single(0..2_000).await;
 }
 
 #[tokio::test]
 async fn redis_does_what_the_model_does_2() {
-    play_on_single(4_000..8_000).await;
+    play_on_single(2_000..4_000).await;
+}
+
+#[tokio::test]
+async fn redis_does_what_the_model_does_3() {
+    play_on_single(4_000..6_000).await;
+}
+
+#[tokio::test]
+async fn redis_does_what_the_model_does_4() {
+    play_on_single(6_000..8_000).await;
 }
 
 /// Goal: leases of one lane are given as if one by one, however many at a time.

@@ -63,11 +63,11 @@ impl WriteQueue {
     /// the writers get no answers.
     pub(super) fn admit(&self, submission: Submission) -> Result<(Pending, Answer)> {
         self.pulse.check()?;
-        let rows = submission.jobs.len().min(WRITE_QUEUE_MAX);
-        self.turns.admit(rows).map_err(|why| match why {
+        self.turns.admit().map_err(|why| match why {
             NotIn::Overloaded => LedgerError::Overloaded,
             NotIn::Closed => closed(),
         })?;
+        let rows = submission.jobs.len().min(WRITE_QUEUE_MAX);
         let rows = u32::try_from(rows).expect("the bound of the queue is below 2^32");
         let room = Arc::clone(&self.room)
             .try_acquire_many_owned(rows)

@@ -126,7 +126,7 @@ impl Writer {
         self.health.check()?;
         self.pulse.check()?;
         let rows = submission.jobs.len().clamp(1, WRITE_QUEUE_MAX);
-        match self.submissions.admit(rows) {
+        match self.submissions.admit() {
             Ok(()) => {}
             Err(NotIn::Overloaded) => return Err(LedgerError::Overloaded),
             Err(NotIn::Closed) => return Err(Fault::closed().into()),

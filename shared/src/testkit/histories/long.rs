@@ -63,7 +63,7 @@ fn flow(rng: &mut StdRng) -> Option<FlowPick> {
 }
 
 fn push(rng: &mut StdRng, sorts: &[Option<FlowPick>]) -> Step {
-    let priorities = pick(rng, &[&[5] as &[u8], &[5], &[0, 5, 9]]);
+    let priorities = pick(rng, &[&[5_u8][..], &[5], &[0, 5, 9]]);
     let jobs = some(rng, 60, |rng| {
         let mut flow = pick(rng, sorts);
         if let Some(flow) = &mut flow {
