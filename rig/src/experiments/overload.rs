@@ -29,8 +29,11 @@ const SLOW: &str = "CREATE FUNCTION rig_slow() RETURNS trigger LANGUAGE plpgsql 
 const TIMES: f64 = 3.0;
 /// Afterwards so much of it.
 const NORMAL: f64 = 0.5;
-/// Connections on which each client waits for its answer: enough to find the most that is taken.
-const CLOSED: usize = 128;
+/// Connections on which each client waits for its answer: enough to find the most that is taken, and few enough for none of
+/// it to be refused.
+const CLOSED: usize = 40;
+/// From then to the flood, at a rate that is borne: nothing is left in a line, and the line is not a standing one.
+const CALM: f64 = 0.7;
 /// Connections of clients that do not wait for each other. Most of them are free.
 const OPEN: usize = 2_000;
 
@@ -76,16 +79,24 @@ impl Experiment for Overload {
             let (to_peak, over, after) = (seconds(6, 30), seconds(12, 120), seconds(12, 30));
             scene.fleet.postgres.sql(SLOW)?;
             let closed = pour(scene, "peak", None, to_peak).await?;
-            let peak = accepted(&closed.answers) / to_peak.as_secs_f64();
+            let peak = accepted(&in_time(&closed.answers, to_peak)) / to_peak.as_secs_f64();
             scene.say(&format!("{peak:.0} submissions a second are taken"));
-            let flood = pour(scene, "over", Some(TIMES * peak), over).await?;
-            scene.say("the flood is over");
-            let normal = pour(scene, "normal", Some(NORMAL * peak), after).await?;
+            let calm = pour(scene, "calm", Some(CALM * peak), to_peak).await?;
+            let refused = count(calm.answers.iter().filter(|answer| !answer.is_accepted).count());
+            scene.figures.push(Figure::at_most("refused before", refused, "", 0.0));
+            let (flood, normal) = tokio::try_join!(
+                pour(scene, "over", Some(TIMES * peak), over),
+                // From the very end of the flood on, whatever of it is not answered yet.
+                async {
+                    tokio::time::sleep(over).await;
+                    pour(scene, "normal", Some(NORMAL * peak), after).await
+                },
+            )?;
             scene.figures.push(Figure::told("taken at most", peak, "submissions/s"));
             let begins = scene.form.pick(BEGINS, Duration::ZERO);
             let figures = figures(peak, (begins, over), &flood.answers, &normal.answers);
             scene.figures.extend(figures);
-            resolve(scene, [closed, flood, normal]).await?;
+            resolve(scene, [closed, calm, flood, normal]).await?;
             let client = &scene.client;
             let done = until_seldom(DONE_MAX, || async {
                 let depths = dump::depths(client).await.ok()?;
@@ -118,7 +129,7 @@ async fn pour(
 }
 
 /// Asks again for what was never answered; the checker finds what stays unknown.
-async fn resolve(scene: &Scene, parts: [Poured; 3]) -> anyhow::Result<()> {
+async fn resolve(scene: &Scene, parts: [Poured; 4]) -> anyhow::Result<()> {
     let unknown: Vec<Submission> = parts.into_iter().flat_map(|part| part.unknown).collect();
     scene.say(&format!("{} outcomes to resolve", unknown.len()));
     let resolve = |submission: Submission| {
@@ -145,14 +156,12 @@ fn figures(
     flood: &[Answer],
     normal: &[Answer],
 ) -> Vec<Figure> {
-    // What is answered when the flood is over does not count for it.
-    let in_it: Vec<Answer> =
-        flood.iter().filter(|answer| answer.due + answer.took <= over).copied().collect();
-    let goodput = accepted(&in_it) / over.as_secs_f64() / peak;
+    let goodput = accepted(&in_time(flood, over)) / over.as_secs_f64() / peak;
+    let offered = count(flood.iter().filter(|answer| answer.sent <= over).count());
     let later: Vec<Answer> = flood.iter().filter(|answer| answer.due >= begins).copied().collect();
     let limit = ACCEPTED_MAX.as_secs_f64();
     vec![
-        Figure::told("offered then", count(flood.len()) / over.as_secs_f64() / peak, "× that"),
+        Figure::told("offered then", offered / over.as_secs_f64() / peak, "× that"),
         Figure::at_least("taken then", goodput, "× that", GOODPUT_MIN),
         Figure::told("p99 of all that was accepted", p99(flood), "s"),
         Figure::at_most(
@@ -165,23 +174,30 @@ fn figures(
     ]
 }
 
+/// What is answered when the time is over does not count for it.
+fn in_time(answers: &[Answer], length: Duration) -> Vec<Answer> {
+    answers.iter().filter(|answer| answer.due + answer.took <= length).copied().collect()
+}
+
+/// Of what was accepted, as far as is known: what got no answer may be.
 fn p99(answers: &[Answer]) -> Option<f64> {
-    let accepted = answers.iter().filter(|answer| answer.is_accepted);
+    let accepted = answers.iter().filter(|answer| answer.is_accepted || answer.is_unknown);
     let mut took: Vec<Duration> = accepted.map(|answer| answer.took).collect();
     took.sort_unstable();
     let place = (took.len() as f64 * 0.99).ceil() as usize;
     took.get(place.max(1) - 1).map(Duration::as_secs_f64)
 }
 
-/// The beginning of the first second in which everything was accepted, and in time.
+/// The end of the last second in which not everything was accepted, or in time; `None`: it is the last of all.
 fn as_before(answers: &[Answer]) -> Option<f64> {
     let is_well = |answer: &Answer| answer.is_accepted && answer.took <= ACCEPTED_MAX;
-    let length = answers.last()?.due.as_secs();
-    let second = (0..length).find(|second| {
-        let of_it = answers.iter().filter(|answer| answer.due.as_secs() == *second);
-        of_it.clone().count() > 0 && of_it.clone().all(is_well)
-    });
-    second.map(|second| second as f64)
+    let end = answers.last()?.due.as_secs();
+    let bad = answers.iter().rfind(|answer| !is_well(answer)).map(|answer| answer.due.as_secs());
+    match bad {
+        None => Some(0.0),
+        Some(second) if second < end => Some((second + 1) as f64),
+        Some(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -190,11 +206,12 @@ mod tests {
 
     fn answer(due_ms: u64, took_ms: u64, is_accepted: bool) -> Answer {
         let ms = Duration::from_millis;
-        Answer { due: ms(due_ms), took: ms(took_ms), is_accepted }
+        let (due, took) = (ms(due_ms), ms(took_ms));
+        Answer { due, sent: due, took, is_accepted, is_unknown: false }
     }
 
     #[test]
-    fn it_is_as_before_when_a_whole_second_is() {
+    fn it_is_as_before_when_all_that_follows_is() {
         let answers = [
             answer(0, 10, true),
             answer(500, 10, false),

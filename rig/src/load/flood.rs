@@ -55,10 +55,14 @@ pub(crate) struct Pour {
 pub(crate) struct Answer {
     /// When it was due, from the beginning.
     pub(crate) due: Duration,
-    /// From then to its answer.
+    /// When it was sent.
+    pub(crate) sent: Duration,
+    /// From when it was due to its answer, or to where its client gave up.
     pub(crate) took: Duration,
     /// 2xx.
     pub(crate) is_accepted: bool,
+    /// Neither accepted nor refused, as far as its client knows.
+    pub(crate) is_unknown: bool,
 }
 
 /// What became of all.
@@ -110,6 +114,7 @@ impl Flood {
                 return poured;
             }
             tokio::time::sleep_until(begun + due).await;
+            let sent = begun.elapsed();
             let submission = (self.make)(&self.prefix, number);
             let call = call_of(&submission);
             let op = self.history.invoke(&call);
@@ -132,8 +137,9 @@ impl Flood {
             };
             self.history.complete(op, phase, call, reply);
             let took = begun.elapsed().saturating_sub(due);
-            poured.answers.push(Answer { due, took, is_accepted });
-            poured.unknown.extend((phase == Phase::Unknown).then_some(submission));
+            let is_unknown = phase == Phase::Unknown;
+            poured.answers.push(Answer { due, sent, took, is_accepted, is_unknown });
+            poured.unknown.extend(is_unknown.then_some(submission));
         }
     }
 

@@ -25,6 +25,8 @@ const TARGET: Duration = Duration::from_millis(500);
 const QUICK: Duration = Duration::from_millis(250);
 /// So many times what a group takes for itself its rows take together: four fifths of what is written by ever larger ones.
 const WORTH: f64 = 4.0;
+/// So many times as large as the latest is the next at most, unless that is quick even by the worst of what is known.
+const GROWS: f64 = 4.0;
 /// What a group says of the next ones fades with each.
 const FADES: f64 = 0.95;
 /// A line that was too slow for so long is a standing one; one that had room for everybody for so long is none any more.
@@ -51,14 +53,15 @@ struct State<T> {
 }
 
 /// How many rows one writer is to write at once: as many as it writes quickly, if that is enough for most of what it could
-/// write; by a line through the times of the latest groups (least squares, each group
-/// weighs [`FADES`] times the one before it). Groups are made to differ in size, so that there is a line.
+/// write; by a line through the times of the latest groups (least squares, each group weighs [`FADES`] times the one after
+/// it). Groups that take their time are made to differ in size, so that there is a line.
 struct Reach {
     most: usize,
     /// Weights, rows, seconds, rows squared, and rows by seconds, summed.
     sums: [f64; 5],
-    /// Whether the next group is a larger one.
-    is_larger: bool,
+    last: usize,
+    /// Of the next group, by which its size differs.
+    turn: u8,
 }
 
 /// How many rows are written in a time.
@@ -90,9 +93,12 @@ impl<T> Turns<T> {
         Self { state, wake: Notify::new() }
     }
 
-    /// A group of so many rows took so long.
-    pub(super) fn wrote(&self, rows: usize, took: Duration) {
-        self.state().reach.note(rows, took);
+    /// A group of so many rows took so long, and was committed or not.
+    pub(super) fn wrote(&self, rows: usize, took: Duration, is_committed: bool) {
+        // What failed slowly may have been too much for the time that it had; what failed at once says nothing.
+        if is_committed || took > QUICK {
+            self.state().reach.note(rows, took);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -271,41 +277,60 @@ impl<T> State<T> {
 
 impl Reach {
     fn new(most: usize) -> Self {
-        Self { most, sums: [0.0; 5], is_larger: false }
+        Self { most, sums: [0.0; 5], last: 0, turn: 0 }
     }
 
     fn note(&mut self, rows: usize, took: Duration) {
         let (x, y) = (rows as f64, took.as_secs_f64());
+        self.last = rows;
+        let [n, _, sum, ..] = self.sums;
+        let expected = self.line().map_or(sum / n.max(1.0), |(group, row)| group + row * x);
+        // What it was like, it is not any more, and is soon forgotten.
+        let is_other = expected > 2.0 * y || y > 2.0 * expected;
+        let fades = if is_other { FADES / 2.0 } else { FADES };
         for (sum, of_it) in self.sums.iter_mut().zip([1.0, x, y, x * x, x * y]) {
-            *sum = *sum * FADES + of_it;
+            *sum = *sum * fades + of_it;
         }
     }
 
-    fn rows(&self) -> usize {
+    /// Seconds that a group takes, and each of its rows more; `None`: groups of one size do not say, or the larger ones take
+    /// no longer.
+    fn line(&self) -> Option<(f64, f64)> {
         let [n, x, y, xx, xy] = self.sums;
-        if x == 0.0 {
+        let spread = n * xx - x * x;
+        let per_row = (n * xy - x * y) / spread;
+        (spread > x * x / 100.0 && per_row > 0.0)
+            .then(|| (((y - per_row * x) / n).max(0.0), per_row))
+    }
+
+    fn rows(&self) -> usize {
+        let [_, x, y, ..] = self.sums;
+        let quick = QUICK.as_secs_f64();
+        if x == 0.0 || y == 0.0 {
             return self.most;
         }
-        let spread = n * xx - x * x;
-        // Groups of one size: all that they took may be for their rows. Twice of them would show it.
-        let is_one_size = spread < x * x / 100.0;
-        let per_row = if is_one_size { y / x } else { (n * xy - x * y) / spread };
-        let per_group = ((y - per_row * x) / n).max(0.0);
-        let quickly = (QUICK.as_secs_f64() - per_group) / per_row;
-        let worth_it = if is_one_size { 2.0 * x / n } else { per_group / per_row * WORTH };
-        let rows = quickly.max(worth_it);
-        // Where rows cost nothing, or less than nothing by chance, all go together.
-        if per_row > 0.0 && rows < self.most as f64 { (rows as usize).max(1) } else { self.most }
+        // All that they took may be for their rows; a much larger group may be other than the line says.
+        let (surely, daring) = (quick * x / y, GROWS * self.last as f64);
+        let rows = self.line().map_or(daring, |(per_group, per_row)| {
+            ((quick - per_group) / per_row).max(per_group / per_row * WORTH).min(daring)
+        });
+        (rows.max(surely).min(self.most as f64) as usize).max(1)
     }
 
     /// How large the next group may be.
     fn next(&mut self) -> usize {
-        self.is_larger = !self.is_larger;
-        let rows = self.rows();
-        if rows == self.most {
+        let ([n, _, y, ..], rows) = (self.sums, self.rows());
+        if y <= n * QUICK.as_secs_f64() / 2.0 {
             return rows;
         }
-        if self.is_larger { rows + rows.div_ceil(4) } else { (rows - rows / 4).max(1) }
+        self.turn = (self.turn + 1) % 8;
+        match self.turn {
+            // Seldom, since less is written by it.
+            0 if rows == self.most => rows.div_ceil(2),
+            _ if rows == self.most => rows,
+            0 | 2 | 4 | 6 => rows - rows / 4,
+            _ => (rows + rows.div_ceil(4)).min(self.most),
+        }
     }
 }
 
@@ -467,10 +492,11 @@ mod tests {
             if ms % 2_000 == 0 {
                 let rows = line.take(GROUP, at(ms)).taken.len();
                 line.reach.note(rows, Duration::from_secs(2));
-                written += rows;
+                // Until then it is found out how large groups may be.
+                written += if ms >= 10_000 { rows } else { 0 };
             }
         }
-        assert!(written >= 28 * GROUP, "{written}");
+        assert!(written >= 25 * GROUP / 100 * 93, "{written}");
     }
 
     /// Three times the peak for two minutes, after a time of load that is borne: the share of the peak that is written, and
@@ -518,6 +544,52 @@ mod tests {
             reach.note(rows, Duration::from_millis(300));
         }
         assert_eq!(reach.rows(), 500);
+    }
+
+    /// How many groups of a line that never ends it takes until they are of so many rows.
+    fn groups_until(reach: &mut Reach, rows: usize, cost: fn(usize) -> Duration) -> usize {
+        for groups in 0..1_000 {
+            if reach.rows() >= rows {
+                return groups;
+            }
+            let rows = reach.next();
+            reach.note(rows, cost(rows));
+        }
+        panic!("groups stay at {} rows", reach.rows());
+    }
+
+    /// Goal: a fault that is over is soon forgotten.
+    #[test]
+    fn a_ledger_that_hung_is_given_full_groups_soon() {
+        let quick = |rows: usize| Duration::from_micros(20_000 + 40 * rows as u64);
+        let mut reach = Reach::new(500);
+        for rows in [300, 300, 1, 1, 1] {
+            reach.note(rows, Duration::from_secs(if rows == 1 { 5 } else { 12 }));
+        }
+        let groups = groups_until(&mut reach, 400, quick);
+        assert!(groups <= 40, "{groups}");
+        let mut reach = Reach::new(500);
+        for rows in [10, 20, 15] {
+            reach.note(rows, quick(rows));
+        }
+        reach.note(20, Duration::from_secs(3));
+        let groups = groups_until(&mut reach, 400, quick);
+        assert!(groups <= 40, "{groups}");
+    }
+
+    /// Goal: what was written in full groups quickly, and is not any more, is written in smaller ones.
+    #[test]
+    fn full_groups_that_become_slow_become_smaller() {
+        let mut reach = Reach::new(500);
+        for _ in 0..50 {
+            reach.note(500, Duration::from_millis(60));
+        }
+        assert_eq!(reach.next(), 500);
+        for _ in 0..60 {
+            let rows = reach.next();
+            reach.note(rows, Duration::from_millis(10 + 2 * rows as u64));
+        }
+        assert!((100..=150).contains(&reach.rows()), "{}", reach.rows());
     }
 
     /// Goal: a submission of many rows is as welcome as one of few.

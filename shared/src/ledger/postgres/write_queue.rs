@@ -84,9 +84,9 @@ impl WriteQueue {
         }
     }
 
-    /// A group of so many rows took so long.
-    pub(super) fn wrote(&self, rows: usize, took: Duration) {
-        self.turns.wrote(rows, took);
+    /// A group of so many rows took so long, and was committed or not.
+    pub(super) fn wrote(&self, rows: usize, took: Duration, is_committed: bool) {
+        self.turns.wrote(rows, took, is_committed);
     }
 
     /// Lets the writers finish what waits, and end.

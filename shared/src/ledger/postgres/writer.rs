@@ -72,9 +72,8 @@ impl Writer {
             let beat = inner.queue.pulse.begin();
             let begun = Instant::now();
             let inserted = self.insert(&part).await;
-            // Also one that came to nothing: it may have been too large for the time that it had.
             let rows = part.iter().map(|pending| pending.submission.jobs.len()).sum();
-            inner.queue.wrote(rows, begun.elapsed());
+            inner.queue.wrote(rows, begun.elapsed(), inserted.is_ok());
             let lost = |fault: &Fault| matches!(fault, Fault::Ledger(LedgerError::Unavailable(_)));
             beat.end(!inserted.as_ref().is_err_and(lost));
             match inserted {

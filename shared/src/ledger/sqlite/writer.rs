@@ -252,6 +252,8 @@ struct Batch {
     submissions: Vec<Submitting>,
     records: Vec<Recording>,
     others: Vec<Box<dyn Other>>,
+    /// About how many rows records and others are.
+    changed: usize,
 }
 
 /// What [`Batch`] came to, before the commit.
@@ -272,7 +274,6 @@ impl Desk {
     /// Waits for something to write and takes what is there; `None` once closed and empty.
     async fn gather(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
-        let mut rows = 0;
         while batch.is_empty() {
             tokio::select! {
                 biased;
@@ -281,17 +282,15 @@ impl Desk {
                     self.changes.close();
                 }
                 Some(change) = self.changes.recv() => {
-                    rows += change.rows();
                     batch.take(change);
                 }
                 true = self.submissions.ready() => self.take_submissions(&mut batch),
                 else => return None,
             }
         }
-        while rows < TRANSACTION_ROWS
+        while batch.changed < TRANSACTION_ROWS
             && let Ok(change) = self.changes.try_recv()
         {
-            rows += change.rows();
             batch.take(change);
         }
         if batch.submissions.is_empty() {
@@ -319,7 +318,9 @@ impl Desk {
         };
         let lost = |refusal: &Refusal| matches!(refusal.error(), LedgerError::Unavailable(_));
         beat.end(!written.as_ref().is_err_and(lost));
-        self.submissions.wrote(rows, begun.elapsed());
+        if !batch.submissions.is_empty() {
+            self.submissions.wrote(rows, begun.elapsed(), written.is_ok());
+        }
         match written {
             Ok(written) => {
                 self.queues.keep();
@@ -400,12 +401,11 @@ impl Batch {
 
     /// About how many rows are written.
     fn rows(&self) -> usize {
-        let submitted = self.submissions.iter().map(|it| it.submission.jobs.len()).sum::<usize>();
-        let recorded = self.records.iter().map(|it| it.records.len()).sum::<usize>();
-        submitted + recorded + self.others.len()
+        self.changed + self.submissions.iter().map(|it| it.submission.jobs.len()).sum::<usize>()
     }
 
     fn take(&mut self, change: Change) {
+        self.changed += change.rows();
         match change {
             Change::Record(recording) => self.records.push(recording),
             Change::Other(other, _) => self.others.push(other),

@@ -131,12 +131,7 @@ each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, added)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
-for _, group in ipairs(order) do
-  -- What is not noted is found by whoever walks over the ledger.
-  if call("ZSCORE", KEYS[15], group) or call("ZCARD", KEYS[15]) < BOUNDS.refused then
-    call("ZADD", KEYS[15], text_of(now), group)
-  end
-end
+note_refused(order)
 save_flow()
 save()
 publish(ready_count > 0 or flow_woken, false, nil, ended)
