@@ -989,17 +989,6 @@ impl Engine {
         Box::pin(async move { dispatch!(self, refused(shard, max)) })
     }
 
-    /// Notes that the ledger keeps jobs of these groups that nobody brings here by themselves, as if they had been refused
-    /// room: whoever walks over the groups that were refused brings them. May be repeated; dropped or failed, they wait for
-    /// the sweep.
-    pub fn left_out<'a>(
-        &'a self,
-        shard: &'a ShardId,
-        groups: &'a [flow::Group],
-    ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { dispatch!(self, left_out(shard, groups)) })
-    }
-
     /// Takes fresh jobs of these groups again. To be called when a walk over the ledger has found no more of them, and to be
     /// followed by another one, for those that were refused before this call. May be repeated, and dropped: then they are
     /// walked over once more.

@@ -339,15 +339,6 @@ impl Embedded {
         Ok(self.look(shard, |state, _| state.refused(max)))
     }
 
-    pub async fn left_out(
-        &self,
-        shard: &ShardId,
-        groups: &[flow::Group],
-    ) -> Result<(), EngineError> {
-        self.change(shard, |state, now| state.left_out(now, groups));
-        Ok(())
-    }
-
     pub async fn refilled(
         &self,
         shard: &ShardId,

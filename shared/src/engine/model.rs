@@ -131,7 +131,6 @@
 //!
 //! **refused**(max): the first of `refused`, by (time, group), and whether fewer of them wait than
 //! `3 × (jobs_max − (entries − delayed))`. **refilled**(groups): they leave `refused`.
-//! **left_out**(groups): they are in `refused`, with this time, while there is room in it.
 //!
 //! **report**(ledger, generation): the worker has reported, or said that it is present, if the gate is shut by these. **scan**: entries. **drop_jobs**: an entry with exactly this fence is
 //! removed, and a tombstone with it written if `bury`.

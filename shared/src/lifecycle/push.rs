@@ -1,8 +1,8 @@
-//! Carries committed jobs to the engine. Nobody waits for it and it may fail freely: what it leaves out, it notes in the
-//! engine for the pump; and what nobody knows of, the sweep finds.
+//! Carries committed jobs to the engine. Nobody waits for it and it may fail freely: what it drops, the
+//! sweep finds.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -13,14 +13,13 @@ use tokio_util::task::TaskTracker;
 use super::circuits::Names;
 use super::delivery::{Delivery, Ticket};
 use crate::engine::envelope::{Envelope, EnvelopeHead};
-use crate::engine::flow::Group;
 use crate::engine::{Push, ShardId};
 use crate::ledger::shard_of;
 use crate::limits;
 use crate::model::job::{Job, JobState, Value};
 use crate::model::time::Timestamp;
 
-/// Committed submissions waiting to be pushed. Beyond it they are left out.
+/// Committed submissions waiting to be pushed. Beyond it they are left to the sweep.
 const PENDING_MAX: usize = 2_000;
 /// What they may hold in memory, in KiB; a job counts as one and its payload.
 const PENDING_KIB_MAX: usize = 64 << 10;
@@ -28,8 +27,6 @@ const PENDING_KIB_MAX: usize = 64 << 10;
 const ROUND_MAX: usize = 256;
 /// Push calls under way at once.
 const CALLS_MAX: usize = 4;
-/// Groups that are noted as left out at once. The jobs of more are left to the sweep.
-const LEFT_OUT_MAX: usize = 2_000;
 
 struct Batch {
     jobs: Vec<Job>,
@@ -44,40 +41,7 @@ struct Batch {
 pub(super) struct Pusher {
     tx: mpsc::Sender<Batch>,
     room: Arc<Semaphore>,
-    left_out: Arc<LeftOut>,
     names: Option<Arc<Names>>,
-}
-
-/// Groups of which jobs were not brought to the engine, until it knows.
-#[derive(Default)]
-struct LeftOut(Mutex<HashSet<(ShardId, Group)>>);
-
-impl LeftOut {
-    fn add(&self, jobs: &[Job]) {
-        metrics::counter!("windlass_push_dropped_total").increment(jobs.len() as u64);
-        let group = |job: &Job| (shard_of(job), Group::of(job.spec.flow(&job.kind).as_ref()));
-        self.note(jobs.iter().map(group));
-    }
-
-    fn note(&self, jobs: impl Iterator<Item = (ShardId, Group)>) {
-        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = LEFT_OUT_MAX.saturating_sub(groups.len());
-        groups.extend(jobs.take(room));
-    }
-
-    /// Tells the engine. One that does not answer will be compared with the ledger anyway.
-    async fn tell(&self, delivery: &Delivery) {
-        let groups = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut by_shard: HashMap<ShardId, Vec<Group>> = HashMap::new();
-        for (shard, group) in groups {
-            by_shard.entry(shard).or_default().push(group);
-        }
-        for (shard, groups) in by_shard {
-            if let Err(error) = delivery.engine.left_out(&shard, &groups).await {
-                tracing::debug!(%shard, %error, "what was left out is not noted; the sweep finds it");
-            }
-        }
-    }
 }
 
 impl Pusher {
@@ -89,14 +53,14 @@ impl Pusher {
         tasks: &TaskTracker,
     ) -> Self {
         let (pusher, rx) = Self::new(PENDING_KIB_MAX);
-        tasks.spawn(run(delivery, rx, pusher.left_out.clone(), shutdown));
+        tasks.spawn(run(delivery, rx, shutdown));
         Self { names: Some(names), ..pusher }
     }
 
     fn new(pending_kib_max: usize) -> (Self, mpsc::Receiver<Batch>) {
         let (tx, rx) = mpsc::channel(PENDING_MAX);
         let room = Arc::new(Semaphore::new(pending_kib_max));
-        (Self { tx, room, left_out: Arc::default(), names: None }, rx)
+        (Self { tx, room, names: None }, rx)
     }
 
     /// Hands over committed jobs, as many as there is room for. Returns at once.
@@ -104,19 +68,26 @@ impl Pusher {
         if let Some(names) = &self.names {
             names.meet(&jobs);
         }
-        let (fits, room) = self.take_room(&jobs);
-        // Safe to leave out: the jobs are committed.
-        self.left_out.add(&jobs.split_off(fits));
-        if let Some(room) = room {
+        let offered = jobs.len();
+        let room = self.take_room(&mut jobs);
+        let mut taken = jobs.len();
+        if let Some(room) = room
+            && taken > 0
+        {
             let batch = Batch { jobs, ticket, at: Instant::now(), _room: room };
-            if let Err(error) = self.tx.try_send(batch) {
-                self.left_out.add(&error.into_inner().jobs);
+            if self.tx.try_send(batch).is_err() {
+                taken = 0;
             }
+        }
+        if taken < offered {
+            // Safe to drop: the jobs are committed, and the sweep pushes what the engine does not have.
+            let dropped = (offered - taken) as u64;
+            metrics::counter!("windlass_push_dropped_total").increment(dropped);
         }
     }
 
-    /// How many of the first jobs there is room for.
-    fn take_room(&self, jobs: &[Job]) -> (usize, Option<OwnedSemaphorePermit>) {
+    /// Keeps the first jobs that there is room for.
+    fn take_room(&self, jobs: &mut Vec<Job>) -> Option<OwnedSemaphorePermit> {
         let free = self.room.available_permits();
         let mut sum = 0;
         let fits = jobs.iter().take_while(|job| {
@@ -124,15 +95,14 @@ impl Pusher {
             sum <= free
         });
         let fits = fits.count();
-        if fits == 0 {
-            return (0, None);
+        jobs.truncate(fits);
+        let sum = jobs.iter().map(kib).sum::<usize>();
+        let room = Arc::clone(&self.room).try_acquire_many_owned(u32::try_from(sum).ok()?).ok();
+        if room.is_none() {
+            // Somebody else was faster.
+            jobs.clear();
         }
-        let sum = jobs[..fits].iter().map(kib).sum::<usize>();
-        let sum = u32::try_from(sum).expect("what is free fits");
-        match Arc::clone(&self.room).try_acquire_many_owned(sum) {
-            Ok(room) => (fits, Some(room)),
-            Err(_) => (0, None), // somebody else was faster
-        }
+        room
     }
 }
 
@@ -145,12 +115,7 @@ fn kib(job: &Job) -> usize {
     1 + (payload >> 10)
 }
 
-async fn run(
-    delivery: Delivery,
-    mut rx: mpsc::Receiver<Batch>,
-    left_out: Arc<LeftOut>,
-    shutdown: CancellationToken,
-) {
+async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: CancellationToken) {
     let mut batches = Vec::new();
     loop {
         let got = tokio::select! {
@@ -164,29 +129,26 @@ async fn run(
         if got == 0 {
             return;
         }
-        let calls = calls(&batches, &left_out);
+        let calls = calls(&batches);
         futures::stream::iter(calls)
             .for_each_concurrent(CALLS_MAX, |Call { shard, pushes, ticket, late_at }| {
-                let (delivery, left_out) = (delivery.clone(), left_out.clone());
+                let delivery = delivery.clone();
                 async move {
                     let count = pushes.len() as u64;
                     if Instant::now() >= late_at {
-                        // The engine would refuse it: somebody looks at the ledger again first.
+                        // The engine would refuse it: the sweep looks at the ledger again first.
                         metrics::counter!("windlass_push_dropped_total").increment(count);
-                    } else if let Err(error) = delivery.push_fresh(&shard, &pushes, ticket).await {
-                        metrics::counter!("windlass_push_failed_total").increment(count);
-                        tracing::debug!(%shard, %error, "push failed; it will be repeated");
-                    } else {
                         return;
                     }
-                    let group = |push: &Push| Group::of(push.flow.as_ref());
-                    left_out.note(pushes.iter().map(|push| (shard.clone(), group(push))));
+                    let result = delivery.push_fresh(&shard, &pushes, ticket).await;
+                    if let Err(error) = result {
+                        metrics::counter!("windlass_push_failed_total").increment(count);
+                        tracing::debug!(shard = %shard, %error, "push failed; the sweep will repeat it");
+                    }
                 }
             })
             .await;
-        // Room first: whoever finds none after this waits for another round.
         batches.clear();
-        left_out.tell(&delivery).await;
     }
 }
 
@@ -200,15 +162,16 @@ struct Call {
     late_at: Instant,
 }
 
-/// The calls for these batches, in order within each shard. What is late already is left out.
-fn calls(batches: &[Batch], left_out: &LeftOut) -> Vec<Call> {
+/// The calls for these batches, in order within each shard. What is late already is left to the sweep.
+fn calls(batches: &[Batch]) -> Vec<Call> {
     let now = Instant::now();
     let mut open: HashMap<ShardId, Call> = HashMap::new();
     let mut calls = Vec::new();
     for batch in batches {
         let late_at = batch.at + limits::PUSH_WINDOW;
         if now >= late_at {
-            left_out.add(&batch.jobs);
+            let late = batch.jobs.len() as u64;
+            metrics::counter!("windlass_push_dropped_total").increment(late);
             continue;
         }
         for job in &batch.jobs {
@@ -326,8 +289,7 @@ mod tests {
     async fn what_waits_to_be_pushed_is_bounded_by_its_size() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, engine) = stores(&folder).await;
-        let delivery = Delivery::new(ledger.clone(), engine);
-        let now = delivery.ticket().await.unwrap();
+        let now = Delivery::new(ledger.clone(), engine).ticket().await.unwrap();
         let (pusher, mut rx) = Pusher::new(10);
         pusher.offer(committed(&ledger, 3, 3_000).await, now);
         pusher.offer(committed(&ledger, 2, 0).await, now);
@@ -341,16 +303,12 @@ mod tests {
             waiting.push(batch.jobs.len());
         }
         assert_eq!(waiting, [1, 9], "one KiB was left, then nine");
-        let shard = shard_of(&committed(&ledger, 1, 0).await[0]);
-        pusher.left_out.tell(&delivery).await;
-        let refused = delivery.engine.refused(&shard, 9).await.unwrap();
-        assert_eq!(refused.iter().map(|it| it.group).collect::<Vec<_>>(), [Group::UNKEYED]);
     }
 
-    /// Goal: what cannot get in any more costs the engine nothing, and does not make others late; it is noted there.
+    /// Goal: what cannot get in any more costs the engine nothing, and does not make others late.
     /// Method: the engine's clock says that both are in time; the window of one has passed here.
     #[tokio::test]
-    async fn what_is_late_is_left_out_and_noted() {
+    async fn what_is_late_is_left_to_the_sweep() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, engine) = stores(&folder).await;
         let delivery = Delivery::new(ledger.clone(), engine.clone());
@@ -363,14 +321,11 @@ mod tests {
         pusher.offer(vec![fresh.clone()], ticket);
         let (mut late, in_time) = (rx.recv().await.unwrap(), rx.recv().await.unwrap());
         late.at -= limits::PUSH_WINDOW;
-        assert_eq!(engine.refused(&shard, 9).await.unwrap(), []);
         let (tx, rx) = mpsc::channel(2);
         tx.try_send(late).unwrap_or_else(|_| panic!("there is room"));
         tx.try_send(in_time).unwrap_or_else(|_| panic!("there is room"));
         drop(tx);
-        run(delivery, rx, pusher.left_out.clone(), CancellationToken::new()).await;
-        let refused = engine.refused(&shard, 9).await.unwrap();
-        assert_eq!(refused.iter().map(|it| it.group).collect::<Vec<_>>(), [Group::UNKEYED]);
+        run(delivery, rx, CancellationToken::new()).await;
         let there = engine.exists(&shard, &[old.id, fresh.id]).await.unwrap();
         assert_eq!(there, [false, true]);
     }

@@ -318,7 +318,6 @@ macro_rules! engine_cases {
             a_call_counts_what_it_lets_in
             what_runs_is_not_what_waits
             jobs_without_keys_are_one_group
-            a_group_that_was_left_out_is_noted
             a_refused_group_has_room_again
             fresh_jobs_wait_behind_those_in_the_ledger
             refused_groups_come_in_turn

@@ -68,7 +68,6 @@ pub enum Call {
     ResetCircuit(FlowKey),
     Refused(u32),
     Refilled(Vec<Group>),
-    LeftOut(Vec<Group>),
     Leased {
         after: Option<(Timestamp, JobId)>,
         claimed_by: Timestamp,
@@ -130,7 +129,6 @@ pub enum Reply {
     ResetCircuit(bool),
     Refused(Vec<Refused>),
     Refilled,
-    LeftOut,
     Leased(Vec<Running>),
     Stats(ShardStats),
     /// Those who have reported in order.
@@ -171,10 +169,6 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Refilled(groups) => {
             shard.refilled(groups);
             Reply::Refilled
-        }
-        Call::LeftOut(groups) => {
-            shard.left_out(now, groups);
-            Reply::LeftOut
         }
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(shard.leased(*after, *claimed_by, *max))
@@ -227,10 +221,6 @@ pub async fn call(engine: &Engine, shard: &ShardId, call: &Call) -> Result<Reply
         Call::Refilled(groups) => {
             engine.refilled(shard, groups).await?;
             Reply::Refilled
-        }
-        Call::LeftOut(groups) => {
-            engine.left_out(shard, groups).await?;
-            Reply::LeftOut
         }
         Call::Leased { after, claimed_by, max } => {
             Reply::Leased(engine.leased(shard, *after, *claimed_by, *max).await?)

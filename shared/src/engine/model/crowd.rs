@@ -49,13 +49,6 @@ impl Shard {
         told.collect()
     }
 
-    /// Notes that the ledger keeps jobs of these groups that were not brought here, as if they had been refused.
-    pub fn left_out(&mut self, now: Timestamp, groups: &[Group]) {
-        for group in groups {
-            self.refuse(now, *group);
-        }
-    }
-
     /// Takes fresh jobs of these groups again; see the module's rules.
     pub fn refilled(&mut self, groups: &[Group]) {
         for group in groups {

@@ -6,9 +6,9 @@ use ::redis::Cmd;
 
 use super::fault::Fault;
 use super::reply::Reply;
-use super::script::{Script, Way};
+use super::script::Way;
 use super::{Redis, flow, layout};
-use crate::engine::flow::{FlowKey, Group};
+use crate::engine::flow::FlowKey;
 use crate::engine::*;
 use crate::limits::ENGINE_BATCH_MAX;
 
@@ -186,30 +186,20 @@ impl Redis {
         )
     }
 
-    pub async fn left_out(&self, shard: &ShardId, groups: &[Group]) -> Result<(), EngineError> {
-        self.change_groups(&self.scripts.left_out, "noted", shard, groups).await
-    }
-
-    pub async fn refilled(&self, shard: &ShardId, groups: &[Group]) -> Result<(), EngineError> {
-        self.change_groups(&self.scripts.refilled, "refilled", shard, groups).await
-    }
-
-    async fn change_groups(
+    pub async fn refilled(
         &self,
-        script: &Script,
-        done: &'static str,
         shard: &ShardId,
-        groups: &[Group],
+        groups: &[crate::engine::flow::Group],
     ) -> Result<(), EngineError> {
         let mut reply = self
-            .change(script, shard, |cmd| {
+            .change(&self.scripts.refilled, shard, |cmd| {
                 cmd.arg(groups.len());
                 for group in groups {
                     cmd.arg(&group.as_bytes());
                 }
             })
             .await?;
-        reply.expect(done)?;
+        reply.expect("refilled")?;
         reply.end()
     }
 

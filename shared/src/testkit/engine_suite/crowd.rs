@@ -123,20 +123,6 @@ pub async fn a_refused_group_has_room_again(rig: &Rig) {
     assert_eq!((noted(rig).await, refused(rig).await), (0, Vec::new()));
 }
 
-/// What nobody has brought is as what was refused.
-pub async fn a_group_that_was_left_out_is_noted(rig: &Rig) {
-    tight(rig).await;
-    let small = group(&of(rig, 0, "small").await);
-    rig.engine.left_out(&rig.shard, &[small, Group::UNKEYED]).await.unwrap();
-    let mut told: Vec<Refused> = refused(rig).await;
-    told.sort_unstable_by_key(|it| it.group.as_bytes());
-    let mut groups = [small, Group::UNKEYED];
-    groups.sort_unstable_by_key(|it| it.as_bytes());
-    assert_eq!(told, groups.map(|group| Refused { group, has_room: true }));
-    rig.engine.refilled(&rig.shard, &groups).await.unwrap();
-    assert_eq!((noted(rig).await, refused(rig).await), (0, Vec::new()));
-}
-
 /// Those that were committed a moment ago pass none of their group that wait in the ledger.
 pub async fn fresh_jobs_wait_behind_those_in_the_ledger(rig: &Rig) {
     tight(rig).await;

@@ -189,8 +189,6 @@ pub enum Step {
     Refused(u32),
     /// So many of those that were told last.
     Refilled(u8),
-    /// That of a share, or 0: of those without one.
-    LeftOut(u8),
     /// `after`: go on after the last reply's end. Claimed up to `before_us` before now.
     Leased {
         after: bool,
@@ -323,7 +321,6 @@ fn step(rng: &mut StdRng) -> Step {
         _ => match rng.random_range(0..4) {
             0 => Step::Refused(pick(rng, &[0, 1, 9, 9])),
             1 => Step::Refilled(rng.random_range(0..3)),
-            2 => Step::LeftOut(rng.random_range(0..3)),
             _ => Step::Stats,
         },
     }

@@ -89,9 +89,6 @@ impl Player {
                 let first = self.refused.iter().take(usize::from(*count));
                 Call::Refilled(first.map(|told| told.group).collect())
             }
-            Step::LeftOut(share) => {
-                Call::LeftOut(vec![Group::of(flow(&kind(0), of_share(*share)).as_ref())])
-            }
             Step::ResetCircuit(n) => Call::ResetCircuit(FlowKey::of(&format!("x{n}"))),
             Step::Leased { after, before_us, max } => Call::Leased {
                 after: self.last_running.filter(|_| *after),
@@ -315,10 +312,6 @@ fn kind(n: u8) -> Kind {
 
 fn shift(at: Timestamp, by_us: i64) -> Timestamp {
     Timestamp::from_micros(at.micros() + by_us)
-}
-
-fn of_share(share: u8) -> FlowPick {
-    FlowPick { share, concurrency: 0, rate: 0, circuit: 0, units: 1, weight: 1 }
 }
 
 fn flow(kind: &Kind, keys: FlowPick) -> Option<Flow> {

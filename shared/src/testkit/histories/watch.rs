@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::engine::model::{Entry, REFUSED_MAX, Status};
+use crate::engine::model::{Entry, Status};
 use crate::engine::{ClaimState, Ended, Extended, Pushed, Settled};
 
 mod flow;
@@ -103,7 +103,6 @@ impl Watch {
             | (Call::Leased { .. }, Reply::Leased(_))
             | (Call::Stats, Reply::Stats(_)) => unchanged_if(true, seen, &mut wrong),
             (Call::Refilled(groups), Reply::Refilled) => refilled(seen, groups, &mut wrong),
-            (Call::LeftOut(groups), Reply::LeftOut) => left_out(seen, groups, &mut wrong),
             _ => gates::step(seen, &mut wrong),
         }
         wrong
@@ -322,19 +321,6 @@ fn refilled(seen: &Seen<'_>, groups: &[Group], wrong: &mut Vec<String>) {
     groups.iter().for_each(|group| expected.refused.remove(*group));
     if expected != *seen.after {
         wrong.push("more changed than that groups are refilled".into());
-    }
-}
-
-/// Nothing else changes.
-fn left_out(seen: &Seen<'_>, groups: &[Group], wrong: &mut Vec<String>) {
-    let mut expected = seen.before.clone();
-    for group in groups {
-        if expected.refused.len() < REFUSED_MAX || expected.refused.get(*group).is_some() {
-            expected.refused.set(*group, seen.now.micros());
-        }
-    }
-    if expected != *seen.after {
-        wrong.push("more changed than that groups are left out".into());
     }
 }
 

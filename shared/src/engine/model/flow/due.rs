@@ -42,7 +42,7 @@ impl<K: Copy + Ord> Due<K> {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    pub(in crate::engine::model) fn len(&self) -> usize {
         self.order.len()
     }
 

@@ -131,7 +131,12 @@ each("HDEL", TOMBS1, raised)
 each("HSET", JOBS, added)
 each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
-note_refused(order)
+for _, group in ipairs(order) do
+  -- What is not noted is found by whoever walks over the ledger.
+  if call("ZSCORE", KEYS[15], group) or call("ZCARD", KEYS[15]) < BOUNDS.refused then
+    call("ZADD", KEYS[15], text_of(now), group)
+  end
+end
 save_flow()
 save()
 publish(ready_count > 0 or flow_woken, false, nil, ended)

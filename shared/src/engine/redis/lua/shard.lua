@@ -231,15 +231,6 @@ local function text_of(number)
   return last_text
 end
 
--- Notes that groups were refused room. What is not noted is found by whoever walks over the ledger.
-local function note_refused(groups)
-  for _, group in ipairs(groups) do
-    if call("ZSCORE", KEYS[15], group) or call("ZCARD", KEYS[15]) < BOUNDS.refused then
-      call("ZADD", KEYS[15], text_of(now), group)
-    end
-  end
-end
-
 -- A u32 in raw bytes, plus one.
 local function plus_one(raw)
   if raw == "\0\0\0\0" then return "\0\0\0\1" end
