@@ -34,6 +34,7 @@ pub mod explain;
 mod known;
 pub mod lease;
 mod lost;
+mod missed;
 pub mod order;
 mod pace;
 pub mod pump;

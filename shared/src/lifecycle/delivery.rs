@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::engine_time::EngineTime;
 use super::push::{belongs_in_engine, push_of};
+use super::sweep::is_over;
 use crate::engine::PushOrigin;
 use crate::engine::flow::Group;
 use crate::engine::{
@@ -142,8 +143,11 @@ impl Delivery {
         let is_late = reply.pushed.first() == Some(&Pushed::Late);
         if is_late && reply.generation > 0 && reply.now <= ticket.not_after {
             // The shard was compared with the ledger since: it is looked at once more.
-            let Some(ticket) = self.ticket().await else { return Ok(PushCount::default()) };
-            again = self.still_due(shard, pushes, ticket).await?;
+            let Some(ticket) = self.ticket().await else {
+                return Ok(PushCount { late: pushes.len() as u64, ..PushCount::default() });
+            };
+            let ids: Vec<JobId> = pushes.iter().map(|push| push.id).collect();
+            again = self.still_due(shard, &ids, ticket).await?;
             pushes = &again;
             reply = self.push_once(shard, pushes, ticket, origin).await?;
         }
@@ -187,16 +191,18 @@ impl Delivery {
         Ok(reply)
     }
 
-    /// Those of some jobs that are to be in this shard, as they are on record now.
-    async fn still_due(
+    /// Those of some jobs that are to be in this shard, as they are on record now. The ticket is drawn before.
+    pub(super) async fn still_due(
         &self,
         shard: &ShardId,
-        pushes: &[Push],
+        ids: &[JobId],
         ticket: Ticket,
     ) -> Result<Vec<Push>, LedgerError> {
-        let ids: Vec<JobId> = pushes.iter().map(|push| push.id).collect();
-        let jobs = self.ledger.jobs(&ids).await?;
-        let is_due = |job: &&Job| shard_of(job) == *shard && belongs_in_engine(job, ticket.now());
+        let jobs = self.ledger.jobs(ids).await?;
+        let now = ticket.now();
+        let is_due = |job: &&Job| {
+            shard_of(job) == *shard && belongs_in_engine(job, now) && !is_over(job, now)
+        };
         Ok(jobs.iter().filter(is_due).map(push_of).collect())
     }
 

@@ -1,5 +1,5 @@
-//! Carries committed jobs to the engine. Nobody waits for it and it may fail freely: what it drops, the
-//! sweep finds.
+//! Carries committed jobs to the engine. Nobody waits for it and it may fail freely: it comes back to what it could not
+//! bring in time ([`super::missed`]), and what a process leaves behind, the sweep finds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::circuits::Names;
 use super::delivery::{Delivery, Ticket};
+use super::missed::Missed;
 use crate::engine::envelope::{Envelope, EnvelopeHead};
 use crate::engine::{Push, ShardId};
 use crate::ledger::shard_of;
@@ -19,7 +20,7 @@ use crate::limits;
 use crate::model::job::{Job, JobState, Value};
 use crate::model::time::Timestamp;
 
-/// Committed submissions waiting to be pushed. Beyond it they are left to the sweep.
+/// Committed submissions waiting to be pushed. Beyond it the ids of their jobs are kept.
 const PENDING_MAX: usize = 2_000;
 /// What they may hold in memory, in KiB; a job counts as one and its payload.
 const PENDING_KIB_MAX: usize = 64 << 10;
@@ -41,6 +42,7 @@ struct Batch {
 pub(super) struct Pusher {
     tx: mpsc::Sender<Batch>,
     room: Arc<Semaphore>,
+    missed: Arc<Missed>,
     names: Option<Arc<Names>>,
 }
 
@@ -53,14 +55,14 @@ impl Pusher {
         tasks: &TaskTracker,
     ) -> Self {
         let (pusher, rx) = Self::new(PENDING_KIB_MAX);
-        tasks.spawn(run(delivery, rx, shutdown));
+        tasks.spawn(run(delivery, rx, Arc::clone(&pusher.missed), shutdown));
         Self { names: Some(names), ..pusher }
     }
 
     fn new(pending_kib_max: usize) -> (Self, mpsc::Receiver<Batch>) {
         let (tx, rx) = mpsc::channel(PENDING_MAX);
         let room = Arc::new(Semaphore::new(pending_kib_max));
-        (Self { tx, room, names: None }, rx)
+        (Self { tx, room, missed: Arc::default(), names: None }, rx)
     }
 
     /// Hands over committed jobs, as many as there is room for. Returns at once.
@@ -68,41 +70,44 @@ impl Pusher {
         if let Some(names) = &self.names {
             names.meet(&jobs);
         }
-        let offered = jobs.len();
-        let room = self.take_room(&mut jobs);
-        let mut taken = jobs.len();
+        let (room, mut left) = self.take_room(&mut jobs);
         if let Some(room) = room
-            && taken > 0
+            && !jobs.is_empty()
         {
             let batch = Batch { jobs, ticket, at: Instant::now(), _room: room };
-            if self.tx.try_send(batch).is_err() {
-                taken = 0;
+            if let Err(full) = self.tx.try_send(batch) {
+                left.splice(..0, full.into_inner().jobs);
             }
         }
-        if taken < offered {
-            // Safe to drop: the jobs are committed, and the sweep pushes what the engine does not have.
-            let dropped = (offered - taken) as u64;
-            metrics::counter!("windlass_push_dropped_total").increment(dropped);
-        }
+        miss(&self.missed, &left);
     }
 
-    /// Keeps the first jobs that there is room for.
-    fn take_room(&self, jobs: &mut Vec<Job>) -> Option<OwnedSemaphorePermit> {
+    /// Keeps the first jobs that there is room for; the room, and the others.
+    fn take_room(&self, jobs: &mut Vec<Job>) -> (Option<OwnedSemaphorePermit>, Vec<Job>) {
         let free = self.room.available_permits();
         let mut sum = 0;
         let fits = jobs.iter().take_while(|job| {
             sum += kib(job);
             sum <= free
         });
-        let fits = fits.count();
-        jobs.truncate(fits);
-        let sum = jobs.iter().map(kib).sum::<usize>();
-        let room = Arc::clone(&self.room).try_acquire_many_owned(u32::try_from(sum).ok()?).ok();
+        let mut left = jobs.split_off(fits.count());
+        let sum = u32::try_from(jobs.iter().map(kib).sum::<usize>()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(sum).ok();
         if room.is_none() {
             // Somebody else was faster.
-            jobs.clear();
+            left.splice(..0, jobs.drain(..));
         }
-        room
+        (room, left)
+    }
+}
+
+/// Notes jobs that were not pushed: they are committed, so that nothing is lost.
+fn miss(missed: &Missed, jobs: &[Job]) {
+    for jobs in jobs.chunk_by(|a, b| (&a.namespace, &a.queue) == (&b.namespace, &b.queue)) {
+        missed.note(&shard_of(&jobs[0]), jobs.iter().map(|job| job.id));
+    }
+    if !jobs.is_empty() {
+        metrics::counter!("windlass_push_dropped_total").increment(jobs.len() as u64);
     }
 }
 
@@ -115,7 +120,12 @@ fn kib(job: &Job) -> usize {
     1 + (payload >> 10)
 }
 
-async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: CancellationToken) {
+async fn run(
+    delivery: Delivery,
+    mut rx: mpsc::Receiver<Batch>,
+    missed: Arc<Missed>,
+    shutdown: CancellationToken,
+) {
     let mut batches = Vec::new();
     loop {
         let got = tokio::select! {
@@ -125,30 +135,44 @@ async fn run(delivery: Delivery, mut rx: mpsc::Receiver<Batch>, shutdown: Cancel
                 rx.close();
                 rx.recv_many(&mut batches, PENDING_MAX).await
             }
+            () = missed.due() => {
+                missed.push_some(&delivery).await;
+                continue;
+            }
         };
         if got == 0 {
             return;
         }
-        let calls = calls(&batches);
+        let calls = calls(&batches, &missed);
         futures::stream::iter(calls)
-            .for_each_concurrent(CALLS_MAX, |Call { shard, pushes, ticket, late_at }| {
-                let delivery = delivery.clone();
-                async move {
-                    let count = pushes.len() as u64;
-                    if Instant::now() >= late_at {
-                        // The engine would refuse it: the sweep looks at the ledger again first.
-                        metrics::counter!("windlass_push_dropped_total").increment(count);
-                        return;
-                    }
-                    let result = delivery.push_fresh(&shard, &pushes, ticket).await;
-                    if let Err(error) = result {
-                        metrics::counter!("windlass_push_failed_total").increment(count);
-                        tracing::debug!(shard = %shard, %error, "push failed; the sweep will repeat it");
-                    }
-                }
-            })
+            .for_each_concurrent(CALLS_MAX, |call| push(&delivery, call, &missed))
             .await;
         batches.clear();
+        // Fresh ones that never end do not keep out those that were missed.
+        missed.push_some(&delivery).await;
+    }
+}
+
+async fn push(delivery: &Delivery, call: Call, missed: &Missed) {
+    let Call { shard, pushes, ticket, late_at } = call;
+    let miss = || missed.note(&shard, pushes.iter().map(|push| push.id));
+    let count = pushes.len() as u64;
+    if Instant::now() >= late_at {
+        // The engine would refuse it: the ledger is to be looked at again first.
+        metrics::counter!("windlass_push_dropped_total").increment(count);
+        return miss();
+    }
+    match delivery.push_fresh(&shard, &pushes, ticket).await {
+        Ok(count) if count.late == 0 => {}
+        Ok(count) => {
+            metrics::counter!("windlass_push_dropped_total").increment(count.late);
+            miss();
+        }
+        Err(error) => {
+            metrics::counter!("windlass_push_failed_total").increment(count);
+            tracing::debug!(%shard, %error, "push failed; it will be repeated");
+            miss();
+        }
     }
 }
 
@@ -162,16 +186,15 @@ struct Call {
     late_at: Instant,
 }
 
-/// The calls for these batches, in order within each shard. What is late already is left to the sweep.
-fn calls(batches: &[Batch]) -> Vec<Call> {
+/// The calls for these batches, in order within each shard. What is late already is missed.
+fn calls(batches: &[Batch], missed: &Missed) -> Vec<Call> {
     let now = Instant::now();
     let mut open: HashMap<ShardId, Call> = HashMap::new();
     let mut calls = Vec::new();
     for batch in batches {
         let late_at = batch.at + limits::PUSH_WINDOW;
         if now >= late_at {
-            let late = batch.jobs.len() as u64;
-            metrics::counter!("windlass_push_dropped_total").increment(late);
+            miss(missed, &batch.jobs);
             continue;
         }
         for job in &batch.jobs {
@@ -252,6 +275,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::ledger::{Accepted, Ledger, Submission, SubmitOutcome};
 
+    use crate::model::id::JobId;
     use crate::model::job::NewJob;
     use crate::model::name::{Namespace, QueueName};
 
@@ -305,28 +329,65 @@ mod tests {
         assert_eq!(waiting, [1, 9], "one KiB was left, then nine");
     }
 
-    /// Goal: what cannot get in any more costs the engine nothing, and does not make others late.
+    /// Goal: what cannot get in any more costs the engine nothing, does not make others late, and is not forgotten.
     /// Method: the engine's clock says that both are in time; the window of one has passed here.
     #[tokio::test]
-    async fn what_is_late_is_left_to_the_sweep() {
+    async fn what_is_late_is_looked_up_again() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, engine) = stores(&folder).await;
         let delivery = Delivery::new(ledger.clone(), engine.clone());
         let ticket = delivery.ticket().await.unwrap();
         let (pusher, mut rx) = Pusher::new(10);
-        let (old, fresh) =
-            (committed(&ledger, 1, 0).await.remove(0), committed(&ledger, 1, 0).await.remove(0));
-        let shard = shard_of(&old);
-        pusher.offer(vec![old.clone()], ticket);
-        pusher.offer(vec![fresh.clone()], ticket);
+        let jobs = committed(&ledger, 2, 0).await;
+        let ids = [jobs[0].id, jobs[1].id];
+        let shard = shard_of(&jobs[0]);
+        for job in jobs {
+            pusher.offer(vec![job], ticket);
+        }
         let (mut late, in_time) = (rx.recv().await.unwrap(), rx.recv().await.unwrap());
         late.at -= limits::PUSH_WINDOW;
-        let (tx, rx) = mpsc::channel(2);
-        tx.try_send(late).unwrap_or_else(|_| panic!("there is room"));
-        tx.try_send(in_time).unwrap_or_else(|_| panic!("there is room"));
-        drop(tx);
-        run(delivery, rx, CancellationToken::new()).await;
-        let there = engine.exists(&shard, &[old.id, fresh.id]).await.unwrap();
-        assert_eq!(there, [false, true]);
+        let missed = &pusher.missed;
+        for call in calls(&[late, in_time], missed) {
+            push(&delivery, call, missed).await;
+        }
+        assert_eq!(engine.exists(&shard, &ids).await.unwrap(), [false, true]);
+        missed.due().await;
+        missed.push_some(&delivery).await;
+        assert_eq!(engine.exists(&shard, &ids).await.unwrap(), [true, true]);
+    }
+
+    /// Goal: what there was no room for is brought as soon as there is, as it is on record by then: what was cancelled
+    /// is not.
+    /// Method: there is no room for any of 450 jobs; one is cancelled. The task is waited for by what the engine has.
+    #[tokio::test]
+    async fn what_there_was_no_room_for_is_brought_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, engine) = stores(&folder).await;
+        let delivery = Delivery::new(ledger.clone(), engine.clone());
+        let ticket = delivery.ticket().await.unwrap();
+        let (pusher, rx) = Pusher::new(0);
+        let jobs = committed(&ledger, 450, 0).await;
+        let (shard, cancelled) = (shard_of(&jobs[0]), jobs[7].id);
+        let changed =
+            ledger.cancel(&jobs[7].namespace, cancelled, None, false, "test").await.unwrap();
+        assert!(matches!(changed, crate::ledger::Changed::Done(_)));
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        pusher.offer(jobs, ticket);
+        let (missed, shutdown) = (Arc::clone(&pusher.missed), CancellationToken::new());
+        let task = tokio::spawn(run(delivery, rx, missed, shutdown.clone()));
+        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        let mut there = Vec::new();
+        while there.len() < 449 && Instant::now() < deadline {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            there.clear();
+            for ids in ids.chunks(limits::ENGINE_BATCH_MAX) {
+                let found = engine.exists(&shard, ids).await.unwrap();
+                there.extend(ids.iter().zip(found).filter(|(_, found)| *found).map(|(id, _)| *id));
+            }
+        }
+        assert_eq!(there.len(), 449, "all but one");
+        assert!(!there.contains(&cancelled));
+        shutdown.cancel();
+        task.await.unwrap();
     }
 }

@@ -96,13 +96,18 @@ pub const NAMES: &[(&str, Sort, &str)] = &[
     (
         "windlass_push_dropped_total",
         Counter,
-        "Jobs that the sweep will push because the pusher was behind",
+        "Jobs that were not pushed when they were accepted because the pusher was behind: it comes back to them",
     ),
-    ("windlass_push_failed_total", Counter, "Jobs that the sweep will push because a push failed"),
+    ("windlass_push_failed_total", Counter, "Jobs whose push failed: it is repeated"),
     (
         "windlass_push_full_total",
         Counter,
         "Jobs that wait in the ledger because their shard is full",
+    ),
+    (
+        "windlass_push_repeated_total",
+        Counter,
+        "Jobs brought to the engine by the process that could not push them when they were accepted",
     ),
     (
         "windlass_sweep_pushed_total",
