@@ -62,7 +62,7 @@ pub struct FlowState {
 
 impl FlowState {
     /// The first job of a lane.
-    pub(super) fn first(&self, lane: FlowKey) -> Option<(i64, JobId)> {
+    pub(in crate::engine) fn first(&self, lane: FlowKey) -> Option<(i64, JobId)> {
         let from = (lane, i64::MIN, JobId::from_bytes([0; 16]));
         let (of, score, id) = self.lanes.range(from..).next()?;
         (*of == lane).then_some((*score, *id))

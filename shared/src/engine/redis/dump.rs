@@ -1,6 +1,6 @@
 //! A shard's whole state, for tests: what the scripts wrote, as the model would say it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Buf as _;
 
@@ -10,7 +10,7 @@ use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outco
 use super::reply::Reply;
 use super::script::Way;
 use crate::engine::flow::{CircuitSetting, FlowKey, Limits};
-use crate::engine::model::{BEHIND_MS, Entry, FlowState, Saved, ShardDump, Status, window};
+use crate::engine::model::{BEHIND_MS, Entry, FlowState, Saved, Scope, ShardDump, Status, window};
 use crate::engine::*;
 
 /// The zsets by id, with their scores.
@@ -195,10 +195,11 @@ type Beside = (BTreeMap<Kind, Limits>, BTreeMap<FlowKey, u32>, BTreeMap<FlowKey,
 fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
     let damaged = |_| contradiction("damaged flow");
     let mut flow = FlowState::default();
+    let mut alone = Vec::new();
     let mut members = reply.list()?;
     while members.len() > 0 {
         let mut member = members.bytes()?;
-        flow::read_member(&mut flow, &mut member).map_err(damaged)?;
+        flow::read_member((&mut flow, &mut alone), &mut member).map_err(damaged)?;
     }
     for (scope, at) in pairs(reply)? {
         flow.timers.set(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&at)?);
@@ -275,7 +276,38 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
     if shares != flow.shares.len() as u64 {
         return Err(contradiction("shares were miscounted"));
     }
+    stand_alone(&mut flow, alone)?;
     Ok((flow, (kinds, weights, circuits)))
+}
+
+/// Lanes of which each job stands for itself, as the model says it: they stand where their first job does.
+fn stand_alone(flow: &mut FlowState, alone: Vec<flow::Alone>) -> Result<(), EngineError> {
+    let aside: BTreeMap<FlowKey, Scope> = std::mem::take(&mut flow.blocked);
+    let mut missing: BTreeSet<_> =
+        flow.lanes.iter().filter(|(lane, ..)| !aside.contains_key(lane)).copied().collect();
+    for (turn, id) in alone {
+        let job = (turn.lane, turn.score, id);
+        if !flow.lanes.contains(&job) {
+            return Err(contradiction("a job that has left its lane stands for itself"));
+        }
+        missing.remove(&job);
+        let is_first = flow.first(turn.lane) == Some((turn.score, id));
+        if is_first && !aside.contains_key(&turn.lane) {
+            flow.turns.insert(turn);
+        }
+    }
+    if !missing.is_empty() {
+        return Err(contradiction("a job stands nowhere"));
+    }
+    for (lane, place) in aside {
+        if flow.first(lane).is_none() {
+            return Err(contradiction("a lane without jobs is aside"));
+        }
+        if !place.is_free() {
+            flow.blocked.insert(lane, place);
+        }
+    }
+    Ok(())
 }
 
 fn number(text: &[u8]) -> Result<i64, EngineError> {

@@ -157,10 +157,23 @@ pub(super) fn read_circuit_setting(bytes: &mut impl Buf) -> Result<CircuitSettin
     })
 }
 
+/// A job that stands for itself, and its id.
+#[cfg(feature = "testkit")]
+pub(super) type Alone = (Turn, JobId);
+
 /// Reads a member of the set of all that has no number into what it says. For dumps.
 #[cfg(feature = "testkit")]
-pub(super) fn read_member(state: &mut FlowState, bytes: &mut impl Buf) -> Result<(), Damaged> {
+pub(super) fn read_member(
+    (state, alone): (&mut FlowState, &mut Vec<Alone>),
+    bytes: &mut impl Buf,
+) -> Result<(), Damaged> {
     match bytes.try_get_u8()? {
+        b'u' => {
+            let (kind, share) = (read_key(bytes)?, read_key(bytes)?);
+            let (score, lane) = (read_order(bytes)?, read_key(bytes)?);
+            let turn = Turn { place: Scope::free(kind), share, score, lane, kind };
+            alone.push((turn, JobId::from_bytes(take_id(bytes)?)));
+        }
         b'j' => {
             let (lane, score) = (read_key(bytes)?, read_order(bytes)?);
             state.wait(lane, score, JobId::from_bytes(take_id(bytes)?));

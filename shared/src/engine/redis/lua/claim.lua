@@ -215,23 +215,31 @@ local function choose()
   return share, kind
 end
 
--- The lane that a lease was given of last with the flow of that job, and how many of its jobs are looked at together if it is
--- next once more.
-few.run = { lane = "", flow = "", size = 4 }
+-- The share and kind that a lease was given of last, and how many of its jobs are looked at together if it is next once more.
+few.run = { of = "", size = 4 }
 
--- Gives leases of a lane for as long as it stays next, as visit_lane does one by one, and writes once what becomes of it;
--- whether it gave any.
-function few.visit_run(share, kind, order, lane)
-  local run, place = few.run, "f" .. kind
-  local limits, scopes, size = sub(run.flow, 1, 48), scopes_of(run.flow), run.size
-  local rival_tag, rival_order
-  if few.unwanted(scopes) then rival_tag, rival_order = few.rivals(lane, share, kind, kind_list) end
-  run.lane, run.size = "", 4
+-- Gives leases to a share for as long as it stays next, as visit_lane does one by one, and writes once what becomes of its
+-- lanes; whether it gave any. `aside`: the lane that is next, if it is.
+function few.visit_run(share, kind, order, aside)
+  local run, rival_tag = few.run, few.rival_tag(share, kind, kind_list)
+  local size = run.size
+  run.of, run.size = "", 4
   if not rival_tag then return false end
-  local members, ids = few.jobs_of(lane, min(leases_max - leased, SCAN_MAX - looked, size)), {}
-  for i, member in ipairs(members) do ids[i] = sub(member, 18) end
-  if #ids == 0 or sub(members[1], 10, 17) ~= order then return false end
+  local found, rival_order = few.run_of(share, kind, aside, min(leases_max - leased, SCAN_MAX - looked, size))
+  if not found[1] or found[1][1] ~= order then return false end
+  local ids, flows, asked = {}, {}, {}
+  for i, job in ipairs(found) do ids[i] = job[3] end
   local jobs, helds = fetch(JOBS, ids), fetch(HELD, ids)
+  for i, job in ipairs(jobs) do
+    local held = is_held(helds[i]) and helds[i]
+    helds[i] = held
+    if not is_job(job) or (held and byte(held, 1) ~= WAITING) or has_expired(job) then break end
+    local flow = flow_of(job, held)
+    if not flow or sub(flow, 1, 24) ~= found[i][2] .. kind .. share then break end
+    flows[i] = flow
+    for _, scope in ipairs(scopes_of(flow)) do asked[scope] = true end
+  end
+  few.load_scopes(asked)
   local ready, ready_order = next_ready(), nil
   if ready and share ~= NO_KEY then
     rival_tag = min(rival_tag, tag_of(NO_KEY))
@@ -241,12 +249,8 @@ function few.visit_run(share, kind, order, lane)
   end
   local taken = {}
   few.defers = true
-  for i, member in ipairs(members) do
-    local at, id, job, held = sub(member, 10, 17), ids[i], jobs[i], helds[i]
-    held = is_held(held) and held
-    if not is_job(job) or (held and byte(held, 1) ~= WAITING) or has_expired(job) then break end
-    local flow = flow_of(job, held)
-    if not flow or sub(flow, 1, 48) ~= limits then break end
+  for i, flow in ipairs(flows) do
+    local at, id, held = found[i][1], ids[i], helds[i]
     if i > 1 then
       local tag = tag_of(share)
       if tag >= rival_tag or not few.is_before(at, rival_order) or (ready_order and not few.is_before(at, ready_order)) then
@@ -254,48 +258,49 @@ function few.visit_run(share, kind, order, lane)
       end
       few.advance(tag)
     end
-    local units = unpacked(">I4", flow, 49)
-    local holds = held_by("q" .. NO_KEY, units)
+    local units, scopes = unpacked(">I4", flow, 49), scopes_of(flow)
+    local holds = held_by("q" .. NO_KEY, units) or not few.unwanted(scopes)
     for _, scope in ipairs(scopes) do holds = holds or held_by(scope, units) end
     if holds then break end
     looked = looked + 1
     for _, scope in ipairs(scopes) do spend(scope, units) end
     spend("q" .. NO_KEY, units)
-    lease(id, job, held)
-    local fence = max(now, unpacked(">I8", held or job, held and 47 or 1) + 1)
+    lease(id, jobs[i], held)
+    local fence = max(now, unpacked(">I8", held or jobs[i], held and 47 or 1) + 1)
     start_flow(id, fence, flow)
     if few.is_probe(flow, id, fence) then probes[id] = "\1" end
-    taken[i] = member
+    taken[i] = found[i]
   end
   few.write_counts()
   few.defers = false
   if #taken == 0 then return false end
-  run.lane = lane
-  if #taken == #members then run.size = min(size * 4, 100) end
-  each("ZREM", FLOW, taken)
-  few.cut_lane(run.flow, place, order, members[#taken + 1] or first_of("j" .. lane))
+  run.of = share .. kind
+  if #taken == #found then run.size = min(size * 4, 100) end
+  few.cut_run(flows[1], aside, order, taken)
   return true
 end
 
 -- Looks at the first job of the first lane of a share; whether the walk goes on.
 local function visit_lane(share, kind)
   local place = "f" .. kind
-  local order, lane = few.first_turn(place, share)
-  if order and lane == few.run.lane and few.visit_run(share, kind, order, lane) then return true end
+  local order, lane, _, id = few.first_turn(place, share)
+  if order and few.run.of == share .. kind and few.visit_run(share, kind, order, not id and lane) then return true end
   looked = looked + 1
   if not order then return true end
-  local member = first_of("j" .. lane)
-  if not member or sub(member, 10, 17) ~= order then
-    few.mend_turn(place, share, order, lane, kind, member and sub(member, 10, 17))
-    return true
+  if not id then
+    local member = first_of("j" .. lane)
+    if not member or sub(member, 10, 17) ~= order then
+      few.mend_turn(place, share, order, lane, kind, member and sub(member, 10, 17))
+      return true
+    end
+    id = sub(member, 18)
   end
-  local id = sub(member, 18)
   local job, held = call("HGET", JOBS, id), call("HGET", HELD, id)
   if not is_held(held) then held = false end
   local score = unpacked(">I8", order) - SCORE_OFFSET
   local flow = (held or is_job(job)) and flow_of(job, held)
   if not is_job(job) or not flow or sub(flow, 1, 24) ~= lane .. kind .. share or (held and byte(held, 1) ~= WAITING) then
-    few.take_stray(lane, member)
+    few.take_stray(share, kind, order, lane, id)
     usable(id, job, held)
     return true
   end
@@ -327,7 +332,7 @@ local function visit_lane(share, kind)
       start_flow(id, fence, flow)
       if few.is_probe(flow, id, fence) then probes[id] = "\1" end
       leave_lane(id, flow, score)
-      few.run.lane, few.run.flow = lane, flow
+      few.run.of = share .. kind
     end
   end
   pass_on(flow, holds)

@@ -1,10 +1,14 @@
 -- flow.lua: lanes, limits and shares, for the scripts that start, end or move jobs. Comes after shard.lua.
 --
 -- A lane stands at one place: that of its kind ("f" and the key of the kind) as long as nothing is known to hold it, else at
--- the scope that does. Places and scopes are a byte for their sort and a key of 8 bytes. FLOW holds all that has no
+-- the scope that does. Places and scopes are a byte for their sort and a key of 8 bytes. Most lanes have few jobs and are
+-- never held: until something holds one, each of its jobs stands for itself, so that those of many lanes are looked at
+-- together. From then until it is empty a lane is *aside*: it has one turn for all of its jobs. FLOW holds all that has no
 -- number, by its first byte; scores are u64 with 2^52 added, so that they are in order, tags u64:
 --    j lane 8, score 8, id 16                      a job that waits in a lane
---    t place 9, share 8, score 8, lane 8, kind 8   where a lane stands, with the score of its first job
+--    u kind 8, share 8, score 8, lane 8, id 16     the same of a lane that is not aside, where it is looked for; also of one
+--                                                  that was put aside since, until somebody meets it
+--    t place 9, share 8, score 8, lane 8, kind 8   where a lane that is aside stands, with the score of its first job
 --    f place 9, tag 8, share 8                     the shares at a place, by their tag when it was last reckoned
 --    s share 8, place 9, tag 8                     the same, by share
 --    r scope 9, id 16                              a lease that counts for a limit
@@ -15,7 +19,7 @@
 -- FACTS   v: virtual time in ms u64, number of shares u64
 --         t: when timers were looked at in µs u64, to within a second
 --         s and a share: had u64, slots u64, accrued u64, at u64, cost u64
---         b and a lane: the scope that holds it, 9 bytes
+--         b and a lane that is aside: the place where it stands, 9 bytes
 --         y: what is in the bucket of the retry budget in µs u64, at u64
 --         g: the version u64 of the settings of which the following are part
 --         w and a share: its weight u32
@@ -80,6 +84,11 @@ end
 
 local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
 local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
+-- What is known within a script: places of lanes (false: not aside), tags of shares at places, scopes that nobody waits for,
+-- whether nobody waits for any, who is next for a kind, the first jobs of lanes, and dues of rates as stored. What is put off:
+-- tags of shares to note for jobs of a kind, leases that count no longer and those that do now.
+local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {} }
+
 
 local function load_virtual()
   if virtual_known then return end
@@ -161,7 +170,7 @@ local function forget_shares(limit)
     if share.known and share.slots == 0 and not first_of("s" .. key) then
       local debt = max(tag_of(key) - virtual, 0)
       local rested = max(now_ms - share.at, 0)
-      if debt == 0 or rested >= SHARE.debt or (not first_of("t") and call("ZCARD", READY) == 0) then
+      if debt == 0 or rested >= SHARE.debt or (not first_of("j") and call("ZCARD", READY) == 0) then
         share.known, share.dirty, facts_dirty = false, true, true
         share_count = max(share_count - 1, 0)
       else
@@ -212,7 +221,12 @@ function save_flow()
     call("HSET", FACTS, "y", pack(">I8I8", bucket.us, now))
     bucket.dirty = false
   end
-  for scope in pairs(rates_dirty) do call("ZADD", RATES, text_of(rates[scope]), scope) end
+  local dues = {}
+  for scope in pairs(rates_dirty) do
+    dues[#dues + 1] = text_of(rates[scope])
+    dues[#dues + 1] = scope
+  end
+  each("ZADD", RATES, dues)
   if not facts_dirty then return end
   load_virtual()
   local kept, gone = {}, {}
@@ -316,10 +330,27 @@ local function due_of(scope, interval, burst)
   if not due then
     local ramp, opened = unpacked(">I8I8", rest, 101)
     local least = ramp > 0 and opened + interval * burst or 0
-    due = max(tonumber(call("ZSCORE", RATES, scope) or 0), least)
+    local known = seen.dues[scope]
+    if known == nil then known = call("ZSCORE", RATES, scope) end
+    due = max(tonumber(known or 0), least)
     rates[scope] = due
   end
   return min(max(due, now), now + interval * burst)
+end
+
+-- Looks up together what asking these scopes one by one would.
+function few.load_scopes(scopes)
+  local wanted = {}
+  for scope in pairs(scopes) do
+    local most, interval = rule_of(scope)
+    if most then
+      few.running_of(scope)
+    elseif interval and not rates[scope] and seen.dues[scope] == nil then
+      wanted[#wanted + 1] = scope
+    end
+  end
+  if #wanted == 0 then return end
+  for i, due in ipairs(call("ZMSCORE", RATES, unpack(wanted))) do seen.dues[wanted[i]] = due end
 end
 
 function few.running_of(scope)
@@ -483,11 +514,6 @@ local set_timer = few.set_timer
 
 -- Places ----------------------------------------------------------------------------------------------------------
 
--- What is known of them within a script: places of lanes (false: that of their kind), tags of shares at places, scopes
--- that nobody waits for, who is next for a kind, and the first jobs of lanes. What is put off: tags of shares to note for
--- jobs of a kind, leases that count no longer and those that do now.
-local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, stale = {}, any_stale = false, gone = {}, counted = {} }
-
 -- Writes which leases count for which scopes, as far as that was put off: what writes only a part of it must not have written
 -- yet that the leases began or ended.
 function few.write_counts()
@@ -496,15 +522,59 @@ function few.write_counts()
   seen.gone, seen.counted = {}, {}
 end
 
--- Where a lane stands, or would if it had jobs.
-local function place_of(lane, kind)
+-- Where a lane stands that is aside, or false.
+function few.aside_at(lane)
   if seen.places[lane] == nil then seen.places[lane] = is_active() and call("HGET", FACTS, "b" .. lane) or false end
-  return seen.places[lane] or "f" .. kind
+  return seen.places[lane]
 end
 
-function few.note_place(lane, scope)
-  seen.places[lane] = scope
-  if scope then call("HSET", FACTS, "b" .. lane, scope) else call("HDEL", FACTS, "b" .. lane) end
+-- Looks up together what asking for these lanes one by one would.
+function few.load_places(lanes)
+  local names, wanted = {}, {}
+  for _, lane in ipairs(lanes) do
+    if seen.places[lane] == nil then
+      seen.places[lane] = false
+      wanted[#wanted + 1] = lane
+      names[#names + 1] = "b" .. lane
+    end
+  end
+  if #wanted == 0 or not is_active() then return end
+  for i, place in ipairs(fetch(FACTS, names)) do seen.places[wanted[i]] = place end
+end
+
+-- Notes where a lane stands that is aside; false: it is not.
+function few.note_place(lane, place)
+  seen.places[lane] = place
+  if place then call("HSET", FACTS, "b" .. lane, place) else call("HDEL", FACTS, "b" .. lane) end
+end
+
+-- A job with this flow, where it is looked for as long as its lane is not aside.
+function few.own_turn(flow, order, id)
+  return "u" .. sub(flow, 9, 24) .. order .. sub(flow, 1, 8) .. id
+end
+
+-- The first so many jobs of a kind and share whose lanes are not aside, as their own turns. Forgets those on the way whose
+-- lanes are.
+function few.own_turns(kind, share, count)
+  local prefix, found = "u" .. kind .. share, {}
+  repeat
+    local members, lanes, met = call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", #found, count), {}, {}
+    for i, member in ipairs(members) do lanes[i] = sub(member, 26, 33) end
+    few.load_places(lanes)
+    for i, member in ipairs(members) do
+      local list = seen.places[lanes[i]] and met or found
+      list[#list + 1] = member
+    end
+    each("ZREM", FLOW, met)
+    local last = #members < count
+    count = min(count * 4, 400)
+  until #found > 0 or last
+  return found
+end
+
+-- Whether a share has a lane at a place.
+function few.has_turn(place, share)
+  return (byte(place) == 102 and few.own_turns(sub(place, 2), share, 1)[1] or first_of("t" .. place .. share)) ~= nil
 end
 
 -- The tag with which a share stands at a place, or false.
@@ -546,13 +616,13 @@ function few.contested(kind)
   return { "f" .. kind }
 end
 
--- Puts a lane at a place. A share that is new among those that compete begins where the others are: it is not owed for
+-- A share has a lane at a place now. One that is new among those that compete begins where the others are: it is not owed for
 -- the time in which it had nothing that could start.
-local function stand(place, share, order, lane, kind)
-  few.reckon_stale()
-  call("ZADD", FLOW, 0, "t" .. place .. share .. order .. lane .. kind)
+local function join(place, share, kind)
   active, seen.unwanted[place] = true, nil
   if noted_of(share, place) then return end
+  few.reckon_stale()
+  if byte(place) ~= 102 then seen.nobody = false end
   local sort = byte(place)
   if sort == 102 or sort == 107 or sort == 108 then
     load_virtual()
@@ -568,11 +638,20 @@ local function stand(place, share, order, lane, kind)
   set_noted(share, place, tag_of(share))
 end
 
--- The lane does not stand there any more.
+-- Puts a lane that is aside at a place.
+local function stand(place, share, order, lane, kind)
+  call("ZADD", FLOW, 0, "t" .. place .. share .. order .. lane .. kind)
+  join(place, share, kind)
+end
+
+-- The share may have no lane there any more.
+local function part(place, share)
+  if not few.has_turn(place, share) then set_noted(share, place, false) end
+end
+
+-- A lane that is aside does not stand there any more.
 function few.unstand(place, share, order, lane, kind)
-  if call("ZREM", FLOW, "t" .. place .. share .. order .. lane .. kind) == 1 and not first_of("t" .. place .. share) then
-    set_noted(share, place, false)
-  end
+  if call("ZREM", FLOW, "t" .. place .. share .. order .. lane .. kind) == 1 then part(place, share) end
 end
 
 -- The lane has another first job.
@@ -641,9 +720,14 @@ function few.find_free_kinds()
   end
 end
 
--- The first lane of a share at a place: order, lane and kind. A share without lanes does not stand there.
+-- The first lane of a share at a place: order, lane, kind, and the id of its first job unless it is aside. A share without
+-- lanes does not stand there.
 function few.first_turn(place, share)
   local turn = first_of("t" .. place .. share)
+  local own = byte(place) == 102 and few.own_turns(sub(place, 2), share, 1)[1]
+  if own and not (turn and few.is_before(sub(turn, 19, 34), sub(own, 18, 33))) then
+    return sub(own, 18, 25), sub(own, 26, 33), sub(own, 2, 9), sub(own, 34)
+  end
   if turn then return sub(turn, 19, 26), sub(turn, 27, 34), sub(turn, 35) end
   local first = first_of("f" .. place)
   if first and sub(first, 19) == share then call("ZREM", FLOW, first) end
@@ -651,9 +735,18 @@ function few.first_turn(place, share)
   seen.heads[sub(place, 2)] = nil
 end
 
+-- Whether nobody waits for this scope, as far as that is known or soon found out.
+function few.is_unwanted(scope)
+  if seen.nobody == nil then
+    local before = call("ZRANGE", FLOW, "[f", "(ff", "BYLEX", "LIMIT", 0, 1)[1]
+    seen.nobody = not (before or call("ZRANGE", FLOW, "[fg", "(g", "BYLEX", "LIMIT", 0, 1)[1])
+  end
+  return seen.nobody or seen.unwanted[scope]
+end
+
 -- Lets the lane be chosen that is next among those that wait for the scope, if it has a permit.
 local function wake_lane(scope)
-  if seen.unwanted[scope] then return end
+  if few.is_unwanted(scope) then return end
   few.reckon_stale()
   if not first_of("f" .. scope) then
     seen.unwanted[scope] = true
@@ -666,7 +759,7 @@ local function wake_lane(scope)
   while share do
     local order, lane, kind = few.first_turn(scope, share)
     if order then
-      few.note_place(lane, false)
+      few.note_place(lane, "f" .. kind)
       stand("f" .. kind, share, order, lane, kind)
       few.unstand(scope, share, order, lane, kind)
       flow_woken = true
@@ -676,22 +769,26 @@ local function wake_lane(scope)
   end
 end
 
--- Puts the right turn of a lane in the place of one that is left of what the store has lost.
+-- Puts the right turn of a lane that is aside in the place of one that is left of what the store has lost.
 function few.mend_turn(place, share, order, lane, kind, right)
   few.unstand(place, share, order, lane, kind)
-  few.note_place(lane, false)
+  few.note_place(lane, right and "f" .. kind or false)
   if right then stand("f" .. kind, share, right, lane, kind) end
 end
 
 -- A job of a lane was replaced: heals a lane that stands nowhere, or waits for a rate without a timer.
 function few.mend_lane(flow)
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
-  local place, first = place_of(lane, kind), first_of("j" .. lane)
+  local place, first = few.aside_at(lane) or "f" .. kind, first_of("j" .. lane)
   if first then
-    if not call("ZSCORE", FLOW, "t" .. place .. share .. sub(first, 10, 17) .. lane .. kind) then
-      few.note_place(lane, false)
+    local order = sub(first, 10, 17)
+    if not few.aside_at(lane) then
+      call("ZADD", FLOW, 0, few.own_turn(flow, order, sub(first, 18)))
+      join(place, share, kind)
+    elseif not call("ZSCORE", FLOW, "t" .. place .. share .. order .. lane .. kind) then
       place = "f" .. kind
-      stand(place, share, sub(first, 10, 17), lane, kind)
+      few.note_place(lane, place)
+      stand(place, share, order, lane, kind)
       flow_woken = true
     end
     local tag = noted_of(share, place)
@@ -831,40 +928,50 @@ function block(scope, held, flow, order)
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
   -- First: among those that compete it is no newcomer.
   stand(scope, share, order, lane, kind)
-  few.unstand("f" .. kind, share, order, lane, kind)
   few.note_place(lane, scope)
+  call("ZREM", FLOW, "tf" .. kind .. share .. order .. lane .. kind)
+  part("f" .. kind, share)
   if held ~= true then set_timer(scope, held) end
 end
 
 -- Puts a job that is in no order into its lane.
 function enter_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
-  local before, place, member = seen.firsts[lane], "f" .. kind, "j" .. lane .. order .. id
-  if before == nil then before = first_of("j" .. lane) or false end
-  call("ZADD", FLOW, 0, member)
-  if not before then
-    stand(place, share, order, lane, kind)
-  else
-    place = place_of(lane, kind)
+  local place, member = few.aside_at(lane), "j" .. lane .. order .. id
+  local before = place and (seen.firsts[lane] or first_of("j" .. lane))
+  if before then
+    call("ZADD", FLOW, 0, member)
     if few.is_before(order .. id, sub(before, 10)) then
       few.move_turn(flow, place, sub(before, 10, 17), order)
     else
       member = before
     end
+    seen.firsts[lane] = member
+    if byte(place) == 102 then flow_woken = true end
+    return
   end
-  seen.firsts[lane] = member
-  if byte(place) == 102 then flow_woken = true end
+  -- Left of what the store has lost: lanes that are aside have jobs.
+  if place then few.note_place(lane, false) end
+  call("ZADD", FLOW, 0, member, 0, few.own_turn(flow, order, id))
+  join("f" .. kind, share, kind)
+  flow_woken = true
 end
 
 -- Takes a job out of its lane, if it is there. A lane that is empty then passes on what it was next for.
 function leave_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
   seen.firsts[lane] = nil
-  if call("ZREM", FLOW, "j" .. lane .. order .. id) == 0 then return end
-  local place, next = place_of(lane, kind), first_of("j" .. lane)
+  if call("ZREM", FLOW, "j" .. lane .. order .. id, few.own_turn(flow, order, id)) == 0 then return end
+  local place = few.aside_at(lane)
+  if not place then
+    part("f" .. kind, share)
+    if not few.unwanted(scopes_of(flow)) and not first_of("j" .. lane) then pass_on(flow) end
+    return let_go(share)
+  end
+  local next = first_of("j" .. lane)
   if not next then
+    few.note_place(lane, false)
     few.unstand(place, share, order, lane, kind)
-    if byte(place) ~= 102 then few.note_place(lane, false) end
     pass_on(flow)
   elseif few.is_before(order .. id, sub(next, 10)) then
     few.move_turn(flow, place, order, sub(next, 10, 17))
@@ -886,7 +993,7 @@ end
 
 -- Counts it no longer, and lets another have its chance.
 function few.uncount(scope, id)
-  if few.defers and seen.unwanted[scope] and not running[scope] then
+  if few.defers and few.is_unwanted(scope) and not running[scope] then
     seen.gone[#seen.gone + 1] = "r" .. scope .. id
     return
   end
@@ -902,9 +1009,8 @@ end
 
 -- Whether nobody waits for any of these scopes: then no start gives anybody a chance.
 function few.unwanted(scopes)
-  few.reckon_stale()
   for _, scope in ipairs(scopes) do
-    if not seen.unwanted[scope] then
+    if not few.is_unwanted(scope) then
       if first_of("f" .. scope) then return false end
       seen.unwanted[scope] = true
     end
@@ -912,12 +1018,11 @@ function few.unwanted(scopes)
   return true
 end
 
--- The tag below which a share stays next among those with lanes of these kinds, and the order before which its first lane
--- does; nil where that is not simple.
-function few.rivals(lane, share, kind, kinds)
+-- The tag below which a share stays next among those with lanes of these kinds; nil where that is not simple.
+function few.rival_tag(share, kind, kinds)
   local place = "f" .. kind
   local own = noted_of(share, place)
-  if not own or place_of(lane, kind) ~= place then return nil end
+  if not own then return nil end
   local next = few.first_after("f" .. place .. pack(">I8", own) .. share, "f" .. place .. FAR)
   local tag = next and unpacked(">I8", next, 11) or math.huge
   for _, other in ipairs(kinds) do
@@ -927,24 +1032,52 @@ function few.rivals(lane, share, kind, kinds)
       if first then tag = min(tag, (unpacked(">I8", first, 11))) end
     end
   end
-  local turn = call("ZRANGE", FLOW, "[t" .. place .. share, "[t" .. place .. share .. FAR, "BYLEX", "LIMIT", 1, 1)[1]
-  return tag, turn and sub(turn, 19, 26) or FAR
+  return tag
 end
 
--- Takes a member out of a lane that is no job of it.
-function few.take_stray(lane, member)
-  seen.firsts[lane] = nil
-  call("ZREM", FLOW, member)
+-- The first jobs of a share for a kind, at most so many, as orders, lanes and ids: of the lane that is aside, or without one of
+-- those that are not. And the order before which they are the first.
+function few.run_of(share, kind, aside, count)
+  local jobs, turns = {}, "tf" .. kind .. share
+  local rival = call("ZRANGE", FLOW, "[" .. turns, "[" .. turns .. FAR, "BYLEX", "LIMIT", aside and 1 or 0, 1)[1]
+  local before = rival and sub(rival, 19, 26) or FAR
+  if aside then
+    for i, member in ipairs(few.jobs_of(aside, count)) do jobs[i] = { sub(member, 10, 17), aside, sub(member, 18) } end
+    local own = few.own_turns(kind, share, 1)[1]
+    if own and few.is_before(sub(own, 18, 25), before) then before = sub(own, 18, 25) end
+  else
+    for i, own in ipairs(few.own_turns(kind, share, count)) do jobs[i] = { sub(own, 18, 25), sub(own, 26, 33), sub(own, 34) } end
+  end
+  return jobs, before
 end
 
--- The first so many of a lane were leased: this job is the first now, or none.
-function few.cut_lane(flow, place, order, next)
-  local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+-- Takes a job out of a lane that is none of it.
+function few.take_stray(share, kind, order, lane, id)
   seen.firsts[lane] = nil
-  if not next then
-    few.unstand(place, share, order, lane, kind)
-  elseif order ~= sub(next, 10, 17) then
-    few.move_turn(flow, place, order, sub(next, 10, 17))
+  call("ZREM", FLOW, "j" .. lane .. order .. id, "u" .. kind .. share .. order .. lane .. id)
+end
+
+-- Takes the first of a share's jobs for a kind out of their lanes, of which nobody waits for anything: of the lane that is
+-- aside, where it stands with this order, or without one of those that are not.
+function few.cut_run(flow, aside, order, jobs)
+  local kind, share, gone, count = sub(flow, 9, 16), sub(flow, 17, 24), {}, 0
+  local of = "u" .. kind .. share
+  for _, job in ipairs(jobs) do
+    gone[count + 1], gone[count + 2] = "j" .. job[2] .. job[1] .. job[3], of .. job[1] .. job[2] .. job[3]
+    count = count + 2
+  end
+  each("ZREM", FLOW, gone)
+  if aside then
+    seen.firsts[aside] = nil
+    local next = first_of("j" .. aside)
+    if not next then
+      few.note_place(aside, false)
+      few.unstand("f" .. kind, share, order, aside, kind)
+    elseif order ~= sub(next, 10, 17) then
+      few.move_turn(flow, "f" .. kind, order, sub(next, 10, 17))
+    end
+  else
+    part("f" .. kind, share)
   end
   let_go(share)
 end

@@ -116,6 +116,14 @@ local function admit(i, id, job, old, held, tomb)
   return "A"
 end
 
+if is_active() then
+  local lanes = {}
+  for i = 1, count do
+    local flow = flow_of(ARGV[2 * i + 7])
+    if flow then lanes[#lanes + 1] = sub(flow, 1, 8) end
+  end
+  few.load_places(lanes)
+end
 for i = 1, count do
   answers[i] = admit(i, ids[i], ARGV[2 * i + 7], present[i], helds[i], tombs[i])
 end

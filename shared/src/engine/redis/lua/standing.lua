@@ -11,11 +11,16 @@ local function in_lane(id, held)
   local flow, score = flow_of(job, held), unpacked(">i8", held or job, held and 59 or 17)
   if not flow then return false end
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
-  if not call("ZSCORE", FLOW, "j" .. lane .. pack(">I8", score + SCORE_OFFSET) .. id) then return false end
-  -- And the lane where it is found.
-  local first = call("ZRANGE", FLOW, "[j" .. lane, "(k", "BYLEX", "LIMIT", 0, 1)[1]
-  local place = call("HGET", FACTS, "b" .. lane) or "f" .. kind
-  if not call("ZSCORE", FLOW, "t" .. place .. share .. sub(first, 10, 17) .. lane .. kind) then return false end
+  local order = pack(">I8", score + SCORE_OFFSET)
+  if not call("ZSCORE", FLOW, "j" .. lane .. order .. id) then return false end
+  -- And where it, or the lane that is aside, is found.
+  local place, turn = call("HGET", FACTS, "b" .. lane), "u" .. kind .. share .. order .. lane .. id
+  if place then
+    local first = call("ZRANGE", FLOW, "[j" .. lane, "(k", "BYLEX", "LIMIT", 0, 1)[1]
+    turn = "t" .. place .. share .. sub(first, 10, 17) .. lane .. kind
+  end
+  place = place or "f" .. kind
+  if not call("ZSCORE", FLOW, turn) then return false end
   local name = "s" .. share .. place
   local noted = call("ZRANGE", FLOW, "[" .. name, "[" .. name .. string.rep("\255", 9), "BYLEX", "LIMIT", 0, 1)[1]
   return noted and call("ZSCORE", FLOW, "f" .. place .. sub(noted, 19) .. share)
