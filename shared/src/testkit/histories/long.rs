@@ -1,4 +1,4 @@
-//! Histories of many jobs in few lanes, which are leased many at a time.
+//! Histories of many jobs in some lanes, which are leased many at a time.
 
 use std::time::Duration;
 
@@ -23,8 +23,9 @@ const IDS: u8 = 150;
 pub fn draw(seed: u64, len: usize) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let settings = settings(&mut rng);
-    // Few sorts of lanes: then many jobs wait in each.
-    let sorts: Vec<Option<FlowPick>> = some(&mut rng, 4, flow);
+    // Few sorts of lanes: then many jobs wait in each. Or some more: then the lanes of a share are leased together.
+    let most = pick(&mut rng, &[4, 12]);
+    let sorts: Vec<Option<FlowPick>> = some(&mut rng, most, flow);
     let mut steps = vec![
         Step::Shut { above: 1, foreign: false, late_us: 0 },
         Step::OpenGate {
@@ -52,9 +53,9 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
 
 fn flow(rng: &mut StdRng) -> Option<FlowPick> {
     let keys = FlowPick {
-        share: rng.random_range(0..3),
-        concurrency: pick(rng, &[0, 0, 1]),
-        rate: pick(rng, &[0, 0, 1]),
+        share: rng.random_range(0..8),
+        concurrency: pick(rng, &[0, 0, 1, 2]),
+        rate: pick(rng, &[0, 0, 1, 2]),
         circuit: pick(rng, &[0, 0, 0, 1]),
         units: 1,
         weight: 1,

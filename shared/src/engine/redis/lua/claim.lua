@@ -215,76 +215,129 @@ local function choose()
   return share, kind
 end
 
--- The share and kind that a lease was given of last, and how many of its jobs are looked at together if it is next once more.
-few.run = { of = "", size = 4 }
+-- The kind that a lease was given of last, and of how many shares, and how many jobs of each, are looked at together if it is
+-- next once more.
+few.run = { kind = "", shares = 8, jobs = 4 }
 
--- Gives leases to a share for as long as it stays next, as visit_lane does one by one, and writes once what becomes of its
--- lanes; whether it gave any. `aside`: the lane that is next, if it is.
-function few.visit_run(share, kind, order, aside)
-  local run, rival_tag = few.run, few.rival_tag(share, kind, kind_list)
-  local size = run.size
-  run.of, run.size = "", 4
-  if not rival_tag then return false end
-  local found, rival_order = few.run_of(share, kind, aside, min(leases_max - leased, SCAN_MAX - looked, size))
-  if not found[1] or found[1][1] ~= order then return false end
-  local ids, flows, asked = {}, {}, {}
-  for i, job in ipairs(found) do ids[i] = job[3] end
+-- Looks up jobs of a kind together; those that may be leased as far as they alone tell get a flow.
+function few.load_jobs(found, kind, share)
+  local ids, asked = {}, {}
+  for i, item in ipairs(found) do ids[i] = item.id end
   local jobs, helds = fetch(JOBS, ids), fetch(HELD, ids)
-  for i, job in ipairs(jobs) do
-    local held = is_held(helds[i]) and helds[i]
-    helds[i] = held
-    if not is_job(job) or (held and byte(held, 1) ~= WAITING) or has_expired(job) then break end
-    local flow = flow_of(job, held)
-    if not flow or sub(flow, 1, 24) ~= found[i][2] .. kind .. share then break end
-    flows[i] = flow
-    for _, scope in ipairs(scopes_of(flow)) do asked[scope] = true end
+  for i, item in ipairs(found) do
+    local job, held = jobs[i], is_held(helds[i]) and helds[i]
+    item.job, item.held, item.flow = job, held, false
+    if is_job(job) and not (held and byte(held, 1) ~= WAITING) and not has_expired(job) then
+      local flow = flow_of(job, held)
+      if flow and sub(flow, 1, 24) == item.lane .. kind .. (share or item.share) then
+        item.flow = flow
+        for _, scope in ipairs(few.rules_of(flow)) do asked[scope] = true end
+      end
+    end
   end
   few.load_scopes(asked)
-  local ready, ready_order = next_ready(), nil
-  if ready and share ~= NO_KEY then
-    rival_tag = min(rival_tag, tag_of(NO_KEY))
-  elseif ready then
-    local score = tonumber(call("ZSCORE", READY, ready))
-    ready_order = score and order_of(score)
+end
+
+few.queue_rate = "q" .. NO_KEY
+
+-- Whether nothing holds a job with this flow, and nobody waits for what it needs.
+function few.is_free(flow, units)
+  if held_by(few.queue_rate, units) or not few.unwanted(scopes_of(flow)) then return false end
+  for _, scope in ipairs(few.rules_of(flow)) do
+    if held_by(scope, units) then return false end
   end
-  local taken = {}
+  return true
+end
+
+-- Gives leases to this share and those after it that are next for a kind for as long as that is simple, as visit_lane does
+-- one by one, and writes once what becomes of their lanes; whether it gave any.
+function few.visit_run(share, kind)
+  local run, place, any_aside = few.run, "f" .. kind, first_of("tf" .. kind) ~= nil
+  local entries, last, others_tag, others = few.next_shares(kind, kind_list, min(run.shares, leases_max - leased))
+  if not entries[1] or entries[#entries].key ~= share then return false end
+  local all, firsts, lanes, most = {}, {}, {}, max(floor(run.jobs / #entries), 2)
+  for i, entry in ipairs(entries) do
+    entry.page = few.page_of(kind, entry.key, most)
+    for _, turn in ipairs(entry.page) do lanes[#lanes + 1] = sub(turn, 26, 33) end
+  end
+  few.load_places(lanes)
+  for i, entry in ipairs(entries) do
+    all[i] = entry
+    few.find_jobs(entry, kind, any_aside, most)
+    local first = few.job_of(entry, 1)
+    if first then
+      first.share = entry.key
+      firsts[#firsts + 1] = first
+    end
+  end
+  few.load_jobs(firsts, kind)
+  local ready, ready_order = next_ready(), nil
+  local ready_score = ready and tonumber(call("ZSCORE", READY, ready))
+  if ready_score then ready_order = order_of(ready_score) end
+  local began, reckoned = leased, 0
   few.defers = true
-  for i, flow in ipairs(flows) do
-    local at, id, held = found[i][1], ids[i], helds[i]
-    if i > 1 then
-      local tag = tag_of(share)
-      if tag >= rival_tag or not few.is_before(at, rival_order) or (ready_order and not few.is_before(at, ready_order)) then
+  while leased < leases_max and looked < SCAN_MAX and #entries > 0 do
+    local entry = entries[#entries]
+    local item, tag = few.job_of(entry, entry.at), tag_of(entry.key)
+    share = entry.key
+    if not item then break end
+    if tag == entry.tag then
+      if leased > began then
+        if tag >= others_tag or (entry.before and not few.is_before(item.order, entry.before)) then break end
+        if ready and share ~= NO_KEY and tag >= tag_of(NO_KEY) then break end
+        if ready and share == NO_KEY and not (ready_order and few.is_before(item.order, ready_order)) then break end
+      end
+      if item.job == nil then
+        local rest = {}
+        for number = entry.at, #entry.members do rest[#rest + 1] = few.job_of(entry, number) end
+        few.load_jobs(rest, kind, share)
+      end
+      local units = item.flow and unpacked(">I4", item.flow, 49)
+      if not units or not few.is_free(item.flow, units) then break end
+      if leased > began then few.advance(tag) end
+      looked = looked + 1
+      for _, scope in ipairs(few.rules_of(item.flow)) do spend(scope, units) end
+      spend(few.queue_rate, units)
+      lease(item.id, item.job, item.held)
+      local fence = max(now, unpacked(">I8", item.held or item.job, item.held and 47 or 1) + 1)
+      start_flow(item.id, fence, item.flow)
+      if few.is_probe(item.flow, item.id, fence) then probes[item.id] = "\1" end
+      entry.at, tag = entry.at + 1, tag_of(share)
+      if others[share] then break end
+      if not entry.members[entry.at] and not entry.is_all then
+        run.jobs = min(run.jobs * 4, 100)
         break
       end
-      few.advance(tag)
+    elseif reckoned < 100 then
+      reckoned = reckoned + 1
+      few.note_tag(share, place)
+    else
+      break
     end
-    local units, scopes = unpacked(">I4", flow, 49), scopes_of(flow)
-    local holds = held_by("q" .. NO_KEY, units) or not few.unwanted(scopes)
-    for _, scope in ipairs(scopes) do holds = holds or held_by(scope, units) end
-    if holds then break end
-    looked = looked + 1
-    for _, scope in ipairs(scopes) do spend(scope, units) end
-    spend("q" .. NO_KEY, units)
-    lease(id, jobs[i], held)
-    local fence = max(now, unpacked(">I8", held or jobs[i], held and 47 or 1) + 1)
-    start_flow(id, fence, flow)
-    if few.is_probe(flow, id, fence) then probes[id] = "\1" end
-    taken[i] = found[i]
+    -- To where it stands now, if that is among these.
+    entry.tag, entries[#entries] = tag, nil
+    if entry.members[entry.at] and not (last and few.is_next(last, entry)) then
+      local low, high = 1, #entries + 1
+      while low < high do
+        local middle = floor((low + high) / 2)
+        if few.is_next(entry, entries[middle]) then low = middle + 1 else high = middle end
+      end
+      table.insert(entries, low, entry)
+    end
   end
+  if #entries == 0 and last then run.shares = min(run.shares * 8, 100) end
   few.write_counts()
   few.defers = false
-  if #taken == 0 then return false end
-  run.of = share .. kind
-  if #taken == #found then run.size = min(size * 4, 100) end
-  few.cut_run(flows[1], aside, order, taken)
-  return true
+  few.cut(all, kind)
+  if leased == began then run.kind, run.shares, run.jobs = "", 8, 4 end
+  return leased > began
 end
 
 -- Looks at the first job of the first lane of a share; whether the walk goes on.
 local function visit_lane(share, kind)
   local place = "f" .. kind
+  if few.run.kind == kind and few.visit_run(share, kind) then return true end
   local order, lane, _, id = few.first_turn(place, share)
-  if order and few.run.of == share .. kind and few.visit_run(share, kind, order, not id and lane) then return true end
   looked = looked + 1
   if not order then return true end
   if not id then
@@ -332,7 +385,7 @@ local function visit_lane(share, kind)
       start_flow(id, fence, flow)
       if few.is_probe(flow, id, fence) then probes[id] = "\1" end
       leave_lane(id, flow, score)
-      few.run.of = share .. kind
+      few.run.kind = kind
     end
   end
   pass_on(flow, holds)

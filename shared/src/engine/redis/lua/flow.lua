@@ -38,7 +38,7 @@ local flow_woken, kind_limits, kind_keys = false, {}, {}
 local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
 local first_of, order_of, tag_of, scopes_of, held_by, spend, block, pass_on
 -- What few scripts use.
-local few = { free_kinds = {}, scopes = {} }
+local few = { free_kinds = {}, scopes = {}, rules = {}, started = 0 }
 do
 -- Of a share of which nothing is known, in ms; how long one is remembered at least and at most, in ms; how many are reckoned
 -- anew at most to find out who is next; how old the note may get of when timers were looked at, in µs.
@@ -86,8 +86,10 @@ local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false
 local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
 -- What is known within a script: places of lanes (false: not aside), tags of shares at places, scopes that nobody waits for,
 -- whether nobody waits for any, who is next for a kind, the first jobs of lanes, and dues of rates as stored. What is put off:
--- tags of shares to note for jobs of a kind, leases that count no longer and those that do now.
-local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {} }
+-- tags of shares to note, for jobs of a kind and where they stand, shares that are idle now, leases that count no longer and
+-- those that do now, and jobs that have entered their lanes.
+local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
+  stored = {}, idle = {}, entered = {} }
 
 
 local function load_virtual()
@@ -98,20 +100,43 @@ local function load_virtual()
   if value and #value == 16 then virtual, share_count = unpacked(">I8I8", value) end
 end
 
+-- Looks up shares together, none of which is known yet.
+local function read_shares(keys)
+  load_virtual()
+  local names, count = {}, 0
+  for _, key in ipairs(keys) do
+    names[count + 1], names[count + 2] = "s" .. key, "w" .. key
+    count = count + 2
+  end
+  local values = is_active() and fetch(FACTS, names) or {}
+  for i, key in ipairs(keys) do
+    local share = { key = key, known = false, slots = 0, accrued = 0, at = 0, cost = 0, dirty = false }
+    local value, weight = values[2 * i - 1], values[2 * i]
+    share.weight = weight and #weight == 4 and max(unpacked(">I4", weight), 1) or 1
+    if value and #value == 40 then
+      share.known = true
+      share.had, share.slots, share.accrued, share.at, share.cost = unpacked(">I8I8I8I8I8", value)
+    end
+    shares[key] = share
+  end
+end
+
 -- A share as it is; `known` is false where it would begin.
 local function share_of(key)
-  local share = shares[key]
-  if share then return share end
-  load_virtual()
-  share = { key = key, known = false, slots = 0, accrued = 0, at = 0, cost = 0, dirty = false }
-  local values = is_active() and call("HMGET", FACTS, "s" .. key, "w" .. key) or {}
-  share.weight = values[2] and #values[2] == 4 and max(unpacked(">I4", values[2]), 1) or 1
-  if values[1] and #values[1] == 40 then
-    share.known = true
-    share.had, share.slots, share.accrued, share.at, share.cost = unpacked(">I8I8I8I8I8", values[1])
+  if not shares[key] then read_shares({ key }) end
+  return shares[key]
+end
+
+-- Looks up together what asking for these shares one by one would; names may be given twice.
+function few.load_shares(keys)
+  local wanted, met = {}, {}
+  for _, key in ipairs(keys) do
+    if not shares[key] and not met[key] then
+      met[key] = true
+      wanted[#wanted + 1] = key
+    end
   end
-  shares[key] = share
-  return share
+  if #wanted > 0 then read_shares(wanted) end
 end
 
 -- The same, begun with this tag if it is new.
@@ -186,7 +211,7 @@ end
 -- is worth knowing.
 local function let_go(key)
   local share = share_of(key)
-  if share.known and share.slots == 0 then call("ZADD", IDLE, text_of(now + SHARE.idle * 1000), key) end
+  if share.known and share.slots == 0 then seen.idle[key] = true end
 end
 
 local function take_slots(key, weight)
@@ -217,6 +242,12 @@ end
 -- Writes what became of shares, rates and circuits.
 function save_flow()
   few.reckon_stale()
+  local idle = {}
+  for key in pairs(seen.idle) do
+    idle[#idle + 1] = text_of(now + SHARE.idle * 1000)
+    idle[#idle + 1] = key
+  end
+  each("ZADD", IDLE, idle)
   if bucket and bucket.dirty then
     call("HSET", FACTS, "y", pack(">I8I8", bucket.us, now))
     bucket.dirty = false
@@ -344,7 +375,7 @@ function few.load_scopes(scopes)
   for scope in pairs(scopes) do
     local most, interval = rule_of(scope)
     if most then
-      few.running_of(scope)
+      few.is_full(scope, most)
     elseif interval and not rates[scope] and seen.dues[scope] == nil then
       wanted[#wanted + 1] = scope
     end
@@ -359,6 +390,12 @@ function few.running_of(scope)
     running[scope] = call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
   end
   return running[scope]
+end
+
+-- Whether so many run at once for a scope: not where all leases are fewer.
+function few.is_full(scope, most)
+  few.leases = few.leases or call("ZCARD", LEASES)
+  return few.leases + few.started >= most and few.running_of(scope) >= most
 end
 
 -- Most at once, where that is what the scope limits.
@@ -436,7 +473,7 @@ function held_by(scope, units)
   if byte(scope) == 120 then return circuit_holds(sub(scope, 2)) end
   local most, interval, burst = rule_of(scope)
   if most then
-    return few.running_of(scope) >= most
+    return few.is_full(scope, most)
   elseif interval then
     local from = due_of(scope, interval, burst) - (burst - min(units, burst)) * interval
     return from > now and from or false
@@ -449,6 +486,19 @@ function spend(scope, units)
   if interval then
     rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true
   end
+end
+
+-- Those of the scopes of a lane that may hold it.
+function few.rules_of(flow)
+  local scopes = few.rules[flow]
+  if scopes then return scopes end
+  scopes = {}
+  for _, scope in ipairs(scopes_of(flow)) do
+    local most, interval = rule_of(scope)
+    if most or interval or byte(scope) == 120 then scopes[#scopes + 1] = scope end
+  end
+  few.rules[flow] = scopes
+  return scopes
 end
 
 -- Retries ---------------------------------------------------------------------------------------------------------
@@ -517,6 +567,7 @@ local set_timer = few.set_timer
 -- Writes which leases count for which scopes, as far as that was put off: what writes only a part of it must not have written
 -- yet that the leases began or ended.
 function few.write_counts()
+  few.write_entered()
   if #seen.gone > 0 then each("ZREM", FLOW, seen.gone) end
   if #seen.counted > 0 then each("ZADD", FLOW, seen.counted) end
   seen.gone, seen.counted = {}, {}
@@ -553,12 +604,19 @@ function few.own_turn(flow, order, id)
   return "u" .. sub(flow, 9, 24) .. order .. sub(flow, 1, 8) .. id
 end
 
--- The first so many jobs of a kind and share whose lanes are not aside, as their own turns. Forgets those on the way whose
--- lanes are.
-function few.own_turns(kind, share, count)
-  local prefix, found = "u" .. kind .. share, {}
+-- The first own turns of a kind and share, at most so many, whether or not their lanes are aside.
+function few.page_of(kind, share, count)
+  local prefix = "u" .. kind .. share
+  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, count)
+end
+
+-- Some of the first jobs of a kind and share whose lanes are not aside, at most so many, as their own turns; and whether these
+-- are all. Forgets those on the way whose lanes are. `page`: what few.page_of has found, if it was asked.
+function few.own_turns(kind, share, count, page)
+  local found, last = {}, false
   repeat
-    local members, lanes, met = call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", #found, count), {}, {}
+    local members, lanes, met = page or few.page_of(kind, share, count), {}, {}
+    page = nil
     for i, member in ipairs(members) do lanes[i] = sub(member, 26, 33) end
     few.load_places(lanes)
     for i, member in ipairs(members) do
@@ -566,10 +624,10 @@ function few.own_turns(kind, share, count)
       list[#list + 1] = member
     end
     each("ZREM", FLOW, met)
-    local last = #members < count
+    last = #members < count
     count = min(count * 4, 400)
   until #found > 0 or last
-  return found
+  return found, last
 end
 
 -- Whether a share has a lane at a place.
@@ -579,27 +637,43 @@ end
 
 -- The tag with which a share stands at a place, or false.
 local function noted_of(share, place)
+  if seen.nobody and byte(place) ~= 102 then return false end
   local name = share .. place
-  if seen.noted[name] == nil then
+  local noted = seen.noted[name]
+  if noted == nil then
     local member = first_of("s" .. name)
-    seen.noted[name] = member and (unpacked(">I8", member, 19)) or false
+    noted = member and (unpacked(">I8", member, 19)) or false
+    seen.noted[name] = noted
   end
-  return seen.noted[name]
+  return noted
 end
 
--- Notes where a share stands at a place; false: it has no lanes there.
-local function set_noted(share, place, tag)
-  local before = noted_of(share, place)
+-- Writes the tags of shares at places that were put off.
+local function write_tags()
+  local stored, gone, new = seen.stored, {}, {}
+  seen.stored = {}
+  for name, before in pairs(stored) do
+    local share, place, tag = sub(name, 1, 8), sub(name, 9), seen.noted[name]
+    if before and before ~= tag then
+      local old, count = pack(">I8", before), #gone
+      gone[count + 1], gone[count + 2] = "f" .. place .. old .. share, "s" .. name .. old
+    end
+    if tag and before ~= tag then
+      local noted, count = pack(">I8", tag), #new
+      new[count + 1], new[count + 2] = 0, "f" .. place .. noted .. share
+      new[count + 3], new[count + 4] = 0, "s" .. name .. noted
+    end
+  end
+  each("ZREM", FLOW, gone)
+  each("ZADD", FLOW, new)
+end
+
+-- Has noted where a share stands at a place; false: it has no lanes there. Nobody may ask who is next before it is written.
+local function note_later(share, place, tag)
+  local before, name = noted_of(share, place), share .. place
   if before == tag then return end
-  if before then
-    local old = pack(">I8", before)
-    call("ZREM", FLOW, "f" .. place .. old .. share, "s" .. share .. place .. old)
-  end
-  if tag then
-    local new = pack(">I8", tag)
-    call("ZADD", FLOW, 0, "f" .. place .. new .. share, 0, "s" .. share .. place .. new)
-  end
-  seen.noted[share .. place] = tag
+  if seen.stored[name] == nil then seen.stored[name] = before end
+  seen.noted[name] = tag
   if byte(place) == 102 then
     local kind = sub(place, 2)
     seen.heads[kind] = nil
@@ -610,10 +684,24 @@ local function set_noted(share, place, tag)
   end
 end
 
+-- Has the tag noted that a share has now.
+function few.note_tag(share, place)
+  note_later(share, place, tag_of(share))
+end
+
+-- Notes at once where a share stands at a place.
+local function set_noted(share, place, tag)
+  note_later(share, place, tag)
+  write_tags()
+end
+
 -- Where shares wait to be next for jobs of a kind.
 function few.contested(kind)
-  if few.limits_of_kind(kind).limited then return { "f" .. kind, "k" .. kind, "l" .. kind } end
-  return { "f" .. kind }
+  local limits = few.limits_of_kind(kind)
+  if not limits.contested then
+    limits.contested = limits.limited and { "f" .. kind, "k" .. kind, "l" .. kind } or { "f" .. kind }
+  end
+  return limits.contested
 end
 
 -- A share has a lane at a place now. One that is new among those that compete begins where the others are: it is not owed for
@@ -673,9 +761,10 @@ function few.reckon_stale()
   for name, tag in pairs(stale) do
     local share = sub(name, 1, 8)
     for _, place in ipairs(few.contested(sub(name, 9))) do
-      if noted_of(share, place) then set_noted(share, place, tag) end
+      if noted_of(share, place) then note_later(share, place, tag) end
     end
   end
+  write_tags()
 end
 
 -- Tag and key of the share that is next at a place. Tags grow as jobs run: those before it are reckoned anew.
@@ -735,13 +824,18 @@ function few.first_turn(place, share)
   seen.heads[sub(place, 2)] = nil
 end
 
--- Whether nobody waits for this scope, as far as that is known or soon found out.
-function few.is_unwanted(scope)
+-- Whether nobody waits for any scope.
+function few.nobody_waits()
   if seen.nobody == nil then
     local before = call("ZRANGE", FLOW, "[f", "(ff", "BYLEX", "LIMIT", 0, 1)[1]
     seen.nobody = not (before or call("ZRANGE", FLOW, "[fg", "(g", "BYLEX", "LIMIT", 0, 1)[1])
   end
-  return seen.nobody or seen.unwanted[scope]
+  return seen.nobody
+end
+
+-- Whether nobody waits for this one, as far as that is known or soon found out.
+function few.is_unwanted(scope)
+  return few.nobody_waits() or seen.unwanted[scope]
 end
 
 -- Lets the lane be chosen that is next among those that wait for the scope, if it has a permit.
@@ -934,6 +1028,12 @@ function block(scope, held, flow, order)
   if held ~= true then set_timer(scope, held) end
 end
 
+-- Writes which jobs have entered their lanes, as far as that was put off.
+function few.write_entered()
+  if #seen.entered > 0 then each("ZADD", FLOW, seen.entered) end
+  seen.entered = {}
+end
+
 -- Puts a job that is in no order into its lane.
 function enter_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
@@ -952,7 +1052,10 @@ function enter_lane(id, flow, score)
   end
   -- Left of what the store has lost: lanes that are aside have jobs.
   if place then few.note_place(lane, false) end
-  call("ZADD", FLOW, 0, member, 0, few.own_turn(flow, order, id))
+  local entered = seen.entered
+  local count = #entered
+  entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = 0, member, 0, few.own_turn(flow, order, id)
+  if not few.defers then few.write_entered() end
   join("f" .. kind, share, kind)
   flow_woken = true
 end
@@ -1009,6 +1112,7 @@ end
 
 -- Whether nobody waits for any of these scopes: then no start gives anybody a chance.
 function few.unwanted(scopes)
+  if few.nobody_waits() then return true end
   for _, scope in ipairs(scopes) do
     if not few.is_unwanted(scope) then
       if first_of("f" .. scope) then return false end
@@ -1018,37 +1122,72 @@ function few.unwanted(scopes)
   return true
 end
 
--- The tag below which a share stays next among those with lanes of these kinds; nil where that is not simple.
-function few.rival_tag(share, kind, kinds)
-  local place = "f" .. kind
-  local own = noted_of(share, place)
-  if not own then return nil end
-  local next = few.first_after("f" .. place .. pack(">I8", own) .. share, "f" .. place .. FAR)
-  local tag = next and unpacked(">I8", next, 11) or math.huge
+-- Who is next for jobs of a kind -----------------------------------------------------------------------------------------
+
+-- The shares that are next, at most so many and the first one last, with their tags as noted; who comes after them, or nil;
+-- the tag of who is first of other kinds; and who that is.
+function few.next_shares(kind, kinds, count)
+  few.reckon_stale()
+  local place, found, keys, others_tag, others = "f" .. kind, {}, {}, math.huge, {}
+  local members = call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", 0, count + 1)
+  local function entry_of(member) return { tag = unpacked(">I8", member, 11), key = sub(member, 19), at = 1 } end
+  for i = min(#members, count), 1, -1 do
+    local entry = entry_of(members[i])
+    if seen.noted[entry.key .. place] == nil then seen.noted[entry.key .. place] = entry.tag end
+    -- Another is left of what the store has lost.
+    if seen.noted[entry.key .. place] == entry.tag then found[#found + 1], keys[#keys + 1] = entry, entry.key end
+  end
+  few.load_shares(keys)
   for _, other in ipairs(kinds) do
-    if other ~= kind then
-      if noted_of(share, "f" .. other) then return nil end
-      local first = first_of("ff" .. other)
-      if first then tag = min(tag, (unpacked(">I8", first, 11))) end
+    local first = other ~= kind and first_of("ff" .. other)
+    if first then
+      others_tag = min(others_tag, (unpacked(">I8", first, 11)))
+      others[sub(first, 19)] = true
     end
   end
-  return tag
+  return found, members[count + 1] and entry_of(members[count + 1]), others_tag, others
 end
 
--- The first jobs of a share for a kind, at most so many, as orders, lanes and ids: of the lane that is aside, or without one of
--- those that are not. And the order before which they are the first.
-function few.run_of(share, kind, aside, count)
-  local jobs, turns = {}, "tf" .. kind .. share
-  local rival = call("ZRANGE", FLOW, "[" .. turns, "[" .. turns .. FAR, "BYLEX", "LIMIT", aside and 1 or 0, 1)[1]
-  local before = rival and sub(rival, 19, 26) or FAR
-  if aside then
-    for i, member in ipairs(few.jobs_of(aside, count)) do jobs[i] = { sub(member, 10, 17), aside, sub(member, 18) } end
-    local own = few.own_turns(kind, share, 1)[1]
-    if own and few.is_before(sub(own, 18, 25), before) then before = sub(own, 18, 25) end
-  else
-    for i, own in ipairs(few.own_turns(kind, share, count)) do jobs[i] = { sub(own, 18, 25), sub(own, 26, 33), sub(own, 34) } end
+-- Whether this share is before that one.
+function few.is_next(this, that)
+  return this.tag < that.tag or (this.tag == that.tag and few.is_before(this.key, that.key))
+end
+
+-- Finds out which jobs of a share are next, at most so many: of the lane that is aside, or of those that are not, of which
+-- entry.page has the first. `before`: the order of who is next of the others of the share, if any; `is_all`: those not found
+-- come after nobody.
+function few.find_jobs(entry, kind, any_aside, count)
+  local share = entry.key
+  local own, is_last = few.own_turns(kind, share, count, entry.page)
+  local first, rival
+  if any_aside then
+    local turns = "tf" .. kind .. share
+    turns = call("ZRANGE", FLOW, "[" .. turns, "[" .. turns .. FAR, "BYLEX", "LIMIT", 0, 2)
+    first, rival = turns[1], turns[2]
+    if first and own[1] and not few.is_before(sub(first, 19, 34), sub(own[1], 18, 33)) then first, rival = nil, first end
   end
-  return jobs, before
+  entry.before = rival and sub(rival, 19, 26)
+  entry.jobs, entry.members, entry.is_all = {}, own, is_last and not first and not rival
+  if not first then return end
+  entry.order, entry.aside = sub(first, 19, 26), sub(first, 27, 34)
+  entry.members = few.jobs_of(entry.aside, count)
+  -- Another is left of what the store has lost.
+  if entry.members[1] and sub(entry.members[1], 10, 17) ~= entry.order then entry.members = {} end
+  local alone = own[1] and sub(own[1], 18, 25)
+  if alone and not (rival and few.is_before(entry.before, alone)) then entry.before = alone end
+end
+
+-- The job of a share with this number among those found, or nil.
+function few.job_of(entry, number)
+  local job, member = entry.jobs[number], entry.members[number]
+  if job or not member then return job end
+  if entry.aside then
+    job = { order = sub(member, 10, 17), lane = entry.aside, id = sub(member, 18) }
+  else
+    job = { order = sub(member, 18, 25), lane = sub(member, 26, 33), id = sub(member, 34) }
+  end
+  entry.jobs[number] = job
+  return job
 end
 
 -- Takes a job out of a lane that is none of it.
@@ -1057,33 +1196,46 @@ function few.take_stray(share, kind, order, lane, id)
   call("ZREM", FLOW, "j" .. lane .. order .. id, "u" .. kind .. share .. order .. lane .. id)
 end
 
--- Takes the first of a share's jobs for a kind out of their lanes, of which nobody waits for anything: of the lane that is
--- aside, where it stands with this order, or without one of those that are not.
-function few.cut_run(flow, aside, order, jobs)
-  local kind, share, gone, count = sub(flow, 9, 16), sub(flow, 17, 24), {}, 0
-  local of = "u" .. kind .. share
-  for _, job in ipairs(jobs) do
-    gone[count + 1], gone[count + 2] = "j" .. job[2] .. job[1] .. job[3], of .. job[1] .. job[2] .. job[3]
-    count = count + 2
+-- The jobs of these shares that were looked at are leased, and nobody waits for anything that they need: takes them out of
+-- their lanes.
+function few.cut(entries, kind)
+  local gone, count, place = {}, 0, "f" .. kind
+  for _, entry in ipairs(entries) do
+    for i = 1, entry.at - 1 do
+      local job, member = entry.jobs[i], entry.members[i]
+      gone[count + 1] = member
+      if entry.aside then
+        -- One from before that may be there still.
+        gone[count + 2] = "u" .. kind .. entry.key .. job.order .. job.lane .. job.id
+      else
+        gone[count + 2] = "j" .. job.lane .. job.order .. job.id
+      end
+      count = count + 2
+    end
   end
   each("ZREM", FLOW, gone)
-  if aside then
-    seen.firsts[aside] = nil
-    local next = first_of("j" .. aside)
-    if not next then
-      few.note_place(aside, false)
-      few.unstand("f" .. kind, share, order, aside, kind)
-    elseif order ~= sub(next, 10, 17) then
-      few.move_turn(flow, "f" .. kind, order, sub(next, 10, 17))
+  for _, entry in ipairs(entries) do
+    local share, aside = entry.key, entry.at > 1 and entry.aside
+    if aside then
+      seen.firsts[aside] = nil
+      local next = first_of("j" .. aside)
+      if not next then
+        few.note_place(aside, false)
+        few.unstand(place, share, entry.order, aside, kind)
+      elseif entry.order ~= sub(next, 10, 17) then
+        few.move_turn(aside .. kind .. share, place, entry.order, sub(next, 10, 17))
+      end
+    elseif entry.at > 1 and entry.at > #entry.members then
+      if entry.is_all or not few.has_turn(place, share) then note_later(share, place, false) end
     end
-  else
-    part("f" .. kind, share)
   end
-  let_go(share)
+  few.reckon_stale()
+  write_tags()
 end
 
 -- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
 function start_flow(id, fence, flow)
+  few.started = few.started + 1
   if not flow then
     load_virtual()
     if share_count > 0 then take_slots(NO_KEY, 1) end

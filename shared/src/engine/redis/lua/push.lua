@@ -41,6 +41,7 @@ local function crowded(group)
   if ARGV[5] == "1" and (refused[group] or (any_refused and call("ZSCORE", KEYS[15], group))) then return true end
   local most = BOUNDS.part * max(jobs_max - head, 0)
   if most > head then return false end
+  few.write_entered()
   local waiting = call("ZLEXCOUNT", FLOW, "[j" .. group, "[j" .. group .. FAR)
   if group == sub(NO_KEY, 1, 3) then waiting = waiting + unkeyed end
   return waiting >= most
@@ -55,6 +56,7 @@ local function admit(i, id, job, old, held, tomb)
     if tomb > fence or same then return "P" end
     held = is_held(held) and held
     local known = is_job(old)
+    few.write_entered()
     if known or held then
       local old_fence = unpacked(">I8", held or old, held and 47 or 1)
       if old_fence >= fence then
@@ -103,7 +105,10 @@ local function admit(i, id, job, old, held, tomb)
   flow = flow_of(job)
   if not is_later and flow then
     enter_lane(id, flow, score)
-    if old or held then few.mend_lane(flow) end
+    if old or held then
+      few.write_entered()
+      few.mend_lane(flow)
+    end
   elseif not is_later then
     ready[ready_count + 1], ready[ready_count + 2] = text_of(score), id
     ready_count = ready_count + 2
@@ -124,10 +129,12 @@ if is_active() then
   end
   few.load_places(lanes)
 end
+few.defers = true
 for i = 1, count do
   answers[i] = admit(i, ids[i], ARGV[2 * i + 7], present[i], helds[i], tombs[i])
 end
 
+few.write_counts()
 turn()
 for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, replaced) end
 local ended = each("ZREM", LEASES, replaced)

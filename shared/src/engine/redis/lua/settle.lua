@@ -78,6 +78,14 @@ local function apply(id, held, ended, delay, detail, told)
   report(id, part, attempt, ended, again_at, detail)
 end
 
+if is_active() then
+  local shares = { NO_KEY }
+  for i = 1, count do
+    local flow = is_held(helds[i]) and flow_of(nil, helds[i])
+    if flow then shares[#shares + 1] = sub(flow, 17, 24) end
+  end
+  few.load_shares(shares)
+end
 few.defers = true
 for i = 1, count do
   local id, held, settle = ids[i], helds[i], ARGV[3 * i + 1]
