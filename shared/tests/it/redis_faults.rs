@@ -2,8 +2,8 @@
 //! passes everything would prove nothing.
 
 use windlass_shared::engine::redis::PlantedFault;
-use windlass_shared::testkit::histories::compare::play;
-use windlass_shared::testkit::histories::draw;
+use windlass_shared::testkit::histories::compare::{play, play_within};
+use windlass_shared::testkit::histories::{draw, long};
 use windlass_shared::testkit::redis_server::RedisServer;
 
 use crate::redis_rig::Stage;
@@ -11,6 +11,9 @@ use crate::redis_rig::Stage;
 /// Histories within which a fault must show; the full run plays five times as many.
 const HISTORIES_MAX: u64 = 1_600;
 const STEPS: usize = 25;
+
+/// Within so many of those with many jobs in lanes.
+const LONG_MAX: u64 = 400;
 
 /// Opening the stage panics when `find` is in no script.
 async fn is_noticed(find: &'static str, replace: &'static str) {
@@ -26,18 +29,33 @@ async fn is_noticed(find: &'static str, replace: &'static str) {
     panic!("{HISTORIES_MAX} histories did not notice `{find}` becoming `{replace}`");
 }
 
+/// The same of what only shows where many jobs are leased at a time.
+async fn is_noticed_by_long_ones(find: &'static str, replace: &'static str) {
+    let fault = PlantedFault { find, replace };
+    let stage = Stage::open(RedisServer::shared().url(), long::WIDE, Some(fault)).await;
+    for seed in 0..LONG_MAX {
+        let mut redis = stage.fresh().tolerant();
+        let steps = long::draw(seed, STEPS);
+        if play_within(long::WIDE, &mut redis, &steps).await.is_some() || redis.broke() {
+            return;
+        }
+    }
+    panic!("{LONG_MAX} histories did not notice `{find}` becoming `{replace}`");
+}
+
 macro_rules! faults {
-    ($($name:ident: $find:literal => $replace:literal;)*) => {
+    ($by:ident; $($name:ident: $find:literal => $replace:literal;)*) => {
         $(
             #[tokio::test]
             async fn $name() {
-                is_noticed($find, $replace).await;
+                $by($find, $replace).await;
             }
         )*
     };
 }
 
 faults! {
+    is_noticed;
     another_fence_may_settle: "if not is_held(held) or sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "if not is_held(held) or sub(held, 31, 46) ~= sub(settle, 1, 16) then";
     an_unknown_fence_is_called_stolen: "if fence < given then return \"G\" end" => "if fence < given then return \"T\" end";
     any_token_may_settle: "sub(held, 31, 54) ~= sub(settle, 1, 24) then" => "sub(held, 47, 54) ~= sub(settle, 17, 24) then";
@@ -127,29 +145,13 @@ faults! {
     other_limits_wake_nobody: "if not is_same then" => "if false then";
     a_lane_that_is_aside_is_looked_at: "local list = seen.places[lanes[i]] and met or found" => "local list = found";
     a_turn_outlives_its_job: "\"j\" .. lane .. order .. id, few.own_turn(flow, order, id)) == 0" => "\"j\" .. lane .. order .. id) == 0";
-    turns_outlive_a_run: "      gone[count + 1] = member\n" => "      gone[count + 1] = \"j\"\n";
     a_share_stands_where_it_has_left: "if not few.has_turn(place, share) then set_noted(share, place, false) end" => "";
     lanes_that_are_aside_come_last: "if own and not (turn and few.is_before(" => "if own and not (turn and false and few.is_before(";
-    a_run_passes_another_lane: "(entry.before and not few.is_before(item.order, entry.before))" => "false";
-    a_run_of_a_lane_passes_other_jobs: "if alone and not (rival and" => "if false and not (rival and";
-    a_run_passes_another_share: "if entry.members[entry.at] and not (last and few.is_next(last, entry)) then" => "if entry.members[entry.at] then";
-    a_run_passes_jobs_without_keys: "if ready and share ~= NO_KEY and tag >= tag_of(NO_KEY) then break end" => "";
-    a_run_gives_nobody_a_chance: "or not few.unwanted(scopes_of(flow)) then return false end" => "then return false end";
-    who_comes_to_wait_is_overlooked: "if byte(place) ~= 102 then seen.nobody = false end" => "";
     a_woken_lane_is_not_aside: "few.note_place(lane, \"f\" .. kind)\n      stand(" => "few.note_place(lane, false)\n      stand(";
     an_empty_lane_stays_aside: "if not next then\n    few.note_place(lane, false)" => "if not next then";
-    a_lane_that_a_run_has_emptied_stays_aside: "if not next then\n        few.note_place(aside, false)" => "if not next then";
     jobs_of_a_lane_that_is_aside_stand_alone: "if before then\n    call(\"ZADD\", FLOW, 0, member)" => "if false then";
-    a_run_passes_other_kinds: "if tag >= others_tag or" => "if";
-    a_run_forgets_who_is_first_of_other_kinds: "if others[share] then break end" => "";
-    a_run_passes_jobs_without_keys_of_its_share: "if ready and share == NO_KEY and not" => "if false and not";
-    a_run_keeps_the_order_that_it_began_with: "if few.is_next(entry, entries[middle]) then" => "if not few.is_next(entry, entries[middle]) then";
-    a_share_is_gone_with_the_jobs_that_were_found: "is_last and not first and not rival" => "not first and not rival";
-    a_share_stays_that_a_run_has_emptied: "if entry.is_all or not few.has_turn(place, share) then" => "if false then";
-    a_run_reckons_for_nothing: "few.note_tag(share, place)" => "";
     leases_that_have_just_begun_do_not_count: "few.started = few.started + 1" => "";
     a_share_is_never_idle: "seen.idle[key] = true" => "";
-    rates_are_mixed_up: "seen.dues[wanted[i]] = due" => "seen.dues[wanted[1]] = due";
     a_probe_is_not_alone: "return circuit.state == 2\nend" => "return false\nend";
     a_failed_probe_counts: "if spared and (ended == RETRY" => "if false and (ended == RETRY";
     the_last_failure_of_a_probe_counts: "or (ended == DEAD and told == 3)) then ended = SNOOZED end" => ") then ended = SNOOZED end";
@@ -158,4 +160,24 @@ faults! {
     a_lost_probe_is_forgotten: "if few.is_probe(flow, id, fence) then probe_later" => "if false then probe_later";
     leases_of_a_kind_limited_late_do_not_count: "call(\"ZADD\", FLOW, 0, \"rk\" .. key .. ids[i])" => "";
     lanes_of_any_kind_are_given: "if filtered then\n  kind_list = {}" => "if false then\n  kind_list = {}";
+}
+
+faults! {
+    is_noticed_by_long_ones;
+    a_run_passes_another_lane: "(entry.before and not few.is_before(item.order, entry.before))" => "false";
+    a_run_of_a_lane_passes_other_jobs: "if alone and not (rival and" => "if false and not (rival and";
+    a_run_passes_another_share: "if entry.members[entry.at] and not (last and few.is_next(last, entry)) then" => "if entry.members[entry.at] then";
+    a_run_passes_jobs_without_keys: "if ready and share ~= NO_KEY and tag >= tag_of(NO_KEY) then break end" => "";
+    a_run_gives_nobody_a_chance: "or not few.unwanted(scopes_of(flow)) then return false end" => "then return false end";
+    who_comes_to_wait_is_overlooked: "if byte(place) ~= 102 then seen.nobody = false end" => "";
+    rates_are_mixed_up: "seen.dues[wanted[i]] = due" => "seen.dues[wanted[1]] = due";
+    a_run_keeps_the_order_that_it_began_with: "if few.is_next(entry, entries[middle]) then" => "if not few.is_next(entry, entries[middle]) then";
+    a_share_is_gone_with_the_jobs_that_were_found: "is_last and not first and not rival" => "not first and not rival";
+    a_run_forgets_who_is_first_of_other_kinds: "if others[share] then break end" => "";
+    a_run_passes_jobs_without_keys_of_its_share: "if ready and share == NO_KEY and not" => "if false and not";
+    a_run_passes_other_kinds: "if tag >= others_tag or" => "if";
+    turns_outlive_a_run: "      gone[count + 1] = member\n" => "      gone[count + 1] = \"j\"\n";
+    a_lane_that_a_run_has_emptied_stays_aside: "if not next then\n        few.note_place(aside, false)" => "if not next then";
+    a_share_stays_that_a_run_has_emptied: "if entry.is_all or not few.has_turn(place, share) then" => "if false then";
+    a_run_reckons_for_nothing: "few.note_tag(share, place)" => "";
 }

@@ -24,8 +24,9 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let settings = settings(&mut rng);
     // Few sorts of lanes: then many jobs wait in each. Or some more: then the lanes of a share are leased together.
-    let most = pick(&mut rng, &[4, 12]);
-    let sorts: Vec<Option<FlowPick>> = some(&mut rng, most, flow);
+    let most = pick(&mut rng, &[4, 12, 40]);
+    let shares = pick(&mut rng, &[3, 16]);
+    let sorts: Vec<Option<FlowPick>> = some(&mut rng, most, |rng| flow(rng, shares));
     let mut steps = vec![
         Step::Shut { above: 1, foreign: false, late_us: 0 },
         Step::OpenGate {
@@ -51,9 +52,9 @@ pub fn draw(seed: u64, len: usize) -> Vec<Step> {
     steps
 }
 
-fn flow(rng: &mut StdRng) -> Option<FlowPick> {
+fn flow(rng: &mut StdRng, shares: u8) -> Option<FlowPick> {
     let keys = FlowPick {
-        share: rng.random_range(0..8),
+        share: rng.random_range(0..shares),
         concurrency: pick(rng, &[0, 0, 1, 2]),
         rate: pick(rng, &[0, 0, 1, 2]),
         circuit: pick(rng, &[0, 0, 0, 1]),
