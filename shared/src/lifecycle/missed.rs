@@ -43,7 +43,8 @@ impl Missed {
     /// Notes jobs of a shard, as many as there is room for.
     pub(super) fn note(&self, shard: &ShardId, ids: impl ExactSizeIterator<Item = JobId>) {
         let mut shards = self.lock();
-        let taken = ids.len().min(IDS_MAX - shards.count);
+        // Those that are being tried and come back are beyond it.
+        let taken = ids.len().min(IDS_MAX.saturating_sub(shards.count));
         if taken == 0 {
             return;
         }
@@ -140,7 +141,7 @@ async fn push(delivery: &Delivery, shard: &ShardId, ids: &[JobId]) -> Result<boo
     if pushes.is_empty() {
         return Ok(true);
     }
-    let count = delivery.push(shard, &pushes, ticket).await?;
+    let count = delivery.push_fresh(shard, &pushes, ticket).await?;
     metrics::counter!("windlass_push_repeated_total").increment(count.added);
     Ok(count.late == 0)
 }
@@ -196,5 +197,11 @@ mod tests {
         missed.note(&shard, vec![id; count + 1].into_iter());
         assert_eq!(missed.lock().count, IDS_MAX);
         assert_eq!(missed.lock().by_id[&shard].ids.len(), IDS_MAX);
+        let tried = missed.take(&shard);
+        missed.note(&shard, vec![id; tried.len()].into_iter());
+        missed.put_back(&shard, tried);
+        missed.note(&shard, vec![id; 2].into_iter());
+        assert_eq!(missed.lock().count, IDS_MAX + count);
+        assert_eq!(missed.lock().by_id[&shard].ids.len(), IDS_MAX + count);
     }
 }

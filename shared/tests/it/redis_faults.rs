@@ -127,7 +127,7 @@ faults! {
     any_fence_is_dropped: "if head and sub(head, 1, 8) == fence then" => "if head then";
     an_open_gate_takes_reports: "if is_shut() and sub(rest, 25, 48)" => "if sub(rest, 25, 48)";
     another_verification_takes_reports: "and sub(rest, 25, 48) == ARGV[3] then call(\"SADD\"" => "then call(\"SADD\"";
-    a_full_key_gives: "return few.leases + few.started >= most and few.running_of(scope) >= most" => "return few.running_of(scope) > most";
+    a_full_key_gives: "return few.running_of(scope) >= most" => "return few.running_of(scope) > most";
     a_full_queue_gives: "leases_max = min(leases_max, queue_left)" => "";
     a_rate_is_not_spent: "rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true" => "";
     a_burst_is_too_large: "(burst - min(units, burst)) * interval" => "(burst - min(units, burst) + 1) * interval";
@@ -150,7 +150,6 @@ faults! {
     a_woken_lane_is_not_aside: "few.note_place(lane, \"f\" .. kind)\n      stand(" => "few.note_place(lane, false)\n      stand(";
     an_empty_lane_stays_aside: "if not next then\n    few.note_place(lane, false)" => "if not next then";
     jobs_of_a_lane_that_is_aside_stand_alone: "if before then\n    call(\"ZADD\", FLOW, 0, member)" => "if false then";
-    leases_that_have_just_begun_do_not_count: "few.started = few.started + 1" => "";
     a_share_is_never_idle: "seen.idle[key] = true" => "";
     a_probe_is_not_alone: "return circuit.state == 2\nend" => "return false\nend";
     a_failed_probe_counts: "if spared and (ended == RETRY" => "if false and (ended == RETRY";

@@ -151,7 +151,7 @@ impl Shard {
     /// A job of a lane was replaced: heals what a store may have lost, and is nothing else.
     pub(super) fn mend_lane(&mut self, now: Timestamp, flow: &Flow) {
         let place = self.flow.place(flow);
-        if place.is_timed() && self.flow.timers.get(place).is_none() {
+        if !place.is_free() && self.flow.timers.get(place).is_none() {
             self.flow.timers.set(place, now.micros());
         }
     }

@@ -259,10 +259,13 @@ impl Shard {
         }
     }
 
-    /// Looks for timers that a store has lost, among the first of those that should have one.
+    /// Looks for timers that a store has lost, and for permits that are free though somebody waits for them, among the first
+    /// of those that are waited for.
     pub(in crate::engine::model) fn check_timers(&mut self, now: Timestamp) {
-        let timed = self.flow.waited_for().into_iter().filter(|scope| scope.is_timed());
-        for scope in timed.take(self.bounds.move_max as usize).collect::<Vec<_>>() {
+        let (mut scopes, others): (Vec<Scope>, Vec<Scope>) =
+            self.flow.waited_for().into_iter().partition(|scope| scope.is_timed());
+        scopes.extend(others);
+        for scope in scopes.into_iter().take(self.bounds.move_max as usize) {
             if self.flow.timers.get(scope).is_none() {
                 match self.permit(now, scope, 1) {
                     Permit::Free => self.set_timer(scope, now.micros()),

@@ -38,7 +38,7 @@ local flow_woken, kind_limits, kind_keys = false, {}, {}
 local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
 local first_of, order_of, tag_of, scopes_of, held_by, spend, block, pass_on
 -- What few scripts use.
-local few = { free_kinds = {}, scopes = {}, rules = {}, started = 0 }
+local few = { free_kinds = {}, scopes = {}, rules = {} }
 do
 -- Of a share of which nothing is known, in ms; how long one is remembered at least and at most, in ms; how many are reckoned
 -- anew at most to find out who is next; how old the note may get of when timers were looked at, in µs.
@@ -375,7 +375,7 @@ function few.load_scopes(scopes)
   for scope in pairs(scopes) do
     local most, interval = rule_of(scope)
     if most then
-      few.is_full(scope, most)
+      few.running_of(scope)
     elseif interval and not rates[scope] and seen.dues[scope] == nil then
       wanted[#wanted + 1] = scope
     end
@@ -390,12 +390,6 @@ function few.running_of(scope)
     running[scope] = call("ZLEXCOUNT", FLOW, "[r" .. scope, "[r" .. scope .. FAR)
   end
   return running[scope]
-end
-
--- Whether so many run at once for a scope: not where all leases are fewer.
-function few.is_full(scope, most)
-  few.leases = few.leases or call("ZCARD", LEASES)
-  return few.leases + few.started >= most and few.running_of(scope) >= most
 end
 
 -- Most at once, where that is what the scope limits.
@@ -473,7 +467,7 @@ function held_by(scope, units)
   if byte(scope) == 120 then return circuit_holds(sub(scope, 2)) end
   local most, interval, burst = rule_of(scope)
   if most then
-    return few.is_full(scope, most)
+    return few.running_of(scope) >= most
   elseif interval then
     local from = due_of(scope, interval, burst) - (burst - min(units, burst)) * interval
     return from > now and from or false
@@ -611,7 +605,8 @@ function few.page_of(kind, share, count)
 end
 
 -- Some of the first jobs of a kind and share whose lanes are not aside, at most so many, as their own turns; and whether these
--- are all. Forgets those on the way whose lanes are. `page`: what few.page_of has found, if it was asked.
+-- are all. Forgets those on the way whose lanes are: as many as a lane had jobs when it was put aside, once, at about 1 µs each.
+-- `page`: what few.page_of has found, if it was asked.
 function few.own_turns(kind, share, count, page)
   local found, last = {}, false
   repeat
@@ -870,7 +865,7 @@ function few.mend_turn(place, share, order, lane, kind, right)
   if right then stand("f" .. kind, share, right, lane, kind) end
 end
 
--- A job of a lane was replaced: heals a lane that stands nowhere, or waits for a rate without a timer.
+-- A job of a lane was replaced: heals a lane that stands nowhere, or waits for what nobody may wake it for.
 function few.mend_lane(flow)
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
   local place, first = few.aside_at(lane) or "f" .. kind, first_of("j" .. lane)
@@ -879,7 +874,7 @@ function few.mend_lane(flow)
     if not few.aside_at(lane) then
       call("ZADD", FLOW, 0, few.own_turn(flow, order, sub(first, 18)))
       join(place, share, kind)
-    elseif not call("ZSCORE", FLOW, "t" .. place .. share .. order .. lane .. kind) then
+    elseif not noted_of(share, place) or not call("ZSCORE", FLOW, "t" .. place .. share .. order .. lane .. kind) then
       place = "f" .. kind
       few.note_place(lane, place)
       stand(place, share, order, lane, kind)
@@ -888,14 +883,13 @@ function few.mend_lane(flow)
     local tag = noted_of(share, place)
     if tag then call("ZADD", FLOW, 0, "f" .. place .. pack(">I8", tag) .. share) end
   end
-  local sort = byte(place)
-  if sort == 100 or sort == 108 or sort == 120 then call("ZADD", TIMERS, "NX", text_of(now), place) end
+  if byte(place) ~= 102 then call("ZADD", TIMERS, "NX", text_of(now), place) end
 end
 
--- Looks for timers that are lost.
+-- Looks for timers that are lost, and for permits that are free though somebody waits for them.
 function few.check_timers(limit)
   if not is_active() then return end
-  for _, sort in ipairs({ "d", "l", "x" }) do
+  for _, sort in ipairs({ "d", "l", "x", "c", "k" }) do
     local first = first_of("f" .. sort)
     while first and limit > 0 do
       local scope = sub(first, 2, 10)
@@ -1235,7 +1229,6 @@ end
 
 -- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
 function start_flow(id, fence, flow)
-  few.started = few.started + 1
   if not flow then
     load_virtual()
     if share_count > 0 then take_slots(NO_KEY, 1) end
