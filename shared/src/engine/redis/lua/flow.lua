@@ -91,7 +91,6 @@ local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
 local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
   stored = {}, idle = {}, entered = {} }
 
-
 local function load_virtual()
   if virtual_known then return end
   virtual_known = true
@@ -139,7 +138,7 @@ function few.load_shares(keys)
   if #wanted > 0 then read_shares(wanted) end
 end
 
--- The same, begun with this tag if it is new.
+-- A share, begun with this tag if it is new.
 local function begun(key, level)
   local share = share_of(key)
   if not share.known then
