@@ -10,7 +10,7 @@ use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outco
 use super::reply::Reply;
 use super::script::Way;
 use crate::engine::flow::{CircuitSetting, FlowKey, Limits};
-use crate::engine::model::{BEHIND_MS, Entry, FlowState, Saved, Scope, ShardDump, Status, window};
+use crate::engine::model::{BEHIND_MS, Entry, FlowState, Saved, Scope, ShardDump, Status, Turn, window};
 use crate::engine::*;
 
 /// The zsets by id, with their scores.
@@ -195,11 +195,11 @@ type Beside = (BTreeMap<Kind, Limits>, BTreeMap<FlowKey, u32>, BTreeMap<FlowKey,
 fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
     let damaged = |_| contradiction("damaged flow");
     let mut flow = FlowState::default();
-    let mut alone = Vec::new();
+    let mut beside = flow::Beside::default();
     let mut members = reply.list()?;
     while members.len() > 0 {
         let mut member = members.bytes()?;
-        flow::read_member((&mut flow, &mut alone), &mut member).map_err(damaged)?;
+        flow::read_member((&mut flow, &mut beside), &mut member).map_err(damaged)?;
     }
     for (scope, at) in pairs(reply)? {
         flow.timers.set(flow::read_scope(&mut &*scope).map_err(damaged)?, number(&at)?);
@@ -230,6 +230,15 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
             }
             Some(b'g') => {
                 value.try_get_u64().map_err(|e| damaged(e.into()))?;
+            }
+            Some(b'n') => {
+                let share = flow::read_key(&mut name).map_err(damaged)?;
+                let place = flow::read_scope(&mut name).map_err(damaged)?;
+                let tag = value.try_get_u64().map_err(|e| damaged(e.into()))?;
+                flow.set_tag(place, share, Some(tag));
+                if !beside.standing.remove(&(share, place)) {
+                    return Err(contradiction("a tag of a share that stands nowhere"));
+                }
             }
             Some(b'b') => {
                 let lane = flow::read_key(&mut name).map_err(damaged)?;
@@ -276,12 +285,15 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
     if shares != flow.shares.len() as u64 {
         return Err(contradiction("shares were miscounted"));
     }
-    stand_alone(&mut flow, alone)?;
+    if !beside.standing.is_empty() {
+        return Err(contradiction("a share stands where it has no tag"));
+    }
+    stand_alone(&mut flow, beside.alone)?;
     Ok((flow, (kinds, weights, circuits)))
 }
 
 /// Lanes of which each job stands for itself, as the model says it: they stand where their first job does.
-fn stand_alone(flow: &mut FlowState, alone: Vec<flow::Alone>) -> Result<(), EngineError> {
+fn stand_alone(flow: &mut FlowState, alone: Vec<(Turn, JobId)>) -> Result<(), EngineError> {
     let aside: BTreeMap<FlowKey, Scope> = std::mem::take(&mut flow.blocked);
     let mut missing: BTreeSet<_> =
         flow.lanes.iter().filter(|(lane, ..)| !aside.contains_key(lane)).copied().collect();

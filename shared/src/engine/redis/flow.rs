@@ -1,5 +1,8 @@
 //! The packed values of limits and shares that Rust and Lua share; `lua/flow.lua` describes them.
 
+#[cfg(feature = "testkit")]
+use std::collections::BTreeSet;
+
 use bytes::{Buf, BufMut};
 
 use super::layout::{Damaged, take_id};
@@ -157,14 +160,20 @@ pub(super) fn read_circuit_setting(bytes: &mut impl Buf) -> Result<CircuitSettin
     })
 }
 
-/// A job that stands for itself, and its id.
+/// What the set of all that has no number says that the model does not keep.
 #[cfg(feature = "testkit")]
-pub(super) type Alone = (Turn, JobId);
+#[derive(Default)]
+pub(super) struct Beside {
+    /// Jobs that stand for themselves, and their ids.
+    pub(super) alone: Vec<(Turn, JobId)>,
+    /// Shares and the places where they stand.
+    pub(super) standing: BTreeSet<(FlowKey, Scope)>,
+}
 
 /// Reads a member of the set of all that has no number into what it says. For dumps.
 #[cfg(feature = "testkit")]
 pub(super) fn read_member(
-    (state, alone): (&mut FlowState, &mut Vec<Alone>),
+    (state, beside): (&mut FlowState, &mut Beside),
     bytes: &mut impl Buf,
 ) -> Result<(), Damaged> {
     match bytes.try_get_u8()? {
@@ -172,7 +181,7 @@ pub(super) fn read_member(
             let (kind, share) = (read_key(bytes)?, read_key(bytes)?);
             let (score, lane) = (read_order(bytes)?, read_key(bytes)?);
             let turn = Turn { place: Scope::free(kind), share, score, lane, kind };
-            alone.push((turn, JobId::from_bytes(take_id(bytes)?)));
+            beside.alone.push((turn, JobId::from_bytes(take_id(bytes)?)));
         }
         b'j' => {
             let (lane, score) = (read_key(bytes)?, read_order(bytes)?);
@@ -188,9 +197,7 @@ pub(super) fn read_member(
             state.fair.insert((place, tag, read_key(bytes)?));
         }
         b's' => {
-            let (share, place) = (read_key(bytes)?, read_scope(bytes)?);
-            let tag = bytes.try_get_u64()?;
-            state.set_tag(place, share, Some(tag));
+            beside.standing.insert((read_key(bytes)?, read_scope(bytes)?));
         }
         b'x' => {
             state.circuits.entry(read_key(bytes)?).or_default();

@@ -53,21 +53,21 @@ for i = 1, count do
         local old = is_job(present[i]) and present[i]
         bytes = bytes - unpacked(">I4", old or held, old and 38 or 80)
         replaced[#replaced + 1] = id
-        take_out(id, old, held)
+        few.take_out(id, old, held)
       end
       if tombs[i] >= 0 then raised[#raised + 1] = id end
       local run_at, _, priority, length = unpacked(">i8I4BI4", job, 25)
       local _, score = due_and_score(run_at, priority)
       job = sub(job, 1, 16) .. pack(">i8", score) .. sub(job, 25)
       bytes = bytes + length
-      job = with_flow(job)
+      job = few.with_flow(job)
       local flow = flow_of(job)
       jobs[#jobs + 1] = id
       jobs[#jobs + 1] = job
       changed[#changed + 1] = id
       changed[#changed + 1] = STATUS[LEASED] .. "\0" .. worker .. sub(proof, 25, 32) .. sub(job, 9, 12)
         .. sub(proof, 1, 24) .. sub(job, 13, 41) .. (flow and flow_tail(flow) or "")
-      start_flow(id, unpacked(">I8", proof, 17), flow)
+      few.start_flow(id, unpacked(">I8", proof, 17), flow)
     end
     leases[#leases + 1] = text_of(until_ms)
     leases[#leases + 1] = id
@@ -85,7 +85,7 @@ each("HSET", JOBS, jobs)
 each("HSET", HELD, changed)
 each("ZADD", LEASES, leases)
 if alive then note_seen() end
-save_flow()
+few.save_flow()
 save()
-publish(flow_woken, false, nil, ended)
+publish(few.woken, false, nil, ended)
 return reply

@@ -26,7 +26,7 @@ for i = 1, count do
     answers[i] = "W"
     waiting[#waiting + 1] = id
     local flow = flow_of(head, helds[i])
-    if flow then leave_lane(id, flow, (unpacked(">i8", head, 17))) end
+    if flow then few.leave_lane(id, flow, (unpacked(">i8", head, 17))) end
     bytes = bytes - unpacked(">I4", head, 38)
     buried[#buried + 1] = id
     buried[#buried + 1] = pack(">I8", max(fence, (unpacked(">I8", head))))
@@ -47,7 +47,7 @@ bury(buried)
 for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, waiting) end
 for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, waiting) end
 each("HSET", HELD, flagged)
-save_flow()
+few.save_flow()
 save()
-publish(flow_woken, false, table.concat(cancels))
+publish(few.woken, false, table.concat(cancels))
 return { "cancelled", table.concat(answers) }

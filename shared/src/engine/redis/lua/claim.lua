@@ -107,7 +107,7 @@ local function expire(id, job, held)
 end
 
 local function lease(id, job, held)
-  if not held and sub(job, 9, 16) == "\0\0\0\0\0\0\0\0" then few.credit_retries() end
+  if retries.interval > 0 and not held and sub(job, 9, 16) == "\0\0\0\0\0\0\0\0" then few.credit_retries() end
   leased = leased + 1
   leased_ids[leased], leased_jobs[leased], leased_helds[leased] = id, job, held
 end
@@ -134,14 +134,14 @@ local any_lane = is_active()
 
 -- Gives a job a lane that waits without one though its kind is limited.
 local function to_lane(id, job, held, key)
-  local flow = flow_of_kind(key)
+  local flow = few.flow_of_kind(key)
   local length = byte(job, 50)
   call("HSET", JOBS, id, sub(job, 1, 36) .. string.char(byte(job, 37) % 128 + 128) .. sub(job, 38, 50 + length)
     .. flow_tail(flow) .. sub(job, 51 + length))
   if held then
     call("HSET", HELD, id, sub(held, 1, 78) .. string.char(byte(held, 79) % 128 + 128) .. sub(held, 80, 83) .. flow_tail(flow))
   end
-  enter_lane(id, flow, (unpacked(">i8", held or job, held and 59 or 17)))
+  few.enter_lane(id, flow, (unpacked(">i8", held or job, held and 59 or 17)))
   any_lane = true
 end
 
@@ -150,14 +150,14 @@ local function visit_ready()
   local id, job, held = page.ids[page.at], page.jobs[page.at], page.helds[page.at]
   if not is_held(held) then held = false end
   if usable(id, job, held) then
-    local key, own = limited_kind(sub(job, 51, 50 + byte(job, 50))), flow_of(job, held)
+    local key, own = kinds_limited > 0 and few.limited_kind(sub(job, 51, 50 + byte(job, 50))), flow_of(job, held)
     if has_expired(job) then
       removed[#removed + 1] = id
       expire(id, job, held)
     elseif own then
       -- It has a lane, and is here by damage.
       removed[#removed + 1] = id
-      enter_lane(id, own, (unpacked(">i8", held or job, held and 59 or 17)))
+      few.enter_lane(id, own, (unpacked(">i8", held or job, held and 59 or 17)))
       any_lane = true
     elseif key then
       removed[#removed + 1] = id
@@ -165,12 +165,14 @@ local function visit_ready()
     elseif not fits(job) then
       skipped = skipped + 1
     else
-      limited_until = held_by("q" .. NO_KEY, 1)
-      if limited_until then return false end
-      spend("q" .. NO_KEY, 1)
+      if queue_interval > 0 then
+        limited_until = few.held_by("q" .. NO_KEY, 1)
+        if limited_until then return false end
+        few.spend("q" .. NO_KEY, 1)
+      end
       removed[#removed + 1] = id
       lease(id, job, held)
-      start_flow(id, 0)
+      if any_lane then few.start_flow(id, 0) end
     end
   end
   looked, page.at = looked + 1, page.at + 1
@@ -202,7 +204,7 @@ local function choose()
   if not any_lane then return ready and "ready" end
   local tag, share, kind = next_head()
   if not tag then return ready and "ready" end
-  local unkeyed = ready and tag_of(NO_KEY)
+  local unkeyed = ready and few.tag_of(NO_KEY)
   if ready and (unkeyed < tag or (unkeyed == tag and share ~= NO_KEY)) then
     few.advance(unkeyed)
     return "ready"
@@ -210,7 +212,7 @@ local function choose()
   few.advance(tag)
   if ready and share == NO_KEY then
     local score, order = tonumber(call("ZSCORE", READY, ready)), few.first_turn("f" .. kind, share)
-    if score and order and not few.is_before(order, order_of(score)) then return "ready" end
+    if score and order and not few.is_before(order, few.order_of(score)) then return "ready" end
   end
   return share, kind
 end
@@ -220,16 +222,16 @@ end
 few.run = { kind = "", shares = 8, jobs = 4 }
 
 -- Looks up jobs of a kind together; those that may be leased as far as they alone tell get a flow.
-function few.load_jobs(found, kind, share)
+function few.load_jobs(found, kind)
   local ids, asked = {}, {}
   for i, item in ipairs(found) do ids[i] = item.id end
   local jobs, helds = fetch(JOBS, ids), fetch(HELD, ids)
   for i, item in ipairs(found) do
     local job, held = jobs[i], is_held(helds[i]) and helds[i]
-    item.job, item.held, item.flow = job, held, false
+    item.job, item.held, item.looked = job, held, true
     if is_job(job) and not (held and byte(held, 1) ~= WAITING) and not has_expired(job) then
       local flow = flow_of(job, held)
-      if flow and sub(flow, 1, 24) == item.lane .. kind .. (share or item.share) then
+      if flow and sub(flow, 1, 24) == item.lane .. kind .. item.share then
         item.flow = flow
         for _, scope in ipairs(few.rules_of(flow)) do asked[scope] = true end
       end
@@ -242,9 +244,10 @@ few.queue_rate = "q" .. NO_KEY
 
 -- Whether nothing holds a job with this flow, and nobody waits for what it needs.
 function few.is_free(flow, units)
-  if held_by(few.queue_rate, units) or not few.unwanted(scopes_of(flow)) then return false end
+  if queue_interval > 0 and few.held_by(few.queue_rate, units) then return false end
+  if not few.nobody_waits() and not few.unwanted(few.scopes_of(flow)) then return false end
   for _, scope in ipairs(few.rules_of(flow)) do
-    if held_by(scope, units) then return false end
+    if few.held_by(scope, units) then return false end
   end
   return true
 end
@@ -252,7 +255,7 @@ end
 -- Gives leases to this share and those after it that are next for a kind for as long as that is simple, as visit_lane does
 -- one by one, and writes once what becomes of their lanes; whether it gave any.
 function few.visit_run(share, kind)
-  local run, place, any_aside = few.run, "f" .. kind, first_of("tf" .. kind) ~= nil
+  local run, place, any_aside = few.run, "f" .. kind, few.first_of("tf" .. kind) ~= nil
   local entries, last, others_tag, others = few.next_shares(kind, kind_list, min(run.shares, leases_max - leased))
   if not entries[1] or entries[#entries].key ~= share then return false end
   local all, firsts, lanes, most = {}, {}, {}, max(floor(run.jobs / #entries), 2)
@@ -265,44 +268,41 @@ function few.visit_run(share, kind)
     all[i] = entry
     few.find_jobs(entry, kind, any_aside, most)
     local first = few.job_of(entry, 1)
-    if first then
-      first.share = entry.key
-      firsts[#firsts + 1] = first
-    end
+    firsts[#firsts + 1] = first
   end
   few.load_jobs(firsts, kind)
   local ready, ready_order = next_ready(), nil
   local ready_score = ready and tonumber(call("ZSCORE", READY, ready))
-  if ready_score then ready_order = order_of(ready_score) end
+  if ready_score then ready_order = few.order_of(ready_score) end
   local began, reckoned = leased, 0
   few.defers = true
   while leased < leases_max and looked < SCAN_MAX and #entries > 0 do
     local entry = entries[#entries]
-    local item, tag = few.job_of(entry, entry.at), tag_of(entry.key)
+    local item, tag = few.job_of(entry, entry.at), few.tag_of(entry.key)
     share = entry.key
     if not item then break end
     if tag == entry.tag then
       if leased > began then
         if tag >= others_tag or (entry.before and not few.is_before(item.order, entry.before)) then break end
-        if ready and share ~= NO_KEY and tag >= tag_of(NO_KEY) then break end
+        if ready and share ~= NO_KEY and tag >= few.tag_of(NO_KEY) then break end
         if ready and share == NO_KEY and not (ready_order and few.is_before(item.order, ready_order)) then break end
       end
-      if item.job == nil then
+      if not item.looked then
         local rest = {}
         for number = entry.at, #entry.members do rest[#rest + 1] = few.job_of(entry, number) end
-        few.load_jobs(rest, kind, share)
+        few.load_jobs(rest, kind)
       end
       local units = item.flow and unpacked(">I4", item.flow, 49)
       if not units or not few.is_free(item.flow, units) then break end
       if leased > began then few.advance(tag) end
       looked = looked + 1
-      for _, scope in ipairs(few.rules_of(item.flow)) do spend(scope, units) end
-      spend(few.queue_rate, units)
+      for _, scope in ipairs(few.rules_of(item.flow)) do few.spend(scope, units) end
+      few.spend(few.queue_rate, units)
       lease(item.id, item.job, item.held)
       local fence = max(now, unpacked(">I8", item.held or item.job, item.held and 47 or 1) + 1)
-      start_flow(item.id, fence, item.flow)
+      few.start_flow(item.id, fence, item.flow)
       if few.is_probe(item.flow, item.id, fence) then probes[item.id] = "\1" end
-      entry.at, tag = entry.at + 1, tag_of(share)
+      entry.at, tag = entry.at + 1, few.tag_of(share)
       if others[share] then break end
       if not entry.members[entry.at] and not entry.is_all then
         run.jobs = min(run.jobs * 4, 100)
@@ -341,7 +341,7 @@ local function visit_lane(share, kind)
   looked = looked + 1
   if not order then return true end
   if not id then
-    local member = first_of("j" .. lane)
+    local member = few.first_of("j" .. lane)
     if not member or sub(member, 10, 17) ~= order then
       few.mend_turn(place, share, order, lane, kind, member and sub(member, 10, 17))
       return true
@@ -359,36 +359,36 @@ local function visit_lane(share, kind)
   end
   local holds
   if has_expired(job) then
-    leave_lane(id, flow, score)
+    few.leave_lane(id, flow, score)
     expire(id, job, held)
   else
-    local units, permit, scopes = unpacked(">I4", flow, 49), false, scopes_of(flow)
+    local units, permit, scopes = unpacked(">I4", flow, 49), false, few.scopes_of(flow)
     for _, scope in ipairs(scopes) do
-      permit = held_by(scope, units)
+      permit = few.held_by(scope, units)
       if permit then
         holds = scope
         break
       end
     end
     if holds then
-      block(holds, permit, flow, order)
+      few.block(holds, permit, flow, order)
     else
-      limited_until = held_by("q" .. NO_KEY, units)
+      limited_until = few.held_by("q" .. NO_KEY, units)
       if limited_until then
         looked = looked - 1
         return false
       end
-      for _, scope in ipairs(scopes) do spend(scope, units) end
-      spend("q" .. NO_KEY, units)
+      for _, scope in ipairs(scopes) do few.spend(scope, units) end
+      few.spend("q" .. NO_KEY, units)
       lease(id, job, held)
       local fence = max(now, unpacked(">I8", held or job, held and 47 or 1) + 1)
-      start_flow(id, fence, flow)
+      few.start_flow(id, fence, flow)
       if few.is_probe(flow, id, fence) then probes[id] = "\1" end
-      leave_lane(id, flow, score)
+      few.leave_lane(id, flow, score)
       few.run.kind = kind
     end
   end
-  pass_on(flow, holds)
+  few.pass_on(flow, holds)
   return true
 end
 
@@ -399,7 +399,7 @@ if state == "open" then
     if not next then break end
     if next == "ready" then going = visit_ready() else going = visit_lane(next, kind) end
   end
-  if leased < leases_max and stopped() and ((not filtered and next_ready()) or next_head()) then again = true end
+  if leased < leases_max and stopped() and ((not filtered and next_ready()) or (any_lane and next_head())) then again = true end
   if leased == 0 and (queue_left == 0 or limited_until) then state = "limited" end
 end
 end
@@ -439,8 +439,8 @@ else
 end
 if leased > 0 then put(9, packed_now) end
 local ready_left = call("ZCARD", READY)
-if ready_left == 0 then few.lift_unkeyed() end
-save_flow()
+if ready_left == 0 and is_active() then few.lift_unkeyed() end
+few.save_flow()
 save()
 reply[7] = position()
 
@@ -452,10 +452,11 @@ local head = call("ZRANGE", DELAYED, 0, 0, "WITHSCORES")
 local due = head[2] and tonumber(head[2])
 if due and due >= BOUNDS.behind then due = nil end
 local timer = is_active() and call("ZRANGE", TIMERS, 0, 0, "WITHSCORES")[2]
-for _, at in ipairs({ timer or false, limited_until or false, again and now_ms * 1000 or false, few.next_retry() or false }) do
+local retry = (retries.interval > 0 or is_active()) and few.next_retry()
+for _, at in ipairs({ timer or false, limited_until or false, again and now_ms * 1000 or false, retry or false }) do
   if at then due = min(due or ceil(at / 1000), ceil(at / 1000)) end
 end
 if due then reply[3] = due end
-publish((moved > 0 or flow_woken) and (ready_left > 0 or (is_active() and any_turn())), grew or outcome_count > 0)
+publish((moved > 0 or few.woken) and (ready_left > 0 or (is_active() and few.any_turn())), grew or outcome_count > 0)
 if state == "unverified" then call("PUBLISH", CHANNEL .. "u", "u") end
 return reply

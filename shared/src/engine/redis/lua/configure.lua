@@ -7,5 +7,5 @@ local was_open = open
 local found = take_settings(2)
 if found == nil then return { "newer" } end
 save()
-publish(found or (not was_open and (call("ZCARD", READY) > 0 or any_turn())))
+publish(found or (not was_open and (call("ZCARD", READY) > 0 or few.any_turn())))
 return { "configured" }

@@ -16,7 +16,7 @@ for i = 1, count do
   if head and sub(head, 1, 8) == fence then
     answers[i] = "D"
     dropped[#dropped + 1] = ids[i]
-    take_out(ids[i], head, helds[i])
+    few.take_out(ids[i], head, helds[i])
     bytes = bytes - unpacked(">I4", head, 38)
     if ARGV[2] == "bury" then
       buried[#buried + 1] = ids[i]
@@ -32,7 +32,7 @@ bury(buried)
 for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, dropped) end
 local ended = each("ZREM", LEASES, dropped)
 for _, key in ipairs({ JOBS, HELD }) do each("HDEL", key, dropped) end
-save_flow()
+few.save_flow()
 save()
-publish(flow_woken, false, nil, ended)
+publish(few.woken, false, nil, ended)
 return { "dropped", table.concat(answers) }

@@ -10,7 +10,7 @@
 --                                                  that was put aside since, until somebody meets it
 --    t place 9, share 8, score 8, lane 8, kind 8   where a lane that is aside stands, with the score of its first job
 --    f place 9, tag 8, share 8                     the shares at a place, by their tag when it was last reckoned
---    s share 8, place 9, tag 8                     the same, by share
+--    s share 8, place 9                            the same, by share
 --    r scope 9, id 16                              a lease that counts for a limit
 --    x circuit 8                                   a circuit of which something is known
 -- TIMERS  scopes, by when to look at them again, µs
@@ -19,6 +19,7 @@
 -- FACTS   v: virtual time in ms u64, number of shares u64
 --         t: when timers were looked at in µs u64, to within a second
 --         s and a share: had u64, slots u64, accrued u64, at u64, cost u64
+--         n, a share and a place: its tag there u64, as noted
 --         b and a lane that is aside: the place where it stands, 9 bytes
 --         y: what is in the bucket of the retry budget in µs u64, at u64
 --         g: the version u64 of the settings of which the following are part
@@ -33,18 +34,25 @@
 -- A job's flow: lane 8, kind 8, share 8, concurrency key 8, rate key 8, circuit 8, units u32, weight u32
 -- Bytes are compared as numbers: Lua compares text by the server's locale.
 local NO_KEY, FAR = string.rep("\0", 8), string.rep("\255", 48)
-local flow_woken, kind_limits, kind_keys = false, {}, {}
--- Only what other scripts use stays in sight: Lua has room for 200 names at one time.
-local is_active, any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow
-local first_of, order_of, tag_of, scopes_of, held_by, spend, block, pass_on
--- What few scripts use.
-local few = { free_kinds = {}, scopes = {}, rules = {} }
-do
+local function nothing() end
+-- What this file has for others, and what is known to all of it. Its functions are there from the first time that one is
+-- asked for: a script makes them anew at each call, and those that move no job with keys or limits are spared the time.
+local few = { free_kinds = {}, scopes = {}, rules = {}, kind_limits = {}, kind_keys = {}, woken = false,
+  save_flow = nothing, write_counts = nothing, write_entered = nothing }
+local active
+
+-- Whether there is anything but jobs without keys and limits: else little is looked at.
+local function is_active()
+  if active == nil then active = call("EXISTS", FLOW, FACTS, RATES) > 0 end
+  return active
+end
+
+local function load_flow()
 -- Of a share of which nothing is known, in ms; how long one is remembered at least and at most, in ms; how many are reckoned
 -- anew at most to find out who is next; how old the note may get of when timers were looked at, in µs.
 local SHARE = { cost = 1000, idle = 10000, debt = 3600000, reckoned = 200, looked = 1000000 }
 
-function order_of(score)
+local function order_of(score)
   return pack(">I8", score + SCORE_OFFSET)
 end
 
@@ -58,7 +66,7 @@ function few.is_before(these, those)
 end
 
 -- The first member of FLOW that begins so.
-function first_of(prefix)
+local function first_of(prefix)
   return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, 1)[1]
 end
 
@@ -68,16 +76,8 @@ function few.first_after(prefix, last)
 end
 
 -- Whether any lane may be chosen.
-function any_turn()
+local function any_turn()
   return first_of("ff") ~= nil
-end
-
-local active
-
--- Whether there is anything but jobs without keys and limits: else little is looked at.
-function is_active()
-  if active == nil then active = call("EXISTS", FLOW, FACTS, RATES) > 0 end
-  return active
 end
 
 -- Shares ----------------------------------------------------------------------------------------------------------
@@ -102,21 +102,20 @@ end
 -- Looks up shares together, none of which is known yet.
 local function read_shares(keys)
   load_virtual()
-  local names, count = {}, 0
-  for _, key in ipairs(keys) do
-    names[count + 1], names[count + 2] = "s" .. key, "w" .. key
-    count = count + 2
-  end
+  local names, weights = {}, {}
+  for i, key in ipairs(keys) do names[i] = "s" .. key end
   local values = is_active() and fetch(FACTS, names) or {}
+  if with_facts ~= 0 then
+    for i, key in ipairs(keys) do names[i] = "w" .. key end
+    weights = is_active() and fetch(FACTS, names) or {}
+  end
   for i, key in ipairs(keys) do
-    local share = { key = key, known = false, slots = 0, accrued = 0, at = 0, cost = 0, dirty = false }
-    local value, weight = values[2 * i - 1], values[2 * i]
-    share.weight = weight and #weight == 4 and max(unpacked(">I4", weight), 1) or 1
-    if value and #value == 40 then
-      share.known = true
-      share.had, share.slots, share.accrued, share.at, share.cost = unpacked(">I8I8I8I8I8", value)
-    end
-    shares[key] = share
+    local value, weight = values[i], weights[i]
+    local known, had, slots, accrued, at, cost = value and #value == 40, 0, 0, 0, 0, 0
+    if known then had, slots, accrued, at, cost = unpacked(">I8I8I8I8I8", value) end
+    weight = weight and #weight == 4 and max(unpacked(">I4", weight), 1) or 1
+    shares[key] = { key = key, known = known, had = had, slots = slots, accrued = accrued, at = at, cost = cost, weight = weight,
+      dirty = false }
   end
 end
 
@@ -150,7 +149,7 @@ local function begun(key, level)
   return share
 end
 
-function tag_of(key)
+local function tag_of(key)
   local share = share_of(key)
   if not share.known then return virtual end
   local cost = share.cost == 0 and SHARE.cost or share.cost
@@ -239,7 +238,7 @@ function few.advance(tag)
 end
 
 -- Writes what became of shares, rates and circuits.
-function save_flow()
+local function save_flow()
   few.reckon_stale()
   local idle = {}
   for key in pairs(seen.idle) do
@@ -293,7 +292,7 @@ end
 
 -- Concurrency, interval and burst of a kind, by its key; zeros where there are none.
 function few.limits_of_kind(key)
-  local limits = kind_limits[key]
+  local limits = few.kind_limits[key]
   if not limits then
     local value = kinds_limited > 0 and call("HGET", FACTS, "l" .. key)
     limits = { 0, 0, 0, limited = false }
@@ -301,29 +300,29 @@ function few.limits_of_kind(key)
       limits = { unpacked(">I4I8I4", value) }
       limits.limited = true
     end
-    kind_limits[key] = limits
+    few.kind_limits[key] = limits
   end
   return limits
 end
 
 -- The key of a kind that is limited, by its name; false for others.
-function limited_kind(name)
+local function limited_kind(name)
   if kinds_limited == 0 then return false end
-  local key = kind_keys[name]
+  local key = few.kind_keys[name]
   if key == nil then
     key = call("HGET", FACTS, "k" .. name) or false
-    kind_keys[name] = key
+    few.kind_keys[name] = key
   end
   return key
 end
 
 -- The flow of a job without keys, of a limited kind.
-function flow_of_kind(key)
+local function flow_of_kind(key)
   return "\0\0\0" .. sub(key, 4) .. key .. NO_KEY .. NO_KEY .. NO_KEY .. NO_KEY .. "\0\0\0\1\0\0\0\1"
 end
 
 -- What a lane may wait for, in the order in which they are asked.
-function scopes_of(flow)
+local function scopes_of(flow)
   local scopes = few.scopes[flow]
   if scopes then return scopes end
   scopes = { "k" .. sub(flow, 9, 16), "l" .. sub(flow, 9, 16) }
@@ -462,7 +461,7 @@ local function start_probe(key, id, fence)
 end
 
 -- false: free; true: full; a number: not before, µs.
-function held_by(scope, units)
+local function held_by(scope, units)
   if byte(scope) == 120 then return circuit_holds(sub(scope, 2)) end
   local most, interval, burst = rule_of(scope)
   if most then
@@ -474,22 +473,24 @@ function held_by(scope, units)
   return false
 end
 
-function spend(scope, units)
+local function spend(scope, units)
   local _, interval, burst = rule_of(scope)
   if interval then
     rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true
   end
 end
 
--- Those of the scopes of a lane that may hold it.
+-- Those of scopes_of(flow) that may hold a lane, in their order.
 function few.rules_of(flow)
   local scopes = few.rules[flow]
   if scopes then return scopes end
   scopes = {}
-  for _, scope in ipairs(scopes_of(flow)) do
-    local most, interval = rule_of(scope)
-    if most or interval or byte(scope) == 120 then scopes[#scopes + 1] = scope end
-  end
+  local limits, concurrency, rate, circuit = few.limits_of_kind(sub(flow, 9, 16)), sub(flow, 25, 32), sub(flow, 33, 40), sub(flow, 41, 48)
+  if limits[1] > 0 then scopes[1] = "k" .. sub(flow, 9, 16) end
+  if limits[2] > 0 then scopes[#scopes + 1] = "l" .. sub(flow, 9, 16) end
+  if key_concurrency > 0 and concurrency ~= NO_KEY then scopes[#scopes + 1] = "c" .. concurrency end
+  if key_interval > 0 and rate ~= NO_KEY then scopes[#scopes + 1] = "d" .. rate end
+  if circuit ~= NO_KEY then scopes[#scopes + 1] = "x" .. circuit end
   few.rules[flow] = scopes
   return scopes
 end
@@ -607,7 +608,9 @@ end
 -- are all. Forgets those on the way whose lanes are: as many as a lane had jobs when it was put aside, once, at about 1 µs each.
 -- `page`: what few.page_of has found, if it was asked.
 function few.own_turns(kind, share, count, page)
-  local found, last = {}, false
+  local found, last, any_aside = {}, false, not page
+  for _, member in ipairs(page or {}) do any_aside = any_aside or seen.places[sub(member, 26, 33)] ~= false end
+  if not any_aside then return page, #page < count end
   repeat
     local members, lanes, met = page or few.page_of(kind, share, count), {}, {}
     page = nil
@@ -635,31 +638,60 @@ local function noted_of(share, place)
   local name = share .. place
   local noted = seen.noted[name]
   if noted == nil then
-    local member = first_of("s" .. name)
-    noted = member and (unpacked(">I8", member, 19)) or false
+    local value = is_active() and call("HGET", FACTS, "n" .. name)
+    noted = value and #value == 8 and (unpacked(">I8", value)) or false
     seen.noted[name] = noted
   end
   return noted
 end
 
+-- Looks up together what asking for the tags of shares at places one by one would; the names are those of shares and places.
+local function load_noted(names)
+  local wanted, fields = {}, {}
+  for _, name in ipairs(names) do
+    if seen.noted[name] == nil then
+      wanted[#wanted + 1] = name
+      fields[#fields + 1] = "n" .. name
+    end
+  end
+  if #wanted == 0 or not is_active() then return end
+  for i, value in ipairs(fetch(FACTS, fields)) do
+    seen.noted[wanted[i]] = value and #value == 8 and (unpacked(">I8", value)) or false
+  end
+end
+
 -- Writes the tags of shares at places that were put off.
 local function write_tags()
-  local stored, gone, new = seen.stored, {}, {}
+  local stored, gone, new, left, tags = seen.stored, {}, {}, {}, {}
+  local gone_count, new_count, tag_count = 0, 0, 0
   seen.stored = {}
   for name, before in pairs(stored) do
     local share, place, tag = sub(name, 1, 8), sub(name, 9), seen.noted[name]
-    if before and before ~= tag then
-      local old, count = pack(">I8", before), #gone
-      gone[count + 1], gone[count + 2] = "f" .. place .. old .. share, "s" .. name .. old
-    end
-    if tag and before ~= tag then
-      local noted, count = pack(">I8", tag), #new
-      new[count + 1], new[count + 2] = 0, "f" .. place .. noted .. share
-      new[count + 3], new[count + 4] = 0, "s" .. name .. noted
+    if before ~= tag then
+      if before then
+        gone_count = gone_count + 1
+        gone[gone_count] = "f" .. place .. pack(">I8", before) .. share
+      end
+      if tag then
+        local noted = pack(">I8", tag)
+        new[new_count + 1], new[new_count + 2] = 0, "f" .. place .. noted .. share
+        tags[tag_count + 1], tags[tag_count + 2] = "n" .. name, noted
+        new_count, tag_count = new_count + 2, tag_count + 2
+        if not before then
+          new[new_count + 1], new[new_count + 2] = 0, "s" .. name
+          new_count = new_count + 2
+        end
+      else
+        gone_count = gone_count + 1
+        gone[gone_count] = "s" .. name
+        left[#left + 1] = "n" .. name
+      end
     end
   end
   each("ZREM", FLOW, gone)
   each("ZADD", FLOW, new)
+  each("HDEL", FACTS, left)
+  each("HSET", FACTS, tags)
 end
 
 -- Has noted where a share stands at a place; false: it has no lanes there. Nobody may ask who is next before it is written.
@@ -752,30 +784,74 @@ function few.reckon_stale()
   if not seen.any_stale then return end
   local stale = seen.stale
   seen.stale, seen.any_stale = {}, false
+  local names, tags = {}, {}
   for name, tag in pairs(stale) do
     local share = sub(name, 1, 8)
     for _, place in ipairs(few.contested(sub(name, 9))) do
-      if noted_of(share, place) then note_later(share, place, tag) end
+      -- At others nobody stands.
+      if byte(place) == 102 or not seen.nobody then
+        names[#names + 1] = share .. place
+        tags[#names] = tag
+      end
     end
   end
+  load_noted(names)
+  for i, name in ipairs(names) do
+    if seen.noted[name] then note_later(sub(name, 1, 8), sub(name, 9), tags[i]) end
+  end
   write_tags()
+end
+
+-- The shares that are next at a place, at most so many, with their tags as noted.
+function few.first_shares(place, count)
+  local found = {}
+  for i, member in ipairs(call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", 0, count)) do
+    found[i] = { tag = unpacked(">I8", member, 11), key = sub(member, 19), member = member }
+  end
+  return found
+end
+
+-- Whether this share is before that one.
+function few.is_next(this, that)
+  return this.tag < that.tag or (this.tag == that.tag and few.is_before(this.key, that.key))
 end
 
 -- Tag and key of the share that is next at a place. Tags grow as jobs run: those before it are reckoned anew.
 local function head(place)
   few.reckon_stale()
-  for _ = 1, SHARE.reckoned do
-    local first = first_of("f" .. place)
-    if not first then return nil end
-    local was, share = unpacked(">I8", first, 11), sub(first, 19)
-    local tag = tag_of(share)
-    if tag == was then return tag, share end
-    -- Left of what the store has lost.
-    if noted_of(share, place) ~= was then call("ZREM", FLOW, first) end
-    set_noted(share, place, tag)
-  end
-  local first = first_of("f" .. place)
-  if first then return unpacked(">I8", first, 11), sub(first, 19) end
+  local left, count = SHARE.reckoned, 1
+  repeat
+    local found = few.first_shares(place, count)
+    if count > 1 then
+      local keys, names = {}, {}
+      for i, entry in ipairs(found) do keys[i], names[i] = entry.key, entry.key .. place end
+      few.load_shares(keys)
+      load_noted(names)
+    end
+    local moved
+    for _, entry in ipairs(found) do
+      if left == 0 then break end
+      if moved and few.is_next(moved, entry) then
+        write_tags()
+        return moved.tag, moved.key
+      end
+      local tag = tag_of(entry.key)
+      if tag == entry.tag then
+        write_tags()
+        return tag, entry.key
+      end
+      left = left - 1
+      -- Left of what the store has lost.
+      if noted_of(entry.key, place) ~= entry.tag then call("ZREM", FLOW, entry.member) end
+      note_later(entry.key, place, tag)
+      entry.tag = tag
+      if not (moved and few.is_next(moved, entry)) then moved = entry end
+    end
+    write_tags()
+    count = 30
+  until not found[1] or left == 0
+  local first = few.first_shares(place, 1)[1]
+  if first then return first.tag, first.key end
 end
 
 -- The same for jobs of a kind that may be chosen.
@@ -850,7 +926,7 @@ local function wake_lane(scope)
       few.note_place(lane, "f" .. kind)
       stand("f" .. kind, share, order, lane, kind)
       few.unstand(scope, share, order, lane, kind)
-      flow_woken = true
+      few.woken = true
       return
     end
     _, share = head(scope)
@@ -877,10 +953,10 @@ function few.mend_lane(flow)
       place = "f" .. kind
       few.note_place(lane, place)
       stand(place, share, order, lane, kind)
-      flow_woken = true
+      few.woken = true
     end
     local tag = noted_of(share, place)
-    if tag then call("ZADD", FLOW, 0, "f" .. place .. pack(">I8", tag) .. share) end
+    if tag then call("ZADD", FLOW, 0, "f" .. place .. pack(">I8", tag) .. share, 0, "s" .. share .. place) end
   end
   if byte(place) ~= 102 then call("ZADD", TIMERS, "NX", text_of(now), place) end
 end
@@ -1004,14 +1080,14 @@ end
 -- Lanes -----------------------------------------------------------------------------------------------------------
 
 -- A lane was looked at, or is gone: those behind it get their chance, but not at the scope that holds it.
-function pass_on(flow, holds)
+local function pass_on(flow, holds)
   for _, scope in ipairs(scopes_of(flow)) do
     if scope ~= holds then wake_lane(scope) end
   end
 end
 
 -- Puts a lane that may be chosen aside until the scope has a permit.
-function block(scope, held, flow, order)
+local function block(scope, held, flow, order)
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
   -- First: among those that compete it is no newcomer.
   stand(scope, share, order, lane, kind)
@@ -1028,7 +1104,7 @@ function few.write_entered()
 end
 
 -- Puts a job that is in no order into its lane.
-function enter_lane(id, flow, score)
+local function enter_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
   local place, member = few.aside_at(lane), "j" .. lane .. order .. id
   local before = place and (seen.firsts[lane] or first_of("j" .. lane))
@@ -1040,7 +1116,7 @@ function enter_lane(id, flow, score)
       member = before
     end
     seen.firsts[lane] = member
-    if byte(place) == 102 then flow_woken = true end
+    if byte(place) == 102 then few.woken = true end
     return
   end
   -- Left of what the store has lost: lanes that are aside have jobs.
@@ -1050,11 +1126,11 @@ function enter_lane(id, flow, score)
   entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = 0, member, 0, few.own_turn(flow, order, id)
   if not few.defers then few.write_entered() end
   join("f" .. kind, share, kind)
-  flow_woken = true
+  few.woken = true
 end
 
 -- Takes a job out of its lane, if it is there. A lane that is empty then passes on what it was next for.
-function leave_lane(id, flow, score)
+local function leave_lane(id, flow, score)
   local lane, kind, share, order = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24), order_of(score)
   seen.firsts[lane] = nil
   if call("ZREM", FLOW, "j" .. lane .. order .. id, few.own_turn(flow, order, id)) == 0 then return end
@@ -1123,12 +1199,16 @@ function few.next_shares(kind, kinds, count)
   few.reckon_stale()
   local place, found, keys, others_tag, others = "f" .. kind, {}, {}, math.huge, {}
   local members = call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", 0, count + 1)
-  local function entry_of(member) return { tag = unpacked(">I8", member, 11), key = sub(member, 19), at = 1 } end
+  local function entry_of(member)
+    return { tag = unpacked(">I8", member, 11), key = sub(member, 19), at = 1, page = false, before = false, jobs = false,
+      members = false, is_all = false, order = false, aside = false }
+  end
   for i = min(#members, count), 1, -1 do
     local entry = entry_of(members[i])
-    if seen.noted[entry.key .. place] == nil then seen.noted[entry.key .. place] = entry.tag end
+    local name = entry.key .. place
+    if seen.noted[name] == nil then seen.noted[name] = entry.tag end
     -- Another is left of what the store has lost.
-    if seen.noted[entry.key .. place] == entry.tag then found[#found + 1], keys[#keys + 1] = entry, entry.key end
+    if seen.noted[name] == entry.tag then found[#found + 1], keys[#keys + 1] = entry, entry.key end
   end
   few.load_shares(keys)
   for _, other in ipairs(kinds) do
@@ -1139,11 +1219,6 @@ function few.next_shares(kind, kinds, count)
     end
   end
   return found, members[count + 1] and entry_of(members[count + 1]), others_tag, others
-end
-
--- Whether this share is before that one.
-function few.is_next(this, that)
-  return this.tag < that.tag or (this.tag == that.tag and few.is_before(this.key, that.key))
 end
 
 -- Finds out which jobs of a share are next, at most so many: of the lane that is aside, or of those that are not, of which
@@ -1159,7 +1234,7 @@ function few.find_jobs(entry, kind, any_aside, count)
     first, rival = turns[1], turns[2]
     if first and own[1] and not few.is_before(sub(first, 19, 34), sub(own[1], 18, 33)) then first, rival = nil, first end
   end
-  entry.before = rival and sub(rival, 19, 26)
+  entry.before = rival and sub(rival, 19, 26) or false
   entry.jobs, entry.members, entry.is_all = {}, own, is_last and not first and not rival
   if not first then return end
   entry.order, entry.aside = sub(first, 19, 26), sub(first, 27, 34)
@@ -1175,9 +1250,11 @@ function few.job_of(entry, number)
   local job, member = entry.jobs[number], entry.members[number]
   if job or not member then return job end
   if entry.aside then
-    job = { order = sub(member, 10, 17), lane = entry.aside, id = sub(member, 18) }
+    job = { order = sub(member, 10, 17), lane = entry.aside, id = sub(member, 18), share = entry.key, looked = false, job = false,
+      held = false, flow = false }
   else
-    job = { order = sub(member, 18, 25), lane = sub(member, 26, 33), id = sub(member, 34) }
+    job = { order = sub(member, 18, 25), lane = sub(member, 26, 33), id = sub(member, 34), share = entry.key, looked = false,
+      job = false, held = false, flow = false }
   end
   entry.jobs[number] = job
   return job
@@ -1227,7 +1304,7 @@ function few.cut(entries, kind)
 end
 
 -- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
-function start_flow(id, fence, flow)
+local function start_flow(id, fence, flow)
   if not flow then
     load_virtual()
     if share_count > 0 then take_slots(NO_KEY, 1) end
@@ -1242,7 +1319,7 @@ function start_flow(id, fence, flow)
 end
 
 -- The lease of a held has ended; `flow` is nil for a job without keys.
-function end_flow(id, flow, held)
+local function end_flow(id, flow, held)
   local claimed_at = unpacked(">i8", held, 19)
   if not flow then
     if share_of(NO_KEY).known then charge(NO_KEY, 1, claimed_at) end
@@ -1257,7 +1334,7 @@ function end_flow(id, flow, held)
 end
 
 -- The job with the flow of its kind, if that is limited and it has none.
-function with_flow(job)
+local function with_flow(job)
   if kinds_limited == 0 or byte(job, 37) > 127 then return job end
   local length = byte(job, 50)
   local key = limited_kind(sub(job, 51, 50 + length))
@@ -1267,7 +1344,7 @@ function with_flow(job)
 end
 
 -- Takes a job out of its lane, or ends its lease; `held` is false if it has none, and `job` if it is lost.
-function take_out(id, job, held)
+local function take_out(id, job, held)
   local flow = (held or job) and flow_of(job, held)
   if held and byte(held, 1) == LEASED then
     end_flow(id, flow, held)
@@ -1277,7 +1354,7 @@ function take_out(id, job, held)
 end
 
 -- Does what is due: at most so much of each sort.
-function fire_timers(limit)
+local function fire_timers(limit)
   if not is_active() then return end
   -- Forgotten: rates that are as if nothing had ever started.
   call("ZREMRANGEBYSCORE", RATES, "-inf", text_of(now))
@@ -1301,4 +1378,13 @@ function fire_timers(limit)
     if byte(scope) == 120 and not first_of("f" .. scope) then tend_circuit(sub(scope, 2)) else wake_lane(scope) end
   end
 end
+
+few.any_turn, few.flow_of_kind, few.limited_kind, few.with_flow, few.take_out, few.enter_lane, few.leave_lane, few.start_flow, few.end_flow, few.fire_timers, few.save_flow, few.first_of, few.order_of, few.tag_of, few.scopes_of, few.held_by, few.spend, few.block, few.pass_on =
+  any_turn, flow_of_kind, limited_kind, with_flow, take_out, enter_lane, leave_lane, start_flow, end_flow, fire_timers, save_flow, first_of, order_of, tag_of, scopes_of, held_by, spend, block, pass_on
 end
+
+setmetatable(few, { __index = function(_, name)
+  setmetatable(few, nil)
+  load_flow()
+  return few[name]
+end })

@@ -9,7 +9,7 @@ local id, named = ARGV[2], tonumber(ARGV[3])
 local job, held = call("HGET", JOBS, id), call("HGET", HELD, id)
 if not is_held(held) then held = false end
 if not is_job(job) or (held and byte(held, 1) ~= WAITING) then return { "absent" } end
-local flow, reply = flow_of(job, held) or flow_of(with_flow(job)), { "holds" }
+local flow, reply = flow_of(job, held) or flow_of(few.with_flow(job)), { "holds" }
 
 local function add(sort, most, count, from, ids)
   reply[#reply + 1] = sort
@@ -24,10 +24,10 @@ if queue_concurrency > 0 and leases >= queue_concurrency then
   add("Q", queue_concurrency, leases, -1, call("ZRANGE", LEASES, 0, named - 1))
 end
 local units = flow and unpacked(">I4", flow, 49) or 1
-local late = held_by("q" .. NO_KEY, units)
+local late = few.held_by("q" .. NO_KEY, units)
 if late then add("q", 0, 0, late, {}) end
-for _, scope in ipairs(flow and scopes_of(flow) or {}) do
-  local held_back = held_by(scope, units)
+for _, scope in ipairs(flow and few.scopes_of(flow) or {}) do
+  local held_back = few.held_by(scope, units)
   if held_back == true then
     local ids = call("ZRANGE", FLOW, "[r" .. scope, "[r" .. scope .. FAR, "BYLEX", "LIMIT", 0, named)
     for i = 1, #ids do ids[i] = sub(ids[i], 11) end

@@ -19,7 +19,7 @@ function few.make_ready(ids, put_behind)
       local score, flow = unpacked(">i8", head, 17), flow_of(head, held)
       moved = moved + 1
       if flow then
-        enter_lane(ids[i], flow, score)
+        few.enter_lane(ids[i], flow, score)
       else
         ready[#ready + 1] = text_of(score)
         ready[#ready + 1] = ids[i]
@@ -49,7 +49,7 @@ end
 -- Makes due delayed jobs ready, in order, up to `limit`; how many. `heal`: also retries of which the store has lost that any
 -- wait for the budget.
 local function promote(limit, heal)
-  fire_timers(MOVE_MAX)
+  if is_active() then few.fire_timers(MOVE_MAX) end
   local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
   local moved = 0
   if #ids > 0 then
@@ -59,7 +59,7 @@ local function promote(limit, heal)
     each("ZADD", DELAYED, put_behind or {})
     if put_behind and #put_behind > 0 then few.note_bucket() end
   end
-  if heal or few.may_be_behind() then moved = moved + few.move_retries(limit - #ids) end
+  if heal or ((retries.interval > 0 or is_active()) and few.may_be_behind()) then moved = moved + few.move_retries(limit - #ids) end
   return moved
 end
 
@@ -85,7 +85,7 @@ local function reap(limit)
     if is_held(held) and byte(held, 1) == LEASED then
       local status, ended, crashes = FINISHING, CANCELLED, sub(held, 27, 30)
       local flow = flow_of(nil, held)
-      end_flow(id, flow, held)
+      few.end_flow(id, flow, held)
       if byte(held, 2) == 0 then
         crashes = plus_one(crashes)
         ended = QUARANTINED
@@ -93,7 +93,7 @@ local function reap(limit)
           status, ended = WAITING, LOST
           local score = unpacked(">i8", held, 59)
           if flow then
-            enter_lane(id, flow, score)
+            few.enter_lane(id, flow, score)
           else
             ready[#ready + 1] = text_of(score)
             ready[#ready + 1] = id

@@ -16,5 +16,5 @@ put(25, gate .. packed_now)
 put(9, packed_now)
 if call("ZCARD", LEASES) > 0 then put(17, pack(">I8", now + unpacked(">I8", gate, 65))) end
 save()
-publish(found or call("ZCARD", READY) > 0 or any_turn())
+publish(found or call("ZCARD", READY) > 0 or few.any_turn())
 return { "open" }

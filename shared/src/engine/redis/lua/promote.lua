@@ -5,6 +5,6 @@
 -- Returns {"moved", how many, members found that are no jobs}. Writes their places.
 few.check_timers(MOVE_MAX)
 local moved = promote(min(tonumber(ARGV[2]), MOVE_MAX), true)
-save_flow()
-publish(moved > 0 or flow_woken)
+few.save_flow()
+publish(moved > 0 or few.woken)
 return { "moved", moved, garbage }

@@ -84,7 +84,7 @@ local function admit(i, id, job, old, held, tomb)
   bytes = bytes - old_length + length
   if old or held then
     replaced[#replaced + 1] = id
-    take_out(id, is_job(old) and old, held)
+    few.take_out(id, is_job(old) and old, held)
   end
   if old then
     if call("ZSCORE", DELAYED, id) then waiting = waiting - 1 else head = head - 1 end
@@ -99,12 +99,12 @@ local function admit(i, id, job, old, held, tomb)
     packed_score = pack(">i8", score)
   end
   if sub(job, 17, 24) ~= packed_score then job = sub(job, 1, 16) .. packed_score .. sub(job, 25) end
-  job = with_flow(job)
+  if kinds_limited > 0 then job = few.with_flow(job) end
   added[added_count + 1], added[added_count + 2] = id, job
   added_count = added_count + 2
   flow = flow_of(job)
   if not is_later and flow then
-    enter_lane(id, flow, score)
+    few.enter_lane(id, flow, score)
     if old or held then
       few.write_entered()
       few.mend_lane(flow)
@@ -152,7 +152,7 @@ for _, group in ipairs(order) do
     call("ZADD", KEYS[15], text_of(now), group)
   end
 end
-save_flow()
+few.save_flow()
 save()
-publish(ready_count > 0 or flow_woken, false, nil, ended)
+publish(ready_count > 0 or few.woken, false, nil, ended)
 return { "pushed", now, opened() and 1 or 0, generation(), table.concat(answers) }

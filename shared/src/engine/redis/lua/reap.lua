@@ -6,7 +6,7 @@
 -- outcomes.
 local moved, readied = reap(min(tonumber(ARGV[2]), MOVE_MAX))
 each("RPUSH", OUTBOX, outcomes)
-save_flow()
+few.save_flow()
 save()
-publish(readied > 0 or flow_woken, outcome_count > 0, nil, moved)
+publish(readied > 0 or few.woken, outcome_count > 0, nil, moved)
 return { "moved", moved, garbage }

@@ -4,6 +4,6 @@
 --
 -- Returns {"reset", whether something was known 0 or 1}.
 local known = few.close_circuit(ARGV[2])
-save_flow()
-publish(flow_woken)
+few.save_flow()
+publish(few.woken)
 return { "reset", known and 1 or 0 }

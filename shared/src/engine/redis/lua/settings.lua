@@ -16,7 +16,7 @@ local function forget_settings()
     end
   end
   each("HDEL", FACTS, gone)
-  kind_limits, kind_keys = {}, {}
+  few.kind_limits, few.kind_keys = {}, {}
   return had
 end
 
@@ -47,12 +47,12 @@ local function count_kinds(had, has)
     local helds = fetch(HELD, ids)
     for i, job in ipairs(fetch(JOBS, ids)) do
       local held = is_held(helds[i]) and helds[i]
-      local key = is_job(job) and held and limited_kind(sub(job, 51, 50 + byte(job, 50)))
+      local key = is_job(job) and held and few.limited_kind(sub(job, 51, 50 + byte(job, 50)))
       if key and fresh[key] then
         if not flow_of(job, held) then
           changed[#changed + 1] = ids[i]
           changed[#changed + 1] = sub(held, 1, 78) .. string.char(byte(held, 79) % 128 + 128) .. sub(held, 80, 83)
-            .. flow_tail(flow_of_kind(key))
+            .. flow_tail(few.flow_of_kind(key))
         end
         call("ZADD", FLOW, 0, "rk" .. key .. ids[i])
       end
@@ -79,7 +79,7 @@ end
 -- Lets lanes be looked at that wait for a limit which is another now; whether there are any.
 local function look_again(had, has, keys_before, rates_before)
   local rates_now, found = key_interval .. " " .. key_burst, false
-  local first = first_of("f")
+  local first = few.first_of("f")
   while first do
     local scope = sub(first, 2, 10)
     local sort, key, is_same = byte(scope), sub(scope, 2), true
@@ -130,6 +130,6 @@ local function take_settings(first)
   each("HSET", FACTS, facts)
   count_kinds(had, has)
   local found = look_again(had, has, keys_before, rates_before)
-  save_flow()
+  few.save_flow()
   return found
 end

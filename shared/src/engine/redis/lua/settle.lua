@@ -30,7 +30,7 @@ local any_behind = false
 
 -- Makes a job ready.
 local function place(id, flow, score)
-  if flow then return enter_lane(id, flow, score) end
+  if flow then return few.enter_lane(id, flow, score) end
   ready[#ready + 1] = text_of(score)
   ready[#ready + 1] = id
 end
@@ -47,7 +47,7 @@ local function apply(id, held, ended, delay, detail, told)
     if spared and (ended == RETRY or (ended == DEAD and told == 3)) then ended = SNOOZED end
     few.note_dependency(flow, id, fence, told)
   end
-  end_flow(id, flow, held)
+  if flow or is_active() then few.end_flow(id, flow, held) end
   if ended == SUCCEEDED or ended == RETRY or ended == DEAD then attempt = plus_one(attempt) end
   if ended == RETRY or ended == SNOOZED then
     again_at, status = now + delay, WAITING
@@ -107,7 +107,7 @@ each("ZADD", READY, ready)
 each("ZADD", DELAYED, delayed)
 each("RPUSH", OUTBOX, outcomes)
 local ended_count = each("ZREM", LEASES, ended_leases)
-save_flow()
+few.save_flow()
 save()
-publish(#ready > 0 or flow_woken, outcome_count > 0, nil, ended_count)
+publish(#ready > 0 or few.woken, outcome_count > 0, nil, ended_count)
 return { "settled", position(), table.concat(answers) }

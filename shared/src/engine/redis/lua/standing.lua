@@ -21,9 +21,8 @@ local function in_lane(id, held)
   end
   place = place or "f" .. kind
   if not call("ZSCORE", FLOW, turn) then return false end
-  local name = "s" .. share .. place
-  local noted = call("ZRANGE", FLOW, "[" .. name, "[" .. name .. string.rep("\255", 9), "BYLEX", "LIMIT", 0, 1)[1]
-  return noted and call("ZSCORE", FLOW, "f" .. place .. sub(noted, 19) .. share)
+  local noted = call("HGET", FACTS, "n" .. share .. place)
+  return noted and call("ZSCORE", FLOW, "f" .. place .. noted .. share)
 end
 
 -- For each id of a job, with its held or false, whether it is where its status says.

@@ -62,7 +62,7 @@ for i = 1, count do
   if not kept then
     if old or held then
       gone[#gone + 1] = id
-      take_out(id, old, held)
+      few.take_out(id, old, held)
       bytes = bytes - unpacked(">I4", old or held, old and 38 or 80)
     end
     buried[#buried + 1] = id
@@ -76,7 +76,7 @@ for _, key in ipairs({ READY, DELAYED }) do each("ZREM", key, gone) end
 local ended = each("ZREM", LEASES, gone)
 each("HDEL", HELD, gone)
 each("HDEL", JOBS, gone)
-save_flow()
+few.save_flow()
 save()
-publish(flow_woken, false, nil, ended)
+publish(few.woken, false, nil, ended)
 return { "withdrawn", pack(">I8", before + last) .. generation_now, table.concat(answers) }
