@@ -10,7 +10,9 @@ use super::layout::{self, HeldStatus, HeldValue, JobValue, MetaValue, read_outco
 use super::reply::Reply;
 use super::script::Way;
 use crate::engine::flow::{CircuitSetting, FlowKey, Limits};
-use crate::engine::model::{BEHIND_MS, Entry, FlowState, Saved, Scope, ShardDump, Status, Turn, window};
+use crate::engine::model::{
+    BEHIND_MS, Entry, FlowState, Saved, Scope, ShardDump, Status, Turn, window,
+};
 use crate::engine::*;
 
 /// The zsets by id, with their scores.

@@ -217,9 +217,9 @@ local function choose()
   return share, kind
 end
 
--- The kind that a lease was given of last, and of how many shares, and how many jobs of each, are looked at together if it is
--- next once more.
-few.run = { kind = "", shares = 8, jobs = 4 }
+-- The kind that a lease was given of last (nil at first, where many are wanted: any), and of how many shares, and how many jobs
+-- of each, are looked at together if it is next once more.
+few.run = { kind = leases_max < 8 and "" or nil, shares = 8, jobs = 4 }
 
 -- Looks up jobs of a kind together; those that may be leased as far as they alone tell get a flow.
 function few.load_jobs(found, kind)
@@ -336,7 +336,7 @@ end
 -- Looks at the first job of the first lane of a share; whether the walk goes on.
 local function visit_lane(share, kind)
   local place = "f" .. kind
-  if few.run.kind == kind and few.visit_run(share, kind) then return true end
+  if (few.run.kind or kind) == kind and few.visit_run(share, kind) then return true end
   local order, lane, _, id = few.first_turn(place, share)
   looked = looked + 1
   if not order then return true end

@@ -600,8 +600,9 @@ end
 
 -- The first own turns of a kind and share, at most so many, whether or not their lanes are aside.
 function few.page_of(kind, share, count)
-  local prefix = "u" .. kind .. share
-  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, count)
+  local prefix = "[u" .. kind .. share
+  -- No order begins with this byte.
+  return call("ZRANGE", FLOW, prefix, prefix .. "\255", "BYLEX", "LIMIT", 0, count)
 end
 
 -- Some of the first jobs of a kind and share whose lanes are not aside, at most so many, as their own turns; and whether these
