@@ -308,7 +308,7 @@ function few.visit_run(share, kind)
         run.jobs = min(run.jobs * 4, 100)
         break
       end
-    elseif reckoned < 100 then
+    elseif leased > began and reckoned < 100 then
       reckoned = reckoned + 1
       few.note_tag(share, place)
     else

@@ -84,11 +84,11 @@ end
 
 local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
 local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
--- What is known within a script: places of lanes (false: not aside), tags of shares at places, scopes that nobody waits for,
+-- What is known within a script: places of lanes (false: not aside), tags of shares at places, who was found there, scopes that nobody waits for,
 -- whether nobody waits for any, who is next for a kind, the first jobs of lanes, and dues of rates as stored. What is put off:
 -- tags of shares to note, for jobs of a kind and where they stand, shares that are idle now, leases that count no longer and
 -- those that do now, and jobs that have entered their lanes.
-local seen = { places = {}, noted = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
+local seen = { places = {}, noted = {}, found = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
   stored = {}, idle = {}, entered = {} }
 
 local function load_virtual()
@@ -105,7 +105,7 @@ local function read_shares(keys)
   local names, weights = {}, {}
   for i, key in ipairs(keys) do names[i] = "s" .. key end
   local values = is_active() and fetch(FACTS, names) or {}
-  if with_facts ~= 0 then
+  if with_facts ~= 0 or not configured then
     for i, key in ipairs(keys) do names[i] = "w" .. key end
     weights = is_active() and fetch(FACTS, names) or {}
   end
@@ -661,6 +661,25 @@ local function load_noted(names)
   end
 end
 
+-- The same, and whether they stand there: a tag without its share is left of what the store has lost.
+function few.load_standing(names)
+  load_noted(names)
+  local noted, members = {}, {}
+  for _, name in ipairs(names) do
+    local tag = seen.noted[name]
+    if tag and seen.stored[name] == nil and not seen.found[name] then
+      noted[#noted + 1] = name
+      members[#members + 1] = "f" .. sub(name, 9) .. pack(">I8", tag) .. sub(name, 1, 8)
+    end
+  end
+  for first = 1, #members, 400 do
+    for i, score in ipairs(call("ZMSCORE", FLOW, unpack(members, first, min(first + 399, #members)))) do
+      local name = noted[first + i - 1]
+      if score then seen.found[name] = true else seen.noted[name] = false end
+    end
+  end
+end
+
 -- Writes the tags of shares at places that were put off.
 local function write_tags()
   local stored, gone, new, left, tags = seen.stored, {}, {}, {}, {}
@@ -735,7 +754,9 @@ end
 -- the time in which it had nothing that could start.
 local function join(place, share, kind)
   active, seen.unwanted[place] = true, nil
-  if noted_of(share, place) then return end
+  local name = share .. place
+  if seen.stored[name] == nil and not seen.found[name] then few.load_standing({ name }) end
+  if seen.noted[name] then return end
   few.reckon_stale()
   if byte(place) ~= 102 then seen.nobody = false end
   local sort = byte(place)
@@ -890,7 +911,7 @@ function few.first_turn(place, share)
   end
   if turn then return sub(turn, 19, 26), sub(turn, 27, 34), sub(turn, 35) end
   local first = first_of("f" .. place)
-  if first and sub(first, 19) == share then call("ZREM", FLOW, first) end
+  if first and sub(first, 19) == share then call("ZREM", FLOW, first, "s" .. share .. place) end
   set_noted(share, place, false)
   seen.heads[sub(place, 2)] = nil
 end

@@ -122,12 +122,20 @@ local function admit(i, id, job, old, held, tomb)
 end
 
 if is_active() then
-  local lanes = {}
+  local lanes, names, met = {}, {}, {}
   for i = 1, count do
     local flow = flow_of(ARGV[2 * i + 7])
-    if flow then lanes[#lanes + 1] = sub(flow, 1, 8) end
+    if flow then
+      local name = sub(flow, 17, 24) .. "f" .. sub(flow, 9, 16)
+      lanes[#lanes + 1] = sub(flow, 1, 8)
+      if not met[name] then
+        met[name] = true
+        names[#names + 1] = name
+      end
+    end
   end
   few.load_places(lanes)
+  few.load_standing(names)
 end
 few.defers = true
 for i = 1, count do

@@ -22,7 +22,7 @@ local function in_lane(id, held)
   place = place or "f" .. kind
   if not call("ZSCORE", FLOW, turn) then return false end
   local noted = call("HGET", FACTS, "n" .. share .. place)
-  return noted and call("ZSCORE", FLOW, "f" .. place .. noted .. share)
+  return noted and call("ZSCORE", FLOW, "s" .. share .. place) and call("ZSCORE", FLOW, "f" .. place .. noted .. share)
 end
 
 -- For each id of a job, with its held or false, whether it is where its status says.
