@@ -127,20 +127,20 @@ faults! {
     any_fence_is_dropped: "if head and sub(head, 1, 8) == fence then" => "if head then";
     an_open_gate_takes_reports: "if is_shut() and sub(rest, 25, 48)" => "if sub(rest, 25, 48)";
     another_verification_takes_reports: "and sub(rest, 25, 48) == ARGV[3] then call(\"SADD\"" => "then call(\"SADD\"";
-    a_full_key_gives: "return few.running_of(scope) >= most" => "return few.running_of(scope) > most";
+    a_full_key_gives: "few.running_of(scope) >= most" => "few.running_of(scope) > most";
     a_full_queue_gives: "leases_max = min(leases_max, queue_left)" => "";
     a_rate_is_not_spent: "rates[scope], rates_dirty[scope] = due_of(scope, interval, burst) + min(units, burst) * interval, true" => "";
     a_burst_is_too_large: "(burst - min(units, burst)) * interval" => "(burst - min(units, burst) + 1) * interval";
-    a_reopened_shard_has_its_bursts: "local least = ramp > 0 and opened + interval * burst or 0" => "local least = 0";
+    a_reopened_shard_has_its_bursts: "seen.ramp > 0 and seen.opened + interval * burst or 0" => "0";
     an_end_gives_nobody_a_chance: "running[scope] - 1 end\n  wake_lane(scope)" => "running[scope] - 1 end";
     a_chance_is_not_passed_on: "if scope ~= holds then wake_lane(scope) end" => "";
     old_tags_decide: "local tag = tag_of(entry.key)" => "local tag = entry.tag";
     a_tag_outlives_its_share: "left[#left + 1] = \"n\" .. name" => "";
-    a_share_is_not_known_to_stand: "new[new_count + 1], new[new_count + 2] = 0, \"s\" .. name" => "new_count = new_count - 2";
+    a_share_is_not_known_to_stand: "new[new_count + 1], new[new_count + 2] = \"0\", \"s\" .. name" => "new_count = new_count - 2";
     a_newcomer_is_owed: "if not competes then lift(share, level) end" => "";
     pools_have_one_time: "if tag and tag < level then level = tag end" => "";
-    what_runs_costs_nothing: "max(runs, share.slots * cost)" => "share.slots * cost";
-    a_start_costs_nothing: "max(runs, share.slots * cost)" => "runs";
+    what_runs_costs_nothing: "(runs > cost and runs or cost)" => "cost";
+    a_start_costs_nothing: "(runs > cost and runs or cost)" => "runs";
     a_weight_is_about_the_past: "share.had = floor(share.had / old) * new + floor(share.had % old * new / old)" => "";
     jobs_without_keys_save_up: "if ready_left == 0 and is_active() then few.lift_unkeyed() end" => "";
     a_debt_is_forgiven: "if debt == 0 or rested" => "if true or rested";
@@ -151,7 +151,7 @@ faults! {
     lanes_that_are_aside_come_last: "if own and not (turn and few.is_before(" => "if own and not (turn and false and few.is_before(";
     a_woken_lane_is_not_aside: "few.note_place(lane, \"f\" .. kind)\n      stand(" => "few.note_place(lane, false)\n      stand(";
     an_empty_lane_stays_aside: "if not next then\n    few.note_place(lane, false)" => "if not next then";
-    jobs_of_a_lane_that_is_aside_stand_alone: "if before then\n    call(\"ZADD\", FLOW, 0, member)" => "if false then";
+    jobs_of_a_lane_that_is_aside_stand_alone: "if before then\n    call(\"ZADD\", FLOW, \"0\", member)" => "if false then";
     a_share_is_never_idle: "seen.idle[key] = true" => "";
     a_probe_is_not_alone: "return circuit.state == 2\nend" => "return false\nend";
     a_failed_probe_counts: "if spared and (ended == RETRY" => "if false and (ended == RETRY";
@@ -159,8 +159,12 @@ faults! {
     an_idle_circuit_is_never_forgotten: "if till <= now then forget_circuit(circuit) else" => "if till > now then";
     a_circuit_never_opens: "if opens then" => "if false then";
     a_lost_probe_is_forgotten: "if few.is_probe(flow, id, fence) then probe_later" => "if false then probe_later";
-    leases_of_a_kind_limited_late_do_not_count: "call(\"ZADD\", FLOW, 0, \"rk\" .. key .. ids[i])" => "";
-    lanes_of_any_kind_are_given: "if filtered then\n  kind_list = {}" => "if false then\n  kind_list = {}";
+    leases_of_a_kind_limited_late_do_not_count: "call(\"ZADD\", FLOW, \"0\", \"rk\" .. key .. ids[i])" => "";
+    lanes_of_any_kind_are_given: "(few.wanted and not few.wanted[kind])" => "false";
+    kinds_that_are_asked_for_are_overlooked: "for _, kind in ipairs(asked) do few.add_kind(kind) end" => "";
+    what_starts_here_is_not_all_that_runs: "seen.running[sort] = seen.running[sort] + 1" => "seen.running[sort] = seen.running[sort]";
+    a_rate_is_over_too_early: "if rates[scope] > till then" => "if rates[scope] > till + 1000000 then";
+    no_lane_is_aside: "return seen.aside" => "return false";
 }
 
 faults! {

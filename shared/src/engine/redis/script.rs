@@ -229,10 +229,10 @@ impl Way {
 fn prelude(bounds: Bounds, time: Time) -> String {
     let time = match time {
         Time::Server => {
-            "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]\n"
+            "local function time()\n  local parts = redis.call('TIME')\n  return parts[1] * 1000000 + parts[2]\nend\n"
         }
         #[cfg(any(test, feature = "testkit"))]
-        Time::Argument => "local now = tonumber(ARGV[#ARGV])\n",
+        Time::Argument => "local function time()\n  return tonumber(ARGV[#ARGV])\nend\n",
     };
     let defaults = ShardSettings::default();
     let numbers: [(&str, u128); 12] = [
@@ -249,13 +249,13 @@ fn prelude(bounds: Bounds, time: Time) -> String {
         ("DEFAULT_BYTES_MAX", defaults.bytes_max.into()),
         ("DEFAULT_UNIT_MS", defaults.priority_unit.as_millis()),
     ];
-    let mut text = time.to_owned();
+    let mut text = format!("{time}local now = time()\n");
     for (name, number) in numbers {
         text.push_str(&format!("local {name} = {number}\n"));
     }
     // What few scripts use, under one name: Lua has room for 200.
     text.push_str(&format!(
-        "local BOUNDS = {{ part = {}, refill = {}, refused = {}, saved = {}, behind = {} }}\n",
+        "local BOUNDS = {{ part = {}, refill = {}, refused = {}, saved = {}, behind = {}, time = time }}\n",
         crowd::PART,
         crowd::REFILL,
         crowd::REFUSED_MAX,

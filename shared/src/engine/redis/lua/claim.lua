@@ -15,12 +15,13 @@
 -- the latter.
 local leases_max, lease_us, holder, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local ledger = ARGV[6]
-local filtered, kinds, kind_list = tonumber(ARGV[7]) > 0, {}, few.free_kinds
+local filtered, kinds, asked = tonumber(ARGV[7]) > 0, {}, nil
 if filtered then
-  kind_list = {}
+  few.wanted, asked = {}, {}
   for i = 1, tonumber(ARGV[7]) do
     kinds[sub(ARGV[7 + i], 9)] = true
-    kind_list[i] = sub(ARGV[7 + i], 1, 8)
+    asked[i] = sub(ARGV[7 + i], 1, 8)
+    few.wanted[asked[i]] = true
   end
 end
 
@@ -179,7 +180,7 @@ local function visit_ready()
   return true
 end
 
-if any_lane and not filtered then few.find_free_kinds() end
+if any_lane then few.find_free_kinds(asked) end
 
 -- Of the shares with lanes of the kinds asked for the one with the smallest tag, and of that the kind whose first job is
 -- first in ready order: tag, share and kind.
@@ -188,8 +189,8 @@ local function next_head()
   local function place_in(share, kind)
     return share .. (few.first_turn("f" .. kind, share) or FAR) .. kind
   end
-  for i = 1, #kind_list do
-    local kind = kind_list[i]
+  for i = 1, #few.free_kinds do
+    local kind = few.free_kinds[i]
     local tag, share = few.free_head(kind)
     if tag and (not best or tag < best or (tag == best and few.is_before(place_in(share, kind), place_in(whose, of)))) then
       best, whose, of = tag, share, kind
@@ -242,13 +243,16 @@ end
 
 few.queue_rate = "q" .. NO_KEY
 
--- Whether nothing holds a job with this flow, and nobody waits for what it needs.
-function few.is_free(flow, units)
+-- Spends what a start with this flow costs if nothing holds it and nobody waits for what it needs; whether it did.
+function few.take(flow, units)
   if queue_interval > 0 and few.held_by(few.queue_rate, units) then return false end
   if not few.nobody_waits() and not few.unwanted(few.scopes_of(flow)) then return false end
-  for _, scope in ipairs(few.rules_of(flow)) do
-    if few.held_by(scope, units) then return false end
+  local scopes = few.rules_of(flow)
+  for i = 1, #scopes do
+    if few.held_by(scopes[i], units) then return false end
   end
+  for i = 1, #scopes do few.spend(scopes[i], units) end
+  if queue_interval > 0 then few.spend(few.queue_rate, units) end
   return true
 end
 
@@ -256,12 +260,14 @@ end
 -- one by one, and writes once what becomes of their lanes; whether it gave any.
 function few.visit_run(share, kind)
   local run, place, any_aside = few.run, "f" .. kind, few.first_of("tf" .. kind) ~= nil
-  local entries, last, others_tag, others = few.next_shares(kind, kind_list, min(run.shares, leases_max - leased))
+  local entries, last, others_tag, others = few.next_shares(kind, min(run.shares, leases_max - leased))
   if not entries[1] or entries[#entries].key ~= share then return false end
   local all, firsts, lanes, most = {}, {}, {}, max(floor(run.jobs / #entries), 2)
   for i, entry in ipairs(entries) do
     entry.page = few.page_of(kind, entry.key, most)
-    for _, turn in ipairs(entry.page) do lanes[#lanes + 1] = sub(turn, 26, 33) end
+    if few.any_aside() then
+      for _, turn in ipairs(entry.page) do lanes[#lanes + 1] = sub(turn, 26, 33) end
+    end
   end
   few.load_places(lanes)
   for i, entry in ipairs(entries) do
@@ -293,16 +299,13 @@ function few.visit_run(share, kind)
         few.load_jobs(rest, kind)
       end
       local units = item.flow and unpacked(">I4", item.flow, 49)
-      if not units or not few.is_free(item.flow, units) then break end
+      if not units or not few.take(item.flow, units) then break end
       if leased > began then few.advance(tag) end
       looked = looked + 1
-      for _, scope in ipairs(few.rules_of(item.flow)) do few.spend(scope, units) end
-      few.spend(few.queue_rate, units)
       lease(item.id, item.job, item.held)
       local fence = max(now, unpacked(">I8", item.held or item.job, item.held and 47 or 1) + 1)
-      few.start_flow(item.id, fence, item.flow)
+      entry.at, tag = entry.at + 1, few.start_flow(item.id, fence, item.flow)
       if few.is_probe(item.flow, item.id, fence) then probes[item.id] = "\1" end
-      entry.at, tag = entry.at + 1, few.tag_of(share)
       if others[share] then break end
       if not entry.members[entry.at] and not entry.is_all then
         run.jobs = min(run.jobs * 4, 100)

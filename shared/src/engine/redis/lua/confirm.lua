@@ -61,5 +61,5 @@ each("HDEL", JOBS, gone)
 call("LTRIM", OUTBOX, count, -1)
 local lifted = was_braked and not braked()
 save()
-publish(lifted and (call("ZCARD", READY) > 0 or #call("ZRANGE", FLOW, "[ff", "(fg", "BYLEX", "LIMIT", 0, 1) > 0))
+publish(lifted and (call("ZCARD", READY) > 0 or #call("ZRANGE", FLOW, "[ff", "(fg", "BYLEX", "LIMIT", "0", "1") > 0))
 return { "confirmed", count }

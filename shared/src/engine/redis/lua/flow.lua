@@ -67,12 +67,12 @@ end
 
 -- The first member of FLOW that begins so.
 local function first_of(prefix)
-  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", 0, 1)[1]
+  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. FAR, "BYLEX", "LIMIT", "0", "1")[1]
 end
 
 -- The first member after all that begin so, and before those that begin with `last`.
 function few.first_after(prefix, last)
-  return call("ZRANGE", FLOW, "(" .. prefix .. FAR, "(" .. last, "BYLEX", "LIMIT", 0, 1)[1]
+  return call("ZRANGE", FLOW, "(" .. prefix .. FAR, "(" .. last, "BYLEX", "LIMIT", "0", "1")[1]
 end
 
 -- Whether any lane may be chosen.
@@ -88,7 +88,7 @@ local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
 -- whether nobody waits for any, who is next for a kind, the first jobs of lanes, and dues of rates as stored. What is put off:
 -- tags of shares to note, for jobs of a kind and where they stand, shares that are idle now, leases that count no longer and
 -- those that do now, and jobs that have entered their lanes.
-local seen = { places = {}, noted = {}, found = {}, unwanted = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
+local seen = { places = {}, noted = {}, found = {}, unwanted = {}, running = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
   stored = {}, idle = {}, entered = {} }
 
 local function load_virtual()
@@ -114,7 +114,7 @@ local function read_shares(keys)
     local known, had, slots, accrued, at, cost = value and #value == 40, 0, 0, 0, 0, 0
     if known then had, slots, accrued, at, cost = unpacked(">I8I8I8I8I8", value) end
     weight = weight and #weight == 4 and max(unpacked(">I4", weight), 1) or 1
-    shares[key] = { key = key, known = known, had = had, slots = slots, accrued = accrued, at = at, cost = cost, weight = weight,
+    shares[key] = { known = known, had = had, slots = slots, accrued = accrued, at = at, cost = cost, weight = weight,
       dirty = false }
   end
 end
@@ -152,9 +152,9 @@ end
 local function tag_of(key)
   local share = share_of(key)
   if not share.known then return virtual end
-  local cost = share.cost == 0 and SHARE.cost or share.cost
-  local runs = share.accrued + share.slots * max(now_ms - share.at, 0)
-  return floor((share.had + max(runs, share.slots * cost)) / share.weight)
+  local cost, runs = share.slots * (share.cost == 0 and SHARE.cost or share.cost), share.accrued
+  if now_ms > share.at then runs = runs + share.slots * (now_ms - share.at) end
+  return floor((share.had + (runs > cost and runs or cost)) / share.weight)
 end
 
 -- Makes a share begin no earlier than this tag.
@@ -180,13 +180,13 @@ function few.weigh_anew(key, old, new)
 end
 
 local function run_to_now(share)
-  share.accrued = share.accrued + share.slots * max(now_ms - share.at, 0)
+  if now_ms > share.at then share.accrued = share.accrued + share.slots * (now_ms - share.at) end
   share.at = now_ms
 end
 
 -- Forgets shares that are idle for long enough, at most so many.
 local function forget_shares(limit)
-  local due = call("ZRANGE", IDLE, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)
+  local due = call("ZRANGE", IDLE, "-inf", text_of(now), "BYSCORE", "LIMIT", "0", limit)
   each("ZREM", IDLE, due)
   for _, key in ipairs(due) do
     local share = share_of(key)
@@ -229,7 +229,7 @@ local function charge(key, weight, claimed_at)
   ran = max(ran, 1)
   share.had = share.had + ran * weight
   share.cost = share.cost == 0 and ran or max(floor((share.cost * 7 + ran) / 8), 1)
-  let_go(key)
+  if share.slots == 0 then seen.idle[key] = true end
 end
 
 -- The tag of whoever was chosen.
@@ -250,10 +250,13 @@ local function save_flow()
     call("HSET", FACTS, "y", pack(">I8I8", bucket.us, now))
     bucket.dirty = false
   end
-  local dues = {}
+  local dues, till = {}, next(rates_dirty) and BOUNDS.time()
   for scope in pairs(rates_dirty) do
-    dues[#dues + 1] = text_of(rates[scope])
-    dues[#dues + 1] = scope
+    -- Those that are over by now are as if nothing had ever started.
+    if rates[scope] > till then
+      dues[#dues + 1] = text_of(rates[scope])
+      dues[#dues + 1] = scope
+    end
   end
   each("ZADD", RATES, dues)
   if not facts_dirty then return end
@@ -272,7 +275,7 @@ local function save_flow()
       kept[#kept + 1] = "x" .. key
       kept[#kept + 1] = pack(">BI4I8I4I4I8I8", circuit.state, circuit.row, circuit.from, circuit.calls, circuit.failed,
         circuit.since, circuit.probe_at) .. (circuit.state == 2 and circuit.id .. pack(">I8", circuit.fence) or NO_LEASE)
-      call("ZADD", FLOW, 0, "x" .. key)
+      call("ZADD", FLOW, "0", "x" .. key)
     elseif circuit.dirty then
       gone[#gone + 1] = "x" .. key
       call("ZREM", FLOW, "x" .. key)
@@ -355,16 +358,27 @@ end
 -- When the next unit is due: not before now, and no later than a burst used up says. A shard that was opened with a ramp,
 -- after a loss that is, has used up its bursts: what it still knows may be old.
 local function due_of(scope, interval, burst)
-  local due = rates[scope]
+  local due, latest = rates[scope], now + interval * burst
   if not due then
-    local ramp, opened = unpacked(">I8I8", rest, 101)
-    local least = ramp > 0 and opened + interval * burst or 0
+    if not seen.ramp then seen.ramp, seen.opened = unpacked(">I8I8", rest, 101) end
     local known = seen.dues[scope]
     if known == nil then known = call("ZSCORE", RATES, scope) end
-    due = max(tonumber(known or 0), least)
+    due = max(tonumber(known or 0), seen.ramp > 0 and seen.opened + interval * burst or 0)
     rates[scope] = due
   end
-  return min(max(due, now), now + interval * burst)
+  if due < now then return now end
+  return due < latest and due or latest
+end
+
+-- Whether so many leases may count for a scope: no more do than for all of its sort.
+local function may_run(scope, most)
+  if running[scope] then return true end
+  local sort = sub(scope, 1, 1)
+  if not seen.running[sort] then
+    few.write_counts()
+    seen.running[sort] = call("ZLEXCOUNT", FLOW, "[r" .. sort, "(r" .. string.char(byte(sort) + 1))
+  end
+  return seen.running[sort] >= most
 end
 
 -- Looks up together what asking these scopes one by one would.
@@ -373,7 +387,7 @@ function few.load_scopes(scopes)
   for scope in pairs(scopes) do
     local most, interval = rule_of(scope)
     if most then
-      few.running_of(scope)
+      if may_run(scope, most) then few.running_of(scope) end
     elseif interval and not rates[scope] and seen.dues[scope] == nil then
       wanted[#wanted + 1] = scope
     end
@@ -465,7 +479,7 @@ local function held_by(scope, units)
   if byte(scope) == 120 then return circuit_holds(sub(scope, 2)) end
   local most, interval, burst = rule_of(scope)
   if most then
-    return few.running_of(scope) >= most
+    return may_run(scope, most) and few.running_of(scope) >= most
   elseif interval then
     local from = due_of(scope, interval, burst) - (burst - min(units, burst)) * interval
     return from > now and from or false
@@ -542,7 +556,7 @@ end
 
 -- The first of the retries that wait for the budget.
 function few.behind(count)
-  return call("ZRANGE", DELAYED, BOUNDS.behind, "+inf", "BYSCORE", "LIMIT", 0, count)
+  return call("ZRANGE", DELAYED, BOUNDS.behind, "+inf", "BYSCORE", "LIMIT", "0", count)
 end
 
 -- When the first of them may run, µs; nil if none waits.
@@ -565,6 +579,12 @@ function few.write_counts()
   if #seen.gone > 0 then each("ZREM", FLOW, seen.gone) end
   if #seen.counted > 0 then each("ZADD", FLOW, seen.counted) end
   seen.gone, seen.counted = {}, {}
+end
+
+-- Whether any lane is aside.
+function few.any_aside()
+  if seen.aside == nil then seen.aside = first_of("t") ~= nil end
+  return seen.aside
 end
 
 -- Where a lane stands that is aside, or false.
@@ -590,6 +610,7 @@ end
 -- Notes where a lane stands that is aside; false: it is not.
 function few.note_place(lane, place)
   seen.places[lane] = place
+  if place then seen.aside = true end
   if place then call("HSET", FACTS, "b" .. lane, place) else call("HDEL", FACTS, "b" .. lane) end
 end
 
@@ -602,16 +623,18 @@ end
 function few.page_of(kind, share, count)
   local prefix = "[u" .. kind .. share
   -- No order begins with this byte.
-  return call("ZRANGE", FLOW, prefix, prefix .. "\255", "BYLEX", "LIMIT", 0, count)
+  return call("ZRANGE", FLOW, prefix, prefix .. "\255", "BYLEX", "LIMIT", "0", text_of(count))
 end
 
 -- Some of the first jobs of a kind and share whose lanes are not aside, at most so many, as their own turns; and whether these
 -- are all. Forgets those on the way whose lanes are: as many as a lane had jobs when it was put aside, once, at about 1 µs each.
 -- `page`: what few.page_of has found, if it was asked.
 function few.own_turns(kind, share, count, page)
-  local found, last, any_aside = {}, false, not page
-  for _, member in ipairs(page or {}) do any_aside = any_aside or seen.places[sub(member, 26, 33)] ~= false end
-  if not any_aside then return page, #page < count end
+  local found, last = {}, false
+  if not few.any_aside() then
+    page = page or few.page_of(kind, share, count)
+    return page, #page < count
+  end
   repeat
     local members, lanes, met = page or few.page_of(kind, share, count), {}, {}
     page = nil
@@ -694,11 +717,11 @@ local function write_tags()
       end
       if tag then
         local noted = pack(">I8", tag)
-        new[new_count + 1], new[new_count + 2] = 0, "f" .. place .. noted .. share
+        new[new_count + 1], new[new_count + 2] = "0", "f" .. place .. noted .. share
         tags[tag_count + 1], tags[tag_count + 2] = "n" .. name, noted
         new_count, tag_count = new_count + 2, tag_count + 2
         if not before then
-          new[new_count + 1], new[new_count + 2] = 0, "s" .. name
+          new[new_count + 1], new[new_count + 2] = "0", "s" .. name
           new_count = new_count + 2
         end
       else
@@ -714,20 +737,30 @@ local function write_tags()
   each("HSET", FACTS, tags)
 end
 
--- Has noted where a share stands at a place; false: it has no lanes there. Nobody may ask who is next before it is written.
-local function note_later(share, place, tag)
-  local before, name = noted_of(share, place), share .. place
+-- Notes that a kind has lanes which may be chosen, if it is asked for.
+function few.add_kind(kind)
+  if seen.kinds[kind] or (few.wanted and not few.wanted[kind]) then return end
+  seen.kinds[kind] = true
+  few.free_kinds[#few.free_kinds + 1] = kind
+end
+
+-- Has noted where a share stands at a place; false: it has no lanes there. Nobody may ask who is next before it is written. The
+-- name is that of share and place, whose tag is known.
+local function note_name(name, tag)
+  local before = seen.noted[name]
   if before == tag then return end
   if seen.stored[name] == nil then seen.stored[name] = before end
   seen.noted[name] = tag
-  if byte(place) == 102 then
-    local kind = sub(place, 2)
+  if byte(name, 9) == 102 then
+    local kind = sub(name, 10)
     seen.heads[kind] = nil
-    if not seen.kinds[kind] then
-      seen.kinds[kind] = true
-      few.free_kinds[#few.free_kinds + 1] = kind
-    end
+    few.add_kind(kind)
   end
+end
+
+local function note_later(share, place, tag)
+  local before = noted_of(share, place)
+  if before ~= tag then note_name(share .. place, tag) end
 end
 
 -- Has the tag noted that a share has now.
@@ -776,7 +809,7 @@ end
 
 -- Puts a lane that is aside at a place.
 local function stand(place, share, order, lane, kind)
-  call("ZADD", FLOW, 0, "t" .. place .. share .. order .. lane .. kind)
+  call("ZADD", FLOW, "0", "t" .. place .. share .. order .. lane .. kind)
   join(place, share, kind)
 end
 
@@ -793,33 +826,41 @@ end
 -- The lane has another first job.
 function few.move_turn(flow, place, from, to)
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
-  call("ZADD", FLOW, 0, "t" .. place .. share .. to .. lane .. kind)
+  call("ZADD", FLOW, "0", "t" .. place .. share .. to .. lane .. kind)
   if from ~= to then call("ZREM", FLOW, "t" .. place .. share .. from .. lane .. kind) end
 end
 
--- Has the tag that a share has now noted where it stands for jobs of a kind, before anybody asks who is next.
+-- Has the tag that a share has now noted where it stands for jobs of a kind, before anybody asks who is next; that tag.
 function few.refresh(share, kind)
-  seen.stale[share .. kind], seen.any_stale = tag_of(share), true
+  local stale, tag = seen.stale[kind], tag_of(share)
+  if not stale then
+    stale = {}
+    seen.stale[kind] = stale
+  end
+  stale[share], seen.any_stale = tag, true
+  return tag
 end
 
 function few.reckon_stale()
   if not seen.any_stale then return end
   local stale = seen.stale
   seen.stale, seen.any_stale = {}, false
-  local names, tags = {}, {}
-  for name, tag in pairs(stale) do
-    local share = sub(name, 1, 8)
-    for _, place in ipairs(few.contested(sub(name, 9))) do
+  local names, tags, count = {}, {}, 0
+  for kind, tags_of in pairs(stale) do
+    for _, place in ipairs(few.contested(kind)) do
       -- At others nobody stands.
       if byte(place) == 102 or not seen.nobody then
-        names[#names + 1] = share .. place
-        tags[#names] = tag
+        for share, tag in pairs(tags_of) do
+          count = count + 1
+          names[count], tags[count] = share .. place, tag
+        end
       end
     end
   end
   load_noted(names)
-  for i, name in ipairs(names) do
-    if seen.noted[name] then note_later(sub(name, 1, 8), sub(name, 9), tags[i]) end
+  for i = 1, count do
+    local name = names[i]
+    if seen.noted[name] then note_name(name, tags[i]) end
   end
   write_tags()
 end
@@ -827,7 +868,7 @@ end
 -- The shares that are next at a place, at most so many, with their tags as noted.
 function few.first_shares(place, count)
   local found = {}
-  for i, member in ipairs(call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", 0, count)) do
+  for i, member in ipairs(call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", "0", count)) do
     found[i] = { tag = unpacked(">I8", member, 11), key = sub(member, 19), member = member }
   end
   return found
@@ -887,18 +928,18 @@ function few.free_head(kind)
   if known then return known.tag, known.share end
 end
 
--- Fills few.free_kinds with the kinds that have lanes which may be chosen.
-function few.find_free_kinds()
+-- Fills few.free_kinds with the kinds that have lanes which may be chosen: of those asked for, if any are. Where more have
+-- than are asked for it may name others of these, too.
+function few.find_free_kinds(asked)
   few.reckon_stale()
-  local first = first_of("ff")
-  while first do
-    local kind = sub(first, 3, 10)
-    if not seen.kinds[kind] then
-      seen.kinds[kind] = true
-      few.free_kinds[#few.free_kinds + 1] = kind
-    end
-    first = few.first_after("ff" .. kind, "fg")
+  local first, left = first_of("ff"), asked and #asked or math.huge
+  while first and left > 0 do
+    few.add_kind(sub(first, 3, 10))
+    left = left - 1
+    first = few.first_after("ff" .. sub(first, 3, 10), "fg")
   end
+  if not first then return end
+  for _, kind in ipairs(asked) do few.add_kind(kind) end
 end
 
 -- The first lane of a share at a place: order, lane, kind, and the id of its first job unless it is aside. A share without
@@ -919,8 +960,8 @@ end
 -- Whether nobody waits for any scope.
 function few.nobody_waits()
   if seen.nobody == nil then
-    local before = call("ZRANGE", FLOW, "[f", "(ff", "BYLEX", "LIMIT", 0, 1)[1]
-    seen.nobody = not (before or call("ZRANGE", FLOW, "[fg", "(g", "BYLEX", "LIMIT", 0, 1)[1])
+    local before = call("ZRANGE", FLOW, "[f", "(ff", "BYLEX", "LIMIT", "0", "1")[1]
+    seen.nobody = not (before or call("ZRANGE", FLOW, "[fg", "(g", "BYLEX", "LIMIT", "0", "1")[1])
   end
   return seen.nobody
 end
@@ -969,7 +1010,7 @@ function few.mend_lane(flow)
   if first then
     local order = sub(first, 10, 17)
     if not few.aside_at(lane) then
-      call("ZADD", FLOW, 0, few.own_turn(flow, order, sub(first, 18)))
+      call("ZADD", FLOW, "0", few.own_turn(flow, order, sub(first, 18)))
       join(place, share, kind)
     elseif not noted_of(share, place) or not call("ZSCORE", FLOW, "t" .. place .. share .. order .. lane .. kind) then
       place = "f" .. kind
@@ -978,7 +1019,7 @@ function few.mend_lane(flow)
       few.woken = true
     end
     local tag = noted_of(share, place)
-    if tag then call("ZADD", FLOW, 0, "f" .. place .. pack(">I8", tag) .. share, 0, "s" .. share .. place) end
+    if tag then call("ZADD", FLOW, "0", "f" .. place .. pack(">I8", tag) .. share, "0", "s" .. share .. place) end
   end
   if byte(place) ~= 102 then call("ZADD", TIMERS, "NX", text_of(now), place) end
 end
@@ -1131,7 +1172,7 @@ local function enter_lane(id, flow, score)
   local place, member = few.aside_at(lane), "j" .. lane .. order .. id
   local before = place and (seen.firsts[lane] or first_of("j" .. lane))
   if before then
-    call("ZADD", FLOW, 0, member)
+    call("ZADD", FLOW, "0", member)
     if few.is_before(order .. id, sub(before, 10)) then
       few.move_turn(flow, place, sub(before, 10, 17), order)
     else
@@ -1145,7 +1186,7 @@ local function enter_lane(id, flow, score)
   if place then few.note_place(lane, false) end
   local entered = seen.entered
   local count = #entered
-  entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = 0, member, 0, few.own_turn(flow, order, id)
+  entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = "0", member, "0", few.own_turn(flow, order, id)
   if not few.defers then few.write_entered() end
   join("f" .. kind, share, kind)
   few.woken = true
@@ -1177,12 +1218,14 @@ end
 function few.count(scope, id)
   local counted, member = seen.counted, "r" .. scope .. id
   if few.defers then
-    counted[#counted + 1] = 0
+    counted[#counted + 1] = "0"
     counted[#counted + 1] = member
   else
-    call("ZADD", FLOW, 0, member)
+    call("ZADD", FLOW, "0", member)
   end
   if running[scope] then running[scope] = running[scope] + 1 end
+  local sort = sub(scope, 1, 1)
+  if seen.running[sort] then seen.running[sort] = seen.running[sort] + 1 end
 end
 
 -- Counts it no longer, and lets another have its chance.
@@ -1198,7 +1241,7 @@ end
 
 -- Jobs that wait in a lane behind its first, that one included.
 function few.jobs_of(lane, count)
-  return call("ZRANGE", FLOW, "[j" .. lane, "[j" .. lane .. FAR, "BYLEX", "LIMIT", 0, count)
+  return call("ZRANGE", FLOW, "[j" .. lane, "[j" .. lane .. FAR, "BYLEX", "LIMIT", "0", count)
 end
 
 -- Whether nobody waits for any of these scopes: then no start gives anybody a chance.
@@ -1217,10 +1260,10 @@ end
 
 -- The shares that are next, at most so many and the first one last, with their tags as noted; who comes after them, or nil;
 -- the tag of who is first of other kinds; and who that is.
-function few.next_shares(kind, kinds, count)
+function few.next_shares(kind, count)
   few.reckon_stale()
   local place, found, keys, others_tag, others = "f" .. kind, {}, {}, math.huge, {}
-  local members = call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", 0, count + 1)
+  local members = call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", "0", count + 1)
   local function entry_of(member)
     return { tag = unpacked(">I8", member, 11), key = sub(member, 19), at = 1, page = false, before = false, jobs = false,
       members = false, is_all = false, order = false, aside = false }
@@ -1233,7 +1276,7 @@ function few.next_shares(kind, kinds, count)
     if seen.noted[name] == entry.tag then found[#found + 1], keys[#keys + 1] = entry, entry.key end
   end
   few.load_shares(keys)
-  for _, other in ipairs(kinds) do
+  for _, other in ipairs(few.free_kinds) do
     local first = other ~= kind and first_of("ff" .. other)
     if first then
       others_tag = min(others_tag, (unpacked(">I8", first, 11)))
@@ -1252,7 +1295,7 @@ function few.find_jobs(entry, kind, any_aside, count)
   local first, rival
   if any_aside then
     local turns = "tf" .. kind .. share
-    turns = call("ZRANGE", FLOW, "[" .. turns, "[" .. turns .. FAR, "BYLEX", "LIMIT", 0, 2)
+    turns = call("ZRANGE", FLOW, "[" .. turns, "[" .. turns .. FAR, "BYLEX", "LIMIT", "0", 2)
     first, rival = turns[1], turns[2]
     if first and own[1] and not few.is_before(sub(first, 19, 34), sub(own[1], 18, 33)) then first, rival = nil, first end
   end
@@ -1325,7 +1368,7 @@ function few.cut(entries, kind)
   write_tags()
 end
 
--- Counts a lease for its limits and its share; `flow` is nil for a job without keys.
+-- Counts a lease for its limits and its share, of which it returns the tag; `flow` is nil for a job without keys.
 local function start_flow(id, fence, flow)
   if not flow then
     load_virtual()
@@ -1337,7 +1380,7 @@ local function start_flow(id, fence, flow)
   if few.limits_of_kind(kind)[1] > 0 then few.count("k" .. kind, id) end
   if key ~= NO_KEY then few.count("c" .. key, id) end
   take_slots(share, (unpacked(">I4", flow, 53)))
-  few.refresh(share, kind)
+  return few.refresh(share, kind)
 end
 
 -- The lease of a held has ended; `flow` is nil for a job without keys.
@@ -1394,7 +1437,7 @@ local function fire_timers(limit)
     each("ZADD", TIMERS, all)
   end
   if since < 0 or since >= SHARE.looked then call("HSET", FACTS, "t", pack(">I8", now)) end
-  local due = call("ZRANGE", TIMERS, "-inf", text_of(now), "BYSCORE", "LIMIT", 0, limit)
+  local due = call("ZRANGE", TIMERS, "-inf", text_of(now), "BYSCORE", "LIMIT", "0", limit)
   each("ZREM", TIMERS, due)
   for _, scope in ipairs(due) do
     if byte(scope) == 120 and not first_of("f" .. scope) then tend_circuit(sub(scope, 2)) else wake_lane(scope) end

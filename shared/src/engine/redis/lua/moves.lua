@@ -50,7 +50,7 @@ end
 -- wait for the budget.
 local function promote(limit, heal)
   if is_active() then few.fire_timers(MOVE_MAX) end
-  local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", 0, limit)
+  local ids = call("ZRANGE", DELAYED, "-inf", now_ms, "BYSCORE", "LIMIT", "0", limit)
   local moved = 0
   if #ids > 0 then
     local put_behind = retries.interval > 0 and {} or nil
@@ -77,7 +77,7 @@ end
 -- outside of lanes.
 local function reap(limit)
   if not may_reap() then return 0, 0 end
-  local ids = call("ZRANGE", LEASES, "-inf", "(" .. string.format("%.0f", now_ms), "BYSCORE", "LIMIT", 0, limit)
+  local ids = call("ZRANGE", LEASES, "-inf", "(" .. string.format("%.0f", now_ms), "BYSCORE", "LIMIT", "0", limit)
   if #ids == 0 or not verified() then return 0, 0 end
   local ready, changed = {}, {}
   for i, held in ipairs(fetch(HELD, ids)) do

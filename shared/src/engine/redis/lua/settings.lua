@@ -54,7 +54,7 @@ local function count_kinds(had, has)
           changed[#changed + 1] = sub(held, 1, 78) .. string.char(byte(held, 79) % 128 + 128) .. sub(held, 80, 83)
             .. flow_tail(few.flow_of_kind(key))
         end
-        call("ZADD", FLOW, 0, "rk" .. key .. ids[i])
+        call("ZADD", FLOW, "0", "rk" .. key .. ids[i])
       end
     end
     each("HSET", HELD, changed)
@@ -96,7 +96,7 @@ local function look_again(had, has, keys_before, rates_before)
       few.set_timer(scope, now)
       found = true
     end
-    first = call("ZRANGE", FLOW, "(f" .. scope .. FAR, "(g", "BYLEX", "LIMIT", 0, 1)[1]
+    first = call("ZRANGE", FLOW, "(f" .. scope .. FAR, "(g", "BYLEX", "LIMIT", "0", "1")[1]
   end
   return found
 end

@@ -268,7 +268,7 @@ local function publish(ready, grew, cancels, ended)
   if not ready and open and queue_concurrency > 0 and (ended or 0) > 0 then
     local left = call("ZCARD", LEASES)
     if left < queue_concurrency and left + ended >= queue_concurrency then
-      ready = call("ZCARD", READY) > 0 or #call("ZRANGE", FLOW, "[ff", "(fg", "BYLEX", "LIMIT", 0, 1) > 0
+      ready = call("ZCARD", READY) > 0 or #call("ZRANGE", FLOW, "[ff", "(fg", "BYLEX", "LIMIT", "0", "1") > 0
     end
   end
   if ready and open then call("PUBLISH", CHANNEL .. "r", "r") end

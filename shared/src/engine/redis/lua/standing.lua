@@ -16,7 +16,7 @@ local function in_lane(id, held)
   -- And where it, or the lane that is aside, is found.
   local place, turn = call("HGET", FACTS, "b" .. lane), "u" .. kind .. share .. order .. lane .. id
   if place then
-    local first = call("ZRANGE", FLOW, "[j" .. lane, "(k", "BYLEX", "LIMIT", 0, 1)[1]
+    local first = call("ZRANGE", FLOW, "[j" .. lane, "(k", "BYLEX", "LIMIT", "0", "1")[1]
     turn = "t" .. place .. share .. sub(first, 10, 17) .. lane .. kind
   end
   place = place or "f" .. kind

@@ -5,7 +5,7 @@
 
 -- The first member of FLOW that begins so.
 local function first_of(prefix)
-  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. string.rep("\255", 48), "BYLEX", "LIMIT", 0, 1)[1]
+  return call("ZRANGE", FLOW, "[" .. prefix, "[" .. prefix .. string.rep("\255", 48), "BYLEX", "LIMIT", "0", "1")[1]
 end
 
 -- The first job of a share for a kind whose lane is not aside: its order and lane, and its id.
