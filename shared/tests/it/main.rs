@@ -17,6 +17,7 @@ mod redis_faults;
 mod redis_gates;
 mod redis_histories;
 mod redis_outages;
+mod redis_rates;
 mod redis_rig;
 mod redis_rights;
 mod redis_silence;

@@ -16,7 +16,8 @@
 -- TIMERS  scopes, by when to look at them again, µs
 -- IDLE    shares that neither wait nor run, by when they are forgotten, µs
 -- RATES   scopes, by when the next unit of their rate is due, µs
--- FACTS   v: virtual time in ms u64, number of shares u64
+-- FACTS   v: virtual time in ms u64, number of shares u64, 49 bytes without meaning: Redis searches a hash linearly of which no
+--            value is longer than 64
 --         t: when timers were looked at in µs u64, to within a second
 --         s and a share: had u64, slots u64, accrued u64, at u64, cost u64
 --         n, a share and a place: its tag there u64, as noted
@@ -52,8 +53,11 @@ local function load_flow()
 -- anew at most to find out who is next; how old the note may get of when timers were looked at, in µs.
 local SHARE = { cost = 1000, idle = 10000, debt = 3600000, reckoned = 200, looked = 1000000 }
 
+-- A score as it stands in members; the last one is remembered.
+local last_score, last_order
 local function order_of(score)
-  return pack(">I8", score + SCORE_OFFSET)
+  if score ~= last_score then last_score, last_order = score, pack(">I8", score + SCORE_OFFSET) end
+  return last_order
 end
 
 -- Whether these bytes come before those.
@@ -96,7 +100,7 @@ local function load_virtual()
   virtual_known = true
   if not is_active() then return end
   local value = call("HGET", FACTS, "v")
-  if value and #value == 16 then virtual, share_count = unpacked(">I8I8", value) end
+  if value and #value >= 16 then virtual, share_count = unpacked(">I8I8", value) end
 end
 
 -- Looks up shares together, none of which is known yet.
@@ -283,7 +287,7 @@ local function save_flow()
   end
   if share_count > 0 then
     kept[#kept + 1] = "v"
-    kept[#kept + 1] = pack(">I8I8", virtual, share_count)
+    kept[#kept + 1] = pack(">I8I8", virtual, share_count) .. FAR .. "\255"
   else
     gone[#gone + 1] = "v"
   end
@@ -373,10 +377,10 @@ end
 -- Whether so many leases may count for a scope: no more do than for all of its sort.
 local function may_run(scope, most)
   if running[scope] then return true end
-  local sort = sub(scope, 1, 1)
+  local sort = byte(scope)
   if not seen.running[sort] then
     few.write_counts()
-    seen.running[sort] = call("ZLEXCOUNT", FLOW, "[r" .. sort, "(r" .. string.char(byte(sort) + 1))
+    seen.running[sort] = call("ZLEXCOUNT", FLOW, "[r" .. string.char(sort), "(r" .. string.char(sort + 1))
   end
   return seen.running[sort] >= most
 end
@@ -1186,7 +1190,8 @@ local function enter_lane(id, flow, score)
   if place then few.note_place(lane, false) end
   local entered = seen.entered
   local count = #entered
-  entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = "0", member, "0", few.own_turn(flow, order, id)
+  entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = "0", member, "0",
+    "u" .. kind .. share .. order .. lane .. id
   if not few.defers then few.write_entered() end
   join("f" .. kind, share, kind)
   few.woken = true
@@ -1224,7 +1229,7 @@ function few.count(scope, id)
     call("ZADD", FLOW, "0", member)
   end
   if running[scope] then running[scope] = running[scope] + 1 end
-  local sort = sub(scope, 1, 1)
+  local sort = byte(scope)
   if seen.running[sort] then seen.running[sort] = seen.running[sort] + 1 end
 end
 

@@ -99,10 +99,12 @@ local function admit(i, id, job, old, held, tomb)
     packed_score = pack(">i8", score)
   end
   if sub(job, 17, 24) ~= packed_score then job = sub(job, 1, 16) .. packed_score .. sub(job, 25) end
-  if kinds_limited > 0 then job = few.with_flow(job) end
+  if kinds_limited > 0 then
+    job = few.with_flow(job)
+    flow = flow_of(job)
+  end
   added[added_count + 1], added[added_count + 2] = id, job
   added_count = added_count + 2
-  flow = flow_of(job)
   if not is_later and flow then
     few.enter_lane(id, flow, score)
     if old or held then

@@ -35,11 +35,10 @@ local function place(id, flow, score)
   ready[#ready + 1] = id
 end
 
--- Makes a held job what `ended` says.
-local function apply(id, held, ended, delay, detail, told)
+-- Makes a held job with this flow what `ended` says.
+local function apply(id, held, flow, ended, delay, detail, told)
   if byte(held, 2) == 1 and (ended == RETRY or ended == SNOOZED or ended == RELEASED) then ended = CANCELLED end
   local part, attempt, end_part, status, again_at = sub(held, 3, 54), sub(held, 55, 58), sub(held, 59), FINISHING, 0
-  local flow = flow_of(nil, held)
   if flow then
     local fence = unpacked(">I8", held, 47)
     -- A probe that finds its dependency still failing is none of the job's attempts, be it the last.
@@ -78,14 +77,12 @@ local function apply(id, held, ended, delay, detail, told)
   report(id, part, attempt, ended, again_at, detail)
 end
 
-if is_active() then
-  local shares = { NO_KEY }
-  for i = 1, count do
-    local flow = is_held(helds[i]) and flow_of(nil, helds[i])
-    if flow then shares[#shares + 1] = sub(flow, 17, 24) end
-  end
-  few.load_shares(shares)
+local flows, shares = {}, { NO_KEY }
+for i = 1, count do
+  local flow = is_held(helds[i]) and flow_of(nil, helds[i])
+  if flow then flows[i], shares[#shares + 1] = flow, sub(flow, 17, 24) end
 end
+if is_active() then few.load_shares(shares) end
 few.defers = true
 for i = 1, count do
   local id, held, settle = ids[i], helds[i], ARGV[3 * i + 1]
@@ -96,7 +93,7 @@ for i = 1, count do
   else
     local ended, delay = byte(settle, 25), 0
     if ended == RETRY or ended == SNOOZED then delay = unpacked(">i8", settle, 26) end
-    apply(id, held, ended, delay, ARGV[3 * i + 2], byte(settle, 34))
+    apply(id, held, flows[i], ended, delay, ARGV[3 * i + 2], byte(settle, 34))
     answers[i] = "S"
   end
 end
