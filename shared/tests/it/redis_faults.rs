@@ -137,7 +137,7 @@ faults! {
     old_tags_decide: "local tag = tag_of(entry.key)" => "local tag = entry.tag";
     a_tag_outlives_its_share: "left[#left + 1] = \"n\" .. name" => "";
     a_share_is_not_known_to_stand: "new[new_count + 1], new[new_count + 2] = \"0\", \"s\" .. name" => "new_count = new_count - 2";
-    a_newcomer_is_owed: "if not competes then lift(share, level) end" => "";
+    a_newcomer_is_owed: "      lift(share, level)\n" => "";
     pools_have_one_time: "if tag and tag < level then level = tag end" => "";
     what_runs_costs_nothing: "(runs > cost and runs or cost)" => "cost";
     a_start_costs_nothing: "(runs > cost and runs or cost)" => "runs";

@@ -264,17 +264,21 @@ function few.visit_run(share, kind)
   if not entries[1] or entries[#entries].key ~= share then return false end
   local all, firsts, lanes, most = {}, {}, {}, max(floor(run.jobs / #entries), 2)
   for i, entry in ipairs(entries) do
-    entry.page = few.page_of(kind, entry.key, most)
-    if few.any_aside() then
-      for _, turn in ipairs(entry.page) do lanes[#lanes + 1] = sub(turn, 26, 33) end
+    all[i] = entry
+    -- One that comes after all of these by the tag that it has now is not given any.
+    if not last or few.tag_of(entry.key) <= last.tag then
+      entry.page = few.page_of(kind, entry.key, most)
+      if few.any_aside() then
+        for _, turn in ipairs(entry.page) do lanes[#lanes + 1] = sub(turn, 26, 33) end
+      end
     end
   end
   few.load_places(lanes)
-  for i, entry in ipairs(entries) do
-    all[i] = entry
-    few.find_jobs(entry, kind, any_aside, most)
-    local first = few.job_of(entry, 1)
-    firsts[#firsts + 1] = first
+  for _, entry in ipairs(entries) do
+    if entry.page then
+      few.find_jobs(entry, kind, any_aside, most)
+      firsts[#firsts + 1] = few.job_of(entry, 1)
+    end
   end
   few.load_jobs(firsts, kind)
   local ready, ready_order = next_ready(), nil
@@ -284,10 +288,11 @@ function few.visit_run(share, kind)
   few.defers = true
   while leased < leases_max and looked < SCAN_MAX and #entries > 0 do
     local entry = entries[#entries]
-    local item, tag = few.job_of(entry, entry.at), few.tag_of(entry.key)
+    local tag = few.tag_of(entry.key)
     share = entry.key
-    if not item then break end
     if tag == entry.tag then
+      local item = few.job_of(entry, entry.at)
+      if not item then break end
       if leased > began then
         if tag >= others_tag or (entry.before and not few.is_before(item.order, entry.before)) then break end
         if ready and share ~= NO_KEY and tag >= few.tag_of(NO_KEY) then break end

@@ -6,11 +6,18 @@
 -- Returns {"known", answers} with a letter per id: 1 known, 0 not. Writes nothing.
 local ids = {}
 for i = 1, tonumber(ARGV[2]) do ids[i] = ARGV[2 + i] end
-local tombs, can_move = standing(ids), placed(ids, fetch(HELD, ids))
-local answers = {}
+local tombs, others = standing(ids), {}
 for i = 1, #ids do
-  -- One by one, and only its length: HMGET would copy the envelopes.
-  local known = tombs[i] >= 0 or (can_move[i] and call("HSTRLEN", JOBS, ids[i]) >= JOB_MIN)
+  if tombs[i] < 0 then others[#others + 1] = ids[i] end
+end
+local can_move, answers, other = placed(others, fetch(HELD, others)), {}, 0
+for i = 1, #ids do
+  local known = tombs[i] >= 0
+  if not known then
+    other = other + 1
+    -- One by one, and only its length: HMGET would copy the envelopes.
+    known = can_move[other] and call("HSTRLEN", JOBS, ids[i]) >= JOB_MIN
+  end
   answers[i] = known and "1" or "0"
 end
 return { "known", table.concat(answers) }

@@ -92,7 +92,7 @@ local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
 -- whether nobody waits for any, who is next for a kind, the first jobs of lanes, and dues of rates as stored. What is put off:
 -- tags of shares to note, for jobs of a kind and where they stand, shares that are idle now, leases that count no longer and
 -- those that do now, and jobs that have entered their lanes.
-local seen = { places = {}, noted = {}, found = {}, unwanted = {}, running = {}, heads = {}, kinds = {}, firsts = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
+local seen = { places = {}, noted = {}, found = {}, unwanted = {}, running = {}, heads = {}, kinds = {}, firsts = {}, levels = {}, dues = {}, stale = {}, any_stale = false, gone = {}, counted = {},
   stored = {}, idle = {}, entered = {} }
 
 local function load_virtual()
@@ -707,13 +707,26 @@ function few.load_standing(names)
   end
 end
 
+-- The same, and looks up those of the shares that do not stand there, given in the order of the names.
+function few.load_newcomers(names, keys)
+  few.load_standing(names)
+  local wanted = {}
+  for i, name in ipairs(names) do
+    if not seen.noted[name] then wanted[#wanted + 1] = keys[i] end
+  end
+  few.load_shares(wanted)
+end
+
 -- Writes the tags of shares at places that were put off.
 local function write_tags()
+  if not next(seen.stored) then return end
+  seen.levels = {}
   local stored, gone, new, left, tags = seen.stored, {}, {}, {}, {}
   local gone_count, new_count, tag_count = 0, 0, 0
   seen.stored = {}
   for name, before in pairs(stored) do
     local share, place, tag = sub(name, 1, 8), sub(name, 9), seen.noted[name]
+    seen.found[name] = tag and true or nil
     if before ~= tag then
       if before then
         gone_count = gone_count + 1
@@ -787,9 +800,22 @@ function few.contested(kind)
   return limits.contested
 end
 
+-- Where a share begins that is new among those that compete for a kind: where the others are.
+function few.level_of(kind)
+  local level = virtual
+  write_tags()
+  for _, place in ipairs(few.contested(kind)) do
+    local first = first_of("f" .. place)
+    local tag = first and unpacked(">I8", first, 11)
+    if tag and tag < level then level = tag end
+  end
+  return level
+end
+
 -- A share has a lane at a place now. One that is new among those that compete begins where the others are: it is not owed for
--- the time in which it had nothing that could start.
-local function join(place, share, kind)
+-- the time in which it had nothing that could start. `later`: the caller has it written before anybody
+-- asks who is next.
+local function join(place, share, kind, later)
   active, seen.unwanted[place] = true, nil
   local name = share .. place
   if seen.stored[name] == nil and not seen.found[name] then few.load_standing({ name }) end
@@ -799,16 +825,17 @@ local function join(place, share, kind)
   local sort = byte(place)
   if sort == 102 or sort == 107 or sort == 108 then
     load_virtual()
-    local competes, level = false, virtual
-    for _, other in ipairs(few.contested(kind)) do
-      if noted_of(share, other) then competes = true end
-      local first = not competes and first_of("f" .. other)
-      local tag = first and unpacked(">I8", first, 11)
-      if tag and tag < level then level = tag end
+    local competes, level = false, later and seen.levels[kind] or nil
+    for _, other in ipairs(few.contested(kind)) do competes = competes or noted_of(share, other) end
+    if not competes then
+      level = level or few.level_of(kind)
+      lift(share, level)
+      if later then seen.levels[kind] = level end
     end
-    if not competes then lift(share, level) end
+    later = later and not competes
   end
-  set_noted(share, place, tag_of(share))
+  note_later(share, place, tag_of(share))
+  if not later then write_tags() end
 end
 
 -- Puts a lane that is aside at a place.
@@ -1164,10 +1191,11 @@ local function block(scope, held, flow, order)
   if held ~= true then set_timer(scope, held) end
 end
 
--- Writes which jobs have entered their lanes, as far as that was put off.
+-- Writes which jobs have entered their lanes, and where their shares stand, as far as that was put off.
 function few.write_entered()
   if #seen.entered > 0 then each("ZADD", FLOW, seen.entered) end
   seen.entered = {}
+  write_tags()
 end
 
 -- Puts a job that is in no order into its lane.
@@ -1193,7 +1221,7 @@ local function enter_lane(id, flow, score)
   entered[count + 1], entered[count + 2], entered[count + 3], entered[count + 4] = "0", member, "0",
     "u" .. kind .. share .. order .. lane .. id
   if not few.defers then few.write_entered() end
-  join("f" .. kind, share, kind)
+  join("f" .. kind, share, kind, few.defers)
   few.woken = true
 end
 
@@ -1270,8 +1298,8 @@ function few.next_shares(kind, count)
   local place, found, keys, others_tag, others = "f" .. kind, {}, {}, math.huge, {}
   local members = call("ZRANGE", FLOW, "[f" .. place, "[f" .. place .. FAR, "BYLEX", "LIMIT", "0", count + 1)
   local function entry_of(member)
-    return { tag = unpacked(">I8", member, 11), key = sub(member, 19), at = 1, page = false, before = false, jobs = false,
-      members = false, is_all = false, order = false, aside = false }
+    return { tag = unpacked(">I8", member, 11), key = sub(member, 19), at = 1, page = false, before = false, jobs = {},
+      members = {}, is_all = false, order = false, aside = false }
   end
   for i = min(#members, count), 1, -1 do
     local entry = entry_of(members[i])
@@ -1305,7 +1333,7 @@ function few.find_jobs(entry, kind, any_aside, count)
     if first and own[1] and not few.is_before(sub(first, 19, 34), sub(own[1], 18, 33)) then first, rival = nil, first end
   end
   entry.before = rival and sub(rival, 19, 26) or false
-  entry.jobs, entry.members, entry.is_all = {}, own, is_last and not first and not rival
+  entry.members, entry.is_all = own, is_last and not first and not rival
   if not first then return end
   entry.order, entry.aside = sub(first, 19, 26), sub(first, 27, 34)
   entry.members = few.jobs_of(entry.aside, count)

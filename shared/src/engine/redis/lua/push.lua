@@ -124,7 +124,7 @@ local function admit(i, id, job, old, held, tomb)
 end
 
 if is_active() then
-  local lanes, names, met = {}, {}, {}
+  local lanes, names, met, shares = {}, {}, {}, {}
   for i = 1, count do
     local flow = flow_of(ARGV[2 * i + 7])
     if flow then
@@ -132,12 +132,12 @@ if is_active() then
       lanes[#lanes + 1] = sub(flow, 1, 8)
       if not met[name] then
         met[name] = true
-        names[#names + 1] = name
+        names[#names + 1], shares[#shares + 1] = name, sub(flow, 17, 24)
       end
     end
   end
   few.load_places(lanes)
-  few.load_standing(names)
+  few.load_newcomers(names, shares)
 end
 few.defers = true
 for i = 1, count do
