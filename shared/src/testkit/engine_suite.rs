@@ -316,6 +316,7 @@ macro_rules! engine_cases {
         $crate::engine_cases!(@ $mode $rig, crowd:
             one_group_leaves_room_for_others
             a_call_counts_what_it_lets_in
+            a_call_counts_what_it_lets_in_of_a_tenant
             what_runs_is_not_what_waits
             jobs_without_keys_are_one_group
             a_refused_group_has_room_again

@@ -91,7 +91,7 @@ faults! {
     jobs_without_keys_are_no_group: "waiting = waiting + unkeyed end" => "waiting = waiting end";
     a_refused_group_is_not_noted: "if not is_later and not refused[group] then" => "if false then";
     a_crowded_group_has_room: "waiting < BOUNDS.refill * free and 1 or 0" => "1";
-    fresh_jobs_pass_those_in_the_ledger: "if ARGV[5] == \"1\" and (refused[group]" => "if false and (refused[group]";
+    fresh_jobs_pass_those_in_the_ledger: "if refused[group] or noted[group] then return true end" => "";
     a_group_stays_refused: "each(\"ZREM\", KEYS[15], groups)" => "";
     a_replaced_job_still_waits: "then waiting = waiting - 1 else head" => "then waiting = waiting else head";
     the_brake_is_off: "outbox_bytes >= OUTBOX_BYTES_MAX or" => "";

@@ -274,6 +274,7 @@ fn flow(reply: &mut Reply) -> Result<(FlowState, Beside), EngineError> {
                 let key = flow::read_key(&mut name).map_err(damaged)?;
                 circuits.insert(key, flow::read_circuit_setting(&mut value).map_err(damaged)?);
             }
+            Some(b'p') => {}
             _ => return Err(contradiction("an unknown fact")),
         }
     }

@@ -55,17 +55,30 @@ pub async fn one_group_leaves_room_for_others(rig: &Rig) {
 
 /// In one call as in several: with jobs that come in, go for later, and are replaced in it.
 pub async fn a_call_counts_what_it_lets_in(rig: &Rig) {
-    tight(rig).await;
     let mut jobs = Vec::new();
-    for n in 0..9 {
+    for n in 0..10 {
         jobs.push(rig.job(n).await);
     }
+    counts_what_it_lets_in(rig, &jobs).await;
+}
+
+/// The same of a tenant.
+pub async fn a_call_counts_what_it_lets_in_of_a_tenant(rig: &Rig) {
+    let mut jobs = Vec::new();
+    for n in 0..10 {
+        jobs.push(of(rig, n, "large").await);
+    }
+    counts_what_it_lets_in(rig, &jobs).await;
+}
+
+async fn counts_what_it_lets_in(rig: &Rig, jobs: &[Push]) {
+    tight(rig).await;
     let mut expected = vec![Pushed::Added; 8];
     expected.push(Pushed::Crowded);
-    assert_eq!(rig.push(&jobs).await, expected);
+    assert_eq!(rig.push(&jobs[..9]).await, expected);
     let later =
-        Push { fence: Fence(2), run_at: rig.now().await.plus(ms(1_000)), ..rig.job(0).await };
-    let jobs = [rig.job(9).await, later, rig.job(8).await, rig.job(9).await];
+        Push { fence: Fence(2), run_at: rig.now().await.plus(ms(1_000)), ..jobs[0].clone() };
+    let jobs = [jobs[9].clone(), later, jobs[8].clone(), jobs[9].clone()];
     let expected = [Pushed::Crowded, Pushed::Added, Pushed::Added, Pushed::Crowded];
     assert_eq!(rig.push(&jobs).await, expected);
 }

@@ -16,8 +16,9 @@
 -- TIMERS  scopes, by when to look at them again, µs
 -- IDLE    shares that neither wait nor run, by when they are forgotten, µs
 -- RATES   scopes, by when the next unit of their rate is due, µs
--- FACTS   v: virtual time in ms u64, number of shares u64, 49 bytes without meaning: Redis searches a hash linearly of which no
---            value is longer than 64
+-- FACTS   v: virtual time in ms u64, number of shares u64
+--         p: as long as there are shares, 65 bytes without meaning: Redis searches a hash linearly of which no value is longer
+--            than 64
 --         t: when timers were looked at in µs u64, to within a second
 --         s and a share: had u64, slots u64, accrued u64, at u64, cost u64
 --         n, a share and a place: its tag there u64, as noted
@@ -86,7 +87,7 @@ end
 
 -- Shares ----------------------------------------------------------------------------------------------------------
 
-local shares, virtual, share_count, virtual_known, facts_dirty = {}, 0, 0, false, false
+local shares, virtual, share_count, shares_before, virtual_known, facts_dirty = {}, 0, 0, 0, false, false
 local rates, rates_dirty, running, circuits, bucket = {}, {}, {}, {}, nil
 -- What is known within a script: places of lanes (false: not aside), tags of shares at places, who was found there, scopes that nobody waits for,
 -- whether nobody waits for any, who is next for a kind, the first jobs of lanes, and dues of rates as stored. What is put off:
@@ -100,7 +101,8 @@ local function load_virtual()
   virtual_known = true
   if not is_active() then return end
   local value = call("HGET", FACTS, "v")
-  if value and #value >= 16 then virtual, share_count = unpacked(">I8I8", value) end
+  if value and #value == 16 then virtual, share_count = unpacked(">I8I8", value) end
+  shares_before = share_count
 end
 
 -- Looks up shares together, none of which is known yet.
@@ -256,7 +258,8 @@ local function save_flow()
   end
   local dues, till = {}, next(rates_dirty) and BOUNDS.time()
   for scope in pairs(rates_dirty) do
-    -- Those that are over by now are as if nothing had ever started.
+    -- Those that are over by now are as if nothing had ever started. From Redis 7.2 on time stands still in a script: there none
+    -- is.
     if rates[scope] > till then
       dues[#dues + 1] = text_of(rates[scope])
       dues[#dues + 1] = scope
@@ -287,9 +290,14 @@ local function save_flow()
   end
   if share_count > 0 then
     kept[#kept + 1] = "v"
-    kept[#kept + 1] = pack(">I8I8", virtual, share_count) .. FAR .. "\255"
+    kept[#kept + 1] = pack(">I8I8", virtual, share_count)
+    if share_count ~= shares_before then
+      kept[#kept + 1] = "p"
+      kept[#kept + 1] = string.rep("\0", 65)
+    end
   else
     gone[#gone + 1] = "v"
+    gone[#gone + 1] = "p"
   end
   each("HDEL", FACTS, gone)
   each("HSET", FACTS, kept)
@@ -614,7 +622,6 @@ end
 -- Notes where a lane stands that is aside; false: it is not.
 function few.note_place(lane, place)
   seen.places[lane] = place
-  if place then seen.aside = true end
   if place then call("HSET", FACTS, "b" .. lane, place) else call("HDEL", FACTS, "b" .. lane) end
 end
 
@@ -840,6 +847,7 @@ end
 
 -- Puts a lane that is aside at a place.
 local function stand(place, share, order, lane, kind)
+  seen.aside = true
   call("ZADD", FLOW, "0", "t" .. place .. share .. order .. lane .. kind)
   join(place, share, kind)
 end
@@ -857,6 +865,7 @@ end
 -- The lane has another first job.
 function few.move_turn(flow, place, from, to)
   local lane, kind, share = sub(flow, 1, 8), sub(flow, 9, 16), sub(flow, 17, 24)
+  seen.aside = true
   call("ZADD", FLOW, "0", "t" .. place .. share .. to .. lane .. kind)
   if from ~= to then call("ZREM", FLOW, "t" .. place .. share .. from .. lane .. kind) end
 end
@@ -983,7 +992,10 @@ function few.first_turn(place, share)
   end
   if turn then return sub(turn, 19, 26), sub(turn, 27, 34), sub(turn, 35) end
   local first = first_of("f" .. place)
-  if first and sub(first, 19) == share then call("ZREM", FLOW, first, "s" .. share .. place) end
+  if first and sub(first, 19) == share then
+    call("ZREM", FLOW, first, "s" .. share .. place)
+    seen.levels = {}
+  end
   set_noted(share, place, false)
   seen.heads[sub(place, 2)] = nil
 end

@@ -34,15 +34,21 @@ local added_count, ready_count, delayed_count = 0, 0, 0
 local last_run_at, last_priority, due_ms, score, packed_score
 
 -- Whether a group has as many waiting as are left to it. Nobody has before four fifths of the room are used.
-local unkeyed, refused, order = call("ZCARD", READY), {}, {}
-local any_refused = call("ZCARD", KEYS[15]) > 0
+local unkeyed, refused, order, in_lanes = call("ZCARD", READY), {}, {}, {}
+local any_refused, noted = call("ZCARD", KEYS[15]) > 0, {}
 local function crowded(group)
   -- Fresh ones would pass those of the group that wait in the ledger.
-  if ARGV[5] == "1" and (refused[group] or (any_refused and call("ZSCORE", KEYS[15], group))) then return true end
+  if ARGV[5] == "1" then
+    if any_refused and noted[group] == nil then noted[group] = call("ZSCORE", KEYS[15], group) end
+    if refused[group] or noted[group] then return true end
+  end
   local most = BOUNDS.part * max(jobs_max - head, 0)
   if most > head then return false end
-  few.write_entered()
-  local waiting = call("ZLEXCOUNT", FLOW, "[j" .. group, "[j" .. group .. FAR)
+  if not in_lanes[group] then
+    few.write_entered()
+    in_lanes[group] = call("ZLEXCOUNT", FLOW, "[j" .. group, "[j" .. group .. FAR)
+  end
+  local waiting = in_lanes[group]
   if group == sub(NO_KEY, 1, 3) then waiting = waiting + unkeyed end
   return waiting >= most
 end
@@ -85,6 +91,7 @@ local function admit(i, id, job, old, held, tomb)
   if old or held then
     replaced[#replaced + 1] = id
     few.take_out(id, is_job(old) and old, held)
+    in_lanes = {}
   end
   if old then
     if call("ZSCORE", DELAYED, id) then waiting = waiting - 1 else head = head - 1 end
@@ -107,6 +114,7 @@ local function admit(i, id, job, old, held, tomb)
   added_count = added_count + 2
   if not is_later and flow then
     few.enter_lane(id, flow, score)
+    if in_lanes[group] then in_lanes[group] = in_lanes[group] + 1 end
     if old or held then
       few.write_entered()
       few.mend_lane(flow)
