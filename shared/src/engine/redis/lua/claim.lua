@@ -276,7 +276,7 @@ function few.visit_run(share, kind)
   few.load_places(lanes)
   for _, entry in ipairs(entries) do
     if entry.page then
-      few.find_jobs(entry, kind, any_aside, most)
+      few.find_jobs(entry, kind, any_aside, most, entry.page)
       firsts[#firsts + 1] = few.job_of(entry, 1)
     end
   end
@@ -313,8 +313,10 @@ function few.visit_run(share, kind)
       if few.is_probe(item.flow, item.id, fence) then probes[item.id] = "\1" end
       if others[share] then break end
       if not entry.members[entry.at] and not entry.is_all then
+        -- The same ones and those after them: they are taken out when the run ends.
         run.jobs = min(run.jobs * 4, 100)
-        break
+        few.find_jobs(entry, kind, any_aside, 4 * #entry.members)
+        if not entry.members[entry.at] and not entry.is_all then break end
       end
     elseif leased > began and reckoned < 100 then
       reckoned = reckoned + 1

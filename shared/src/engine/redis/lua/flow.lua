@@ -1332,11 +1332,11 @@ function few.next_shares(kind, count)
 end
 
 -- Finds out which jobs of a share are next, at most so many: of the lane that is aside, or of those that are not, of which
--- entry.page has the first. `before`: the order of who is next of the others of the share, if any; `is_all`: those not found
+-- `page` has the first ones, if it was asked. `before`: the order of who is next of the others of the share, if any; `is_all`: those not found
 -- come after nobody.
-function few.find_jobs(entry, kind, any_aside, count)
+function few.find_jobs(entry, kind, any_aside, count, page)
   local share = entry.key
-  local own, is_last = few.own_turns(kind, share, count, entry.page)
+  local own, is_last = few.own_turns(kind, share, count, page)
   local first, rival
   if any_aside then
     local turns = "tf" .. kind .. share
