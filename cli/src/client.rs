@@ -42,6 +42,19 @@ pub struct ClientArgs {
     pub output: Output,
 }
 
+impl ClientArgs {
+    /// Address, key and namespace, as a load needs them.
+    pub fn target(&self) -> windlass_loadtest::run::Target {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        windlass_loadtest::run::Target {
+            url: self.url.clone(),
+            api_key: given(&self.api_key),
+            namespace: given(&self.namespace),
+            watched: Vec::new(),
+        }
+    }
+}
+
 /// A connection to one API. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {

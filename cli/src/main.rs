@@ -13,7 +13,6 @@ mod input;
 mod output;
 mod setup;
 mod system;
-mod wfformat;
 
 use exit::Outcome;
 

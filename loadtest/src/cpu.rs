@@ -1,4 +1,4 @@
-//! CPU time of processes, from `/proc`.
+//! CPU time and memory of processes, from `/proc`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -48,26 +48,53 @@ fn stat(pid: u32) -> Option<Stat> {
 /// # Errors
 /// There is no such process.
 pub fn of_tree(pid: u32) -> Result<Duration> {
+    let ticks = tree(pid)?.iter().map(|(_, stat)| stat.ticks).sum::<u64>();
+    Ok(TICK * u32::try_from(ticks).unwrap_or(u32::MAX))
+}
+
+/// A process and all its descendants that there are.
+fn tree(pid: u32) -> Result<Vec<(u32, Stat)>> {
     let root = stat(pid).with_context(|| format!("there is no process {pid}"))?;
-    let mut children: HashMap<u32, Vec<(u32, u64)>> = HashMap::new();
+    let mut children: HashMap<u32, Vec<(u32, Stat)>> = HashMap::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         if let Some(stat) = stat(pid) {
-            children.entry(stat.parent).or_default().push((pid, stat.ticks));
+            children.entry(stat.parent).or_default().push((pid, stat));
         }
     }
-    let mut ticks = root.ticks;
-    let mut open = vec![pid];
-    while let Some(parent) = open.pop() {
+    let mut tree = vec![(pid, root)];
+    let mut at = 0;
+    while let Some((parent, _)) = tree.get(at) {
         // Removed, so that a process number that is used again cannot make a ring.
-        for (child, child_ticks) in children.remove(&parent).unwrap_or_default() {
-            ticks += child_ticks;
-            open.push(child);
-        }
+        tree.extend(children.remove(parent).unwrap_or_default());
+        at += 1;
     }
-    Ok(TICK * u32::try_from(ticks).unwrap_or(u32::MAX))
+    Ok(tree)
+}
+
+/// Bytes in memory of a process and all its descendants: what each has for itself, and of what they share as much as the one that
+/// uses most of it. Of a process without descendants that is its resident set.
+///
+/// # Errors
+/// There is no such process.
+pub fn memory_of_tree(pid: u32) -> Result<u64> {
+    let (mut own, mut shared) = (0, 0);
+    for (pid, _) in tree(pid)? {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let (anon, all) = (field(&status, "RssAnon:"), field(&status, "VmRSS:"));
+        own += anon;
+        shared = all.saturating_sub(anon).max(shared);
+    }
+    Ok(own + shared)
+}
+
+/// A field of `/proc/PID/status`, in bytes.
+fn field(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// CPU time so far of this process.
@@ -89,6 +116,7 @@ mod tests {
             assert!(started.elapsed() < Duration::from_secs(60), "no CPU time was counted");
         }
         assert!(of_tree(u32::MAX).is_err());
+        assert!(memory_of_tree(std::process::id()).unwrap() > 1 << 20);
     }
 
     #[test]

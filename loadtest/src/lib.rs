@@ -1,19 +1,25 @@
-//! The benchmark: what the engine, the whole path and an idle installation can do on this machine.
+//! Loads: profiles that are carried out against a running fleet ([`profile`], [`run`](mod@run), [`result`]), sustained-load
+//! checks ([`check`]), and the benchmark of single parts on this machine.
 //!
-//! Everything is measured from outside: through the engine's contract, over HTTP, and from `/proc`. Every
-//! run is bounded in jobs and in time, and talks to loopback only. Wall-clock rates swing with whatever else
-//! the machine does; CPU per job is the figure to compare.
+//! Everything is measured from outside: over HTTP, from `/proc`, and of single parts through their contracts. Every run is bounded
+//! in jobs and in time. Wall-clock rates swing with whatever else the machine does; CPU per job is the figure to compare.
 
 pub mod check;
 pub mod cpu;
 pub mod engine;
 pub mod graph;
+pub mod html;
 mod http;
 pub mod ledger;
 pub mod path;
+pub mod plot;
+pub mod profile;
 pub mod redis_cpu;
 pub mod report;
+pub mod result;
+pub mod run;
 pub mod start;
+pub mod wfformat;
 pub mod workflow;
 
 /// Most jobs of one run.

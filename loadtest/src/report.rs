@@ -28,6 +28,14 @@ impl Times {
     pub fn add_all(&mut self, other: &Self) {
         self.0.add(&other.0).expect("all have the same bounds");
     }
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+    /// The time that so many (0 to 1) do not exceed; 0 of none.
+    pub fn at(&self, quantile: f64) -> Duration {
+        Duration::from_micros(self.0.value_at_quantile(quantile))
+    }
     /// Its percentiles.
     pub fn percentiles(&self) -> Percentiles {
         let ms = |q: f64| self.0.value_at_quantile(q) as f64 / 1000.0;

@@ -11,7 +11,6 @@ use crate::{effects, history};
 
 mod circuit;
 mod shares;
-mod svg;
 
 /// Flags of `windlass-rig plot`.
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ mod evaluate;
 mod fail;
 mod http_request;
 mod json_text;
+mod loadtest_job;
 mod noop;
 mod sleep;
 
@@ -35,6 +36,7 @@ pub(crate) fn builtin(settings: &WorkerSettings) -> anyhow::Result<Registry> {
     add("sleep", Arc::new(sleep::handler()));
     add("cpu.burn", Arc::new(cpu_burn::handler()));
     add("fail", Arc::new(fail::handler()));
+    add("loadtest.job", Arc::new(loadtest_job::handler()));
     add("http.request", Arc::new(http));
     add("command.run", Arc::new(commands));
     Ok(registry)

@@ -12,6 +12,7 @@ mod docs_page;
 mod documents;
 mod hostile;
 mod load_check;
+mod loadtest;
 mod metrics;
 mod object_store;
 mod point_in_time;

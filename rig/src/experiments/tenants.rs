@@ -173,6 +173,14 @@ async fn empty(scene: &Scene, queue: &str) -> anyhow::Result<()> {
         depths.get(queue)?.is_empty().then_some(())
     });
     empty.await.context("something is left in the queue")?;
+    // What is beyond the head of the queue waits, and expires, in the ledger alone.
+    let states = "state=blocked&state=scheduled&state=ready&state=running&state=retrying";
+    let live = format!("/v1/jobs?limit=1&queue={queue}&{states}");
+    let ended = until_seldom(DONE_MAX, || async {
+        let page = scene.client.get(&live).await?;
+        (page["items"].as_array()?.is_empty() && page["next_cursor"].is_null()).then_some(())
+    });
+    ended.await.context("something of the queue is left in the ledger")?;
     scene.say(&format!("{queue} is empty"));
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Calls of a dependency that is down, with its circuit and without, from the evidence of E27.
 
-use super::svg::{Line, Panel, Tone, draw as picture, grouped};
 use crate::check::{Evidence, Execution};
 use crate::experiments::herd::HALVES;
 use crate::experiments::measure::mark_of;
 use crate::worker::CALL;
+use windlass_loadtest::plot::{Line, Panel, Tone, draw as picture, grouped};
 
 /// About so many points has a line.
 const POINTS: f64 = 120.0;
@@ -32,6 +32,7 @@ pub(super) fn draw(evidence: &Evidence, executions: &[Execution]) -> Option<Stri
             title: title.into(),
             axes: ["s", "calls/s"],
             most,
+            marks: Vec::new(),
             shaded: Some((0.0, half.back)),
             lines: vec![Line {
                 name: format!("calls; {} while it is down (shaded)", grouped(half.failed)),

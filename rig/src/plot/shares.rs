@@ -1,10 +1,10 @@
 //! What tenants got over time, from the evidence of E32.
 
-use super::svg::{Line, Panel, Tone, draw as picture, grouped};
 use crate::check::{Evidence, Execution};
 use crate::experiments::measure::mark_of;
 use crate::experiments::tenants::{BESIDE, GREAT, LONG, by_tenant, run};
 use crate::limits::Span;
+use windlass_loadtest::plot::{Line, Panel, Tone, draw as picture, grouped};
 
 /// Points of a line.
 const POINTS: u64 = 200;
@@ -89,6 +89,7 @@ fn panel(title: &str, axis: &'static str, span: Span, lines: Vec<Line>) -> Panel
         title: title.into(),
         axes: ["s", axis],
         most: [span.length_us() as f64 / 1e6, most],
+        marks: Vec::new(),
         shaded: None,
         lines,
     }

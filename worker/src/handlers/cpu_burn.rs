@@ -23,7 +23,7 @@ struct Args {
 }
 
 #[derive(Serialize)]
-struct Burnt {
+pub(super) struct Burnt {
     /// Of the processor.
     cpu_seconds: f64,
     /// Of the clock on the wall.
@@ -45,14 +45,17 @@ pub(super) fn handler() -> impl Handler {
             let message = format!("at `seconds`: must be from 0 to {SECONDS_MAX}");
             return Err(HandlerError::permanent("invalid_payload", message));
         }
-        let length = Duration::from_secs_f64(args.seconds);
-        let stop = Stop(Arc::default());
-        let stopped = Arc::clone(&stop.0);
-        // A thread of its own: the runtime's have others to serve.
-        let burnt = tokio::task::spawn_blocking(move || burn(length, &stopped)).await;
-        drop(stop);
-        burnt.map_err(|error| HandlerError::retryable("burn_failed", error.to_string()))
+        use_processor(Duration::from_secs_f64(args.seconds)).await
     })
+}
+
+/// Uses so much time of a processor, on a thread of its own: the runtime's have others to serve.
+pub(super) async fn use_processor(length: Duration) -> Result<Burnt, HandlerError> {
+    let stop = Stop(Arc::default());
+    let stopped = Arc::clone(&stop.0);
+    let burnt = tokio::task::spawn_blocking(move || burn(length, &stopped)).await;
+    drop(stop);
+    burnt.map_err(|error| HandlerError::retryable("burn_failed", error.to_string()))
 }
 
 /// Reckons until this thread has used so much of a processor, or it is told to stop.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use windlass_loadtest::wfformat;
 
 use super::{graph, submit, watch};
 use crate::client::{self, Call, Client, ClientArgs};
 use crate::exit::{Failure, Outcome};
-use crate::{input, output, wfformat};
+use crate::{input, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,7 +33,7 @@ pub struct ImportArgs {
     time_factor: f64,
     /// What the steps do for that long
     #[arg(long, value_enum, default_value = "sleep")]
-    steps: wfformat::Work,
+    steps: Work,
     /// Write the workflow to this file [default: standard output, unless submitted]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -51,6 +52,23 @@ enum Format {
     Wfformat,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Work {
+    /// Wait: kind `sleep`
+    Sleep,
+    /// Keep a processor busy: kind `cpu.burn`
+    Burn,
+}
+
+impl From<Work> for wfformat::Work {
+    fn from(work: Work) -> Self {
+        match work {
+            Work::Sleep => Self::Sleep,
+            Work::Burn => Self::Burn,
+        }
+    }
+}
+
 /// Runs the command.
 pub async fn run(args: ImportArgs) -> Outcome {
     if !args.time_factor.is_finite() || args.time_factor < 0.0 {
@@ -63,7 +81,8 @@ pub async fn run(args: ImportArgs) -> Outcome {
         .map_err(|_| Failure::Usage(format!("{} is not text in UTF-8", args.file)))?;
     let document = match args.format {
         Format::Wfformat => {
-            let options = wfformat::Options { time_factor: args.time_factor, work: args.steps };
+            let (time_factor, work) = (args.time_factor, args.steps.into());
+            let options = wfformat::Options { time_factor, work };
             wfformat::convert(&text, options)
                 .map_err(|fault| Failure::Usage(format!("{}: {fault}", args.file)))?
         }

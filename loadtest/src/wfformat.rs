@@ -19,11 +19,11 @@ const NAME_BYTES_MAX: usize = 128;
 const SLACK: f64 = 60.0;
 
 /// What steps do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Wait: kind `sleep`
+    /// Wait: kind `sleep`.
     Sleep,
-    /// Keep a processor busy: kind `cpu.burn`
+    /// Keep a processor busy: kind `cpu.burn`.
     Burn,
 }
 

@@ -1,36 +1,50 @@
-//! Panels with lines, beside each other. The colours follow those of whoever looks: light or dark.
+//! Pictures as SVG: panels with lines, beside each other. The colours follow those of whoever looks: light or dark.
 
 use std::fmt::Write as _;
 
 /// One panel.
 #[derive(Debug)]
-pub(super) struct Panel {
-    pub(super) title: String,
+pub struct Panel {
+    /// Above it.
+    pub title: String,
     /// What the axes show, with units.
-    pub(super) axes: [&'static str; 2],
+    pub axes: [&'static str; 2],
     /// What they reach to; they begin at 0.
-    pub(super) most: [f64; 2],
+    pub most: [f64; 2],
+    /// What is written along the first axis, and where; round numbers where nothing is given.
+    pub marks: Vec<(f64, String)>,
     /// From where to where, of the first axis, something is marked.
-    pub(super) shaded: Option<(f64, f64)>,
-    pub(super) lines: Vec<Line>,
+    pub shaded: Option<(f64, f64)>,
+    /// In the order of the key.
+    pub lines: Vec<Line>,
 }
 
 /// A line in a panel.
 #[derive(Debug)]
-pub(super) struct Line {
+pub struct Line {
     /// Of several with one name the first is named.
-    pub(super) name: String,
-    pub(super) tone: Tone,
-    pub(super) points: Vec<[f64; 2]>,
+    pub name: String,
+    /// Its colour.
+    pub tone: Tone,
+    /// In the units of the axes.
+    pub points: Vec<[f64; 2]>,
 }
 
 /// What a line is beside the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
+pub enum Tone {
     /// What is looked at.
     First,
     /// What it is compared with.
     Second,
+    /// And more.
+    Third,
+    /// And more.
+    Fourth,
+    /// And more.
+    Fifth,
+    /// And more.
+    Sixth,
 }
 
 impl Tone {
@@ -38,12 +52,23 @@ impl Tone {
         match self {
             Self::First => "first",
             Self::Second => "second",
+            Self::Third => "third",
+            Self::Fourth => "fourth",
+            Self::Fifth => "fifth",
+            Self::Sixth => "sixth",
         }
+    }
+
+    /// One after the other; from the beginning again where there are no more.
+    pub const fn nth(n: usize) -> Self {
+        const ALL: [Tone; 6] =
+            [Tone::First, Tone::Second, Tone::Third, Tone::Fourth, Tone::Fifth, Tone::Sixth];
+        ALL[n % ALL.len()]
     }
 }
 
 /// Of a panel, in px.
-const WIDTH: f64 = 420.0;
+pub const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 300.0;
 /// Around its plot.
 const LEFT: f64 = 58.0;
@@ -52,6 +77,9 @@ const TOP: f64 = 74.0;
 const BOTTOM: f64 = 44.0;
 /// Between lines of the key.
 const KEY_STEP: f64 = 17.0;
+/// Lines of the key below each other; more stand beside them.
+const KEY_LINES: usize = 3;
+const KEY_WIDTH: f64 = 120.0;
 /// About so many steps has an axis.
 const STEPS: f64 = 5.0;
 
@@ -60,15 +88,17 @@ svg { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-se
 .ground { fill: #ffffff; } text { fill: #1f2328; } .soft { fill: #59636e; }
 .title { font-weight: 600; font-size: 13px; } .grid { stroke: #d1d9e0; } .axis { stroke: #818b98; }
 .shade { fill: #818b98; fill-opacity: 0.22; } .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.first { stroke: #0969da; } .second { stroke: #bc4c00; }
+.first { stroke: #0969da; } .second { stroke: #bc4c00; } .third { stroke: #1a7f37; }
+.fourth { stroke: #8250df; } .fifth { stroke: #bf3989; } .sixth { stroke: #7d4e00; }
 @media (prefers-color-scheme: dark) {
 .ground { fill: #0d1117; } text { fill: #f0f6fc; } .soft { fill: #9198a1; } .grid { stroke: #2f353d; }
 .axis { stroke: #656c76; } .shade { fill: #9198a1; } .first { stroke: #4493f8; } .second { stroke: #f0883e; }
+.third { stroke: #3fb950; } .fourth { stroke: #ab7df8; } .fifth { stroke: #db61a2; } .sixth { stroke: #d29922; }
 }
 ";
 
 /// All of them as one picture. `about` says what it shows to whoever cannot see it.
-pub(super) fn draw(about: &str, panels: &[Panel]) -> String {
+pub fn draw(about: &str, panels: &[Panel]) -> String {
     let width = WIDTH * panels.len() as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {HEIGHT}\" width=\"{width}\" height=\"{HEIGHT}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n<rect class=\"ground\" width=\"{width}\" height=\"{HEIGHT}\"/>\n",
@@ -106,10 +136,12 @@ impl Panel {
             rule(out, "grid", [x, y], [end, y]);
             text(out, "soft", [x - 7.0, y + 4.0], "end", &short(value));
         }
-        for value in ticks(self.most[0]) {
-            let [x, y] = self.at([value, 0.0]);
+        let round = || ticks(self.most[0]).into_iter().map(|value| (value, short(value))).collect();
+        let marks = if self.marks.is_empty() { round() } else { self.marks.clone() };
+        for (value, mark) in &marks {
+            let [x, y] = self.at([*value, 0.0]);
             rule(out, "axis", [x, y], [x, y + 4.0]);
-            text(out, "soft", [x, y + 17.0], "middle", &short(value));
+            text(out, "soft", [x, y + 17.0], "middle", mark);
         }
         let (origin, end) = (self.at([0.0, 0.0]), self.at([self.most[0], 0.0]));
         rule(out, "axis", origin, end);
@@ -126,9 +158,11 @@ impl Panel {
             let (class, points) = (line.tone.class(), points.join(" "));
             let _ = writeln!(out, "<polyline class=\"line {class}\" points=\"{points}\"/>");
             if !named.contains(&line.name.as_str()) {
-                let y = 20.0 + KEY_STEP * (named.len() + 1) as f64;
-                rule(out, &format!("line {class}"), [LEFT, y - 4.0], [LEFT + 18.0, y - 4.0]);
-                text(out, "soft", [LEFT + 24.0, y], "start", &line.name);
+                let (row, column) = (named.len() % KEY_LINES, named.len() / KEY_LINES);
+                let y = 20.0 + KEY_STEP * (row + 1) as f64;
+                let x = LEFT + KEY_WIDTH * column as f64;
+                rule(out, &format!("line {class}"), [x, y - 4.0], [x + 18.0, y - 4.0]);
+                text(out, "soft", [x + 24.0, y], "start", &line.name);
                 named.push(&line.name);
             }
         }
@@ -165,7 +199,7 @@ fn short(value: f64) -> String {
 }
 
 /// With commas between thousands.
-pub(super) fn grouped(number: usize) -> String {
+pub fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let parts: Vec<&str> = digits
         .as_bytes()
@@ -176,8 +210,9 @@ pub(super) fn grouped(number: usize) -> String {
     parts.join(",")
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// As text of SVG or HTML.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -205,6 +240,7 @@ mod tests {
             title: "t".into(),
             axes: ["s", "jobs"],
             most: [10.0, 100.0],
+            marks: Vec::new(),
             shaded: Some((0.0, 5.0)),
             lines: vec![line(vec![[0.0, 0.0], [10.0, 100.0]]), line(vec![[0.0, 50.0]])],
         };
