@@ -68,7 +68,7 @@ fn about(out: &mut String, result: &LoadResult) {
         escaped(&result.fleet_version),
         result.seed
     );
-    for note in &result.notes {
+    for note in result.reasons().iter().chain(&result.notes) {
         let _ = writeln!(out, "<p>{}</p>", escaped(note));
     }
 }
@@ -93,7 +93,7 @@ fn table(out: &mut String, headings: &[&str], rows: &[Vec<(String, &str)>]) {
 fn thresholds(out: &mut String, result: &LoadResult) {
     out.push_str("<h2>Thresholds</h2>\n");
     let row = |held: &crate::profile::threshold::Held| {
-        let measured = held.measured.map_or_else(|| "not measured".to_owned(), short);
+        let measured = held.measured();
         let (word, class) = if held.holds { ("holds", "holds") } else { ("fails", "fails") };
         vec![
             (held.name.clone(), ""),

@@ -335,11 +335,11 @@ pub struct Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
-    /// `kill -9` of a worker, which is started again.
+    /// `kill -9` of a worker, which is started again, after a second where nothing else is said.
     KillWorker,
     /// Redis stands still (SIGSTOP).
     StallRedis,
-    /// A worker reaches neither Redis nor the API.
+    /// What a worker and Redis send each other is swallowed, without a word.
     CutLink,
 }
 
@@ -407,6 +407,11 @@ impl Profile {
         }
         if self.length() > STAGE_MAX {
             faults.push(format!("stages: together longer than {}", Span(STAGE_MAX)));
+        }
+        for (n, fault) in self.faults.iter().enumerate() {
+            if fault.length.is_none() && fault.what != FaultKind::KillWorker {
+                faults.push(format!("faults[{n}]: for: how long is needed"));
+            }
         }
         let stages: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
         for (name, threshold) in &self.thresholds {

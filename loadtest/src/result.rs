@@ -117,6 +117,19 @@ pub struct Machine {
 const CURVE: [f64; 14] =
     [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
 
+impl LoadResult {
+    /// Why it has not passed; empty where it has.
+    pub fn reasons(&self) -> Vec<String> {
+        let stopped = self.was_stopped.then(|| "it was stopped".to_owned());
+        let failed = self.thresholds.iter().filter(|held| !held.holds).map(|held| {
+            format!("{} is {}, and must be {}", held.name, held.measured(), held.bound)
+        });
+        let gone = self.samples.last().map(|sample| sample.gone.as_slice()).unwrap_or_default();
+        let gone = gone.iter().map(|name| format!("the process {name} ended during the load"));
+        stopped.into_iter().chain(failed).chain(gone).collect()
+    }
+}
+
 impl StageTimes {
     pub(crate) fn new(
         name: &str,

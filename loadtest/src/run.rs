@@ -30,6 +30,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 pub mod watch;
+mod wire;
 
 pub use shape::trace;
 
@@ -151,9 +152,6 @@ pub async fn run(
     if !settled {
         notes.push(format!("jobs were still under way {} s after the load", settle.as_secs()));
     }
-    for name in &over.gone {
-        notes.push(format!("the process {name} ended during the load"));
-    }
     match found.offset {
         offset::Offset { micros: 0, .. } => {}
         offset::Offset { micros, within_micros: Some(within) } => notes.push(format!(
@@ -165,32 +163,34 @@ pub async fn run(
             notes.push("clocks were set during the load: times of starts and ends may be wrong".into());
         }
     }
-    Ok(LoadResult {
+    let mut samples = loaded.samples;
+    samples.push(over);
+    let mut result = LoadResult {
         id,
         profile: name.to_owned(),
         about: profile.about.clone(),
         began_at,
-        seconds: over.at,
+        seconds: samples.last().map_or(0.0, |sample| sample.at),
         url: target.url.clone(),
         fleet_version: described["info"]["version"].as_str().unwrap_or_default().to_owned(),
         machine: crate::result::Machine::this(),
         seed: options.seed,
         was_stopped: common.stop.is_cancelled(),
-        passed: held.iter().all(|held| held.holds)
-            && !common.stop.is_cancelled()
-            && over.gone.is_empty(),
+        passed: false,
         thresholds: held,
         figures,
         stages,
         codes,
         processes: watched.iter().map(|process| process.name.clone()).collect(),
-        samples: loaded.samples,
+        samples,
         series: series(loaded.series, &found.timeline),
         ends: StageTimes::curve(&found.all_times()),
         examples: found.examples,
         notes,
         tag,
-    })
+    };
+    result.passed = result.reasons().is_empty();
+    Ok(result)
 }
 
 /// Adds to each second what the audit knows of it.

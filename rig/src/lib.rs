@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod history;
 mod limits;
 pub mod load;
+pub mod loadtest;
 pub mod machine;
 pub mod peers;
 pub mod plot;

@@ -18,7 +18,7 @@ use windlass_rig::report::Report;
 use windlass_rig::runner::{self, Settings};
 use windlass_rig::target::Target;
 use windlass_rig::tools::command::Tool;
-use windlass_rig::{effects, history, peers, table, worker};
+use windlass_rig::{effects, history, loadtest, peers, table, worker};
 
 /// A promise or a figure did not hold.
 const EXIT_BROKEN: u8 = 3;
@@ -55,6 +55,8 @@ enum Command {
     Plot(PlotArgs),
     /// Run the worker that leaves evidence (a fleet starts it)
     Worker(worker::WorkerArgs),
+    /// Put the load of a profile on a private fleet, which is hurt meanwhile as the profile says
+    Load(Box<loadtest::LoadArgs>),
     /// The same faults for BullMQ and graphile-worker, beside Windlass
     #[command(subcommand)]
     Peers(peers::command::Action),
@@ -129,6 +131,7 @@ fn main() -> ExitCode {
         Command::Table { files } => print_table(&files),
         Command::Plot(args) => plot::plot(&args).map(|()| true),
         Command::Worker(args) => block_on(worker::run(args)).map(|()| true),
+        Command::Load(args) => block_on(interruptible(loadtest::main(*args))),
         Command::Peers(action) => block_on(interruptible(peers::command::main(action))),
         Command::Tool(tool) => tool.run().map(|()| true),
     };

@@ -243,3 +243,45 @@ async fn dev_pc_power_cuts_of_dev() {
         holds_on_dev("PC").await;
     }
 }
+
+/// A load of a profile, while a worker dies, Redis stands still, and a worker is cut off.
+#[test]
+fn a_profile_hurts_its_fleet_and_finds_every_job() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let profile = r#"
+        about = "hurt"
+        jobs = { sleep = "500ms" }
+        stages = [{ name = "hurt", rate = 30, for = "20s" }]
+        faults = [
+            { at = "3s", what = "kill-worker" },
+            { at = "6s", what = "stall-redis", for = "2s" },
+            { at = "10s", what = "cut-link", for = "6s" },
+        ]
+        [thresholds]
+        lost = { max = 0 }
+        wrong = { max = 0 }
+        early = { max = 0 }
+        ghosts = { max = 0 }
+        errors_percent = { max = 0 }
+        accepted = { min = 600 }
+        # Those that ran on the worker that was killed.
+        repeated = { min = 1 }
+    "#;
+    std::fs::write(file("hurt.toml"), profile).expect("a file");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_windlass-rig"))
+        .arg("load")
+        .arg(file("hurt.toml"))
+        .arg("--json-file")
+        .arg(file("result.json"))
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stdout));
+    for fault in ["KillWorker begins", "StallRedis ends", "CutLink ends"] {
+        assert!(said.contains(fault), "{said}");
+    }
+    let text = std::fs::read_to_string(file("result.json")).expect("a result");
+    let result: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(result["figures"]["accepted"], 600.0, "{}", result["figures"]);
+}

@@ -6,6 +6,7 @@ use super::Profile;
 pub const SHIPPED: &[(&str, &str)] = &[
     ("backlog1m", include_str!("../../profiles/backlog1m.toml")),
     ("burst100", include_str!("../../profiles/burst100.toml")),
+    ("chaos", include_str!("../../profiles/chaos.toml")),
     ("latency1000", include_str!("../../profiles/latency1000.toml")),
     ("overload3x", include_str!("../../profiles/overload3x.toml")),
     ("service", include_str!("../../profiles/service.toml")),

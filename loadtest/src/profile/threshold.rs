@@ -1,5 +1,7 @@
 //! What must hold of a figure.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::run::figures::Figures;
@@ -36,6 +38,20 @@ pub struct Held {
     pub measured: Option<f64>,
     /// Whether it holds. What was not measured does not.
     pub holds: bool,
+}
+
+impl Held {
+    /// As people read it.
+    pub fn measured(&self) -> String {
+        self.measured.map_or_else(|| "not measured".to_owned(), short)
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.holds { "holds" } else { "FAILS" };
+        write!(f, "{verdict}  {} is {}, must be {}", self.name, self.measured(), self.bound)
+    }
 }
 
 impl Threshold {

@@ -1,26 +1,25 @@
 //! The calls of a load, over HTTP.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder};
+use http::{HeaderValue, Method, Request, header};
+use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Whoever waits longer for an answer counts as without one.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+use super::wire::{Lost, Wire};
+
 /// Codes of refusals are no longer.
 const CODE_BYTES_MAX: usize = 64;
 
 /// The API of a fleet. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Client {
-    http: reqwest::Client,
+    wire: Wire,
     base: String,
-    key: Option<String>,
-    namespace: Option<String>,
+    /// Who calls, and where.
+    headers: http::HeaderMap,
 }
 
 /// What a call came to.
@@ -57,34 +56,33 @@ struct BatchResult {
 }
 
 impl Client {
+    /// # Errors
+    /// The address, the key or the namespace cannot be one.
     pub(super) fn new(base: &str, key: Option<&str>, namespace: Option<&str>) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(usize::MAX)
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(ANSWER_MAX);
-        // A proxy for what is on this machine would be measured, too.
-        let http = if crate::is_loopback(base) { http.no_proxy() } else { http };
-        Ok(Self {
-            http: http.build()?,
-            base: base.trim_end_matches('/').to_owned(),
-            key: key.map(str::to_owned),
-            namespace: namespace.map(str::to_owned),
-        })
+        let base = base.trim_end_matches('/');
+        let wire = Wire::to(base)?;
+        let mut headers = http::HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::try_from(wire.authority())?);
+        if let Some(key) = key {
+            let value = HeaderValue::try_from(format!("Bearer {key}")).context("not a key")?;
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        if let Some(namespace) = namespace {
+            headers.insert("windlass-namespace", HeaderValue::try_from(namespace)?);
+        }
+        Ok(Self { wire, base: base.to_owned(), headers })
     }
 
     pub(super) async fn get(&self, path: &str) -> Answer {
-        self.call(self.request(Method::GET, path), 200).await
+        self.call(Method::GET, path, Bytes::new(), 200).await
     }
 
     pub(super) async fn post(&self, path: &str, body: Bytes, expected: u16) -> Answer {
-        let request = self.request(Method::POST, path).header("content-type", "application/json");
-        self.call(request.body(body), expected).await
+        self.call(Method::POST, path, body, expected).await
     }
 
     pub(super) async fn patch(&self, path: &str, body: Bytes) -> Answer {
-        let request = self.request(Method::PATCH, path).header("content-type", "application/json");
-        self.call(request.body(body), 200).await
+        self.call(Method::PATCH, path, body, 200).await
     }
 
     /// An answer that must be there: not part of the load.
@@ -98,6 +96,7 @@ impl Client {
     /// The same as a given type.
     pub(super) async fn read_as<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
         const TRIES: u32 = 60;
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
         let mut last = String::new();
         for _ in 0..TRIES {
             match self.get(path).await {
@@ -108,29 +107,25 @@ impl Client {
                 Answer::Bad(why) => anyhow::bail!("GET {path}: {why}"),
                 Answer::Refused(why) | Answer::None(why) => last = why,
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         anyhow::bail!("GET {path}: {last}, {TRIES} times")
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
-        if let Some(namespace) = &self.namespace {
-            request = request.header("windlass-namespace", namespace);
-        }
-        request
-    }
-
-    async fn call(&self, request: RequestBuilder, expected: u16) -> Answer {
-        let answered = async {
-            let response = request.send().await?;
-            let status = response.status().as_u16();
-            Ok::<_, reqwest::Error>((status, response.bytes().await?))
+    async fn call(&self, method: Method, path: &str, body: Bytes, expected: u16) -> Answer {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        let uri = self.wire.is_secure().then(|| format!("{}{path}", self.base));
+        *request.uri_mut() = match uri.as_deref().unwrap_or(path).parse() {
+            Ok(uri) => uri,
+            Err(_) => return Answer::Bad("not an address".into()),
         };
-        match answered.await {
+        *request.headers_mut() = self.headers.clone();
+        if *request.method() != Method::GET {
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(header::CONTENT_TYPE, json);
+        }
+        match self.wire.send(request).await {
             Ok((status, bytes)) if status == expected => Answer::Good(bytes),
             Ok((status, bytes)) => {
                 let code = serde_json::from_slice::<Problem>(&bytes).map(|problem| problem.code);
@@ -142,10 +137,7 @@ impl Client {
                     _ => Answer::Bad(what),
                 }
             }
-            // Without the address, so that those of a kind count together.
-            Err(error) if error.is_timeout() => Answer::None("no answer in time".into()),
-            Err(error) if error.is_connect() => Answer::None("no connection".into()),
-            Err(_) => Answer::None("the connection broke".into()),
+            Err(Lost(why)) => Answer::None(why.to_owned()),
         }
     }
 }

@@ -163,7 +163,7 @@ fn traces(args: &RunArgs, profile: &Profile) -> Outcome<Vec<serde_json::Value>> 
 
 fn show(result: &LoadResult) -> Outcome {
     let rows = result.thresholds.iter().map(|held| {
-        let measured = held.measured.map_or_else(|| "not measured".to_owned(), short);
+        let measured = held.measured();
         let verdict = if held.holds { "holds" } else { "FAILS" };
         vec![held.name.clone(), measured, held.bound.clone(), verdict.to_owned()]
     });
@@ -217,13 +217,5 @@ fn verdict(result: &LoadResult) -> Outcome {
     if result.passed {
         return Ok(());
     }
-    let failed = result.thresholds.iter().filter(|held| !held.holds).map(|held| {
-        let measured = held.measured.map_or_else(|| "not measured".to_owned(), short);
-        format!("{} is {measured}, and must be {}", held.name, held.bound)
-    });
-    let mut reasons: Vec<String> = failed.collect();
-    if result.was_stopped {
-        reasons.insert(0, "it was stopped".to_owned());
-    }
-    Err(Failure::Check(format!("{} failed: {}", result.profile, reasons.join("; "))))
+    Err(Failure::Check(format!("{} failed: {}", result.profile, result.reasons().join("; "))))
 }
