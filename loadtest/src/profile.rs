@@ -273,6 +273,9 @@ pub struct Stage {
     /// As fast as it goes: so many calls are under way all the time.
     #[serde(default)]
     pub in_flight: Option<u32>,
+    /// With `in_flight`: callers wait while more jobs than this are in the queue, so that it goes as fast as jobs end.
+    #[serde(default)]
+    pub depth_max: Option<u32>,
     /// So many users, each of whom waits for the answer, thinks, and calls again.
     #[serde(default)]
     pub users: Option<u32>,
@@ -303,8 +306,8 @@ pub enum Load {
     Open(Curve),
     /// At a rate that is known only when an earlier stage has ended.
     TimesPeak(f64, Duration),
-    /// So many under way for so long.
-    InFlight(u32, Duration),
+    /// So many under way for so long, and at most so many jobs in the queue.
+    InFlight(u32, Duration, Option<u32>),
     /// So many users, joining at so many per second, thinking this long.
     Users {
         /// How many.
@@ -481,6 +484,9 @@ impl Stage {
         if (self.joining.is_some() || self.think.is_some()) && self.users.is_none() {
             return Err("`joining` and `think` are for `users`".into());
         }
+        if self.depth_max.is_some() && self.in_flight.is_none() {
+            return Err("`depth_max` is for `in_flight`".into());
+        }
         let length = self.length.map(|length| length.0);
         let long = || match length {
             Some(length) if length > Duration::ZERO => Ok(length),
@@ -508,7 +514,8 @@ impl Stage {
             return Ok(Load::Open(Curve::burst(at_once("burst", burst)?)));
         }
         if let Some(in_flight) = self.in_flight {
-            return Ok(Load::InFlight(at_once("in_flight", in_flight)?, long()?));
+            let count = at_once("in_flight", in_flight)?;
+            return Ok(Load::InFlight(count, long()?, self.depth_max));
         }
         let count = at_once("users", self.users.unwrap_or(0))?;
         let joining = self.joining.unwrap_or(f64::from(count));

@@ -29,10 +29,11 @@ fn a_profile_says_everything_that_is_wrong_with_it() {
             { name = "d", users = 5, think = ["3s", "1s"], for = "1s" },
             { name = "e", rate = 5, think = "1s", for = "1s" },
             { name = "f", rate = 5 },
+            { name = "g", burst = 5, depth_max = 5 },
         ]
         [thresholds]
         lost = { max = 0, min = 0 }
-        "g.end_p99_ms" = { max = 1 }
+        "h.end_p99_ms" = { max = 1 }
         ended = { max = 1 }
         early = { max_times = 2 }
     "#;
@@ -51,8 +52,9 @@ fn a_profile_says_everything_that_is_wrong_with_it() {
         "stages[4]: think",
         "stages[5]: `joining` and `think`",
         "stages[6]: for",
+        "stages[7]: `depth_max`",
         "thresholds.lost: exactly one",
-        "thresholds.g.end_p99_ms: there is no stage",
+        "thresholds.h.end_p99_ms: there is no stage",
         "thresholds.ended: there is no figure",
         "thresholds.early: `of` goes with",
     ] {

@@ -8,14 +8,17 @@ use anyhow::Context as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, distr::Distribution as _, distr::weighted::WeightedIndex};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::book::{Book, Entry, Plan};
 use super::client::{self, Answer, Client};
 use super::pace::pace;
 use super::shape::Shape;
 use super::tally::Tally;
+use super::watch as look;
 use crate::profile::curve::Curve;
 use crate::profile::{CallKind, Jobs, Load, Mix};
 
@@ -24,6 +27,9 @@ const UNDER_WAY_MAX: usize = 10_000;
 
 /// Before a refused batch of a backlog is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// Between two looks at the depth of the queue.
+const DEPTH_EVERY: Duration = Duration::from_millis(20);
 
 /// What calls of a load have in common.
 pub(super) struct Common {
@@ -70,7 +76,9 @@ impl Stage {
                 let rate = (times * peak).min(crate::profile::RATE_MAX);
                 self.open(Curve::ramp(rate, rate, *length)).await;
             }
-            Load::InFlight(count, length) => self.in_flight(*count, *length).await,
+            Load::InFlight(count, length, depth_max) => {
+                self.in_flight(*count, *length, *depth_max).await;
+            }
             Load::Users { count, joining, think, length } => {
                 self.users(*count, *joining, *think, *length).await;
             }
@@ -95,19 +103,44 @@ impl Stage {
         calls.join_all().await;
     }
 
-    async fn in_flight(self: &Arc<Self>, count: u32, length: Duration) {
+    async fn in_flight(self: &Arc<Self>, count: u32, length: Duration, depth_max: Option<u32>) {
         let mut callers = JoinSet::new();
         let until = self.common.began.elapsed() + length;
-        for n in 0..count {
+        let (is_full, wait) = watch::channel(false);
+        let _looks = depth_max.map(|most| {
             let stage = Arc::clone(self);
+            let looking = async move { stage.look_at_depth(most.into(), &is_full).await };
+            AbortOnDropHandle::new(tokio::spawn(looking))
+        });
+        for n in 0..count {
+            let (stage, mut wait) = (Arc::clone(self), wait.clone());
             callers.spawn(async move {
                 let mut rng = stage.rng(1 + u64::from(n));
-                while stage.common.began.elapsed() < until && !stage.common.stop.is_cancelled() {
-                    stage.call(&mut rng, stage.common.began.elapsed()).await;
+                let left = || until.saturating_sub(stage.common.began.elapsed());
+                while !left().is_zero() && !stage.common.stop.is_cancelled() {
+                    let room = wait.wait_for(|is_full| !is_full);
+                    // Nobody looks any more where there is no bound.
+                    if tokio::time::timeout(left(), room).await.is_ok() {
+                        stage.call(&mut rng, stage.common.began.elapsed()).await;
+                    }
                 }
             });
         }
         callers.join_all().await;
+    }
+
+    /// Tells whether more jobs than this are in the queue.
+    async fn look_at_depth(&self, most: u64, is_full: &watch::Sender<bool>) {
+        loop {
+            let depth = look::depth(&self.common.client, self.common.shape.queue()).await;
+            // While nobody knows, what was so is taken to be so.
+            if let Some(depth) = depth {
+                is_full.send_if_modified(|known| {
+                    std::mem::replace(known, depth > most) != (depth > most)
+                });
+            }
+            tokio::time::sleep(DEPTH_EVERY).await;
+        }
     }
 
     async fn users(

@@ -77,6 +77,11 @@ impl Shape {
         (json!({ "jobs": jobs }).to_string().into(), plans)
     }
 
+    /// Where jobs go.
+    pub(super) fn queue(&self) -> &str {
+        self.jobs.queue.as_str()
+    }
+
     /// Jobs of one batch.
     pub(super) const fn batch_size(&self) -> u32 {
         self.jobs.batch

@@ -265,6 +265,22 @@ async fn every_way_in_which_calls_come_makes_calls() {
 }
 
 #[tokio::test]
+async fn callers_wait_while_more_is_in_the_queue_than_may_be() {
+    // There are always 10.
+    let profile = |most: u32| {
+        format!(
+            "about = \"bounded\"\nstages = [{{ name = \"all\", in_flight = 2, depth_max = {most}, for = \"500ms\" }}]\n"
+        )
+    };
+    let result = run_profile(Fleet::sound(), &profile(10)).await;
+    let free = result.figures.get("calls").unwrap();
+    let result = run_profile(Fleet::sound(), &profile(9)).await;
+    let held = result.figures.get("calls").unwrap();
+    // Some are made before the first look.
+    assert!(held > 0.0 && held < free / 2.0, "{held} of {free}");
+}
+
+#[tokio::test]
 async fn a_load_that_is_stopped_has_not_passed_and_is_checked_all_the_same() {
     let fleet = Fleet::sound();
     let target =
