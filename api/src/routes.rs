@@ -24,6 +24,7 @@ pub mod jobs;
 pub mod keys;
 pub mod leases;
 pub mod load_checks;
+pub mod load_results;
 pub mod logs;
 pub mod probes;
 pub mod queues;
@@ -113,6 +114,8 @@ pub fn api() -> OpenApiRouter<App> {
         .routes(routes!(load_checks::start_load_check, load_checks::list_load_checks))
         .routes(routes!(load_checks::get_load_check))
         .routes(routes!(load_checks::abort_load_check))
+        .routes(routes!(load_results::list_load_results))
+        .routes(routes!(load_results::put_load_result, load_results::get_load_result))
         .routes(routes!(system_health::system_health))
         .routes(routes!(backups::create_backup, backups::list_backups))
         .routes(routes!(backups::get_backup))

@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod job;
 pub mod key;
 pub mod load_check;
+pub mod load_result;
 pub mod plan;
 pub mod queue;
 pub mod quota;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use windlass_shared::config::{Settings, WorkerSettings};
 use windlass_shared::lifecycle::Lifecycle;
@@ -18,6 +19,7 @@ use windlass_worker::worker::{Worker, WorkerError};
 
 mod backup;
 mod load_check;
+mod loadtest;
 mod ping;
 
 /// Jobs that are under way at a shutdown have this long to end; then they go back, and run elsewhere. Short: a scheduler
@@ -25,6 +27,15 @@ mod ping;
 const DRAIN: Duration = Duration::from_secs(2);
 /// Between two tries to open the engine.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where this installation's API is, for those of its own kinds that need one.
+#[derive(Clone)]
+pub struct Api {
+    /// Its address.
+    pub url: String,
+    /// A key for it.
+    pub key: Option<SecretString>,
+}
 
 /// What the handlers of the installation's own kinds are made with. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +46,8 @@ pub struct Installation {
     pub settings: Arc<Settings>,
     /// The engine for workers in this process.
     pub source: EngineSource,
+    /// The API; `None`: nobody has said where it is.
+    pub api: Option<Api>,
     /// Cancelled when the process stops; a little later, jobs under way are told to stop.
     pub stopping: CancellationToken,
 }
@@ -44,7 +57,11 @@ pub type OwnKind = (&'static str, Box<dyn Handler>);
 
 /// Every kind that the installation runs itself.
 fn kinds(installation: &Installation) -> Vec<OwnKind> {
-    let mut kinds = vec![ping::kind(installation), load_check::kind(installation)];
+    let mut kinds = vec![
+        ping::kind(installation),
+        load_check::kind(installation),
+        loadtest::kind(installation),
+    ];
     kinds.extend(backup::kinds(installation));
     kinds
 }

@@ -40,6 +40,7 @@ pub fn page(result: &LoadResult) -> String {
     );
     about(&mut out, result);
     thresholds(&mut out, result);
+    compared(&mut out, result);
     out.push_str("<h2>Over time</h2>\n");
     let panels = panels(result);
     for row in panels.chunks(ROW) {
@@ -104,6 +105,30 @@ fn thresholds(out: &mut String, result: &LoadResult) {
     };
     let rows: Vec<_> = result.thresholds.iter().map(row).collect();
     table(out, &["figure", "measured", "must be", ""], &rows);
+}
+
+fn compared(out: &mut String, result: &LoadResult) {
+    let Some(compared) = &result.compared else { return };
+    let _ = writeln!(
+        out,
+        "<details><summary>Against the last good run on this machine, {}</summary>",
+        escaped(&compared.began_at.to_string())
+    );
+    let rows: Vec<_> = compared
+        .changes
+        .iter()
+        .map(|change| {
+            let percent = change.percent().map(|percent| format!("{percent:+.0} %"));
+            vec![
+                (change.name.clone(), ""),
+                (short(change.then), "number"),
+                (short(change.now), "number"),
+                (percent.unwrap_or_default(), "number"),
+            ]
+        })
+        .collect();
+    table(out, &["figure", "then", "now", ""], &rows);
+    out.push_str("</details>\n");
 }
 
 fn stages(out: &mut String, result: &LoadResult) {

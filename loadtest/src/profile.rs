@@ -352,9 +352,16 @@ impl Profile {
     /// # Errors
     /// It is not TOML, has unknown fields, or says something that cannot be done; every fault is named.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let profile: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        let faults = profile.faults_of_form();
-        if faults.is_empty() { Ok(profile) } else { Err(faults.join("\n")) }
+        toml::from_str::<Self>(text).map_err(|error| error.to_string())?.checked()
+    }
+
+    /// Itself, if it can be carried out.
+    ///
+    /// # Errors
+    /// What it says cannot be done; every fault is named.
+    pub fn checked(self) -> Result<Self, String> {
+        let faults = self.faults_of_form();
+        if faults.is_empty() { Ok(self) } else { Err(faults.join("\n")) }
     }
 
     /// Scales the length of every stage, and the times of faults.

@@ -58,6 +58,62 @@ pub struct LoadResult {
     pub notes: Vec<String>,
     /// All jobs of the load have it.
     pub tag: String,
+    /// Against the last run of the same profile on the same machine that passed; `None`: there is none on record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
+}
+
+/// What has changed since another run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The other one.
+    pub id: Uuid,
+    /// When that was.
+    pub began_at: Timestamp,
+    /// Of each figure that tells how fast and how dear it is.
+    pub changes: Vec<Change>,
+}
+
+/// A figure then and now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Which.
+    pub name: String,
+    /// Of the other run.
+    pub then: f64,
+    /// Of this one.
+    pub now: f64,
+}
+
+/// Figures that are compared, of the whole and of stages.
+const COMPARED: [&str; 9] = [
+    "calls_per_second",
+    "ended_per_second",
+    "answer_p50_ms",
+    "answer_p99_ms",
+    "start_p99_ms",
+    "end_p50_ms",
+    "end_p99_ms",
+    "cpu_us_per_job",
+    "memory_mb",
+];
+
+impl Change {
+    /// By how many percent it rose; `None` where it was 0.
+    pub fn percent(&self) -> Option<f64> {
+        (self.then != 0.0).then(|| (self.now - self.then) * 100.0 / self.then)
+    }
+}
+
+impl Compared {
+    /// Of the figures that both have.
+    pub fn with(id: Uuid, began_at: Timestamp, then: &Figures, now: &Figures) -> Self {
+        let is_compared = |name: &str| COMPARED.iter().any(|compared| name.ends_with(compared));
+        let changes = now.iter().filter(|(name, _)| is_compared(name)).filter_map(|(name, now)| {
+            Some(Change { name: name.to_owned(), then: then.get(name)?, now })
+        });
+        Self { id, began_at, changes: changes.collect() }
+    }
 }
 
 /// One stage.
@@ -117,7 +173,19 @@ pub struct Machine {
 const CURVE: [f64; 14] =
     [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
 
+/// Seconds that are kept on record; of more, every so many is left out.
+const KEPT_POINTS: usize = 300;
+
 impl LoadResult {
+    /// As it is kept on record: with fewer points of its curves.
+    pub(crate) fn brief(&self) -> Self {
+        fn thinned<T: Clone>(all: &[T]) -> Vec<T> {
+            let step = all.len().div_ceil(KEPT_POINTS).max(1);
+            all.iter().step_by(step).cloned().collect()
+        }
+        Self { samples: thinned(&self.samples), series: thinned(&self.series), ..self.clone() }
+    }
+
     /// Why it has not passed; empty where it has.
     pub fn reasons(&self) -> Vec<String> {
         let stopped = self.was_stopped.then(|| "it was stopped".to_owned());
@@ -157,6 +225,12 @@ impl StageTimes {
 }
 
 impl Machine {
+    /// In a line; two that differ in it are not compared.
+    pub fn text(&self) -> String {
+        let text = format!("{}, {} x {}", self.host, self.cores, self.processor);
+        text.chars().filter(|c| !c.is_control()).take(128).collect()
+    }
+
     /// This one.
     pub fn this() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

@@ -23,6 +23,7 @@ mod book;
 mod client;
 mod drive;
 pub mod figures;
+mod keep;
 mod offset;
 mod pace;
 mod shape;
@@ -32,6 +33,7 @@ mod tests;
 pub mod watch;
 mod wire;
 
+pub use keep::keep;
 pub use shape::trace;
 
 pub(crate) use audit::Ends;
@@ -188,6 +190,7 @@ pub async fn run(
         examples: found.examples,
         notes,
         tag,
+        compared: None,
     };
     result.passed = result.reasons().is_empty();
     Ok(result)

@@ -32,6 +32,7 @@ pub mod duties;
 mod gate_calls;
 mod load_check_calls;
 pub mod load_checks;
+pub mod load_results;
 mod order_calls;
 pub mod orders;
 pub mod postgres;

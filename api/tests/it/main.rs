@@ -14,6 +14,7 @@ mod jobs;
 mod leases;
 mod lists;
 mod load_checks;
+mod load_results;
 mod logs;
 mod openapi;
 mod operations;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::boot::{self, Booted};
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use crate::setup::{SettingsArgs, flag};
-use crate::system::{self, Installation};
+use crate::system::{self, Api, Installation};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -104,6 +105,7 @@ pub async fn run(args: DevArgs) -> Outcome {
         life: life.clone(),
         settings: Arc::new(settings.clone()),
         source,
+        api: Some(Api { url: reached_at(address), key: settings.worker.api_key.clone() }),
         stopping: shutdown.token.clone(),
     };
     let own = tokio::spawn(system::run(installation));
@@ -128,6 +130,20 @@ pub async fn run(args: DevArgs) -> Outcome {
 
     let parts = Parts { server, worker, own, scheduler, last, ended, ledger };
     parts.run_and_stop(&shutdown).await
+}
+
+/// Where this process reaches what listens there.
+fn reached_at(address: SocketAddr) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() {
+            IpAddr::from(Ipv4Addr::LOCALHOST)
+        } else {
+            IpAddr::from(Ipv6Addr::LOCALHOST)
+        };
+        address.set_ip(loopback);
+    }
+    format!("http://{address}")
 }
 
 /// What runs, and what stops it.

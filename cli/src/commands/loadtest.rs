@@ -7,6 +7,7 @@ use crate::exit::Outcome;
 mod bench;
 mod list;
 mod live;
+mod results;
 mod run;
 
 const EXAMPLES: &str = "\
@@ -31,6 +32,8 @@ enum LoadtestCommand {
     Run(Box<run::RunArgs>),
     List(list::ListArgs),
     Show(list::ShowArgs),
+    Results(results::ResultsArgs),
+    Result(results::ResultArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -40,6 +43,8 @@ pub async fn run(args: LoadtestArgs) -> Outcome {
         LoadtestCommand::Run(args) => Box::pin(run::run(*args)).await,
         LoadtestCommand::List(args) => list::list(&args),
         LoadtestCommand::Show(args) => list::show(&args),
+        LoadtestCommand::Results(args) => results::list(args).await,
+        LoadtestCommand::Result(args) => results::show(args).await,
         LoadtestCommand::Bench(args) => bench::run(args).await,
     }
 }

@@ -17,7 +17,7 @@ use crate::admin::{self, Admin};
 use crate::boot::{self, Booted};
 use crate::exit::{Failure, Outcome};
 use crate::setup::{SettingsArgs, flag};
-use crate::system::{self, Installation};
+use crate::system::{self, Api, Installation};
 
 const EXAMPLES: &str = "\
 Needs WINDLASS_LEDGER__URL (PostgreSQL) and WINDLASS_ENGINE__URL (Redis). Any number may run; they share \
@@ -72,6 +72,11 @@ pub async fn run(args: SchedulerArgs) -> Outcome {
         life: life.clone(),
         settings: Arc::new(settings.clone()),
         source: settings.engine()?.clone().into(),
+        api: settings
+            .worker
+            .api_url
+            .clone()
+            .map(|url| Api { url, key: settings.worker.api_key.clone() }),
         stopping: shutdown.token.clone(),
     };
     let own = tokio::spawn(system::run(installation));

@@ -46,7 +46,7 @@ impl Rig {
         tokio::spawn(windlass_scheduler::run(life.clone(), duties, stop.clone()));
         let settings = Arc::new(config::load(&Inputs::default()).unwrap());
         let installation =
-            Installation { life, settings, source, stopping: CancellationToken::new() };
+            Installation { life, settings, source, api: None, stopping: CancellationToken::new() };
         Self { installation, stop, _folder: folder }
     }
 

@@ -111,3 +111,62 @@ fn profiles_are_listed_and_shown_and_what_cannot_be_meant_is_refused() {
         assert!(said.err.contains(part), "{args:?}: {}", said.err);
     }
 }
+
+#[test]
+fn results_are_kept_compared_and_shown_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(&folder.path().join("data"), &[]);
+    let text = "about = \"short\"\nstages = [{ name = \"all\", burst = 5 }]\n[thresholds]\nlost = { max = 0 }\n";
+    let profile = write(folder.path(), "short.toml", text);
+    let first = dev.run(&["loadtest", "run", &profile, "--quiet", "--output", "json"]);
+    let first: Value = serde_json::from_str(&first.out).expect("JSON");
+    assert!(first["compared"].is_null() && first["notes"] == serde_json::json!([]), "{first}");
+    let aside = dev.run(&["loadtest", "run", &profile, "--quiet", "--no-keep"]);
+    assert!(!aside.out.contains("Against the last good run"), "{aside:?}");
+    let second = dev.run(&["loadtest", "run", &profile, "--quiet"]);
+    assert!(second.out.contains("Against the last good run"), "{second:?}");
+    assert!(second.out.contains("end_p99_ms"), "{second:?}");
+
+    let listed = dev.run(&["loadtest", "results", "--profile", "short", "--output", "json"]);
+    let listed: Value = serde_json::from_str(&listed.out).expect("JSON");
+    let items = listed["items"].as_array().expect("a list");
+    assert_eq!((items.len(), &items[1]["id"]), (2, &first["id"]), "{listed}");
+    let id = items[1]["id"].as_str().expect("an id");
+    let shown = dev.run(&["loadtest", "result", id]);
+    assert!(shown.code == 0 && shown.out.contains("holds"), "{shown:?}");
+    let html = folder.path().join("again.html");
+    let html = html.to_str().expect("text");
+    assert_eq!(dev.run(&["loadtest", "result", id, "--html", html]).code, 0);
+    assert!(std::fs::read_to_string(html).expect("a page").contains("<svg"));
+}
+
+#[test]
+fn the_installation_carries_profiles_out_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(&folder.path().join("data"), &[]);
+    let submit = |payload: &str, timeout: &str| {
+        let args = ["job", "submit", "loadtest.run", "--namespace", "system", "--queue", "system"];
+        let more = ["--timeout", timeout, "--max-attempts", "1", "--wait", "--output", "json"];
+        let args: Vec<&str> = args.into_iter().chain(["--payload", payload]).chain(more).collect();
+        let said = dev.run(&args);
+        serde_json::from_str::<Value>(&said.out).unwrap_or_else(|e| panic!("{e}: {said:?}"))
+    };
+    let whole = r#"{"profile": {"about": "short", "stages": [{"name": "all", "burst": 5}], "thresholds": {"lost": {"max": 0}}}}"#;
+    let job = submit(whole, "10m");
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(job["output"]["figures"]["accepted"], 5.0, "{job}");
+    let listed = dev.run(&["loadtest", "results", "--output", "json"]);
+    let listed: Value = serde_json::from_str(&listed.out).expect("JSON");
+    assert_eq!(listed["items"][0]["id"], job["output"]["id"], "{listed}");
+
+    let never = whole.replace(r#""lost": {"max": 0}"#, r#""end_p50_ms": {"max": 0.001}"#);
+    for (payload, timeout, code) in [
+        (never.as_str(), "10m", "load_test_failed"),
+        (r#"{"profile": "none"}"#, "10m", "invalid_payload"),
+        (r#"{"profile": "chaos"}"#, "10m", "invalid_payload"),
+        (r#"{"profile": "soak1h"}"#, "10m", "timeout_too_short"),
+    ] {
+        let job = submit(payload, timeout);
+        assert_eq!((&job["state"], &job["error"]["code"]), (&"dead".into(), &code.into()), "{job}");
+    }
+}

@@ -81,6 +81,10 @@ impl Client {
         self.call(Method::POST, path, body, expected).await
     }
 
+    pub(super) async fn put(&self, path: &str, body: Bytes) -> Answer {
+        self.call(Method::PUT, path, body, 200).await
+    }
+
     pub(super) async fn patch(&self, path: &str, body: Bytes) -> Answer {
         self.call(Method::PATCH, path, body, 200).await
     }

@@ -57,6 +57,7 @@ mod definitions;
 mod duties;
 mod keys;
 mod load_checks;
+mod load_results;
 mod logs;
 mod news;
 mod operations;

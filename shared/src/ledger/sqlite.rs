@@ -35,6 +35,7 @@ mod jobs;
 mod keys;
 mod list;
 mod load_checks;
+mod load_results;
 mod orders;
 mod place;
 mod plan;

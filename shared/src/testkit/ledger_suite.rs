@@ -12,6 +12,7 @@ mod gates;
 mod housekeeping;
 mod idempotency;
 mod load_checks;
+mod load_results;
 mod looks;
 mod order_storm;
 mod orders;
@@ -59,7 +60,7 @@ impl Group {
 }
 
 /// Every group, in the order of the contract.
-pub const GROUPS: [Group; 31] = [
+pub const GROUPS: [Group; 32] = [
     Group { name: "submission", run: submission::run },
     Group { name: "idempotency", run: idempotency::run },
     Group { name: "uniqueness", run: uniqueness::run },
@@ -85,6 +86,7 @@ pub const GROUPS: [Group; 31] = [
     Group { name: "schedules", run: schedules::run },
     Group { name: "duties", run: duties::run },
     Group { name: "load_checks", run: load_checks::run },
+    Group { name: "load_results", run: load_results::run },
     Group { name: "alerts", run: alerts::run },
     Group { name: "looks", run: looks::run },
     Group { name: "retention", run: retention::run },

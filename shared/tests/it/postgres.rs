@@ -59,6 +59,7 @@ suite![
     schedules,
     duties,
     load_checks,
+    load_results,
     alerts,
     looks,
     retention,

@@ -66,6 +66,9 @@ pub(super) struct RunArgs {
     /// Write a report with plots, one page of HTML without anything from elsewhere, to this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Do not keep the result in the fleet's ledger, nor compare it with the last good one
+    #[arg(long)]
+    no_keep: bool,
     /// Do not show how far it is
     #[arg(long, short)]
     quiet: bool,
@@ -97,7 +100,12 @@ pub(super) async fn run(args: RunArgs) -> Outcome {
     let tell = |progress: &load::Progress<'_>| live.show(progress);
     let ran = load::run(&name, &profile, &target, options, &tell, stop).await;
     live.end();
-    let result = ran?;
+    let mut result = ran?;
+    if !args.no_keep
+        && let Err(error) = load::keep(&target, &mut result).await
+    {
+        result.notes.push(format!("the result was not kept: {error:#}"));
+    }
     if let Some(file) = &args.json_file {
         let text = serde_json::to_vec_pretty(&result).context("a result is always JSON")?;
         write(file, &text)?;
@@ -161,7 +169,7 @@ fn traces(args: &RunArgs, profile: &Profile) -> Outcome<Vec<serde_json::Value>> 
     args.traces.iter().map(read).collect()
 }
 
-fn show(result: &LoadResult) -> Outcome {
+pub(super) fn show(result: &LoadResult) -> Outcome {
     let rows = result.thresholds.iter().map(|held| {
         let measured = held.measured();
         let verdict = if held.holds { "holds" } else { "FAILS" };
@@ -192,6 +200,23 @@ fn show(result: &LoadResult) -> Outcome {
         ("memory MB", of_processes(result, "memory_mb")),
         ("jobs of this load", format!("tag {}", result.tag)),
     ])?;
+    if let Some(compared) = &result.compared {
+        output::line(&format!(
+            "\nAgainst the last good run on this machine, {}:\n",
+            compared.began_at
+        ))?;
+        let rows =
+            compared.changes.iter().filter(|change| !change.name.contains('.')).map(|change| {
+                let percent = change.percent().map(|percent| format!("{percent:+.0} %"));
+                vec![
+                    change.name.clone(),
+                    short(change.then),
+                    short(change.now),
+                    percent.unwrap_or_default(),
+                ]
+            });
+        output::table(&["figure", "then", "now", "change"], rows)?;
+    }
     for text in result.notes.iter().chain(&result.examples) {
         output::line(&format!("note: {}", output::clean(text)))?;
     }

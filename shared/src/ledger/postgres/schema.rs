@@ -11,7 +11,7 @@ use super::error::unchanged;
 use super::{LedgerError, MigrationStatus, Result};
 
 /// Every migration of this build, oldest first.
-const MIGRATIONS: [(i64, &str, &str); 14] = [
+const MIGRATIONS: [(i64, &str, &str); 15] = [
     (1, "core", include_str!("../../../../migrations/postgres/0001_core.sql")),
     (2, "upkeep", include_str!("../../../../migrations/postgres/0002_upkeep.sql")),
     (3, "workflows", include_str!("../../../../migrations/postgres/0003_workflows.sql")),
@@ -26,6 +26,7 @@ const MIGRATIONS: [(i64, &str, &str); 14] = [
     (12, "circuits", include_str!("../../../../migrations/postgres/0012_circuits.sql")),
     (13, "shaping", include_str!("../../../../migrations/postgres/0013_shaping.sql")),
     (14, "groups", include_str!("../../../../migrations/postgres/0014_groups.sql")),
+    (15, "load_results", include_str!("../../../../migrations/postgres/0015_load_results.sql")),
 ];
 
 /// The version of this build.

@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (12, "circuits", include_str!("../../../../migrations/sqlite/0012_circuits.sql")),
     (13, "shaping", include_str!("../../../../migrations/sqlite/0013_shaping.sql")),
     (14, "groups", include_str!("../../../../migrations/sqlite/0014_groups.sql")),
+    (15, "load_results", include_str!("../../../../migrations/sqlite/0015_load_results.sql")),
 ];
 
 /// The version of this build.
