@@ -43,51 +43,70 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { parent, ticks })
 }
 
-/// CPU time so far of a process and all its descendants.
-///
-/// # Errors
-/// There is no such process.
-pub fn of_tree(pid: u32) -> Result<Duration> {
-    let ticks = tree(pid)?.iter().map(|(_, stat)| stat.ticks).sum::<u64>();
-    Ok(TICK * u32::try_from(ticks).unwrap_or(u32::MAX))
+/// All processes of this machine at one moment.
+pub struct Processes {
+    stats: HashMap<u32, Stat>,
+    children: HashMap<u32, Vec<u32>>,
 }
 
-/// A process and all its descendants that there are.
-fn tree(pid: u32) -> Result<Vec<(u32, Stat)>> {
-    let root = stat(pid).with_context(|| format!("there is no process {pid}"))?;
-    let mut children: HashMap<u32, Vec<(u32, Stat)>> = HashMap::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if let Some(stat) = stat(pid) {
-            children.entry(stat.parent).or_default().push((pid, stat));
+impl Processes {
+    /// Looks at all of them.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn now() -> Result<Self> {
+        let (mut stats, mut children) = (HashMap::new(), HashMap::<u32, Vec<u32>>::new());
+        for entry in std::fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some((pid, stat)) = pid.and_then(|pid| Some((pid, stat(pid)?))) {
+                children.entry(stat.parent).or_default().push(pid);
+                stats.insert(pid, stat);
+            }
         }
+        Ok(Self { stats, children })
     }
-    let mut tree = vec![(pid, root)];
-    let mut at = 0;
-    while let Some((parent, _)) = tree.get(at) {
-        // Removed, so that a process number that is used again cannot make a ring.
-        tree.extend(children.remove(parent).unwrap_or_default());
-        at += 1;
+
+    /// A process and all its descendants.
+    fn tree(&self, pid: u32) -> Vec<u32> {
+        let mut tree = vec![pid];
+        let mut at = 0;
+        while let Some(parent) = tree.get(at) {
+            let children = self.children.get(parent).map(Vec::as_slice).unwrap_or_default();
+            // A process number that is used again must not make a ring.
+            let new: Vec<u32> =
+                children.iter().filter(|pid| !tree.contains(pid)).copied().collect();
+            tree.extend(new);
+            at += 1;
+        }
+        tree
     }
-    Ok(tree)
+
+    /// CPU time so far of a process and all its descendants; `None`: there is no such process.
+    pub fn cpu_of_tree(&self, pid: u32) -> Option<Duration> {
+        self.stats.get(&pid)?;
+        let tree = self.tree(pid);
+        let ticks = tree.iter().filter_map(|pid| self.stats.get(pid)).map(|stat| stat.ticks);
+        Some(TICK * u32::try_from(ticks.sum::<u64>()).unwrap_or(u32::MAX))
+    }
+
+    /// Bytes in memory of a process and all its descendants: what each has for itself, and of what they share as much as the
+    /// one that uses most of it. Of a process without descendants that is its resident set. `None`: there is no such process.
+    pub fn memory_of_tree(&self, pid: u32) -> Option<u64> {
+        self.stats.get(&pid)?;
+        Some(memory_of(&self.tree(pid)))
+    }
 }
 
-/// Bytes in memory of a process and all its descendants: what each has for itself, and of what they share as much as the one that
-/// uses most of it. Of a process without descendants that is its resident set.
-///
-/// # Errors
-/// There is no such process.
-pub fn memory_of_tree(pid: u32) -> Result<u64> {
+/// See [`Processes::memory_of_tree`].
+fn memory_of(pids: &[u32]) -> u64 {
     let (mut own, mut shared) = (0, 0);
-    for (pid, _) in tree(pid)? {
+    for pid in pids {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
         let (anon, all) = (field(&status, "RssAnon:"), field(&status, "VmRSS:"));
         own += anon;
         shared = all.saturating_sub(anon).max(shared);
     }
-    Ok(own + shared)
+    own + shared
 }
 
 /// A field of `/proc/PID/status`, in bytes.
@@ -95,6 +114,25 @@ fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// CPU time so far of a process and all its descendants.
+///
+/// # Errors
+/// There is no such process.
+pub fn of_tree(pid: u32) -> Result<Duration> {
+    Processes::now()?.cpu_of_tree(pid).with_context(|| format!("there is no process {pid}"))
+}
+
+/// CPU time and memory of this process alone: those of what it has started are not its own.
+pub fn own_alone() -> (Duration, u64) {
+    let pid = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = text.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+    // Without `cutime` and `cstime`, which are of children.
+    let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+    let ticks = ticks.filter_map(|field| field.parse::<u32>().ok()).sum::<u32>();
+    (TICK * ticks, memory_of(&[pid]))
 }
 
 /// CPU time so far of this process.
@@ -116,7 +154,13 @@ mod tests {
             assert!(started.elapsed() < Duration::from_secs(60), "no CPU time was counted");
         }
         assert!(of_tree(u32::MAX).is_err());
-        assert!(memory_of_tree(std::process::id()).unwrap() > 1 << 20);
+        let here = Processes::now().unwrap();
+        let pid = std::process::id();
+        assert!(
+            here.memory_of_tree(pid).unwrap() > 1 << 20 && here.cpu_of_tree(u32::MAX).is_none()
+        );
+        let (cpu, memory) = own_alone();
+        assert!(memory > 1 << 20 && cpu <= own() && cpu >= Duration::from_millis(50));
     }
 
     #[test]

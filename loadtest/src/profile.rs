@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use windlass_shared::limits::INLINE_BYTES_MAX;
 use windlass_shared::model::name::QueueName;
 use windlass_shared::model::time::Span;
@@ -239,6 +240,10 @@ impl CallKind {
 impl Mix {
     /// Calls with their weights; none with a weight of 0.
     pub fn weights(&self) -> Vec<(CallKind, f64)> {
+        self.all().into_iter().filter(|(_, weight)| *weight > 0.0).collect()
+    }
+
+    fn all(&self) -> [(CallKind, f64); 7] {
         let of = |kind| match kind {
             CallKind::Submit => self.submit,
             CallKind::Batch => self.batch,
@@ -248,7 +253,7 @@ impl Mix {
             CallKind::Detail => self.detail,
             CallKind::Search => self.search,
         };
-        CallKind::ALL.map(|kind| (kind, of(kind))).into_iter().filter(|(_, w)| *w > 0.0).collect()
+        CallKind::ALL.map(|kind| (kind, of(kind)))
     }
 }
 
@@ -364,14 +369,21 @@ impl Profile {
         if faults.is_empty() { Ok(self) } else { Err(faults.join("\n")) }
     }
 
-    /// Scales the length of every stage, and the times of faults.
+    /// With stages so many times as long.
     pub fn scaled(mut self, factor: f64) -> Self {
         let scale = |span: &mut Span| *span = Span(span.0.mul_f64(factor));
         self.stages.iter_mut().filter_map(|stage| stage.length.as_mut()).for_each(scale);
-        for fault in &mut self.faults {
-            scale(&mut fault.at);
-        }
         self
+    }
+
+    /// A name that tells it from others, and from itself where it was changed: results are compared by it.
+    pub fn named(&self, name: &str) -> String {
+        if shipped(name).as_ref() == Some(self) {
+            return name.to_owned();
+        }
+        let text = serde_json::to_vec(self).expect("a profile is made of what JSON has");
+        let hash = Sha256::digest(&text);
+        format!("{name}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3])
     }
 
     /// The planned length of all stages.
@@ -411,8 +423,8 @@ impl Profile {
             }
         }
         for mix in self.stages.iter().filter_map(|stage| stage.mix.as_ref()).chain([&self.mix]) {
-            if !mix.weights().iter().all(|(_, weight)| weight.is_finite()) {
-                faults.push("mix: weights must be finite".into());
+            if !mix.all().iter().all(|(_, weight)| (0.0..=1e6).contains(weight)) {
+                faults.push("mix: weights must be 0 to 1000000".into());
             }
         }
         if self.length() > STAGE_MAX {
@@ -491,6 +503,9 @@ impl Stage {
         if (self.joining.is_some() || self.think.is_some()) && self.users.is_none() {
             return Err("`joining` and `think` are for `users`".into());
         }
+        if self.hold == Some(0) || self.backlog == Some(0) {
+            return Err("`hold` and `backlog` must be over 0".into());
+        }
         if self.depth_max.is_some() && self.in_flight.is_none() {
             return Err("`depth_max` is for `in_flight`".into());
         }
@@ -509,7 +524,11 @@ impl Stage {
             if !legal(from) || !legal(to) || from + to == 0.0 {
                 return Err(format!("rate: must be 0 to {RATE_MAX} and not 0 throughout"));
             }
-            return Ok(Load::Open(Curve::ramp(from, to, long()?)));
+            let curve = Curve::ramp(from, to, long()?);
+            if curve.calls() == 0 {
+                return Err("for: no call is due in it".into());
+            }
+            return Ok(Load::Open(curve));
         }
         if let Some(times) = self.times_peak {
             if !(times > 0.0 && times <= 100.0) {
@@ -526,8 +545,11 @@ impl Stage {
         }
         let count = at_once("users", self.users.unwrap_or(0))?;
         let joining = self.joining.unwrap_or(f64::from(count));
-        if !(joining > 0.0 && joining.is_finite()) {
-            return Err("joining: must be over 0".into());
+        if !(0.01..=1e6).contains(&joining) {
+            return Err("joining: must be 0.01 to 1000000".into());
+        }
+        if f64::from(count) / joining >= long()?.as_secs_f64() {
+            return Err("for: all users must have joined before it is over".into());
         }
         let second = Span(Duration::from_secs(1));
         let [least, most] = self.think.unwrap_or(Range::One(second)).ends();

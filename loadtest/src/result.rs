@@ -34,6 +34,8 @@ pub struct LoadResult {
     pub seed: u64,
     /// Somebody stopped it: it has not passed.
     pub was_stopped: bool,
+    /// Whether everything had ended when it was checked.
+    pub has_settled: bool,
     /// Whether every threshold holds.
     pub passed: bool,
     /// Each.
@@ -125,6 +127,9 @@ pub struct StageTimes {
     pub from: f64,
     /// To its last answer.
     pub to: f64,
+    /// No call was made.
+    #[serde(default)]
+    pub is_idle: bool,
     /// From when calls were due to their answers: (percentile, ms).
     pub answers: Vec<(f64, f64)>,
     /// From when jobs were due to their recorded ends.
@@ -193,8 +198,15 @@ impl LoadResult {
             format!("{} is {}, and must be {}", held.name, held.measured(), held.bound)
         });
         let gone = self.samples.last().map(|sample| sample.gone.as_slice()).unwrap_or_default();
+        let unsettled = (!self.has_settled)
+            .then(|| "jobs were still under way when the time to settle was over".to_owned());
+        let idle = self
+            .stages
+            .iter()
+            .filter(|stage| stage.is_idle)
+            .map(|stage| format!("stage {} made no calls", stage.name));
         let gone = gone.iter().map(|name| format!("the process {name} ended during the load"));
-        stopped.into_iter().chain(failed).chain(gone).collect()
+        stopped.into_iter().chain(unsettled).chain(idle).chain(failed).chain(gone).collect()
     }
 }
 
@@ -210,6 +222,7 @@ impl StageTimes {
             name: name.to_owned(),
             from,
             to,
+            is_idle: answers.count() == 0,
             answers: Self::curve(answers),
             ends: Self::curve(&ends.ends),
         }

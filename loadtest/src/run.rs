@@ -50,6 +50,8 @@ pub const CLIENT: &str = "client";
 const BACKLOG_BATCH: u32 = 1_000;
 /// And calls at once.
 const BACKLOG_CALLS: usize = 4;
+/// For so long a queue is tried to be given back as it was.
+const RESTORE_MAX: Duration = Duration::from_secs(60);
 
 /// Where a load goes.
 #[derive(Debug, Clone)]
@@ -99,12 +101,12 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<LoadResult> {
     let client = Client::new(&target.url, target.api_key.as_deref(), target.namespace.as_deref())?;
-    let described = client.read("/openapi.json").await.context("the API does not answer")?;
+    let described: Value = client.read("/openapi.json").await.context("the API does not answer")?;
     let id = uuid::Uuid::now_v7();
     let tag = format!("loadtest-{id}");
+    watch::check(&target.watched)?;
     let mut watched = target.watched.clone();
     watched.push(Watched { name: CLIENT.to_owned(), pid: std::process::id() });
-    watch::check(&watched)?;
     let (began, began_at) = (Instant::now(), Clock::System.now());
     let common = Arc::new(Common {
         shape: shape::Shape::new(&profile.jobs, &tag, options.traces),
@@ -136,7 +138,7 @@ pub async fn run(
             doing("waiting for the last jobs", seconds / settle.as_secs_f64())
         })
         .await?;
-    let over = watch::look(began, &watched, loaded.samples.last());
+    let over = watch::look(began, &watched, loaded.samples.last()).await;
     let pages = common.book.take();
     let all = pages.jobs.len().max(1) as f64;
     // And those that were made wait.
@@ -151,9 +153,6 @@ pub async fn run(
     let held: Vec<_> =
         profile.thresholds.iter().map(|(name, threshold)| threshold.hold(name, &figures)).collect();
     let mut notes = Vec::new();
-    if !settled {
-        notes.push(format!("jobs were still under way {} s after the load", settle.as_secs()));
-    }
     match found.offset {
         offset::Offset { micros: 0, .. } => {}
         offset::Offset { micros, within_micros: Some(within) } => notes.push(format!(
@@ -165,6 +164,7 @@ pub async fn run(
             notes.push("clocks were set during the load: times of starts and ends may be wrong".into());
         }
     }
+    let is_counted: Vec<bool> = profile.stages.iter().map(|stage| !stage.warm_up).collect();
     let mut samples = loaded.samples;
     samples.push(over);
     let mut result = LoadResult {
@@ -178,6 +178,7 @@ pub async fn run(
         machine: crate::result::Machine::this(),
         seed: options.seed,
         was_stopped: common.stop.is_cancelled(),
+        has_settled: settled,
         passed: false,
         thresholds: held,
         figures,
@@ -186,7 +187,7 @@ pub async fn run(
         processes: watched.iter().map(|process| process.name.clone()).collect(),
         samples,
         series: series(loaded.series, &found.timeline),
-        ends: StageTimes::curve(&found.all_times()),
+        ends: StageTimes::curve(&found.all_times(&is_counted)),
         examples: found.examples,
         notes,
         tag,
@@ -198,21 +199,22 @@ pub async fn run(
 
 /// Adds to each second what the audit knows of it.
 fn series(mut series: Vec<Second>, timeline: &[(u32, u32)]) -> Vec<Second> {
-    let mut by_second: std::collections::BTreeMap<u32, crate::report::Times> = Default::default();
-    for (at_ms, took_ms) in timeline {
-        let took = Duration::from_millis((*took_ms).into());
-        by_second.entry(at_ms / 1_000).or_default().add(took);
-    }
-    for (second, times) in by_second {
-        let at = f64::from(second + 1);
+    let mut timeline = timeline.to_vec();
+    timeline.sort_unstable();
+    for ended in timeline.chunk_by(|a, b| a.0 / 1_000 == b.0 / 1_000) {
+        let mut took: Vec<u32> = ended.iter().map(|(_, took_ms)| *took_ms).collect();
+        took.sort_unstable();
+        let at = f64::from(ended[0].0 / 1_000 + 1);
         let place = series.iter().position(|known| (known.at - at).abs() < 0.5);
         let place = place.unwrap_or_else(|| {
             series.push(Second { at, ..Second::default() });
             series.len() - 1
         });
-        series[place].ended = times.count();
-        series[place].end_p50_ms = times.at(0.5).as_secs_f64() * 1e3;
-        series[place].end_p99_ms = times.at(0.99).as_secs_f64() * 1e3;
+        // By rank.
+        let rank = |part: f64| f64::from(took[((took.len() - 1) as f64 * part).round() as usize]);
+        series[place].ended = took.len() as u64;
+        series[place].end_p50_ms = rank(0.5);
+        series[place].end_p99_ms = rank(0.99);
     }
     series.sort_by(|a, b| a.at.total_cmp(&b.at));
     series
@@ -256,14 +258,27 @@ impl Running<'_> {
             if self.common.stop.is_cancelled() {
                 break;
             }
-            let held = match stage.hold {
-                Some(rate) => Some(self.limit(&json!({ "limit": rate, "per": "1s" })).await?),
-                None => None,
+            let ran = match stage.hold {
+                Some(rate) => {
+                    let before = self.rate_limit().await?;
+                    // Also where the answer to the first call was lost.
+                    let set = self.limit(&json!({ "limit": rate, "per": "1s" })).await;
+                    let ran = match set {
+                        Ok(()) => {
+                            self.stage(u16::try_from(n)?, stage, peak, &mut ticks, &mut loaded)
+                                .await
+                        }
+                        Err(error) => Err(error),
+                    };
+                    self.persistently(|| self.limit(&before)).await.with_context(|| {
+                        format!(
+                            "its rate limit was {before}: set it again with `windlass queue set`"
+                        )
+                    })?;
+                    ran
+                }
+                None => self.stage(u16::try_from(n)?, stage, peak, &mut ticks, &mut loaded).await,
             };
-            let ran = self.stage(u16::try_from(n)?, stage, peak, &mut ticks, &mut loaded).await;
-            if let Some(before) = held {
-                self.limit(&before).await?;
-            }
             let ran = ran?;
             if stage.in_flight.is_some() {
                 let good = ran.counts.calls - ran.counts.errors();
@@ -291,7 +306,7 @@ impl Running<'_> {
         let (common, mix) = (Arc::clone(self.common), self.profile.mix_of(stage));
         let running = Arc::new(Stage::new(common, number, mix, Arc::clone(&tally))?);
         let began = self.common.began.elapsed();
-        let before = self.look(loaded);
+        let before = self.look(loaded).await;
         let length = stage.length.map_or(watch::EVERY, |length| length.0);
         let task = tokio::spawn(async move { running.run(&load, peak).await });
         let mut task = AbortOnDropHandle::new(task);
@@ -314,12 +329,14 @@ impl Running<'_> {
         let ended = self.common.began.elapsed();
         // What is left of its last second counts with the next one.
         loaded.lap.add(&tally.lap());
-        Ok(Ran { counts: tally.counts(), began, ended, before, after: self.look(loaded) })
+        let after = self.look(loaded).await;
+        Ok(Ran { counts: tally.counts(), began, ended, before, after })
     }
 
     /// Looks at the processes; of one that is gone the last values stay.
-    fn look(&self, loaded: &mut Loaded) -> Sample {
-        let sample = watch::look(self.common.began, self.watched, loaded.samples.last());
+    async fn look(&self, loaded: &mut Loaded) -> Sample {
+        let last = loaded.samples.last();
+        let sample = watch::look(self.common.began, self.watched, last).await;
         loaded.samples.push(sample.clone());
         sample
     }
@@ -327,7 +344,7 @@ impl Running<'_> {
     /// One look at everything.
     async fn second(&self, tally: &Tally, loaded: &mut Loaded) -> Second {
         let last = loaded.samples.last();
-        let mut sample = watch::look(self.common.began, self.watched, last);
+        let mut sample = watch::look(self.common.began, self.watched, last).await;
         let depth = watch::depth(&self.common.client, self.profile.jobs.queue.as_str());
         // Who does not answer soon is busy with the load.
         sample.depth = tokio::time::timeout(watch::EVERY / 2, depth).await.ok().flatten();
@@ -350,10 +367,25 @@ impl Running<'_> {
 
     /// Makes jobs wait: the queue is paused while they are submitted.
     async fn backlog(&self, jobs: u32) -> Result<()> {
-        self.queue_is("pause").await?;
-        let filled = self.fill(jobs).await;
-        self.queue_is("resume").await?;
+        let queue = self.profile.jobs.queue.as_str();
+        if self.queue().await?.is_some_and(|queue| queue["paused"] == true) {
+            bail!(
+                "the queue {queue:?} is paused; resume it first: `windlass queue resume {queue}`"
+            );
+        }
+        let filled = match self.queue_is("pause").await {
+            Ok(()) => self.fill(jobs).await,
+            Err(error) => Err(error),
+        };
+        self.persistently(|| self.queue_is("resume")).await.with_context(|| {
+            format!("the queue is left paused: `windlass queue resume {queue}`")
+        })?;
         filled
+    }
+
+    async fn queue(&self) -> Result<Option<Value>> {
+        let path = format!("/v1/queues/{}", self.profile.jobs.queue);
+        self.common.client.find(&path).await
     }
 
     async fn queue_is(&self, what: &str) -> Result<()> {
@@ -361,27 +393,43 @@ impl Running<'_> {
         let path = format!("/v1/queues/{queue}/{what}");
         match self.common.client.post(&path, "{}".into(), 200).await {
             Answer::Good(_) => Ok(()),
-            answer => bail!("the queue {queue:?} cannot {what}: {answer:?}"),
+            answer => bail!("cannot {what} the queue {queue:?}: {}", answer.why()),
         }
     }
 
-    /// Sets the rate limit of the queue; the one that it had.
-    async fn limit(&self, rate: &Value) -> Result<Value> {
+    /// The rate limit of the queue; null where there is none.
+    async fn rate_limit(&self) -> Result<Value> {
+        let queue = self.queue().await?;
+        Ok(queue.map_or(Value::Null, |mut queue| queue["settings"]["rate_limit"].take()))
+    }
+
+    async fn limit(&self, rate: &Value) -> Result<()> {
         let queue = self.profile.jobs.queue.as_str();
-        let path = format!("/v1/queues/{queue}");
-        let before = self.common.client.read(&path).await?["settings"]["rate_limit"].take();
         let body = json!({ "rate_limit": rate }).to_string();
-        match self.common.client.patch(&path, body.into()).await {
-            Answer::Good(_) => Ok(before),
-            answer => bail!("the rate limit of the queue {queue:?} cannot be set: {answer:?}"),
+        match self.common.client.patch(&format!("/v1/queues/{queue}"), body.into()).await {
+            Answer::Good(_) => Ok(()),
+            answer => bail!("cannot set the rate limit of the queue {queue:?}: {}", answer.why()),
+        }
+    }
+
+    /// Tries for a minute: what was changed for the load is not to stay.
+    async fn persistently<F: Future<Output = Result<()>>>(
+        &self,
+        change: impl Fn() -> F,
+    ) -> Result<()> {
+        let until = Instant::now() + RESTORE_MAX;
+        loop {
+            match change().await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(watch::EVERY).await,
+                done => return done,
+            }
         }
     }
 
     async fn fill(&self, jobs: u32) -> Result<()> {
-        let batches = jobs.div_ceil(BACKLOG_BATCH);
         // After those of the load.
         let stage = u16::try_from(self.profile.stages.len())?;
-        let left = Arc::new(AtomicU64::new(batches.into()));
+        let left = Arc::new(AtomicU64::new(jobs.into()));
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..BACKLOG_CALLS {
             let (common, left) = (Arc::clone(self.common), Arc::clone(&left));
@@ -396,8 +444,8 @@ impl Running<'_> {
                     None => return Ok(()),
                 },
                 _ = ticks.tick() => {
-                    let done = u64::from(batches) - left.load(std::sync::atomic::Ordering::Relaxed).min(batches.into());
-                    let part = done as f64 / f64::from(batches);
+                    let left = left.load(std::sync::atomic::Ordering::Relaxed);
+                    let part = 1.0 - left as f64 / f64::from(jobs.max(1));
                     let accepted = self.common.book.accepted();
                     (self.tell)(&Progress { doing: "making jobs wait", part, second: None, accepted });
                 }
@@ -442,6 +490,7 @@ impl Running<'_> {
             let (from, to) = (began.as_secs_f64(), ended.as_secs_f64());
             stages.push(StageTimes::new(&stage.name, from, to, &ran.counts.all_times(), ends));
             if stage.warm_up {
+                all_ends.add(&ends.broken_alone());
                 continue;
             }
             all_counts.add(&ran.counts);
@@ -450,7 +499,7 @@ impl Running<'_> {
             span = Some((span.map_or(began, |(first, _)| first), ended));
         }
         if let Some(backlog) = found.stages.last() {
-            all_ends.add(&Ends { accepted: 0, ..backlog.without_times() });
+            all_ends.add(&backlog.broken_alone());
         }
         let (began, ended) = span.unwrap_or_default();
         note_part(figures, None, &all_counts, &all_ends, (began, ended, seconds));
@@ -477,8 +526,9 @@ fn note_part(
     note("calls", counts.calls as f64);
     note("calls_per_second", per_second(counts.calls - counts.errors(), load));
     note("refused_percent", percent(counts.refused, counts.calls));
-    let wrong = ends.lost + ends.wrong;
-    note("errors_percent", percent(counts.errors() + wrong, counts.calls.max(ends.accepted)));
+    note("failed_percent", percent(counts.failed, counts.calls));
+    let of_calls = percent(counts.errors(), counts.calls);
+    note("errors_percent", of_calls.max(percent(ends.lost + ends.wrong, ends.accepted)));
     note("unsent", counts.unsent as f64);
     note("accepted", ends.accepted as f64);
     note("accepted_per_second", per_second(ends.accepted, load));

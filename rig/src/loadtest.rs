@@ -28,8 +28,8 @@ pub struct LoadArgs {
     /// A profile that Windlass ships with (`chaos`, say), or a file whose name ends in .toml
     pub profile: String,
     /// Worker processes
-    #[arg(long, default_value_t = 2)]
-    pub workers: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub workers: u16,
     /// Slots of each
     #[arg(long, default_value_t = 32)]
     pub slots: u32,
@@ -95,7 +95,7 @@ pub async fn run(args: &LoadArgs, profile: &Profile) -> anyhow::Result<LoadResul
     let folder = tempfile::Builder::new().prefix("windlass-rig-load-").tempdir_in(within)?;
     let mut options = Setup::standard(Form::Short).fleet;
     (options.windlass, options.rig) = (std::path::absolute(windlass)?, own);
-    (options.workers, options.slots) = (args.workers, args.slots);
+    (options.workers, options.slots) = (args.workers.into(), args.slots);
     options.queues.push(profile.jobs.queue.to_string());
     options.ways = Ways::ProxyPerWorker;
     let mut fleet = Fleet::start(folder.path(), options).await?;

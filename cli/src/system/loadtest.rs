@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use windlass_loadtest::profile::{Profile, shipped};
 use windlass_loadtest::result::LoadResult;
-use windlass_loadtest::run::{self as load, Options, Progress, Target};
+use windlass_loadtest::run::{self as load, Options, Progress, Target, figures};
 use windlass_shared::model::name::QueueName;
 use windlass_worker::context::Context;
 use windlass_worker::error::HandlerError;
@@ -127,7 +127,11 @@ fn profile(args: &Args) -> Result<(String, Profile), String> {
             "a profile that breaks things needs a fleet of its own: `windlass-rig load`".into()
         );
     }
-    Ok((name, profile))
+    let wanted = profile.thresholds.keys().find_map(|name| figures::wants_process(name, &[]));
+    if let Some(wanted) = wanted {
+        return Err(format!("{wanted}, which a job cannot: leave the threshold out"));
+    }
+    Ok((profile.named(&name), profile))
 }
 
 fn verdict(result: &LoadResult) -> Result<Value, HandlerError> {

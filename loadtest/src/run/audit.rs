@@ -1,10 +1,11 @@
 //! Holds what was submitted against what the fleet says of it: every accepted job ends once, as planned, not early.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use uuid::Uuid;
 use windlass_shared::model::time::Timestamp;
 
@@ -20,8 +21,8 @@ const PAGE: usize = 500;
 const LOOK: Duration = Duration::from_millis(200);
 /// Examples of jobs that broke a promise.
 const EXAMPLES_MAX: usize = 10;
-/// The clocks of two hosts may differ by this when a list is asked for by time of submission.
-const CLOCKS_APART: Duration = Duration::from_secs(600);
+/// The clocks of hosts of one fleet may differ by this.
+const CLOCKS_APART: Duration = Duration::from_secs(3_600);
 const LIVE: &str = "state=blocked&state=scheduled&state=ready&state=running&state=retrying";
 
 /// Of one stage, or of all.
@@ -90,6 +91,11 @@ struct Step {
 }
 
 #[derive(Deserialize)]
+struct Named {
+    id: Uuid,
+}
+
+#[derive(Deserialize)]
 struct Run {
     state: String,
     created_at: Timestamp,
@@ -106,27 +112,61 @@ struct Pair {
 }
 
 impl Audit<'_> {
-    /// Waits until every job has ended, for so long at most; whether they have. `tell` hears how many seconds it took so far.
+    /// Waits until every job has ended, for so long at most, or until `stop`; whether they have. `tell` hears how many seconds
+    /// it took so far.
     ///
     /// # Errors
     /// The API does not answer for long.
     pub(super) async fn settle(&self, most: Duration, tell: impl Fn(f64)) -> Result<bool> {
         let began = Instant::now();
         loop {
-            let jobs = format!("/v1/jobs?{LIVE}&queue={}&tag={}&limit=1", self.queue, self.tag);
-            let runs =
-                format!("/v1/workflows?state=running&state=waiting&tag={}&limit=1", self.tag);
-            let mut is_empty = true;
-            for path in [jobs, runs] {
-                let list: List<serde_json::Value> = self.client.read_as(&path).await?;
-                is_empty &= list.items.is_empty();
-            }
+            let jobs = format!("/v1/jobs?{LIVE}&queue={}&tag={}", self.queue, self.tag);
+            let runs = format!("/v1/workflows?state=running&state=waiting&tag={}", self.tag);
+            let is_empty = !self.has_any(&jobs).await? && !self.has_any(&runs).await?;
             if is_empty || began.elapsed() >= most {
                 return Ok(is_empty);
             }
             tell(began.elapsed().as_secs_f64());
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether a list has an item. A page may hold none and still have a next one.
+    async fn has_any(&self, path: &str) -> Result<bool> {
+        let mut cursor = None;
+        loop {
+            let list: List<IgnoredAny> = self.page(path, 1, cursor.as_deref()).await?;
+            if !list.items.is_empty() {
+                return Ok(true);
+            }
+            cursor = list.next_cursor;
+            if cursor.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Every item of a list.
+    async fn each<T: DeserializeOwned>(&self, path: &str, mut take: impl FnMut(T)) -> Result<()> {
+        let mut cursor = None;
+        loop {
+            let list: List<T> = self.page(path, PAGE, cursor.as_deref()).await?;
+            list.items.into_iter().for_each(&mut take);
+            cursor = list.next_cursor;
+            if cursor.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<List<T>> {
+        let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+        self.client.read(&format!("{path}&limit={limit}{cursor}")).await
     }
 
     /// Reads every job of the load and holds it against its entry. `tell` hears how many were read.
@@ -144,92 +184,110 @@ impl Audit<'_> {
         let mut is_seen = vec![false; pages.jobs.len()];
         let mut pairs = Vec::with_capacity(pages.jobs.len());
         let (mut strangers, mut read) = (0, 0);
-        let path = format!(
-            "/v1/jobs?queue={}&tag={}&created_after={}",
-            self.queue,
-            self.tag,
-            self.began.minus(CLOCKS_APART)
-        );
-        let mut cursor = None;
-        loop {
-            let page = self.page(&path, cursor.as_deref()).await?;
-            for job in &page.items {
-                match pages.jobs.binary_search_by_key(&job.id, |entry| entry.id) {
-                    Ok(at) => {
-                        is_seen[at] = true;
-                        pairs.push(found.job(pages.jobs[at], job));
-                    }
-                    Err(_) if job.workflow.is_none() => strangers += 1,
-                    Err(_) => {}
+        let after = self.first_created(&pages);
+        let path = format!("/v1/jobs?queue={}&tag={}&created_after={after}", self.queue, self.tag);
+        self.each(&path, |job: Job| {
+            match pages.jobs.binary_search_by_key(&job.id, |entry| entry.id) {
+                // A list that changes while it is read may show one twice.
+                Ok(at) if is_seen[at] => {}
+                Ok(at) => {
+                    is_seen[at] = true;
+                    pairs.push(found.job(pages.jobs[at], &job));
                 }
+                Err(_) => strangers += u64::from(job.workflow.is_none()),
             }
-            read += page.items.len() as u64;
-            tell(read);
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                break;
+            read += 1;
+            if read % PAGE as u64 == 0 {
+                tell(read);
             }
-        }
+        })
+        .await?;
         for (entry, _) in pages.jobs.iter().zip(&is_seen).filter(|(_, is_seen)| !**is_seen) {
             let ends = &mut found.stages[usize::from(entry.stage)];
             ends.accepted += 1;
             ends.lost += 1;
             found.example(entry.id, "is not there");
         }
-        for (entry, which) in &pages.workflows {
-            pairs.push(self.workflow(&mut found, *entry, &self.documents[*which]).await?);
+        let known: HashSet<Uuid> = pages.workflows.iter().map(|(entry, _)| entry.id).collect();
+        let mut strange_runs = 0;
+        if !known.is_empty() || pages.unknown_runs > 0 {
+            let path = format!("/v1/workflows?tag={}&created_after={after}", self.tag);
+            self.each(&path, |run: Named| strange_runs += u64::from(!known.contains(&run.id)))
+                .await?;
         }
-        found.ghosts = u64::saturating_sub(strangers, pages.unknown);
+        for (entry, which) in &pages.workflows {
+            pairs.extend(self.workflow(&mut found, *entry, &self.documents[*which]).await?);
+        }
+        found.ghosts = u64::saturating_sub(strangers, pages.unknown_jobs)
+            + u64::saturating_sub(strange_runs, pages.unknown_runs);
         let seen = pairs.iter().map(|pair| (pair.created, pair.entry.sent, pair.entry.answered));
         found.offset = Offset::between(self.began, seen);
         pairs.iter().for_each(|pair| found.times(self.began, pair));
         Ok(found)
     }
 
-    async fn page(&self, path: &str, cursor: Option<&str>) -> Result<List<Job>> {
-        let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
-        self.client.read_as(&format!("{path}&limit={PAGE}{cursor}")).await
+    /// Before the first job of the load was created, by the fleet's clock: that is in its id (UUIDv7).
+    fn first_created(&self, pages: &Pages) -> Timestamp {
+        let runs = pages.workflows.iter().map(|(entry, _)| entry.id);
+        let first = pages.jobs.iter().map(|entry| entry.id).chain(runs).min();
+        let ms = first.and_then(|id| i64::try_from(id.as_u128() >> 80).ok());
+        ms.map_or(self.began, Timestamp::from_millis).minus(CLOCKS_APART)
     }
 
-    async fn workflow(&self, found: &mut Found, entry: Entry, document: &Document) -> Result<Pair> {
-        let run: Run = self.client.read_as(&format!("/v1/workflows/{}", entry.id)).await?;
-        let path = format!("/v1/jobs?workflow_id={}", entry.id);
-        let (mut jobs, mut cursor) = (HashMap::new(), None);
-        loop {
-            let page = self.page(&path, cursor.as_deref()).await?;
-            for job in page.items {
-                if let Some(step) = &job.workflow {
-                    jobs.insert(step.step.clone(), job);
-                }
-            }
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                break;
-            }
-        }
-        let has_ended = run.finished_at.is_some();
+    /// `None`: the run is not there.
+    async fn workflow(
+        &self,
+        found: &mut Found,
+        entry: Entry,
+        document: &Document,
+    ) -> Result<Option<Pair>> {
         let stage = usize::from(entry.stage);
-        if has_ended && run.state != "succeeded" {
+        found.stages[stage].accepted += document.steps.len() as u64;
+        let run: Option<Run> = self.client.find(&format!("/v1/workflows/{}", entry.id)).await?;
+        let Some(run) = run else {
+            found.stages[stage].lost += document.steps.len() as u64;
+            found.example(entry.id, "is not there");
+            return Ok(None);
+        };
+        let (mut jobs, mut doubled) = (HashMap::new(), Vec::new());
+        let path = format!("/v1/jobs?workflow_id={}", entry.id);
+        self.each(&path, |job: Job| {
+            let Some(step) = &job.workflow else { return };
+            let id = job.id;
+            if jobs.insert(step.step.clone(), job).is_some_and(|other| other.id != id) {
+                doubled.push(id);
+            }
+        })
+        .await?;
+        for id in doubled {
+            found.stages[stage].repeated += 1;
+            found.example(id, "is a second job of its step");
+        }
+        if run.finished_at.is_none() {
+            found.stages[stage].lost += 1;
+            found.example(entry.id, "did not end");
+        } else if run.state != "succeeded" {
             found.stages[stage].wrong += 1;
             found.example(entry.id, "did not succeed");
         }
         for (step, needs) in &document.steps {
-            let ends = &mut found.stages[stage];
-            ends.accepted += 1;
             let Some(job) = jobs.get(step) else {
-                ends.lost += 1;
+                found.stages[stage].lost += 1;
                 found.example(entry.id, &format!("has no job of step {step}"));
                 continue;
             };
-            ends.check(job, 0);
+            if let Some(what) = found.stages[stage].check(job, 0) {
+                found.example(job.id, what);
+            }
             let needed = needs.iter().filter_map(|need| jobs.get(need)?.finished_at).max();
             // Both in whole milliseconds of the fleet's clock.
             if needed > job.started_at && job.started_at.is_some() {
-                ends.early += 1;
+                found.stages[stage].early += 1;
                 found.example(job.id, "started before what it needs had ended");
             }
         }
-        Ok(Pair { entry, created: run.created_at, started: None, finished: run.finished_at })
+        let (created, finished) = (run.created_at, run.finished_at);
+        Ok(Some(Pair { entry, created, started: None, finished }))
     }
 }
 
@@ -247,9 +305,10 @@ impl Ends {
         self.last_end = self.last_end.max(other.last_end);
     }
 
-    /// What it is without latencies and times.
-    pub(super) fn without_times(&self) -> Self {
-        Self { starts: Times::default(), ends: Times::default(), last_end: None, ..self.clone() }
+    /// What was broken, without what was measured.
+    pub(super) fn broken_alone(&self) -> Self {
+        let Self { lost, wrong, repeated, early, .. } = *self;
+        Self { lost, wrong, repeated, early, ..Self::default() }
     }
 
     /// Counts a job of which so many attempts were to fail; what is wrong with it.
@@ -269,12 +328,14 @@ impl Ends {
 }
 
 impl Found {
-    /// From when jobs of the load were due to their ends, of all stages.
-    pub(super) fn all_times(&self) -> Times {
+    /// From when jobs were due to their ends, of the stages that count.
+    pub(super) fn all_times(&self, is_counted: &[bool]) -> Times {
         let mut all = Times::default();
-        // The last ones were only made wait.
-        let stages = self.stages.split_last().map_or(&[][..], |(_, stages)| stages);
-        stages.iter().for_each(|stage| all.add_all(&stage.ends));
+        is_counted.iter().zip(&self.stages).filter(|(is_counted, _)| **is_counted).for_each(
+            |(_, stage)| {
+                all.add_all(&stage.ends);
+            },
+        );
         all
     }
 
@@ -282,7 +343,11 @@ impl Found {
         let ends = &mut self.stages[usize::from(entry.stage)];
         ends.accepted += 1;
         let mut what = ends.check(job, entry.plan.fails.into());
-        if entry.plan.delay_ms > 0 && job.started_at.is_some_and(|started| started < job.run_at) {
+        // Of a job that is tried again `run_at` is the time of that; and both are in whole milliseconds.
+        let due = job.created_at.plus(Duration::from_millis(entry.plan.delay_ms.into()));
+        if entry.plan.delay_ms > 0
+            && job.started_at.is_some_and(|started| started < due.max(job.run_at))
+        {
             ends.early += 1;
             what = Some("started before it was due");
         }

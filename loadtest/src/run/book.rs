@@ -39,8 +39,12 @@ pub(super) struct Book(Mutex<Pages>);
 pub(super) struct Pages {
     pub(super) jobs: Vec<Entry>,
     pub(super) workflows: Vec<(Entry, usize)>,
+    /// Steps of those workflows.
+    pub(super) steps: u64,
     /// Jobs of submissions whose answer was lost: they may have been accepted.
-    pub(super) unknown: u64,
+    pub(super) unknown_jobs: u64,
+    /// And workflows.
+    pub(super) unknown_runs: u64,
 }
 
 impl Book {
@@ -49,19 +53,27 @@ impl Book {
         self.lock().jobs.extend(entries);
     }
 
-    /// A workflow was accepted; `which` of the documents.
-    pub(super) fn add_workflow(&self, entry: Entry, which: usize) {
-        self.lock().workflows.push((entry, which));
+    /// A workflow was accepted; `which` of the documents, which has so many steps.
+    pub(super) fn add_workflow(&self, entry: Entry, which: usize, steps: u64) {
+        let mut pages = self.lock();
+        pages.workflows.push((entry, which));
+        pages.steps += steps;
     }
 
     /// Nobody knows what became of so many jobs.
-    pub(super) fn add_unknown(&self, jobs: u64) {
-        self.lock().unknown += jobs;
+    pub(super) fn add_unknown_jobs(&self, jobs: u64) {
+        self.lock().unknown_jobs += jobs;
     }
 
-    /// Accepted jobs so far.
+    /// Nobody knows what became of a workflow.
+    pub(super) fn add_unknown_run(&self) {
+        self.lock().unknown_runs += 1;
+    }
+
+    /// Accepted jobs so far, steps of workflows among them.
     pub(super) fn accepted(&self) -> u64 {
-        self.lock().jobs.len() as u64
+        let pages = self.lock();
+        pages.jobs.len() as u64 + pages.steps
     }
 
     /// One of the jobs that were accepted last; `draw` is from 0 up to 1.

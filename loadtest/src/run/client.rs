@@ -1,15 +1,19 @@
 //! The calls of a load, over HTTP.
 
-use anyhow::{Context as _, Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::wire::{Lost, Wire};
 
+/// The code of a 503 that says nothing of whether the write was made.
+const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 /// Codes of refusals are no longer.
 const CODE_BYTES_MAX: usize = 64;
 
@@ -27,12 +31,34 @@ pub(super) struct Client {
 pub(super) enum Answer {
     /// As it should be.
     Good(Bytes),
-    /// 429 or 503.
+    /// 429 or 503: nothing was done.
     Refused(String),
-    /// Anything else that was answered.
-    Bad(String),
-    /// No answer: what was asked for may have been done.
-    None(String),
+    /// Anything else that was answered, with its status; 0: what was answered says nothing.
+    Bad(u16, String),
+    /// What was asked for may have been done: no answer, or one that says so.
+    Unknown(String),
+    /// It did not reach the API.
+    Unsent(String),
+}
+
+impl Answer {
+    /// Whether what was asked for may have been done without anybody being told.
+    pub(super) const fn may_be_done(&self) -> bool {
+        match self {
+            Self::Good(_) | Self::Refused(_) | Self::Unsent(_) => false,
+            // What breaks down in the middle may have written before that; what is wrong was not done.
+            Self::Bad(status, _) => *status < 400 || *status >= 500,
+            Self::Unknown(_) => true,
+        }
+    }
+
+    /// What was said, of one that is not good.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Good(_) => "",
+            Self::Refused(why) | Self::Bad(_, why) | Self::Unknown(why) | Self::Unsent(why) => why,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,31 +115,38 @@ impl Client {
         self.call(Method::PATCH, path, body, 200).await
     }
 
-    /// An answer that must be there: not part of the load.
+    /// An answer that must be there: not part of the load. `None`: 404.
     ///
     /// # Errors
-    /// The call fails, however often it is tried.
-    pub(super) async fn read(&self, path: &str) -> Result<Value> {
-        self.read_as(path).await
-    }
-
-    /// The same as a given type.
-    pub(super) async fn read_as<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// The call fails, however often it is tried; any other 4xx at once.
+    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         const TRIES: u32 = 60;
-        const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+        const PAUSE: Duration = Duration::from_millis(500);
         let mut last = String::new();
         for _ in 0..TRIES {
             match self.get(path).await {
                 Answer::Good(bytes) => {
                     return serde_json::from_slice(&bytes)
+                        .map(Some)
                         .with_context(|| format!("GET {path} was answered with something else"));
                 }
-                Answer::Bad(why) => anyhow::bail!("GET {path}: {why}"),
-                Answer::Refused(why) | Answer::None(why) => last = why,
+                Answer::Bad(404, _) => return Ok(None),
+                Answer::Bad(status, why) if (400..500).contains(&status) => {
+                    bail!("GET {path}: {why}");
+                }
+                other => other.why().clone_into(&mut last),
             }
             tokio::time::sleep(PAUSE).await;
         }
-        anyhow::bail!("GET {path}: {last}, {TRIES} times")
+        bail!("GET {path}: {last}, {TRIES} times")
+    }
+
+    /// The same where it must not be a 404.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(super) async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.find(path).await?.with_context(|| format!("GET {path}: 404"))
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes, expected: u16) -> Answer {
@@ -122,7 +155,7 @@ impl Client {
         let uri = self.wire.is_secure().then(|| format!("{}{path}", self.base));
         *request.uri_mut() = match uri.as_deref().unwrap_or(path).parse() {
             Ok(uri) => uri,
-            Err(_) => return Answer::Bad("not an address".into()),
+            Err(_) => return Answer::Unsent("not an address".into()),
         };
         *request.headers_mut() = self.headers.clone();
         if *request.method() != Method::GET {
@@ -137,11 +170,13 @@ impl Client {
                 let what =
                     code.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
                 match status {
+                    503 if what.ends_with(OUTCOME_UNKNOWN) => Answer::Unknown(what),
                     429 | 503 => Answer::Refused(what),
-                    _ => Answer::Bad(what),
+                    _ => Answer::Bad(status, what),
                 }
             }
-            Err(Lost(why)) => Answer::None(why.to_owned()),
+            Err(Lost { why, was_sent: true }) => Answer::Unknown(why.to_owned()),
+            Err(Lost { why, was_sent: false }) => Answer::Unsent(why.to_owned()),
         }
     }
 }

@@ -19,14 +19,17 @@ use super::pace::pace;
 use super::shape::Shape;
 use super::tally::Tally;
 use super::watch as look;
+use super::wire::CONNECTIONS_MAX;
 use crate::profile::curve::Curve;
 use crate::profile::{CallKind, Jobs, Load, Mix};
 
-/// Calls under way in an open loop. What is due beyond them is not made, and counts as an error.
-const UNDER_WAY_MAX: usize = 10_000;
+/// Calls under way in an open loop: each has a connection. What is due beyond them is not made, and counts as an error.
+const UNDER_WAY_MAX: usize = CONNECTIONS_MAX;
 
 /// Before a refused batch of a backlog is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// For so long.
+const REFUSED_MAX: Duration = Duration::from_secs(60);
 
 /// Between two looks at the depth of the queue.
 const DEPTH_EVERY: Duration = Duration::from_millis(20);
@@ -118,9 +121,13 @@ impl Stage {
                 let mut rng = stage.rng(1 + u64::from(n));
                 let left = || until.saturating_sub(stage.common.began.elapsed());
                 while !left().is_zero() && !stage.common.stop.is_cancelled() {
-                    let room = wait.wait_for(|is_full| !is_full);
                     // Nobody looks any more where there is no bound.
-                    if tokio::time::timeout(left(), room).await.is_ok() {
+                    let room = tokio::time::timeout(left(), wait.wait_for(|is_full| !is_full));
+                    let has_room = match stage.common.stop.run_until_cancelled(room).await {
+                        Some(room) => room.is_ok(),
+                        None => false,
+                    };
+                    if has_room {
                         stage.call(&mut rng, stage.common.began.elapsed()).await;
                     }
                 }
@@ -227,14 +234,18 @@ impl Stage {
                 entry.sent = now();
                 let answer = common.client.post("/v1/workflows", body, 201).await;
                 entry.answered = now();
-                let created = accepted_id(answer);
-                if let Ok((id, _)) = &created {
-                    common.book.add_workflow(Entry { id: *id, ..entry }, which);
-                }
                 let steps = common.shape.documents()[which].steps.len() as u64;
-                return match created {
-                    Ok((_, answer)) => (answer, steps),
-                    Err(answer) => (self.unknown(answer, steps), 0),
+                return match accepted_id(answer) {
+                    Ok((id, answer)) => {
+                        common.book.add_workflow(Entry { id, ..entry }, which, steps);
+                        (answer, steps)
+                    }
+                    Err(answer) => {
+                        if answer.may_be_done() {
+                            common.book.add_unknown_run();
+                        }
+                        (answer, 0)
+                    }
                 };
             }
             _ => {
@@ -269,61 +280,74 @@ impl Stage {
                 if accepted == plans.len() as u64 {
                     (answer, accepted)
                 } else {
-                    (Answer::Bad("jobs of a batch were rejected".into()), accepted)
+                    (Answer::Bad(422, "jobs of a batch were rejected".into()), accepted)
                 }
             }
-            Err(error) => (self.unknown(Answer::Bad(error.to_string()), plans.len() as u64), 0),
+            Err(error) => (self.unknown(Answer::Bad(0, error.to_string()), plans.len() as u64), 0),
         }
     }
 
     /// Notes that jobs may be there of which nobody was told.
     fn unknown(&self, answer: Answer, jobs: u64) -> Answer {
-        // A server that broke down may have written before that.
-        if !matches!(answer, Answer::Refused(_)) {
-            self.common.book.add_unknown(jobs);
+        if answer.may_be_done() {
+            self.common.book.add_unknown_jobs(jobs);
         }
         answer
     }
 }
 
-/// Submits batches until `left` is used up. Not part of the load: refused ones are sent again.
+/// Submits what `left` has left, in batches. Not part of the load: refused ones are sent again.
 ///
 /// # Errors
-/// A batch is answered with something else, or not at all.
+/// A batch is answered with something else, not at all, or refused for long.
 pub(super) async fn fill(
     common: &Common,
     stage: u16,
     jobs: &Jobs,
     left: &AtomicU64,
 ) -> anyhow::Result<()> {
-    let shape = Shape::new(jobs, &common.tag, Vec::new());
+    let whole = Shape::new(jobs, &common.tag, Vec::new());
     let mut rng = StdRng::seed_from_u64(common.seed);
-    while !common.stop.is_cancelled()
-        && left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-            .is_ok()
-    {
-        let n = common.made.fetch_add(shape.batch_size().into(), Ordering::Relaxed);
-        let (body, plans) = shape.batch(&mut rng, n);
+    loop {
+        let size = u64::from(jobs.batch);
+        let take = |left: u64| (left > 0).then(|| left.saturating_sub(size));
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let Ok(before) = taken else { return Ok(()) };
+        let size = before.min(size);
+        let n = common.made.fetch_add(size, Ordering::Relaxed);
+        let (body, plans) = if size == u64::from(jobs.batch) {
+            whole.batch(&mut rng, n)
+        } else {
+            let batch = u32::try_from(size)?;
+            Shape::new(&Jobs { batch, ..jobs.clone() }, &common.tag, Vec::new()).batch(&mut rng, n)
+        };
+        let patience = Instant::now() + REFUSED_MAX;
         let (sent, answer) = loop {
+            if common.stop.is_cancelled() {
+                return Ok(());
+            }
             let sent = micros(common.began.elapsed());
             match common.client.post("/v1/jobs/batch", body.clone(), 200).await {
-                Answer::Refused(_) => tokio::time::sleep(AGAIN).await,
+                Answer::Refused(_) if Instant::now() < patience => tokio::time::sleep(AGAIN).await,
                 answer => break (sent, answer),
             }
         };
         let Answer::Good(bytes) = answer else {
-            anyhow::bail!("jobs cannot be made wait: {answer:?}");
+            anyhow::bail!("jobs cannot be made wait: {}", answer.why());
         };
         let answered = micros(common.began.elapsed());
-        let ids = client::created_all(&bytes, plans.len())?;
-        let entry = |(id, plan): (&Option<uuid::Uuid>, &Plan)| {
-            let id = (*id)?;
-            Some(Entry { id, stage, intended: sent, sent, answered, plan: *plan })
+        let ids: Option<Vec<_>> = client::created_all(&bytes, plans.len())?.into_iter().collect();
+        let ids = ids.context("jobs cannot be made wait: the queue takes no more of them")?;
+        let entry = |(id, plan): (uuid::Uuid, &Plan)| Entry {
+            id,
+            stage,
+            intended: sent,
+            sent,
+            answered,
+            plan: *plan,
         };
-        common.book.add(ids.iter().zip(&plans).filter_map(entry));
+        common.book.add(ids.into_iter().zip(&plans).map(entry));
     }
-    Ok(())
 }
 
 /// The id of what was accepted, with the answer; else what to count.
@@ -331,7 +355,7 @@ fn accepted_id(answer: Answer) -> Result<(uuid::Uuid, Answer), Answer> {
     match &answer {
         Answer::Good(bytes) => match client::created(bytes) {
             Ok(id) => Ok((id, answer)),
-            Err(error) => Err(Answer::Bad(error.to_string())),
+            Err(error) => Err(Answer::Bad(0, error.to_string())),
         },
         _ => Err(answer),
     }

@@ -19,9 +19,10 @@ pub const NAMES: &[(&str, &str)] = &[
     ("calls", "calls that were due"),
     ("calls_per_second", "answered calls per second"),
     ("refused_percent", "of 100 calls: answered with 429 or 503"),
+    ("failed_percent", "of 100 calls: answered wrongly, or not at all"),
     (
         "errors_percent",
-        "of 100 calls and jobs: refused or failed calls, and jobs that did not end as planned",
+        "of 100 calls those that were refused, failed or not made, or of 100 jobs those that did not end as planned: whichever is more",
     ),
     ("unsent", "calls that were due and not made, because too many were under way"),
     ("accepted", "jobs that were accepted"),
@@ -33,7 +34,10 @@ pub const NAMES: &[(&str, &str)] = &[
     ("repeated", "attempts beyond the planned ones: work that was done again"),
     ("early", "jobs that started before they were due, or before what they need had ended"),
     ("ghosts", "jobs of this load that nobody was told of, beyond those whose answer was lost"),
-    ("cpu_us_per_job", "processor time of all watched processes per accepted job"),
+    (
+        "cpu_us_per_job",
+        "processor time of all watched processes per accepted job; of a stage, until its last answer",
+    ),
     (
         "memory_growth_percent",
         "of the watched process that grew most: the memory of the last tenth of the load over that of the second",
@@ -50,6 +54,27 @@ pub const OF_PROCESS: &[(&str, &str)] = &[
     ("memory_growth_percent", "by how much it grew under the load"),
 ];
 
+/// Not of single stages.
+const OF_ALL: [&str; 2] = ["ghosts", "memory_growth_percent"];
+
+/// The process that a figure is of, if it is this one of a process.
+fn process_of<'a>(figure: &'a str, of: &str) -> Option<&'a str> {
+    figure.strip_suffix(of)?.strip_suffix('_').filter(|process| !process.is_empty())
+}
+
+/// Why a figure cannot be measured when only these processes are watched; `None`: it can.
+pub fn wants_process(name: &str, watched: &[&str]) -> Option<String> {
+    let figure = name.split_once('.').map_or(name, |(_, figure)| figure);
+    if matches!(figure, "cpu_us_per_job" | "memory_growth_percent") {
+        return watched
+            .is_empty()
+            .then(|| format!("{name} needs a process to watch: --pid NAME=PID"));
+    }
+    let process = OF_PROCESS.iter().find_map(|(of, _)| process_of(figure, of))?;
+    let is_watched = watched.contains(&process) || process == super::CLIENT;
+    (!is_watched).then(|| format!("{name} needs --pid {process}=PID"))
+}
+
 /// Whether there may be a figure of this name.
 ///
 /// # Errors
@@ -62,14 +87,14 @@ pub fn check_name(name: &str, stages: &[&str]) -> Result<(), String> {
     if let Some(stage) = stage.filter(|stage| !stages.contains(stage)) {
         return Err(format!("there is no stage {stage:?}"));
     }
-    let known = NAMES.iter().any(|(known, _)| *known == figure)
-        || is_latency(figure)
-        || OF_PROCESS.iter().any(|(of, _)| {
-            figure
-                .strip_suffix(of)
-                .and_then(|rest| rest.strip_suffix('_'))
-                .is_some_and(|p| !p.is_empty())
-        });
+    let is_of_process = OF_PROCESS.iter().any(|(of, _)| {
+        // Memory is looked at over the whole load.
+        let is_measured = stage.is_none() || *of == "cpu_us_per_job";
+        is_measured && process_of(figure, of).is_some()
+    });
+    let is_named = NAMES.iter().any(|(known, _)| *known == figure)
+        && !(stage.is_some() && OF_ALL.contains(&figure));
+    let known = is_named || is_latency(figure) || is_of_process;
     if known {
         return Ok(());
     }
@@ -151,9 +176,30 @@ mod tests {
         ] {
             assert_eq!(check_name(name, &["burst"]), Ok(()), "{name}");
         }
-        for name in ["losts", "other.lost", "end_p98_ms", "p99_ms", "_memory_mb", "think_p99_ms"] {
+        for name in [
+            "losts",
+            "other.lost",
+            "end_p98_ms",
+            "p99_ms",
+            "_memory_mb",
+            "think_p99_ms",
+            "burst.ghosts",
+            "burst.api_memory_mb",
+        ] {
             assert!(check_name(name, &["burst"]).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_figure_of_a_process_wants_it_to_be_watched() {
+        for name in ["cpu_us_per_job", "burst.cpu_us_per_job", "memory_growth_percent"] {
+            assert!(wants_process(name, &[]).is_some(), "{name}");
+            assert!(wants_process(name, &["api"]).is_none(), "{name}");
+        }
+        assert!(wants_process("redis_memory_mb", &["api"]).unwrap().contains("--pid redis=PID"));
+        assert!(wants_process("burst.api_cpu_us_per_job", &["api"]).is_none());
+        assert!(wants_process("client_memory_mb", &[]).is_none());
+        assert!(wants_process("lost", &[]).is_none());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub async fn keep(target: &Target, result: &mut LoadResult) -> Result<()> {
         encoded(&result.profile),
         encoded(&machine)
     );
-    let list: List = client.read_as(&path).await?;
+    let list: List = client.read(&path).await?;
     let last = list.items.into_iter().find(|stored| stored.id != result.id);
     result.compared = last.and_then(|last| {
         Some(Compared::with(last.id, last.began_at, &last.figures?, &result.figures))
@@ -49,7 +49,7 @@ pub async fn keep(target: &Target, result: &mut LoadResult) -> Result<()> {
     });
     match client.put(&format!("/v1/load-results/{}", result.id), body.to_string().into()).await {
         Answer::Good(_) => Ok(()),
-        Answer::Refused(why) | Answer::Bad(why) | Answer::None(why) => bail!("{why}"),
+        answer => bail!("{}", answer.why()),
     }
 }
 

@@ -15,6 +15,11 @@ const KIND: &str = "loadtest.job";
 /// What surrounds the filling of a payload.
 const FRAME_BYTES: u32 = "{\"filling\":\"\"}".len() as u32;
 
+/// An attempt may take so much longer than planned.
+const SLACK: std::time::Duration = std::time::Duration::from_secs(60);
+/// Attempts beyond those that are to fail.
+const SPARE: u32 = 4;
+
 /// A workflow that is submitted.
 pub(super) struct Document {
     pub(super) body: Bytes,
@@ -123,6 +128,11 @@ impl Shape {
         if plan.delay_ms > 0 {
             job["delay"] =
                 Span(std::time::Duration::from_millis(plan.delay_ms.into())).to_string().into();
+        }
+        if !is_noop {
+            // Whatever the queue's defaults are.
+            job["timeout"] = json!(Span(std::time::Duration::from_millis(sleep + burn) + SLACK));
+            job["max_attempts"] = json!(u32::from(plan.fails) + SPARE);
         }
         if plan.fails > 0 {
             job["retry"] = json!({ "backoff": "fixed", "initial": "100ms", "jitter": "none" });

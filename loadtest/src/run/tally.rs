@@ -49,7 +49,7 @@ impl Tally {
     pub(super) fn answer(&self, kind: CallKind, answer: &Answer, took: Duration, accepted: u64) {
         let mut counts = self.lock();
         counts.calls += 1;
-        let why = match answer {
+        match answer {
             Answer::Good(_) => {
                 counts.times.entry(kind).or_default().add(took);
                 counts.accepted += accepted;
@@ -58,17 +58,12 @@ impl Tally {
                 counts.lap.times.add(took);
                 return;
             }
-            Answer::Refused(why) => {
-                counts.refused += 1;
-                why
-            }
-            Answer::Bad(why) | Answer::None(why) => {
-                counts.failed += 1;
-                why
-            }
-        };
-        let has_room = counts.codes.len() < CODES_MAX || counts.codes.contains_key(why);
-        let code = if has_room { format!("{}: {why}", kind.name()) } else { "others".into() };
+            Answer::Refused(_) => counts.refused += 1,
+            Answer::Bad(..) | Answer::Unknown(_) | Answer::Unsent(_) => counts.failed += 1,
+        }
+        let code = format!("{}: {}", kind.name(), answer.why());
+        let has_room = counts.codes.len() < CODES_MAX || counts.codes.contains_key(&code);
+        let code = if has_room { code } else { "others".into() };
         *counts.codes.entry(code).or_default() += 1;
         counts.lap.errors += 1;
     }

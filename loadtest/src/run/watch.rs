@@ -1,13 +1,14 @@
 //! Looks at processes and at the queue, once a second.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use super::figures::Figures;
-use crate::cpu::{self, Watched};
+use crate::cpu::{self, Processes, Watched};
 
 /// Between two looks.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
@@ -41,22 +42,45 @@ struct Depth {
     finishing: u64,
 }
 
+/// Whether these can be watched.
+///
 /// # Errors
-/// There is no such process.
+/// There is no such process, or its name is taken or none.
 pub(super) fn check(watched: &[Watched]) -> Result<()> {
-    watched.iter().try_for_each(|process| {
-        let there = cpu::of_tree(process.pid).map(drop);
-        there.with_context(|| format!("--pid {}", process.name))
-    })
+    let mut names = BTreeSet::from([super::CLIENT]);
+    for process in watched {
+        let name = process.name.as_str();
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+        ensure!(
+            !name.is_empty() && name.bytes().all(is_plain) && names.insert(name),
+            "--pid {name}: each needs a name of its own, of letters, digits, - and _; `client` is the load itself"
+        );
+        cpu::of_tree(process.pid).with_context(|| format!("--pid {name}"))?;
+    }
+    Ok(())
 }
 
-/// Looks at all processes now, `last` being the look before.
-pub(super) fn look(began: Instant, watched: &[Watched], last: Option<&Sample>) -> Sample {
+/// Looks at all processes now, `last` being the look before. Reads much of `/proc`: not on the threads of the load.
+pub(super) async fn look(began: Instant, watched: &[Watched], last: Option<&Sample>) -> Sample {
+    let (watched, last) = (watched.to_vec(), last.cloned());
+    let looked = tokio::task::spawn_blocking(move || look_now(began, &watched, last.as_ref()));
+    looked.await.expect("looking does not panic")
+}
+
+fn look_now(began: Instant, watched: &[Watched], last: Option<&Sample>) -> Sample {
     let mut sample = Sample { at: began.elapsed().as_secs_f64(), ..Sample::default() };
+    let all = Processes::now().ok();
     for (n, process) in watched.iter().enumerate() {
-        let now = cpu::of_tree(process.pid)
-            .and_then(|cpu| Ok((cpu.as_secs_f64(), cpu::memory_of_tree(process.pid)?)));
-        let (cpu, memory) = now.unwrap_or_else(|_| {
+        let now = if process.name == super::CLIENT {
+            Some(cpu::own_alone())
+        } else {
+            let of = |all: &Processes| {
+                Some((all.cpu_of_tree(process.pid)?, all.memory_of_tree(process.pid)?))
+            };
+            all.as_ref().and_then(of)
+        };
+        let now = now.map(|(cpu, memory)| (cpu.as_secs_f64(), memory));
+        let (cpu, memory) = now.unwrap_or_else(|| {
             sample.gone.push(process.name.clone());
             last.map_or((0.0, 0), |last| (last.cpu[n], last.memory[n]))
         });

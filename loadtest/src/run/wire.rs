@@ -14,18 +14,27 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-/// Connections at most; a call beyond them waits for one, and that counts as its time. Less than one address may have
-/// (`api.connections_per_address_max`).
-const CONNECTIONS_MAX: usize = 256;
+/// Connections at most, a little less than one address may have unless an operator says otherwise
+/// (`api.connections_per_address_max`). A call beyond them waits for one, and that counts as its time.
+pub(super) const CONNECTIONS_MAX: usize = 1_000;
 /// Whoever waits longer for an answer counts as without one.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// No answer is longer: a page of 500 jobs with payloads of 16 KiB each is.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
-/// No answer came; why.
+/// No answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lost(pub(super) &'static str);
+pub(super) struct Lost {
+    pub(super) why: &'static str,
+    /// Then what was asked for may have been done.
+    pub(super) was_sent: bool,
+}
+
+const NO_CONNECTION: Lost = Lost { why: "no connection", was_sent: false };
+const NO_PLACE: Lost = Lost { why: "no connection was free in time", was_sent: false };
+const BROKE: Lost = Lost { why: "the connection broke", was_sent: true };
+const SILENT: Lost = Lost { why: "no answer in time", was_sent: true };
 
 /// Connections to one server. Cheap to clone.
 #[derive(Clone)]
@@ -82,14 +91,15 @@ impl Wire {
     /// # Errors
     /// There was none: what was asked for may have been done.
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Lost> {
+        let place = tokio::time::timeout(ANSWER_MAX, self.places.acquire()).await;
+        let _place = place.map_err(|_| NO_PLACE)?.map_err(|_| NO_CONNECTION)?;
         let sent = async {
-            let _place = self.places.acquire().await.map_err(|_| Lost("no connection"))?;
             match &self.sort {
                 Sort::Plain(idle) => self.plain(idle, request).await,
                 Sort::Secure(client) => secure(client, request).await,
             }
         };
-        tokio::time::timeout(ANSWER_MAX, sent).await.unwrap_or(Err(Lost("no answer in time")))
+        tokio::time::timeout(ANSWER_MAX, sent).await.unwrap_or(Err(SILENT))
     }
 
     async fn plain(
@@ -103,26 +113,26 @@ impl Wire {
             let is_known = known.is_some();
             let mut link = match known {
                 Some(link) => link,
-                None => self.connect().await.ok_or(Lost("no connection"))?,
+                None => self.connect().await.ok_or(NO_CONNECTION)?,
             };
             let answered = match link.ready().await {
                 Ok(()) => link.try_send_request(request).await.map_err(|mut error| {
                     // What was not sent can be sent again.
-                    (error.take_message(), Lost("the connection broke"))
+                    (error.take_message(), BROKE)
                 }),
-                Err(_) => Err((Some(request), Lost("the connection broke"))),
+                Err(_) => Err((Some(request), BROKE)),
             };
             match answered {
                 Ok(response) => {
                     let status = response.status().as_u16();
                     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-                    let bytes = body.map_err(|_| Lost("the connection broke"))?.to_bytes();
+                    let bytes = body.map_err(|_| BROKE)?.to_bytes();
                     idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
                     return Ok((status, bytes));
                 }
                 // A server may close what was idle.
                 Err((Some(unsent), _)) if is_known => request = unsent,
-                Err((_, lost)) => return Err(lost),
+                Err((unsent, lost)) => return Err(Lost { was_sent: unsent.is_none(), ..lost }),
             }
         }
     }
@@ -149,12 +159,11 @@ async fn secure(
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let request = reqwest::Request::try_from(Request::from_parts(parts, body));
-    let response = client.execute(request.map_err(|_| Lost("no connection"))?).await;
-    let response = response.map_err(|error| {
-        Lost(if error.is_connect() { "no connection" } else { "the connection broke" })
-    })?;
+    let response = client.execute(request.map_err(|_| NO_CONNECTION)?).await;
+    let response =
+        response.map_err(|error| if error.is_connect() { NO_CONNECTION } else { BROKE })?;
     let status = response.status().as_u16();
-    Ok((status, response.bytes().await.map_err(|_| Lost("the connection broke"))?))
+    Ok((status, response.bytes().await.map_err(|_| BROKE)?))
 }
 
 #[cfg(test)]
@@ -197,9 +206,7 @@ mod tests {
             }
         }
         server.await.unwrap();
-        assert_eq!(
-            wire.send(Request::new(Full::new(Bytes::new()))).await,
-            Err(Lost("no connection"))
-        );
+        let last = wire.send(Request::new(Full::new(Bytes::new()))).await;
+        assert_eq!(last, Err(NO_CONNECTION));
     }
 }

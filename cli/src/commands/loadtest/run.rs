@@ -10,7 +10,7 @@ use windlass_loadtest::is_loopback;
 use windlass_loadtest::profile::threshold::short;
 use windlass_loadtest::profile::{Profile, shipped};
 use windlass_loadtest::result::LoadResult;
-use windlass_loadtest::run::{self as load, Options};
+use windlass_loadtest::run::{self as load, Options, figures};
 use windlass_shared::model::name::QueueName;
 
 use super::list::unknown;
@@ -23,15 +23,19 @@ const EXAMPLES: &str = "\
 Examples:
   windlass loadtest run smoke
   windlass loadtest run service --pid api=4711 --pid redis=4712 --html service.html
-  windlass loadtest run soak1h --scale 0.1
+  windlass loadtest run latency1000 --scale 0.1
   windlass loadtest run trace --traces montage.json --traces blast.json --time-factor 0.01
   windlass loadtest run ./mine.toml --queue bulk --json-file result.json
 
 The load goes to the fleet at --url, over HTTP. Its jobs are no-ops and sleeps (kinds `noop` and `loadtest.job`), which \
 every worker knows, in the queue that the profile names, with a tag of their own. Afterwards each job that was accepted is \
-looked at: it must have ended once, as planned, and not early. Ctrl-C ends the load early; what came by then is checked.
+looked at: it must have ended once, as planned, and not early. Ctrl-C ends the load early; what came by then is checked. \
+A second one ends at once.
 
 Exit code 3: a threshold did not hold.";
+
+/// The exit code after a second Ctrl-C.
+const INTERRUPTED: i32 = 130;
 
 /// Carry a profile out against a running fleet
 #[derive(Debug, Args)]
@@ -92,7 +96,10 @@ pub(super) async fn run(args: RunArgs) -> Outcome {
     let stop = CancellationToken::new();
     let asked = stop.clone();
     let _signal = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if asked.is_cancelled() {
+                std::process::exit(INTERRUPTED);
+            }
             asked.cancel();
         }
     }));
@@ -101,23 +108,31 @@ pub(super) async fn run(args: RunArgs) -> Outcome {
     let ran = load::run(&name, &profile, &target, options, &tell, stop).await;
     live.end();
     let mut result = ran?;
-    if !args.no_keep
-        && let Err(error) = load::keep(&target, &mut result).await
-    {
-        result.notes.push(format!("the result was not kept: {error:#}"));
-    }
-    if let Some(file) = &args.json_file {
-        let text = serde_json::to_vec_pretty(&result).context("a result is always JSON")?;
-        write(file, &text)?;
-    }
-    if let Some(file) = &args.html {
-        write(file, windlass_loadtest::html::page(&result).as_bytes())?;
+    save(&args, &result)?;
+    if !args.no_keep {
+        if let Err(error) = load::keep(&target, &mut result).await {
+            result.notes.push(format!("the result was not kept: {error:#}"));
+        }
+        // Now with what it is compared with.
+        save(&args, &result)?;
     }
     match args.client.output {
         Output::Json => output::json(&serde_json::to_value(&result).context("it is JSON")?)?,
         Output::Table => show(&result)?,
     }
     verdict(&result)
+}
+
+/// Writes the files that were asked for.
+fn save(args: &RunArgs, result: &LoadResult) -> Outcome {
+    if let Some(file) = &args.json_file {
+        let text = serde_json::to_vec_pretty(result).context("a result is always JSON")?;
+        write(file, &text)?;
+    }
+    if let Some(file) = &args.html {
+        write(file, windlass_loadtest::html::page(result).as_bytes())?;
+    }
+    Ok(())
 }
 
 fn write(file: &Path, bytes: &[u8]) -> Outcome {
@@ -150,7 +165,21 @@ fn profile(args: &RunArgs) -> Outcome<(String, Profile)> {
     if let Some(queue) = &args.queue {
         profile.jobs.queue = queue.clone();
     }
-    Ok((name, profile.scaled(args.scale)))
+    let scaled = profile.scaled(args.scale).checked();
+    let profile = scaled.map_err(|why| Failure::Usage(format!("{}:\n{why}", args.profile)))?;
+    let watched: Vec<&str> = args.watched.iter().map(|process| process.name.as_str()).collect();
+    let wanted = profile.thresholds.iter().flat_map(|(name, threshold)| {
+        let names = [Some(name.as_str()), threshold.of.as_deref()];
+        names.into_iter().flatten().filter_map(|name| figures::wants_process(name, &watched))
+    });
+    let wanted: Vec<String> = wanted.collect();
+    if !wanted.is_empty() {
+        return Err(Failure::Usage(format!(
+            "the profile {name} has thresholds of processes: {}",
+            wanted.join("; ")
+        )));
+    }
+    Ok((profile.named(&name), profile))
 }
 
 fn traces(args: &RunArgs, profile: &Profile) -> Outcome<Vec<serde_json::Value>> {
