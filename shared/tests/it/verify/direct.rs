@@ -185,7 +185,8 @@ impl EngineTap for Verifying {
         Box::pin(async move {
             let (done, is_done) = oneshot::channel();
             if call == "withdraw" && self.asks.send(done).await.is_ok() {
-                is_done.await.unwrap();
+                // Who was asked last may have gone away before they saw it: then nobody verifies.
+                let _ = is_done.await;
             }
             Ok(())
         })
