@@ -26,6 +26,8 @@ pub const BATCH_MAX: u32 = 10_000;
 pub const AT_ONCE_MAX: u32 = 10_000;
 /// Most calls per second that may be planned.
 pub const RATE_MAX: f64 = 200_000.0;
+/// Most users that join per second: all at once.
+const JOINING_MAX: f64 = 1e6;
 /// Longest stage.
 pub const STAGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -284,7 +286,7 @@ pub struct Stage {
     /// So many users, each of whom waits for the answer, thinks, and calls again.
     #[serde(default)]
     pub users: Option<u32>,
-    /// Users that join per second.
+    /// Users that join per second; all at once where nothing is said.
     #[serde(default)]
     pub joining: Option<f64>,
     /// How long a user thinks.
@@ -544,9 +546,9 @@ impl Stage {
             return Ok(Load::InFlight(count, long()?, self.depth_max));
         }
         let count = at_once("users", self.users.unwrap_or(0))?;
-        let joining = self.joining.unwrap_or(f64::from(count));
-        if !(0.01..=1e6).contains(&joining) {
-            return Err("joining: must be 0.01 to 1000000".into());
+        let joining = self.joining.unwrap_or(JOINING_MAX);
+        if !(0.01..=JOINING_MAX).contains(&joining) {
+            return Err(format!("joining: must be 0.01 to {JOINING_MAX}"));
         }
         if f64::from(count) / joining >= long()?.as_secs_f64() {
             return Err("for: all users must have joined before it is over".into());
