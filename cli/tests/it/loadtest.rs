@@ -167,7 +167,8 @@ fn the_installation_carries_profiles_out_itself() {
         (never.as_str(), "10m", "load_test_failed"),
         (r#"{"profile": "none"}"#, "10m", "invalid_payload"),
         (r#"{"profile": "chaos"}"#, "10m", "invalid_payload"),
-        (r#"{"profile": "soak1h"}"#, "10m", "timeout_too_short"),
+        (r#"{"profile": "soak1h"}"#, "10m", "invalid_payload"),
+        (r#"{"profile": "smoke"}"#, "1m", "timeout_too_short"),
     ] {
         let job = submit(payload, timeout);
         assert_eq!((&job["state"], &job["error"]["code"]), (&"dead".into(), &code.into()), "{job}");
