@@ -23,7 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   windlass loadtest run smoke
   windlass loadtest run service --pid api=4711 --pid redis=4712 --html service.html
-  windlass loadtest run soak1h --scale 0.1
+  windlass loadtest run service --scale 0.2
   windlass loadtest run trace --traces montage.json --traces blast.json --time-factor 0.01
   windlass loadtest run ./mine.toml --queue bulk --json-file result.json
 
