@@ -364,6 +364,7 @@ macro_rules! engine_cases {
             a_queue_is_limited_as_a_whole
             shares_take_turns
             a_share_pays_for_the_time_that_it_takes
+            jobs_of_ten_minutes_take_no_more_than_their_share
             a_free_permit_wakes
             an_adopted_lease_counts
             a_loss_uses_up_the_bursts

@@ -284,6 +284,55 @@ pub async fn a_share_pays_for_the_time_that_it_takes(rig: &Rig) {
     assert!((2..=3).contains(&long.len()), "{} of 4 slots", long.len());
 }
 
+/// One with jobs of ten minutes beside three with jobs of ten seconds, all of whom always have jobs that wait: an hour and a
+/// half later each has had about a quarter of the time of four slots.
+pub async fn jobs_of_ten_minutes_take_no_more_than_their_share(rig: &Rig) {
+    const STEP: Duration = Duration::from_secs(10);
+    const STEPS: u32 = 540;
+    /// Steps that a job of each takes.
+    const TAKES: [u32; 4] = [60, 1, 1, 1];
+    let names = ["slow", "quick-1", "quick-2", "quick-3"];
+    rig.open().await;
+    let (mut made, mut waiting, mut had) = (0_u32, [0_u32; 4], [0_u32; 4]);
+    // Whose each is that runs, and steps left.
+    let mut running: Vec<(Held, usize, u32)> = Vec::new();
+    for _ in 0..STEPS {
+        let mut pushes = Vec::new();
+        for (tenant, name) in names.iter().enumerate() {
+            while waiting[tenant] < 5 {
+                let mut id = [0x70; 16];
+                id[2..6].copy_from_slice(&made.to_be_bytes());
+                id[15] = u8::try_from(tenant).unwrap();
+                pushes
+                    .push(Push { id: JobId::from_bytes(id), ..keyed(rig, 0, shared(name)).await });
+                (made, waiting[tenant]) = (made + 1, waiting[tenant] + 1);
+            }
+        }
+        rig.push(&pushes).await;
+        for (held, _) in rig.claim(4 - u32::try_from(running.len()).unwrap()).await {
+            let tenant = usize::from(held.id.as_bytes()[15]);
+            waiting[tenant] -= 1;
+            running.push((held, tenant, TAKES[tenant]));
+        }
+        assert_eq!(running.len(), 4, "no slot is empty while jobs wait");
+        rig.advance(STEP).await;
+        for (held, tenant, left) in std::mem::take(&mut running) {
+            had[tenant] += 1;
+            if left == 1 {
+                end(rig, held).await;
+            } else {
+                rig.extend(held, LEASE).await;
+                running.push((held, tenant, left - 1));
+            }
+        }
+    }
+    // A slow one that runs is not stopped: one job is a ninth of a quarter here.
+    for (had, name) in had.into_iter().zip(names) {
+        let part = f64::from(had) / f64::from(4 * STEPS);
+        assert!((0.2..=0.3).contains(&part), "{name}: {part}");
+    }
+}
+
 /// Whoever waits for a limit is woken when it gives way.
 pub async fn a_free_permit_wakes(rig: &Rig) {
     limit(rig, 1, keys(running(1))).await;
