@@ -93,9 +93,12 @@ start_postgres() {
     postgres_url="postgres://windlass@127.0.0.1:$postgres_port/windlass"
 }
 
-# $1 workers, $2 slots of each.
+# $1 workers, $2 slots of each. The array worker_command is what a worker is started as (else `windlass worker`), worker_probe the job
+# that then shows that it works.
 start_fleet() {
     local workers="${1:-1}" slots="${2:-200}"
+    local command=("$windlass" worker) probe=(noop)
+    if [ -n "${worker_command:-}" ]; then command=("${worker_command[@]}") probe=("${worker_probe[@]}"); fi
     export WINDLASS_LEDGER__URL="$postgres_url" WINDLASS_ENGINE__URL="$redis_url" WINDLASS_LOG__LEVEL=warn
     "$windlass" migrate up >/dev/null
     WINDLASS_API_KEY="$("$windlass" key create --role admin --name bench 2>/dev/null)"
@@ -108,18 +111,33 @@ start_fleet() {
     api_pid=$!
     WINDLASS_ADMIN__LISTEN="127.0.0.1:$(port)" "$windlass" scheduler >"$work/scheduler.log" 2>&1 &
     scheduler_pid=$!
-    pids+=("$api_pid" "$scheduler_pid")
+    fleet=("$api_pid" "$scheduler_pid")
+    fleet_pids=(--pid "redis=$redis_pid" --pid "postgres=$postgres_pid" --pid "api=$api_pid" --pid "scheduler=$scheduler_pid")
     local n
     for n in $(seq "$workers"); do
         WINDLASS_ADMIN__LISTEN="127.0.0.1:$(port)" WINDLASS_WORKER__API_URL="$WINDLASS_URL" \
-            WINDLASS_WORKER__API_KEY="$WINDLASS_API_KEY" \
-            "$windlass" worker --concurrency "$slots" >"$work/worker-$n.log" 2>&1 &
+            WINDLASS_WORKER__API_KEY="$WINDLASS_API_KEY" WINDLASS_WORKER__CONCURRENCY="$slots" \
+            "${command[@]}" >"$work/worker-$n.log" 2>&1 &
         worker_pid=$!
-        pids+=("$worker_pid")
+        fleet+=("$worker_pid")
+        fleet_pids+=(--pid "worker${n#1}=$worker_pid")
     done
-    fleet_pids=(--pid "redis=$redis_pid" --pid "postgres=$postgres_pid" --pid "api=$api_pid"
-        --pid "worker=$worker_pid" --pid "scheduler=$scheduler_pid")
-    wait_for "the fleet" "$windlass" job submit noop --wait
+    pids+=("${fleet[@]}")
+    if [ "$workers" = 0 ]; then
+        wait_for "the fleet" "$windlass" queue list
+    else
+        wait_for "the fleet" "$windlass" job submit "${probe[@]}" --wait
+    fi
+}
+
+# Not the servers.
+stop_fleet() {
+    local pid
+    for pid in "${fleet[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${fleet[@]}"; do wait "$pid" 2>/dev/null || true; done
+    # Their numbers may be other processes' by the time the script ends.
+    pids=("$redis_pid" "$postgres_pid")
+    fleet=()
 }
 
 # $1 slots; the default without.

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod cpu;
 pub mod engine;
+pub mod fleet;
 pub mod graph;
 pub mod html;
 mod http;
@@ -19,11 +20,14 @@ pub mod report;
 pub mod result;
 pub mod run;
 pub mod start;
+pub mod submit;
 pub mod wfformat;
 pub mod workflow;
 
 /// Most jobs of one run.
 pub const JOBS_MAX: u64 = 2_000_000;
+/// Most jobs that the API takes in one call.
+const BATCH_MAX: u32 = windlass_shared::limits::BATCH_JOBS_MAX as u32;
 /// Most runs of one command.
 pub const RUNS_MAX: u32 = 20;
 

@@ -1,10 +1,10 @@
 //! The whole path: batches over HTTP, committed to the ledger, pushed to the engine, run by a worker,
-//! recorded. A run ends when every job is terminal in the ledger.
+//! recorded; or, of jobs that wait already, from where the engine delivers them. A run ends when every job is terminal in the ledger.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -14,10 +14,10 @@ use windlass_shared::ledger::Ledger;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::job::JobState;
 
-use crate::cpu::Watched;
-use crate::http::Api;
+use crate::fleet::{self, Fleet};
+use crate::http::{Answer, Client};
 use crate::report::{CpuPerJob, Report, Run, Times};
-use crate::{JOBS_MAX, RUNS_MAX, cpu, is_loopback};
+use crate::{BATCH_MAX, JOBS_MAX, RUNS_MAX, cpu};
 
 /// Ids asked of the ledger at once.
 const ASK_MAX: usize = 10_000;
@@ -31,10 +31,8 @@ const LOOK: Duration = Duration::from_millis(25);
 /// What to run, against processes that run already.
 #[derive(Debug, Clone)]
 pub struct PathBench {
-    /// The API.
-    pub url: String,
-    /// A key for it, where it wants one.
-    pub api_key: Option<String>,
+    /// Where, and what.
+    pub fleet: Fleet,
     /// The ledger behind it: to see when every job is recorded without loading the API.
     pub ledger: LedgerSettings,
     /// Jobs per run.
@@ -43,12 +41,10 @@ pub struct PathBench {
     pub connections: u32,
     /// Jobs per batch.
     pub batch: u32,
-    /// Into this queue.
-    pub queue: String,
     /// So many keys, of which the jobs have one in turn, for concurrency and rate; 0: none.
     pub keys: u32,
-    /// Whose CPU to show.
-    pub watched: Vec<Watched>,
+    /// Submit all while the queue is paused; the run is from when it is resumed on.
+    pub waiting: bool,
     /// How often.
     pub runs: u32,
     /// A run that takes longer has failed.
@@ -60,26 +56,24 @@ pub struct PathBench {
 /// # Errors
 /// Options out of bounds, a call that fails, a job that did not succeed, or a run over its limit.
 pub async fn run(bench: &PathBench) -> Result<Report> {
-    use windlass_shared::model::name::QueueName;
     ensure!((1..=JOBS_MAX).contains(&bench.jobs), "jobs must be 1 to {JOBS_MAX}");
     ensure!((1..=RUNS_MAX).contains(&bench.runs), "runs must be 1 to {RUNS_MAX}");
     ensure!((1..=256).contains(&bench.connections), "connections must be 1 to 256");
-    ensure!((1..=10_000).contains(&bench.batch), "batch must be 1 to 10000");
-    bench.queue.parse::<QueueName>().context("not a queue's name")?;
-    let ledger_url = secrecy::ExposeSecret::expose_secret(&bench.ledger.url);
-    ensure!(is_loopback(ledger_url), "the benchmark only reads ledgers on loopback");
-    let ledger = Ledger::open(&bench.ledger).await.context("cannot open the ledger")?;
+    ensure!((1..=BATCH_MAX).contains(&bench.batch), "batch must be 1 to {BATCH_MAX}");
+    let client = bench.fleet.client()?;
+    let ledger = fleet::open_ledger(&bench.ledger).await?;
     let mut runs = Vec::new();
     let mut refused = 0;
     for _ in 0..bench.runs {
-        let run = one(bench, &ledger, &mut refused);
+        let run = one(bench, &client, &ledger, &mut refused);
         runs.push(tokio::time::timeout(bench.limit, run).await.context("the run took too long")??);
     }
     ledger.close().await;
-    let name = format!(
-        "whole path: {} connections, batches of {}, PostgreSQL and Redis",
-        bench.connections, bench.batch
-    );
+    let name = if bench.waiting {
+        "jobs that wait: from the queue's resumption until the last is recorded".to_owned()
+    } else {
+        format!("whole path: {} connections, batches of {}", bench.connections, bench.batch)
+    };
     let mut report = Report::new(name, "accepted to finished, a sample of 1000 jobs", runs);
     if refused > 0 {
         report.notes.push(format!("{refused} batches were refused for overload and sent again"));
@@ -87,38 +81,52 @@ pub async fn run(bench: &PathBench) -> Result<Report> {
     Ok(report)
 }
 
-async fn one(bench: &PathBench, ledger: &Ledger, refused: &mut u64) -> Result<Run> {
-    let before = cpu_of(bench)?;
+async fn one(
+    bench: &PathBench,
+    client: &Client,
+    ledger: &Ledger,
+    refused: &mut u64,
+) -> Result<Run> {
+    let mut waiting = None;
+    if bench.waiting {
+        set_queue(client, &bench.fleet.queue, "pause").await?;
+        waiting = Some(submit_all(bench, client, refused).await?);
+    }
+    let before = bench.fleet.cpu()?;
     let (own_before, started) = (cpu::own(), Instant::now());
-    let ids = submit_all(bench, refused).await?;
+    let ids = match waiting {
+        Some(ids) => {
+            set_queue(client, &bench.fleet.queue, "resume").await?;
+            ids
+        }
+        None => submit_all(bench, client, refused).await?,
+    };
     wait_for_all(ledger, &ids).await?;
-    let (took, own_after) = (started.elapsed(), cpu::own());
-    let after = cpu_of(bench)?;
+    let (took, own_after, after) = (started.elapsed(), cpu::own(), bench.fleet.cpu()?);
 
     let jobs = ids.len() as u64;
-    let mut cpu: Vec<CpuPerJob> = bench
-        .watched
-        .iter()
-        .zip(before.iter().zip(&after))
-        .map(|(watched, (before, after))| CpuPerJob::between(&watched.name, *before, *after, jobs))
-        .collect();
+    let mut cpu = bench.fleet.cpu_between(&before, &after, jobs);
     cpu.push(CpuPerJob::between("client", own_before, own_after, jobs));
     let latency = check_all(ledger, &ids).await?;
     Ok(Run::new(jobs, took, cpu, latency.percentiles()))
 }
 
-fn cpu_of(bench: &PathBench) -> Result<Vec<Duration>> {
-    bench.watched.iter().map(|watched| cpu::of_tree(watched.pid)).collect()
+/// Pauses or resumes a queue.
+async fn set_queue(client: &Client, queue: &str, how: &str) -> Result<()> {
+    match client.post(&format!("/v1/queues/{queue}/{how}"), Bytes::new(), 200).await {
+        Answer::Good(_) => Ok(()),
+        other => bail!("the queue cannot be changed ({how}): {}", other.why()),
+    }
 }
 
-async fn submit_all(bench: &PathBench, refused: &mut u64) -> Result<Vec<JobId>> {
+async fn submit_all(bench: &PathBench, client: &Client, refused: &mut u64) -> Result<Vec<JobId>> {
     let shares = u64::from(bench.connections);
     let mut tasks: JoinSet<Result<(Vec<Uuid>, u64)>> = JoinSet::new();
     for n in 0..shares {
         // The first ones take what does not divide evenly.
         let share = bench.jobs / shares + u64::from(n < bench.jobs % shares);
-        let bench = bench.clone();
-        tasks.spawn(async move { submit_share(&bench, share).await });
+        let (bench, client) = (bench.clone(), client.clone());
+        tasks.spawn(async move { submit_share(&bench, &client, share).await });
     }
     let mut ids = Vec::with_capacity(usize::try_from(bench.jobs)?);
     while let Some(ended) = tasks.join_next().await {
@@ -131,15 +139,19 @@ async fn submit_all(bench: &PathBench, refused: &mut u64) -> Result<Vec<JobId>> 
     Ok(ids)
 }
 
-async fn submit_share(bench: &PathBench, share: u64) -> Result<(Vec<Uuid>, u64)> {
-    let api = Api::new(&bench.url, bench.api_key.as_deref(), 1)?;
+async fn submit_share(
+    bench: &PathBench,
+    client: &Client,
+    share: u64,
+) -> Result<(Vec<Uuid>, u64)> {
     let (mut ids, mut refused) = (Vec::new(), 0);
     let full = body_of(bench, bench.batch.into());
     let mut left = share;
     while left > 0 {
         let size = left.min(bench.batch.into());
         let body = if size == u64::from(bench.batch) { full.clone() } else { body_of(bench, size) };
-        ids.extend(api.submit_batch(body, &mut refused).await?);
+        let jobs = usize::try_from(size)?;
+        ids.extend(fleet::submit_batch(client, body, jobs, &mut refused).await?);
         left -= size;
     }
     Ok((ids, refused))
@@ -147,7 +159,7 @@ async fn submit_share(bench: &PathBench, share: u64) -> Result<(Vec<Uuid>, u64)>
 
 fn body_of(bench: &PathBench, jobs: u64) -> Bytes {
     let job = |n: u64| {
-        let mut job = json!({"kind": "noop", "queue": bench.queue, "payload": {"to": "somebody@example.org"}});
+        let mut job = bench.fleet.job(0);
         if bench.keys > 0 {
             let key = format!("key-{}", n % u64::from(bench.keys));
             job["concurrency_key"] = key.clone().into();

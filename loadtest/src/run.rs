@@ -20,7 +20,6 @@ use crate::result::{LoadResult, Second, StageTimes};
 
 mod audit;
 mod book;
-mod client;
 mod drive;
 pub mod figures;
 mod keep;
@@ -31,14 +30,13 @@ mod tally;
 #[cfg(test)]
 mod tests;
 pub mod watch;
-mod wire;
 
 pub use keep::keep;
 pub use shape::trace;
 
 pub(crate) use audit::Ends;
 use audit::{Audit, Found};
-use client::{Answer, Client};
+use crate::http::{Answer, Client};
 use drive::{Common, Stage};
 use figures::{Figures, per_second, percent};
 use tally::{Counts, Lap, Tally};

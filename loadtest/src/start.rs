@@ -1,14 +1,14 @@
 //! An idle installation: how long from a submission to the job's start, at a modest steady rate.
 //!
 //! Open loop: submissions leave at their time whether or not earlier ones were answered, so that a stall
-//! shows in every job that it delays. The start is the claim's instant in engine time; the clock of the
-//! submission is this host's, so the engine must be on this host too.
+//! shows in every job that it delays. The start is the claim's instant in engine time, or what the jobs' bodies
+//! say themselves; the clock of the submission is this host's, so engine and worker must be on this host too.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use windlass_shared::clock::Clock;
@@ -17,10 +17,10 @@ use windlass_shared::ledger::Ledger;
 use windlass_shared::model::id::JobId;
 use windlass_shared::model::time::Timestamp;
 
-use crate::cpu::Watched;
-use crate::http::Api;
-use crate::report::{CpuPerJob, Report, Run, Times};
-use crate::{RUNS_MAX, cpu, is_loopback};
+use crate::RUNS_MAX;
+use crate::fleet::{self, Fleet};
+use crate::http::Client;
+use crate::report::{Report, Run, Times};
 
 /// Jobs that warm caches and connections up before the clock counts.
 const WARM_UP: u32 = 50;
@@ -28,10 +28,8 @@ const WARM_UP: u32 = 50;
 /// What to run, against processes that run already.
 #[derive(Debug, Clone)]
 pub struct StartBench {
-    /// The API.
-    pub url: String,
-    /// A key for it, where it wants one.
-    pub api_key: Option<String>,
+    /// Where, and what.
+    pub fleet: Fleet,
     /// The ledger behind it, for times in microseconds. Without it times come over HTTP in whole
     /// milliseconds, and are counted as one more.
     pub ledger: Option<LedgerSettings>,
@@ -39,10 +37,9 @@ pub struct StartBench {
     pub rate: u32,
     /// Jobs per run.
     pub jobs: u32,
-    /// Into this queue.
-    pub queue: String,
-    /// Whose CPU to show.
-    pub watched: Vec<Watched>,
+    /// Where the bodies of the jobs leave, 8 bytes each, the µs from `at` of their payload until they began
+    /// (u64, little endian). Then those are the times.
+    pub body_times: Option<PathBuf>,
     /// How often.
     pub runs: u32,
     /// A run that takes longer has failed.
@@ -57,69 +54,104 @@ pub async fn run(bench: &StartBench) -> Result<Report> {
     ensure!((1..=1_000).contains(&bench.rate), "rate must be 1 to 1000");
     ensure!((1..=100_000).contains(&bench.jobs), "jobs must be 1 to 100000");
     ensure!((1..=RUNS_MAX).contains(&bench.runs), "runs must be 1 to {RUNS_MAX}");
+    let client = bench.fleet.client()?;
     let ledger = match &bench.ledger {
-        Some(settings) => {
-            let url = secrecy::ExposeSecret::expose_secret(&settings.url);
-            ensure!(is_loopback(url), "the benchmark only reads ledgers on loopback");
-            Some(Ledger::open(settings).await.context("cannot open the ledger")?)
-        }
+        Some(settings) => Some(fleet::open_ledger(settings).await?),
         None => None,
     };
     let mut runs = Vec::new();
-    submit_all(bench, WARM_UP).await?;
+    finish_all(&client, &submit_all(bench, &client, WARM_UP).await?).await?;
     for _ in 0..bench.runs {
-        let run = one(bench, ledger.as_ref());
+        let run = one(bench, &client, ledger.as_ref());
         runs.push(tokio::time::timeout(bench.limit, run).await.context("the run took too long")??);
     }
     let name = format!("idle start: {} jobs/s, one per request", bench.rate);
-    let mut report = Report::new(name, "before the POST to the job's start", runs);
-    if ledger.is_none() {
+    let mut report = Report::new(name, latency(bench), runs);
+    if ledger.is_none() && bench.body_times.is_none() {
         report.notes.push("started_at has whole milliseconds; each is counted as one later".into());
     }
     Ok(report)
 }
 
-async fn one(bench: &StartBench, ledger: Option<&Ledger>) -> Result<Run> {
-    let before = cpu_of(bench)?;
-    let started = Instant::now();
-    let sent = submit_all(bench, bench.jobs).await?;
-    let took = started.elapsed();
-    let mut times = Times::default();
-    let api = Api::new(&bench.url, bench.api_key.as_deref(), 1)?;
-    // Before the results are read, job by job: that is not what a job costs.
-    let (last, _) = sent.last().context("at least one job was submitted")?;
-    api.finished(*last).await?;
-    let after = cpu_of(bench)?;
-    for (id, at) in &sent {
-        let job = api.finished(*id).await?;
-        ensure!(job["state"] == "succeeded", "job {id} ended as {}", job["state"]);
-        times.add(started_at(ledger, *id, &job).await?.since(*at));
+fn latency(bench: &StartBench) -> &'static str {
+    match bench.body_times {
+        Some(_) => "before the POST to the start of the job's body",
+        None => "before the POST to the job's start",
     }
-    let jobs = u64::from(bench.jobs);
-    let pairs = before.iter().zip(&after);
-    let cpu =
-        bench.watched.iter().zip(pairs).map(|(watched, (before, after))| {
-            CpuPerJob::between(&watched.name, *before, *after, jobs)
-        });
-    Ok(Run::new(jobs, took, cpu.collect(), times.percentiles()))
 }
 
-fn cpu_of(bench: &StartBench) -> Result<Vec<Duration>> {
-    bench.watched.iter().map(|watched| cpu::of_tree(watched.pid)).collect()
+async fn one(bench: &StartBench, client: &Client, ledger: Option<&Ledger>) -> Result<Run> {
+    let written = bench.body_times.as_deref().map(size_of).transpose()?;
+    let before = bench.fleet.cpu()?;
+    let started = Instant::now();
+    let sent = submit_all(bench, client, bench.jobs).await?;
+    let took = started.elapsed();
+    // Before the results are read, job by job: that is not what a job costs.
+    let (last, _) = sent.last().context("at least one job was submitted")?;
+    finished(client, *last).await?;
+    let after = bench.fleet.cpu()?;
+    let jobs = finish_all(client, &sent).await?;
+    let mut times = Times::default();
+    if let Some((file, from)) = bench.body_times.as_deref().zip(written) {
+        let all = read_times(file, from)?;
+        ensure!(all.len() == sent.len(), "{} bodies for {} jobs", all.len(), sent.len());
+        all.into_iter().for_each(|time| times.add(time));
+    } else {
+        for ((id, at), job) in sent.iter().zip(&jobs) {
+            times.add(started_at(ledger, *id, job).await?.since(*at));
+        }
+    }
+    let jobs = u64::from(bench.jobs);
+    let cpu = bench.fleet.cpu_between(&before, &after, jobs);
+    Ok(Run::new(jobs, took, cpu, times.percentiles()))
+}
+
+fn size_of(file: &Path) -> Result<usize> {
+    let size = std::fs::metadata(file).with_context(|| format!("there is no {}", file.display()));
+    Ok(usize::try_from(size?.len())?)
+}
+
+/// What the bodies left in a file from a place on.
+fn read_times(file: &Path, from: usize) -> Result<Vec<Duration>> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (times, rest) = bytes[from..].as_chunks::<8>();
+    ensure!(rest.is_empty(), "{} does not consist of times", file.display());
+    Ok(times.iter().map(|time| Duration::from_micros(u64::from_le_bytes(*time))).collect())
+}
+
+/// A finished job; waits for it.
+async fn finished(client: &Client, id: Uuid) -> Result<Value> {
+    let job: Value = client.read(&format!("/v1/jobs/{id}/wait?timeout=30s")).await?;
+    ensure!(job["state"] == "succeeded", "job {id} ended as {}", job["state"]);
+    Ok(job)
+}
+
+async fn finish_all(client: &Client, sent: &[(Uuid, Timestamp)]) -> Result<Vec<Value>> {
+    let mut jobs = Vec::with_capacity(sent.len());
+    for (id, _) in sent {
+        jobs.push(finished(client, *id).await?);
+    }
+    Ok(jobs)
 }
 
 /// Each job with the instant before its submission.
-async fn submit_all(bench: &StartBench, jobs: u32) -> Result<Vec<(Uuid, Timestamp)>> {
-    let api = Api::new(&bench.url, bench.api_key.as_deref(), 16)?;
-    let body: Bytes = json!({"kind": "noop", "queue": bench.queue}).to_string().into();
+async fn submit_all(
+    bench: &StartBench,
+    client: &Client,
+    jobs: u32,
+) -> Result<Vec<(Uuid, Timestamp)>> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / bench.rate);
     let mut tasks: JoinSet<Result<(Uuid, Timestamp)>> = JoinSet::new();
     for _ in 0..jobs {
         ticks.tick().await;
-        let (api, body) = (api.clone(), body.clone());
+        let (client, fleet) = (client.clone(), bench.fleet.clone());
         tasks.spawn(async move {
             let at = Clock::System.now();
-            Ok((api.submit(body).await?, at))
+            let body = fleet.job(at.micros()).to_string();
+            let mut refused = 0;
+            let id = fleet::submit(&client, "/v1/jobs", body.into(), &mut refused).await?;
+            ensure!(refused == 0, "the API is overloaded");
+            Ok((id, at))
         });
     }
     let mut sent = Vec::new();

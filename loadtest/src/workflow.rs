@@ -13,11 +13,11 @@ use windlass_shared::model::job::JobState;
 use windlass_shared::model::name::Namespace;
 use windlass_shared::model::workflow::{WorkflowState, limits};
 
-use crate::cpu::Watched;
+use crate::fleet::{self, Fleet};
 use crate::graph::{self, Edges};
-use crate::http::Api;
+use crate::http::Client;
 use crate::report::{CpuPerJob, Report, Run, Times};
-use crate::{RUNS_MAX, cpu, is_loopback};
+use crate::{RUNS_MAX, cpu};
 
 /// Pause between two looks at the ledger.
 const LOOK: Duration = Duration::from_millis(25);
@@ -27,10 +27,8 @@ const PAGE: usize = 1_000;
 /// What to run, against processes that run already.
 #[derive(Debug, Clone)]
 pub struct WorkflowBench {
-    /// The API.
-    pub url: String,
-    /// A key for it, where it wants one.
-    pub api_key: Option<String>,
+    /// Where, and of what kind steps are.
+    pub fleet: Fleet,
     /// The ledger behind it: to see the run's end and to check its steps without loading the API.
     pub ledger: LedgerSettings,
     /// Steps side by side in the fan.
@@ -39,10 +37,6 @@ pub struct WorkflowBench {
     pub diamonds: u32,
     /// Rows that they stand in.
     pub lanes: u32,
-    /// Into this queue.
-    pub queue: String,
-    /// Whose CPU to show.
-    pub watched: Vec<Watched>,
     /// How often.
     pub runs: u32,
     /// A run that takes longer has failed.
@@ -55,8 +49,6 @@ pub struct WorkflowBench {
 /// Options out of bounds, a call that fails, a step that did not succeed or came too early, or a run over its limit.
 pub async fn run(bench: &WorkflowBench) -> Result<Report> {
     ensure!((1..=RUNS_MAX).contains(&bench.runs), "runs must be 1 to {RUNS_MAX}");
-    let ledger_url = secrecy::ExposeSecret::expose_secret(&bench.ledger.url);
-    ensure!(is_loopback(ledger_url), "the benchmark only reads ledgers on loopback");
     let of = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let steps =
         of(bench.wide).saturating_add(of(bench.diamonds).saturating_mul(4)).saturating_add(2);
@@ -66,10 +58,11 @@ pub async fn run(bench: &WorkflowBench) -> Result<Report> {
         limits::STEPS_MAX
     );
     let edges = graph::fan_and_diamonds(of(bench.wide), of(bench.diamonds), of(bench.lanes), 2);
-    let ledger = Ledger::open(&bench.ledger).await.context("cannot open the ledger")?;
+    let client = bench.fleet.client()?;
+    let ledger = fleet::open_ledger(&bench.ledger).await?;
     let mut runs = Vec::new();
     for _ in 0..bench.runs {
-        let run = one(bench, &ledger, &edges);
+        let run = one(bench, &client, &ledger, &edges);
         runs.push(tokio::time::timeout(bench.limit, run).await.context("the run took too long")??);
     }
     ledger.close().await;
@@ -84,13 +77,18 @@ pub async fn run(bench: &WorkflowBench) -> Result<Report> {
     Ok(Report::new(name, latency, runs))
 }
 
-async fn one(bench: &WorkflowBench, ledger: &Ledger, edges: &Edges) -> Result<Run> {
-    let job = json!({"kind": "noop", "queue": bench.queue});
+async fn one(
+    bench: &WorkflowBench,
+    client: &Client,
+    ledger: &Ledger,
+    edges: &Edges,
+) -> Result<Run> {
+    let job = json!({"kind": bench.fleet.kind, "queue": bench.fleet.queue});
     let body = graph::document("bench", edges, &job).to_string();
-    let api = Api::new(&bench.url, bench.api_key.as_deref(), 1)?;
-    let before = cpu_of(bench)?;
+    let before = bench.fleet.cpu()?;
     let (own_before, started) = (cpu::own(), Instant::now());
-    let id = WorkflowId::from_uuid(api.submit_workflow(body.into()).await?);
+    let id = fleet::submit(client, "/v1/workflows", body.into(), &mut 0).await?;
+    let id = WorkflowId::from_uuid(id);
     let namespace = Namespace::default();
     let state = loop {
         let run = ledger.run(&namespace, id).await?.context("the run is not on record")?;
@@ -99,8 +97,7 @@ async fn one(bench: &WorkflowBench, ledger: &Ledger, edges: &Edges) -> Result<Ru
         }
         tokio::time::sleep(LOOK).await;
     };
-    let (took, own_after) = (started.elapsed(), cpu::own());
-    let after = cpu_of(bench)?;
+    let (took, own_after, after) = (started.elapsed(), cpu::own(), bench.fleet.cpu()?);
     ensure!(state == WorkflowState::Succeeded, "the run ended as {}", state.as_str());
     let ran = ran(ledger, id).await?;
     graph::check(edges, &ran)?;
@@ -112,18 +109,9 @@ async fn one(bench: &WorkflowBench, ledger: &Ledger, edges: &Edges) -> Result<Ru
         }
     }
     let steps = edges.len() as u64;
-    let mut cpu: Vec<CpuPerJob> = bench
-        .watched
-        .iter()
-        .zip(before.iter().zip(&after))
-        .map(|(watched, (before, after))| CpuPerJob::between(&watched.name, *before, *after, steps))
-        .collect();
+    let mut cpu = bench.fleet.cpu_between(&before, &after, steps);
     cpu.push(CpuPerJob::between("client", own_before, own_after, steps));
     Ok(Run::new(steps, took, cpu, latency.percentiles()))
-}
-
-fn cpu_of(bench: &WorkflowBench) -> Result<Vec<Duration>> {
-    bench.watched.iter().map(|watched| cpu::of_tree(watched.pid)).collect()
 }
 
 /// When each step ran, from the record of its job.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use windlass_shared::model::time::Timestamp;
 
 use super::book::{Entry, Pages};
-use super::client::Client;
+use crate::http::Client;
 use super::offset::Offset;
 use super::shape::Document;
 use crate::report::Times;

@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::book::{Book, Entry, Plan};
-use super::client::{self, Answer, Client};
+use crate::http::{self, Answer, Client};
 use super::pace::pace;
 use super::shape::Shape;
 use super::tally::Tally;
 use super::watch as look;
-use super::wire::CONNECTIONS_MAX;
+use crate::http::CONNECTIONS_MAX;
 use crate::profile::curve::Curve;
 use crate::profile::{CallKind, Jobs, Load, Mix};
 
@@ -270,7 +270,7 @@ impl Stage {
         let Answer::Good(bytes) = &answer else {
             return (self.unknown(answer, plans.len() as u64), 0);
         };
-        match client::created_all(bytes, plans.len()) {
+        match http::created_all(bytes, plans.len()) {
             Ok(ids) => {
                 let jobs = ids.iter().zip(plans).filter_map(|(id, plan)| Some(((*id)?, *plan)));
                 let entries: Vec<Entry> =
@@ -336,7 +336,7 @@ pub(super) async fn fill(
             anyhow::bail!("jobs cannot be made wait: {}", answer.why());
         };
         let answered = micros(common.began.elapsed());
-        let ids: Option<Vec<_>> = client::created_all(&bytes, plans.len())?.into_iter().collect();
+        let ids: Option<Vec<_>> = http::created_all(&bytes, plans.len())?.into_iter().collect();
         let ids = ids.context("jobs cannot be made wait: the queue takes no more of them")?;
         let entry = |(id, plan): (uuid::Uuid, &Plan)| Entry {
             id,
@@ -353,7 +353,7 @@ pub(super) async fn fill(
 /// The id of what was accepted, with the answer; else what to count.
 fn accepted_id(answer: Answer) -> Result<(uuid::Uuid, Answer), Answer> {
     match &answer {
-        Answer::Good(bytes) => match client::created(bytes) {
+        Answer::Good(bytes) => match http::created(bytes) {
             Ok(id) => Ok((id, answer)),
             Err(error) => Err(Answer::Bad(0, error.to_string())),
         },

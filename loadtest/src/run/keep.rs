@@ -7,7 +7,7 @@ use uuid::Uuid;
 use windlass_shared::model::time::Timestamp;
 
 use super::Target;
-use super::client::{Answer, Client};
+use crate::http::{Answer, Client};
 use super::figures::Figures;
 use crate::result::{Compared, LoadResult};
 

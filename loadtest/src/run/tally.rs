@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::client::Answer;
+use crate::http::Answer;
 use crate::profile::CallKind;
 use crate::report::Times;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::client::Client;
+use crate::http::Client;
 use super::figures::Figures;
 use crate::cpu::{self, Processes, Watched};
 
@@ -92,7 +92,7 @@ fn look_now(began: Instant, watched: &[Watched], last: Option<&Sample>) -> Sampl
 
 /// How many jobs are in the queue. Not part of the load: one try.
 pub(super) async fn depth(client: &Client, queue: &str) -> Option<u64> {
-    let super::client::Answer::Good(bytes) = client.get(&format!("/v1/queues/{queue}")).await
+    let crate::http::Answer::Good(bytes) = client.get(&format!("/v1/queues/{queue}")).await
     else {
         return None;
     };

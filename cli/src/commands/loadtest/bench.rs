@@ -7,10 +7,12 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use windlass_loadtest::cpu::Watched;
 use windlass_loadtest::engine::{EngineBench, Work};
+use windlass_loadtest::fleet::Fleet;
 use windlass_loadtest::ledger::{LedgerBench, Part};
 use windlass_loadtest::path::PathBench;
 use windlass_loadtest::report::Report;
 use windlass_loadtest::start::StartBench;
+use windlass_loadtest::submit::SubmitBench;
 use windlass_loadtest::workflow::WorkflowBench;
 use windlass_shared::config::{EngineSettings, LedgerSettings};
 use windlass_shared::model::time::Span;
@@ -23,7 +25,9 @@ const EXAMPLES: &str = "\
   windlass loadtest bench engine --engine-url redis://127.0.0.1:6379 --jobs 200000
   windlass loadtest bench ledger --ledger-url sqlite:///tmp/bench/ledger.db --part insert --batch 100
   windlass loadtest bench path --url http://127.0.0.1:8080 --ledger-url postgres://... --pid api=123
+  windlass loadtest bench submit --url http://127.0.0.1:8080 --ledger-url postgres://... --in-flight 50
   windlass loadtest bench start --url http://127.0.0.1:8080 --rate 100
+`bench/peers/run.sh` runs submit, path --waiting and start beside other queues.
 
 The engine benchmark leaves keys behind, the ledger benchmark jobs: give them stores that may be thrown away.";
 
@@ -43,6 +47,8 @@ enum Bench {
     Worker(WorkerArgs),
     /// The ledger alone: submissions, or outcomes, until they are committed
     Ledger(LedgerArgs),
+    /// Submissions over HTTP, one by one or in batches, until they are answered
+    Submit(SubmitArgs),
     /// The whole path: HTTP, ledger, engine, worker, recorded
     Path(PathArgs),
     /// Idle: from before the submission to the job's start
@@ -137,9 +143,28 @@ struct Target {
     /// Queue to use
     #[arg(long, default_value = "default")]
     queue: String,
+    /// Kind of the jobs
+    #[arg(long, default_value = "noop")]
+    kind: String,
+    /// Size of a payload as JSON, in bytes
+    #[arg(long, default_value_t = 200)]
+    payload_bytes: usize,
     /// Show the CPU of this process and its descendants; repeat for several
     #[arg(long = "pid", value_name = "NAME=PID")]
     watched: Vec<Watched>,
+}
+
+impl Target {
+    fn fleet(&self) -> Fleet {
+        Fleet {
+            url: self.url.clone(),
+            api_key: self.api_key.clone(),
+            queue: self.queue.clone(),
+            kind: self.kind.clone(),
+            payload_bytes: self.payload_bytes,
+            watched: self.watched.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -176,10 +201,30 @@ enum LedgerPart {
 }
 
 #[derive(Debug, Args)]
+struct SubmitArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The ledger behind the API, where every job must be in the end
+    #[arg(long, env = "WINDLASS_LEDGER__URL", hide_env_values = true, value_name = "URL")]
+    ledger_url: String,
+    /// Jobs per run
+    #[arg(long, default_value_t = 100_000)]
+    jobs: u64,
+    /// Jobs per call
+    #[arg(long, default_value_t = 1)]
+    batch: u32,
+    /// Calls under way at a time
+    #[arg(long, default_value_t = 50)]
+    in_flight: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
 struct PathArgs {
     #[command(flatten)]
     target: Target,
-    /// The ledger behind the API (PostgreSQL)
+    /// The ledger behind the API
     #[arg(long, env = "WINDLASS_LEDGER__URL", hide_env_values = true, value_name = "URL")]
     ledger_url: String,
     /// Jobs per run
@@ -194,6 +239,9 @@ struct PathArgs {
     /// Jobs per batch
     #[arg(long, default_value_t = 500)]
     batch: u32,
+    /// Submit all while the queue is paused, and count from when it is resumed on
+    #[arg(long)]
+    waiting: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -205,6 +253,9 @@ struct StartArgs {
     /// The ledger behind the API (PostgreSQL), for times in microseconds
     #[arg(long, hide_env_values = true, value_name = "URL")]
     ledger_url: Option<String>,
+    /// Take the times of this file, where the bodies of the jobs leave how late they began (see bench/peers)
+    #[arg(long, value_name = "FILE")]
+    body_times: Option<PathBuf>,
     /// Jobs per second
     #[arg(long, default_value_t = 100)]
     rate: u32,
@@ -241,6 +292,7 @@ pub(super) async fn run(args: BenchArgs) -> Outcome {
         Bench::Engine(args) => (engine(&args).await?, args.common),
         Bench::Worker(args) => (worker(&args).await?, args.common),
         Bench::Ledger(args) => (ledger(&args).await?, args.common),
+        Bench::Submit(args) => (submit(&args).await?, args.common),
         Bench::Path(args) => (path(&args).await?, args.common),
         Bench::Start(args) => (start(&args).await?, args.common),
         Bench::Workflow(args) => (workflow(&args).await?, args.common),
@@ -300,17 +352,28 @@ async fn ledger(args: &LedgerArgs) -> Outcome<Report> {
     Ok(windlass_loadtest::ledger::run(&bench).await?)
 }
 
+async fn submit(args: &SubmitArgs) -> Outcome<Report> {
+    let bench = SubmitBench {
+        fleet: args.target.fleet(),
+        ledger: LedgerSettings::new(args.ledger_url.as_str()),
+        jobs: args.jobs,
+        batch: args.batch,
+        in_flight: args.in_flight,
+        runs: args.common.runs,
+        limit: args.common.limit(),
+    };
+    Ok(windlass_loadtest::submit::run(&bench).await?)
+}
+
 async fn path(args: &PathArgs) -> Outcome<Report> {
     let bench = PathBench {
-        url: args.target.url.clone(),
-        api_key: args.target.api_key.clone(),
+        fleet: args.target.fleet(),
         ledger: LedgerSettings::new(args.ledger_url.as_str()),
         jobs: args.jobs,
         connections: args.connections,
         batch: args.batch,
-        queue: args.target.queue.clone(),
         keys: args.keys,
-        watched: args.target.watched.clone(),
+        waiting: args.waiting,
         runs: args.common.runs,
         limit: args.common.limit(),
     };
@@ -319,13 +382,11 @@ async fn path(args: &PathArgs) -> Outcome<Report> {
 
 async fn start(args: &StartArgs) -> Outcome<Report> {
     let bench = StartBench {
-        url: args.target.url.clone(),
-        api_key: args.target.api_key.clone(),
+        fleet: args.target.fleet(),
         ledger: args.ledger_url.as_deref().map(LedgerSettings::new),
+        body_times: args.body_times.clone(),
         rate: args.rate,
         jobs: args.jobs,
-        queue: args.target.queue.clone(),
-        watched: args.target.watched.clone(),
         runs: args.common.runs,
         limit: args.common.limit(),
     };
@@ -334,14 +395,11 @@ async fn start(args: &StartArgs) -> Outcome<Report> {
 
 async fn workflow(args: &WorkflowArgs) -> Outcome<Report> {
     let bench = WorkflowBench {
-        url: args.target.url.clone(),
-        api_key: args.target.api_key.clone(),
+        fleet: args.target.fleet(),
         ledger: LedgerSettings::new(args.ledger_url.as_str()),
         wide: args.wide,
         diamonds: args.diamonds,
         lanes: args.lanes,
-        queue: args.target.queue.clone(),
-        watched: args.target.watched.clone(),
         runs: args.common.runs,
         limit: args.common.limit(),
     };

@@ -15,7 +15,18 @@ use crate::limits;
 
 const SHARD: &str = include_str!("lua/shard.lua");
 const TOMBS: &str = include_str!("lua/tombs.lua");
-const FLOW: &str = include_str!("lua/flow.lua");
+const FLOW: &str = concat!(
+    include_str!("lua/flow.lua"),
+    include_str!("lua/flow/shares.lua"),
+    include_str!("lua/flow/limits.lua"),
+    include_str!("lua/flow/retries.lua"),
+    include_str!("lua/flow/places.lua"),
+    include_str!("lua/flow/turns.lua"),
+    include_str!("lua/flow/circuits.lua"),
+    include_str!("lua/flow/lanes.lua"),
+    include_str!("lua/flow/next.lua"),
+    include_str!("lua/flow/jobs.lua"),
+);
 const SETTINGS: &str = include_str!("lua/settings.lua");
 const MOVES: &str = include_str!("lua/moves.lua");
 const STANDING: &str = include_str!("lua/standing.lua");

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 /// Connections at most, a little less than one address may have unless an operator says otherwise
 /// (`api.connections_per_address_max`). A call beyond them waits for one, and that counts as its time.
-pub(super) const CONNECTIONS_MAX: usize = 1_000;
+pub(crate) const CONNECTIONS_MAX: usize = 1_000;
 /// Whoever waits longer for an answer counts as without one.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
