@@ -139,11 +139,7 @@ async fn submit_all(bench: &PathBench, client: &Client, refused: &mut u64) -> Re
     Ok(ids)
 }
 
-async fn submit_share(
-    bench: &PathBench,
-    client: &Client,
-    share: u64,
-) -> Result<(Vec<Uuid>, u64)> {
+async fn submit_share(bench: &PathBench, client: &Client, share: u64) -> Result<(Vec<Uuid>, u64)> {
     let (mut ids, mut refused) = (Vec::new(), 0);
     let full = body_of(bench, bench.batch.into());
     let mut left = share;

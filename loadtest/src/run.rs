@@ -34,9 +34,9 @@ pub mod watch;
 pub use keep::keep;
 pub use shape::trace;
 
+use crate::http::{Answer, Client};
 pub(crate) use audit::Ends;
 use audit::{Audit, Found};
-use crate::http::{Answer, Client};
 use drive::{Common, Stage};
 use figures::{Figures, per_second, percent};
 use tally::{Counts, Lap, Tally};

@@ -42,8 +42,8 @@ const PASSES_MAX: usize = 8;
 /// How long the outbox is emptied at shutdown.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// Of a shard: how long it took, and how many outcomes were recorded.
-type Pass = (ShardId, Duration, Result<usize, PushError>);
+/// Of a shard: how long it took, how many outcomes were recorded, and whether there are probably more.
+type Pass = (ShardId, Duration, Result<(usize, bool), PushError>);
 
 struct Recorder {
     life: Lifecycle,
@@ -224,11 +224,11 @@ impl Recorder {
                 self.busy.remove(&shard);
                 self.longest = self.longest.max(took);
                 match result {
-                    Ok(count) => {
+                    Ok((count, is_more)) => {
                         self.recorded += count as u64;
                         self.failing.works(&shard);
                         // Every growth is signalled, also while a pass runs: only what did not fit is left.
-                        if count >= record::PASS_MAX as usize {
+                        if is_more {
                             self.due.add(&shard);
                         }
                     }
@@ -251,7 +251,7 @@ impl Recorder {
             let life = self.life.clone();
             self.passes.spawn(async move {
                 let began = Instant::now();
-                let result = record::record_outcomes(&life, &shard).await;
+                let result = record::record_stream(&life, &shard).await;
                 (shard, began.elapsed(), result)
             });
         }

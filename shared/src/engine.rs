@@ -835,7 +835,18 @@ impl Engine {
         shard: &'a ShardId,
         max: u32,
     ) -> BoxFuture<'a, Result<Vec<Outcome>, EngineError>> {
-        Box::pin(async move { dispatch!(self, outcomes(shard, max)) })
+        Box::pin(async move { dispatch!(self, outcomes(shard, 0, max)) })
+    }
+
+    /// Those behind the `skip` oldest. Whose caller counts on what it has skipped must look at [`Outcome::seq`]: another
+    /// may have confirmed some of them since.
+    pub fn outcomes_behind<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        skip: u32,
+        max: u32,
+    ) -> BoxFuture<'a, Result<Vec<Outcome>, EngineError>> {
+        Box::pin(async move { dispatch!(self, outcomes(shard, skip, max)) })
     }
 
     /// Forgets the outcomes up to and including `last`, which the ledger has committed. Jobs whose

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use windlass_shared::model::time::Timestamp;
 
 use super::book::{Entry, Pages};
-use crate::http::Client;
 use super::offset::Offset;
 use super::shape::Document;
+use crate::http::Client;
 use crate::report::Times;
 
 /// Jobs of one page.

@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::book::{Book, Entry, Plan};
-use crate::http::{self, Answer, Client};
 use super::pace::pace;
 use super::shape::Shape;
 use super::tally::Tally;
 use super::watch as look;
 use crate::http::CONNECTIONS_MAX;
+use crate::http::{self, Answer, Client};
 use crate::profile::curve::Curve;
 use crate::profile::{CallKind, Jobs, Load, Mix};
 

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use windlass_shared::model::time::Timestamp;
 
 use super::Target;
-use crate::http::{Answer, Client};
 use super::figures::Figures;
+use crate::http::{Answer, Client};
 use crate::result::{Compared, LoadResult};
 
 #[derive(Deserialize)]

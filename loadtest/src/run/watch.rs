@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::http::Client;
 use super::figures::Figures;
 use crate::cpu::{self, Processes, Watched};
+use crate::http::Client;
 
 /// Between two looks.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
@@ -92,8 +92,7 @@ fn look_now(began: Instant, watched: &[Watched], last: Option<&Sample>) -> Sampl
 
 /// How many jobs are in the queue. Not part of the load: one try.
 pub(super) async fn depth(client: &Client, queue: &str) -> Option<u64> {
-    let crate::http::Answer::Good(bytes) = client.get(&format!("/v1/queues/{queue}")).await
-    else {
+    let crate::http::Answer::Good(bytes) = client.get(&format!("/v1/queues/{queue}")).await else {
         return None;
     };
     let depth = serde_json::from_slice::<Queue>(&bytes).ok()?.depth?;

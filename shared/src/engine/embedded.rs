@@ -239,8 +239,13 @@ impl Embedded {
         Ok(self.change(shard, |state, now| state.cancel(now, jobs, how)))
     }
 
-    pub async fn outcomes(&self, shard: &ShardId, max: u32) -> Result<Vec<Outcome>, EngineError> {
-        Ok(self.look(shard, |state, _| state.outcomes(max)))
+    pub async fn outcomes(
+        &self,
+        shard: &ShardId,
+        skip: u32,
+        max: u32,
+    ) -> Result<Vec<Outcome>, EngineError> {
+        Ok(self.look(shard, |state, _| state.outcomes(skip, max)))
     }
 
     pub async fn confirm(&self, shard: &ShardId, last: &Mark) -> Result<(), EngineError> {

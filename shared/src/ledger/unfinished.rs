@@ -1,5 +1,6 @@
 //! Which jobs a walk over those that should be in the engine looks for.
 
+use super::JobPage;
 use crate::engine::flow::Group;
 use crate::model::id::JobId;
 use crate::model::job::JobSpec;
@@ -60,6 +61,16 @@ impl<'a> Unfinished<'a> {
         let groups = Groups::AllBut(&[]);
         let window = WALK_WINDOW;
         Self { namespace, queue, due_before, changed_before, after: None, limit, groups, window }
+    }
+
+    /// How many jobs to look at first: enough where most are wanted.
+    pub(super) fn near(&self) -> u32 {
+        self.limit.min(self.window)
+    }
+
+    /// Whether a page has so many jobs that its walk gets on, though it may pass over some.
+    pub(super) fn is_rich(&self, page: &JobPage) -> bool {
+        page.jobs.len() >= self.limit as usize / 4
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Lifecycle;
 use super::delivery::PushError;
-use super::sweep::{Crowded, PAGES_MAX, SETTLED_AFTER, page};
+use super::sweep::{Crowded, Look, PAGES_MAX, SETTLED_AFTER, bring, read};
 use crate::engine::flow::Group;
 use crate::engine::model::REFUSED_MAX;
 use crate::engine::{ShardId, ShardStats};
@@ -37,6 +37,15 @@ struct Walks {
     all: Option<WalkOverAll>,
 }
 
+/// What one pass over a queue has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Jobs pushed.
+    pub pushed: u64,
+    /// It ended for its bound only: there may be room for more.
+    pub is_more: bool,
+}
+
 #[derive(Default)]
 struct Walk {
     /// Up to here all are in the engine.
@@ -54,26 +63,28 @@ struct WalkOverAll {
 }
 
 impl Pump {
-    /// One bounded pass over a queue; how many jobs it pushed. Asks the engine only, unless its shard has refused some of
+    /// One bounded pass over a queue. Asks the engine only, unless its shard has refused some of
     /// the queue room, or was nearly full, since its rest was last found empty.
     ///
     /// Safe to drop and to run twice at once.
     ///
     /// # Errors
     /// The engine or the ledger did not answer; the next pass starts from the same place.
-    pub async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<u64, PushError> {
+    pub async fn pass(&mut self, life: &Lifecycle, queue: &Queue) -> Result<Filled, PushError> {
         let shard = ShardId::first(queue.namespace.clone(), queue.name.clone());
         let stats = life.inner.engine.stats(&shard).await?;
-        let Some(full) = fullness(&stats).filter(|_| stats.open) else { return Ok(0) };
+        let Some(full) = fullness(&stats).filter(|_| stats.open) else {
+            return Ok(Filled::default());
+        };
         if full != Full::No {
             self.held_back.insert(shard.clone());
         }
         if full == Full::OfBytes {
-            return Ok(0);
+            return Ok(Filled::default());
         }
         let may_have_been_refused = full == Full::No && self.held_back.contains(&shard);
         if stats.refused == 0 && !may_have_been_refused && !self.shards.contains_key(&shard) {
-            return Ok(0);
+            return Ok(Filled::default());
         }
         let walks = self.shards.entry(shard.clone()).or_default();
         let mut pages = PAGES_MAX;
@@ -91,7 +102,7 @@ impl Pump {
         if walks.groups.is_empty() && walks.all.is_none() {
             self.shards.remove(&shard);
         }
-        Ok(pushed)
+        Ok(Filled { pushed, is_more: pages == 0 })
     }
 }
 
@@ -129,11 +140,25 @@ impl Walks {
         pages: &mut usize,
     ) -> Result<u64, PushError> {
         let walk = self.groups.entry(group).or_default();
-        let mut pushed = 0;
+        let (mut pushed, mut ahead) = (0, None);
+        let read = async |after| -> Result<Look, PushError> {
+            read(life, shard, any_time(life).await?, after, Groups::Only(group)).await
+        };
         while *pages > 0 {
             *pages -= 1;
-            let changed_before = any_time(life).await?;
-            let page = page(life, shard, changed_before, walk.after, Groups::Only(group)).await?;
+            let look = match ahead.take() {
+                Some(look) => look,
+                None => read(walk.after).await?,
+            };
+            // Where one page had room, so has the next, probably: it is read while this one is pushed.
+            let end = look.last.filter(|_| pushed > 0 && *pages > 0);
+            let page = if end.is_some() {
+                let (page, next) = tokio::join!(bring(life, shard, look), read(end));
+                ahead = next.ok();
+                page?
+            } else {
+                bring(life, shard, look).await?
+            };
             pushed += page.pushed;
             walk.after = page.filled_to;
             if page.is_full {
@@ -167,7 +192,8 @@ impl Walks {
             *pages -= 1;
             let changed_before = any_time(life).await?;
             let groups = all.crowded.others();
-            let page = page(life, shard, changed_before, all.walk.after, groups).await?;
+            let look = read(life, shard, changed_before, all.walk.after, groups).await?;
+            let page = bring(life, shard, look).await?;
             pushed += page.pushed;
             all.walk.after = page.filled_to;
             all.crowded.add(&page);

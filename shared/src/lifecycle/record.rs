@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::delivery::{PushError, Ticket};
 use super::{Lifecycle, workflow};
 use crate::engine::envelope::Detail;
 use crate::engine::feed::Event;
-use crate::engine::{Ended, Outcome, ShardId};
+use crate::engine::{Ended, Mark, Outcome, ShardId};
 use crate::ledger::runs::RecordReply;
 use crate::ledger::{LedgerError, Record, RecordRunning, Recorded};
 use crate::limits;
@@ -20,7 +21,11 @@ use crate::model::job::{JobError, JobState};
 use crate::model::time::Timestamp;
 
 /// Most outcomes of one pass; fewer mean that there were no more.
-pub const PASS_MAX: u32 = 500;
+pub const PASS_MAX: u32 = 1_000;
+/// So many outcomes of a pass make it likely that others have come meanwhile.
+const MANY: usize = 100;
+/// So long one call goes on, so that it ends under a load that does not.
+const STREAM_MAX: Duration = Duration::from_secs(1);
 /// Leases noted in one pass.
 const RUNNING_MAX: u32 = 1_000;
 /// Leases younger than this are not worth a write.
@@ -34,9 +39,75 @@ const RUNNING_AFTER: Duration = Duration::from_secs(2);
 /// The engine or the ledger did not answer. Nothing is lost: the outcomes stay where they are.
 pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize, PushError> {
     let outcomes = life.inner.engine.outcomes(shard, PASS_MAX).await?;
-    let Some(last) = outcomes.last().map(Outcome::mark) else {
-        return Ok(0);
-    };
+    let Some(pass) = commit(life, shard, outcomes).await? else { return Ok(0) };
+    forget(life, shard, &pass).await?;
+    Ok(pass.count)
+}
+
+/// As [`record_outcomes`], pass after pass while many come: while the engine forgets those of one, the next is
+/// committed. How many there were, and whether it ended only since it had lasted long enough.
+///
+/// Safe to drop, to repeat, and to run twice at once.
+///
+/// # Errors
+/// As of [`record_outcomes`].
+pub async fn record_stream(life: &Lifecycle, shard: &ShardId) -> Result<(usize, bool), PushError> {
+    let began = Instant::now();
+    let engine = &life.inner.engine;
+    let outcomes = engine.outcomes(shard, PASS_MAX).await?;
+    let Some(mut pass) = commit(life, shard, outcomes).await? else { return Ok((0, false)) };
+    let mut total = pass.count;
+    while began.elapsed() < STREAM_MAX {
+        if pass.count < MANY {
+            forget(life, shard, &pass).await?;
+            return Ok((total, false));
+        }
+        // Before this pass is forgotten, which would move them.
+        let mut next = engine.outcomes_behind(shard, count_of(&pass), PASS_MAX).await?;
+        // Where others record this shard too, what was skipped may be what this pass has not seen: to forget up to
+        // the end of the next would forget it unrecorded.
+        if next.first().is_none_or(|next| next.seq != pass.last.seq.wrapping_add(1)) {
+            forget(life, shard, &pass).await?;
+            next = engine.outcomes(shard, PASS_MAX).await?;
+            let Some(next) = commit(life, shard, next).await? else { return Ok((total, false)) };
+            pass = next;
+        } else {
+            let (forgotten, next) =
+                tokio::join!(forget(life, shard, &pass), commit(life, shard, next));
+            forgotten?;
+            let Some(next) = next? else { return Ok((total, false)) };
+            pass = next;
+        }
+        total += pass.count;
+    }
+    forget(life, shard, &pass).await?;
+    Ok((total, true))
+}
+
+/// Outcomes that the ledger has, and the engine still has too.
+struct Pass {
+    count: usize,
+    stale: usize,
+    /// When the oldest came to be.
+    oldest: Timestamp,
+    last: Mark,
+    /// Of those that applied.
+    events: Vec<Event>,
+    /// The jobs that are over.
+    ended: Vec<JobId>,
+}
+
+fn count_of(pass: &Pass) -> u32 {
+    u32::try_from(pass.count).unwrap_or(u32::MAX)
+}
+
+/// Writes outcomes into the ledger; `None` where there are none.
+async fn commit(
+    life: &Lifecycle,
+    shard: &ShardId,
+    outcomes: Vec<Outcome>,
+) -> Result<Option<Pass>, PushError> {
+    let Some(last) = outcomes.last().map(Outcome::mark) else { return Ok(None) };
     let oldest = outcomes[0].at;
     let ended: Vec<_> =
         outcomes.iter().filter(|o| o.ended.is_terminal()).map(|outcome| outcome.id).collect();
@@ -56,26 +127,31 @@ pub async fn record_outcomes(life: &Lifecycle, shard: &ShardId) -> Result<usize,
         .filter(|(_, reply)| **reply == Recorded::Applied)
         .map(|(event, _)| event)
         .collect();
-    // Together, so that the store is woken once.
+    let stale = count - events.len();
+    Ok(Some(Pass { count, stale, oldest, last, events, ended }))
+}
+
+/// Lets the engine forget what the ledger has, and tells who waits for it.
+async fn forget(life: &Lifecycle, shard: &ShardId, pass: &Pass) -> Result<(), PushError> {
     let engine = &life.inner.engine;
     crate::failpoint!("record.before_confirm");
     // Nobody watches a shadow, and nothing would take its feed away again.
     let publish = async {
         if !shard.namespace.is_shadow() {
             // Safe to drop what becomes of the feed: it is a convenience; the ledger has what happened.
-            let _ = engine.publish(&shard.namespace, &events).await;
+            let _ = engine.publish(&shard.namespace, &pass.events).await;
         }
     };
-    let (confirmed, ()) = tokio::join!(engine.confirm(shard, &last), publish);
-    life.inner.waiters.notify(&ended);
+    // Together, so that the store is woken once.
+    let (confirmed, ()) = tokio::join!(engine.confirm(shard, &pass.last), publish);
+    life.inner.waiters.notify(&pass.ended);
     confirmed?;
-
-    let stale = replies.iter().filter(|reply| **reply != Recorded::Applied).count();
-    metrics::counter!("windlass_outcomes_recorded_total").increment((count - stale) as u64);
-    metrics::counter!("windlass_outcomes_stale_total").increment(stale as u64);
+    let (count, stale) = (pass.count as u64, pass.stale as u64);
+    metrics::counter!("windlass_outcomes_recorded_total").increment(count - stale);
+    metrics::counter!("windlass_outcomes_stale_total").increment(stale);
     metrics::histogram!("windlass_recorder_lag_seconds")
-        .record(life.inner.clock.now().since(oldest));
-    Ok(count)
+        .record(life.inner.clock.now().since(pass.oldest));
+    Ok(())
 }
 
 /// What follows from recorded outcomes for workflows: released jobs are pushed, and runs with something due carried on.

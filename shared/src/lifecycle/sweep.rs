@@ -75,7 +75,8 @@ impl Sweeper {
         let mut crowded = Crowded::default();
         for _ in 0..pages_max {
             let after = self.cursors.get(&shard).copied();
-            let page = page(life, &shard, changed_before, after, crowded.others()).await?;
+            let look = read(life, &shard, changed_before, after, crowded.others()).await?;
+            let page = bring(life, &shard, look).await?;
             crowded.add(&page);
             swept.checked += page.checked;
             swept.pushed += page.pushed;
@@ -201,13 +202,13 @@ pub(super) struct Page {
 }
 
 /// A page of the ledger, before anything is done about it.
-struct Look {
+pub(super) struct Look {
     /// Where it began.
     after: Option<JobId>,
     /// The only group that is looked for.
     only: Option<Group>,
     /// Where the next one begins.
-    last: Option<JobId>,
+    pub(super) last: Option<JobId>,
     ticket: Ticket,
     now: Timestamp,
     /// To be in the engine.
@@ -235,19 +236,26 @@ async fn look(
     Ok(Some(Look { after, only, last, ticket, now, live, over }))
 }
 
-pub(super) async fn page(
+/// Reads one page of a queue from the ledger, for [`bring`].
+pub(super) async fn read(
     life: &Lifecycle,
     shard: &ShardId,
     changed_before: Timestamp,
     after: Option<JobId>,
     groups: Groups<'_>,
+) -> Result<Look, PushError> {
+    // Without it the walk keeps its place.
+    look(life, shard, changed_before, (after, groups)).await?.ok_or_else(|| {
+        LedgerError::Unavailable("the queue store does not tell the time".into()).into()
+    })
+}
+
+/// Ends what is over, and pushes what the engine does not have.
+pub(super) async fn bring(
+    life: &Lifecycle,
+    shard: &ShardId,
+    look: Look,
 ) -> Result<Page, PushError> {
-    let Some(look) = look(life, shard, changed_before, (after, groups)).await? else {
-        // The walk keeps its place.
-        return Err(
-            LedgerError::Unavailable("the queue store does not tell the time".into()).into()
-        );
-    };
     let ended = end(life, shard, &look.over, look.now).await?;
     let checked = look.over.len() as u64;
     let page = push_missing(life, shard, look, &HashSet::new()).await?;
@@ -270,43 +278,59 @@ async fn push_missing(
         is_full: false,
         crowded: BTreeSet::new(),
     };
-    let ids: Vec<JobId> = look.live.iter().map(|job| job.id).collect();
     let mut missing = Vec::new();
+    // Asked for first, they need not be sent; but where the engine had none of the last ones, it has none of these.
+    let mut ask = true;
     life.inner.circuit_names.meet(&look.live);
-    for (ids, jobs) in
-        ids.chunks(limits::ENGINE_BATCH_MAX).zip(look.live.chunks(limits::ENGINE_BATCH_MAX))
-    {
-        let there = life.inner.engine.exists(shard, ids).await?;
-        let missed =
-            jobs.iter().zip(there).filter(|(job, there)| !there || older.contains(&job.id));
-        missing.extend(missed.map(|(job, _)| push_of(job)));
-    }
-    for chunk in missing.chunks(limits::ENGINE_BATCH_MAX) {
-        let mut count = life.inner.delivery.push(shard, chunk, look.ticket).await?;
-        page.pushed += count.added;
-        if count.late > 0 {
-            // Not there, and not refused: the walk keeps its place.
-            let why = "the ledger's answer was too old to be acted on";
-            return Err(LedgerError::Unavailable(why.into()).into());
+    let mut chunks = look.live.chunks(limits::ENGINE_BATCH_MAX).peekable();
+    while let Some(jobs) = chunks.next() {
+        let before = missing.len();
+        if ask {
+            let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+            let there = life.inner.engine.exists(shard, &ids).await?;
+            let missed =
+                jobs.iter().zip(there).filter(|(job, there)| !there || older.contains(&job.id));
+            missing.extend(missed.map(|(job, _)| push_of(job)));
+            ask = missing.len() - before < jobs.len();
+        } else {
+            missing.extend(jobs.iter().map(push_of));
         }
-        let is_done = look.only.is_some_and(|group| count.crowded.contains(&group));
-        page.crowded.append(&mut count.crowded);
-        if count.full > 0 || is_done {
-            // The head of the queue is in the engine; the rest waits here for its turn.
-            page.last = None;
-            page.is_full = true;
-            break;
+        let is_end = chunks.peek().is_none();
+        while missing.len() >= limits::ENGINE_BATCH_MAX || is_end && !missing.is_empty() {
+            let rest = missing.split_off(missing.len().min(limits::ENGINE_BATCH_MAX));
+            let chunk = std::mem::replace(&mut missing, rest);
+            let mut count = life.inner.delivery.push(shard, &chunk, look.ticket).await?;
+            page.pushed += count.added;
+            ask |= count.added < chunk.len() as u64;
+            if count.late > 0 {
+                // Not there, and not refused: the walk keeps its place.
+                let why = "the ledger's answer was too old to be acted on";
+                return Err(LedgerError::Unavailable(why.into()).into());
+            }
+            let is_done = look.only.is_some_and(|group| count.crowded.contains(&group));
+            page.crowded.append(&mut count.crowded);
+            if count.full > 0 || is_done {
+                // The head of the queue is in the engine; the rest waits here for its turn.
+                page.last = None;
+                page.is_full = true;
+                return Ok(pushed(page));
+            }
+            // Those refused ahead of their time come with a later pass: they must not hold up what could run.
+            page.filled_to = chunk.last().map(|push| push.id);
         }
-        // Those refused ahead of their time come with a later pass: they must not hold up what could run.
-        page.filled_to = chunk.last().map(|push| push.id);
     }
     if page.last.is_some() {
         page.filled_to = page.last;
     }
+    Ok(pushed(page))
+}
+
+/// Counts what a page has pushed.
+fn pushed(page: Page) -> Page {
     if page.pushed > 0 {
         metrics::counter!("windlass_sweep_pushed_total").increment(page.pushed);
     }
-    Ok(page)
+    page
 }
 
 /// Whether a job must not start any more: past its `expires_at`, or asked to stop.

@@ -155,7 +155,7 @@ pub fn apply(shard: &mut Shard, now: Timestamp, call: &Call) -> Reply {
         Call::Reap(max) => Reply::Reap(shard.reap(now, *max)),
         Call::Configure(settings) => Reply::Configure(shard.configure(now, settings)),
         Call::Cancel { jobs, how } => Reply::Cancel(shard.cancel(now, jobs, *how)),
-        Call::Outcomes(max) => Reply::Outcomes(shard.outcomes(*max)),
+        Call::Outcomes(max) => Reply::Outcomes(shard.outcomes(0, *max)),
         Call::Confirm(last) => {
             shard.confirm(now, last);
             Reply::Confirm

@@ -506,7 +506,7 @@ async fn jobs_refused_ahead_of_their_time_hold_up_nobody() {
     assert_eq!(world.fill().await.pushed, 11);
     assert_eq!(world.claim_now().await.jobs[0].id, for_now.id);
     let mut pump = Pump::default();
-    assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 0, "there is no room yet");
+    assert_eq!(pump.pass(&world.life, &queue).await.unwrap().pushed, 0, "there is no room yet");
     let (now, namespace) = (Clock::System.now().plus(LEASE), &world.namespace);
     let (ahead, ledger) = (now.plus(Duration::from_secs(60)), world.life.ledger());
     let page = Unfinished::new(namespace, &queue.name, (ahead, now), 5);
@@ -514,7 +514,7 @@ async fn jobs_refused_ahead_of_their_time_hold_up_nobody() {
     for job in page.jobs {
         world.life.cancel(namespace, job.id, "test").await.unwrap();
     }
-    assert_eq!(pump.pass(&world.life, &queue).await.unwrap(), 5);
+    assert_eq!(pump.pass(&world.life, &queue).await.unwrap().pushed, 5);
     let stats = world.life.engine().stats(&world.shard).await.unwrap();
     assert_eq!((stats.delayed, stats.leased), (10, 1));
 }

@@ -66,9 +66,9 @@ fn cost(outcome: &Outcome) -> u64 {
 }
 
 impl Shard {
-    /// The oldest unconfirmed outcomes, up to `max`.
-    pub fn outcomes(&self, max: u32) -> Vec<Outcome> {
-        self.outbox.iter().take(max as usize).cloned().collect()
+    /// The oldest unconfirmed outcomes but for the first `skip`, up to `max`.
+    pub fn outcomes(&self, skip: u32, max: u32) -> Vec<Outcome> {
+        self.outbox.iter().skip(skip as usize).take(max as usize).cloned().collect()
     }
 
     /// Forgets recorded outcomes; see the module's rules.

@@ -16,12 +16,18 @@ const LEASED_PAGE: u32 = 500;
 /// The contract: see [`Engine`], whose words hold here.
 #[allow(missing_docs, reason = "documented once, at `Engine`")]
 impl Redis {
-    pub async fn outcomes(&self, shard: &ShardId, max: u32) -> Result<Vec<Outcome>, EngineError> {
+    pub async fn outcomes(
+        &self,
+        shard: &ShardId,
+        skip: u32,
+        max: u32,
+    ) -> Result<Vec<Outcome>, EngineError> {
         if max == 0 {
             return Ok(Vec::new());
         }
         let mut cmd = ::redis::Cmd::new();
-        cmd.arg("LRANGE").arg(self.keys(shard).outbox()).arg(0).arg(max - 1);
+        cmd.arg("LRANGE").arg(self.keys(shard).outbox()).arg(skip);
+        cmd.arg(u64::from(skip) + u64::from(max) - 1);
         let value = self.link.query(&cmd).await.map_err(|fault| fault.into_error("outcomes"))?;
         let mut reply = Reply::new("outcomes", value)?;
         let mut outcomes = Vec::with_capacity(reply.len());

@@ -86,12 +86,29 @@ macro_rules! unfinished {
 }
 
 pub(super) async fn unfinished(pool: &PgPool, wanted: Unfinished<'_>) -> Result<JobPage> {
+    if !wanted.groups.may_skip() {
+        return unfinished_to(pool, &wanted, None).await;
+    }
+    // To find the edge of the window costs as much as all that is in it.
+    let near = edge(pool, &wanted, wanted.near()).await?;
+    let page = unfinished_to(pool, &wanted, near).await?;
+    if near.is_none() || wanted.is_rich(&page) {
+        return Ok(page);
+    }
+    let edge = edge(pool, &wanted, wanted.window).await?;
+    unfinished_to(pool, &wanted, edge).await
+}
+
+async fn unfinished_to(
+    pool: &PgPool,
+    wanted: &Unfinished<'_>,
+    edge: Option<JobId>,
+) -> Result<JobPage> {
     const ALL: &str = unfinished!("true");
     const ALL_BUT: &str =
         unfinished!("id <= $8 AND coalesce(flow_group, 0) NOT IN (SELECT unnest($7::int[]))");
     const UNKEYED: &str = unfinished!("id <= $7 AND flow_group IS NULL");
     const OF_ONE: &str = unfinished!("flow_group = $7");
-    let edge = if wanted.groups.may_skip() { edge(pool, &wanted).await? } else { None };
     let last = edge.map_or(Uuid::max(), JobId::uuid);
     let of = |sql: &'static str| {
         sqlx::query(sql)
@@ -116,16 +133,16 @@ pub(super) async fn unfinished(pool: &PgPool, wanted: Unfinished<'_>) -> Result<
     Ok(JobPage { next, jobs: row::jobs(&rows) })
 }
 
-/// The last id of the jobs that a page may look at, if there are more of them. Read before the page, so
+/// The last id of the jobs that a page may look at, `window` of them, if there are more. Read before the page, so
 /// that what goes meanwhile lets no others be passed over.
-async fn edge(pool: &PgPool, wanted: &Unfinished<'_>) -> Result<Option<JobId>> {
+async fn edge(pool: &PgPool, wanted: &Unfinished<'_>, window: u32) -> Result<Option<JobId>> {
     let sql = "SELECT id FROM jobs WHERE namespace = $1 AND queue = $2 AND state < 10 AND id > $3 \
                ORDER BY id OFFSET $4 - 1 LIMIT 1";
     let query = sqlx::query_scalar(sql)
         .bind(wanted.namespace.as_str())
         .bind(wanted.queue.as_str())
         .bind(wanted.after.map_or(Uuid::nil(), JobId::uuid))
-        .bind(i64::from(wanted.window));
+        .bind(i64::from(window));
     let edge: Option<Uuid> = query.fetch_optional(pool).await.map_err(unchanged)?;
     Ok(edge.map(JobId::from_uuid))
 }

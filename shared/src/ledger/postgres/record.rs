@@ -96,16 +96,18 @@ WITH clock AS MATERIALIZED (
     UPDATE blobs b SET refs = b.refs + 1 FROM moved m
     WHERE m.output_blob IS NOT NULL AND b.namespace = m.namespace AND b.id = m.output_blob
 )
-SELECT 0::smallint, id FROM moved
-UNION ALL SELECT n.noted, n.subject FROM (
+SELECT 0::smallint, NULL::uuid, array_agg(id) FROM moved
+UNION ALL SELECT n.noted, n.subject, NULL FROM (
     SELECT array_agg(workflow_id) AS runs, array_agg(workflow_ord) AS ords, array_agg(state = 10) AS good
     FROM moved WHERE workflow_id IS NOT NULL AND state >= 10 HAVING count(*) > 0
 ) e, windlass_jobs_ended(e.runs, e.ords, e.good) AS n
-UNION ALL SELECT n.noted, n.subject FROM (
+UNION ALL SELECT n.noted, n.subject, NULL FROM (
     SELECT array_agg(id) AS ids, array_agg(namespace) AS namespaces, array_agg(queue) AS queues, array_agg(order_key) AS keys
     FROM moved WHERE order_key IS NOT NULL AND state >= 10 HAVING count(*) > 0
 ) e, windlass_order_lock(e.ids, e.namespaces, e.queues, e.keys) AS n";
 
+/// What [`RECORD`] calls the jobs that it has changed.
+const MOVED: i16 = 0;
 /// What [`RECORD`] calls a job of an order that has ended.
 const IN_ORDER: i16 = 3;
 
@@ -212,9 +214,14 @@ async fn record_chunk(
     let chosen: Vec<&Record> = chunk.iter().map(|n| &records[*n]).collect();
     let (mut moved, mut in_order) = (HashSet::with_capacity(chunk.len()), Vec::new());
     for row in apply(connection, &chosen, tries).await? {
+        let what = get::<i16>(&row, 0)?;
+        if what == MOVED {
+            // In one row: a row for each took as long to read as to write.
+            moved.extend(get::<Option<Vec<Uuid>>>(&row, 2)?.unwrap_or_default());
+            continue;
+        }
         let id = get(&row, 1)?;
-        match get::<i16>(&row, 0)? {
-            0 => drop(moved.insert(id)),
+        match what {
             RELEASED => noted.released.push(JobId::from_uuid(id)),
             IN_ORDER => in_order.push(id),
             _ => drop(noted.due.insert(id)),

@@ -182,13 +182,30 @@ pub(super) async fn unfinished(
     connection: &mut SqliteConnection,
     wanted: Unfinished<'_>,
 ) -> Result<JobPage, Fault> {
+    if !wanted.groups.may_skip() {
+        return unfinished_to(connection, &wanted, None).await;
+    }
+    // To find the edge of the window costs as much as all that is in it.
+    let near = edge(connection, &wanted, wanted.near()).await?;
+    let page = unfinished_to(connection, &wanted, near).await?;
+    if near.is_none() || wanted.is_rich(&page) {
+        return Ok(page);
+    }
+    let edge = edge(connection, &wanted, wanted.window).await?;
+    unfinished_to(connection, &wanted, edge).await
+}
+
+async fn unfinished_to(
+    connection: &mut SqliteConnection,
+    wanted: &Unfinished<'_>,
+    edge: Option<JobId>,
+) -> Result<JobPage, Fault> {
     const ALL: &str = unfinished!("true");
     const ALL_BUT: &str = unfinished!(
         "j.id <= ? AND coalesce(j.flow_group, 0) NOT IN (SELECT value FROM json_each(?))"
     );
     const UNKEYED: &str = unfinished!("j.id <= ? AND j.flow_group IS NULL");
     const OF_ONE: &str = unfinished!("j.flow_group = ?");
-    let edge = if wanted.groups.may_skip() { edge(connection, &wanted).await? } else { None };
     let last = edge.map_or([0xff; 16], |id| *id.as_bytes());
     let after = wanted.after.map_or([0; 16], |id| *id.as_bytes());
     let args = Args::default()
@@ -215,11 +232,12 @@ pub(super) async fn unfinished(
     Ok(JobPage { jobs: readable("a job", &found, job_of), next })
 }
 
-/// The last id of the jobs that a page may look at, if there are more of them. Read before the page, so
+/// The last id of the jobs that a page may look at, `window` of them, if there are more. Read before the page, so
 /// that what goes meanwhile lets no others be passed over.
 async fn edge(
     connection: &mut SqliteConnection,
     wanted: &Unfinished<'_>,
+    window: u32,
 ) -> Result<Option<JobId>, Fault> {
     let sql = "SELECT id FROM jobs INDEXED BY jobs_live WHERE namespace = ? AND queue = ? \
                AND state < 10 AND state > 0 AND id > ? ORDER BY id LIMIT 1 OFFSET ? - 1";
@@ -228,7 +246,7 @@ async fn edge(
         .with(wanted.namespace.as_str())
         .with(wanted.queue.as_str())
         .with(after.as_slice())
-        .with(i64::from(wanted.window));
+        .with(i64::from(window));
     let found = row(connection, sql, args).await?;
     found.map(|row| Ok(JobId::from_bytes(Columns::of(&row).id()?))).transpose()
 }
