@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'HELP'
-bench/peers/run.sh [--only NAME[,NAME...]] [--measures M[,M...]] [--jobs N] [--seconds N] [--runs N] [--out FILE]
+bench/peers/run.sh [--only NAME[,NAME...]] [--measures M[,M...]] [--jobs N] [--seconds N] [--runs N] [--out FILE] [--plot FILE]
                    [--bullmq "OPTIONS"] [--graphile "OPTIONS"] [--no-build]
 
 Queues: windlass (PostgreSQL with fsync, and Redis), bullmq (Redis), graphile (graphile-worker: PostgreSQL with fsync).
@@ -14,6 +14,11 @@ Queues: windlass (PostgreSQL with fsync, and Redis), bullmq (Redis), graphile (g
   submit-bulk  batches of 1,000, 4 in flight
   start        an idle queue at 100 jobs/s: from before the job is added to the start of its body
   memory       bytes of Redis per waiting job, of 40,000 (not of graphile)
+of Windlass alone:
+  path         a minute of batches of 500 over HTTP, as fast as jobs end: until the last is recorded (the profile throughput60)
+  graph        a workflow of 2,250 diamonds in 100 rows: steps per second
+  dev-path     path on `windlass dev`, one process with SQLite
+  dev-start    start on `windlass dev`: to the worker's note of the start, in whole milliseconds, rounded up
 
   --only NAME,...    these queues alone
   --measures M,...   these measures alone
@@ -23,6 +28,7 @@ Queues: windlass (PostgreSQL with fsync, and Redis), bullmq (Redis), graphile (g
   --out FILE         where the lines of JSON go (default target/peers/results.jsonl; overwritten)
   --bullmq, --graphile "OPTIONS"
                      more options of that driver, such as "--concurrency 100"; node bullmq.mjs --help has all
+  --plot FILE        an SVG of where the CPU goes
   --no-build         use what is in target/release as it is
   --help             this text
 
@@ -42,17 +48,18 @@ fail() {
 }
 
 only=""
-measures="drain,submit-one,submit-bulk,start,memory"
+measures="drain,submit-one,submit-bulk,start,memory,path,graph,dev-path,dev-start"
 jobs=200000
 seconds=20
 runs=3
 build=1
 out="$root/target/peers/results.jsonl"
+plot=""
 bullmq=""
 graphile=""
 while [ $# -gt 0 ]; do
     case "$1" in
-        --only | --measures | --jobs | --seconds | --runs | --out | --bullmq | --graphile)
+        --only | --measures | --jobs | --seconds | --runs | --out | --plot | --bullmq | --graphile)
             [ $# -ge 2 ] || fail "$1 needs a value; see --help"
             printf -v "${1#--}" '%s' "$2"
             shift
@@ -75,7 +82,7 @@ done
 only="${only:-windlass,bullmq,graphile}"
 for measure in ${measures//,/ }; do
     case "$measure" in
-        drain | submit-one | submit-bulk | start | memory) ;;
+        drain | submit-one | submit-bulk | start | memory | path | graph | dev-path | dev-start) ;;
         *) fail "there is no measure '$measure'; see --help" ;;
     esac
 done
@@ -129,12 +136,25 @@ used_memory() { redis-cli -p "$redis_port" info memory | tr -d '\r' | sed -n 's/
 measure_windlass() {
     local report="$work/report.json" workers=0 common=(--runs 1 --ledger-url "$postgres_url" --json-file "$work/report.json")
     local append=(--kind append --payload-bytes 200)
-    case "$1" in drain | start) workers=1 ;; esac
+    case "$1" in drain | start | path | graph) workers=1 ;; esac
     export BENCH_FILE="$work/effects" BENCH_TIMES
     if [ "$1" = start ]; then BENCH_TIMES="$work/times"; else unset BENCH_TIMES; fi
-    worker_command=("$target/windlass-bench-worker")
-    worker_probe=(append --payload '{"at": 0, "fill": ""}')
-    start_fleet "$workers"
+    worker_command=()
+    case "$1" in
+        path | graph | dev-*) ;;
+        *)
+            worker_command=("$target/windlass-bench-worker")
+            worker_probe=(append --payload '{"at": 0, "fill": ""}')
+            ;;
+    esac
+    case "$1" in
+        dev-*)
+            rm -rf "$work/dev"
+            start_dev ""
+            fleet=("$dev_pid") fleet_pids=(--pid "dev=$dev_pid")
+            ;;
+        *) start_fleet "$workers" ;;
+    esac
     rm -f "$report"
     case "$1" in
         drain)
@@ -149,6 +169,9 @@ measure_windlass() {
         start)
             "$windlass" loadtest bench start --body-times "$BENCH_TIMES" "${append[@]}" --jobs $((seconds * 100)) "${common[@]}" "${fleet_pids[@]}"
             ;;
+        path | dev-path) "$windlass" loadtest run throughput60 --quiet --json-file "$report" "${fleet_pids[@]}" ;;
+        graph) "$windlass" loadtest bench workflow --wide 1 --diamonds 2250 --lanes 100 "${common[@]}" "${fleet_pids[@]}" ;;
+        dev-start) "$windlass" loadtest bench start --jobs $((seconds * 100)) --runs 1 --json-file "$report" "${fleet_pids[@]}" ;;
         memory)
             local before
             sleep 1.5
@@ -205,10 +228,13 @@ start_postgres
 for _ in $(seq "$runs"); do
     for part in ${measures//,/ }; do
         for queue in ${only//,/ }; do
-            if [ "$part" = memory ] && [ "$queue" = graphile ]; then continue; fi
+            case "$queue $part" in
+                "graphile memory" | "bullmq path" | "graphile path" | "bullmq graph" | "graphile graph" | "bullmq dev-"* | "graphile dev-"*) continue ;;
+            esac
             measure "$queue" "$part"
         done
     done
 done
 echo
 "$node" "$peers/table.mjs" "$out"
+if [ -n "$plot" ]; then "$node" "$peers/plot.mjs" "$out" >"$plot"; fi

@@ -1,13 +1,9 @@
 // The medians of lines of JSON, as a table: node table.mjs FILE
 
-import { readFileSync } from 'node:fs';
+import { groups, median } from './lines.mjs';
 
-const groups = new Map();
-for (const line of readFileSync(process.argv[2], 'utf8').split('\n').filter(Boolean)) {
-  const report = JSON.parse(line);
-  const key = `${report.measure} ${report.peer}`;
-  groups.set(key, [...(groups.get(key) ?? []), report]);
-}
+// Redis and PostgreSQL are the store.
+const sum = ({ redis, postgres, ...parts }) => Object.values(parts).reduce((sum, us) => sum + us, 0);
 
 const columns = {
   'jobs/s': (report) => report.jobs_per_second,
@@ -16,16 +12,11 @@ const columns = {
   'api µs': (report) => report.cpu_us_per_job?.api,
   'sched µs': (report) => report.cpu_us_per_job?.scheduler,
   'client µs': (report) => report.cpu_us_per_job?.client,
+  'all µs': (report) => report.cpu_us_per_job && sum(report.cpu_us_per_job),
   'p50 ms': (report) => report.p50_ms,
   'p99 ms': (report) => report.p99_ms,
   'bytes/job': (report) => report.bytes_per_job,
 };
-
-function median(values) {
-  values.sort((a, b) => a - b);
-  const middle = values.length >> 1;
-  return values.length % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 const text = (value) => {
   if (value === undefined) return '';
@@ -34,7 +25,7 @@ const text = (value) => {
 const line = (cells) => cells.map((cell, n) => (n < 2 ? cell.padEnd(12) : cell.padStart(10))).join('');
 
 console.log(line(['measure', 'queue', 'runs', 'jobs', ...Object.keys(columns)]));
-for (const reports of groups.values()) {
+for (const reports of groups(process.argv[2]).values()) {
   const cells = Object.values(columns).map((column) => {
     const values = reports.map(column).filter((value) => value !== undefined);
     return text(values.length ? median(values) : undefined);

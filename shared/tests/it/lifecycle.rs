@@ -285,6 +285,44 @@ async fn a_failed_attempt_is_on_record_and_the_dead_can_be_redriven() {
     );
 }
 
+/// Goal: a recorder passes over nothing when another takes away some of what it has just recorded: what it skips as its
+/// own would be others that nobody has recorded.
+#[tokio::test]
+async fn two_recorders_of_one_shard_lose_nothing() {
+    const JOBS: usize = 900;
+    let world = World::new().await;
+    let jobs: Vec<NewJob> = (0..JOBS).map(|_| new_job()).collect();
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    let submission = Submission { jobs, atomic: false, idempotency: None };
+    world.life.submit(submission).await.unwrap();
+    let mut held = Vec::with_capacity(JOBS);
+    while held.len() < JOBS {
+        let more = soon("claimable jobs", || async {
+            Some(world.claim_now().await.jobs).filter(|jobs| !jobs.is_empty())
+        });
+        held.extend(more.await);
+    }
+    let end = async |held: &[Claimed]| {
+        for claimed in held {
+            let settled = world.settle(claimed, Verdict::Succeeded, Detail::default()).await;
+            assert_eq!(settled, Settled::Settled);
+        }
+    };
+    end(&held[..300]).await;
+    let mut stream = std::pin::pin!(record::record_stream(&world.life, &world.shard));
+    assert!(futures::poll!(&mut stream).is_pending(), "the ledger has not answered yet");
+    // Another one has recorded the first half, and has them forgotten.
+    let engine = world.life.engine();
+    let oldest = engine.outcomes(&world.shard, 150).await.unwrap();
+    engine.confirm(&world.shard, &oldest.last().unwrap().mark()).await.unwrap();
+    end(&held[300..]).await;
+    assert_eq!(stream.await.unwrap(), (JOBS, false));
+    for ids in ids.chunks(500) {
+        let over = world.life.ledger().terminal_among(ids).await.unwrap();
+        assert_eq!(over.len(), ids.len(), "an outcome was forgotten before it was recorded");
+    }
+}
+
 #[tokio::test]
 async fn a_cancelled_job_never_starts_whatever_is_under_way() {
     let world = World::new().await;
