@@ -116,18 +116,18 @@ readonly node="$peers/node_modules/.bin/node"
 # A database without anything in it.
 fresh_database() {
     local address=(-h 127.0.0.1 -p "$postgres_port" -U windlass)
-    dropdb "${address[@]}" --if-exists peer 2>/dev/null
+    dropdb "${address[@]}" --force --if-exists peer 2> >(grep -v 'does not exist' >&2)
     createdb "${address[@]}" peer
     postgres_url="${postgres_url%/*}/peer"
 }
 
-# How many jobs the engine has.
+# Whether the engine has that many jobs.
 in_engine() {
     local key sum=0
     for key in $(redis-cli -p "$redis_port" --scan --pattern '*:jobs'); do
         sum=$((sum + $(redis-cli -p "$redis_port" hlen "$key")))
     done
-    [ "$sum" = "$1" ]
+    [ "$sum" -ge "$1" ]
 }
 
 used_memory() { redis-cli -p "$redis_port" info memory | tr -d '\r' | sed -n 's/^used_memory://p'; }

@@ -1,5 +1,6 @@
 //! Fills the head of long queues again as they drain.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,36 +35,43 @@ pub(super) async fn run(life: Lifecycle, ticks: Ticks) {
         let (life, pump, shutdown) = (life.clone(), pump.clone(), ticks.shutdown.clone());
         async move {
             let mut pump = pump.lock().await;
-            let (mut pushed, began) = (Tally::default(), Instant::now());
+            let (mut pushed, until) = (Tally::default(), Instant::now() + FILL_MAX);
+            let is_over = || shutdown.is_cancelled() || Instant::now() >= until;
             // Otherwise the interval would bound how fast a long queue can drain.
-            let goes_on = || began.elapsed() < FILL_MAX && !shutdown.is_cancelled();
-            while round(&life, &mut pump, &mut pushed).await? && goes_on() {}
+            while round(&life, &mut pump, &mut pushed, &is_over).await? {}
             pushed.end()
         }
     })
     .await;
 }
 
-/// Looks at all queues, then goes on for a while with those that had more to fill, in turn; whether some have.
-async fn round(life: &Lifecycle, pump: &mut Pump, pushed: &mut Tally) -> anyhow::Result<bool> {
-    let mut unfilled = Vec::new();
+/// Looks at all queues, then goes on for a while with those that had more to fill, in turn; whether another round is to
+/// follow.
+async fn round(
+    life: &Lifecycle,
+    pump: &mut Pump,
+    pushed: &mut Tally,
+    is_over: &(dyn Fn() -> bool + Sync),
+) -> anyhow::Result<bool> {
+    let mut unfilled = VecDeque::new();
     let mut walk = life.ledger().walk_queues(None);
     while let Some(queues) = walk.next().await? {
         for queue in queues {
             if fill(life, pump, &queue, pushed).await {
-                unfilled.push(queue);
+                unfilled.push_back(queue);
             }
         }
     }
     let began = Instant::now();
-    while !unfilled.is_empty() && began.elapsed() < INTERVAL {
-        for queue in std::mem::take(&mut unfilled) {
-            if fill(life, pump, &queue, pushed).await {
-                unfilled.push(queue);
-            }
+    while began.elapsed() < INTERVAL
+        && !is_over()
+        && let Some(queue) = unfilled.pop_front()
+    {
+        if fill(life, pump, &queue, pushed).await {
+            unfilled.push_back(queue);
         }
     }
-    Ok(!unfilled.is_empty())
+    Ok(!unfilled.is_empty() && !is_over())
 }
 
 /// One pass; whether there may be room for more.

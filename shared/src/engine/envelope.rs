@@ -193,6 +193,9 @@ fn head_of(mut bytes: Bytes) -> Result<(EnvelopeHead, Bytes), EnvelopeError> {
         if bytes.len() < length { Err(CUT_OFF) } else { Ok(bytes.split_to(length)) }
     };
     let flags = take(1)?[0];
+    if flags & !(HAS_REQUEST_ID | HAS_REST) != 0 {
+        return Err(EnvelopeError(UNKNOWN_VERSION));
+    }
     let created_at = Timestamp::from_micros(take(8)?.get_i64_le());
     let kind_length = usize::from(take(1)?[0]);
     let kind = take(kind_length)?;

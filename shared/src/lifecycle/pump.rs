@@ -6,6 +6,9 @@
 //! brings those that were refused before. What a crash leaves undone there, the sweep does.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Lifecycle;
 use super::delivery::PushError;
@@ -17,6 +20,8 @@ use crate::ledger::{Groups, Queue};
 use crate::model::id::JobId;
 use crate::model::time::Timestamp;
 
+/// A page that was read longer ago is read again: pushes are justified by what the ledger said a moment ago.
+const AHEAD_MAX: Duration = Duration::from_secs(2);
 /// Most groups that are walked one by one; more of them are looked for among all jobs of the queue.
 const GROUPS_MAX: u64 = 20;
 
@@ -42,7 +47,7 @@ struct Walks {
 pub struct Filled {
     /// Jobs pushed.
     pub pushed: u64,
-    /// It ended for its bound only: there may be room for more.
+    /// It ended for its bound only, and got on: there may be room for more.
     pub is_more: bool,
 }
 
@@ -102,7 +107,7 @@ impl Pump {
         if walks.groups.is_empty() && walks.all.is_none() {
             self.shards.remove(&shard);
         }
-        Ok(Filled { pushed, is_more: pages == 0 })
+        Ok(Filled { pushed, is_more: pages == 0 && pushed > 0 })
     }
 }
 
@@ -147,14 +152,15 @@ impl Walks {
         while *pages > 0 {
             *pages -= 1;
             let look = match ahead.take() {
-                Some(look) => look,
-                None => read(walk.after).await?,
+                Some((began, look)) if Instant::elapsed(&began) < AHEAD_MAX => look,
+                Some(_) | None => read(walk.after).await?,
             };
             // Where one page had room, so has the next, probably: it is read while this one is pushed.
             let end = look.last.filter(|_| pushed > 0 && *pages > 0);
             let page = if end.is_some() {
+                let began = Instant::now();
                 let (page, next) = tokio::join!(bring(life, shard, look), read(end));
-                ahead = next.ok();
+                ahead = next.ok().map(|next| (began, next));
                 page?
             } else {
                 bring(life, shard, look).await?

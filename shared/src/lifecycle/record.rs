@@ -24,8 +24,8 @@ use crate::model::time::Timestamp;
 pub const PASS_MAX: u32 = 1_000;
 /// So many outcomes of a pass make it likely that others have come meanwhile.
 const MANY: usize = 100;
-/// So long one call goes on, so that it ends under a load that does not.
-const STREAM_MAX: Duration = Duration::from_secs(1);
+/// So long one call goes on, so that it ends under a load that does not, and others have their turn.
+const STREAM_MAX: Duration = Duration::from_millis(100);
 /// Leases noted in one pass.
 const RUNNING_MAX: u32 = 1_000;
 /// Leases younger than this are not worth a write.
@@ -62,26 +62,48 @@ pub async fn record_stream(life: &Lifecycle, shard: &ShardId) -> Result<(usize, 
             forget(life, shard, &pass).await?;
             return Ok((total, false));
         }
-        // Before this pass is forgotten, which would move them.
-        let mut next = engine.outcomes_behind(shard, count_of(&pass), PASS_MAX).await?;
-        // Where others record this shard too, what was skipped may be what this pass has not seen: to forget up to
-        // the end of the next would forget it unrecorded.
-        if next.first().is_none_or(|next| next.seq != pass.last.seq.wrapping_add(1)) {
-            forget(life, shard, &pass).await?;
-            next = engine.outcomes(shard, PASS_MAX).await?;
-            let Some(next) = commit(life, shard, next).await? else { return Ok((total, false)) };
-            pass = next;
-        } else {
-            let (forgotten, next) =
-                tokio::join!(forget(life, shard, &pass), commit(life, shard, next));
-            forgotten?;
-            let Some(next) = next? else { return Ok((total, false)) };
-            pass = next;
-        }
+        let next = match behind(life, shard, &pass).await {
+            Ok(Some(next)) => {
+                let (forgotten, next) =
+                    tokio::join!(forget(life, shard, &pass), commit(life, shard, next));
+                if forgotten.is_err()
+                    && let Ok(Some(next)) = &next
+                {
+                    // Its events would be lost: read again, its outcomes are stale.
+                    forget(life, shard, next).await?;
+                }
+                forgotten.and(next)
+            }
+            Ok(None) => {
+                forget(life, shard, &pass).await?;
+                commit(life, shard, engine.outcomes(shard, PASS_MAX).await?).await
+            }
+            Err(error) => forget(life, shard, &pass).await.and(Err(error)),
+        };
+        let Some(next) = next? else { return Ok((total, false)) };
+        pass = next;
         total += pass.count;
     }
     forget(life, shard, &pass).await?;
     Ok((total, true))
+}
+
+/// The outcomes behind those of a pass, before the engine forgets those, which would move them. `None`: there are none, or
+/// the engine no longer has the pass where it was. Another recorder may have taken some away, or the store has lost some:
+/// to forget up to the end of what is behind would then forget others unrecorded. By its mark, as numbers may be given out
+/// again after a loss.
+async fn behind(
+    life: &Lifecycle,
+    shard: &ShardId,
+    pass: &Pass,
+) -> Result<Option<Vec<Outcome>>, PushError> {
+    let skip = u32::try_from(pass.count - 1).unwrap_or(u32::MAX);
+    let mut outcomes = life.inner.engine.outcomes_behind(shard, skip, PASS_MAX + 1).await?;
+    if outcomes.first().is_none_or(|first| first.mark() != pass.last) {
+        return Ok(None);
+    }
+    outcomes.remove(0);
+    Ok(Some(outcomes).filter(|outcomes| !outcomes.is_empty()))
 }
 
 /// Outcomes that the ledger has, and the engine still has too.
@@ -95,10 +117,6 @@ struct Pass {
     events: Vec<Event>,
     /// The jobs that are over.
     ended: Vec<JobId>,
-}
-
-fn count_of(pass: &Pass) -> u32 {
-    u32::try_from(pass.count).unwrap_or(u32::MAX)
 }
 
 /// Writes outcomes into the ledger; `None` where there are none.

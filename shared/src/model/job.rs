@@ -163,54 +163,47 @@ impl Value {
 }
 
 /// The rules that a job runs under. Fixed at submission but for `max_attempts` (PATCH).
-///
-/// What is as in [`Self::default`] is left out when stored: most jobs say nothing, and the rules travel with every one,
-/// through the ledger and the engine. So a default is part of the format: a changed one would change stored jobs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct JobSpec {
     /// Handler failures and time-outs allowed, the first attempt included.
-    #[serde(skip_serializing_if = "usual::max_attempts")]
     pub max_attempts: u32,
     /// Lost leases allowed; one more and the job is quarantined.
-    #[serde(skip_serializing_if = "usual::max_crashes")]
     pub max_crashes: u32,
     /// Limit of one attempt.
-    #[serde(skip_serializing_if = "usual::timeout")]
     pub timeout: Span,
     /// When to try again.
-    #[serde(skip_serializing_if = "usual::retry")]
+    #[serde(default)]
     pub retry: RetryPolicy,
     /// Result gate; `None` accepts every output.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
     /// Slots that the job takes on its worker; at least 1.
-    #[serde(skip_serializing_if = "is_one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
     /// The worker stops the handler before its lease can pass to another.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
     /// At most one job of the same key in a queue runs at a time, in accepted order.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_key: Option<String>,
     /// What becomes of those behind it if it does not succeed. Of a job with an `order_key`. The triggers of the
     /// ledger read it here.
-    #[serde(skip_serializing_if = "OrderOnFailure::is_skip")]
+    #[serde(default, skip_serializing_if = "OrderOnFailure::is_skip")]
     pub order_on_failure: OrderOnFailure,
     /// Jobs of one key share the queue's `per_key_concurrency`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
     /// Jobs of one key share the queue's `per_key_rate_limit`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_key: Option<String>,
     /// Jobs of one key together get one share of the queue; `None`: see [`Self::fairness_key()`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fairness_key: Option<String>,
     /// What a start costs of rates; at least 1.
-    #[serde(skip_serializing_if = "is_one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub rate_limit_units: u32,
     /// The named dependency whose circuit holds the job.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<String>,
 }
 
@@ -235,38 +228,19 @@ impl JobSpec {
     }
 }
 
+fn one() -> u32 {
+    1
+}
 fn is_one(n: &u32) -> bool {
     *n == 1
-}
-
-/// What a job that says nothing gets, and serde's questions for it.
-mod usual {
-    use super::{Duration, RetryPolicy, Span};
-
-    pub(super) const MAX_ATTEMPTS: u32 = 5;
-    pub(super) const MAX_CRASHES: u32 = 3;
-    pub(super) const TIMEOUT: Span = Span(Duration::from_secs(60));
-
-    pub(super) fn max_attempts(n: &u32) -> bool {
-        *n == MAX_ATTEMPTS
-    }
-    pub(super) fn max_crashes(n: &u32) -> bool {
-        *n == MAX_CRASHES
-    }
-    pub(super) fn timeout(span: &Span) -> bool {
-        *span == TIMEOUT
-    }
-    pub(super) fn retry(policy: &RetryPolicy) -> bool {
-        *policy == RetryPolicy::default()
-    }
 }
 
 impl Default for JobSpec {
     fn default() -> Self {
         Self {
-            max_attempts: usual::MAX_ATTEMPTS,
-            max_crashes: usual::MAX_CRASHES,
-            timeout: usual::TIMEOUT,
+            max_attempts: 5,
+            max_crashes: 3,
+            timeout: Span(Duration::from_secs(60)),
             retry: RetryPolicy::default(),
             expect: None,
             weight: 1,
