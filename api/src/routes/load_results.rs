@@ -17,6 +17,8 @@ use crate::views::load_result::{LoadResultRequest, LoadResultView};
 const BODY_MAX: usize = 512 << 10;
 const MACHINE_MAX: usize = 256;
 const PROFILE_MAX: usize = 128;
+const NAME_RULE: &str = "must be 1 to 128 of A-Z a-z 0-9 . _ : -";
+const MACHINE_RULE: &str = "must be 1 to 256 bytes of text";
 const SCOPE: &str = "load-results";
 
 /// Keep the result of a load test
@@ -43,18 +45,8 @@ pub async fn put_load_result(
             faults.push(FieldError::at(pointer, text));
         }
     };
-    want(
-        is_name(&request.profile),
-        "/profile",
-        format!("must be 1 to {PROFILE_MAX} of A-Z a-z 0-9 . _ : -"),
-    );
-    let machine = request.machine.chars();
-    want(
-        (1..=MACHINE_MAX).contains(&request.machine.len())
-            && !machine.into_iter().any(char::is_control),
-        "/machine",
-        format!("must be 1 to {MACHINE_MAX} bytes of text"),
-    );
+    want(is_name(&request.profile), "/profile", NAME_RULE.into());
+    want(is_machine(&request.machine), "/machine", MACHINE_RULE.into());
     want(request.result.get().starts_with('{'), "/result", "must be an object".into());
     if !faults.is_empty() {
         return Err(ApiError::invalid(faults));
@@ -77,14 +69,18 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
 }
 
+fn is_machine(text: &str) -> bool {
+    (1..=MACHINE_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 /// List results of load tests
 ///
 /// Latest first, without what is not shown in lists.
 #[utoipa::path(
     get, path = "/v1/load-results", tag = "operations",
     params(
-        ("profile" = Option<String>, Query, description = "Of this profile.", max_length = 128),
-        ("machine" = Option<String>, Query, description = "Made on this machine.", max_length = 256),
+        ("profile" = Option<String>, Query, description = "Of this profile.", pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("machine" = Option<String>, Query, description = "Made on this machine.", min_length = 1, max_length = 256),
         ("passed" = Option<bool>, Query, description = "Only those that passed, or only those that did not."),
         ("limit" = Option<u32>, Query, description = "Items of a page; 50 if not given.", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before.", max_length = 512),
@@ -99,8 +95,11 @@ pub async fn list_load_results(
     let limit = params.limit();
     let cursor = params.one("cursor");
     let mut filter = ResultFilter {
-        profile: params.one("profile"),
-        machine: params.one("machine"),
+        profile: params
+            .parsed("profile", |text| is_name(text).then(|| text.to_owned()).ok_or(NAME_RULE)),
+        machine: params.parsed("machine", |text| {
+            is_machine(text).then(|| text.to_owned()).ok_or(MACHINE_RULE)
+        }),
         passed: params.parsed("passed", str::parse::<bool>),
         before: None,
     };
