@@ -39,39 +39,17 @@ fail() {
     exit 1
 }
 
-parts="engine,ledger,worker,path,limits,workflow,start,dev"
+# shellcheck source=scripts/options.sh
+source "$root/scripts/options.sh"
+
+only="engine,ledger,worker,path,limits,workflow,start,dev"
 jobs=200000
 runs=3
 json=""
 build=1
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --only | --jobs | --runs | --json)
-            [ $# -ge 2 ] || fail "$1 needs a value; see --help"
-            case "$1" in
-                --only) parts="$2" ;;
-                --jobs) jobs="$2" ;;
-                --runs) runs="$2" ;;
-                --json) json="$2" ;;
-            esac
-            shift
-            ;;
-        --no-build) build=0 ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-        *) fail "unknown option $1; see --help" ;;
-    esac
-    shift
-done
-for part in ${parts//,/ }; do
-    case "$part" in
-        engine | ledger | worker | path | limits | workflow | start | dev) ;;
-        *) fail "there is no part '$part'; see --help" ;;
-    esac
-done
-selected() { case ",$parts," in *",$1,"*) return 0 ;; *) return 1 ;; esac }
+take_options "only jobs runs json" "$@"
+all_known part "$only" engine ledger worker path limits workflow start dev
+selected() { case ",$only," in *",$1,"*) return 0 ;; *) return 1 ;; esac }
 
 if [ "$build" = 1 ]; then
     cargo build --release --locked --quiet -p windlass

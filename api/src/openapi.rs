@@ -17,28 +17,26 @@ use crate::routes;
 const PROBLEM: &str = "Problem";
 const KEY: &str = "api_key";
 
-/// The document that is served at `/openapi.json`.
-pub fn document() -> &'static OpenApi {
-    static DOCUMENT: OnceLock<OpenApi> = OnceLock::new();
-    DOCUMENT.get_or_init(|| {
-        let (_, mut document) = routes::api().split_for_parts();
-        for item in document.paths.paths.values_mut() {
-            for operation in operations(item) {
-                add_refusals(operation);
-                forbid_null_parameters(operation);
-                add_namespace(operation);
-                operation.security =
-                    Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
-            }
+/// The document that is served at `/openapi.json`, made anew.
+pub fn document() -> OpenApi {
+    let (_, api) = routes::documented_api().split_for_parts();
+    let mut document = base();
+    document.merge(api);
+    for item in document.paths.paths.values_mut() {
+        for operation in operations(item) {
+            add_refusals(operation);
+            forbid_null_parameters(operation);
+            add_namespace(operation);
+            operation.security = Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
         }
-        let (_, probes) = routes::probes().split_for_parts();
-        document.merge(probes);
-        document
-    })
+    }
+    let (_, probes) = routes::documented_probes().split_for_parts();
+    document.merge(probes);
+    document
 }
 
 /// What every operation shares.
-pub fn base() -> OpenApi {
+fn base() -> OpenApi {
     let components = Components::builder()
         .security_scheme(
             KEY,
@@ -186,6 +184,7 @@ fn refusal(status: u16) -> Response {
 pub fn json() -> &'static str {
     static JSON: OnceLock<String> = OnceLock::new();
     JSON.get_or_init(|| {
-        serde_json::to_string(document()).expect("the document is plain data and always serialises")
+        serde_json::to_string(&document())
+            .expect("the document is plain data and always serialises")
     })
 }

@@ -2,15 +2,16 @@
 
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::on;
 use axum::{Json, Router};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use utoipa_axum::{PathItemExt as _, routes};
 
 use crate::app::App;
 use crate::error::{ApiError, Code};
-use crate::{auth, observe, openapi};
+use crate::{auth, observe};
 
 pub mod actions;
 pub mod backups;
@@ -48,97 +49,111 @@ fn located(status: StatusCode, location: &str, view: impl Serialize) -> Response
     response
 }
 
-/// The calls that need a key.
-pub fn api() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(jobs::submit_job, reading::list_jobs))
-        .routes(routes!(submit::submit_batch))
-        .routes(routes!(actions::start_action))
-        .routes(routes!(reading::get_job, changes::patch_job, changes::delete_job))
-        .routes(routes!(reading::wait_for_job))
-        .routes(routes!(reading::list_attempts))
-        .routes(routes!(logs::read_logs))
-        .routes(routes!(reading::explain_job))
-        .routes(routes!(changes::cancel_job))
-        .routes(routes!(changes::retry_job))
-        .routes(routes!(actions::get_operation))
-        .routes(routes!(events::watch))
-        .routes(routes!(queues::list_queues))
-        .routes(routes!(queues::get_queue, queues::patch_queue))
-        .routes(routes!(queues::pause_queue))
-        .routes(routes!(queues::resume_queue))
-        .routes(routes!(queues::purge_queue))
-        .routes(routes!(circuits::list_circuits))
-        .routes(routes!(circuits::get_circuit, circuits::patch_circuit))
-        .routes(routes!(circuits::open_circuit))
-        .routes(routes!(circuits::close_circuit))
-        .routes(routes!(circuits::reset_circuit))
-        .routes(routes!(quotas::list_quotas))
-        .routes(routes!(quotas::get_quotas, quotas::put_quotas, quotas::delete_quotas))
-        .routes(routes!(workers::list_workers))
-        .routes(routes!(workers::drain_worker))
-        .routes(routes!(leases::take_leases))
-        .routes(routes!(leases::extend_leases))
-        .routes(routes!(leases::settle_leases))
-        .routes(routes!(reports::report))
-        .routes(routes!(blobs::put_blob, blobs::get_blob))
-        .routes(routes!(workflows::submit_workflow, workflows::list_workflows))
-        .routes(routes!(workflows::plan::validate_workflow))
-        .routes(routes!(workflows::plan::optimize_workflow))
-        .routes(routes!(workflows::get_workflow))
-        .routes(routes!(workflows::graph::draw_workflow))
-        .routes(routes!(workflows::changes::cancel_workflow))
-        .routes(routes!(workflows::changes::retry_workflow))
-        .routes(routes!(workflows::changes::rerun_workflow))
-        .routes(routes!(workflows::given::send_signal))
-        .routes(routes!(workflows::given::vote, workflows::given::list_votes))
-        .routes(routes!(workflows::added::add_steps))
-        .routes(routes!(definitions::list_definitions))
-        .routes(routes!(definitions::put_definition, definitions::get_definition))
-        .routes(routes!(definitions::list_versions))
-        .routes(routes!(definitions::get_version))
-        .routes(routes!(schedules::create_schedule, schedules::list_schedules))
-        .routes(routes!(
-            schedules::get_schedule,
-            schedules::patch_schedule,
-            schedules::delete_schedule
-        ))
-        .routes(routes!(schedules::pause_schedule))
-        .routes(routes!(schedules::resume_schedule))
-        .routes(routes!(schedules::fires::trigger_schedule))
-        .routes(routes!(schedules::fires::backfill_schedule))
-        .routes(routes!(schedules::fires::list_fires))
-        .routes(routes!(schedules::fires::list_next))
-        .routes(routes!(scale::get_scale))
-        .routes(routes!(system::list_duties))
-        .routes(routes!(load_checks::start_load_check, load_checks::list_load_checks))
-        .routes(routes!(load_checks::get_load_check))
-        .routes(routes!(load_checks::abort_load_check))
-        .routes(routes!(load_results::list_load_results))
-        .routes(routes!(load_results::put_load_result, load_results::get_load_result))
-        .routes(routes!(system_health::system_health))
-        .routes(routes!(backups::create_backup, backups::list_backups))
-        .routes(routes!(backups::get_backup))
-        .routes(routes!(backups::verify_backup))
-        .routes(routes!(backups::restore_backup))
-        .routes(routes!(keys::create_key, keys::list_keys))
-        .routes(routes!(keys::delete_key))
+/// A list of handlers, those of one path in brackets: their router, and their documentation. Apart from each other, as
+/// the documents of all their types are megabytes that only whoever asks for them need have made.
+macro_rules! mounted {
+    ($router:ident, $documented:ident: $([$($($handler:ident)::+),+],)+) => {
+        fn $router() -> Router<App> {
+            let mut router = Router::new();
+            // What `#[utoipa::path]` says of a handler; these arms of its macro name it.
+            $($(for method in routes!(@path [methods()] of $($handler)::+) {
+                let at = routes!(@path [path()] of $($handler)::+);
+                router = router.route(&at, on(method.to_method_filter(), $($handler)::+));
+            })+)+
+            router
+        }
+
+        /// The same with its documentation.
+        pub fn $documented() -> OpenApiRouter<App> {
+            OpenApiRouter::new()$(.routes(routes!($($($handler)::+),+)))+
+        }
+    };
 }
 
-/// The probes, which need none.
-pub fn probes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(probes::liveness))
-        .routes(routes!(probes::readiness))
-        .routes(routes!(probes::startup))
-        .routes(routes!(probes::health))
+// The calls that need a key.
+mounted! { api, documented_api:
+    [jobs::submit_job, reading::list_jobs],
+    [submit::submit_batch],
+    [actions::start_action],
+    [reading::get_job, changes::patch_job, changes::delete_job],
+    [reading::wait_for_job],
+    [reading::list_attempts],
+    [logs::read_logs],
+    [reading::explain_job],
+    [changes::cancel_job],
+    [changes::retry_job],
+    [actions::get_operation],
+    [events::watch],
+    [queues::list_queues],
+    [queues::get_queue, queues::patch_queue],
+    [queues::pause_queue],
+    [queues::resume_queue],
+    [queues::purge_queue],
+    [circuits::list_circuits],
+    [circuits::get_circuit, circuits::patch_circuit],
+    [circuits::open_circuit],
+    [circuits::close_circuit],
+    [circuits::reset_circuit],
+    [quotas::list_quotas],
+    [quotas::get_quotas, quotas::put_quotas, quotas::delete_quotas],
+    [workers::list_workers],
+    [workers::drain_worker],
+    [leases::take_leases],
+    [leases::extend_leases],
+    [leases::settle_leases],
+    [reports::report],
+    [blobs::put_blob, blobs::get_blob],
+    [workflows::submit_workflow, workflows::list_workflows],
+    [workflows::plan::validate_workflow],
+    [workflows::plan::optimize_workflow],
+    [workflows::get_workflow],
+    [workflows::graph::draw_workflow],
+    [workflows::changes::cancel_workflow],
+    [workflows::changes::retry_workflow],
+    [workflows::changes::rerun_workflow],
+    [workflows::given::send_signal],
+    [workflows::given::vote, workflows::given::list_votes],
+    [workflows::added::add_steps],
+    [definitions::list_definitions],
+    [definitions::put_definition, definitions::get_definition],
+    [definitions::list_versions],
+    [definitions::get_version],
+    [schedules::create_schedule, schedules::list_schedules],
+    [schedules::get_schedule, schedules::patch_schedule, schedules::delete_schedule],
+    [schedules::pause_schedule],
+    [schedules::resume_schedule],
+    [schedules::fires::trigger_schedule],
+    [schedules::fires::backfill_schedule],
+    [schedules::fires::list_fires],
+    [schedules::fires::list_next],
+    [scale::get_scale],
+    [system::list_duties],
+    [load_checks::start_load_check, load_checks::list_load_checks],
+    [load_checks::get_load_check],
+    [load_checks::abort_load_check],
+    [load_results::list_load_results],
+    [load_results::put_load_result, load_results::get_load_result],
+    [system_health::system_health],
+    [backups::create_backup, backups::list_backups],
+    [backups::get_backup],
+    [backups::verify_backup],
+    [backups::restore_backup],
+    [keys::create_key, keys::list_keys],
+    [keys::delete_key],
+}
+
+// Those that need none.
+mounted! { probes, documented_probes:
+    [probes::liveness],
+    [probes::readiness],
+    [probes::startup],
+    [probes::health],
 }
 
 /// The public listener: the API, its documentation and the probes.
 pub fn router(app: App) -> Router {
-    let (mut api, _) = api().split_for_parts();
-    let (probes, _) = probes().split_for_parts();
-    let mut open = probes.merge(docs::routes()).merge(openapi_router());
+    let mut api = api();
+    let mut open = probes().merge(docs::routes()).merge(openapi_router());
     // Without an admin listener there is no other place for metrics. They name queues and kinds, so where
     // keys are needed they need one too.
     if app.settings.admin_listen.is_none() {
@@ -154,8 +169,7 @@ pub fn router(app: App) -> Router {
 
 /// The admin listener: probes and metrics.
 pub fn admin_router(app: App) -> Router {
-    let (probes, _) = probes().split_for_parts();
-    finish(probes.merge(metrics_router()), app)
+    finish(probes().merge(metrics_router()), app)
 }
 
 fn openapi_router() -> Router<App> {

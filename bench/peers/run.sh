@@ -47,6 +47,9 @@ fail() {
     exit 1
 }
 
+# shellcheck source=../../scripts/options.sh
+source "$root/scripts/options.sh"
+
 only=""
 measures="drain,submit-one,submit-bulk,start,memory,path,graph,dev-path,dev-start"
 jobs=200000
@@ -57,35 +60,10 @@ out="$root/target/peers/results.jsonl"
 plot=""
 bullmq=""
 graphile=""
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --only | --measures | --jobs | --seconds | --runs | --out | --plot | --bullmq | --graphile)
-            [ $# -ge 2 ] || fail "$1 needs a value; see --help"
-            printf -v "${1#--}" '%s' "$2"
-            shift
-            ;;
-        --no-build) build=0 ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-        *) fail "unknown option $1; see --help" ;;
-    esac
-    shift
-done
-for queue in ${only//,/ }; do
-    case "$queue" in
-        windlass | bullmq | graphile) ;;
-        *) fail "there is no queue '$queue'; see --help" ;;
-    esac
-done
+take_options "only measures jobs seconds runs out plot bullmq graphile" "$@"
+all_known queue "$only" windlass bullmq graphile
 only="${only:-windlass,bullmq,graphile}"
-for measure in ${measures//,/ }; do
-    case "$measure" in
-        drain | submit-one | submit-bulk | start | memory | path | graph | dev-path | dev-start) ;;
-        *) fail "there is no measure '$measure'; see --help" ;;
-    esac
-done
+all_known measure "$measures" drain submit-one submit-bulk start memory path graph dev-path dev-start
 
 if [ "$build" = 1 ]; then
     (cd "$root" && cargo build --release --locked --quiet -p windlass -p windlass-bench-worker)

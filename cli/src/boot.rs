@@ -44,6 +44,7 @@ pub fn boot(role: &'static str, settings: &Settings) -> Outcome<Booted> {
         Metrics::install().map_err(|why| anyhow!(why).context("cannot set up metrics"))?;
     let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
     metrics.spawn_upkeep(shutdown.token.clone(), &shutdown.tasks);
+    crate::memory::spawn_upkeep(shutdown.token.clone(), &shutdown.tasks);
     for note in &settings.notes {
         tracing::warn!(note, "a setting was ignored");
     }

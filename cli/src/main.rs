@@ -10,6 +10,7 @@ mod client;
 mod commands;
 mod exit;
 mod input;
+mod memory;
 mod output;
 mod setup;
 mod system;

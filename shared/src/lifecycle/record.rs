@@ -57,10 +57,11 @@ pub async fn record_stream(life: &Lifecycle, shard: &ShardId) -> Result<(usize, 
     let outcomes = engine.outcomes(shard, PASS_MAX).await?;
     let Some(mut pass) = commit(life, shard, outcomes).await? else { return Ok((0, false)) };
     let mut total = pass.count;
-    while began.elapsed() < STREAM_MAX {
-        if pass.count < MANY {
+    loop {
+        let is_many = pass.count >= MANY;
+        if !is_many || began.elapsed() >= STREAM_MAX {
             forget(life, shard, &pass).await?;
-            return Ok((total, false));
+            return Ok((total, is_many));
         }
         let next = match behind(life, shard, &pass).await {
             Ok(Some(next)) => {
@@ -84,26 +85,28 @@ pub async fn record_stream(life: &Lifecycle, shard: &ShardId) -> Result<(usize, 
         pass = next;
         total += pass.count;
     }
-    forget(life, shard, &pass).await?;
-    Ok((total, true))
 }
 
-/// The outcomes behind those of a pass, before the engine forgets those, which would move them. `None`: there are none, or
-/// the engine no longer has the pass where it was. Another recorder may have taken some away, or the store has lost some:
-/// to forget up to the end of what is behind would then forget others unrecorded. By its mark, as numbers may be given out
-/// again after a loss.
+/// The outcomes behind those of a pass, before the engine forgets those, which would move them. `None` as of [`after`].
 async fn behind(
     life: &Lifecycle,
     shard: &ShardId,
     pass: &Pass,
 ) -> Result<Option<Vec<Outcome>>, PushError> {
     let skip = u32::try_from(pass.count - 1).unwrap_or(u32::MAX);
-    let mut outcomes = life.inner.engine.outcomes_behind(shard, skip, PASS_MAX + 1).await?;
-    if outcomes.first().is_none_or(|first| first.mark() != pass.last) {
-        return Ok(None);
+    let outcomes = life.inner.engine.outcomes_behind(shard, skip, PASS_MAX + 1).await?;
+    Ok(after(&pass.last, outcomes))
+}
+
+/// What follows an outcome that should be the first of these. `None`: nothing does, or it is not: another recorder may have
+/// taken some away, or the store has lost some, and to forget up to the end of what is behind would then forget others
+/// unrecorded. By its mark, as numbers may be given out again after a loss.
+fn after(last: &Mark, mut outcomes: Vec<Outcome>) -> Option<Vec<Outcome>> {
+    if outcomes.first()?.mark() != *last {
+        return None;
     }
     outcomes.remove(0);
-    Ok(Some(outcomes).filter(|outcomes| !outcomes.is_empty()))
+    Some(outcomes).filter(|outcomes| !outcomes.is_empty())
 }
 
 /// Outcomes that the ledger has, and the engine still has too.
@@ -337,4 +340,39 @@ async fn record_freed(
     life.inner.waiters.notify(&ended);
     super::ended::align(life, applied).await;
     Ok(Some(replies))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::Fence;
+
+    fn outcome(seq: u64) -> Outcome {
+        Outcome {
+            seq,
+            id: JobId::generate(),
+            fence: Fence(1),
+            ended: Ended::Succeeded,
+            at: Timestamp::from_micros(1),
+            claimed_at: None,
+            worker: None,
+            attempt: 1,
+            crashes: 0,
+            detail: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_behind_the_very_outcome_is_taken() {
+        let all: Vec<_> = (7..10).map(outcome).collect();
+        let last = all[0].mark();
+        assert_eq!(after(&last, all.clone()), Some(all[1..].to_vec()));
+        assert_eq!(after(&last, all[..1].to_vec()), None, "nothing is behind it");
+        assert_eq!(after(&last, all[1..].to_vec()), None, "it is no longer there");
+        assert_eq!(after(&last, Vec::new()), None);
+        // A store that went back in time has given its number to another job's.
+        let mut others = all;
+        others[0] = outcome(7);
+        assert_eq!(after(&last, others), None);
+    }
 }
